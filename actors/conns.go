@@ -1,0 +1,121 @@
+package actors
+
+import (
+	"net"
+	"time"
+)
+
+func (s *server) track(nc net.Conn) *conn {
+	c := &conn{Conn: nc, server: s, since: time.Now()}
+	s.mu.Lock()
+	s.conns[c] = struct{}{}
+	s.mu.Unlock()
+	if s.draining.Load() {
+		c.mu.Lock()
+		c.keep()
+		c.mu.Unlock()
+	}
+	return c
+}
+
+func (s *server) untrack(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+	s.served += c.served
+	s.drained += c.drained
+	if len(s.conns) == 0 {
+		select {
+		case s.empty <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// gone reports whether no connection is left.
+func (s *server) gone() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns) == 0
+}
+
+// list returns the connections that there are now.
+func (s *server) list() []*conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]*conn, 0, len(s.conns))
+	for c := range s.conns {
+		list = append(list, c)
+	}
+	return list
+}
+
+// release starts to let connections go: the idle ones after the time that each
+// is kept, and those that become idle from now on likewise.
+func (s *server) release() {
+	list := s.list()
+	var sent, again uint64 // segments
+	for _, c := range list {
+		c.mu.Lock()
+		s.usual = max(s.usual, c.longest)
+		c.mu.Unlock()
+		if net, ok := tcpState(c.Conn); ok {
+			sent += net.sent
+			again += net.retransmitted
+		}
+	}
+	if s.usual == 0 {
+		s.usual = unknownPause
+	}
+	s.lossy = again*1000 > sent // more than 0.1 %
+	s.draining.Store(true)
+
+	// What was accepted since we listed sees draining by itself.
+	for _, c := range list {
+		c.mu.Lock()
+		if (c.state == fresh || c.state == idle) && c.until.IsZero() {
+			c.keep()
+		}
+		c.mu.Unlock()
+	}
+}
+
+// busy names the requests that are under way.
+func (s *server) busy() []Request {
+	now := time.Now()
+	var list []Request
+	for _, c := range s.list() {
+		c.mu.Lock()
+		if c.state == busy {
+			list = append(list, c.request(now))
+		}
+		c.mu.Unlock()
+	}
+	return list
+}
+
+func (s *server) closeAll() {
+	for _, c := range s.list() {
+		c.Close()
+	}
+}
+
+func (s *server) count() counts {
+	list := s.list()
+	s.mu.Lock()
+	n := counts{open: len(list), served: s.served, drained: s.drained}
+	s.mu.Unlock()
+	for _, c := range list {
+		c.mu.Lock()
+		n.served += c.served
+		n.drained += c.drained
+		if c.state == busy {
+			n.busy++
+			if c.current != nil {
+				n.inFlight++
+			}
+		}
+		c.mu.Unlock()
+	}
+	return n
+}

@@ -1,0 +1,40 @@
+// Package actors holds actors for [run.Group]: put them beside your own, one
+// g.Add line each, and the program stops without losing an HTTP request.
+//
+// # An actor
+//
+// An actor is a pair of functions, as in run.Group: execute does the work and
+// returns when it ends, interrupt asks it to end. Every constructor here
+// returns that pair, so that adding one is a line:
+//
+//	var stop actors.Stop // what the actors share; the zero value works
+//	var g run.Group
+//	g.Add(actors.HTTP(&stop, &http.Server{Addr: ":8080", Handler: handler}))
+//	g.Add(actors.Signal(&stop))
+//	err := stop.Err(g.Run())
+//
+// interrupt returns at once and may come before, during or after execute, and
+// more than once. No actor exits the process, recovers a panic, or keeps state
+// in the package.
+//
+// # The stop
+//
+// [Stop] is the state machine that the actors of one process share, and its
+// settings: how long to wait for what. The first actor of a group to return
+// starts it, or the first signal. [HTTP] then drains: it shuts the listening
+// socket's door without resetting anybody inside, answers what arrives on
+// connections that are open, says "Connection: close" with each answer, and
+// keeps an idle connection for as long as its client usually pauses. When the
+// last connection is gone, or at the deadline, its execute returns.
+//
+// [Stop.Snapshot] is the one source for health ([Health]), logs and status
+// pages. [Stop.Err] says how the stop went: run.Group.Run returns only what
+// ended first.
+//
+// # Lost
+//
+// A request is lost when it reached an established connection, even in part,
+// and got no whole answer. http.Server.Shutdown alone loses them: it closes
+// idle connections at once, while a client may just be sending on one, and
+// drops requests that it has read already (golang/go issue 75591).
+package actors

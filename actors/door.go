@@ -1,0 +1,94 @@
+package actors
+
+import (
+	"net"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-kit/log"
+	"github.com/go-kit/log/level"
+)
+
+// door is the way in by one listener. To close it takes two steps, because
+// closing a listening socket resets the connections in its accept queue and
+// those still in the handshake, whose clients may have sent a request already:
+// first nobody new is let in, then, when all who are inside have been accepted
+// (by http.Server.Serve, which goes on), the socket is closed.
+type door struct {
+	net.Listener
+	server *server
+	logger log.Logger
+	waits  atomic.Int64 // since when Accept has been waiting; Unix nanoseconds
+}
+
+// Accept makes the connection known to the server before anybody uses it.
+func (d *door) Accept() (net.Conn, error) {
+	d.waits.Store(time.Now().UnixNano())
+	nc, err := d.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return d.server.track(nc), nil
+}
+
+// drain shuts the door, and closes the listener when everybody who was on the
+// way in has been accepted. It waits for handshakes for patience at the most,
+// and not after halt.
+func (d *door) drain(halt <-chan struct{}, patience time.Duration) {
+	way := d.shut()
+	level.Debug(d.logger).Log("msg", "door shut", "way", way)
+
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	// Twice, because a SYN that passed just before the filter was attached may
+	// not be on the books yet.
+	for empty := 0; empty < 2; {
+		if d.empty() {
+			empty++
+		} else {
+			empty = 0
+		}
+		select {
+		case <-time.After(time.Millisecond):
+		case <-deadline.C:
+			level.Debug(d.logger).Log("msg", "handshakes given up", "after", patience)
+			empty = 2
+		case <-halt:
+			empty = 2
+		}
+	}
+	d.Close()
+}
+
+// shut keeps newcomers out, and says how.
+func (d *door) shut() (way string) {
+	switch l := d.Listener.(type) {
+	case *net.UnixListener:
+		// Without its path nobody finds the socket any more.
+		if name := l.Addr().String(); name != "" && name[0] != '@' {
+			l.SetUnlinkOnClose(false)
+			os.Remove(name)
+		}
+		return "path unlinked"
+	default:
+		if err := refuseSYN(d.Listener); err != nil {
+			return "accept until empty (no filter: " + err.Error() + ")"
+		}
+		return "SYN filter"
+	}
+}
+
+// empty reports whether nobody is in the queue or in the handshake.
+func (d *door) empty() bool {
+	if addr, ok := d.Addr().(*net.TCPAddr); ok {
+		if n, err := handshakes(addr.Port); err == nil && n > 0 {
+			return false
+		}
+	}
+	waiting, err := readable(d.Listener)
+	if err != nil { // the system cannot tell: look whether Accept has found anybody lately
+		return time.Now().UnixNano()-d.waits.Load() > int64(10*time.Millisecond)
+	}
+	return !waiting
+}

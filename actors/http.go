@@ -1,0 +1,207 @@
+package actors
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-kit/log"
+	"github.com/go-kit/log/level"
+)
+
+// HTTP returns an actor that serves srv on the listeners, or, without any, on
+// one for srv.Addr that execute makes with [Listen]. When it is interrupted it
+// drains, as [Stop] says, and execute returns when the last connection is
+// gone, or was cut at the deadline; what was cut is in [Stop.Err].
+//
+// Bind listeners before the group runs (with [Listen], for the reason given
+// there), so that a bad address is an error of the start. The listeners are
+// closed at the end.
+//
+// srv is the caller's; its handler and its hooks ConnState and ConnContext are
+// wrapped while it serves. It must not be served or shut down by others. A nil
+// stop means the defaults of [Stop].
+//
+// Shutdown, then Close, is called on srv at the end of the drain, when there
+// is little left for them to do. So functions given to RegisterOnShutdown run
+// late, too late to tell handlers that they should end.
+//
+// Hijacked connections (WebSocket) are waited for until the deadline, and
+// closed then; they are not told.
+func HTTP(stop *Stop, srv *http.Server, listeners ...net.Listener) (execute func() error, interrupt func(error)) {
+	if stop == nil {
+		stop = new(Stop)
+	}
+	stop.init()
+	s := &server{
+		stop:   stop,
+		http:   srv,
+		logger: log.With(stop.logger(), "actor", "http"),
+		conns:  make(map[*conn]struct{}),
+		empty:  make(chan struct{}, 1),
+	}
+	stop.register(s)
+	return func() error { return s.execute(listeners) }, stop.Begin
+}
+
+// server is an http.Server with its connections known.
+type server struct {
+	stop   *Stop
+	http   *http.Server
+	logger log.Logger
+
+	handler http.Handler // what the caller wants served
+
+	draining atomic.Bool
+	usual    time.Duration // the longest recent pause of any client; set before draining
+	lossy    bool          // whether the network loses packets; set before draining
+
+	mu      sync.Mutex
+	conns   map[*conn]struct{}
+	served  uint64 // on connections that are gone
+	drained uint64
+	empty   chan struct{} // told when a connection goes and none is left
+}
+
+func (s *server) execute(listeners []net.Listener) error {
+	var cut []Request
+	defer func() { s.stop.returns(cut) }()
+
+	if len(listeners) == 0 {
+		addr := s.http.Addr
+		if addr == "" {
+			addr = ":http"
+		}
+		l, err := Listen(addr)
+		if err != nil {
+			s.stop.Begin(err)
+			return err
+		}
+		listeners = []net.Listener{l}
+	}
+	s.wrap()
+	doors := make([]*door, len(listeners))
+	closed := make(chan error, len(listeners)) // how each Serve ended
+	for i, l := range listeners {
+		doors[i] = &door{Listener: l, server: s, logger: log.With(s.logger, "addr", l.Addr())}
+		go func() { closed <- s.serve(doors[i]) }()
+	}
+	s.stop.serves()
+
+	var failed error
+	open := len(doors)
+	select {
+	case <-s.stop.begun:
+	case failed = <-closed: // nobody asked for that
+		open--
+		s.stop.Begin(failed)
+	}
+	cut = s.drain(doors, open, closed)
+	return failed
+}
+
+// serve is http.Server.Serve, which TLS makes two.
+func (s *server) serve(d *door) error {
+	if c := s.http.TLSConfig; c != nil && (len(c.Certificates) > 0 || c.GetCertificate != nil || c.GetConfigForClient != nil) {
+		return s.http.ServeTLS(d, "", "")
+	}
+	return s.http.Serve(d)
+}
+
+// wrap puts our hooks around the caller's.
+func (s *server) wrap() {
+	s.handler = s.http.Handler
+	if s.handler == nil {
+		s.handler = http.DefaultServeMux
+	}
+	s.http.Handler = s
+
+	connContext := s.http.ConnContext
+	s.http.ConnContext = func(ctx context.Context, nc net.Conn) context.Context {
+		if connContext != nil {
+			ctx = connContext(ctx, nc)
+		}
+		return context.WithValue(ctx, connKey{}, connOf(nc))
+	}
+
+	connState := s.http.ConnState
+	s.http.ConnState = func(nc net.Conn, state http.ConnState) {
+		if state == http.StateIdle {
+			if c := connOf(nc); c != nil {
+				c.idle()
+			}
+		}
+		if connState != nil {
+			connState(nc, state)
+		}
+	}
+}
+
+// drain is the stop, from the moment it begins until nothing is left or the
+// rest was cut; it returns what was. Of the listeners, open are still served.
+func (s *server) drain(doors []*door, open int, closed <-chan error) (cut []Request) {
+	lameDuck := time.NewTimer(time.Until(s.stop.drainAt))
+	defer lameDuck.Stop()
+	for waiting := open > 0; waiting; {
+		select {
+		case <-lameDuck.C:
+			waiting = false
+		case <-s.stop.cutc:
+			waiting = false
+		case err := <-closed:
+			level.Warn(s.logger).Log("msg", "listener failed while stopping", "err", err)
+			open--
+			waiting = open > 0
+		}
+	}
+	s.stop.drains()
+
+	deadline := time.NewTimer(time.Until(s.stop.deadline))
+	defer deadline.Stop()
+	halt := make(chan struct{}) // ends the doors' waiting
+	var doorkeepers sync.WaitGroup
+	for _, d := range doors {
+		doorkeepers.Go(func() { d.drain(halt, s.stop.idleGrace()) })
+	}
+	s.release()
+
+	for open > 0 || !s.gone() {
+		select {
+		case <-closed: // the door is shut, and whoever came in by it is known
+			open--
+			continue
+		case <-s.empty:
+			continue
+		case <-deadline.C:
+		case <-s.stop.cutc:
+		}
+		cut = s.busy()
+		break
+	}
+	close(halt)
+	doorkeepers.Wait()
+
+	ctx, cancel := context.WithDeadline(context.Background(), s.stop.deadline)
+	defer cancel()
+	if len(cut) > 0 || !s.gone() {
+		cancel() // there is nothing to wait for any more
+	}
+	err := s.http.Shutdown(ctx)
+	if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, net.ErrClosed) {
+		level.Warn(s.logger).Log("msg", "shutdown", "err", err)
+	}
+	s.http.Close()
+	for ; open > 0; open-- {
+		<-closed
+	}
+	s.closeAll() // hijacked ones, which http.Server does not know
+	for _, r := range cut {
+		level.Warn(s.logger).Log("msg", "request cut", "method", r.Method, "path", r.Path, "client", r.Client,
+			"age", r.Age.Round(time.Millisecond), "sent", r.Sent)
+	}
+	return cut
+}

@@ -1,0 +1,12 @@
+//go:build !unix
+
+package actors
+
+import (
+	"errors"
+	"net"
+)
+
+func readNow(nc net.Conn, p []byte) (n int) { return readSoon(nc, p) }
+
+func readable(net.Listener) (bool, error) { return false, errors.ErrUnsupported }

@@ -1,0 +1,22 @@
+//go:build !linux
+
+package actors
+
+import (
+	"errors"
+	"net"
+	"time"
+)
+
+func refuseSYN(net.Listener) error           { return errors.ErrUnsupported }
+func handshakes(port int) (n int, err error) { return 0, errors.ErrUnsupported }
+
+// tcp is what the kernel knows of a connection.
+type tcp struct {
+	rtt, rto            time.Duration
+	unacked             bool
+	acked               int64
+	sent, retransmitted uint64
+}
+
+func tcpState(net.Conn) (state tcp, ok bool) { return tcp{}, false }

@@ -1,0 +1,59 @@
+//go:build unix
+
+package actors
+
+import (
+	"fmt"
+	"net"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// control runs f on the descriptor of a connection or listener.
+func control(x any, f func(fd int) error) error {
+	sc, ok := x.(syscall.Conn)
+	if !ok {
+		return fmt.Errorf("%T has no descriptor", x)
+	}
+	rc, err := sc.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var ferr error
+	if err := rc.Control(func(fd uintptr) { ferr = f(int(fd)) }); err != nil {
+		return err
+	}
+	return ferr
+}
+
+// readNow reads what has arrived, without waiting and whatever the deadline.
+func readNow(nc net.Conn, p []byte) (n int) {
+	nc.SetReadDeadline(noDeadline)
+	sc, ok := nc.(syscall.Conn)
+	if !ok {
+		return readSoon(nc, p)
+	}
+	rc, err := sc.SyscallConn()
+	if err != nil {
+		return readSoon(nc, p)
+	}
+	rc.Read(func(fd uintptr) bool {
+		n, err = unix.Read(int(fd), p)
+		return true
+	})
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// readable reports whether an Accept on the listener would return at once.
+func readable(l net.Listener) (is bool, err error) {
+	err = control(l, func(fd int) error {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		is = n > 0 || err == unix.EINTR // then ask again
+		return err
+	})
+	return is, err
+}

@@ -1,0 +1,111 @@
+package actors
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+)
+
+// ServeHTTP puts the caller's handler behind a response that says
+// "Connection: close" once the stop has begun, and notes which request the
+// connection is busy with, so that it can be named if it must be cut.
+func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c := requestConn(r.Context())
+	res := &response1{response{ResponseWriter: w, stop: s.stop, method: r.Method, uri: r.RequestURI}}
+	if r.ProtoMajor != 1 {
+		s.handler.ServeHTTP(&res.response, r)
+		res.announce(0)
+		return
+	}
+	if c != nil {
+		c.begin(&res.response)
+	}
+	s.handler.ServeHTTP(res, r)
+	res.announce(0)
+	res.done.Store(true)
+}
+
+// begin notes the request that the connection is busy with.
+func (c *conn) begin(res *response) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.current, c.base = res, c.written.Load()
+}
+
+// response is the ResponseWriter that handlers get: net/http's, with a look at
+// the header just before it is sent, which may be long after the stop began.
+type response struct {
+	http.ResponseWriter
+	stop      *Stop
+	method    string
+	uri       string
+	announced bool        // the header was looked at
+	done      atomic.Bool // the handler returned
+}
+
+// path is the request's, without the query.
+func (w *response) path() string {
+	path, _, _ := strings.Cut(w.uri, "?")
+	return path
+}
+
+// announce tells the client, in the header that is about to be sent with the
+// status, that this is the last answer on its connection, if it is.
+func (w *response) announce(status int) {
+	if w.announced || status/100 == 1 { // 1xx comes before the answer; 101 is the end of HTTP
+		return
+	}
+	w.announced = true
+	if w.stop.closing.Load() {
+		w.ResponseWriter.Header().Set("Connection", "close")
+	}
+}
+
+func (w *response) WriteHeader(status int) {
+	w.announce(status)
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *response) Write(p []byte) (int, error) {
+	w.announce(http.StatusOK)
+	return w.ResponseWriter.Write(p)
+}
+
+func (w *response) WriteString(s string) (int, error) {
+	w.announce(http.StatusOK)
+	return io.WriteString(w.ResponseWriter, s)
+}
+
+func (w *response) Flush() { w.FlushError() }
+
+// FlushError is what http.ResponseController calls.
+func (w *response) FlushError() error {
+	w.announce(http.StatusOK)
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+// Unwrap gives http.ResponseController the rest.
+func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// response1 adds what only HTTP/1 has.
+type response1 struct{ response }
+
+// ReadFrom keeps sendfile.
+func (w *response1) ReadFrom(r io.Reader) (int64, error) {
+	w.announce(http.StatusOK)
+	return w.ResponseWriter.(io.ReaderFrom).ReadFrom(r)
+}
+
+func (w *response1) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return w.ResponseWriter.(http.Hijacker).Hijack()
+}
+
+// CloseNotify is for older handlers and frameworks, some of which panic
+// without it.
+func (w *response1) CloseNotify() <-chan bool {
+	//lint:ignore SA1019 kept for those who still call it
+	return w.ResponseWriter.(http.CloseNotifier).CloseNotify()
+}

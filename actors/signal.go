@@ -1,0 +1,92 @@
+package actors
+
+import (
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+
+	"github.com/go-kit/log/level"
+	"github.com/oklog/run"
+)
+
+// Signal returns an actor that ends, and so begins the stop, at the first of
+// the signals; with none given, at SIGINT or SIGTERM. Its execute then returns
+// a *run.SignalError: match it with errors.Is(err, run.ErrSignal).
+//
+// A further SIGINT cuts what is still open, at once, and [Stop.Err] says so.
+// Any other further signal is logged and changes nothing: orchestrators and
+// process groups send SIGTERM twice. When the HTTP actors of the stop have
+// returned, SIGINT gets its default action back, so that Ctrl-C ends a process
+// that some other actor holds up.
+//
+// Signals are caught from the constructor on, not only in execute (as in
+// run.SignalHandler): call it early, and no signal takes its default action
+// once the program has begun to set itself up.
+//
+// With a nil stop only the first signal has a meaning.
+func Signal(stop *Stop, signals ...os.Signal) (execute func() error, interrupt func(error)) {
+	if stop == nil {
+		stop = new(Stop)
+	}
+	stop.init()
+	if len(signals) == 0 {
+		signals = []os.Signal{os.Interrupt, syscall.SIGTERM}
+	}
+	// SIGINT has a channel of its own because it alone is released at the end.
+	ints, others := make(chan os.Signal, 2), make(chan os.Signal, 2)
+	for _, sig := range signals {
+		if sig == os.Interrupt {
+			signal.Notify(ints, sig)
+		} else {
+			signal.Notify(others, sig)
+		}
+	}
+
+	interrupted := make(chan struct{})
+	var once sync.Once
+	execute = func() error {
+		var sig os.Signal
+		select {
+		case sig = <-ints:
+		case sig = <-others:
+		case <-interrupted:
+			// A stop for another reason: the first signal is still to come.
+			go watch(stop, ints, others, false)
+			return nil
+		}
+		err := &run.SignalError{Signal: sig}
+		go watch(stop, ints, others, true)
+		stop.Begin(err) // not left to the group, where an interrupt added earlier may block
+		return err
+	}
+	interrupt = func(err error) {
+		once.Do(func() { close(interrupted) })
+		stop.Begin(err)
+	}
+	return execute, interrupt
+}
+
+// watch listens for further signals until the HTTP actors have returned. second
+// says whether there has been one already.
+func watch(stop *Stop, ints, others chan os.Signal, second bool) {
+	defer signal.Stop(ints)
+	logger := stop.logger()
+	for {
+		select {
+		case sig := <-ints:
+			if second {
+				level.Warn(logger).Log("msg", "second interrupt: cutting what is left", "signal", sig)
+				stop.cutNow(sig)
+				continue
+			}
+			second = true
+			level.Info(logger).Log("msg", "already stopping; interrupt again to cut what is left", "signal", sig)
+		case sig := <-others:
+			second = true
+			level.Info(logger).Log("msg", "already stopping", "signal", sig)
+		case <-stop.ended:
+			return
+		}
+	}
+}

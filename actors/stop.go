@@ -1,0 +1,327 @@
+package actors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-kit/log"
+	"github.com/go-kit/log/level"
+	"github.com/oklog/run"
+)
+
+// Phase is where a process is on its way from start to stop. Phases only ever
+// advance.
+//
+//	Starting ──► Ready ──► LameDuck ──► Draining ──► Stopped
+//	    │                     ▲            ▲
+//	    └─────────────────────┴────────────┘
+//	     a stop may begin before all actors are ready;
+//	     without a lame-duck time, that phase is passed over
+type Phase int
+
+const (
+	Starting Phase = iota // not every HTTP actor serves yet
+	Ready                 // all of them do
+	LameDuck              // not ready any more, but still accepting; every answer says "Connection: close"
+	Draining              // no new connections; what is open is served and let go
+	Stopped               // every HTTP actor has returned
+)
+
+func (p Phase) String() string {
+	switch p {
+	case Starting:
+		return "starting"
+	case Ready:
+		return "ready"
+	case LameDuck:
+		return "lame duck"
+	case Draining:
+		return "draining"
+	case Stopped:
+		return "stopped"
+	}
+	return fmt.Sprintf("Phase(%d)", int(p))
+}
+
+// Defaults of the fields of [Stop] that are zero.
+const (
+	DefaultGrace     = 30 * time.Second
+	DefaultIdleGrace = 5 * time.Second
+)
+
+// ErrCut is in the error of a stop that cut work off; see [CutError].
+var ErrCut = errors.New("work was cut")
+
+// Stop is the stop of one process: its settings, and the state that its actors
+// share. The zero value works. Set the fields before the first actor is made,
+// and do not copy a Stop.
+type Stop struct {
+	// Logger gets a line a change of phase (info) and a line a request that
+	// was cut (warn). Nil logs nothing.
+	Logger log.Logger
+
+	// LameDuck is how long to go on accepting connections once a stop has
+	// begun, while readiness already fails: the time that load balancers need
+	// to look elsewhere. Zero or less passes over that phase.
+	LameDuck time.Duration
+
+	// Grace is how long work in flight may take once draining has begun; what
+	// is left then is cut. Zero means [DefaultGrace], less cuts at once.
+	Grace time.Duration
+
+	// IdleGrace is the longest that a connection with no request on it is
+	// waited for. Most are let go much earlier: after three times the pause
+	// that their client usually makes, at least 250 ms. Zero means
+	// [DefaultIdleGrace]; less does not wait, and loses the requests that are
+	// on their way.
+	IdleGrace time.Duration
+
+	setup sync.Once
+	begun chan struct{} // closed when a stop begins
+	cutc  chan struct{} // closed when the rest is to be cut at once
+	ended chan struct{} // closed when every HTTP actor has returned
+
+	closing atomic.Bool // whether answers say "Connection: close"
+
+	mu       sync.Mutex
+	phase    Phase
+	since    time.Time // when phase was entered
+	start    time.Time // when the stop began
+	cause    error     // why it began
+	drainAt  time.Time // the end of the lame-duck phase
+	deadline time.Time // when what is left is cut
+	cutBy    os.Signal // the signal that asked for the cut, if one did
+	servers  []*server // every HTTP actor
+	serving  int       // how many of them have begun to serve
+	returned int       // how many of them have returned
+	cut      []Request // what was cut
+}
+
+func (s *Stop) init() {
+	s.setup.Do(func() {
+		s.begun = make(chan struct{})
+		s.cutc = make(chan struct{})
+		s.ended = make(chan struct{})
+		s.since = time.Now()
+	})
+}
+
+func (s *Stop) logger() log.Logger {
+	if s.Logger == nil {
+		return log.NewNopLogger()
+	}
+	return s.Logger
+}
+
+func orDefault(d, otherwise time.Duration) time.Duration {
+	if d == 0 {
+		return otherwise
+	}
+	return max(d, 0)
+}
+
+func (s *Stop) grace() time.Duration     { return orDefault(s.Grace, DefaultGrace) }
+func (s *Stop) idleGrace() time.Duration { return orDefault(s.IdleGrace, DefaultIdleGrace) }
+
+// enter advances to p and reports whether that was a change. s.mu is held.
+func (s *Stop) enter(p Phase) bool {
+	if p <= s.phase {
+		return false
+	}
+	s.phase, s.since = p, time.Now()
+	s.closing.Store(p >= LameDuck)
+	return true
+}
+
+// register adds an HTTP actor. Until each one serves, the process is starting.
+func (s *Stop) register(srv *server) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.servers = append(s.servers, srv)
+}
+
+// serves notes that one HTTP actor serves.
+func (s *Stop) serves() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.serving++; s.serving == len(s.servers) {
+		s.enter(Ready)
+	}
+}
+
+// Begin starts the stop, for a reason of the caller's own. The actors call it
+// themselves when they are interrupted, so that few programs need to. Only the
+// first call counts; cause, which may be nil, ends up in logs and snapshots.
+func (s *Stop) Begin(cause error) {
+	s.init()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.start.IsZero() {
+		return
+	}
+	s.start, s.cause = time.Now(), cause
+	s.drainAt = s.start.Add(max(s.LameDuck, 0))
+	s.deadline = s.drainAt.Add(s.grace())
+	if s.LameDuck > 0 && s.enter(LameDuck) {
+		level.Info(s.logger()).Log("msg", "not ready any more, still accepting", "phase", s.phase, "cause", reason(cause), "for", s.LameDuck)
+	}
+	close(s.begun)
+	if len(s.servers) == 0 && s.enter(Stopped) {
+		close(s.ended)
+	}
+}
+
+// drains enters Draining.
+func (s *Stop) drains() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.enter(Draining) {
+		n := s.countLocked()
+		level.Info(s.logger()).Log("msg", "no new connections, finishing what is open", "phase", s.phase, "cause", reason(s.cause),
+			"inflight", n.inFlight, "open", n.open, "grace", s.grace())
+	}
+}
+
+// returns notes that one HTTP actor has returned, and what it had to cut.
+func (s *Stop) returns(cut []Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cut = append(s.cut, cut...)
+	if s.returned++; s.returned < len(s.servers) || !s.enter(Stopped) {
+		return
+	}
+	n := s.countLocked()
+	level.Info(s.logger()).Log("msg", "stopped", "phase", s.phase, "elapsed", time.Since(s.start).Round(100*time.Microsecond),
+		"served", n.drained, "cut", len(s.cut))
+	close(s.ended)
+}
+
+// cutNow cuts what is left, at once, because sig asked for it.
+func (s *Stop) cutNow(sig os.Signal) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cutBy == nil {
+		s.cutBy = sig
+		close(s.cutc)
+	}
+}
+
+// reason words a cause for a log line.
+func reason(cause error) string {
+	if cause == nil {
+		return "an actor returned"
+	}
+	return cause.Error()
+}
+
+// Phase returns the phase now.
+func (s *Stop) Phase() Phase {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.phase
+}
+
+// Snapshot is the state of a [Stop] at one moment.
+type Snapshot struct {
+	Phase Phase
+	Since time.Time // when the phase began
+
+	Cause    error     // why the stop began; may be nil
+	Deadline time.Time // when what is left is cut; zero while no stop has begun
+
+	Open     int    // connections
+	Busy     int    // those with a request on them, even a part of one; hijacked ones too
+	InFlight int    // requests in handlers, or with an answer not yet written
+	Served   uint64 // requests answered since the start
+	Drained  uint64 // those of them that were answered since draining began
+
+	Cut []Request // what was cut
+}
+
+// Request names a request that was in flight.
+type Request struct {
+	Method string        // empty if the header had not arrived in full
+	Path   string        // without the query, which may hold secrets
+	Client string        // remote address
+	Age    time.Duration // since its first byte
+	Sent   int64         // bytes of the answer, header included; on Linux those that the client's kernel acknowledged
+}
+
+// Snapshot returns the state now.
+func (s *Stop) Snapshot() Snapshot {
+	s.init()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.countLocked()
+	return Snapshot{
+		Phase: s.phase, Since: s.since,
+		Cause: s.cause, Deadline: s.deadline,
+		Open: n.open, Busy: n.busy, InFlight: n.inFlight,
+		Served: n.served, Drained: n.drained,
+		Cut: append([]Request(nil), s.cut...),
+	}
+}
+
+// counts is what the connections of one server, or of all, add up to.
+type counts struct {
+	open, busy, inFlight int
+	served, drained      uint64
+}
+
+func (s *Stop) countLocked() (sum counts) {
+	for _, srv := range s.servers {
+		n := srv.count()
+		sum.open += n.open
+		sum.busy += n.busy
+		sum.inFlight += n.inFlight
+		sum.served += n.served
+		sum.drained += n.drained
+	}
+	return sum
+}
+
+// CutError says what a stop cut off. It matches [ErrCut].
+type CutError struct {
+	Requests []Request
+	Signal   os.Signal // the second signal, which asked for it; nil at a deadline
+}
+
+func (e *CutError) Error() string {
+	why := "at the deadline"
+	if e.Signal != nil {
+		why = "by a second signal (" + e.Signal.String() + ")"
+	}
+	return fmt.Sprintf("cut %d requests %s", len(e.Requests), why)
+}
+
+// Is makes errors.Is(err, ErrCut) true.
+func (e *CutError) Is(target error) bool { return target == ErrCut }
+
+// Err says how the whole stop went, given what run.Group.Run returned: nil if
+// it was clean, a [*CutError] if work was cut or a second signal asked for it,
+// and the error of the actor that failed, joined with such a cut if both
+// happened. A signal, a cancelled context and http.ErrServerClosed are clean.
+//
+// run.Group.Run alone cannot tell: it returns only what ended first, and a
+// signal ends first also when the stop then fails.
+func (s *Stop) Err(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if errors.Is(err, run.ErrSignal) || errors.Is(err, context.Canceled) || errors.Is(err, http.ErrServerClosed) || errors.Is(err, ErrCut) {
+		err = nil
+	}
+	if len(s.cut) == 0 && s.cutBy == nil {
+		return err
+	}
+	cut := &CutError{Requests: s.cut, Signal: s.cutBy}
+	if err == nil {
+		return cut
+	}
+	return errors.Join(err, cut)
+}

@@ -1,0 +1,16 @@
+module lastcall
+
+go 1.26
+
+toolchain go1.26.11
+
+require (
+	github.com/go-kit/log v0.2.1
+	github.com/google/go-cmp v0.7.0
+	github.com/oklog/run v1.2.0
+	github.com/peterbourgon/ff/v3 v3.4.0
+	go.uber.org/goleak v1.3.0
+	golang.org/x/sys v0.47.0
+)
+
+require github.com/go-logfmt/logfmt v0.5.1 // indirect
