@@ -1,0 +1,229 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/peterbourgon/ff/v3"
+
+	"lastcall/actors"
+)
+
+// config is what the flags, the environment and the file say.
+type config struct {
+	listen addresses
+	dir    string
+	list   bool
+	proxy  string
+
+	proxyTimeout time.Duration
+
+	lameDuck  time.Duration
+	grace     time.Duration
+	idleGrace time.Duration
+
+	readTimeout       time.Duration
+	readHeaderTimeout time.Duration
+	writeTimeout      time.Duration
+	idleTimeout       time.Duration
+	maxHeaderBytes    int
+
+	healthPrefix string
+	accessLog    bool
+	logFormat    string
+	logLevel     string
+	version      bool
+}
+
+const usage = `lastcall serves files, or stands in front of a program, and stops without
+losing an HTTP request.  Stop it with kill -INT (Ctrl-C) or kill -TERM.
+
+usage: lastcall [flags]
+
+What to serve (neither: a start page)
+  -dir PATH                  files of a directory
+  -list                      list directories that have no index.html
+  -proxy URL                 a program: http://, https://, h2c://HOST:PORT or unix:PATH
+  -proxy-timeout 1m0s        how long it may take to begin an answer
+Where
+  -listen :8080              HOST:PORT or unix:PATH; may be repeated
+  -health-prefix /           where healthz, livez, readyz live, or off
+Stop
+  -lame-duck 0s              go on accepting, not ready, for so long first
+  -grace 30s                 then cut what is not finished after so long
+  -idle-grace 5s             wait for a quiet connection for so long at the most
+Clients
+  -read-header-timeout 5s    for a request's header
+  -read-timeout 5s           without progress of its body
+  -write-timeout 10s         without progress of the answer
+  -idle-timeout 2m0s         between requests
+  -max-header-bytes 65536
+Logs and settings
+  -access-log                a line a request
+  -log-format logfmt         or json
+  -log-level info            or debug, warn, error
+  -config FILE               a setting a line: "grace 10s"; flags and environment win
+  -version, -help
+Each flag is also an environment variable: LASTCALL_IDLE_GRACE=2s. Timeouts of 0s are off.
+`
+
+// parse reads the settings from args, the environment and the file, in falling
+// order of priority. It returns flag.ErrHelp if help was asked for.
+func parse(args []string) (config, error) {
+	c := config{listen: addresses{list: []string{":8080"}}}
+	fs := flag.NewFlagSet("lastcall", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.Usage = func() {}
+
+	fs.Var(&c.listen, "listen", "")
+	fs.StringVar(&c.dir, "dir", "", "")
+	fs.BoolVar(&c.list, "list", false, "")
+	fs.StringVar(&c.proxy, "proxy", "", "")
+	fs.StringVar(&c.healthPrefix, "health-prefix", "/", "")
+	fs.BoolVar(&c.accessLog, "access-log", false, "")
+	fs.StringVar(&c.logFormat, "log-format", "logfmt", "")
+	fs.StringVar(&c.logLevel, "log-level", "info", "")
+	fs.IntVar(&c.maxHeaderBytes, "max-header-bytes", 64<<10, "")
+	fs.BoolVar(&c.version, "version", false, "")
+	fs.String("config", "", "")
+	for _, d := range []struct {
+		value     *time.Duration
+		name      string
+		otherwise time.Duration
+	}{
+		{&c.lameDuck, "lame-duck", 0},
+		{&c.grace, "grace", actors.DefaultGrace},
+		{&c.idleGrace, "idle-grace", actors.DefaultIdleGrace},
+		{&c.proxyTimeout, "proxy-timeout", time.Minute},
+		{&c.readTimeout, "read-timeout", 5 * time.Second},
+		{&c.readHeaderTimeout, "read-header-timeout", 5 * time.Second},
+		{&c.writeTimeout, "write-timeout", 10 * time.Second},
+		{&c.idleTimeout, "idle-timeout", 120 * time.Second},
+	} {
+		*d.value = d.otherwise
+		fs.Var((*duration)(d.value), d.name, "")
+	}
+
+	err := ff.Parse(fs, args,
+		ff.WithEnvVarPrefix("LASTCALL"),
+		ff.WithConfigFileFlag("config"),
+		ff.WithConfigFileParser(ff.PlainParser),
+	)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return c, flag.ErrHelp
+	case err != nil:
+		return c, tidy(err)
+	case fs.NArg() > 0:
+		return c, fmt.Errorf("unexpected argument %q: settings are flags, such as -dir %s", fs.Arg(0), fs.Arg(0))
+	}
+	return c, c.check()
+}
+
+// tidy drops what ff says of its own doings.
+func tidy(err error) error {
+	s := err.Error()
+	for _, prefix := range []string{"error parsing commandline arguments: ", "error parsing environment variables: "} {
+		s = strings.TrimPrefix(s, prefix)
+	}
+	return errors.New(s)
+}
+
+// check finds what no single value can tell.
+func (c *config) check() error {
+	oneOf := func(name, value string, choices ...string) error {
+		for _, choice := range choices {
+			if value == choice {
+				return nil
+			}
+		}
+		return fmt.Errorf("-%s %q: want %s", name, value, strings.Join(choices, ", "))
+	}
+	if err := errors.Join(
+		oneOf("log-format", c.logFormat, "logfmt", "json"),
+		oneOf("log-level", c.logLevel, "debug", "info", "warn", "error"),
+	); err != nil {
+		return err
+	}
+	switch {
+	case c.dir != "" && c.proxy != "":
+		return fmt.Errorf("-dir %q and -proxy %q: want one of them", c.dir, c.proxy)
+	case c.list && c.dir == "":
+		return errors.New("-list: want -dir with it")
+	case c.maxHeaderBytes <= 0:
+		return fmt.Errorf("-max-header-bytes %d: want a number of bytes above 0", c.maxHeaderBytes)
+	case c.healthPrefix != "off" && (!strings.HasPrefix(c.healthPrefix, "/") || path.Clean(c.healthPrefix) != "/"+strings.Trim(c.healthPrefix, "/")):
+		return fmt.Errorf("-health-prefix %q: want a path such as / or /-/health, or off", c.healthPrefix)
+	}
+	return nil
+}
+
+// addresses is the value of -listen.
+type addresses struct {
+	list []string
+	set  bool // list is no longer the default
+}
+
+func (a *addresses) String() string { return strings.Join(a.list, ",") }
+
+// Set adds addresses, which commas separate where a flag cannot be repeated.
+func (a *addresses) Set(s string) error {
+	if !a.set {
+		a.list, a.set = nil, true
+	}
+	for addr := range strings.SplitSeq(s, ",") {
+		addr = strings.TrimSpace(addr)
+		if err := checkAddress(addr); err != nil {
+			return err
+		}
+		a.list = append(a.list, addr)
+	}
+	return nil
+}
+
+func checkAddress(addr string) error {
+	const want = "want HOST:PORT, :PORT or unix:PATH"
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		if path == "" {
+			return fmt.Errorf("address %q has no path: %s", addr, want)
+		}
+		return nil
+	}
+	_, port, err := net.SplitHostPort(addr)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	if err != nil || port == "" {
+		return fmt.Errorf("address %q: %s", addr, want)
+	}
+	return nil
+}
+
+// duration is a time.Duration that is not negative.
+type duration time.Duration
+
+func (d *duration) String() string { return time.Duration(*d).String() }
+
+func (d *duration) Set(s string) error {
+	v, err := time.ParseDuration(s)
+	if err != nil || v < 0 {
+		return fmt.Errorf("%q is not a duration of zero or more, such as 30s", s)
+	}
+	*d = duration(v)
+	return nil
+}
+
+// orNone turns a zero that somebody asked for into the "less than zero" that
+// means none where zero means the default.
+func orNone(d time.Duration) time.Duration {
+	if d == 0 {
+		return -1
+	}
+	return d
+}

@@ -1,0 +1,205 @@
+// Command lastcall serves files, or stands in front of a program, and stops
+// without losing an HTTP request.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	stdlog "log"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/go-kit/log"
+	"github.com/go-kit/log/level"
+	"github.com/oklog/run"
+
+	"lastcall/actors"
+	"lastcall/front"
+)
+
+func main() {
+	err := serve(context.Background(), os.Args[1:], os.Stdout, os.Stderr)
+	var cut *actors.CutError
+	if errors.As(err, &cut) && cut.Signal != nil {
+		endBy(cut.Signal)
+	}
+	os.Exit(status(err))
+}
+
+// serve does what the settings say until it is told to stop, by a signal or by
+// ctx. What went wrong has been written to stderr when it returns.
+func serve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	cfg, err := parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprint(stdout, usage)
+		return nil
+	case err != nil:
+		fmt.Fprintf(stderr, "lastcall: %v\n", err)
+		return usageError{err}
+	case cfg.version:
+		fmt.Fprintln(stdout, "lastcall", version(debug.ReadBuildInfo()))
+		return nil
+	}
+
+	logger := newLogger(cfg, stderr)
+	stop := &actors.Stop{
+		Logger:    logger,
+		LameDuck:  cfg.lameDuck,
+		Grace:     orNone(cfg.grace),
+		IdleGrace: orNone(cfg.idleGrace),
+	}
+	signals, interrupt := actors.Signal(stop) // from here on no signal ends us unasked
+
+	handler, err := newHandler(cfg, stop, logger)
+	if err != nil {
+		fmt.Fprintf(stderr, "lastcall: %v\n", err)
+		return usageError{err}
+	}
+	listeners, err := listen(cfg.listen.list)
+	if err != nil {
+		fmt.Fprintf(stderr, "lastcall: %v\n", err)
+		return err
+	}
+	for i, l := range listeners {
+		listeners[i] = front.TimeoutListener(l, timeouts(cfg))
+	}
+	server := &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: cfg.readHeaderTimeout,
+		IdleTimeout:       cfg.idleTimeout,
+		MaxHeaderBytes:    cfg.maxHeaderBytes,
+		ErrorLog:          stdlog.New(log.NewStdlibAdapter(level.Debug(logger)), "", 0),
+	}
+
+	var g run.Group
+	g.Add(actors.HTTP(stop, server, listeners...))
+	g.Add(signals, interrupt)
+	g.Add(run.ContextHandler(ctx))
+	level.Info(logger).Log("msg", "serving", "addr", addrs(listeners), "pid", os.Getpid(),
+		"stop", fmt.Sprintf("kill -INT %d", os.Getpid()), "stop_within", cfg.lameDuck+cfg.grace)
+	if err = stop.Err(g.Run()); err != nil {
+		level.Error(logger).Log("msg", "not a clean stop", "err", err, "status", status(err))
+	}
+	return err
+}
+
+// newHandler is what the settings ask to serve.
+func newHandler(cfg config, stop *actors.Stop, logger log.Logger) (h http.Handler, err error) {
+	switch {
+	case cfg.dir != "":
+		if h, err = front.Files(cfg.dir, cfg.list); err != nil {
+			return nil, fmt.Errorf("-dir: %w", err)
+		}
+	case cfg.proxy != "":
+		h, err = front.Proxy(cfg.proxy, front.ProxyConfig{
+			Logger:          log.With(logger, "actor", "proxy"),
+			ResponseTimeout: orNone(cfg.proxyTimeout),
+		})
+		if err != nil {
+			return nil, fmt.Errorf("-proxy: %w", err)
+		}
+	default:
+		h = front.Start(func() string { return stop.Phase().String() }, version(debug.ReadBuildInfo()))
+	}
+	if cfg.healthPrefix != "off" {
+		h = actors.Health(stop, cfg.healthPrefix, h)
+	}
+	if cfg.accessLog {
+		h = front.AccessLog(h, log.With(logger, "actor", "access"))
+	}
+	return front.Timeouts(h, timeouts(cfg)), nil
+}
+
+func timeouts(cfg config) front.TimeoutConfig {
+	return front.TimeoutConfig{Read: orNone(cfg.readTimeout), Write: orNone(cfg.writeTimeout)}
+}
+
+// listen binds all of the addresses, or none.
+func listen(addrs []string) (listeners []net.Listener, err error) {
+	for _, addr := range addrs {
+		l, err := actors.Listen(addr)
+		if err != nil {
+			for _, l := range listeners {
+				l.Close()
+			}
+			return nil, fmt.Errorf("-listen %s: %w", addr, err)
+		}
+		listeners = append(listeners, l)
+	}
+	return listeners, nil
+}
+
+func addrs(listeners []net.Listener) string {
+	var s []string
+	for _, l := range listeners {
+		s = append(s, l.Addr().String())
+	}
+	return strings.Join(s, ",")
+}
+
+func newLogger(cfg config, w io.Writer) log.Logger {
+	w = log.NewSyncWriter(w)
+	logger := log.NewLogfmtLogger(w)
+	if cfg.logFormat == "json" {
+		logger = log.NewJSONLogger(w)
+	}
+	logger = level.NewFilter(logger, level.Allow(level.ParseDefault(cfg.logLevel, level.InfoValue())))
+	return log.With(logger, "ts", log.DefaultTimestampUTC)
+}
+
+// version words what the build knows of itself.
+func version(info *debug.BuildInfo, ok bool) string {
+	if !ok {
+		return "(unknown)"
+	}
+	v := info.Main.Version
+	var revision, modified string
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			revision = " " + s.Value[:min(12, len(s.Value))]
+		case s.Key == "vcs.modified" && s.Value == "true":
+			modified = " (modified)"
+		}
+	}
+	if v == "" {
+		v = "(devel)"
+	}
+	return v + revision + modified + " " + info.GoVersion
+}
+
+// usageError is a setting that cannot be.
+type usageError struct{ error }
+
+// status is the exit status: 0 clean, 1 an actor failed, 2 usage, 3 the stop
+// was clean but for work that was cut.
+func status(err error) int {
+	var cut *actors.CutError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, new(usageError)):
+		return 2
+	case errors.As(err, &cut) && err == error(cut):
+		return 3
+	}
+	return 1
+}
+
+// endBy ends the process by the signal that asked for it, as a shell expects.
+func endBy(sig os.Signal) {
+	signal.Reset(sig)
+	if self, err := os.FindProcess(os.Getpid()); err == nil && self.Signal(sig) == nil {
+		time.Sleep(time.Second) // it is on its way
+	}
+	os.Exit(130) // where a process cannot signal itself
+}

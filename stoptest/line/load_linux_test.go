@@ -1,0 +1,75 @@
+package line_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"lastcall/stoptest/line"
+	"lastcall/stoptest/load"
+)
+
+// Over a line nearly every keep-alive client has a request on its way when
+// net/http closes, and a client that looks is little better off. The clients'
+// view of their sockets, too, must hold for connections that Dial makes.
+func TestPlainShutdownOverALine(t *testing.T) {
+	l, err := line.New(line.Config{Delay: 25 * time.Millisecond})
+	if errors.Is(err, line.ErrUnsupported) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var ln net.Listener
+	err = l.Server(func() (err error) {
+		ln, err = net.Listen("tcp", l.ServerAddr().String()+":0")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(w, r.Body)
+	})}
+	exited := make(chan struct{})
+	go func() { srv.Serve(ln); close(exited) }()
+	defer func() { srv.Close(); <-exited }()
+	port := ln.Addr().(*net.TCPAddr).Port
+
+	traffic, err := load.Start(load.Config{
+		Addr: ln.Addr().String(),
+		Dial: func(ctx context.Context, _ int) (net.Conn, error) { return l.Dial(ctx, port) },
+		Groups: []load.Group{
+			{Kind: load.Blind, N: 50, Think: 5 * time.Millisecond, Body: 64},
+			{Kind: load.Looking, N: 50, Think: 5 * time.Millisecond, Body: 64},
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { traffic.Stop(); traffic.Wait() }()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := traffic.Ready(ctx, 3); err != nil {
+		t.Fatal(err)
+	}
+	traffic.Signalled(time.Now())
+	if err := srv.Shutdown(ctx); err != nil {
+		t.Fatal(err)
+	}
+	led := traffic.Wait()
+	t.Logf("\n%s\n%+v", led, l.Stats())
+	if led.Total.Lost < 60 || led.Row("looking").Lost < 20 {
+		t.Errorf("lost %d of 100, the looking ones %d of 50; want nearly all", led.Total.Lost, led.Row("looking").Lost)
+	}
+	for _, s := range led.Losses {
+		if s.Before == load.Unknown {
+			t.Errorf("the socket could not be looked into: %+v", s)
+		}
+	}
+}

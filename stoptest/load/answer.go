@@ -1,0 +1,303 @@
+package load
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+)
+
+// errMalformed is matched by all that is wrong with an answer's text.
+var errMalformed = errors.New("malformed answer")
+
+func malformed(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", errMalformed, fmt.Sprintf(format, args...))
+}
+
+func isEOF(err error) bool { return errors.Is(err, io.EOF) }
+
+const (
+	maxLine   = 64 << 10 // of an answer's header, in bytes
+	maxHeader = 1 << 20  // all lines of an answer's headers, trailers and chunk sizes
+	keepBody  = 4 << 10  // of the body, for the ID
+)
+
+// answer is what a client wants to know of one.
+type answer struct {
+	status int
+	close  bool   // the connection is not to be used again
+	echo   []byte // the echo header's value; nil if there was none
+	body   []byte // its first keepBody bytes, if asked for
+}
+
+// answerReader reads answers, strictly: what a lenient client would take for
+// an answer may be half of one.
+type answerReader struct {
+	src      io.Reader
+	buf      []byte
+	r, w     int   // buf[r:w] was read and not used yet
+	got      int64 // bytes of the present answer
+	lines    int   // bytes of its lines so far
+	echoName []byte
+	keepBody bool
+	ans      answer // reused
+}
+
+// read returns the whole answer to a request with the given method, valid
+// until the next call. It skips interim answers (1xx). An error that is an
+// io.EOF means that the other side ended the connection before the answer.
+func (a *answerReader) read(head bool) (*answer, error) {
+	a.got, a.lines = 0, 0
+	for {
+		length, chunked, err := a.header()
+		if err != nil {
+			return nil, err
+		}
+		ans := &a.ans
+		switch s := ans.status; {
+		case s == 101:
+			return nil, malformed("101 that nobody asked for")
+		case s < 200:
+			continue
+		case head || s == 204 || s == 304:
+			return ans, nil
+		case chunked:
+			return ans, a.chunks()
+		case length >= 0:
+			return ans, a.skip(length)
+		default: // the connection's end is the body's
+			ans.close = true
+			return ans, a.rest()
+		}
+	}
+}
+
+// header reads a status line and header lines.
+func (a *answerReader) header() (length int64, chunked bool, err error) {
+	a.ans = answer{echo: a.ans.echo[:0], body: a.ans.body[:0]}
+	echoed, keep, length := false, false, int64(-1)
+	line, err := a.line()
+	if err != nil {
+		return 0, false, err
+	}
+	// HTTP/1.1 200 OK
+	if len(line) < 12 || string(line[:7]) != "HTTP/1." || line[7] != '0' && line[7] != '1' ||
+		line[8] != ' ' || len(line) > 12 && line[12] != ' ' {
+		return 0, false, malformed("status line %.40q", line)
+	}
+	old := line[7] == '0'
+	status, ok := number(line[9:12], 10)
+	if !ok || status < 100 || status > 599 {
+		return 0, false, malformed("status line %.40q", line)
+	}
+	a.ans.status = int(status)
+	for {
+		line, err := a.line()
+		if err != nil {
+			return 0, false, err
+		}
+		if len(line) == 0 {
+			break
+		}
+		name, value, ok := bytes.Cut(line, []byte(":"))
+		if !ok || len(name) == 0 || bytes.ContainsAny(name, " \t") {
+			return 0, false, malformed("header line %.40q", line)
+		}
+		value = bytes.Trim(value, " \t")
+		if len(a.echoName) > 0 && bytes.EqualFold(name, a.echoName) {
+			a.ans.echo, echoed = append(a.ans.echo[:0], value...), true
+		}
+		switch { // by length first: most lines are none of these
+		case len(name) == 14 && equalFold(name, "content-length"):
+			n, ok := number(value, 10)
+			if !ok || length >= 0 && n != length {
+				return 0, false, malformed("Content-Length %.40q", value)
+			}
+			length = n
+		case len(name) == 17 && equalFold(name, "transfer-encoding"):
+			if chunked || !equalFold(value, "chunked") {
+				return 0, false, malformed("Transfer-Encoding %.40q", value)
+			}
+			chunked = true
+		case len(name) == 10 && equalFold(name, "connection"):
+			for token := range bytes.SplitSeq(value, []byte(",")) {
+				token = bytes.Trim(token, " \t")
+				a.ans.close = a.ans.close || equalFold(token, "close")
+				keep = keep || equalFold(token, "keep-alive")
+			}
+		}
+	}
+	if chunked && length >= 0 {
+		return 0, false, malformed("both Content-Length and Transfer-Encoding")
+	}
+	if chunked && old {
+		return 0, false, malformed("chunks in HTTP/1.0")
+	}
+	if !echoed {
+		a.ans.echo = nil
+	}
+	a.ans.close = a.ans.close || old && !keep
+	return length, chunked, nil
+}
+
+func (a *answerReader) chunks() error {
+	for {
+		line, err := a.line()
+		if err != nil {
+			return err
+		}
+		size, _, _ := bytes.Cut(line, []byte(";"))
+		n, ok := number(bytes.TrimRight(size, " \t"), 16)
+		if !ok {
+			return malformed("chunk size %.40q", line)
+		}
+		if n == 0 {
+			break
+		}
+		if err := a.skip(n); err != nil {
+			return err
+		}
+		if line, err = a.line(); err != nil {
+			return err
+		}
+		if len(line) > 0 {
+			return malformed("%.40q after a chunk", line)
+		}
+	}
+	for { // trailers
+		line, err := a.line()
+		if err != nil || len(line) == 0 {
+			return err
+		}
+		if name, _, ok := bytes.Cut(line, []byte(":")); !ok || len(name) == 0 || bytes.ContainsAny(name, " \t") {
+			return malformed("trailer line %.40q", line)
+		}
+	}
+}
+
+// skip uses up n bytes of body.
+func (a *answerReader) skip(n int64) error {
+	for n > 0 {
+		if a.r == a.w {
+			if err := a.fill(); err != nil {
+				return err
+			}
+		}
+		n -= int64(a.use(n))
+	}
+	return nil
+}
+
+func (a *answerReader) rest() error {
+	for {
+		a.use(math.MaxInt64)
+		if err := a.fill(); isEOF(err) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+}
+
+func (a *answerReader) use(most int64) int {
+	b := a.buf[a.r:a.w]
+	if int64(len(b)) > most {
+		b = b[:most]
+	}
+	if room := keepBody - len(a.ans.body); a.keepBody && room > 0 {
+		a.ans.body = append(a.ans.body, b[:min(room, len(b))]...)
+	}
+	a.r += len(b)
+	return len(b)
+}
+
+// line returns the next line without its CR LF, valid until the next call.
+func (a *answerReader) line() ([]byte, error) {
+	for seen := 0; ; {
+		if i := bytes.IndexByte(a.buf[a.r+seen:a.w], '\n'); i >= 0 {
+			line := a.buf[a.r : a.r+seen+i]
+			a.r += seen + i + 1
+			a.lines += len(line) + 2
+			if a.lines > maxHeader {
+				return nil, malformed("more than %d bytes of header", maxHeader)
+			}
+			if len(line) == 0 || line[len(line)-1] != '\r' {
+				return nil, malformed("%.40q ends without CR", line)
+			}
+			line = line[:len(line)-1]
+			if bytes.ContainsAny(line, "\r\x00") {
+				return nil, malformed("a control character in %.40q", line)
+			}
+			return line, nil
+		}
+		seen = a.w - a.r
+		if seen > maxLine {
+			return nil, malformed("a line of more than %d bytes", maxLine)
+		}
+		if err := a.fill(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// fill reads more into buf, for which it makes room.
+func (a *answerReader) fill() error {
+	if a.r > 0 {
+		a.w = copy(a.buf, a.buf[a.r:a.w])
+		a.r = 0
+	}
+	if a.w == len(a.buf) {
+		a.buf = append(a.buf, make([]byte, max(len(a.buf), 4096))...)
+	}
+	n, err := a.src.Read(a.buf[a.w:])
+	a.w += n
+	a.got += int64(n)
+	if n > 0 {
+		return nil // the error, if any, comes again
+	}
+	if err == nil {
+		err = io.ErrNoProgress
+	}
+	return err
+}
+
+// number parses digits only: no sign, no space, nothing that overflows.
+func number(b []byte, base int64) (int64, bool) {
+	if len(b) == 0 || len(b) > 15 {
+		return 0, false
+	}
+	n := int64(0)
+	for _, c := range b {
+		d := int64(99)
+		switch {
+		case c >= '0' && c <= '9':
+			d = int64(c - '0')
+		case c >= 'a' && c <= 'f':
+			d = int64(c-'a') + 10
+		case c >= 'A' && c <= 'F':
+			d = int64(c-'A') + 10
+		}
+		if d >= base {
+			return 0, false
+		}
+		n = n*base + d
+	}
+	return n, true
+}
+
+// equalFold compares with a lower-case ASCII text, without allocating.
+func equalFold(b []byte, lower string) bool {
+	if len(b) != len(lower) {
+		return false
+	}
+	for i, c := range b {
+		if c >= 'A' && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if c != lower[i] {
+			return false
+		}
+	}
+	return true
+}

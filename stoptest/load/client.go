@@ -1,0 +1,306 @@
+package load
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// redial is the pause of a client that was refused before the signal, reset
+// on connect, or had an error of its own: none of that ends it, and none may
+// become a busy loop.
+const redial = 50 * time.Millisecond
+
+// client is one of a group's. Its goroutine has all of it to itself but for
+// what mu guards, which snapshots read.
+type client struct {
+	*group
+	index  int // in its group
+	number int // over all groups
+	timer  *time.Timer
+	rng    *rand.Rand
+	reader answerReader
+	id     []byte // of the present request
+	req    []byte // all of it, or its header if the body is large
+	cn     *conn  // nil: to be dialled
+
+	mu       sync.Mutex
+	outcomes []Outcome // by sequence number; only appended to
+	tally    tally
+	inFlight bool
+	silent   bool // Idle, and done with its requests
+	ended    bool
+}
+
+func newClient(g *group, index, number int) *client {
+	c := &client{group: g, index: index, number: number}
+	c.rng = rand.New(rand.NewPCG(uint64(number), 0))
+	c.timer = time.NewTimer(time.Hour)
+	c.reader.echoName = []byte(g.load.cfg.EchoHeader)
+	c.reader.keepBody = g.load.cfg.EchoBody
+	return c
+}
+
+func (c *client) run() {
+	defer func() {
+		c.drop()
+		c.timer.Stop()
+		c.mu.Lock()
+		c.ended = true
+		c.mu.Unlock()
+	}()
+	delay := c.Delay
+	if delay == 0 && c.Think > 0 {
+		delay = time.Duration(c.rng.Int64N(int64(c.Think)))
+	}
+	if !c.pause(delay) {
+		return
+	}
+	if c.Kind == Idle {
+		if c.Requests == 0 || c.work() {
+			c.beSilent()
+		}
+		return
+	}
+	c.work()
+}
+
+// work makes the client's requests, and reports whether it may go on.
+func (c *client) work() bool {
+	for i := 0; c.Requests == 0 || i < c.Requests; i++ {
+		if i > 0 && !c.pause(c.think()) {
+			return false
+		}
+		if !c.request() {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *client) think() time.Duration {
+	if c.Jitter == 0 {
+		return c.Think
+	}
+	return c.Think - c.Jitter + time.Duration(c.rng.Int64N(2*int64(c.Jitter)+1))
+}
+
+// pause reports whether the client may go on.
+func (c *client) pause(d time.Duration) bool {
+	if d <= 0 {
+		return c.load.ctx.Err() == nil
+	}
+	due := time.Now().Add(d)
+	c.timer.Reset(d)
+	select {
+	case <-c.load.ctx.Done():
+		return false
+	case <-c.timer.C:
+	}
+	late := time.Since(due)
+	c.mu.Lock()
+	c.tally.late = max(c.tally.late, late)
+	c.mu.Unlock()
+	return true
+}
+
+// request makes one, which ends in the ledger, and reports whether the client
+// may go on.
+func (c *client) request() bool {
+	if c.cn != nil && c.Kind == Looking {
+		if p := c.cn.pending(); p != Nothing && p != Unknown {
+			c.drop()
+			c.mu.Lock()
+			c.tally.closedIdle++
+			c.mu.Unlock()
+		}
+	}
+	if c.cn == nil {
+		if goOn, connected := c.connect(); !connected {
+			return goOn
+		}
+	}
+	cn := c.cn
+
+	before := cn.pending()
+	now := time.Now()
+	loss := Loss{Wrote: now, Before: before, Earlier: cn.requests, SinceConnect: now.Sub(cn.made)}
+	if !cn.answered.IsZero() {
+		loss.SinceAnswer = now.Sub(cn.answered)
+	}
+	if cn.requests == 0 && (before == PendingRST || c.Kind == Looking && before == PendingFIN) {
+		// Closed before anything was written, which the client knows.
+		loss.Outcome, loss.How = ResetOnConnect, RST
+		if before == PendingFIN {
+			loss.How = FIN
+		}
+		return c.failed(loss, nil)
+	}
+
+	c.build()
+	c.mu.Lock()
+	c.inFlight = true
+	c.mu.Unlock()
+	_ = cn.SetDeadline(now.Add(c.load.cfg.AnswerTimeout)) // fails if closed, as the write then will
+	first := cn.requests == 0
+	cn.requests++
+	var writeErr error
+	if c.body == nil {
+		loss.Sent, writeErr = cn.Write(c.req)
+	} else {
+		var n int64
+		n, writeErr = (&net.Buffers{c.req, c.body}).WriteTo(cn.Conn)
+		loss.Sent = int(n)
+	}
+	if first && loss.Sent == 0 && errors.Is(writeErr, syscall.ECONNRESET) {
+		// The RST was in the socket before the request was.
+		loss.Outcome, loss.How = ResetOnConnect, RST
+		return c.failed(loss, writeErr)
+	}
+	// The answer may be there although the request couldn't be written: an
+	// error status that the server sent before it closed.
+	ans, err := c.reader.read(c.Method == "HEAD")
+	loss.AnswerBytes = c.reader.got
+	if err != nil {
+		if writeErr != nil {
+			err = writeErr
+		}
+		loss.Outcome, loss.How = Lost, howOf(err)
+		return c.failed(loss, err)
+	}
+	if err := c.wrong(ans, before); err != nil {
+		loss.Outcome, loss.How = WrongAnswer, Malformed
+		return c.failed(loss, err)
+	}
+	outcome := Answered
+	if ans.status >= 400 {
+		outcome = ErrorStatus
+	}
+	cn.answered = time.Now()
+	if writeErr != nil || ans.close || c.Kind == Fresh {
+		c.drop()
+	}
+	c.ledger(outcome, now, cn.answered)
+	return true
+}
+
+// wrong says why an answer is not the present request's.
+func (c *client) wrong(ans *answer, before Pending) error {
+	cfg := &c.load.cfg
+	id, good := c.id, ans.status < 400
+	switch extra := c.reader.w - c.reader.r; {
+	case extra > 0:
+		return malformed("%d bytes beyond the answer", extra)
+	case before == PendingBytes:
+		return malformed("%d came before the request was written", ans.status)
+	case cfg.EchoHeader != "" && (good || ans.echo != nil) && !bytes.Equal(ans.echo, id):
+		return malformed("%d to %s has %s %.80q", ans.status, id, cfg.EchoHeader, ans.echo)
+	case cfg.EchoBody && good && !hasID(ans.body, id):
+		return malformed("%d to %s has no such ID in its body %.80q", ans.status, id, ans.body)
+	}
+	return nil
+}
+
+// connect dials. A failure is the outcome of the request that it was for.
+func (c *client) connect() (goOn, connected bool) {
+	began := time.Now()
+	ctx, cancel := context.WithDeadline(context.Background(), began.Add(c.load.cfg.DialTimeout))
+	nc, err := c.load.dial(ctx, c.number)
+	cancel()
+	now := time.Now()
+	if err == nil {
+		c.cn = newConn(nc, now)
+		c.reader.src, c.reader.r, c.reader.w = nc, 0, 0
+		c.mu.Lock()
+		c.tally.conns++
+		c.mu.Unlock()
+		return true, true
+	}
+	outcome := dialOutcome(err)
+	if outcome != Refused {
+		return c.failed(Loss{Outcome: outcome, How: howOf(err), Wrote: began}, err), false
+	}
+	signalled := c.load.signalled()
+	c.mu.Lock()
+	if !signalled {
+		c.tally.early++
+	}
+	c.mu.Unlock()
+	c.ledger(Refused, began, now)
+	return !signalled && c.pause(redial), false
+}
+
+// build makes the request, with the next ID.
+func (c *client) build() {
+	c.id = appendID(c.id[:0], c.load.cfg.Run, c.group.number, c.index, len(c.outcomes))
+	c.req = append(c.req[:0], c.head...)
+	c.req = append(c.req, c.id...)
+	c.req = append(c.req, c.tail...)
+}
+
+// failed notes a request that was not answered, and why.
+func (c *client) failed(loss Loss, err error) (goOn bool) {
+	loss.Failed = time.Now()
+	if err != nil {
+		loss.Err = err.Error()
+	}
+	loss.Group, loss.Client = c.Name, c.index
+	loss.ID = string(appendID(nil, c.load.cfg.Run, c.group.number, c.index, len(c.outcomes)))
+	if c.cn != nil {
+		loss.Local, loss.Remote = addrString(c.cn.LocalAddr()), addrString(c.cn.RemoteAddr())
+		c.drop()
+	}
+	c.load.keep(loss)
+	c.ledger(loss.Outcome, loss.Wrote, loss.Failed)
+	if loss.Outcome == ResetOnConnect || loss.Outcome == ClientError {
+		return c.pause(redial)
+	}
+	return true
+}
+
+// ledger ends a request.
+func (c *client) ledger(o Outcome, began, ended time.Time) {
+	after := c.load.signalled()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.inFlight = false
+	c.outcomes = append(c.outcomes, o)
+	c.tally.end(o, began, ended, after)
+}
+
+func (c *client) drop() {
+	if c.cn != nil {
+		_ = c.cn.Close()
+		c.cn = nil
+	}
+}
+
+// beSilent holds the connection until the server closes it.
+func (c *client) beSilent() {
+	for c.cn == nil {
+		if goOn, _ := c.connect(); !goOn {
+			return
+		}
+	}
+	cn := c.cn
+	_ = cn.SetDeadline(time.Time{})
+	defer context.AfterFunc(c.load.ctx, func() { _ = cn.SetReadDeadline(time.Unix(1, 0)) })()
+	c.mu.Lock()
+	c.silent = true
+	c.mu.Unlock()
+	var b [512]byte
+	for {
+		// Bytes that nobody asked for, such as a 408, don't end it.
+		if _, err := cn.Read(b[:]); err != nil {
+			c.mu.Lock()
+			c.tally.silenceEnded(howOf(err), time.Now())
+			c.mu.Unlock()
+			return
+		}
+	}
+}

@@ -1,0 +1,89 @@
+package load
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"syscall"
+)
+
+// dialer dials addr, from an address of the client's own if addr is in 127/8.
+func dialer(addr string) (func(context.Context, int) (net.Conn, error), error) {
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		return func(ctx context.Context, _ int) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", path)
+		}, nil
+	}
+	to, err := net.ResolveTCPAddr("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	ip := to.AddrPort().Addr().Unmap()
+	if !to.IP.IsUnspecified() && to.IP != nil {
+		addr = netip.AddrPortFrom(ip, uint16(to.Port)).String()
+	}
+	own := ownAddresses && ip.Is4() && ip.IsLoopback()
+	return func(ctx context.Context, client int) (net.Conn, error) {
+		// Keep-alive probes would be traffic that nobody asked for.
+		d := net.Dialer{KeepAlive: -1, Control: beforeBind}
+		if own {
+			d.LocalAddr = &net.TCPAddr{IP: ownAddress(client)}
+		}
+		return d.DialContext(ctx, "tcp", addr)
+	}, nil
+}
+
+// ownAddress is in 127.1.0.0 to 127.254.249.250.
+func ownAddress(client int) net.IP {
+	return net.IPv4(127, byte(1+client/62500%254), byte(client/250%250), byte(1+client%250))
+}
+
+// dialOutcome sorts the errors of a dial. Those that it doesn't know are the
+// client's own: the server gets no blame without evidence.
+func dialOutcome(err error) Outcome {
+	var ne net.Error
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED),
+		errors.Is(err, syscall.ENOENT): // a Unix socket whose path is gone
+		return Refused
+	case isReset(err):
+		return ResetOnConnect
+	case errors.Is(err, syscall.EADDRNOTAVAIL), errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		return ClientError
+	case errors.As(err, &ne) && ne.Timeout(), errors.Is(err, context.DeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
+		return Refused
+	}
+	return ClientError
+}
+
+func isReset(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.ECONNABORTED)
+}
+
+// howOf says what a failed read or write says about the connection's end.
+func howOf(err error) How {
+	var ne net.Error
+	switch {
+	case errors.Is(err, errMalformed):
+		return Malformed
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &ne) && ne.Timeout():
+		return Timeout
+	case isEOF(err):
+		return FIN
+	case isReset(err), errors.Is(err, syscall.EPIPE):
+		return RST
+	}
+	return OtherError
+}
+
+func addrString(a net.Addr) string {
+	if a == nil {
+		return ""
+	}
+	return fmt.Sprint(a)
+}

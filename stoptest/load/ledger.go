@@ -1,0 +1,347 @@
+package load
+
+import (
+	"iter"
+	"time"
+)
+
+// Outcome is how a request ended.
+type Outcome uint8
+
+const (
+	Answered       Outcome = iota // a whole answer 2xx or 3xx
+	ErrorStatus                   // a whole answer 4xx or 5xx
+	Refused                       // connect refused, or the SYN not answered in time
+	ResetOnConnect                // connect reset, or the connection ended before a byte was written
+	Lost                          // written, if only in part, and no whole answer
+	WrongAnswer                   // a whole answer, to something else
+	ClientError                   // the client's own: no port, no descriptor, no route
+	outcomes
+)
+
+func (o Outcome) String() string {
+	names := [outcomes]string{"answered", "error status", "refused", "reset on connect", "lost", "wrong answer", "client error"}
+	if o < outcomes {
+		return names[o]
+	}
+	return "no outcome"
+}
+
+// MarshalText writes its name.
+func (o Outcome) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
+
+// How is how a request's connection ended.
+type How uint8
+
+const (
+	OtherError How = iota
+	FIN
+	RST
+	Timeout
+	Malformed // the answer's text was wrong; the client closed
+)
+
+func (h How) String() string {
+	return [...]string{"other error", "FIN", "RST", "timeout", "malformed"}[min(h, Malformed)]
+}
+
+// MarshalText writes its name.
+func (h How) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
+
+// Pending is what lay in the socket just before the request was written.
+type Pending uint8
+
+const (
+	Unknown Pending = iota // the system or the connection doesn't tell
+	Nothing
+	PendingFIN
+	PendingRST
+	PendingBytes // an answer before its request
+)
+
+func (p Pending) String() string {
+	return [...]string{"unknown", "nothing", "FIN", "RST", "bytes"}[min(p, PendingBytes)]
+}
+
+// MarshalText writes its name.
+func (p Pending) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// Loss is a request that ended as [Lost], [WrongAnswer], [ResetOnConnect] or
+// [ClientError], and what is known about it.
+type Loss struct {
+	Outcome Outcome
+	ID      string
+	Group   string
+	Client  int
+	// Local and Remote are the connection's addresses; empty if there was none.
+	Local, Remote string
+	// Wrote is when the first byte was about to be written, or the dial began;
+	// Failed is when the client knew.
+	Wrote, Failed time.Time
+	Err           string
+	How           How
+	Before        Pending
+	Sent          int   // bytes of the request that the kernel took
+	AnswerBytes   int64 // that came
+	Earlier       int   // requests on that connection before
+	// SinceAnswer is from the previous answer on that connection to Wrote; 0
+	// if there was none. SinceConnect is the same from its connect.
+	SinceAnswer, SinceConnect time.Duration
+}
+
+// maxLosses bounds the details kept. The counts go on.
+const maxLosses = 10_000
+
+func (l *Load) keep(loss Loss) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.losses) == maxLosses {
+		l.dropped++
+		return
+	}
+	l.losses = append(l.losses, loss)
+}
+
+// Row is a group's part of the ledger. The seven outcomes, from Answered on,
+// add up to Requests.
+type Row struct {
+	Group   string
+	Kind    Kind
+	Clients int
+	Running int // clients that have not ended
+
+	Requests       int // that have ended
+	InFlight       int // that have not
+	Answered       int
+	ErrorStatus    int
+	Refused        int
+	ResetOnConnect int
+	Lost           int
+	WrongAnswer    int
+	ClientError    int
+
+	RefusedEarly int // of Refused: before the signal
+	Conns        int // that were established
+	ClosedIdle   int // that a Looking client found closed, and left: nothing lost
+
+	// AnsweredAfter counts the whole answers, of whatever status, after the
+	// signal; LastAnswer is the time of the last ever, FirstRefusal that of
+	// the first refused dial. Slowest is the longest from write to answer.
+	AnsweredAfter            int
+	LastAnswer, FirstRefusal time.Time
+	Slowest                  time.Duration
+
+	// Idle connections, silent: ended by the server with a FIN or a RST, when
+	// the first and the last of these, and still open when the load ended.
+	SilentFIN, SilentRST, SilentOpen int
+	FirstClosed, LastClosed          time.Time
+
+	// Late is the longest that this machine kept a client waiting beyond its
+	// pause: large when the clients are the bottleneck.
+	Late time.Duration
+}
+
+// tally is a client's part of its group's row.
+type tally struct {
+	counts                [outcomes]int
+	early, conns          int
+	closedIdle, after     int
+	last, refusal         time.Time
+	slowest, late         time.Duration
+	fin, rst, open        int
+	firstClosed, lastOver time.Time
+}
+
+func (t *tally) end(o Outcome, began, ended time.Time, signalled bool) {
+	t.counts[o]++
+	switch o {
+	case Answered, ErrorStatus:
+		t.last = ended
+		t.slowest = max(t.slowest, ended.Sub(began))
+		if signalled {
+			t.after++
+		}
+	case Refused:
+		if t.refusal.IsZero() {
+			t.refusal = ended
+		}
+	}
+}
+
+func (t *tally) silenceEnded(how How, at time.Time) {
+	switch how {
+	case FIN:
+		t.fin++
+	case Timeout: // the load's own end
+		t.open++
+		return
+	default:
+		t.rst++
+	}
+	t.firstClosed, t.lastOver = at, at // a client is silent once
+}
+
+func (r *Row) add(o *Row) {
+	r.Clients += o.Clients
+	r.Running += o.Running
+	r.Requests += o.Requests
+	r.InFlight += o.InFlight
+	r.Answered += o.Answered
+	r.ErrorStatus += o.ErrorStatus
+	r.Refused += o.Refused
+	r.ResetOnConnect += o.ResetOnConnect
+	r.Lost += o.Lost
+	r.WrongAnswer += o.WrongAnswer
+	r.ClientError += o.ClientError
+	r.RefusedEarly += o.RefusedEarly
+	r.Conns += o.Conns
+	r.ClosedIdle += o.ClosedIdle
+	r.AnsweredAfter += o.AnsweredAfter
+	r.LastAnswer = later(r.LastAnswer, o.LastAnswer)
+	r.FirstRefusal = earlier(r.FirstRefusal, o.FirstRefusal)
+	r.Slowest = max(r.Slowest, o.Slowest)
+	r.SilentFIN += o.SilentFIN
+	r.SilentRST += o.SilentRST
+	r.SilentOpen += o.SilentOpen
+	r.FirstClosed = earlier(r.FirstClosed, o.FirstClosed)
+	r.LastClosed = later(r.LastClosed, o.LastClosed)
+	r.Late = max(r.Late, o.Late)
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// Ledger is the account of a load at one moment. It doesn't change any more.
+type Ledger struct {
+	Started time.Time
+	Signal  time.Time // zero: not signalled
+	Rows    []Row     // one a group
+	Total   Row
+	Losses  []Loss // the first 10,000
+	Dropped int    // losses beyond these
+
+	run      string
+	outcomes [][][]Outcome // by group, client, sequence number
+}
+
+// Snapshot is the ledger so far.
+func (l *Load) Snapshot() Ledger {
+	groups := l.all()
+	l.mu.Lock()
+	led := Ledger{
+		Started: l.started,
+		Losses:  l.losses[:len(l.losses):len(l.losses)],
+		Dropped: l.dropped,
+		run:     l.cfg.Run,
+	}
+	l.mu.Unlock()
+	if t := l.signal.Load(); t != nil {
+		led.Signal = *t
+	}
+	for _, g := range groups {
+		row := Row{Group: g.Name, Kind: g.Kind}
+		outs := make([][]Outcome, 0, len(g.clients))
+		for _, c := range g.clients {
+			c.mu.Lock()
+			r := c.tally.row()
+			if !c.ended {
+				r.Running = 1
+			}
+			if c.inFlight {
+				r.InFlight = 1
+			}
+			outs = append(outs, c.outcomes[:len(c.outcomes):len(c.outcomes)])
+			c.mu.Unlock()
+			row.add(&r)
+		}
+		led.Rows = append(led.Rows, row)
+		led.Total.add(&row)
+		led.outcomes = append(led.outcomes, outs)
+	}
+	led.Total.Group = "total"
+	return led
+}
+
+func (t *tally) row() Row {
+	r := Row{
+		Clients:        1,
+		Answered:       t.counts[Answered],
+		ErrorStatus:    t.counts[ErrorStatus],
+		Refused:        t.counts[Refused],
+		ResetOnConnect: t.counts[ResetOnConnect],
+		Lost:           t.counts[Lost],
+		WrongAnswer:    t.counts[WrongAnswer],
+		ClientError:    t.counts[ClientError],
+		RefusedEarly:   t.early,
+		Conns:          t.conns,
+		ClosedIdle:     t.closedIdle,
+		AnsweredAfter:  t.after,
+		LastAnswer:     t.last,
+		FirstRefusal:   t.refusal,
+		Slowest:        t.slowest,
+		SilentFIN:      t.fin,
+		SilentRST:      t.rst,
+		SilentOpen:     t.open,
+		FirstClosed:    t.firstClosed,
+		LastClosed:     t.lastOver,
+		Late:           t.late,
+	}
+	for _, n := range t.counts {
+		r.Requests += n
+	}
+	return r
+}
+
+// Row is that of the group with the given name; the zero Row if there is none.
+func (l *Ledger) Row(group string) Row {
+	for _, r := range l.Rows {
+		if r.Group == group {
+			return r
+		}
+	}
+	return Row{}
+}
+
+// SinceSignal is t's distance from the signal, negative before it; 0 if there
+// was none.
+func (l *Ledger) SinceSignal(t time.Time) time.Duration {
+	if l.Signal.IsZero() || t.IsZero() {
+		return 0
+	}
+	return t.Sub(l.Signal)
+}
+
+// Outcome is how the request with that ID ended; false if there is none such.
+func (l *Ledger) Outcome(id string) (Outcome, bool) {
+	g, c, s, ok := parseID(l.run, id)
+	if !ok || g >= len(l.outcomes) || c >= len(l.outcomes[g]) || s >= len(l.outcomes[g][c]) {
+		return 0, false
+	}
+	return l.outcomes[g][c][s], true
+}
+
+// IDs are those of the requests that ended in o.
+func (l *Ledger) IDs(o Outcome) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for g, clients := range l.outcomes {
+			for c, outs := range clients {
+				for s, got := range outs {
+					if got == o && !yield(string(appendID(nil, l.run, g, c, s))) {
+						return
+					}
+				}
+			}
+		}
+	}
+}

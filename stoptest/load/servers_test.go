@@ -1,0 +1,142 @@
+package load
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+// served is what a server notes of the requests that it answered.
+type served struct {
+	mu  sync.Mutex
+	ids []string
+}
+
+func (s *served) add(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ids = append(s.ids, id)
+}
+
+func (s *served) all() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.ids)
+}
+
+// rawServer calls serve for each connection, and closes it after that.
+func rawServer(t testing.TB, serve func(c *serverConn)) (addr string) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	open := map[net.Conn]bool{}
+	wg.Go(func() {
+		for {
+			nc, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			open[nc] = true
+			mu.Unlock()
+			wg.Go(func() {
+				serve(&serverConn{TCPConn: nc.(*net.TCPConn), r: bufio.NewReader(nc)})
+				nc.Close()
+				mu.Lock()
+				delete(open, nc)
+				mu.Unlock()
+			})
+		}
+	})
+	t.Cleanup(func() {
+		ln.Close()
+		mu.Lock()
+		for nc := range open {
+			nc.Close()
+		}
+		mu.Unlock()
+		wg.Wait()
+	})
+	return ln.Addr().String()
+}
+
+type serverConn struct {
+	*net.TCPConn
+	r *bufio.Reader
+}
+
+// request reads a whole one and returns its ID; false at the connection's end.
+func (c *serverConn) request() (id string, ok bool) {
+	req, err := http.ReadRequest(c.r)
+	if err != nil {
+		return "", false
+	}
+	if _, err := io.Copy(io.Discard, req.Body); err != nil {
+		return "", false
+	}
+	return req.Header.Get("X-Request-Id"), true
+}
+
+func (c *serverConn) answer(id string) {
+	fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nX-Echo: %s\r\nContent-Length: %d\r\n\r\n%s", id, len(id), id)
+}
+
+// reset closes with a RST.
+func (c *serverConn) reset() {
+	c.SetLinger(0)
+	c.Close()
+}
+
+func start(t testing.TB, cfg Config) *Load {
+	t.Helper()
+	l, err := Start(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Stop(); l.Wait() })
+	return l
+}
+
+func ready(t testing.TB, l *Load, answers int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if err := l.Ready(ctx, answers); err != nil {
+		t.Fatalf("Ready(%d) = %v\n%s", answers, err, l.Snapshot())
+	}
+}
+
+// eventually polls, within a generous bound.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s: not within 30 s", what)
+		}
+	}
+}
+
+// wantCounts compares a row's counts; those of the clock are left out.
+func wantCounts(t testing.TB, led Ledger, got, want Row) {
+	t.Helper()
+	got.Group, got.Kind = "", 0
+	got.LastAnswer, got.FirstRefusal, got.FirstClosed, got.LastClosed = want.LastAnswer, want.FirstRefusal, want.FirstClosed, want.LastClosed
+	got.Slowest, got.Late = 0, 0
+	if want.Conns == 0 {
+		got.Conns = 0
+	}
+	if got != want {
+		t.Errorf("counts = %+v, want %+v\n%s", got, want, led)
+	}
+}

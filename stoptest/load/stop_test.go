@@ -1,0 +1,256 @@
+package load
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestPlainShutdownLoses: net/http's own stop loses requests of keep-alive
+// clients, https://go.dev/issue/75591. A ledger that shows none is wrong.
+func TestPlainShutdownLoses(t *testing.T) {
+	var s served
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		id := r.Header.Get("X-Request-Id")
+		s.add(id)
+		w.Header().Set("X-Echo", id)
+		io.WriteString(w, id)
+	})}
+	exited := make(chan struct{})
+	go func() { srv.Serve(ln); close(exited) }()
+
+	l := start(t, Config{Addr: ln.Addr().String(), EchoHeader: "X-Echo", EchoBody: true, Groups: []Group{
+		{Kind: Blind, N: 100, Think: 5 * time.Millisecond, Body: 64},
+		{Kind: Looking, N: 100, Think: 5 * time.Millisecond, Body: 64},
+		{Kind: Fresh, N: 16, Body: 64},
+	}})
+	ready(t, l, 5)
+	l.Signalled(time.Now())
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if err := srv.Shutdown(ctx); err != nil {
+		t.Error(err)
+	}
+	<-exited
+	led := l.Wait()
+	t.Logf("\n%s", led)
+
+	blind, all := led.Row("blind"), led.Total
+	if blind.Lost == 0 {
+		t.Error("blind clients lost 0, want more")
+	}
+	if all.Refused != 216 || all.RefusedEarly != 0 || all.ErrorStatus+all.WrongAnswer+all.ClientError != 0 {
+		t.Errorf("total = %+v, want each of 216 clients refused once, at its end", all)
+	}
+	if all.LastAnswer.Before(led.Signal) || all.FirstRefusal.Before(led.Signal) || all.AnsweredAfter == 0 {
+		t.Errorf("last answer %v, first refusal %v after the signal, %d answers after it",
+			led.SinceSignal(all.LastAnswer), led.SinceSignal(all.FirstRefusal), all.AnsweredAfter)
+	}
+	if len(led.Losses) != all.Lost+all.ResetOnConnect {
+		t.Errorf("%d losses in detail, want %d", len(led.Losses), all.Lost+all.ResetOnConnect)
+	}
+	for _, x := range led.Losses {
+		if x.Outcome == Lost && x.Failed.Before(led.Signal) {
+			t.Errorf("lost before the signal: %+v", x)
+		}
+	}
+	got := led.Compare(slices.Values(s.all()))
+	if got.Foreign+len(got.Unserved)+len(got.Twice) != 0 || got.Count-len(got.Unanswered) != all.Answered {
+		t.Errorf("%d served, %d foreign, %d unanswered, %d unserved, %d twice; want %d answered and served",
+			got.Count, got.Foreign, len(got.Unanswered), len(got.Unserved), len(got.Twice), all.Answered)
+	}
+}
+
+func TestSlowRequestsInFlightAtTheSignal(t *testing.T) {
+	release := make(chan struct{})
+	addr := rawServer(t, func(c *serverConn) {
+		for {
+			id, ok := c.request()
+			if !ok {
+				return
+			}
+			<-release
+			c.answer(id)
+		}
+	})
+	l := start(t, Config{Addr: addr})
+	if err := l.Add(Group{Name: "slow", N: 20, Requests: 1}); err != nil {
+		t.Fatal(err)
+	}
+	inFlight := func() int { led := l.Snapshot(); return led.Row("slow").InFlight }
+	eventually(t, "20 in flight", func() bool { return inFlight() == 20 })
+	l.Signalled(time.Now())
+	close(release)
+	led := l.Wait()
+	wantCounts(t, led, led.Total, Row{Clients: 20, Requests: 20, Answered: 20, AnsweredAfter: 20, Conns: 20})
+	if led.Total.LastAnswer.Before(led.Signal) {
+		t.Errorf("last answer %v, want after the signal", led.SinceSignal(led.Total.LastAnswer))
+	}
+}
+
+func TestIdleConnections(t *testing.T) {
+	stop := make(chan struct{})
+	addr := rawServer(t, func(c *serverConn) {
+		gone := make(chan struct{})
+		go func() {
+			defer close(gone)
+			for {
+				id, ok := c.request()
+				if !ok {
+					return
+				}
+				c.answer(id)
+			}
+		}()
+		select {
+		case <-stop:
+			c.reset()
+		case <-gone:
+		}
+		c.Close()
+		<-gone
+	})
+	fin := rawServer(t, func(c *serverConn) { <-stop })
+
+	l := start(t, Config{Addr: addr, Groups: []Group{
+		{Name: "used", Kind: Idle, N: 10, Requests: 3, Think: time.Millisecond},
+		{Name: "never used", Kind: Idle, N: 10},
+	}})
+	lf := start(t, Config{Addr: fin, Groups: []Group{{Kind: Idle, N: 10}}})
+	ready(t, l, 3)
+	ready(t, lf, 0)
+	at := time.Now()
+	l.Signalled(at)
+	close(stop)
+	led, fins := l.Wait(), lf.Wait()
+	wantCounts(t, led, led.Row("used"), Row{Clients: 10, Requests: 30, Answered: 30, SilentRST: 10})
+	wantCounts(t, led, led.Row("never used"), Row{Clients: 10, SilentRST: 10, Conns: 10})
+	wantCounts(t, fins, fins.Total, Row{Clients: 10, SilentFIN: 10})
+	if r := led.Total; r.FirstClosed.Before(at) || r.LastClosed.Before(r.FirstClosed) {
+		t.Errorf("closed from %v to %v after the signal", led.SinceSignal(r.FirstClosed), led.SinceSignal(r.LastClosed))
+	}
+}
+
+func TestStopEndsALoadThatIsNotRefused(t *testing.T) {
+	addr := rawServer(t, func(c *serverConn) {
+		for {
+			id, ok := c.request()
+			if !ok {
+				return
+			}
+			c.answer(id)
+		}
+	})
+	for name, cfg := range map[string]Config{"Stop": {}, "MaxTime": {MaxTime: 200 * time.Millisecond}} {
+		t.Run(name, func(t *testing.T) {
+			cfg.Addr = addr
+			cfg.Groups = []Group{{Kind: Blind, N: 3}, {Kind: Fresh, Think: time.Hour, Delay: -1}, {Kind: Idle, N: 2}}
+			l := start(t, cfg)
+			if name == "Stop" {
+				ready(t, l, 1)
+				l.Stop()
+			}
+			led := l.Wait()
+			r := led.Total
+			if r.Running != 0 || r.InFlight != 0 || r.Requests == 0 || r.Requests != r.Answered || r.SilentOpen != 2 {
+				t.Errorf("total = %+v, want all ended and answered, and 2 silent ones open", r)
+			}
+		})
+	}
+}
+
+func TestReadySaysWhoIsLate(t *testing.T) {
+	addr := rawServer(t, func(c *serverConn) {
+		for {
+			id, ok := c.request()
+			if !ok {
+				return
+			}
+			c.answer(id)
+		}
+	})
+	l := start(t, Config{Addr: addr, Groups: []Group{{Name: "few", Requests: 2}, {Name: "sleepy", Delay: time.Hour}}})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	err := l.Ready(ctx, 3)
+	if err == nil || !strings.Contains(err.Error(), "sleepy client 0 has 0 answers, want 3") {
+		t.Errorf("Ready(3) = %v, want sleepy client 0 named", err)
+	}
+}
+
+func TestStartRejects(t *testing.T) {
+	const addr = "127.0.0.1:1"
+	for want, cfg := range map[string]Config{
+		"no such kind":                {Addr: addr, Groups: []Group{{Kind: 77}}},
+		"below 0":                     {Addr: addr, Groups: []Group{{N: -1}}},
+		"not a request line":          {Addr: addr, Groups: []Group{{Path: "x y"}}},
+		"must have no '-'":            {Addr: addr, Run: "a-b"},
+		"white space":                 {Addr: addr, IDHeader: "a b"},
+		"missing port in address":     {Addr: "127.0.0.1"},
+		"load: group 1: a number or ": {Addr: addr, Groups: []Group{{Delay: time.Hour}, {Body: -1}}},
+	} {
+		l, err := Start(cfg)
+		if err == nil {
+			l.Stop()
+			l.Wait()
+		}
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Start(%+v) = %v, want %q", cfg, err, want)
+		}
+	}
+}
+
+func TestLedgerString(t *testing.T) {
+	at := time.Unix(1000, 0)
+	led := Ledger{Signal: at, Rows: []Row{{Group: "blind", Clients: 2, Requests: 12, Answered: 10, Lost: 2, AnsweredAfter: 4}}}
+	led.Rows = append(led.Rows, Row{Group: "fresh", Clients: 1, Requests: 1, Refused: 1, FirstRefusal: at.Add(time.Millisecond)})
+	for i := range led.Rows {
+		led.Total.add(&led.Rows[i])
+	}
+	led.Total.Group = "total"
+	led.Losses = []Loss{{Outcome: Lost, ID: "r-0-1-5", Group: "blind", Client: 1, Local: "127.0.0.1:5", Remote: "127.0.0.1:80",
+		Wrote: at.Add(-2 * time.Millisecond), Failed: at.Add(3 * time.Millisecond), Err: "EOF", How: FIN, Before: Nothing,
+		Sent: 90, Earlier: 5, SinceAnswer: 5 * time.Millisecond, SinceConnect: time.Second}}
+	want := `  group  clients  requests  answered  error status  refused  reset  lost  wrong  client error  closed idle  after signal
+  blind        2        12        10             0        0      0     2      0             0            0             4
+  fresh        1         1         0             0        1      0     0      0             0            0             0
+  total        3        13        10             0        1      0     2      0             0            0             4
+first refusal 1ms after the signal
+slowest answer 0s, clients late by up to 0s
+lost: r-0-1-5 (blind client 1) 127.0.0.1:5 -> 127.0.0.1:80, written 2ms before the signal, failed 3ms after the signal: FIN, EOF; in the socket before: nothing; sent 90 bytes, got 0; 5 requests before on it, the last answer 5ms earlier, connected 1s earlier
+`
+	if got := fmt.Sprint(led); got != want {
+		t.Errorf("String() =\n%s\nwant\n%s", got, want)
+	}
+}
+
+// BenchmarkRequest is what a request costs, the raw server's part included.
+func BenchmarkRequest(b *testing.B) {
+	answer := []byte("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello")
+	addr := rawServer(b, func(c *serverConn) {
+		buf := make([]byte, 4096)
+		for {
+			if _, err := c.TCPConn.Read(buf); err != nil {
+				return
+			}
+			c.TCPConn.Write(answer)
+		}
+	})
+	b.ReportAllocs()
+	b.ResetTimer()
+	l := start(b, Config{Addr: addr, Groups: []Group{{Requests: b.N}}})
+	if led := l.Wait(); led.Total.Answered != b.N {
+		b.Errorf("%d of %d answered\n%s", led.Total.Answered, b.N, led)
+	}
+}
