@@ -1,23 +1,22 @@
+//go:build unix
+
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"runtime/debug"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -64,132 +63,6 @@ func raceEnabled() bool {
 	info, _ := debug.ReadBuildInfo()
 	return slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
-
-// process is a server that was started.
-type process struct {
-	cmd    *exec.Cmd
-	addr   string // the first that it says it serves on
-	stdout bytes.Buffer
-
-	mu     sync.Mutex
-	stderr bytes.Buffer
-
-	done  chan struct{}
-	ended time.Time // once done
-}
-
-// a place is where a process runs: here, or at one end of a line.
-type place func(f func() error) error
-
-func here(f func() error) error { return f() }
-
-var addrLine = regexp.MustCompile(`msg=serving addr=([^\s,]+)`)
-
-// launch starts a command and waits until it serves.
-func launch(t testing.TB, in place, cmd *exec.Cmd) *process {
-	t.Helper()
-	p := begin(t, in, cmd)
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
-		if m := addrLine.FindStringSubmatch(p.log()); m != nil {
-			p.addr = m[1]
-			return p
-		}
-		select {
-		case <-p.done:
-			t.Fatalf("%v ended before it served:\n%s", cmd.Args, p.log())
-		default:
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%v does not serve after 20 s:\n%s", cmd.Args, p.log())
-		}
-	}
-}
-
-// begin starts a command, and ends it with the test.
-func begin(t testing.TB, in place, cmd *exec.Cmd) *process {
-	t.Helper()
-	p := &process{cmd: cmd, done: make(chan struct{})}
-	cmd.Stdout = &p.stdout
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd.Stderr = w
-	if err := in(cmd.Start); err != nil {
-		t.Fatal(err)
-	}
-	w.Close()
-	read := make(chan struct{})
-	go func() {
-		defer close(read)
-		defer r.Close()
-		for s := bufio.NewScanner(r); s.Scan(); {
-			p.mu.Lock()
-			p.stderr.Write(append(s.Bytes(), '\n'))
-			p.mu.Unlock()
-		}
-	}()
-	go func() {
-		defer close(p.done)
-		cmd.Wait()
-		p.ended = time.Now()
-		<-read
-	}()
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		<-p.done
-	})
-	return p
-}
-
-func (p *process) log() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.stderr.String()
-}
-
-func (p *process) signal(t testing.TB, sig os.Signal) time.Time {
-	t.Helper()
-	at := time.Now()
-	if err := p.cmd.Process.Signal(sig); err != nil {
-		t.Errorf("signal %v: %v", sig, err)
-	}
-	return at
-}
-
-// wait waits for the end, and returns the exit status, as a shell words it.
-func (p *process) wait(t testing.TB) int {
-	t.Helper()
-	select {
-	case <-p.done:
-	case <-time.After(60 * time.Second):
-		t.Fatalf("%v has not ended after 60 s:\n%s", p.cmd.Args, p.log())
-	}
-	if ws := p.cmd.ProcessState.Sys().(syscall.WaitStatus); ws.Signaled() {
-		return 128 + int(ws.Signal())
-	}
-	return p.cmd.ProcessState.ExitCode()
-}
-
-// until waits for a line in the log.
-func (p *process) until(t testing.TB, s string) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(p.log(), s); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("the log lacks %q after 20 s:\n%s", s, p.log())
-		}
-	}
-}
-
-// as is the command that runs this test binary as one of its programs.
-func as(name string, args ...string) *exec.Cmd {
-	cmd := exec.Command(os.Args[0], args...)
-	cmd.Env = append(os.Environ(), "RUN_AS="+name)
-	return cmd
-}
-
-// lastcall is the command that runs the real binary.
-func lastcall(args ...string) *exec.Cmd { return exec.Command(binary, args...) }
 
 // A subject is a server to stop under load.
 type subject struct {
@@ -364,3 +237,245 @@ func TestIdiomLoses(t *testing.T) {
 	}
 }
 
+// quiet is a load that makes no requests by the time of the stop, and does not
+// close its connections.
+func quiet(t testing.TB, addr string, g load.Group) *load.Load {
+	t.Helper()
+	l, err := load.Start(load.Config{Addr: addr, Groups: []load.Group{g}, EchoHeader: "X-Request-Id", MaxTime: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if err := l.Ready(ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// A stopTime is a situation at the signal, and how long the stop may then take.
+type stopTime struct {
+	name   string
+	within time.Duration
+	// measure returns how long the stop took, from the signal or, if that was
+	// later, from the last answer.
+	measure func(t testing.TB, s subject) time.Duration
+}
+
+var stopTimes = []stopTime{
+	{"nothing open", 20 * time.Millisecond, func(t testing.TB, s subject) time.Duration {
+		at := s.server.signal(t, syscall.SIGTERM)
+		s.server.wait(t)
+		return s.server.ended.Sub(at)
+	}},
+	{"50 quiet for 3s", 500 * time.Millisecond, func(t testing.TB, s subject) time.Duration {
+		l := quiet(t, s.server.addr, load.Group{Kind: load.Idle, N: 50, Requests: 3, Think: 50 * time.Millisecond})
+		time.Sleep(3 * time.Second) // that is the situation
+		return untilClosed(t, s, l)
+	}},
+	{"50 used once, quiet for 3s", 500 * time.Millisecond, func(t testing.TB, s subject) time.Duration {
+		l := quiet(t, s.server.addr, load.Group{Kind: load.Idle, N: 50, Requests: 1})
+		time.Sleep(3 * time.Second)
+		return untilClosed(t, s, l)
+	}},
+	{"50 never used", 500 * time.Millisecond, func(t testing.TB, s subject) time.Duration {
+		return untilClosed(t, s, quiet(t, s.server.addr, load.Group{Kind: load.Idle, N: 50}))
+	}},
+	{"one request with 2s to go", 20 * time.Millisecond, func(t testing.TB, s subject) time.Duration {
+		l, err := load.Start(load.Config{Addr: s.server.addr, EchoHeader: "X-Request-Id",
+			Groups: []load.Group{{Kind: load.Fresh, Requests: 1, Path: "/slow", Delay: -1}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for snap := l.Snapshot(); snap.Total.InFlight == 0; snap = l.Snapshot() {
+			time.Sleep(time.Millisecond)
+		}
+		l.Signalled(time.Now())
+		s.server.signal(t, syscall.SIGTERM)
+		s.server.wait(t)
+		n := l.Wait().Total
+		if n.Answered != 1 {
+			t.Errorf("answered = %d, want 1", n.Answered)
+		}
+		return s.server.ended.Sub(n.LastAnswer)
+	}},
+}
+
+// untilClosed stops the server and returns when the last connection was closed
+// by it, cleanly, or it ended, whichever was later.
+func untilClosed(t testing.TB, s subject, l *load.Load) time.Duration {
+	t.Helper()
+	at := time.Now()
+	l.Signalled(at)
+	s.server.signal(t, syscall.SIGTERM)
+	s.server.wait(t)
+	n := l.Wait().Total
+	if n.SilentFIN != n.Clients || n.SilentRST != 0 || n.SilentOpen != 0 {
+		t.Errorf("closed by FIN %d, RST %d, not at all %d, want all %d by FIN", n.SilentFIN, n.SilentRST, n.SilentOpen, n.Clients)
+	}
+	return max(s.server.ended.Sub(at), n.LastClosed.Sub(at))
+}
+
+// TestStopTimes allows twice the figure, for the median of three stops: the
+// machine may be busy. BenchmarkStopTimes prints the times.
+func TestStopTimes(t *testing.T) {
+	for _, st := range stopTimes {
+		t.Run(st.name, func(t *testing.T) {
+			var took []time.Duration
+			for range 3 {
+				took = append(took, st.measure(t, asProxy(t, here, "127.0.0.1")))
+			}
+			slices.Sort(took)
+			if took[1] > 2*st.within {
+				t.Errorf("stops took %v, want %v, or twice that on a busy machine", took, st.within)
+			}
+		})
+	}
+}
+
+func BenchmarkStopTimes(b *testing.B) {
+	for _, st := range stopTimes {
+		b.Run(st.name, func(b *testing.B) {
+			var sum time.Duration
+			for b.Loop() {
+				sum += st.measure(b, asProxy(b, here, "127.0.0.1"))
+			}
+			b.ReportMetric(float64(sum.Microseconds())/1000/float64(b.N), "ms/stop")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+// inFlight starts one request of 2 s through the server, and returns what
+// becomes of it.
+func inFlight(t *testing.T, s subject) <-chan error {
+	t.Helper()
+	done := make(chan error, 1)
+	before := strings.Count(s.program.log(), "msg=slow")
+	go func() {
+		resp, err := http.Get("http://" + s.server.addr + "/slow")
+		if err == nil {
+			resp.Body.Close()
+		}
+		done <- err
+	}()
+	for deadline := time.Now().Add(20 * time.Second); strings.Count(s.program.log(), "msg=slow") == before; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the request did not reach the program")
+		}
+	}
+	return done
+}
+
+func TestSignals(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		signals []os.Signal
+		status  int
+		cut     bool
+		log     string
+	}{
+		{"one INT", []os.Signal{syscall.SIGINT}, 0, false, `cause="received signal interrupt"`},
+		{"one TERM", []os.Signal{syscall.SIGTERM}, 0, false, `cause="received signal terminated"`},
+		{"INT twice", []os.Signal{syscall.SIGINT, syscall.SIGINT}, 128 + 2, true, `msg="request cut" method=GET path=/slow`},
+		{"TERM twice", []os.Signal{syscall.SIGTERM, syscall.SIGTERM}, 0, false, `msg="already stopping" signal=terminated`},
+		{"INT then TERM", []os.Signal{syscall.SIGINT, syscall.SIGTERM}, 0, false, `msg="already stopping" signal=terminated`},
+		{"TERM then INT", []os.Signal{syscall.SIGTERM, syscall.SIGINT}, 128 + 2, true, `msg="request cut" method=GET path=/slow`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := asProxy(t, here, "127.0.0.1")
+			answer := inFlight(t, s)
+			for i, sig := range tt.signals {
+				if i > 0 {
+					s.server.until(t, "phase=draining") // signals that are the same would become one
+				}
+				s.server.signal(t, sig)
+			}
+			if status := s.server.wait(t); status != tt.status {
+				t.Errorf("exit status = %d, want %d", status, tt.status)
+			}
+			if err := <-answer; (err != nil) != tt.cut {
+				t.Errorf("the request ended with %v, want cut: %v", err, tt.cut)
+			}
+			if !strings.Contains(s.server.log(), tt.log) {
+				t.Errorf("the log lacks %s:\n%s", tt.log, s.server.log())
+			}
+		})
+	}
+}
+
+// TestSignalEarly sends a signal in the first milliseconds of the process. It
+// may come before main, and then kills; later it is a clean stop. In no case
+// is it forgotten.
+func TestSignalEarly(t *testing.T) {
+	clean := 0
+	for after := time.Duration(0); after < 20*time.Millisecond; after += 500 * time.Microsecond {
+		p := begin(t, here, lastcall("-listen", "127.0.0.1:0"))
+		time.Sleep(after)
+		p.signal(t, syscall.SIGTERM)
+		switch status := p.wait(t); status {
+		case 0:
+			clean++
+			if !strings.Contains(p.log(), "msg=stopped") {
+				t.Errorf("after %v: exit status 0 without a stop:\n%s", after, p.log())
+			}
+		case 128 + 15:
+			if p.log() != "" {
+				t.Errorf("after %v: killed once it had begun:\n%s", after, p.log())
+			}
+		default:
+			t.Errorf("after %v: exit status = %d, want 0, or 143 before main:\n%s", after, status, p.log())
+		}
+	}
+	if p := launch(t, here, lastcall("-listen", "127.0.0.1:0")); clean == 0 {
+		// A slow machine: the first moment at which it surely is set up.
+		p.signal(t, syscall.SIGTERM)
+		if status := p.wait(t); status != 0 {
+			t.Errorf("exit status = %d, want 0", status)
+		}
+	}
+}
+
+func TestCutAtDeadline(t *testing.T) {
+	program := launch(t, here, as("program", "127.0.0.1:0"))
+	s := subject{launch(t, here, lastcall("-listen", "127.0.0.1:0", "-proxy", "http://"+program.addr, "-grace", "1s")), program}
+	answer := inFlight(t, s)
+	at := s.server.signal(t, syscall.SIGTERM)
+	if status := s.server.wait(t); status != 3 {
+		t.Errorf("exit status = %d, want 3", status)
+	}
+	if took := s.server.ended.Sub(at); took < time.Second || took > 1900*time.Millisecond {
+		t.Errorf("the stop took %v, want 1 s", took)
+	}
+	if err := <-answer; err == nil {
+		t.Error("the request was answered, want it cut")
+	}
+	if want := `msg="request cut" method=GET path=/slow client=127.0.0.1:`; !strings.Contains(s.server.log(), want) {
+		t.Errorf("the log lacks %s:\n%s", want, s.server.log())
+	}
+}
+
+// TestUnixSocket stops a server on a unix socket, whose path is gone then.
+func TestUnixSocket(t *testing.T) {
+	path := t.TempDir() + "/s"
+	p := launch(t, here, lastcall("-listen", "unix:"+path))
+	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}}}
+	resp, err := client.Get("http://x/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 200 {
+		t.Errorf("status = %d, want 200", resp.StatusCode)
+	}
+	client.CloseIdleConnections()
+	p.signal(t, syscall.SIGINT)
+	if status := p.wait(t); status != 0 {
+		t.Errorf("exit status = %d, want 0:\n%s", status, p.log())
+	}
+	if _, err := os.Stat(path); !os.IsNotExist(err) {
+		t.Errorf("stat of the socket's path: %v, want it gone", err)
+	}
+}

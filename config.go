@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"path"
 	"strings"
@@ -73,14 +74,13 @@ Logs and settings
 Each flag is also an environment variable: LASTCALL_IDLE_GRACE=2s. Timeouts of 0s are off.
 `
 
-// parse reads the settings from args, the environment and the file, in falling
-// order of priority. It returns flag.ErrHelp if help was asked for.
-func parse(args []string) (config, error) {
-	c := config{listen: addresses{list: []string{":8080"}}}
+// flags makes the flag set, and gives c the defaults.
+func (c *config) flags() *flag.FlagSet {
 	fs := flag.NewFlagSet("lastcall", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	fs.Usage = func() {}
 
+	c.listen = addresses{list: []string{":8080"}}
 	fs.Var(&c.listen, "listen", "")
 	fs.StringVar(&c.dir, "dir", "", "")
 	fs.BoolVar(&c.list, "list", false, "")
@@ -92,24 +92,27 @@ func parse(args []string) (config, error) {
 	fs.IntVar(&c.maxHeaderBytes, "max-header-bytes", 64<<10, "")
 	fs.BoolVar(&c.version, "version", false, "")
 	fs.String("config", "", "")
-	for _, d := range []struct {
-		value     *time.Duration
-		name      string
-		otherwise time.Duration
-	}{
-		{&c.lameDuck, "lame-duck", 0},
-		{&c.grace, "grace", actors.DefaultGrace},
-		{&c.idleGrace, "idle-grace", actors.DefaultIdleGrace},
-		{&c.proxyTimeout, "proxy-timeout", time.Minute},
-		{&c.readTimeout, "read-timeout", 5 * time.Second},
-		{&c.readHeaderTimeout, "read-header-timeout", 5 * time.Second},
-		{&c.writeTimeout, "write-timeout", 10 * time.Second},
-		{&c.idleTimeout, "idle-timeout", 120 * time.Second},
-	} {
-		*d.value = d.otherwise
-		fs.Var((*duration)(d.value), d.name, "")
-	}
 
+	setting := func(value *time.Duration, name string, otherwise time.Duration) {
+		*value = otherwise
+		fs.Var((*duration)(value), name, "")
+	}
+	setting(&c.lameDuck, "lame-duck", 0)
+	setting(&c.grace, "grace", actors.DefaultGrace)
+	setting(&c.idleGrace, "idle-grace", actors.DefaultIdleGrace)
+	setting(&c.proxyTimeout, "proxy-timeout", time.Minute)
+	setting(&c.readTimeout, "read-timeout", 5*time.Second)
+	setting(&c.readHeaderTimeout, "read-header-timeout", 5*time.Second)
+	setting(&c.writeTimeout, "write-timeout", 10*time.Second)
+	setting(&c.idleTimeout, "idle-timeout", 120*time.Second)
+	return fs
+}
+
+// parse reads the settings from args, the environment and the file, in falling
+// order of priority. It returns flag.ErrHelp if help was asked for.
+func parse(args []string) (config, error) {
+	var c config
+	fs := c.flags()
 	err := ff.Parse(fs, args,
 		ff.WithEnvVarPrefix("LASTCALL"),
 		ff.WithConfigFileFlag("config"),
@@ -126,8 +129,11 @@ func parse(args []string) (config, error) {
 	return c, c.check()
 }
 
-// tidy drops what ff says of its own doings.
+// tidy drops what ff says of its own doings, and adds what it does not say.
 func tidy(err error) error {
+	if errors.As(err, new(*fs.PathError)) {
+		return fmt.Errorf("-config: %w", err)
+	}
 	s := err.Error()
 	for _, prefix := range []string{"error parsing commandline arguments: ", "error parsing environment variables: "} {
 		s = strings.TrimPrefix(s, prefix)

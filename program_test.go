@@ -1,3 +1,5 @@
+//go:build unix
+
 package main
 
 import (
@@ -90,6 +92,7 @@ func (p *work) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.mu.Unlock()
 	}
 	if r.URL.Path == "/slow" {
+		fmt.Fprintln(os.Stderr, "msg=slow")
 		time.Sleep(2 * time.Second)
 	}
 	w.Header().Set("X-Request-Id", id)

@@ -56,7 +56,7 @@ func (c *client) run() {
 	}()
 	delay := c.Delay
 	if delay == 0 && c.Think > 0 {
-		delay = time.Duration(c.rng.Int64N(int64(c.Think)))
+		delay = time.Duration(c.rng.Int64N(int64(max(c.Think, 100*time.Millisecond))))
 	}
 	if !c.pause(delay) {
 		return

@@ -65,8 +65,10 @@ type Group struct {
 	Requests int
 	// Think is the pause after each answer, give or take Jitter (uniform).
 	Think, Jitter time.Duration
-	// Delay is the pause before the first request. Zero: spread over Think,
-	// so that clients do not march in step. Negative: none.
+	// Delay is the pause before the first request. Zero: if there is a Think,
+	// spread over that or 100 ms, whichever is longer, so that clients do not
+	// march in step; over a line with a longer round trip, use Jitter, too.
+	// Negative: none.
 	Delay time.Duration
 	// Method is GET if empty, or POST if there is a Body.
 	Method string
