@@ -526,3 +526,60 @@ func TestSendfileIsKept(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// lateListener's connections send a request at the very moment at which the
+// server tells them to close.
+type lateListener struct {
+	*net.TCPListener
+	draining func() bool
+	send     func()
+}
+
+type lateConn struct {
+	*net.TCPConn
+	l    *lateListener
+	once sync.Once
+}
+
+func (l *lateListener) Accept() (net.Conn, error) {
+	c, err := l.TCPListener.AcceptTCP()
+	return &lateConn{TCPConn: c, l: l}, err
+}
+
+// SetReadDeadline with a time in the past ends a Read that is waiting. Then,
+// before the server can look again, the request comes.
+func (c *lateConn) SetReadDeadline(t time.Time) error {
+	err := c.TCPConn.SetReadDeadline(t)
+	if !t.IsZero() && t.Before(time.Now()) && c.l.draining() {
+		c.once.Do(c.l.send)
+	}
+	return err
+}
+
+func TestDrainLooksOnceMore(t *testing.T) {
+	l, err := actors.Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := new(actors.Stop)
+	c := (&service{addr: l.Addr().String()}).dial(t)
+	execute, interrupt := actors.HTTP(stop, &http.Server{Handler: http.HandlerFunc(hello)}, &lateListener{
+		TCPListener: l.(*net.TCPListener),
+		draining:    func() bool { return stop.Phase() == actors.Draining },
+		send:        func() { io.WriteString(c, get) },
+	})
+	done := make(chan error)
+	go func() { done <- execute() }()
+	c.send(get)
+	c.answer()
+	for stop.Snapshot().Busy > 0 {
+		time.Sleep(time.Millisecond)
+	}
+	interrupt(nil)
+	if body, last := c.answer(); body != "hello" || !last {
+		t.Errorf("answer = %q, last %v, want hello, true", body, last)
+	}
+	if err := <-done; err != nil {
+		t.Errorf("execute() = %v, want nil", err)
+	}
+}
