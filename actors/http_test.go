@@ -267,7 +267,7 @@ func TestDrainWaitsForUsualPause(t *testing.T) {
 	begin := time.Now()
 	s.end()
 	for name, c := range map[string]*client{"quiet": quiet, "never used": never} {
-		if took := c.closed().Sub(begin); took < 200*time.Millisecond || took > 3*pause {
+		if took := c.closed().Sub(begin); took < 250*time.Millisecond || took > 3*pause {
 			t.Errorf("the %s connection was closed after %v, want some 250 ms", name, took)
 		}
 	}
