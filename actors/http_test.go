@@ -162,6 +162,21 @@ func TestHTTPInterruptBefore(t *testing.T) {
 	}
 }
 
+func TestDrainLetsGoWhatItAccepts(t *testing.T) {
+	// Of a connection that is accepted while draining, and says nothing.
+	l, err := actors.Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := (&service{addr: l.Addr().String()}).dial(t)
+	execute, interrupt := actors.HTTP(nil, &http.Server{}, l)
+	interrupt(nil)
+	if err := execute(); err != nil { // the default grace is longer than the client's patience
+		t.Errorf("execute() = %v, want nil", err)
+	}
+	c.closed()
+}
+
 func TestHTTPBadAddress(t *testing.T) {
 	stop := new(actors.Stop)
 	execute, interrupt := actors.HTTP(stop, &http.Server{Addr: "127.0.0.1:nonsense"})
