@@ -53,9 +53,8 @@ func (s *server) list() []*conn {
 // release starts to let connections go: the idle ones after the time that each
 // is kept, and those that become idle from now on likewise.
 func (s *server) release() {
-	list := s.list()
 	var sent, again uint64 // segments
-	for _, c := range list {
+	for _, c := range s.list() {
 		c.mu.Lock()
 		s.usual = max(s.usual, c.longest)
 		c.mu.Unlock()
@@ -70,8 +69,8 @@ func (s *server) release() {
 	s.lossy = again*1000 > sent // more than 0.1 %
 	s.draining.Store(true)
 
-	// What was accepted since we listed sees draining by itself.
-	for _, c := range list {
+	// What is accepted from here on, or becomes idle, sees draining by itself.
+	for _, c := range s.list() {
 		c.mu.Lock()
 		if (c.state == fresh || c.state == idle) && c.until.IsZero() {
 			c.keep()

@@ -162,19 +162,34 @@ func TestHTTPInterruptBefore(t *testing.T) {
 	}
 }
 
+// lateListener accepts only when the server is draining.
+type lateListener struct {
+	*net.TCPListener
+	stop *actors.Stop
+}
+
+func (l lateListener) Accept() (net.Conn, error) {
+	for l.stop.Phase() < actors.Draining {
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(5 * time.Millisecond) // past the moment at which the idle ones are listed
+	return l.TCPListener.Accept()
+}
+
 func TestDrainLetsGoWhatItAccepts(t *testing.T) {
 	// Of a connection that is accepted while draining, and says nothing.
 	l, err := actors.Listen("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	stop := new(actors.Stop)
 	c := (&service{addr: l.Addr().String()}).dial(t)
-	execute, interrupt := actors.HTTP(nil, &http.Server{}, l)
+	execute, interrupt := actors.HTTP(stop, &http.Server{Handler: http.HandlerFunc(hello)}, lateListener{l.(*net.TCPListener), stop})
 	interrupt(nil)
-	if err := execute(); err != nil { // the default grace is longer than the client's patience
+	if err := execute(); err != nil {
 		t.Errorf("execute() = %v, want nil", err)
 	}
-	c.closed()
+	c.closed() // the grace is longer than this client's patience
 }
 
 func TestHTTPBadAddress(t *testing.T) {
