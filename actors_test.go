@@ -441,7 +441,7 @@ func TestCutAtDeadline(t *testing.T) {
 	s := subject{launch(t, here, lastcall("-listen", "127.0.0.1:0", "-proxy", "http://"+program.addr, "-grace", "1s")), program}
 	answer := inFlight(t, s)
 	at := s.server.signal(t, syscall.SIGTERM)
-	if status := s.server.wait(t); status != 3 {
+	if status := s.server.wait(t); status != 3 { // clean, but for work that was cut
 		t.Errorf("exit status = %d, want 3", status)
 	}
 	if took := s.server.ended.Sub(at); took < time.Second || took > 1900*time.Millisecond {
@@ -458,7 +458,7 @@ func TestCutAtDeadline(t *testing.T) {
 // TestUnixSocket stops a server on a unix socket, whose path is gone then.
 func TestUnixSocket(t *testing.T) {
 	path := t.TempDir() + "/s"
-	p := launch(t, here, lastcall("-listen", "unix:"+path))
+	p := launch(t, here, lastcall("-listen", "unix:"+path, "-log-level", "debug"))
 	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", path)
 	}}}
@@ -474,6 +474,9 @@ func TestUnixSocket(t *testing.T) {
 	p.signal(t, syscall.SIGINT)
 	if status := p.wait(t); status != 0 {
 		t.Errorf("exit status = %d, want 0:\n%s", status, p.log())
+	}
+	if want := `way="path unlinked"`; !strings.Contains(p.log(), want) {
+		t.Errorf("the log lacks %s:\n%s", want, p.log())
 	}
 	if _, err := os.Stat(path); !os.IsNotExist(err) {
 		t.Errorf("stat of the socket's path: %v, want it gone", err)

@@ -60,7 +60,7 @@ type conn struct {
 	current  *response     // the request being answered
 	base     int64         // written before that
 	served   uint64        // requests answered
-	drained  uint64        // those of them that were answered while draining
+	drained  uint64        // those of them that were answered once the stop had begun
 }
 
 type connKey struct{}
@@ -98,8 +98,8 @@ func (c *conn) received(single bool) {
 	switch c.state {
 	case fresh, idle:
 		c.begins(time.Now())
-	case busy:
-		c.ahead = c.ahead || single
+	case busy: // the first byte alone while a request is in its handler
+		c.ahead = c.ahead || single && c.current != nil
 	}
 }
 
@@ -210,7 +210,7 @@ func (c *conn) Close() error {
 func (c *conn) answered() {
 	if c.current != nil && c.current.done.Load() {
 		c.served++
-		if c.server.draining.Load() {
+		if c.server.stop.closing.Load() {
 			c.drained++
 		}
 	}
@@ -311,8 +311,6 @@ func (c *conn) request(now time.Time) Request {
 	}
 	return r
 }
-
-var noDeadline time.Time
 
 // readSoon reads what has arrived, where the system has no way to do so
 // without waiting.

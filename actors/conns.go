@@ -1,7 +1,9 @@
 package actors
 
 import (
+	"maps"
 	"net"
+	"slices"
 	"time"
 )
 
@@ -43,11 +45,7 @@ func (s *server) gone() bool {
 func (s *server) list() []*conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	list := make([]*conn, 0, len(s.conns))
-	for c := range s.conns {
-		list = append(list, c)
-	}
-	return list
+	return slices.Collect(maps.Keys(s.conns))
 }
 
 // release starts to let connections go: the idle ones after the time that each
@@ -100,9 +98,9 @@ func (s *server) closeAll() {
 }
 
 func (s *server) count() counts {
-	list := s.list()
 	s.mu.Lock()
-	n := counts{open: len(list), served: s.served, drained: s.drained}
+	n := counts{open: len(s.conns), served: s.served, drained: s.drained}
+	list := slices.Collect(maps.Keys(s.conns))
 	s.mu.Unlock()
 	for _, c := range list {
 		c.mu.Lock()

@@ -63,20 +63,20 @@ func (d *door) drain(halt <-chan struct{}, patience time.Duration) {
 
 // shut keeps newcomers out, and says how.
 func (d *door) shut() (way string) {
-	switch l := d.Listener.(type) {
-	case *net.UnixListener:
+	if addr, ok := d.Addr().(*net.UnixAddr); ok {
 		// Without its path nobody finds the socket any more.
-		if name := l.Addr().String(); name != "" && name[0] != '@' {
-			l.SetUnlinkOnClose(false)
-			os.Remove(name)
+		if u, ok := d.Listener.(interface{ SetUnlinkOnClose(bool) }); ok {
+			u.SetUnlinkOnClose(false) // by then the path may be a successor's
+		}
+		if addr.Name != "" && addr.Name[0] != '@' {
+			os.Remove(addr.Name)
 		}
 		return "path unlinked"
-	default:
-		if err := refuseSYN(d.Listener); err != nil {
-			return "accept until empty (no filter: " + err.Error() + ")"
-		}
-		return "SYN filter"
 	}
+	if err := refuseSYN(d.Listener); err != nil {
+		return "accept until empty (no filter: " + err.Error() + ")"
+	}
+	return "SYN filter"
 }
 
 // empty reports whether nobody is in the queue or in the handshake.

@@ -23,8 +23,15 @@ import (
 // closed at the end.
 //
 // srv is the caller's; its handler and its hooks ConnState and ConnContext are
-// wrapped while it serves. It must not be served or shut down by others. A nil
-// stop means the defaults of [Stop].
+// wrapped when execute begins, for good. It must not be served or shut down by
+// others. A nil stop means the defaults of [Stop].
+//
+// If srv.TLSConfig has certificates, or a function that gets them, TLS is
+// spoken, by [http.Server.ServeTLS]; give plain listeners then, not those of
+// tls.NewListener. Without certificates it is plain HTTP, as with
+// [http.Server.Serve]. The drain knows less of TLS yet: a connection counts as
+// busy from its handshake on until its first request was answered. HTTP/2
+// requests are neither counted nor named.
 //
 // Shutdown, then Close, is called on srv at the end of the drain, when there
 // is little left for them to do. So functions given to RegisterOnShutdown run
@@ -54,7 +61,8 @@ type server struct {
 	http   *http.Server
 	logger log.Logger
 
-	handler http.Handler // what the caller wants served
+	handler        http.Handler // what the caller wants served
+	generalOptions bool         // whether OPTIONS * is answered for it
 
 	draining atomic.Bool
 	usual    time.Duration // the longest recent pause of any client; set before draining
@@ -84,11 +92,15 @@ func (s *server) execute(listeners []net.Listener) error {
 		listeners = []net.Listener{l}
 	}
 	s.wrap()
+	serve := s.http.Serve
+	if c := s.http.TLSConfig; c != nil && (len(c.Certificates) > 0 || c.GetCertificate != nil || c.GetConfigForClient != nil) {
+		serve = func(l net.Listener) error { return s.http.ServeTLS(l, "", "") }
+	}
 	doors := make([]*door, len(listeners))
 	closed := make(chan error, len(listeners)) // how each Serve ended
 	for i, l := range listeners {
 		doors[i] = &door{Listener: l, server: s, logger: log.With(s.logger, "addr", l.Addr())}
-		go func() { closed <- s.serve(doors[i]) }()
+		go func() { closed <- serve(doors[i]) }()
 	}
 	s.stop.serves()
 
@@ -104,21 +116,14 @@ func (s *server) execute(listeners []net.Listener) error {
 	return failed
 }
 
-// serve is http.Server.Serve, which TLS makes two.
-func (s *server) serve(d *door) error {
-	if c := s.http.TLSConfig; c != nil && (len(c.Certificates) > 0 || c.GetCertificate != nil || c.GetConfigForClient != nil) {
-		return s.http.ServeTLS(d, "", "")
-	}
-	return s.http.Serve(d)
-}
-
 // wrap puts our hooks around the caller's.
 func (s *server) wrap() {
 	s.handler = s.http.Handler
 	if s.handler == nil {
 		s.handler = http.DefaultServeMux
 	}
-	s.http.Handler = s
+	s.generalOptions = !s.http.DisableGeneralOptionsHandler
+	s.http.Handler, s.http.DisableGeneralOptionsHandler = s, true
 
 	connContext := s.http.ConnContext
 	s.http.ConnContext = func(ctx context.Context, nc net.Conn) context.Context {
@@ -153,12 +158,12 @@ func (s *server) drain(doors []*door, open int, closed <-chan error) (cut []Requ
 		case <-s.stop.cutc:
 			waiting = false
 		case err := <-closed:
-			level.Warn(s.logger).Log("msg", "listener failed while stopping", "err", err)
+			s.stop.fails(err)
 			open--
 			waiting = open > 0
 		}
 	}
-	s.stop.drains()
+	s.stop.advance(Draining)
 
 	deadline := time.NewTimer(time.Until(s.stop.deadline))
 	defer deadline.Stop()
@@ -171,7 +176,10 @@ func (s *server) drain(doors []*door, open int, closed <-chan error) (cut []Requ
 
 	for open > 0 || !s.gone() {
 		select {
-		case <-closed: // the door is shut, and whoever came in by it is known
+		case err := <-closed: // whoever came in by that door is known now
+			if !errors.Is(err, net.ErrClosed) { // it was not us who closed it
+				s.stop.fails(err)
+			}
 			open--
 			continue
 		case <-s.empty:
@@ -191,8 +199,8 @@ func (s *server) drain(doors []*door, open int, closed <-chan error) (cut []Requ
 		cancel() // there is nothing to wait for any more
 	}
 	err := s.http.Shutdown(ctx)
-	if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, net.ErrClosed) {
-		level.Warn(s.logger).Log("msg", "shutdown", "err", err)
+	if err != nil && ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
+		s.stop.fails(err)
 	}
 	s.http.Close()
 	for ; open > 0; open-- {

@@ -276,6 +276,100 @@ func TestDrainServesOpenConnections(t *testing.T) {
 	}
 }
 
+func TestDrainWaitsForPipelined(t *testing.T) {
+	// The second request came with the first, so that no Read told of it.
+	entered, proceed := make(chan struct{}), make(chan struct{})
+	s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			close(entered)
+			select {
+			case <-proceed:
+			case <-r.Context().Done():
+				t.Error("the request was cancelled")
+			}
+		}
+		io.WriteString(w, "hello")
+	})})
+	c := s.dial(t)
+	c.send(get + "GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+	c.answer()
+	<-entered
+	s.end()
+	s.until(t, actors.Draining)
+	if n := s.stop.Snapshot(); n.Busy != 1 || n.InFlight != 1 {
+		t.Errorf("Snapshot() = %+v, want 1 busy, 1 in flight", n)
+	}
+	time.Sleep(2 * time.Second) // longer than an idle connection is kept
+	close(proceed)
+	if body, last := c.answer(); body != "hello" || !last {
+		t.Errorf("answer = %q, last %v, want hello, true", body, last)
+	}
+}
+
+func TestDrainSaysCloseToOptions(t *testing.T) {
+	stop := &actors.Stop{LameDuck: 300 * time.Millisecond}
+	s := start(t, stop, &http.Server{Handler: http.HandlerFunc(hello)})
+	c := s.dial(t)
+	s.until(t, actors.Ready)
+	s.end()
+	s.until(t, actors.LameDuck)
+	c.send("OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n") // net/http answers this by itself
+	if body, last := c.answer(); body != "" || !last {
+		t.Errorf("answer = %q, last %v, want nothing, true", body, last)
+	}
+}
+
+func TestLoggerMayAsk(t *testing.T) {
+	// A logger that shows the phase must not wait for the lock that the one
+	// who logs holds.
+	var stop actors.Stop
+	var out bytes.Buffer
+	stop.Logger = log.With(log.NewLogfmtLogger(log.NewSyncWriter(&out)), "now", log.Valuer(func() any { return stop.Phase() }))
+	s := start(t, &stop, &http.Server{Handler: http.HandlerFunc(hello)})
+	s.end()
+	if err := s.wait(t); err != nil {
+		t.Error(err)
+	}
+	if !strings.Contains(out.String(), "now=stopped") {
+		t.Errorf("log lacks now=stopped:\n%s", out.String())
+	}
+}
+
+func TestSecondListenerFails(t *testing.T) {
+	// What fails during the stop is not hidden by what began it.
+	var l [2]net.Listener
+	for i := range l {
+		var err error
+		if l[i], err = actors.Listen("127.0.0.1:0"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	broken := errors.New("broken")
+	stop := &actors.Stop{LameDuck: 100 * time.Millisecond}
+	execute, interrupt := actors.HTTP(stop, &http.Server{}, l[0], failingListener{l[1], stop, broken})
+	interrupt(nil)
+	if err := execute(); err != nil {
+		t.Errorf("execute() = %v, want nil", err)
+	}
+	if err := stop.Err(nil); !errors.Is(err, broken) {
+		t.Errorf("Err(nil) = %v, want %v", err, broken)
+	}
+}
+
+// failingListener fails once the stop has begun.
+type failingListener struct {
+	net.Listener
+	stop *actors.Stop
+	err  error
+}
+
+func (l failingListener) Accept() (net.Conn, error) {
+	for l.stop.Phase() < actors.LameDuck {
+		time.Sleep(time.Millisecond)
+	}
+	return nil, l.err
+}
+
 func TestDrainWaitsForUsualPause(t *testing.T) {
 	const pause = 400 * time.Millisecond
 	s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(hello)})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,7 +30,7 @@ func control(x any, f func(fd int) error) error {
 
 // readNow reads what has arrived, without waiting and whatever the deadline.
 func readNow(nc net.Conn, p []byte) (n int) {
-	nc.SetReadDeadline(noDeadline)
+	nc.SetReadDeadline(time.Time{})
 	sc, ok := nc.(syscall.Conn)
 	if !ok {
 		return readSoon(nc, p)
@@ -52,7 +53,10 @@ func readNow(nc net.Conn, p []byte) (n int) {
 func readable(l net.Listener) (is bool, err error) {
 	err = control(l, func(fd int) error {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-		is = n > 0 || err == unix.EINTR // then ask again
+		if err == unix.EINTR {
+			n, err = 1, nil // who knows; the caller asks again
+		}
+		is = n > 0
 		return err
 	})
 	return is, err

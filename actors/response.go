@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"sync/atomic"
+	"time"
 )
 
 // ServeHTTP puts the caller's handler behind a response that says
@@ -14,24 +15,34 @@ import (
 // connection is busy with, so that it can be named if it must be cut.
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := requestConn(r.Context())
+	handler := s.handler
+	if s.generalOptions && r.RequestURI == "*" && r.Method == http.MethodOptions {
+		handler = http.HandlerFunc(noOptions)
+	}
 	res := &response1{response{ResponseWriter: w, stop: s.stop, method: r.Method, uri: r.RequestURI}}
 	if r.ProtoMajor != 1 {
-		s.handler.ServeHTTP(&res.response, r)
+		handler.ServeHTTP(&res.response, r)
 		res.announce(0)
 		return
 	}
 	if c != nil {
 		c.begin(&res.response)
 	}
-	s.handler.ServeHTTP(res, r)
+	handler.ServeHTTP(res, r)
 	res.announce(0)
 	res.done.Store(true)
 }
+
+// noOptions answers OPTIONS * as net/http does, which would do it without us.
+func noOptions(w http.ResponseWriter, r *http.Request) { w.Header().Set("Content-Length", "0") }
 
 // begin notes the request that the connection is busy with.
 func (c *conn) begin(res *response) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.state != busy { // pipelined: it came with an earlier request
+		c.begins(time.Now())
+	}
 	c.current, c.base = res, c.written.Load()
 }
 

@@ -18,7 +18,7 @@ import (
 // Any other further signal is logged and changes nothing: orchestrators and
 // process groups send SIGTERM twice. When the HTTP actors of the stop have
 // returned, SIGINT gets its default action back, so that Ctrl-C ends a process
-// that some other actor holds up.
+// that some other actor holds up; SIGTERM is then ignored.
 //
 // Signals are caught from the constructor on, not only in execute (as in
 // run.SignalHandler): call it early, and no signal takes its default action

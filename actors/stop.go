@@ -77,7 +77,9 @@ type Stop struct {
 
 	// IdleGrace is the longest that a connection with no request on it is
 	// waited for. Most are let go much earlier: after three times the pause
-	// that their client usually makes, at least 250 ms. Zero means
+	// that their client usually makes (the longest pause of any client, for
+	// one that has not shown its own; half a second if none has), at least
+	// 250 ms. Zero means
 	// [DefaultIdleGrace]; less does not wait, and loses the requests that are
 	// on their way.
 	IdleGrace time.Duration
@@ -101,6 +103,7 @@ type Stop struct {
 	serving  int       // how many of them have begun to serve
 	returned int       // how many of them have returned
 	cut      []Request // what was cut
+	failed   error     // what went wrong meanwhile
 }
 
 func (s *Stop) init() {
@@ -150,7 +153,7 @@ func (s *Stop) register(srv *server) {
 func (s *Stop) serves() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.serving++; s.serving == len(s.servers) {
+	if s.serving++; s.serving == len(s.servers) && s.start.IsZero() {
 		s.enter(Ready)
 	}
 }
@@ -161,45 +164,69 @@ func (s *Stop) serves() {
 func (s *Stop) Begin(cause error) {
 	s.init()
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if !s.start.IsZero() {
+		s.mu.Unlock()
 		return
 	}
 	s.start, s.cause = time.Now(), cause
 	s.drainAt = s.start.Add(max(s.LameDuck, 0))
 	s.deadline = s.drainAt.Add(s.grace())
-	if s.LameDuck > 0 && s.enter(LameDuck) {
-		level.Info(s.logger()).Log("msg", "not ready any more, still accepting", "phase", s.phase, "cause", reason(cause), "for", s.LameDuck)
-	}
 	close(s.begun)
-	if len(s.servers) == 0 && s.enter(Stopped) {
-		close(s.ended)
+	servers := len(s.servers)
+	s.mu.Unlock()
+
+	switch {
+	case servers == 0:
+		s.advance(Stopped)
+	case s.LameDuck > 0:
+		s.advance(LameDuck)
+	default:
+		s.advance(Draining)
 	}
 }
 
-// drains enters Draining.
-func (s *Stop) drains() {
+// advance enters a phase, unless it has been reached already, and says so.
+func (s *Stop) advance(p Phase) {
+	s.mu.Lock()
+	changed := s.enter(p)
+	start, cause, cut, n := s.start, reason(s.cause), len(s.cut), s.countLocked()
+	if changed && p == Stopped {
+		close(s.ended)
+	}
+	s.mu.Unlock()
+	if !changed {
+		return
+	}
+	logger := log.With(level.Info(s.logger()), "phase", p) // not under the lock: it may ask us, or block
+	switch p {
+	case LameDuck:
+		logger.Log("msg", "not ready any more, still accepting", "cause", cause, "for", s.LameDuck)
+	case Draining:
+		logger.Log("msg", "no new connections, finishing what is open", "cause", cause,
+			"inflight", n.inFlight, "open", n.open, "grace", s.grace())
+	case Stopped:
+		logger.Log("msg", "stopped", "elapsed", time.Since(start).Round(100*time.Microsecond), "drained", n.drained, "cut", cut)
+	}
+}
+
+// fails notes an error that is not what began the stop.
+func (s *Stop) fails(err error) {
+	level.Error(s.logger()).Log("msg", "failed while stopping", "err", err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.enter(Draining) {
-		n := s.countLocked()
-		level.Info(s.logger()).Log("msg", "no new connections, finishing what is open", "phase", s.phase, "cause", reason(s.cause),
-			"inflight", n.inFlight, "open", n.open, "grace", s.grace())
-	}
+	s.failed = errors.Join(s.failed, err)
 }
 
 // returns notes that one HTTP actor has returned, and what it had to cut.
 func (s *Stop) returns(cut []Request) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.cut = append(s.cut, cut...)
-	if s.returned++; s.returned < len(s.servers) || !s.enter(Stopped) {
-		return
+	s.returned++
+	last := s.returned == len(s.servers)
+	s.mu.Unlock()
+	if last {
+		s.advance(Stopped)
 	}
-	n := s.countLocked()
-	level.Info(s.logger()).Log("msg", "stopped", "phase", s.phase, "elapsed", time.Since(s.start).Round(100*time.Microsecond),
-		"served", n.drained, "cut", len(s.cut))
-	close(s.ended)
 }
 
 // cutNow cuts what is left, at once, because sig asked for it.
@@ -237,9 +264,9 @@ type Snapshot struct {
 
 	Open     int    // connections
 	Busy     int    // those with a request on them, even a part of one; hijacked ones too
-	InFlight int    // requests in handlers, or with an answer not yet written
+	InFlight int    // HTTP/1 requests in handlers, or with an answer not yet written
 	Served   uint64 // requests answered since the start
-	Drained  uint64 // those of them that were answered since draining began
+	Drained  uint64 // those of them that were answered since the stop began
 
 	Cut []Request // what was cut
 }
@@ -297,24 +324,29 @@ func (e *CutError) Error() string {
 	if e.Signal != nil {
 		why = "by a second signal (" + e.Signal.String() + ")"
 	}
-	return fmt.Sprintf("cut %d requests %s", len(e.Requests), why)
+	return fmt.Sprintf("requests cut %s: %d", why, len(e.Requests))
 }
 
 // Is makes errors.Is(err, ErrCut) true.
 func (e *CutError) Is(target error) bool { return target == ErrCut }
 
-// Err says how the whole stop went, given what run.Group.Run returned: nil if
-// it was clean, a [*CutError] if work was cut or a second signal asked for it,
-// and the error of the actor that failed, joined with such a cut if both
-// happened. A signal, a cancelled context and http.ErrServerClosed are clean.
+// Err says how the stop went, given what run.Group.Run returned: nil if it was
+// clean, a [*CutError] if work was cut or a second signal asked for it, and the
+// errors of actors that failed, joined with such a cut if both happened. A
+// signal, a cancelled context and http.ErrServerClosed are clean.
 //
 // run.Group.Run alone cannot tell: it returns only what ended first, and a
-// signal ends first also when the stop then fails.
+// signal ends first also when the stop then fails. Err knows of failures in
+// this package's actors. An actor of your own that fails once the stop has
+// begun must keep its error itself.
 func (s *Stop) Err(err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if errors.Is(err, run.ErrSignal) || errors.Is(err, context.Canceled) || errors.Is(err, http.ErrServerClosed) || errors.Is(err, ErrCut) {
 		err = nil
+	}
+	if s.failed != nil {
+		err = errors.Join(err, s.failed)
 	}
 	if len(s.cut) == 0 && s.cutBy == nil {
 		return err
