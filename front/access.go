@@ -14,21 +14,26 @@ import (
 // AccessLog logs a line a request (info), when it has ended: method, path as
 // asked for, protocol, status, bytes of the answer's body, time taken, client,
 // host and user agent. A request whose handler breaks off its answer is logged
-// with aborted=true. A connection that a handler takes over is logged when the
-// handler returns, with the status that it wrote.
+// with aborted=true, and status 0 if it had not begun to answer. A connection
+// that a handler takes over is logged when the handler returns, with status
+// 101 unless it wrote another; its bytes are not counted.
 func AccessLog(next http.Handler, logger log.Logger) http.Handler {
+	logger = level.Info(logger)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		rec := &recorder{ResponseWriter: w, status: http.StatusOK}
+		rec := &recorder{ResponseWriter: w}
 		start, aborted := time.Now(), true
-		method, uri := r.Method, r.RequestURI
+		method, uri := r.Method, r.RequestURI // handlers may change them
 		defer func() {
+			if rec.status == 0 && !aborted {
+				rec.status = http.StatusOK // net/http's, for a handler that writes nothing
+			}
 			line := []any{"msg", "request", "method", method, "path", uri, "proto", r.Proto, "status", rec.status,
 				"bytes", rec.bytes, "elapsed", time.Since(start).Round(time.Microsecond),
 				"client", r.RemoteAddr, "host", r.Host, "agent", r.UserAgent()}
 			if aborted { // panicking: net/http closes the connection
 				line = append(line, "aborted", true)
 			}
-			level.Info(logger).Log(line...)
+			logger.Log(line...)
 		}()
 		next.ServeHTTP(rec, r)
 		aborted = false
@@ -38,20 +43,23 @@ func AccessLog(next http.Handler, logger log.Logger) http.Handler {
 // recorder notes the status and the size of an answer.
 type recorder struct {
 	http.ResponseWriter
-	status int
+	status int // 0: none yet
 	bytes  int64
-	wrote  bool
+}
+
+func (r *recorder) begin(status int) {
+	if r.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
+		r.status = status
+	}
 }
 
 func (r *recorder) WriteHeader(status int) {
-	if !r.wrote && (status >= 200 || status == http.StatusSwitchingProtocols) {
-		r.status, r.wrote = status, true
-	}
+	r.begin(status)
 	r.ResponseWriter.WriteHeader(status)
 }
 
 func (r *recorder) Write(p []byte) (int, error) {
-	r.wrote = true
+	r.begin(http.StatusOK)
 	n, err := r.ResponseWriter.Write(p)
 	r.bytes += int64(n)
 	return n, err
@@ -59,16 +67,26 @@ func (r *recorder) Write(p []byte) (int, error) {
 
 // ReadFrom keeps sendfile.
 func (r *recorder) ReadFrom(src io.Reader) (int64, error) {
-	r.wrote = true
+	r.begin(http.StatusOK)
 	n, err := io.Copy(r.ResponseWriter, src)
 	r.bytes += n
 	return n, err
 }
 
-func (r *recorder) Flush() { http.NewResponseController(r.ResponseWriter).Flush() }
+func (r *recorder) Flush() { r.FlushError() }
+
+// FlushError is what http.ResponseController calls.
+func (r *recorder) FlushError() error {
+	r.begin(http.StatusOK)
+	return http.NewResponseController(r.ResponseWriter).Flush()
+}
 
 func (r *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	return http.NewResponseController(r.ResponseWriter).Hijack()
+	nc, buf, err := http.NewResponseController(r.ResponseWriter).Hijack()
+	if err == nil {
+		r.begin(http.StatusSwitchingProtocols)
+	}
+	return nc, buf, err
 }
 
 // Unwrap gives http.ResponseController the rest.

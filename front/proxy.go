@@ -11,6 +11,7 @@ import (
 	"net/http/httputil"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -43,7 +44,14 @@ const (
 	// a close is lost, and if it is a POST it must not be sent again.
 	idleTimeout = 4 * time.Second
 
-	copySize = 32 << 10
+	// headerDelay is how long the header of an answer of known length may wait
+	// for the first of the body: long enough that one packet takes both, if
+	// they came together. The body itself never waits; see answer.
+	headerDelay = 10 * time.Millisecond
+
+	// statusClientClosed is what nginx calls a request whose client went away.
+	// Nobody sees it but an access log.
+	statusClientClosed = 499
 )
 
 // Proxy stands in front of a program, the target: http://HOST:PORT,
@@ -66,8 +74,8 @@ func Proxy(target string, cfg ProxyConfig) (http.Handler, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = log.NewNopLogger()
 	}
-	p := &proxy{target: target, logger: log.With(cfg.Logger, "target", target)}
-	return &httputil.ReverseProxy{
+	p := &proxy{logger: log.With(cfg.Logger, "target", target)}
+	p.ReverseProxy = httputil.ReverseProxy{
 		Transport: transport,
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(to)
@@ -75,42 +83,52 @@ func Proxy(target string, cfg ProxyConfig) (http.Handler, error) {
 			r.Out.URL.RawQuery = r.In.URL.RawQuery // as it is, also where Go would not parse it
 			forwarded(r)
 			if r.Out.Body != nil && r.Out.Body != http.NoBody {
-				body := &clientBody{ReadCloser: r.Out.Body}
-				r.Out.Body = body
-				*r.Out = *r.Out.WithContext(context.WithValue(r.Out.Context(), clientBodyKey{}, body))
+				r.Out.Body = &clientBody{ReadCloser: r.Out.Body, in: r.In, out: r.Out}
 			}
 		},
-		FlushInterval: -1,
-		BufferPool:    &buffers{},
-		ErrorLog:      stdlog.New(log.NewStdlibAdapter(level.Warn(p.logger)), "", 0),
+		FlushInterval: headerDelay,
+		BufferPool:    &copyBuffers,
+		ErrorLog:      stdlog.New(errorLog{level.Warn(p.logger)}, "", 0),
 		ErrorHandler:  p.failed,
-	}, nil
+	}
+	return p, nil
 }
 
 // dialTo makes the transport to a target, and the URL to ask there.
 func dialTo(target string, cfg ProxyConfig) (*url.URL, *http.Transport, error) {
 	dialer := &net.Dialer{Timeout: timeout(cfg.DialTimeout, 5*time.Second), KeepAlive: 30 * time.Second}
 	transport := &http.Transport{
-		DialContext:           dialer.DialContext,
 		TLSHandshakeTimeout:   timeout(cfg.DialTimeout, 5*time.Second),
 		ResponseHeaderTimeout: timeout(cfg.ResponseTimeout, time.Minute),
 		MaxIdleConnsPerHost:   idleConns,
 		IdleConnTimeout:       idleTimeout,
-		DisableCompression:    true, // what client and program agree on passes as it is
+		ExpectContinueTimeout: time.Second, // the program may refuse a body before it is sent
+		DisableCompression:    true,        // what client and program agree on passes as it is
 		ReadBufferSize:        copySize,
 		ForceAttemptHTTP2:     true,
 		Protocols:             new(http.Protocols),
 	}
-	if path, ok := strings.CutPrefix(target, "unix:"); ok && path != "" {
-		transport.Protocols.SetHTTP1(true)
-		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return dialer.DialContext(ctx, "unix", path)
+	path, unix := strings.CutPrefix(target, "unix:")
+	transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if unix {
+			network, addr = "unix", path
 		}
+		nc, err := dialer.DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		// ResponseHeaderTimeout begins when the request is written, so a
+		// program that takes none of it would be waited for without end.
+		// How slowly it takes it is its own affair.
+		return newTimedConn(nc, account{}, account{limit: transport.ResponseHeaderTimeout, rate: 1}), nil
+	}
+	if unix && path != "" {
+		transport.Protocols.SetHTTP1(true)
 		return &url.URL{Scheme: "http", Host: "localhost"}, transport, nil
 	}
 	to, err := url.Parse(target)
 	const want = "want http://HOST:PORT, https://HOST:PORT, h2c://HOST:PORT or unix:PATH"
-	if err != nil || to.Hostname() == "" || to.RawQuery != "" || to.Fragment != "" || to.User != nil {
+	if err != nil || to.Hostname() == "" || to.RawQuery != "" || to.Fragment != "" || to.User != nil || !isPort(to.Port()) {
 		return nil, nil, fmt.Errorf("target %q: %s", target, want)
 	}
 	switch to.Scheme {
@@ -128,21 +146,20 @@ func dialTo(target string, cfg ProxyConfig) (*url.URL, *http.Transport, error) {
 	return to, transport, nil
 }
 
-// timeout is d where zero stands for otherwise, and less than zero for none.
-func timeout(d, otherwise time.Duration) time.Duration {
-	if d == 0 {
-		return otherwise
-	}
-	return max(d, 0)
+// isPort reports whether port can be dialled. None is that of the scheme.
+func isPort(port string) bool {
+	n, err := strconv.ParseUint(port, 10, 16)
+	return port == "" || err == nil && n > 0
 }
 
 // forwarded says who asked, how, in X-Forwarded-* and Forwarded (RFC 7239).
 func forwarded(r *httputil.ProxyRequest) {
 	// ReverseProxy has removed the three that it knows. Programs trust others
 	// of that name too, and some take an underscore for a hyphen (CGI).
+	const prefix = "X-Forwarded-"
 	for name := range r.Out.Header {
-		const prefix = "X-Forwarded-"
-		if len(name) > len(prefix) && strings.EqualFold(strings.ReplaceAll(name[:len(prefix)], "_", "-"), prefix) {
+		if len(name) > len(prefix) && name[0] == 'X' &&
+			strings.EqualFold(strings.ReplaceAll(name[:len(prefix)], "_", "-"), prefix) {
 			delete(r.Out.Header, name)
 		}
 	}
@@ -170,44 +187,69 @@ func quoted(s string) string {
 	return s
 }
 
+// proxy is a ReverseProxy that flushes when it should, and blames who is to blame.
 type proxy struct {
-	target string
+	httputil.ReverseProxy
 	logger log.Logger
+}
+
+func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p.ReverseProxy.ServeHTTP(&answer{ResponseWriter: w, expects: r.Header.Get("Expect") != ""}, r)
 }
 
 // failed answers when there is no answer to pass on.
 func (p *proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
 	status, logger, msg := http.StatusBadGateway, level.Warn(p.logger), "no answer from the program"
-	var timeout net.Error
-	body, _ := r.Context().Value(clientBodyKey{}).(*clientBody)
-	switch {
-	case body.failed():
-		status, logger, msg = http.StatusBadRequest, level.Debug(p.logger), "the client broke off its request"
-		if err := body.err(); errors.As(err, &timeout) && timeout.Timeout() {
-			status = http.StatusRequestTimeout
-		}
-	case errors.Is(r.Context().Err(), context.Canceled):
-		status, logger, msg = http.StatusBadGateway, level.Debug(p.logger), "the client went away" // nobody sees the status
-	case errors.As(err, &timeout) && timeout.Timeout():
+	body, _ := r.Body.(*clientBody)
+	switch cause := body.failure(); {
+	case errors.Is(r.Context().Err(), context.Canceled) && !isTimeout(cause): // net/http cancels also when a read times out
+		status, logger, msg = statusClientClosed, level.Debug(p.logger), "the client went away"
+	case cause != nil:
+		status, logger, msg = blame(cause), level.Debug(p.logger), "the client broke off its request"
+	case isTimeout(err):
 		status = http.StatusGatewayTimeout
 	}
 	logger.Log("msg", msg, "method", r.Method, "path", r.URL.Path, "status", status, "err", err)
 	http.Error(w, http.StatusText(status), status)
 }
 
-type clientBodyKey struct{}
+// blame is the status for a request whose body could not be read.
+func blame(err error) int {
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return http.StatusRequestEntityTooLarge
+	case isTimeout(err):
+		return http.StatusRequestTimeout
+	default:
+		return http.StatusBadRequest
+	}
+}
 
-// clientBody remembers that it was the client who broke off, so that the
-// program is not blamed.
+func isTimeout(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
+// clientBody is the body of a request on its way to the program. It remembers
+// that it was the client who broke off, and passes the trailers on, which
+// ReverseProxy forgets.
 type clientBody struct {
 	io.ReadCloser
-	mu  sync.Mutex
+	in, out *http.Request
+
+	mu  sync.Mutex // the transport may still read when it has failed
 	bad error
 }
 
 func (b *clientBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if err != nil && err != io.EOF && !errors.Is(err, http.ErrBodyReadAfterClose) {
+	switch {
+	case err == io.EOF:
+		for name := range b.out.Trailer { // those announced: the transport writes no others
+			b.out.Trailer[name] = b.in.Trailer[name]
+		}
+	case err != nil && !errors.Is(err, http.ErrBodyReadAfterClose):
 		b.mu.Lock()
 		b.bad = err
 		b.mu.Unlock()
@@ -215,22 +257,25 @@ func (b *clientBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (b *clientBody) err() error {
+// failure is the error that reading the body ended with, or nil.
+func (b *clientBody) failure() error {
+	if b == nil {
+		return nil
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.bad
 }
 
-func (b *clientBody) failed() bool { return b != nil && b.err() != nil }
+// errorLog is where ReverseProxy says what it has no handler for.
+type errorLog struct{ logger log.Logger }
 
-// buffers are for copying answers.
-type buffers struct{ pool sync.Pool }
-
-func (b *buffers) Get() []byte {
-	if p, ok := b.pool.Get().(*[copySize]byte); ok {
-		return p[:]
+func (l errorLog) Write(p []byte) (int, error) {
+	text := strings.TrimSpace(string(p))
+	if err, ok := strings.CutPrefix(text, "httputil: ReverseProxy read error during body copy: "); ok {
+		l.logger.Log("msg", "the program broke off its answer", "err", err)
+	} else {
+		l.logger.Log("msg", "proxy", "err", text)
 	}
-	return make([]byte, copySize)
+	return len(p), nil
 }
-
-func (b *buffers) Put(p []byte) { b.pool.Put((*[copySize]byte)(p)) }

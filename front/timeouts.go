@@ -2,160 +2,123 @@ package front
 
 import (
 	"errors"
-	"io"
 	"net"
 	"net/http"
-	"os"
-	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 )
 
 // TimeoutConfig says how long a client may make no progress. A transfer that
-// makes progress is never cut: each timeout begins anew when something has
-// moved. So that a trickle does not count, it must be [LeastRate] on average.
+// makes progress is never cut, however long it takes; one that stalls is.
 //
 // It takes the place of http.Server's ReadTimeout and WriteTimeout, which end
-// a transfer however well it goes; leave those zero. ReadHeaderTimeout is
-// still http.Server's.
+// a transfer however well it goes: leave those zero. ReadHeaderTimeout and
+// IdleTimeout are still http.Server's.
+//
+// Each timeout is an account of waiting time. It begins full, is charged with
+// the time for which this end waits for the client to move, and is paid with
+// the bytes that move, at [LeastRate], up to the full timeout again. So a
+// client that stops is let go after the timeout, and so is one that trickles
+// for so long that the account is spent.
 type TimeoutConfig struct {
-	// Read is for a request's body. Zero means 5 seconds, less means no limit.
+	// Read is for a request's body. Time in which the handler does not read
+	// is not charged. Zero means 5 seconds, less means no limit.
 	Read time.Duration
-	// Write is for the answer: the client, its kernel to be exact, must take
-	// some of what waits for it. The time in which the program has nothing to
-	// say does not count. Zero means 10 seconds, less means no limit.
+	// Write is for the answer. Time in which the handler has nothing to say is
+	// not charged, nor is the wait for what the kernel buffers after the last
+	// byte was handed over. Zero means 10 seconds, less means no limit.
 	Write time.Duration
 }
 
-// LeastRate is what a slow client must manage, in bytes a second.
+// LeastRate is what a slow client must manage, in bytes a second, averaged
+// over the time that it is waited for.
 const LeastRate = 500
 
-func least(d time.Duration) int64 { return int64(LeastRate * d / time.Second) }
+// timeout is d where zero stands for otherwise, and less than zero for none.
+func timeout(d, otherwise time.Duration) time.Duration {
+	if d == 0 {
+		return otherwise
+	}
+	return max(d, 0)
+}
 
-// Timeouts applies cfg.Read to the bodies of requests.
+// renewed is not a time but a word between Timeouts and the connections of a
+// TimeoutListener: from now on renew the read deadline with each Read.
+//
+// The handler's side knows that a body follows, the connection's side sees
+// each read of it, also those by which net/http discards what a handler left.
+// What connects them, through whatever wraps either, is SetReadDeadline. And
+// net/http itself ends the arrangement, with the deadline that it sets at the
+// end of the body, before it looks for the next request or for the client's
+// going away. To a connection that does not know the word it is a deadline in
+// the far future.
+var renewed = time.Unix(1<<36, 0x1a57ca11)
+
+// Timeouts applies cfg.Read to the bodies of HTTP/1 requests. It needs the
+// connections of a [TimeoutListener], and does nothing on others.
+//
+// It does not touch the request or its body. A request without a body costs
+// nothing.
 func Timeouts(next http.Handler, cfg TimeoutConfig) http.Handler {
-	limit := timeout(cfg.Read, 5*time.Second)
-	if limit == 0 {
+	if timeout(cfg.Read, defaultRead) == 0 {
 		return next
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Body == nil || r.Body == http.NoBody {
-			next.ServeHTTP(w, r)
-			return
+		if r.Body != nil && r.Body != http.NoBody && r.ProtoMajor == 1 {
+			http.NewResponseController(w).SetReadDeadline(renewed)
 		}
-		b := &timedBody{ReadCloser: r.Body, control: http.NewResponseController(w), limit: limit}
-		r.Body = b
-		defer b.leave()
 		next.ServeHTTP(w, r)
 	})
 }
 
-// errTooSlow is a timeout, to whoever looks.
-var errTooSlow = tooSlow{}
-
-type tooSlow struct{}
-
-func (tooSlow) Error() string   { return "body below the least rate" }
-func (tooSlow) Timeout() bool   { return true }
-func (tooSlow) Temporary() bool { return false }
-
-// timedBody is a request's body whose read deadline is renewed by each Read.
-type timedBody struct {
-	io.ReadCloser
-	control *http.ResponseController
-	limit   time.Duration
-
-	// What came since the rate was last looked at, and the time that Read
-	// waited for it. Only Read uses them.
-	waited time.Duration
-	came   int64
-
-	mu   sync.Mutex
-	left bool // the handler has returned, or the body has ended: hands off the deadline
-	slow bool
-}
-
-func (b *timedBody) Read(p []byte) (int, error) {
-	if b.waited >= b.limit {
-		if b.came < least(b.waited) {
-			b.mu.Lock()
-			b.slow = true
-			b.mu.Unlock()
-			return 0, errTooSlow
-		}
-		b.waited, b.came = 0, 0
-	}
-	start := time.Now()
-	b.extend(start.Add(b.limit))
-	n, err := b.ReadCloser.Read(p)
-	b.waited += time.Since(start)
-	b.came += int64(n)
-	if err == io.EOF {
-		b.extend(time.Time{})
-		b.mu.Lock()
-		b.left = true
-		b.mu.Unlock()
-	}
-	return n, err
-}
-
-// extend sets the read deadline, unless it is net/http's again: that sets it
-// to end its own look for the next request, and would wait forever if it were
-// moved. A proxy may still read when its handler has returned.
-func (b *timedBody) extend(t time.Time) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if !b.left {
-		b.control.SetReadDeadline(t)
-	}
-}
-
-// leave bounds the time in which net/http discards what the handler did not
-// read.
-func (b *timedBody) leave() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.left {
-		return
-	}
-	b.left = true
-	if b.slow {
-		b.control.SetReadDeadline(time.Unix(1, 0))
-	} else {
-		b.control.SetReadDeadline(time.Now().Add(b.limit))
-	}
-}
+const (
+	defaultRead  = 5 * time.Second
+	defaultWrite = 10 * time.Second
+)
 
 // TimeoutListener applies cfg.Write to what is written to the connections that
-// it accepts. It works on the connection because only there the progress
-// within one sendfile, or behind the kernel's buffer, can be seen.
+// it accepts, and cfg.Read to what is read from them on behalf of [Timeouts].
+// It works on the connection because only there the progress within one
+// sendfile, or behind the kernel's buffer, can be seen.
+//
+// A write deadline that somebody else sets is honoured as it is: progress does
+// not renew it. Only Write and ReadFrom know of the timeouts: whoever writes to
+// the descriptor behind SyscallConn finds a deadline there that may have
+// passed.
 func TimeoutListener(l net.Listener, cfg TimeoutConfig) net.Listener {
-	limit := timeout(cfg.Write, 10*time.Second)
-	if limit == 0 {
+	read, write := timeout(cfg.Read, defaultRead), timeout(cfg.Write, defaultWrite)
+	if read == 0 && write == 0 {
 		return l
 	}
-	return timeoutListener{l, limit}
+	return &timeoutListener{l, read, write}
 }
 
 type timeoutListener struct {
 	net.Listener
-	limit time.Duration
+	read, write time.Duration
 }
 
-func (l timeoutListener) Accept() (net.Conn, error) {
+func (l *timeoutListener) Accept() (net.Conn, error) {
 	nc, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	return &timeoutConn{Conn: nc, limit: l.limit}, nil
+	return newTimedConn(nc, account{limit: l.read, rate: LeastRate}, account{limit: l.write, rate: LeastRate}), nil
 }
 
 // SyscallConn gives access to the listening socket.
-func (l timeoutListener) SyscallConn() (syscall.RawConn, error) { return syscallConn(l.Listener) }
+func (l *timeoutListener) SyscallConn() (syscall.RawConn, error) { return syscallConn(l.Listener) }
+
+// SetDeadline bounds Accept, where the listener can.
+func (l *timeoutListener) SetDeadline(t time.Time) error {
+	if d, ok := l.Listener.(interface{ SetDeadline(time.Time) error }); ok {
+		return d.SetDeadline(t)
+	}
+	return errors.ErrUnsupported
+}
 
 // SetUnlinkOnClose passes on what a unix socket's listener has.
-func (l timeoutListener) SetUnlinkOnClose(unlink bool) {
+func (l *timeoutListener) SetUnlinkOnClose(unlink bool) {
 	if u, ok := l.Listener.(interface{ SetUnlinkOnClose(bool) }); ok {
 		u.SetUnlinkOnClose(unlink)
 	}
@@ -167,112 +130,3 @@ func syscallConn(x any) (syscall.RawConn, error) {
 	}
 	return nil, errors.ErrUnsupported
 }
-
-// timeoutConn renews its write deadline for as long as the peer makes progress.
-//
-// Progress is not what Write returns: with megabytes in the kernel's buffer, a
-// socket becomes writable only in large steps, tens of seconds apart on a slow
-// line. So when half of the limit has passed, it looks how much the peer has
-// acknowledged, and when all of it has passed, whether that has grown.
-type timeoutConn struct {
-	net.Conn
-	limit time.Duration
-	upper atomic.Int64 // the deadline that somebody else set, Unix nanoseconds; 0: none
-}
-
-// writing is one Write under way.
-type writing struct {
-	looked bool
-	acked  int64 // when it looked
-	moved  int64 // bytes that the kernel took since
-}
-
-func (c *timeoutConn) Write(p []byte) (n int, err error) {
-	var w writing
-	c.arm()
-	for {
-		m, err := c.Conn.Write(p[n:])
-		n += m
-		if err == nil || !c.renew(&w, int64(m), err) {
-			return n, err
-		}
-	}
-}
-
-// ReadFrom is sendfile's way. What is no file is copied by Write, because
-// splice, which the kernel has for sockets, loses data at a timeout.
-func (c *timeoutConn) ReadFrom(r io.Reader) (n int64, err error) {
-	rf, ok := c.Conn.(io.ReaderFrom)
-	if !ok || !isFile(r) {
-		return io.Copy(struct{ io.Writer }{c}, r)
-	}
-	var w writing
-	c.arm()
-	for {
-		m, err := rf.ReadFrom(r)
-		n += m
-		if err == nil || !c.renew(&w, m, err) {
-			return n, err
-		}
-	}
-}
-
-func isFile(r io.Reader) bool {
-	if lr, ok := r.(*io.LimitedReader); ok {
-		r = lr.R
-	}
-	_, ok := r.(interface{ Stat() (os.FileInfo, error) })
-	return ok
-}
-
-// arm sets the deadline for the next look.
-func (c *timeoutConn) arm() {
-	at := time.Now().Add(c.limit / 2)
-	if upper := c.upper.Load(); upper != 0 && upper < at.UnixNano() {
-		at = time.Unix(0, upper)
-	}
-	c.Conn.SetWriteDeadline(at)
-}
-
-// renew reports whether a Write that ended with err is to go on.
-func (c *timeoutConn) renew(w *writing, moved int64, err error) bool {
-	if !errors.Is(err, os.ErrDeadlineExceeded) {
-		return false
-	}
-	if upper := c.upper.Load(); upper != 0 && upper <= time.Now().UnixNano() {
-		return false
-	}
-	acked := acknowledged(c.Conn)
-	w.moved += moved
-	if w.looked && max(acked-w.acked, w.moved) < max(1, least(c.limit/2)) {
-		return false
-	}
-	*w = writing{looked: true, acked: acked}
-	c.arm()
-	return true
-}
-
-// SetWriteDeadline sets a deadline that progress does not renew.
-func (c *timeoutConn) SetWriteDeadline(t time.Time) error {
-	if t.IsZero() {
-		c.upper.Store(0)
-		return nil // the next Write sets its own
-	}
-	c.upper.Store(t.UnixNano())
-	return c.Conn.SetWriteDeadline(t)
-}
-
-func (c *timeoutConn) SetDeadline(t time.Time) error {
-	return errors.Join(c.Conn.SetReadDeadline(t), c.SetWriteDeadline(t))
-}
-
-// CloseWrite lets net/http close in two steps.
-func (c *timeoutConn) CloseWrite() error {
-	if cw, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return cw.CloseWrite()
-	}
-	return errors.ErrUnsupported
-}
-
-// SyscallConn gives access to the socket.
-func (c *timeoutConn) SyscallConn() (syscall.RawConn, error) { return syscallConn(c.Conn) }

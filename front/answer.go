@@ -1,0 +1,72 @@
+package front
+
+import (
+	"bufio"
+	"errors"
+	"net"
+	"net/http"
+	"strconv"
+)
+
+// answer is the way from ReverseProxy to the client. It flushes each part of a
+// body of known length, but for the last.
+//
+// ReverseProxy flushes at once what has no known length. With a FlushInterval
+// of -1 it would do so for all, but then a second goroutine sends the header
+// by itself, ahead of the body: five writes a request instead of four.
+type answer struct {
+	http.ResponseWriter
+	expects bool  // the client wants to be told 100 before it sends its body
+	more    int64 // bytes of the body yet to come
+}
+
+// WriteHeader leaves 100 to net/http, which says it when the body is first
+// read: when the program has asked for it. That happens on another goroutine,
+// and net/http does not keep the two from writing at once; so if there is to
+// be a 100, other informational answers are left out.
+func (a *answer) WriteHeader(status int) {
+	if status == http.StatusContinue || a.expects && status < 200 && status != http.StatusSwitchingProtocols {
+		return
+	}
+	if v := a.Header()["Content-Length"]; len(v) == 1 && status >= 200 {
+		a.more, _ = strconv.ParseInt(v[0], 10, 64)
+	}
+	a.ResponseWriter.WriteHeader(status)
+}
+
+func (a *answer) Write(p []byte) (int, error) {
+	n, err := a.ResponseWriter.Write(p)
+	if a.more -= int64(n); a.more > 0 && err == nil {
+		err = http.NewResponseController(a.ResponseWriter).Flush()
+	}
+	return n, err
+}
+
+// Hijack gives a connection that begins with what the client sent along with
+// its request. ReverseProxy does not look for that in the reader.
+func (a *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	nc, rw, err := http.NewResponseController(a.ResponseWriter).Hijack()
+	if err == nil && rw.Reader.Buffered() > 0 {
+		nc = &earlyConn{nc, rw.Reader}
+	}
+	return nc, rw, err
+}
+
+// Unwrap gives http.ResponseController the rest.
+func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+
+// earlyConn is a connection of which some has been read.
+type earlyConn struct {
+	net.Conn
+	early *bufio.Reader
+}
+
+func (c *earlyConn) Read(p []byte) (int, error) { return c.early.Read(p) }
+
+// CloseWrite passes on the end of what the program says.
+func (c *earlyConn) CloseWrite() error {
+	if cw, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return cw.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
