@@ -253,7 +253,10 @@ func TestDrainServesOpenConnections(t *testing.T) {
 	slow.send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
 	<-entered
 	partial.send("GET / HT")
-	for s.stop.Snapshot().Busy != 2 { // the slow one and the partial one
+	for { // the slow one and the partial one busy, the other one done with
+		if n := s.stop.Snapshot(); n.Busy == 2 && n.Served == 1 {
+			break
+		}
 		time.Sleep(time.Millisecond)
 	}
 
