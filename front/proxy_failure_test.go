@@ -87,7 +87,7 @@ func TestProxyFailures(t *testing.T) {
 	}{
 		{"down", closed.Addr().String(), nil, 502, "connection refused"},
 		{"silent", "", func(_ net.Conn, done <-chan struct{}) { <-done }, 504, "timeout"},
-		{"hangs up", "", func(net.Conn, <-chan struct{}) {}, 502, ""}, // EOF, reset or closed: what is seen first
+		{"hangs up", "", func(net.Conn, <-chan struct{}) {}, 502, "EOF"},
 		{"nonsense", "", func(nc net.Conn, _ <-chan struct{}) { io.WriteString(nc, "what?\r\n\r\n") }, 502, "malformed"},
 		{"breaks off in the header", "", func(nc net.Conn, _ <-chan struct{}) { io.WriteString(nc, "HTTP/1.1 200 OK\r\nContent-Le") }, 502, "connection broken"},
 		{"upgrades unasked", "", func(nc net.Conn, _ <-chan struct{}) {
@@ -119,7 +119,11 @@ func TestProxyFailures(t *testing.T) {
 					t.Fatalf("%s: logged %q, want one warning", firstLine(request), out.logged(""))
 				}
 				method, _, _ := strings.Cut(request, " ")
-				for _, want := range []string{"target=" + target, "method=" + method, "path=/path", "err=", tt.why} {
+				why := tt.why
+				if method == "POST" && tt.status == 502 {
+					why = "" // or that the body could not be written: what is seen first
+				}
+				for _, want := range []string{"target=" + target, "method=" + method, "path=/path", "err=", why} {
 					if !strings.Contains(warned[0], want) {
 						t.Errorf("%s: logged %q, want %s", firstLine(request), warned[0], want)
 					}
