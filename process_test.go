@@ -59,6 +59,8 @@ func launch(t testing.TB, in place, cmd *exec.Cmd) *process {
 func begin(t testing.TB, in place, cmd *exec.Cmd) *process {
 	t.Helper()
 	p := &process{cmd: cmd, done: make(chan struct{})}
+	// A program built with -race would sleep for a second before it exits.
+	cmd.Env = append(cmd.Environ(), "GORACE=atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 	cmd.Stdout = &p.stdout
 	r, w, err := os.Pipe()
 	if err != nil {
