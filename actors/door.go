@@ -34,26 +34,27 @@ func (d *door) Accept() (net.Conn, error) {
 
 // drain shuts the door, and closes the listener when everybody who was on the
 // way in has been accepted. It waits for handshakes for patience at the most,
-// and not after halt.
+// because a client that has gone away never ends its own. For those in the
+// queue it waits until halt.
 func (d *door) drain(halt <-chan struct{}, patience time.Duration) {
 	way := d.shut()
 	level.Debug(d.logger).Log("msg", "door shut", "way", way)
 
-	deadline := time.NewTimer(patience)
-	defer deadline.Stop()
+	begun := time.Now()
 	// Twice, because a SYN that passed just before the filter was attached may
 	// not be on the books yet.
 	for empty := 0; empty < 2; {
-		if d.empty() {
-			empty++
-		} else {
+		handshaking, queued := d.handshaking(), d.queued()
+		switch {
+		case queued:
 			empty = 0
+		case handshaking && time.Since(begun) < patience:
+			empty = 0
+		default:
+			empty++
 		}
 		select {
 		case <-time.After(time.Millisecond):
-		case <-deadline.C:
-			level.Debug(d.logger).Log("msg", "handshakes given up", "after", patience)
-			empty = 2
 		case <-halt:
 			empty = 2
 		}
@@ -79,16 +80,22 @@ func (d *door) shut() (way string) {
 	return "SYN filter"
 }
 
-// empty reports whether nobody is in the queue or in the handshake.
-func (d *door) empty() bool {
-	if addr, ok := d.Addr().(*net.TCPAddr); ok {
-		if n, err := handshakes(addr.Port); err == nil && n > 0 {
-			return false
-		}
+// handshaking reports whether a handshake is under way. Ask this first: who is
+// through with it is in the queue.
+func (d *door) handshaking() bool {
+	addr, ok := d.Addr().(*net.TCPAddr)
+	if !ok {
+		return false
 	}
+	n, err := handshakes(addr.Port)
+	return err == nil && n > 0
+}
+
+// queued reports whether somebody waits to be accepted.
+func (d *door) queued() bool {
 	waiting, err := readable(d.Listener)
 	if err != nil { // the system cannot tell: look whether Accept has found anybody lately
-		return time.Now().UnixNano()-d.waits.Load() > int64(10*time.Millisecond)
+		return time.Now().UnixNano()-d.waits.Load() < int64(10*time.Millisecond)
 	}
-	return !waiting
+	return waiting
 }

@@ -166,13 +166,14 @@ func TestHTTPInterruptBefore(t *testing.T) {
 type lateListener struct {
 	*net.TCPListener
 	stop *actors.Stop
+	late time.Duration // after draining began
 }
 
 func (l lateListener) Accept() (net.Conn, error) {
 	for l.stop.Phase() < actors.Draining {
 		time.Sleep(time.Millisecond)
 	}
-	time.Sleep(5 * time.Millisecond) // past the moment at which the idle ones are listed
+	time.Sleep(l.late)
 	return l.TCPListener.Accept()
 }
 
@@ -184,12 +185,32 @@ func TestDrainLetsGoWhatItAccepts(t *testing.T) {
 	}
 	stop := new(actors.Stop)
 	c := (&service{addr: l.Addr().String()}).dial(t)
-	execute, interrupt := actors.HTTP(stop, &http.Server{Handler: http.HandlerFunc(hello)}, lateListener{l.(*net.TCPListener), stop})
+	execute, interrupt := actors.HTTP(stop, &http.Server{Handler: http.HandlerFunc(hello)}, lateListener{l.(*net.TCPListener), stop, 5 * time.Millisecond})
 	interrupt(nil)
 	if err := execute(); err != nil {
 		t.Errorf("execute() = %v, want nil", err)
 	}
 	c.closed() // the grace is longer than this client's patience
+}
+
+func TestDrainAcceptsWhoeverQueues(t *testing.T) {
+	// However long it takes, as when the process has no descriptors left, or
+	// was stopped for a while.
+	l, err := actors.Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := &actors.Stop{IdleGrace: 50 * time.Millisecond}
+	c := (&service{addr: l.Addr().String()}).dial(t)
+	c.send(get)
+	execute, interrupt := actors.HTTP(stop, &http.Server{Handler: http.HandlerFunc(hello)}, lateListener{l.(*net.TCPListener), stop, 500 * time.Millisecond})
+	interrupt(nil)
+	if err := execute(); err != nil {
+		t.Errorf("execute() = %v, want nil", err)
+	}
+	if body, last := c.answer(); body != "hello" || !last {
+		t.Errorf("answer = %q, last %v, want hello, true", body, last)
+	}
 }
 
 func TestHTTPBadAddress(t *testing.T) {
