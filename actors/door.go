@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"errors"
 	"net"
 	"os"
 	"sync/atomic"
@@ -35,20 +36,21 @@ func (d *door) Accept() (net.Conn, error) {
 // drain shuts the door, and closes the listener when everybody who was on the
 // way in has been accepted. It waits for handshakes for patience at the most,
 // because a client that has gone away never ends its own. For those in the
-// queue it waits until halt.
+// queue it waits until halt, if the door could be shut.
 func (d *door) drain(halt <-chan struct{}, patience time.Duration) {
-	way := d.shut()
+	way, shut := d.shut()
 	level.Debug(d.logger).Log("msg", "door shut", "way", way)
 
 	begun := time.Now()
 	// Twice, because a SYN that passed just before the filter was attached may
 	// not be on the books yet.
 	for empty := 0; empty < 2; {
-		handshaking, queued := d.handshaking(), d.queued()
+		open := time.Since(begun)
+		handshaking, queued := d.handshaking(open), d.queued()
 		switch {
-		case queued:
+		case queued && (shut || open < patience): // where newcomers still get in, there may be no end of them
 			empty = 0
-		case handshaking && time.Since(begun) < patience:
+		case handshaking && open < patience:
 			empty = 0
 		default:
 			empty++
@@ -62,8 +64,8 @@ func (d *door) drain(halt <-chan struct{}, patience time.Duration) {
 	d.Close()
 }
 
-// shut keeps newcomers out, and says how.
-func (d *door) shut() (way string) {
+// shut keeps newcomers out, and says how, and whether it could.
+func (d *door) shut() (way string, ok bool) {
 	if addr, ok := d.Addr().(*net.UnixAddr); ok {
 		// Without its path nobody finds the socket any more.
 		if u, ok := d.Listener.(interface{ SetUnlinkOnClose(bool) }); ok {
@@ -72,23 +74,28 @@ func (d *door) shut() (way string) {
 		if addr.Name != "" && addr.Name[0] != '@' {
 			os.Remove(addr.Name)
 		}
-		return "path unlinked"
+		return "path unlinked", true
 	}
 	if err := refuseSYN(d.Listener); err != nil {
-		return "accept until empty (no filter: " + err.Error() + ")"
+		return "accept until empty (no filter: " + err.Error() + ")", false
 	}
-	return "SYN filter"
+	return "SYN filter", true
 }
 
 // handshaking reports whether a handshake is under way. Ask this first: who is
-// through with it is in the queue.
-func (d *door) handshaking() bool {
+// through with it is in the queue. Where the kernel does not tell although it
+// could (netlink may be forbidden), there may be some for a second: so long it
+// takes until a packet of theirs that was lost is sent again.
+func (d *door) handshaking(open time.Duration) bool {
 	addr, ok := d.Addr().(*net.TCPAddr)
 	if !ok {
 		return false
 	}
 	n, err := handshakes(addr.Port)
-	return err == nil && n > 0
+	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		return open < time.Second
+	}
+	return n > 0
 }
 
 // queued reports whether somebody waits to be accepted.

@@ -110,6 +110,7 @@ func (s *server) execute(listeners []net.Listener) error {
 	case <-s.stop.begun:
 	case failed = <-closed: // nobody asked for that
 		open--
+		s.stop.fails(failed) // a signal may come first for run.Group
 		s.stop.Begin(failed)
 	}
 	cut = s.drain(doors, open, closed)

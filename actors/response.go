@@ -40,6 +40,9 @@ func noOptions(w http.ResponseWriter, r *http.Request) { w.Header().Set("Content
 func (c *conn) begin(res *response) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.state == gone {
+		return
+	}
 	if c.state != busy { // pipelined: it came with an earlier request
 		c.begins(time.Now())
 	}

@@ -209,9 +209,9 @@ func (s *Stop) advance(p Phase) {
 	}
 }
 
-// fails notes an error that is not what began the stop.
+// fails notes an error that run.Group may not return.
 func (s *Stop) fails(err error) {
-	level.Error(s.logger()).Log("msg", "failed while stopping", "err", err)
+	level.Error(s.logger()).Log("msg", "failed", "err", err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.failed = errors.Join(s.failed, err)
@@ -342,10 +342,14 @@ func (e *CutError) Is(target error) bool { return target == ErrCut }
 func (s *Stop) Err(err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if errors.Is(err, run.ErrSignal) || errors.Is(err, context.Canceled) || errors.Is(err, http.ErrServerClosed) || errors.Is(err, ErrCut) {
+	if errors.Is(err, run.ErrSignal) || err == context.Canceled || err == http.ErrServerClosed || errors.Is(err, ErrCut) {
 		err = nil
 	}
-	if s.failed != nil {
+	switch {
+	case s.failed == nil:
+	case err == nil || errors.Is(s.failed, err):
+		err = s.failed
+	default:
 		err = errors.Join(err, s.failed)
 	}
 	if len(s.cut) == 0 && s.cutBy == nil {
