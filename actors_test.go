@@ -179,17 +179,21 @@ func nothingLost(t *testing.T, ledger load.Ledger, served load.Served, tr traffi
 	}
 }
 
-func TestStopUnderLoad(t *testing.T) {
+// stopBoth stops the binary and a program that uses the library, under the
+// mixed load, over the line if there is one.
+func stopBoth(t *testing.T, over *line.Line) {
 	for name, start := range map[string]func(testing.TB, place, string) subject{"proxy": asProxy, "library": asLibrary} {
 		t.Run(name, func(t *testing.T) {
 			for range *stops {
 				tr := mixed(5 * time.Millisecond)
-				ledger, served := stopUnderLoad(t, start, nil, tr)
+				ledger, served := stopUnderLoad(t, start, over, tr)
 				nothingLost(t, ledger, served, tr)
 			}
 		})
 	}
 }
+
+func TestStopUnderLoad(t *testing.T) { stopBoth(t, nil) }
 
 func TestStopWithLongThinkTime(t *testing.T) {
 	for range *stops {
@@ -216,16 +220,7 @@ func longLine(t testing.TB, cfg line.Config) *line.Line {
 }
 
 func TestStopOverLongLine(t *testing.T) {
-	over := longLine(t, line.Config{Delay: 50 * time.Millisecond})
-	for name, start := range map[string]func(testing.TB, place, string) subject{"proxy": asProxy, "library": asLibrary} {
-		t.Run(name, func(t *testing.T) {
-			for range *stops {
-				tr := mixed(5 * time.Millisecond)
-				ledger, served := stopUnderLoad(t, start, over, tr)
-				nothingLost(t, ledger, served, tr)
-			}
-		})
-	}
+	stopBoth(t, longLine(t, line.Config{Delay: 50 * time.Millisecond}))
 }
 
 // TestIdiomLoses shows that these tests can fail: the idiom that tutorials
