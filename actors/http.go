@@ -86,6 +86,7 @@ func (s *server) execute(listeners []net.Listener) error {
 		}
 		l, err := Listen(addr)
 		if err != nil {
+			s.stop.fails(err)
 			s.stop.Begin(err)
 			return err
 		}

@@ -1,0 +1,160 @@
+package actors_test
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"lastcall/actors"
+)
+
+// A poked connection is one that a test gets hold of at the very moment at
+// which the server tells it to close: onPoke is called instead of the first
+// SetReadDeadline with a time in the past while draining.
+type poked struct {
+	*net.TCPConn
+	onPoke   func(c *poked, t time.Time)
+	draining func() bool
+	once     sync.Once
+	read     chan struct{} // told when a Read returns
+}
+
+func (c *poked) Read(p []byte) (int, error) {
+	n, err := c.TCPConn.Read(p)
+	select {
+	case c.read <- struct{}{}:
+	default:
+	}
+	return n, err
+}
+
+func (c *poked) SetReadDeadline(t time.Time) error {
+	if !t.IsZero() && t.Before(time.Now()) && c.draining() {
+		first := false
+		c.once.Do(func() { first = true })
+		if first {
+			c.onPoke(c, t)
+			return nil
+		}
+	}
+	return c.TCPConn.SetReadDeadline(t)
+}
+
+type pokedListener struct {
+	*net.TCPListener
+	wrap func(*net.TCPConn) net.Conn
+}
+
+func (l pokedListener) Accept() (net.Conn, error) {
+	c, err := l.AcceptTCP()
+	if err != nil {
+		return nil, err
+	}
+	return l.wrap(c), nil
+}
+
+// poke answers one request on a connection, stops the server, and calls onPoke
+// when it tells the connection to close. It returns the client and how
+// execute ended.
+func poke(t *testing.T, srv *http.Server, onPoke func(client *client, c *poked, at time.Time)) (*client, <-chan error) {
+	t.Helper()
+	l, err := actors.Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := new(actors.Stop)
+	c := (&service{addr: l.Addr().String()}).dial(t)
+	execute, interrupt := actors.HTTP(stop, srv, pokedListener{l.(*net.TCPListener), func(tc *net.TCPConn) net.Conn {
+		return &poked{
+			TCPConn:  tc,
+			onPoke:   func(p *poked, at time.Time) { onPoke(c, p, at) },
+			draining: func() bool { return stop.Phase() == actors.Draining },
+			read:     make(chan struct{}, 1),
+		}
+	}})
+	done := make(chan error, 1)
+	go func() { done <- execute() }()
+	c.send(get)
+	c.answer()
+	for stop.Snapshot().Busy > 0 {
+		time.Sleep(time.Millisecond)
+	}
+	interrupt(nil)
+	return c, done
+}
+
+func TestDrainLooksOnceMore(t *testing.T) {
+	// The Read that was waiting has ended at the deadline; then the request comes.
+	c, done := poke(t, &http.Server{Handler: http.HandlerFunc(hello)}, func(c *client, p *poked, at time.Time) {
+		<-p.read // of the first request
+		p.TCPConn.SetReadDeadline(at)
+		<-p.read
+		io.WriteString(c, get)
+	})
+	if body, last := c.answer(); body != "hello" || !last {
+		t.Errorf("answer = %q, last %v, want hello, true", body, last)
+	}
+	if err := <-done; err != nil {
+		t.Errorf("execute() = %v, want nil", err)
+	}
+}
+
+func TestDrainTakesBackTheDeadline(t *testing.T) {
+	// The Read that was waiting has found the first bytes of a request; then it
+	// is told to close. The rest is still read.
+	some := make(chan struct{})
+	c, done := poke(t, &http.Server{Handler: http.HandlerFunc(hello)}, func(c *client, p *poked, at time.Time) {
+		<-p.read // of the first request
+		io.WriteString(c, get[:2])
+		<-p.read
+		p.TCPConn.SetReadDeadline(at)
+		close(some)
+	})
+	<-some
+	c.send(get[2:])
+	if body, last := c.answer(); body != "hello" || !last {
+		t.Errorf("answer = %q, last %v, want hello, true", body, last)
+	}
+	if err := <-done; err != nil {
+		t.Errorf("execute() = %v, want nil", err)
+	}
+}
+
+func TestDrainIsNotOverruled(t *testing.T) {
+	// net/http sets the deadline for idle connections only when it has said
+	// that the connection is idle; if that was told to close meanwhile, it
+	// stays so.
+	stop := &actors.Stop{IdleGrace: 50 * time.Millisecond}
+	l, err := actors.Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := make(chan struct{})
+	var execute func() error
+	var interrupt func(error)
+	srv := &http.Server{Handler: http.HandlerFunc(hello), ConnState: func(_ net.Conn, state http.ConnState) {
+		if state == http.StateIdle {
+			interrupt(nil)
+			<-told
+		}
+	}}
+	execute, interrupt = actors.HTTP(stop, srv, pokedListener{l.(*net.TCPListener), func(tc *net.TCPConn) net.Conn {
+		return &poked{
+			TCPConn:  tc,
+			onPoke:   func(p *poked, at time.Time) { p.TCPConn.SetReadDeadline(at); close(told) },
+			draining: func() bool { return stop.Phase() == actors.Draining },
+		}
+	}})
+	done := make(chan error, 1)
+	go func() { done <- execute() }()
+	c := (&service{addr: l.Addr().String()}).dial(t)
+	c.send(get)
+	c.answer()
+	c.closed()
+	if err := <-done; err != nil {
+		t.Errorf("execute() = %v, want nil", err)
+	}
+}
