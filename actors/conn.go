@@ -22,6 +22,14 @@ const (
 	// pausesKept is how many times its usual pause a client is waited for.
 	pausesKept = 3
 
+	// halfOpenFor is how long a request goes on whose client has closed its
+	// sending side, while nothing of the answer is written.
+	halfOpenFor = 5 * time.Second
+
+	// lingerFor is how long a client is heard out at most whose answer was
+	// sent before it had sent all of its request.
+	lingerFor = 5 * time.Second
+
 	// unknownPause stands in for the usual pause where no client has shown one.
 	unknownPause = 500 * time.Millisecond
 )
@@ -35,10 +43,12 @@ var aLongTimeAgo = time.Unix(1, 0)
 type connState int
 
 const (
-	fresh connState = iota // nothing was ever received on it
-	busy                   // from the first byte of a request to the end of its answer
-	idle                   // answered, waiting for the next request
-	gone                   // closed
+	fresh    connState = iota // nothing was ever received on it
+	busy                      // from the first byte of a request to the end of its answer
+	idle                      // answered, waiting for the next request
+	multi                     // HTTP/2: what it does is in streams, and GOAWAY lets it go
+	hijacked                  // HTTP is over
+	gone                      // closed
 )
 
 // conn is a connection that knows what its client is doing.
@@ -50,17 +60,21 @@ type conn struct {
 
 	mu       sync.Mutex
 	state    connState
-	since    time.Time     // when state was entered
-	longest  time.Duration // the client's longest recent pause; 0: none yet
-	ahead    bool          // the first byte of the next request has arrived early
-	deadline time.Time     // what net/http wants as read deadline
-	told     bool          // the read deadline is in the past: close if nothing has arrived
-	until    time.Time     // while draining, not busy: when to be told
-	timer    *time.Timer   // fires then
-	current  *response     // the request being answered
-	base     int64         // written before that
-	served   uint64        // requests answered
-	drained  uint64        // those of them that were answered once the stop had begun
+	since    time.Time              // when state was entered
+	longest  time.Duration          // the client's longest recent pause; 0: none yet
+	requests framing                // where requests end; not under TLS
+	ahead    bool                   // the first byte of the next request was handed out early
+	halfOpen chan struct{}          // closed to end the wait for an answer to a client that sends no more
+	deadline time.Time              // what net/http wants as read deadline
+	told     bool                   // the read deadline is in the past: close if nothing has arrived
+	until    time.Time              // while draining, not busy: when to be told
+	timer    *time.Timer            // fires then
+	current  *response              // the request being answered
+	streams  map[*response]struct{} // HTTP/2: those being answered
+	late     bool                   // HTTP/2: it came while draining, and was sent GOAWAY
+	base     int64                  // written before that
+	served   uint64                 // requests answered
+	drained  uint64                 // those of them that were answered once the stop had begun
 }
 
 type connKey struct{}
@@ -69,6 +83,9 @@ type connKey struct{}
 func connOf(nc net.Conn) *conn {
 	if t, ok := nc.(*tls.Conn); ok {
 		nc = t.NetConn()
+	}
+	if u, ok := nc.(interface{ UnencryptedNetConn() net.Conn }); ok { // net/http's disguise of HTTP/2 without TLS
+		nc = u.UnencryptedNetConn()
 	}
 	c, _ := nc.(*conn)
 	return c
@@ -81,25 +98,98 @@ func requestConn(ctx context.Context) *conn {
 }
 
 func (c *conn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if n > 0 {
-		c.received(n == 1 && len(p) == 1)
-	} else if errors.Is(err, os.ErrDeadlineExceeded) {
-		return c.lastLook(p, err)
+	for {
+		n, limit, next := c.early(p)
+		if n > 0 {
+			return n, nil
+		}
+		n, err := c.Conn.Read(p[:limit])
+		switch {
+		case n > 0:
+			if n = c.received(p[:n], next); n == 0 {
+				continue
+			}
+		case err == io.EOF && next && len(p) == 1: // not under TLS, which has an end of its own
+			err = c.sendsNoMore()
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return c.lastLook(p[:limit], err)
+		}
+		return n, err
 	}
-	return n, err
 }
 
-// received notes that bytes of a request have arrived. A single byte, asked
-// for as such, is net/http's look for the next request during the current one.
-func (c *conn) received(single bool) {
+// early hands out what arrived together with an earlier request, or says how
+// much may be read at once, and whether this is net/http's look for the next
+// request during the current one, once that one's body has been read.
+func (c *conn) early(p []byte) (n, limit int, next bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch c.state {
-	case fresh, idle:
+	next = c.state == busy && c.current != nil && c.requests.next(len(p))
+	if next {
+		c.requests.endBody()
+	}
+	n, limit = c.requests.early(p)
+	c.ahead = c.ahead || next && n > 0
+	return n, limit, next
+}
+
+// received notes that bytes have arrived, and returns how many of them to hand
+// out now: those up to the end of the message, so that what follows, which may
+// be the next request, does not vanish in net/http's buffer unseen.
+func (c *conn) received(p []byte, next bool) (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state == fresh || c.state == idle {
+		if p = c.requests.trim(p); len(p) == 0 {
+			return 0
+		}
 		c.begins(time.Now())
-	case busy: // the first byte alone while a request is in its handler
-		c.ahead = c.ahead || single && c.current != nil
+		if d := c.server.headerTimeout(); d > 0 && len(p) < 4 && !c.told {
+			// net/http begins to count with the fourth byte.
+			c.Conn.SetReadDeadline(c.since.Add(d))
+		}
+	}
+	c.ahead = c.ahead || next
+	return c.requests.split(p)
+}
+
+// more reports whether, as far as can be known, some of a further request has
+// arrived behind the current one.
+func (c *conn) more() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ahead {
+		return true
+	}
+	behind, known := c.requests.behind()
+	return behind || known && arrived(c.Conn)
+}
+
+// sendsNoMore is what the look for the next request ends with when the client
+// has sent its FIN. net/http would take that for the client's going away, and
+// cancel the request. But a client may close only its sending side, and wait
+// for the answer; one that is gone altogether is found out by the next write.
+// Where nothing is written for long it is taken to be gone.
+func (c *conn) sendsNoMore() error {
+	c.mu.Lock()
+	over := make(chan struct{})
+	c.halfOpen = over
+	c.mu.Unlock()
+	timer := time.NewTimer(halfOpenFor)
+	defer timer.Stop()
+	select {
+	case <-over:
+		return os.ErrDeadlineExceeded // net/http has the answer, and ends its look
+	case <-timer.C:
+		return io.EOF
+	}
+}
+
+// wake ends the wait of sendsNoMore. c.mu is held.
+func (c *conn) wake() {
+	if c.halfOpen != nil {
+		close(c.halfOpen)
+		c.halfOpen = nil
 	}
 }
 
@@ -111,6 +201,11 @@ func (c *conn) begins(now time.Time) {
 		c.longest = max(now.Sub(c.since), c.longest-c.longest/8)
 	}
 	c.state, c.since = busy, now
+	c.stay()
+}
+
+// stay takes back that the connection is to close. c.mu is held.
+func (c *conn) stay() {
 	if c.timer != nil {
 		c.timer.Stop()
 	}
@@ -130,11 +225,11 @@ func (c *conn) lastLook(p []byte, err error) (int, error) {
 		return 0, err
 	}
 	n := readNow(c.Conn, p)
-	if n > 0 {
-		c.begins(time.Now())
-		return n, nil
+	if p = c.requests.trim(p[:n]); len(p) == 0 {
+		return 0, err
 	}
-	return 0, err
+	c.begins(time.Now())
+	return c.requests.split(p), nil
 }
 
 // SetReadDeadline is net/http's. It waits while the connection is told to
@@ -143,6 +238,7 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.deadline = t
+	c.wake()
 	if c.told {
 		return nil
 	}
@@ -187,17 +283,26 @@ func (c *conn) SyscallConn() (syscall.RawConn, error) {
 	return nil, errors.ErrUnsupported
 }
 
+// Close closes the connection once what the client still sends has been taken
+// off it, if there is such: a reset would overtake the answer (RFC 9112 section
+// 9.6).
 func (c *conn) Close() error {
 	c.mu.Lock()
 	first := c.state != gone
+	linger := false
 	if first {
+		linger = c.state == busy && c.current != nil && !c.server.cutting.Load() && (c.requests.bodyLeft() || arrived(c.Conn))
 		c.answered()
 		c.state = gone
 		if c.timer != nil {
 			c.timer.Stop()
 		}
+		c.wake()
 	}
 	c.mu.Unlock()
+	if linger {
+		c.linger()
+	}
 	err := c.Conn.Close()
 	if first {
 		c.server.untrack(c)
@@ -205,29 +310,81 @@ func (c *conn) Close() error {
 	return err
 }
 
+// linger sends our FIN and discards what the client has still to say, until it
+// closes too, or says nothing for a second.
+func (c *conn) linger() {
+	if c.CloseWrite() != nil {
+		return
+	}
+	var buf [4096]byte
+	for end := time.Now().Add(lingerFor); time.Now().Before(end); {
+		c.Conn.SetReadDeadline(time.Now().Add(time.Second))
+		if _, err := c.Conn.Read(buf[:]); err != nil {
+			return
+		}
+	}
+}
+
 // answered ends the current request, if there is one, and counts it if its
 // handler did not abort. c.mu is held.
 func (c *conn) answered() {
-	if c.current != nil && c.current.done.Load() {
+	if c.current != nil {
+		c.count(c.current)
+	}
+	c.current = nil
+}
+
+// count counts a request whose handler has returned. c.mu is held.
+func (c *conn) count(res *response) {
+	if res.done.Load() {
 		c.served++
 		if c.server.stop.closing.Load() {
 			c.drained++
 		}
 	}
-	c.current = nil
 }
 
-// idle notes that a request was answered and the connection stays open.
+// speaks2 notes that the connection speaks HTTP/2.
+func (c *conn) speaks2() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state == gone {
+		return
+	}
+	c.state = multi
+	c.requests.stop()
+	c.stay()
+}
+
+// hijack notes that a handler has taken the connection over.
+func (c *conn) hijack() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state == busy {
+		c.state = hijacked
+		c.requests.stop()
+	}
+}
+
+// idle notes that a request was answered and the connection stays open, or that
+// a connection has begun to speak HTTP/2, or has no stream left.
 func (c *conn) idle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.state == multi && c.server.draining.Load() && !c.late {
+		// net/http tells only those that were there (golang/go issue 81153).
+		c.late = true
+		c.server.goAway()
+	}
 	if c.state != busy {
 		return
 	}
 	c.answered()
 	c.since = time.Now()
-	if c.ahead {
-		c.ahead = false
+	behind, _ := c.requests.behind()
+	behind, c.ahead = behind || c.ahead, false
+	c.requests.endBody()
+	if behind {
 		return // the next request has begun already
 	}
 	c.state = idle
@@ -298,18 +455,35 @@ func (c *conn) tell() {
 	c.Conn.SetReadDeadline(aLongTimeAgo)
 }
 
-// request names what is going on on a busy connection. c.mu is held.
-func (c *conn) request(now time.Time) Request {
-	r := Request{Client: c.RemoteAddr().String(), Age: now.Sub(c.since)}
-	if res := c.current; res != nil {
-		r.Method, r.Path = res.method, res.path()
-		r.Sent = c.written.Load()
-		if net, ok := tcpState(c.Conn); ok {
-			r.Sent = net.acked
+// under names what is under way on the connection. c.mu is held.
+func (c *conn) under(now time.Time) []Request {
+	client := c.RemoteAddr().String()
+	switch c.state {
+	case fresh, idle:
+		if c.server.stop.Phase() >= Draining && arrived(c.Conn) {
+			return []Request{{Client: client}} // it came too late to be read
 		}
-		r.Sent = max(r.Sent-c.base, 0)
+		return nil
+	case multi:
+		var list []Request
+		for res := range c.streams {
+			list = append(list, Request{Client: client, Method: res.method, Path: res.path(),
+				Age: now.Sub(res.begun), Sent: res.wrote.Load()})
+		}
+		return list
+	case busy, hijacked:
+		r := Request{Client: client, Age: now.Sub(c.since)}
+		if res := c.current; res != nil {
+			r.Method, r.Path = res.method, res.path()
+			r.Sent = c.written.Load()
+			if net, ok := tcpState(c.Conn); ok {
+				r.Sent = net.acked
+			}
+			r.Sent = max(r.Sent-c.base, 0)
+		}
+		return []Request{r}
 	}
-	return r
+	return nil
 }
 
 // readSoon reads what has arrived, where the system has no way to do so

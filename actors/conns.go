@@ -8,7 +8,7 @@ import (
 )
 
 func (s *server) track(nc net.Conn) *conn {
-	c := &conn{Conn: nc, server: s, since: time.Now()}
+	c := &conn{Conn: nc, server: s, since: time.Now(), requests: framing{on: !s.tls}}
 	s.mu.Lock()
 	s.conns[c] = struct{}{}
 	s.mu.Unlock()
@@ -83,9 +83,7 @@ func (s *server) busy() []Request {
 	var list []Request
 	for _, c := range s.list() {
 		c.mu.Lock()
-		if c.state == busy {
-			list = append(list, c.request(now))
-		}
+		list = append(list, c.under(now)...)
 		c.mu.Unlock()
 	}
 	return list
@@ -106,11 +104,18 @@ func (s *server) count() counts {
 		c.mu.Lock()
 		n.served += c.served
 		n.drained += c.drained
-		if c.state == busy {
+		switch {
+		case c.state == hijacked:
+			n.busy++
+			n.hijacked++
+		case c.state == busy:
 			n.busy++
 			if c.current != nil {
 				n.inFlight++
 			}
+		case len(c.streams) > 0:
+			n.busy++
+			n.inFlight += len(c.streams)
 		}
 		c.mu.Unlock()
 	}

@@ -61,10 +61,13 @@ type server struct {
 	http   *http.Server
 	logger log.Logger
 
+	tls            bool
+	goaway         *http.Server // its Shutdown sends GOAWAY to the HTTP/2 connections; nil: there is no HTTP/2, or not net/http's own
 	handler        http.Handler // what the caller wants served
 	generalOptions bool         // whether OPTIONS * is answered for it
 
 	draining atomic.Bool
+	cutting  atomic.Bool   // nothing is waited for any more
 	usual    time.Duration // the longest recent pause of any client; set before draining
 	lossy    bool          // whether the network loses packets; set before draining
 
@@ -92,11 +95,12 @@ func (s *server) execute(listeners []net.Listener) error {
 		}
 		listeners = []net.Listener{l}
 	}
-	s.wrap()
 	serve := s.http.Serve
 	if c := s.http.TLSConfig; c != nil && (len(c.Certificates) > 0 || c.GetCertificate != nil || c.GetConfigForClient != nil) {
+		s.tls = true
 		serve = func(l net.Listener) error { return s.http.ServeTLS(l, "", "") }
 	}
+	s.wrap()
 	doors := make([]*door, len(listeners))
 	closed := make(chan error, len(listeners)) // how each Serve ended
 	for i, l := range listeners {
@@ -118,6 +122,14 @@ func (s *server) execute(listeners []net.Listener) error {
 	return failed
 }
 
+// headerTimeout is http.Server's for a request's header; 0: none.
+func (s *server) headerTimeout() time.Duration {
+	if d := s.http.ReadHeaderTimeout; d != 0 {
+		return d
+	}
+	return s.http.ReadTimeout
+}
+
 // wrap puts our hooks around the caller's.
 func (s *server) wrap() {
 	s.handler = s.http.Handler
@@ -137,15 +149,19 @@ func (s *server) wrap() {
 
 	connState := s.http.ConnState
 	s.http.ConnState = func(nc net.Conn, state http.ConnState) {
-		if state == http.StateIdle {
-			if c := connOf(nc); c != nil {
+		if c := connOf(nc); c != nil {
+			switch state {
+			case http.StateIdle:
 				c.idle()
+			case http.StateHijacked:
+				c.hijack()
 			}
 		}
 		if connState != nil {
 			connState(nc, state)
 		}
 	}
+	s.wrap2()
 }
 
 // drain is the stop, from the moment it begins until nothing is left or the
@@ -175,6 +191,7 @@ func (s *server) drain(doors []*door, open int, closed <-chan error) (cut []Requ
 		doorkeepers.Go(func() { d.drain(halt, s.stop.idleGrace()) })
 	}
 	s.release()
+	s.goAway()
 
 	for open > 0 || !s.gone() {
 		select {
@@ -192,6 +209,7 @@ func (s *server) drain(doors []*door, open int, closed <-chan error) (cut []Requ
 		cut = s.busy()
 		break
 	}
+	s.cutting.Store(len(cut) > 0)
 	close(halt)
 	doorkeepers.Wait()
 
@@ -204,6 +222,7 @@ func (s *server) drain(doors []*door, open int, closed <-chan error) (cut []Requ
 	if err != nil && ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
 		s.stop.fails(err)
 	}
+	s.cutting.Store(true)
 	s.http.Close()
 	for ; open > 0; open-- {
 		<-closed

@@ -9,4 +9,6 @@ import (
 
 func readNow(nc net.Conn, p []byte) (n int) { return readSoon(nc, p) }
 
+func arrived(net.Conn) bool { return false }
+
 func readable(net.Listener) (bool, error) { return false, errors.ErrUnsupported }

@@ -49,6 +49,17 @@ func readNow(nc net.Conn, p []byte) (n int) {
 	return n
 }
 
+// arrived reports whether bytes have come that were not read yet.
+func arrived(nc net.Conn) (is bool) {
+	control(nc, func(fd int) error {
+		var b [1]byte
+		n, _, err := unix.Recvfrom(fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		is = n > 0
+		return err
+	})
+	return is
+}
+
 // readable reports whether an Accept on the listener would return at once.
 func readable(l net.Listener) (is bool, err error) {
 	err = control(l, func(fd int) error {

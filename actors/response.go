@@ -19,45 +19,82 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.generalOptions && r.RequestURI == "*" && r.Method == http.MethodOptions {
 		handler = http.HandlerFunc(noOptions)
 	}
-	res := &response1{response{ResponseWriter: w, stop: s.stop, method: r.Method, uri: r.RequestURI}}
+	res := &response1{response{ResponseWriter: w, conn: c, stop: s.stop, method: r.Method, uri: r.RequestURI}}
 	if r.ProtoMajor != 1 {
+		if c != nil {
+			c.beginStream(&res.response)
+			defer c.endStream(&res.response)
+		}
 		handler.ServeHTTP(&res.response, r)
 		res.announce(0)
+		res.done.Store(true)
 		return
 	}
 	if c != nil {
-		c.begin(&res.response)
+		c.begin(&res.response, r.ContentLength)
+	}
+	if s.draining.Load() && strings.EqualFold(r.Header.Get("Expect"), "100-continue") {
+		handler = http.HandlerFunc(unwilling)
 	}
 	handler.ServeHTTP(res, r)
 	res.announce(0)
 	res.done.Store(true)
 }
 
+// unwilling spares a client the body that it has asked about.
+func unwilling(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Connection", "close")
+	http.Error(w, "about to stop", http.StatusServiceUnavailable)
+}
+
 // noOptions answers OPTIONS * as net/http does, which would do it without us.
 func noOptions(w http.ResponseWriter, r *http.Request) { w.Header().Set("Content-Length", "0") }
 
-// begin notes the request that the connection is busy with.
-func (c *conn) begin(res *response) {
+// begin notes the request that the connection is busy with, and the length of
+// its body.
+func (c *conn) begin(res *response, length int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.state == gone {
 		return
 	}
-	if c.state != busy { // pipelined: it came with an earlier request
+	if c.state != busy { // under TLS it may have come with an earlier request
 		c.begins(time.Now())
 	}
 	c.current, c.base = res, c.written.Load()
+	c.requests.beginBody(length)
+}
+
+func (c *conn) beginStream(res *response) {
+	res.begun = time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.streams == nil {
+		c.streams = make(map[*response]struct{})
+	}
+	c.streams[res] = struct{}{}
+}
+
+func (c *conn) endStream(res *response) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.streams, res)
+	c.count(res)
 }
 
 // response is the ResponseWriter that handlers get: net/http's, with a look at
 // the header just before it is sent, which may be long after the stop began.
 type response struct {
 	http.ResponseWriter
+	conn      *conn
 	stop      *Stop
 	method    string
 	uri       string
 	announced bool        // the header was looked at
 	done      atomic.Bool // the handler returned
+
+	begun time.Time    // HTTP/2: when its handler was called
+	wrote atomic.Int64 // HTTP/2: bytes of the body
 }
 
 // path is the request's, without the query.
@@ -67,15 +104,18 @@ func (w *response) path() string {
 }
 
 // announce tells the client, in the header that is about to be sent with the
-// status, that this is the last answer on its connection, if it is.
+// status, that this is the last answer on its connection, if it is. It is not
+// if more requests are there already, but who keeps sending them is not heard
+// forever.
 func (w *response) announce(status int) {
 	if w.announced || status/100 == 1 { // 1xx comes before the answer; 101 is the end of HTTP
 		return
 	}
 	w.announced = true
-	if w.stop.closing.Load() {
-		w.ResponseWriter.Header().Set("Connection", "close")
+	if !w.stop.closing.Load() || w.conn != nil && w.conn.more() && time.Since(w.stop.drainAt) < w.stop.idleGrace() {
+		return
 	}
+	w.ResponseWriter.Header().Set("Connection", "close")
 }
 
 func (w *response) WriteHeader(status int) {
@@ -85,12 +125,16 @@ func (w *response) WriteHeader(status int) {
 
 func (w *response) Write(p []byte) (int, error) {
 	w.announce(http.StatusOK)
-	return w.ResponseWriter.Write(p)
+	n, err := w.ResponseWriter.Write(p)
+	w.wrote.Add(int64(n))
+	return n, err
 }
 
 func (w *response) WriteString(s string) (int, error) {
 	w.announce(http.StatusOK)
-	return io.WriteString(w.ResponseWriter, s)
+	n, err := io.WriteString(w.ResponseWriter, s)
+	w.wrote.Add(int64(n))
+	return n, err
 }
 
 func (w *response) Flush() { w.FlushError() }

@@ -264,7 +264,8 @@ type Snapshot struct {
 
 	Open     int    // connections
 	Busy     int    // those with a request on them, even a part of one; hijacked ones too
-	InFlight int    // HTTP/1 requests in handlers, or with an answer not yet written
+	Hijacked int    // those that a handler has taken over (WebSocket)
+	InFlight int    // requests in handlers, or, before HTTP/2, with an answer not yet written
 	Served   uint64 // requests answered since the start
 	Drained  uint64 // those of them that were answered since the stop began
 
@@ -273,11 +274,11 @@ type Snapshot struct {
 
 // Request names a request that was in flight.
 type Request struct {
-	Method string        // empty if the header had not arrived in full
+	Method string        // empty if the header had not arrived in full, or nothing of it was read in time
 	Path   string        // without the query, which may hold secrets
 	Client string        // remote address
 	Age    time.Duration // since its first byte
-	Sent   int64         // bytes of the answer, header included; on Linux those that the client's kernel acknowledged
+	Sent   int64         // bytes of the answer, header included; on Linux those that the client's kernel acknowledged; with HTTP/2 those of the body that the handler has written
 }
 
 // Snapshot returns the state now.
@@ -289,7 +290,7 @@ func (s *Stop) Snapshot() Snapshot {
 	return Snapshot{
 		Phase: s.phase, Since: s.since,
 		Cause: s.cause, Deadline: s.deadline,
-		Open: n.open, Busy: n.busy, InFlight: n.inFlight,
+		Open: n.open, Busy: n.busy, Hijacked: n.hijacked, InFlight: n.inFlight,
 		Served: n.served, Drained: n.drained,
 		Cut: append([]Request(nil), s.cut...),
 	}
@@ -297,8 +298,8 @@ func (s *Stop) Snapshot() Snapshot {
 
 // counts is what the connections of one server, or of all, add up to.
 type counts struct {
-	open, busy, inFlight int
-	served, drained      uint64
+	open, busy, hijacked, inFlight int
+	served, drained                uint64
 }
 
 func (s *Stop) countLocked() (sum counts) {
@@ -306,6 +307,7 @@ func (s *Stop) countLocked() (sum counts) {
 		n := srv.count()
 		sum.open += n.open
 		sum.busy += n.busy
+		sum.hijacked += n.hijacked
 		sum.inFlight += n.inFlight
 		sum.served += n.served
 		sum.drained += n.drained

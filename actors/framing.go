@@ -1,0 +1,114 @@
+package actors
+
+import "bytes"
+
+// framing follows a connection's HTTP/1 requests just closely enough to tell
+// where one ends, so that no more is read than belongs to it. The zero value
+// follows nothing, as is right under TLS.
+//
+// A header ends with an empty line, and so does a chunked body. Within a body
+// of known length nothing is looked for. To stop at an empty line within a
+// chunk does no harm: the rest is handed out with the next Read.
+type framing struct {
+	on      bool
+	line    int    // bytes in the line so far; a CR at its end is not counted
+	cr      bool   // the last byte was that CR
+	body    int64  // bytes of the current body yet to come; -1: it is chunked
+	pending []byte // arrived, not yet handed out
+}
+
+// stop ends the following; what is pending is still handed out.
+func (f *framing) stop() { f.on, f.body = false, 0 }
+
+// beginBody says that a header has been read, and what it says of the body's
+// length: -1 is unknown.
+func (f *framing) beginBody(length int64) { f.body = length }
+
+// endBody says that nothing of the body is left.
+func (f *framing) endBody() { f.body = 0 }
+
+// next reports whether a Read into a buffer of this size, while a request is
+// being answered, can only be net/http's look for the next one.
+func (f *framing) next(size int) bool {
+	if f.on {
+		return size == 1
+	}
+	return f.body == 0
+}
+
+// early hands out from what is pending, or says how much may be read.
+func (f *framing) early(p []byte) (n, limit int) {
+	limit = len(p)
+	if f.on && f.body > 0 {
+		limit = int(min(int64(limit), f.body))
+	}
+	if len(f.pending) == 0 {
+		return 0, limit
+	}
+	n = copy(p[:limit], f.pending)
+	n = f.end(p[:n])
+	if f.pending = f.pending[n:]; len(f.pending) == 0 {
+		f.pending = nil
+	}
+	return n, limit
+}
+
+// trim removes what may precede a request (RFC 9112 section 2.2).
+func (f *framing) trim(p []byte) []byte {
+	if !f.on || len(p) == 0 || p[0] != '\r' && p[0] != '\n' {
+		return p
+	}
+	return p[:copy(p, bytes.TrimLeft(p, "\r\n"))]
+}
+
+// split returns how much of p, which has just arrived, to hand out. It keeps
+// the rest.
+func (f *framing) split(p []byte) int {
+	n := f.end(p)
+	if n < len(p) {
+		f.pending = bytes.Clone(p[n:])
+	}
+	return n
+}
+
+// end returns how much of p belongs together, and moves on by as much.
+func (f *framing) end(p []byte) int {
+	if !f.on {
+		return len(p)
+	}
+	if f.body > 0 {
+		n := int(min(int64(len(p)), f.body))
+		f.body -= int64(n)
+		return n
+	}
+	for i := 0; i < len(p); {
+		nl := bytes.IndexByte(p[i:], '\n')
+		if nl < 0 {
+			rest := p[i:]
+			f.line += len(rest)
+			f.cr = len(rest) > 0 && rest[len(rest)-1] == '\r'
+			return len(p)
+		}
+		length := f.line + nl
+		if nl > 0 && p[i+nl-1] == '\r' || nl == 0 && f.cr {
+			length--
+		}
+		f.line, f.cr = 0, false
+		if i += nl + 1; length == 0 {
+			return i
+		}
+	}
+	return len(p)
+}
+
+// behind reports whether something of a further request is pending; known is
+// whether one that has not been read yet would be that, and not of the body.
+func (f *framing) behind() (is, known bool) {
+	if f.body < 0 {
+		return false, false
+	}
+	return int64(len(f.pending)) > f.body, f.on && f.body == 0
+}
+
+// bodyLeft reports whether some of the body has not been read.
+func (f *framing) bodyLeft() bool { return f.on && f.body != 0 }
