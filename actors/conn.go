@@ -73,8 +73,6 @@ type conn struct {
 	streams  map[*response]struct{} // HTTP/2: those being answered
 	late     bool                   // HTTP/2: it came while draining, and was sent GOAWAY
 	base     int64                  // written before that
-	served   uint64                 // requests answered
-	drained  uint64                 // those of them that were answered once the stop had begun
 }
 
 type connKey struct{}
@@ -124,7 +122,7 @@ func (c *conn) Read(p []byte) (int, error) {
 func (c *conn) early(p []byte) (n, limit int, next bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	next = c.state == busy && c.current != nil && c.requests.next(len(p))
+	next = c.state == busy && c.requests.next(len(p), c.current != nil)
 	if next {
 		c.requests.endBody()
 	}
@@ -329,19 +327,9 @@ func (c *conn) linger() {
 // handler did not abort. c.mu is held.
 func (c *conn) answered() {
 	if c.current != nil {
-		c.count(c.current)
+		c.server.count(c.current)
 	}
 	c.current = nil
-}
-
-// count counts a request whose handler has returned. c.mu is held.
-func (c *conn) count(res *response) {
-	if res.done.Load() {
-		c.served++
-		if c.server.stop.closing.Load() {
-			c.drained++
-		}
-	}
 }
 
 // speaks2 notes that the connection speaks HTTP/2.

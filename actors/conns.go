@@ -24,8 +24,6 @@ func (s *server) untrack(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)
-	s.served += c.served
-	s.drained += c.drained
 	if len(s.conns) == 0 {
 		select {
 		case s.empty <- struct{}{}:
@@ -95,15 +93,21 @@ func (s *server) closeAll() {
 	}
 }
 
-func (s *server) count() counts {
-	s.mu.Lock()
-	n := counts{open: len(s.conns), served: s.served, drained: s.drained}
-	list := slices.Collect(maps.Keys(s.conns))
-	s.mu.Unlock()
+// count counts a request whose answer is over, if its handler did not abort.
+func (s *server) count(res *response) {
+	if res.done.Load() {
+		s.served.Add(1)
+		if s.stop.closing.Load() {
+			s.drained.Add(1)
+		}
+	}
+}
+
+func (s *server) counts() counts {
+	list := s.list()
+	n := counts{open: len(list), served: s.served.Load(), drained: s.drained.Load()}
 	for _, c := range list {
 		c.mu.Lock()
-		n.served += c.served
-		n.drained += c.drained
 		switch {
 		case c.state == hijacked:
 			n.busy++

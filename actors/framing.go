@@ -13,6 +13,7 @@ type framing struct {
 	on      bool
 	line    int    // bytes in the line so far; a CR at its end is not counted
 	cr      bool   // the last byte was that CR
+	ended   bool   // an empty line was the last that was handed out
 	body    int64  // bytes of the current body yet to come; -1: it is chunked
 	pending []byte // arrived, not yet handed out
 }
@@ -27,13 +28,14 @@ func (f *framing) beginBody(length int64) { f.body = length }
 // endBody says that nothing of the body is left.
 func (f *framing) endBody() { f.body = 0 }
 
-// next reports whether a Read into a buffer of this size, while a request is
-// being answered, can only be net/http's look for the next one.
-func (f *framing) next(size int) bool {
+// next reports whether a Read into a buffer of this size can only be net/http's
+// look for the next request. The current one may have come to its handler
+// already, or be on its way there.
+func (f *framing) next(size int, handled bool) bool {
 	if f.on {
-		return size == 1
+		return size == 1 && (handled || f.ended)
 	}
-	return f.body == 0
+	return handled && f.body == 0
 }
 
 // early hands out from what is pending, or says how much may be read.
@@ -81,6 +83,7 @@ func (f *framing) end(p []byte) int {
 		f.body -= int64(n)
 		return n
 	}
+	f.ended = false
 	for i := 0; i < len(p); {
 		nl := bytes.IndexByte(p[i:], '\n')
 		if nl < 0 {
@@ -95,6 +98,7 @@ func (f *framing) end(p []byte) int {
 		}
 		f.line, f.cr = 0, false
 		if i += nl + 1; length == 0 {
+			f.ended = true
 			return i
 		}
 	}

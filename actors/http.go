@@ -71,11 +71,12 @@ type server struct {
 	usual    time.Duration // the longest recent pause of any client; set before draining
 	lossy    bool          // whether the network loses packets; set before draining
 
-	mu      sync.Mutex
-	conns   map[*conn]struct{}
-	served  uint64 // on connections that are gone
-	drained uint64
-	empty   chan struct{} // told when a connection goes and none is left
+	served  atomic.Uint64 // requests answered
+	drained atomic.Uint64 // those of them that were answered once the stop had begun
+
+	mu    sync.Mutex
+	conns map[*conn]struct{}
+	empty chan struct{} // told when a connection goes and none is left
 }
 
 func (s *server) execute(listeners []net.Listener) error {

@@ -32,6 +32,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if c != nil {
 		c.begin(&res.response, r.ContentLength)
+		if r.ContentLength < 0 {
+			r.Body = &chunkedBody{r.Body, c}
+		}
 	}
 	if s.draining.Load() && strings.EqualFold(r.Header.Get("Expect"), "100-continue") {
 		handler = http.HandlerFunc(unwilling)
@@ -39,6 +42,20 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	handler.ServeHTTP(res, r)
 	res.announce(0)
 	res.done.Store(true)
+}
+
+// chunkedBody tells the connection when a body of unknown length has ended.
+type chunkedBody struct {
+	io.ReadCloser
+	conn *conn
+}
+
+func (b *chunkedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		b.conn.endBody()
+	}
+	return n, err
 }
 
 // unwilling spares a client the body that it has asked about.
@@ -65,6 +82,12 @@ func (c *conn) begin(res *response, length int64) {
 	c.requests.beginBody(length)
 }
 
+func (c *conn) endBody() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.requests.endBody()
+}
+
 func (c *conn) beginStream(res *response) {
 	res.begun = time.Now()
 	c.mu.Lock()
@@ -79,7 +102,7 @@ func (c *conn) endStream(res *response) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.streams, res)
-	c.count(res)
+	c.server.count(res)
 }
 
 // response is the ResponseWriter that handlers get: net/http's, with a look at

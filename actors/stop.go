@@ -304,7 +304,7 @@ type counts struct {
 
 func (s *Stop) countLocked() (sum counts) {
 	for _, srv := range s.servers {
-		n := srv.count()
+		n := srv.counts()
 		sum.open += n.open
 		sum.busy += n.busy
 		sum.hijacked += n.hijacked

@@ -1,0 +1,295 @@
+package actors_test
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"lastcall/actors"
+)
+
+// certificate is a fresh one, signed by itself.
+func certificate(t *testing.T) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"x"}, NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+// server2 speaks HTTP/2, over TLS or without.
+func server2(t *testing.T, overTLS bool, h http.HandlerFunc) *http.Server {
+	srv := &http.Server{Handler: h}
+	if overTLS {
+		srv.TLSConfig = &tls.Config{Certificates: []tls.Certificate{certificate(t)}}
+		return srv
+	}
+	srv.Protocols = new(http.Protocols)
+	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetUnencryptedHTTP2(true)
+	return srv
+}
+
+// client2 is an HTTP/2 client on one connection, which it does not close by
+// itself.
+func client2(t *testing.T, s *service, overTLS bool) *http.Client {
+	tr := &http.Transport{Protocols: new(http.Protocols), TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	if overTLS {
+		tr.Protocols.SetHTTP2(true)
+	} else {
+		tr.Protocols.SetUnencryptedHTTP2(true)
+	}
+	t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr, Timeout: 15 * time.Second}
+}
+
+func fetch(c *http.Client, s *service, overTLS bool) (string, error) {
+	scheme := "http"
+	if overTLS {
+		scheme = "https"
+	}
+	resp, err := c.Get(scheme + "://" + s.addr + "/")
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return fmt.Sprintf("HTTP/%d %s", resp.ProtoMajor, body), err
+}
+
+// raw2 is a connection that says only what HTTP/2 demands of a client, and
+// stays when it is sent GOAWAY.
+func (s *service) raw2(t *testing.T, overTLS bool) net.Conn {
+	t.Helper()
+	nc, err := net.Dial("tcp", s.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { nc.Close() })
+	nc.SetDeadline(time.Now().Add(15 * time.Second))
+	if overTLS {
+		nc = tls.Client(nc, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+	}
+	preface(t, nc)
+	return nc
+}
+
+func preface(t *testing.T, nc net.Conn) {
+	t.Helper()
+	if _, err := io.WriteString(nc, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// frames reads until the end, and returns the types of the frames.
+func frames(nc net.Conn) (types []byte, err error) {
+	for {
+		var head [9]byte
+		if _, err := io.ReadFull(nc, head[:]); err != nil {
+			return types, err
+		}
+		if _, err := io.CopyN(io.Discard, nc, int64(head[0])<<16|int64(head[1])<<8|int64(head[2])); err != nil {
+			return types, err
+		}
+		types = append(types, head[3])
+	}
+}
+
+const goaway = 7 // the type of the frame
+
+func both(t *testing.T, f func(t *testing.T, overTLS bool)) {
+	for _, overTLS := range []bool{true, false} {
+		t.Run(map[bool]string{true: "TLS", false: "h2c"}[overTLS], func(t *testing.T) { f(t, overTLS) })
+	}
+}
+
+// An HTTP/2 connection with nothing on it gets GOAWAY, and does not hold the
+// stop for longer than net/http's second.
+func TestDrainSendsGOAWAY(t *testing.T) {
+	both(t, func(t *testing.T, overTLS bool) {
+		s := start(t, new(actors.Stop), server2(t, overTLS, hello))
+		c := client2(t, s, overTLS)
+		if got, err := fetch(c, s, overTLS); got != "HTTP/2 hello" || err != nil {
+			t.Fatalf("got %q, %v", got, err)
+		}
+		quiet := s.raw2(t, overTLS)
+		if _, err := quiet.Read(make([]byte, 1)); err != nil { // SETTINGS: net/http serves it
+			t.Fatal(err)
+		}
+		io.CopyN(io.Discard, quiet, 8)
+		for s.stop.Snapshot().Open < 2 {
+			time.Sleep(time.Millisecond)
+		}
+		begun := time.Now()
+		s.end()
+		if err := s.wait(t); err != nil {
+			t.Errorf("Err() = %v, want nil", err)
+		}
+		if took := time.Since(begun); took > 2400*time.Millisecond {
+			t.Errorf("the stop took %v, want about 1 s", took)
+		}
+	})
+}
+
+// A connection that comes, or begins to speak HTTP/2, only while draining gets
+// GOAWAY too (golang/go issue 81153).
+func TestDrainSendsGOAWAYToLate(t *testing.T) {
+	both(t, func(t *testing.T, overTLS bool) {
+		proceed := make(chan struct{})
+		s := start(t, new(actors.Stop), server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
+			<-proceed
+		}))
+		late, slow := s.dial(t), s.dial(t)
+		if overTLS {
+			slow.Conn = tls.Client(slow.Conn, &tls.Config{InsecureSkipVerify: true})
+		}
+		slow.send(get) // holds the stop
+		for s.stop.Snapshot().InFlight < 1 || s.stop.Snapshot().Open < 2 {
+			time.Sleep(time.Millisecond)
+		}
+		s.end()
+		s.until(t, actors.Draining)
+		if overTLS {
+			late.Conn = tls.Client(late.Conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+		}
+		preface(t, late)
+		begun := time.Now()
+		types, err := frames(late)
+		if !bytes.Contains(types, []byte{goaway}) {
+			t.Errorf("frames of types %v until %v, want GOAWAY (7) among them", types, err)
+		}
+		if took := time.Since(begun); took > 2400*time.Millisecond {
+			t.Errorf("the connection was closed after %v, want about 1 s", took)
+		}
+		close(proceed)
+		if err := s.wait(t); err != nil {
+			t.Errorf("Err() = %v, want nil", err)
+		}
+	})
+}
+
+// Streams that are under way are finished, counted, and named if they are cut.
+func TestDrainFinishesStreams(t *testing.T) {
+	both(t, func(t *testing.T, overTLS bool) {
+		for _, cut := range []bool{false, true} {
+			t.Run(fmt.Sprintf("cut=%v", cut), func(t *testing.T) {
+				const n = 10
+				proceed := make(chan struct{})
+				stop := new(actors.Stop)
+				if cut {
+					stop.Grace = 300 * time.Millisecond
+				}
+				s := start(t, stop, server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
+					io.WriteString(w, "hel")
+					http.NewResponseController(w).Flush()
+					select {
+					case <-proceed:
+						io.WriteString(w, "lo")
+					case <-r.Context().Done():
+					}
+				}))
+				c := client2(t, s, overTLS)
+				type result struct {
+					body string
+					err  error
+				}
+				results := make(chan result)
+				for range n {
+					go func() {
+						body, err := fetch(c, s, overTLS)
+						results <- result{body, err}
+					}()
+				}
+				for deadline := time.Now().Add(10 * time.Second); s.stop.Snapshot().InFlight < n; time.Sleep(time.Millisecond) {
+					if time.Now().After(deadline) {
+						t.Fatalf("Snapshot() = %+v, want %d in flight", s.stop.Snapshot(), n)
+					}
+				}
+				s.end()
+				s.until(t, actors.Draining)
+				if !cut {
+					close(proceed)
+				}
+				for range n {
+					r := <-results
+					if ok := r.body == "HTTP/2 hello" && r.err == nil; ok == cut {
+						t.Errorf("answer %q, %v", r.body, r.err)
+					}
+				}
+				err := s.wait(t)
+				if !cut {
+					if snap := s.stop.Snapshot(); err != nil || snap.Drained != n || snap.Served != n {
+						t.Errorf("Err() = %v, Snapshot() = %+v, want nil, %d drained", err, snap, n)
+					}
+					return
+				}
+				var ce *actors.CutError
+				if !errors.As(err, &ce) || len(ce.Requests) != n {
+					t.Fatalf("Err() = %v, want %d cut", err, n)
+				}
+				for _, r := range ce.Requests {
+					if r.Method != "GET" || r.Path != "/" || r.Sent != 3 || r.Age < 300*time.Millisecond || r.Client == "" {
+						t.Errorf("cut %+v", r)
+					}
+				}
+			})
+		}
+	})
+}
+
+// Clients that keep asking on HTTP/2 connections while the stop goes on get
+// every answer: what comes too late is above GOAWAY's last stream, and asked
+// again by the client itself on a new connection, which is refused.
+func TestDrainLosesNoStream(t *testing.T) {
+	both(t, func(t *testing.T, overTLS bool) {
+		s := start(t, new(actors.Stop), server2(t, overTLS, hello))
+		const clients = 8
+		done := make(chan error, clients)
+		for range clients {
+			go func() {
+				c := client2(t, s, overTLS)
+				for {
+					got, err := fetch(c, s, overTLS)
+					var refused *net.OpError
+					switch {
+					case errors.As(err, &refused) && refused.Op == "dial":
+						done <- nil
+						return
+					case err != nil || got != "HTTP/2 hello":
+						done <- fmt.Errorf("got %q, %v", got, err)
+						return
+					}
+				}
+			}()
+		}
+		for s.stop.Snapshot().Served < 500 {
+			time.Sleep(time.Millisecond)
+		}
+		s.end()
+		for range clients {
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+		if err := s.wait(t); err != nil {
+			t.Errorf("Err() = %v, want nil", err)
+		}
+	})
+}

@@ -1,0 +1,337 @@
+package actors_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"lastcall/actors"
+)
+
+// The first part of the next request came in one segment with the request that
+// was answered before the stop, so that it is in nobody's socket any more.
+func TestDrainWaitsForPart(t *testing.T) {
+	for _, first := range []string{
+		get,
+		"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello",
+		"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+	} {
+		for _, part := range []int{1, 4, 20} {
+			t.Run(fmt.Sprintf("%s behind %.4s %d", get[:part], first, len(first)), func(t *testing.T) {
+				t.Parallel()
+				s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(hello)})
+				c := s.dial(t)
+				c.send(first + get[:part])
+				c.answer()
+				s.end()
+				s.until(t, actors.Draining)
+				if n := s.stop.Snapshot(); n.Busy != 1 {
+					t.Errorf("Snapshot() = %+v, want 1 busy", n)
+				}
+				time.Sleep(2 * time.Second) // longer than an idle connection is kept
+				c.send(get[part:])
+				if body, last := c.answer(); body != "hello" || !last {
+					t.Errorf("answer = %q, last %v, want hello, true", body, last)
+				}
+			})
+		}
+	}
+}
+
+// Requests that are there already when the answer is about to be sent are
+// answered too: nothing before the last says "Connection: close".
+func TestDrainAnswersPipelined(t *testing.T) {
+	post := "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
+	chunked := "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+	for _, behind := range []string{
+		strings.Repeat(get, 10),
+		strings.Repeat(get, 1000), // more than any buffer takes at once
+		strings.Repeat(post, 10),
+		strings.Repeat(chunked+get, 5),
+	} {
+		n := strings.Count(behind, "HTTP/1.1")
+		for _, together := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%d %.4s %v", n, behind, together), func(t *testing.T) {
+				t.Parallel()
+				entered, proceed := make(chan struct{}), make(chan struct{})
+				s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					io.Copy(io.Discard, r.Body)
+					if r.URL.Path == "/slow" {
+						close(entered)
+						<-proceed
+					}
+					io.WriteString(w, "hello")
+				})})
+				c := s.dial(t)
+				slow := "GET /slow HTTP/1.1\r\nHost: x\r\n\r\n"
+				if together {
+					go io.WriteString(c, slow+behind)
+					<-entered
+				} else {
+					c.send(slow)
+					<-entered
+					go io.WriteString(c, behind)
+				}
+				s.end()
+				s.until(t, actors.Draining)
+				time.Sleep(50 * time.Millisecond) // for the rest to arrive
+				close(proceed)
+				for i := range n + 1 {
+					if body, last := c.answer(); body != "hello" || last && i < n {
+						t.Fatalf("answer %d of %d = %q, last %v", i, n+1, body, last)
+					}
+				}
+			})
+		}
+	}
+}
+
+// A client that never stops sending is told to stop at some time.
+func TestDrainEndsPipelining(t *testing.T) {
+	s := start(t, &actors.Stop{IdleGrace: 300 * time.Millisecond}, &http.Server{Handler: http.HandlerFunc(hello)})
+	c := s.dial(t)
+	go func() {
+		for {
+			if _, err := io.WriteString(c, strings.Repeat(get, 100)); err != nil {
+				return
+			}
+		}
+	}()
+	c.answer()
+	s.end()
+	for last := false; !last; {
+		_, last = c.answer()
+	}
+	if err := s.wait(t); err != nil {
+		t.Errorf("Err() = %v, want nil", err)
+	}
+}
+
+func TestDrainOfHTTP10(t *testing.T) {
+	for _, keep := range []bool{true, false} {
+		t.Run(fmt.Sprint(keep), func(t *testing.T) {
+			s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(hello)})
+			c := s.dial(t)
+			req := "GET / HTTP/1.0\r\n"
+			if keep {
+				req += "Connection: keep-alive\r\n"
+				c.send(req + "\r\n")
+				c.answer()
+			}
+			s.end()
+			s.until(t, actors.Draining)
+			c.send(req + "\r\n")
+			if body, last := c.answer(); body != "hello" || !last {
+				t.Errorf("answer = %q, last %v, want hello, true", body, last)
+			}
+			c.closed()
+		})
+	}
+}
+
+// A client may close its sending side and wait for the answer.
+func TestHalfClosedIsAnswered(t *testing.T) {
+	for _, req := range []string{get, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello", "GET / HTTP/1.0\r\n\r\n", get + get} {
+		t.Run(fmt.Sprintf("%.30q", req), func(t *testing.T) {
+			t.Parallel()
+			s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				io.Copy(io.Discard, r.Body)
+				select {
+				case <-r.Context().Done():
+					t.Error("the request was cancelled")
+				case <-time.After(300 * time.Millisecond):
+				}
+				io.WriteString(w, "hello")
+			})})
+			c := s.dial(t)
+			c.send(req)
+			c.Conn.(*net.TCPConn).CloseWrite()
+			s.end()
+			for range strings.Count(req, "HTTP") {
+				if body, _ := c.answer(); body != "hello" {
+					t.Errorf("answer = %q, want hello", body)
+				}
+			}
+			c.closed()
+		})
+	}
+}
+
+// A client that is gone is found out all the same, also if nothing is written.
+func TestGoneClientCancels(t *testing.T) {
+	cancelled := make(chan struct{})
+	s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		<-r.Context().Done()
+		close(cancelled)
+	})})
+	c := s.dial(t)
+	c.send(get)
+	c.Close()
+	select {
+	case <-cancelled:
+	case <-time.After(20 * time.Second):
+		t.Error("not cancelled after 20 s")
+	}
+}
+
+// Old clients send an empty line after a body. That is no request.
+func TestDrainIgnoresEmptyLines(t *testing.T) {
+	s := start(t, &actors.Stop{Grace: 10 * time.Second}, &http.Server{Handler: http.HandlerFunc(hello)})
+	for _, stray := range []string{"\r\n", "\n", "\r\n\r\n"} {
+		c := s.dial(t)
+		c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi" + stray)
+		c.answer()
+		c.send(stray)
+		c.send(stray + get)
+		c.answer()
+		c.send(stray)
+	}
+	s.end()
+	if err := s.wait(t); err != nil {
+		t.Errorf("Err() = %v, want nil", err)
+	}
+}
+
+func TestHeaderTimeoutFromFirstByte(t *testing.T) {
+	s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(hello),
+		ReadHeaderTimeout: 200 * time.Millisecond, IdleTimeout: time.Hour})
+	c := s.dial(t)
+	c.send(get)
+	c.answer()
+	c.send("G")
+	c.closed() // by c's own deadline at the latest, which is a failure
+}
+
+func TestDrainRefusesToContinue(t *testing.T) {
+	entered, proceed := make(chan struct{}), make(chan struct{})
+	s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		close(entered)
+		body, err := io.ReadAll(r.Body)
+		<-proceed
+		fmt.Fprintf(w, "%s %v", body, err)
+	})})
+	const expect = "POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+	begun, late := s.dial(t), s.dial(t)
+	begun.send(expect)
+	<-entered
+	if line, _ := begun.r.ReadString('\n'); !strings.HasPrefix(line, "HTTP/1.1 100 ") {
+		t.Fatalf("got %q, want 100", line)
+	}
+	begun.r.ReadString('\n')
+	late.send(expect[:20])
+	for s.stop.Snapshot().Busy < 2 {
+		time.Sleep(time.Millisecond)
+	}
+	s.end()
+	s.until(t, actors.Draining)
+	late.send(expect[20:])
+	resp, err := http.ReadResponse(late.r, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.StatusCode != http.StatusServiceUnavailable || !resp.Close {
+		t.Errorf("got %s, close %v, want 503, true", resp.Status, resp.Close)
+	}
+	begun.send("hello") // that one was asked for
+	close(proceed)
+	if body, last := begun.answer(); body != "hello <nil>" || !last {
+		t.Errorf("answer = %q, last %v", body, last)
+	}
+}
+
+// An answer that is sent before the whole request has come arrives, although
+// the client is still sending.
+func TestAnswerBeforeBody(t *testing.T) {
+	s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Connection", "close")
+		http.Error(w, "too much", http.StatusRequestEntityTooLarge)
+	})})
+	for range 3 {
+		c := s.dial(t)
+		c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 20000000\r\n\r\n")
+		for sent := 0; sent < 20000000; sent += 100000 {
+			if _, err := c.Write(make([]byte, 100000)); err != nil {
+				t.Fatalf("after %d bytes: %v", sent, err)
+			}
+			time.Sleep(4 * time.Millisecond) // longer in all than net/http would wait
+		}
+		resp, err := http.ReadResponse(c.r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if body, err := io.ReadAll(resp.Body); resp.StatusCode != http.StatusRequestEntityTooLarge || err != nil {
+			t.Errorf("got %s %q, %v", resp.Status, body, err)
+		}
+		c.Close()
+	}
+}
+
+// What has arrived at the deadline but was not read is cut, and said to be.
+func TestUnreadIsNamed(t *testing.T) {
+	l := &pausingListener{}
+	nl, err := actors.Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Listener = nl
+	stop := &actors.Stop{Grace: 300 * time.Millisecond}
+	execute, interrupt := actors.HTTP(stop, &http.Server{Handler: http.HandlerFunc(hello)}, l)
+	done := make(chan error)
+	go func() { done <- execute() }()
+	nc, err := net.Dial("tcp", nl.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	for stop.Snapshot().Open == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	io.WriteString(nc, get)
+	interrupt(nil)
+	if err := <-done; err != nil {
+		t.Errorf("execute() = %v", err)
+	}
+	var cut *actors.CutError
+	if err := stop.Err(nil); !errors.As(err, &cut) {
+		t.Fatalf("Err() = %v, want a cut", err)
+	}
+	if diff := cmp.Diff([]actors.Request{{Client: nc.LocalAddr().String()}}, cut.Requests); diff != "" {
+		t.Errorf("cut (-want +got)\n%s", diff)
+	}
+}
+
+// pausingListener's connections do not get to read: no processor has time for
+// them.
+type pausingListener struct{ net.Listener }
+
+func (l *pausingListener) Accept() (net.Conn, error) {
+	nc, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &pausingConn{TCPConn: nc.(*net.TCPConn), closed: make(chan struct{})}, nil
+}
+
+type pausingConn struct {
+	*net.TCPConn
+	once   sync.Once
+	closed chan struct{}
+}
+
+func (c *pausingConn) Read([]byte) (int, error) {
+	<-c.closed
+	return 0, net.ErrClosed
+}
+
+func (c *pausingConn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.TCPConn.Close()
+}
