@@ -60,19 +60,19 @@ type conn struct {
 
 	mu       sync.Mutex
 	state    connState
-	since    time.Time              // when state was entered
-	longest  time.Duration          // the client's longest recent pause; 0: none yet
-	requests framing                // where requests end; not under TLS
-	ahead    bool                   // the first byte of the next request was handed out early
-	halfOpen chan struct{}          // closed to end the wait for an answer to a client that sends no more
-	deadline time.Time              // what net/http wants as read deadline
-	told     bool                   // the read deadline is in the past: close if nothing has arrived
-	until    time.Time              // while draining, not busy: when to be told
-	timer    *time.Timer            // fires then
-	current  *response              // the request being answered
-	streams  map[*response]struct{} // HTTP/2: those being answered
-	late     bool                   // HTTP/2: it came while draining, and was sent GOAWAY
-	base     int64                  // written before that
+	since    time.Time               // when state was entered
+	longest  time.Duration           // the client's longest recent pause; 0: none yet
+	requests framing                 // where requests end; not under TLS
+	ahead    bool                    // the first byte of the next request was handed out early
+	halfOpen chan struct{}           // closed to end the wait for an answer to a client that sends no more
+	deadline time.Time               // what net/http wants as read deadline
+	told     bool                    // the read deadline is in the past: close if nothing has arrived
+	until    time.Time               // while draining, not busy: when to be told
+	timer    *time.Timer             // fires then
+	current  *response               // the request being answered
+	streams  map[*response2]struct{} // HTTP/2: those being answered
+	late     bool                    // HTTP/2: it came while draining, and was sent GOAWAY
+	base     int64                   // written before that
 }
 
 type connKey struct{}
@@ -109,7 +109,7 @@ func (c *conn) Read(p []byte) (int, error) {
 			}
 		case err == io.EOF && next && len(p) == 1: // not under TLS, which has an end of its own
 			err = c.sendsNoMore()
-		case errors.Is(err, os.ErrDeadlineExceeded):
+		case err != nil:
 			return c.lastLook(p[:limit], err)
 		}
 		return n, err
@@ -213,13 +213,13 @@ func (c *conn) stay() {
 	}
 }
 
-// lastLook ends a Read that ran into its deadline. If that is because the
-// connection was told to close, bytes may have arrived at the same moment:
-// they are what this package is there for.
+// lastLook ends a Read that failed. If that is by the deadline of a connection
+// that was told to close, bytes may have arrived at the same moment: they are
+// what this package is there for.
 func (c *conn) lastLook(p []byte, err error) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.told {
+	if !c.told || !errors.Is(err, os.ErrDeadlineExceeded) {
 		return 0, err
 	}
 	n := readNow(c.Conn, p)

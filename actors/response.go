@@ -19,17 +19,18 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.generalOptions && r.RequestURI == "*" && r.Method == http.MethodOptions {
 		handler = http.HandlerFunc(noOptions)
 	}
-	res := &response1{response{ResponseWriter: w, conn: c, stop: s.stop, method: r.Method, uri: r.RequestURI}}
 	if r.ProtoMajor != 1 {
+		res := &response2{response: response{ResponseWriter: w, conn: c, stop: s.stop, method: r.Method, uri: r.RequestURI}}
 		if c != nil {
-			c.beginStream(&res.response)
-			defer c.endStream(&res.response)
+			c.beginStream(res)
+			defer c.endStream(res)
 		}
-		handler.ServeHTTP(&res.response, r)
+		handler.ServeHTTP(res, r)
 		res.announce(0)
 		res.done.Store(true)
 		return
 	}
+	res := &response1{response{ResponseWriter: w, conn: c, stop: s.stop, method: r.Method, uri: r.RequestURI}}
 	if c != nil {
 		c.begin(&res.response, r.ContentLength)
 		if r.ContentLength < 0 {
@@ -88,21 +89,21 @@ func (c *conn) endBody() {
 	c.requests.endBody()
 }
 
-func (c *conn) beginStream(res *response) {
+func (c *conn) beginStream(res *response2) {
 	res.begun = time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.streams == nil {
-		c.streams = make(map[*response]struct{})
+		c.streams = make(map[*response2]struct{})
 	}
 	c.streams[res] = struct{}{}
 }
 
-func (c *conn) endStream(res *response) {
+func (c *conn) endStream(res *response2) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.streams, res)
-	c.server.count(res)
+	c.server.count(&res.response)
 }
 
 // response is the ResponseWriter that handlers get: net/http's, with a look at
@@ -115,9 +116,6 @@ type response struct {
 	uri       string
 	announced bool        // the header was looked at
 	done      atomic.Bool // the handler returned
-
-	begun time.Time    // HTTP/2: when its handler was called
-	wrote atomic.Int64 // HTTP/2: bytes of the body
 }
 
 // path is the request's, without the query.
@@ -148,16 +146,12 @@ func (w *response) WriteHeader(status int) {
 
 func (w *response) Write(p []byte) (int, error) {
 	w.announce(http.StatusOK)
-	n, err := w.ResponseWriter.Write(p)
-	w.wrote.Add(int64(n))
-	return n, err
+	return w.ResponseWriter.Write(p)
 }
 
 func (w *response) WriteString(s string) (int, error) {
 	w.announce(http.StatusOK)
-	n, err := io.WriteString(w.ResponseWriter, s)
-	w.wrote.Add(int64(n))
-	return n, err
+	return io.WriteString(w.ResponseWriter, s)
 }
 
 func (w *response) Flush() { w.FlushError() }
@@ -189,4 +183,23 @@ func (w *response1) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 func (w *response1) CloseNotify() <-chan bool {
 	//lint:ignore SA1019 kept for those who still call it
 	return w.ResponseWriter.(http.CloseNotifier).CloseNotify()
+}
+
+// response2 adds what naming a stream needs, whose bytes no connection counts.
+type response2 struct {
+	response
+	begun time.Time    // when the handler was called
+	wrote atomic.Int64 // bytes of the body
+}
+
+func (w *response2) Write(p []byte) (int, error) {
+	n, err := w.response.Write(p)
+	w.wrote.Add(int64(n))
+	return n, err
+}
+
+func (w *response2) WriteString(s string) (int, error) {
+	n, err := w.response.WriteString(s)
+	w.wrote.Add(int64(n))
+	return n, err
 }
