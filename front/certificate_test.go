@@ -213,6 +213,28 @@ func TestCertificateNotTaken(t *testing.T) {
 	}
 }
 
+// TestCertificateTriedAgain mends a failure in a way that cannot be seen from
+// outside, as that of a process that has run out of descriptors is.
+func TestCertificateTriedAgain(t *testing.T) {
+	watch(t, func(w *watchedPair) {
+		key, err := os.ReadFile(w.keyFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := time.Now()
+		w.write("key", make([]byte, len(key)))
+		time.Sleep(10 * lookEvery)
+		w.want(1, `key: tls: failed to find any PEM data in key input"$`)
+
+		w.write("key", key)
+		if err := os.Chtimes(w.keyFile, at, at); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * lookEvery)
+		w.want(1, `^level=info msg="certificate unchanged" cert=\S+$`)
+	})
+}
+
 func TestCertificateAtHangup(t *testing.T) {
 	watch(t, func(w *watchedPair) {
 		w.hangups <- os.Interrupt
