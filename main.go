@@ -136,13 +136,14 @@ func newServer(cfg config, h http.Handler, certificate *front.Certificate, logge
 		ErrorLog:          stdlog.New(log.NewStdlibAdapter(level.Debug(logger)), "", 0),
 		Protocols:         new(http.Protocols),
 		HTTP2: &http.HTTP2Config{
-			// As much is set aside for good by the first header of such a
-			// frame, whether or not the rest ever comes. Zero means 1 MiB, for
-			// 9 bytes of anybody's; clients use the least anyhow.
+			// A connection keeps a buffer for the largest frame that it ever
+			// got: with net/http's 1 MiB anybody can have that set aside. The
+			// least that the RFC allows is what clients use anyway.
 			MaxReadFrameSize: 16 << 10,
-			// WriteByteTimeout would cut slow clients that the listener's
-			// timeout lets finish. SendPingTimeout would, too: behind
-			// megabytes in the kernel's buffer a PING takes minutes.
+			// No WriteByteTimeout, because front.TimeoutListener sees progress
+			// that this does not, and no SendPingTimeout, because a PING takes
+			// its turn behind all that the kernel buffers: either would cut
+			// clients that are slow, but read.
 		},
 	}
 	s.Protocols.SetHTTP1(true)
