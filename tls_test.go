@@ -255,6 +255,10 @@ func TestTLSReload(t *testing.T) {
 			if tt.mount && strings.Contains(p.log(), "level=warn") { // only this change is made in one step
 				t.Errorf("the log warns:\n%s", p.log())
 			}
+			p.signal(t, syscall.SIGTERM) // with both connections idle
+			if status := p.wait(t); status != 0 {
+				t.Errorf("exit status = %d, want 0:\n%s", status, p.log())
+			}
 		})
 	}
 }
