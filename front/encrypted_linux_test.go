@@ -117,9 +117,10 @@ func ask(t *testing.T, body []byte, limit int, judge func(t *testing.T, written 
 	}
 }
 
-// TestSlowReaderEncrypted is TestSlowReader with something between: a reader
-// who is slow, but reads, gets all.
+// TestSlowReaderEncrypted is TestSlowReader with TLS or HTTP/2 between: who is
+// slow, but reads, gets all.
 func TestSlowReaderEncrypted(t *testing.T) {
+	t.Parallel()
 	body := pattern(270 << 10)
 	ask(t, body, 1<<30, func(t *testing.T, written error, got []byte, took time.Duration) {
 		if written != nil || !bytes.Equal(got, body) {
@@ -131,8 +132,9 @@ func TestSlowReaderEncrypted(t *testing.T) {
 	})
 }
 
-// TestStalledReaderEncrypted: one who does not is let go.
+// TestStalledReaderEncrypted: who does not read is let go.
 func TestStalledReaderEncrypted(t *testing.T) {
+	t.Parallel()
 	ask(t, pattern(4<<20), 30<<10, func(t *testing.T, written error, _ []byte, took time.Duration) {
 		if written == nil {
 			t.Errorf("after %v: the handler has written all, to one who does not read", took)
