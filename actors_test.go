@@ -92,8 +92,9 @@ var (
 // traffic is a load, and how warm it is to be at the signal.
 type traffic struct {
 	groups []load.Group
-	warm   int // answers that each client has had
-	slow   int // requests of 2 s in flight at the signal
+	warm   int                                                                       // answers that each client has had
+	slow   int                                                                       // requests of 2 s in flight at the signal
+	dial   func(addr string) func(ctx context.Context, client int) (net.Conn, error) // nil: the load's own
 }
 
 // The first situation of the drain: everything at once, as fast as the
@@ -120,6 +121,9 @@ func stopUnderLoad(t testing.TB, start func(testing.TB, place, string) subject, 
 	if over != nil {
 		port := netip.MustParseAddrPort(s.server.addr).Port()
 		cfg.Dial = func(ctx context.Context, _ int) (net.Conn, error) { return over.Dial(ctx, int(port)) }
+	}
+	if tr.dial != nil {
+		cfg.Dial = tr.dial(s.server.addr)
 	}
 	l, err := load.Start(cfg)
 	if err != nil {

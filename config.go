@@ -25,6 +25,9 @@ type config struct {
 
 	proxyTimeout time.Duration
 
+	tlsCert, tlsKey string
+	h2c             bool
+
 	lameDuck  time.Duration
 	grace     time.Duration
 	idleGrace time.Duration
@@ -54,6 +57,9 @@ What to serve (neither: a start page)
   -proxy-timeout 1m0s        how long it may take to begin an answer
 Where
   -listen :8080              HOST:PORT or unix:PATH; may be repeated
+  -tls-cert FILE             HTTPS, with HTTP/2: the certificate and its chain, in PEM
+  -tls-key FILE              its key; both are loaded again if they change, and by kill -HUP
+  -h2c                       HTTP/2 without TLS too, for clients that know
   -health-prefix /           where healthz, livez, readyz live, or off
 Stop
   -lame-duck 0s              go on accepting, not ready, for so long first
@@ -85,6 +91,9 @@ func (c *config) flags() *flag.FlagSet {
 	fs.StringVar(&c.dir, "dir", "", "")
 	fs.BoolVar(&c.list, "list", false, "")
 	fs.StringVar(&c.proxy, "proxy", "", "")
+	fs.StringVar(&c.tlsCert, "tls-cert", "", "")
+	fs.StringVar(&c.tlsKey, "tls-key", "", "")
+	fs.BoolVar(&c.h2c, "h2c", false, "")
 	fs.StringVar(&c.healthPrefix, "health-prefix", "/", "")
 	fs.BoolVar(&c.accessLog, "access-log", false, "")
 	fs.StringVar(&c.logFormat, "log-format", "logfmt", "")
@@ -162,12 +171,29 @@ func (c *config) check() error {
 		return fmt.Errorf("-dir %q and -proxy %q: want one of them", c.dir, c.proxy)
 	case c.list && c.dir == "":
 		return errors.New("-list: want -dir with it")
+	case c.tlsCert != "" && c.tlsKey == "":
+		return errors.New("-tls-cert: want -tls-key with it")
+	case c.tlsKey != "" && c.tlsCert == "":
+		return errors.New("-tls-key: want -tls-cert with it")
+	case c.h2c && c.tlsCert != "":
+		return errors.New("-h2c: HTTP/2 without TLS; want it without -tls-cert, which brings HTTP/2 too")
 	case c.maxHeaderBytes <= 0:
 		return fmt.Errorf("-max-header-bytes %d: want a number of bytes above 0", c.maxHeaderBytes)
 	case c.healthPrefix != "off" && (!strings.HasPrefix(c.healthPrefix, "/") || path.Clean(c.healthPrefix) != "/"+strings.Trim(c.healthPrefix, "/")):
 		return fmt.Errorf("-health-prefix %q: want a path such as / or /-/health, or off", c.healthPrefix)
 	}
 	return nil
+}
+
+// scheme is what the listeners speak.
+func (c *config) scheme() string {
+	switch {
+	case c.tlsCert != "":
+		return "https"
+	case c.h2c:
+		return "h2c" // and HTTP/1
+	}
+	return "http"
 }
 
 // addresses is the value of -listen.

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
@@ -64,6 +65,14 @@ func serve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		fmt.Fprintf(stderr, "lastcall: %v\n", err)
 		return usageError{err}
 	}
+	var certificate *front.Certificate
+	if cfg.tlsCert != "" {
+		certificate, err = front.LoadCertificate(cfg.tlsCert, cfg.tlsKey, log.With(logger, "actor", "tls"))
+		if err != nil {
+			fmt.Fprintf(stderr, "lastcall: -tls-cert, -tls-key: %v\n", err)
+			return usageError{err}
+		}
+	}
 	listeners, err := listen(cfg.listen.list)
 	if err != nil {
 		fmt.Fprintf(stderr, "lastcall: %v\n", err)
@@ -72,19 +81,16 @@ func serve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	for i, l := range listeners {
 		listeners[i] = front.TimeoutListener(l, timeouts(cfg))
 	}
-	server := &http.Server{
-		Handler:           handler,
-		ReadHeaderTimeout: cfg.readHeaderTimeout,
-		IdleTimeout:       cfg.idleTimeout,
-		MaxHeaderBytes:    cfg.maxHeaderBytes,
-		ErrorLog:          stdlog.New(log.NewStdlibAdapter(level.Debug(logger)), "", 0),
-	}
+	server := newServer(cfg, handler, certificate, logger)
 
 	var g run.Group
 	g.Add(actors.HTTP(stop, server, listeners...))
 	g.Add(signals, interrupt)
 	g.Add(run.ContextHandler(ctx))
-	level.Info(logger).Log("msg", "serving", "addr", addrs(listeners), "pid", os.Getpid(),
+	if certificate != nil { // without one, SIGHUP ends the process, as when its terminal is closed
+		g.Add(certificate.Watch())
+	}
+	level.Info(logger).Log("msg", "serving", "addr", addrs(listeners), "scheme", cfg.scheme(), "pid", os.Getpid(),
 		"stop", fmt.Sprintf("kill -INT %d", os.Getpid()), "stop_within", cfg.lameDuck+cfg.grace)
 	if err = stop.Err(g.Run()); err != nil {
 		level.Error(logger).Log("msg", "not a clean stop", "err", err, "status", status(err))
@@ -117,6 +123,36 @@ func newHandler(cfg config, stop *actors.Stop, logger log.Logger) (h http.Handle
 		h = front.AccessLog(h, log.With(logger, "actor", "access"))
 	}
 	return front.Timeouts(h, timeouts(cfg)), nil
+}
+
+// newServer is the server as the settings ask for it; with a certificate it
+// speaks TLS.
+func newServer(cfg config, h http.Handler, certificate *front.Certificate, logger log.Logger) *http.Server {
+	s := &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: cfg.readHeaderTimeout,
+		IdleTimeout:       cfg.idleTimeout,
+		MaxHeaderBytes:    cfg.maxHeaderBytes,
+		ErrorLog:          stdlog.New(log.NewStdlibAdapter(level.Debug(logger)), "", 0),
+		Protocols:         new(http.Protocols),
+		HTTP2: &http.HTTP2Config{
+			// A connection keeps a buffer for the largest frame that it ever
+			// got: with net/http's 1 MiB anybody can have that set aside. The
+			// least that the RFC allows is what clients use anyway.
+			MaxReadFrameSize: 16 << 10,
+			// No WriteByteTimeout, because front.TimeoutListener sees progress
+			// that this does not, and no SendPingTimeout, because a PING takes
+			// its turn behind all that the kernel buffers: either would cut
+			// clients that are slow, but read.
+		},
+	}
+	s.Protocols.SetHTTP1(true)
+	s.Protocols.SetUnencryptedHTTP2(cfg.h2c)
+	if certificate != nil {
+		s.Protocols.SetHTTP2(true)
+		s.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certificate.GetCertificate}
+	}
+	return s
 }
 
 func timeouts(cfg config) front.TimeoutConfig {
