@@ -43,7 +43,7 @@ var aLongTimeAgo = time.Unix(1, 0)
 type connState int
 
 const (
-	fresh    connState = iota // nothing was ever received on it
+	fresh    connState = iota // nothing was ever received on it, but a TLS handshake
 	busy                      // from the first byte of a request to the end of its answer
 	idle                      // answered, waiting for the next request
 	multi                     // HTTP/2: what it does is in streams, and GOAWAY lets it go
@@ -62,6 +62,7 @@ type conn struct {
 	state    connState
 	since    time.Time               // when state was entered
 	longest  time.Duration           // the client's longest recent pause; 0: none yet
+	greeting handshake               // under TLS, which begins with it
 	requests framing                 // where requests end; not under TLS
 	ahead    bool                    // the first byte of the next request was handed out early
 	halfOpen chan struct{}           // closed to end the wait for an answer to a client that sends no more
@@ -71,6 +72,7 @@ type conn struct {
 	timer    *time.Timer             // fires then
 	current  *response               // the request being answered
 	streams  map[*response2]struct{} // HTTP/2: those being answered
+	http2    bool                    // HTTP/2 was agreed on
 	late     bool                    // HTTP/2: it came while draining, and was sent GOAWAY
 	base     int64                   // written before that
 }
@@ -137,6 +139,19 @@ func (c *conn) early(p []byte) (n, limit int, next bool) {
 func (c *conn) received(p []byte, next bool) (n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.take(p, next)
+}
+
+// take is received. c.mu is held.
+func (c *conn) take(p []byte, next bool) (n int) {
+	if !c.greeting.over && c.greeting.take(p) == len(p) {
+		c.since = time.Now() // nothing was asked yet
+		c.stay()
+		if c.state == fresh && c.server.draining.Load() {
+			c.keep()
+		}
+		return len(p)
+	}
 	if c.state == fresh || c.state == idle {
 		if p = c.requests.trim(p); len(p) == 0 {
 			return 0
@@ -222,12 +237,12 @@ func (c *conn) lastLook(p []byte, err error) (int, error) {
 	if !c.told || !errors.Is(err, os.ErrDeadlineExceeded) {
 		return 0, err
 	}
-	n := readNow(c.Conn, p)
-	if p = c.requests.trim(p[:n]); len(p) == 0 {
-		return 0, err
+	if n := readNow(c.Conn, p); n > 0 {
+		if n = c.take(p[:n], false); n > 0 {
+			return n, nil
+		}
 	}
-	c.begins(time.Now())
-	return c.requests.split(p), nil
+	return 0, err
 }
 
 // SetReadDeadline is net/http's. It waits while the connection is told to
@@ -332,16 +347,12 @@ func (c *conn) answered() {
 	c.current = nil
 }
 
-// speaks2 notes that the connection speaks HTTP/2.
+// speaks2 notes that HTTP/2 is about to begin on the connection.
 func (c *conn) speaks2() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.state == gone {
-		return
-	}
-	c.state = multi
+	c.http2 = true
 	c.requests.stop()
-	c.stay()
 }
 
 // hijack notes that a handler has taken the connection over.
@@ -359,10 +370,17 @@ func (c *conn) hijack() {
 func (c *conn) idle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.state == multi && c.server.draining.Load() && !c.late {
-		// net/http tells only those that were there (golang/go issue 81153).
-		c.late = true
-		c.server.goAway()
+	if c.http2 {
+		if c.state == fresh || c.state == busy {
+			c.state = multi
+			c.stay()
+		}
+		if c.server.draining.Load() && !c.late {
+			// net/http tells only those that were there (golang/go issue 81153).
+			c.late = true
+			c.server.goAway()
+		}
+		return
 	}
 	if c.state != busy {
 		return

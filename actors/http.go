@@ -29,9 +29,14 @@ import (
 // If srv.TLSConfig has certificates, or a function that gets them, TLS is
 // spoken, by [http.Server.ServeTLS]; give plain listeners then, not those of
 // tls.NewListener. Without certificates it is plain HTTP, as with
-// [http.Server.Serve]. The drain knows less of TLS yet: a connection counts as
-// busy from its handshake on until its first request was answered. HTTP/2
-// requests are neither counted nor named.
+// [http.Server.Serve]. Under TLS the drain knows less of pipelined requests: a
+// part of the next one that came in one record with the current one is not
+// seen.
+//
+// HTTP/2 is net/http's own, as srv.Protocols, srv.HTTP2 and srv.TLSNextProto
+// say. If the last has another's (that of golang.org/x/net/http2), its clients
+// are told only with their next answer, and those that ask nothing more hold
+// the stop until its deadline.
 //
 // Shutdown, then Close, is called on srv at the end of the drain, when there
 // is little left for them to do. So functions given to RegisterOnShutdown run

@@ -293,3 +293,78 @@ func TestDrainLosesNoStream(t *testing.T) {
 		}
 	})
 }
+
+// A connection on which nothing but the TLS handshake happened, or only a part
+// of it, does not hold the stop.
+func TestDrainOfUnusedTLS(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		greet func(nc net.Conn) error
+	}{
+		{"TLS 1.3", func(nc net.Conn) error {
+			return tls.Client(nc, &tls.Config{InsecureSkipVerify: true}).Handshake()
+		}},
+		{"TLS 1.2", func(nc net.Conn) error {
+			return tls.Client(nc, &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12}).Handshake()
+		}},
+		{"h2 without preface", func(nc net.Conn) error {
+			return tls.Client(nc, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}).Handshake()
+		}},
+		{"half a handshake", func(nc net.Conn) error {
+			_, err := io.WriteString(nc, "\x16\x03\x01\x01")
+			return err
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := start(t, new(actors.Stop), server2(t, true, hello))
+			for range 20 {
+				if err := tt.greet(s.dial(t)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for s.stop.Snapshot().Open < 20 {
+				time.Sleep(time.Millisecond)
+			}
+			begun := time.Now()
+			s.end()
+			if err := s.wait(t); err != nil {
+				t.Errorf("Err() = %v, want nil", err)
+			}
+			if took := time.Since(begun); took > 3*time.Second {
+				t.Errorf("the stop took %v, want about 0.25 s", took)
+			}
+		})
+	}
+}
+
+// A client that needs long for its handshake, and begins it before the stop,
+// gets its answer.
+func TestDrainWaitsForSlowHandshake(t *testing.T) {
+	s := start(t, new(actors.Stop), server2(t, true, hello))
+	c := s.dial(t)
+	for s.stop.Snapshot().Open < 1 {
+		time.Sleep(time.Millisecond)
+	}
+	s.end()
+	s.until(t, actors.Draining)
+	c.Conn = tls.Client(slowConn{c.Conn}, &tls.Config{InsecureSkipVerify: true})
+	c.r.Reset(c.Conn)
+	c.send(get)
+	if body, last := c.answer(); body != "hello" || !last {
+		t.Errorf("answer = %q, last %v, want hello, true", body, last)
+	}
+}
+
+// slowConn sends in pieces, a little apart.
+type slowConn struct{ net.Conn }
+
+func (c slowConn) Write(p []byte) (n int, err error) {
+	for n < len(p) && err == nil {
+		var m int
+		m, err = c.Conn.Write(p[n:min(len(p), n+50)])
+		n += m
+		time.Sleep(30 * time.Millisecond)
+	}
+	return n, err
+}
