@@ -53,7 +53,8 @@ What to serve (neither: a start page)
   -proxy URL                 a program: http://, https://, h2c://HOST:PORT or unix:PATH
   -proxy-timeout 1m0s        how long it may take to begin an answer
 Where
-  -listen :8080              HOST:PORT or unix:PATH; may be repeated
+  -listen :8080              HOST:PORT or unix:PATH; may be repeated; sockets that systemd
+                             passes are served too, and instead of the default
   -health-prefix /           where healthz, livez, readyz live, or off
 Stop
   -lame-duck 0s              go on accepting, not ready, for so long first

@@ -64,7 +64,7 @@ func serve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		fmt.Fprintf(stderr, "lastcall: %v\n", err)
 		return usageError{err}
 	}
-	listeners, err := listen(cfg.listen.list)
+	listeners, err := listen(cfg.listen)
 	if err != nil {
 		fmt.Fprintf(stderr, "lastcall: %v\n", err)
 		return err
@@ -123,15 +123,24 @@ func timeouts(cfg config) front.TimeoutConfig {
 	return front.TimeoutConfig{Read: orNone(cfg.readTimeout), Write: orNone(cfg.writeTimeout)}
 }
 
-// listen binds all of the addresses, or none.
-func listen(addrs []string) (listeners []net.Listener, err error) {
-	for _, addr := range addrs {
-		l, err := actors.Listen(addr)
+// listen takes over the sockets that were passed to the process, and binds all
+// of the addresses, or none. Passed sockets replace the default address, not
+// one that was asked for.
+func listen(addrs addresses) (listeners []net.Listener, err error) {
+	defer func() {
 		if err != nil {
 			for _, l := range listeners {
 				l.Close()
 			}
-			return nil, fmt.Errorf("-listen %s: %w", addr, err)
+		}
+	}()
+	if listeners, err = passed(); err != nil || len(listeners) > 0 && !addrs.set {
+		return listeners, err
+	}
+	for _, addr := range addrs.list {
+		l, err := actors.Listen(addr)
+		if err != nil {
+			return listeners, fmt.Errorf("-listen %s: %w", addr, err)
 		}
 		listeners = append(listeners, l)
 	}
