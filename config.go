@@ -28,6 +28,7 @@ type config struct {
 	lameDuck  time.Duration
 	grace     time.Duration
 	idleGrace time.Duration
+	report    string
 
 	readTimeout       time.Duration
 	readHeaderTimeout time.Duration
@@ -60,6 +61,7 @@ Stop
   -lame-duck 0s              go on accepting, not ready, for so long first
   -grace 30s                 then cut what is not finished after so long
   -idle-grace 5s             wait for a quiet connection for so long at the most
+  -report FILE               write how it went, as JSON
 Clients
   -read-header-timeout 5s    for a request's header
   -read-timeout 5s           without progress of its body
@@ -87,6 +89,7 @@ func (c *config) flags() *flag.FlagSet {
 	fs.BoolVar(&c.list, "list", false, "")
 	fs.StringVar(&c.proxy, "proxy", "", "")
 	fs.StringVar(&c.healthPrefix, "health-prefix", "/", "")
+	fs.StringVar(&c.report, "report", "", "")
 	fs.BoolVar(&c.accessLog, "access-log", false, "")
 	fs.StringVar(&c.logFormat, "log-format", "logfmt", "")
 	fs.StringVar(&c.logLevel, "log-level", "info", "")

@@ -50,6 +50,17 @@ func serve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return nil
 	}
 
+	if cfg.report != "" {
+		if err := checkReport(cfg.report); err != nil {
+			fmt.Fprintf(stderr, "lastcall: -report: %v\n", err)
+			return usageError{err}
+		}
+	}
+
+	terminal := terminalOf(stderr)
+	if terminal != nil {
+		stderr = terminal // from here on, or the progress line is in the way
+	}
 	logger := newLogger(cfg, stderr)
 	stop := &actors.Stop{
 		Logger:    logger,
@@ -84,9 +95,18 @@ func serve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	g.Add(actors.HTTP(stop, server, listeners...))
 	g.Add(signals, interrupt)
 	g.Add(run.ContextHandler(ctx))
+	progress := newProgress(stop.Snapshot, logger, terminal)
+	g.Add(progress.Actor())
 	level.Info(logger).Log("msg", "serving", "addr", addrs(listeners), "pid", os.Getpid(),
 		"stop", fmt.Sprintf("kill -INT %d", os.Getpid()), "stop_within", cfg.lameDuck+cfg.grace)
-	if err = stop.Err(g.Run()); err != nil {
+	err = stop.Err(g.Run())
+	progress.close()
+	if cfg.report != "" {
+		if rerr := newReport(stop.Snapshot(), err).write(cfg.report); rerr != nil {
+			err = errors.Join(err, fmt.Errorf("-report: %w", rerr))
+		}
+	}
+	if err != nil {
 		level.Error(logger).Log("msg", "not a clean stop", "err", err, "status", status(err))
 	}
 	return err

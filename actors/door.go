@@ -60,6 +60,7 @@ func (d *door) drain(halt <-chan struct{}, patience time.Duration) {
 		return
 	}
 	way, shut := d.shut()
+	before := dropped(d.Listener)
 	level.Debug(d.logger).Log("msg", "door shut", "way", way)
 
 	begun := time.Now()
@@ -81,6 +82,9 @@ func (d *door) drain(halt <-chan struct{}, patience time.Duration) {
 		case <-halt:
 			empty = 2
 		}
+	}
+	if shut {
+		d.server.stop.refused.Add(uint64(dropped(d.Listener) - before))
 	}
 	d.Close()
 }
