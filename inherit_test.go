@@ -141,11 +141,11 @@ func TestHandOver(t *testing.T) {
 			server := next()
 			const warm = 5
 			l, err := load.Start(load.Config{Addr: addr, EchoHeader: "X-Request-Id",
-				Groups: mixed(5 * time.Millisecond).groups, MaxTime: 2 * time.Minute})
+				Groups: mixed(5 * time.Millisecond).groups, MaxTime: time.Minute})
 			if err != nil {
 				t.Fatal(err)
 			}
-			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
 			if err := l.Ready(ctx, warm); err != nil {
 				t.Fatal(err)
@@ -296,6 +296,44 @@ func TestInheritedAndOwn(t *testing.T) {
 	if nc, err := net.Dial("tcp", own); err == nil {
 		nc.Close()
 		t.Errorf("%s is still open", own)
+	}
+}
+
+// TestSeveralListeners drains all of them at once.
+func TestSeveralListeners(t *testing.T) {
+	path := "unix:" + t.TempDir() + "/s"
+	p := launch(t, here, lastcall("-listen", "127.0.0.1:0,"+path, "-listen", "127.0.0.1:0", "-dir", site(t, "here"), "-read-header-timeout", "1m"))
+	addrs := strings.Split(strings.Fields(p.log()[strings.Index(p.log(), "addr=")+len("addr="):])[0], ",")
+	if len(addrs) != 3 || "unix:"+addrs[1] != path {
+		t.Fatalf("serving %q, want three addresses", addrs)
+	}
+	addrs[1] = path
+	var visitors []*visitor
+	for _, addr := range addrs {
+		visitors = append(visitors, arriving(t, addr))
+	}
+	p.signal(t, syscall.SIGTERM)
+	p.until(t, "phase=draining")
+	for i, v := range visitors {
+		v.send(askWho[10:])
+		v.hears("here")
+		network, addr := "tcp", addrs[i]
+		if i == 1 {
+			network, addr = "unix", strings.TrimPrefix(addr, "unix:")
+		}
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+			nc, err := net.DialTimeout(network, addr, time.Second)
+			if err != nil {
+				break
+			}
+			nc.Close()
+			if time.Now().After(deadline) {
+				t.Fatalf("%s still lets newcomers in", addr)
+			}
+		}
+	}
+	if status := p.wait(t); status != 0 {
+		t.Errorf("exit status = %d, want 0:\n%s", status, p.log())
 	}
 }
 

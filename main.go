@@ -96,7 +96,7 @@ func serve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	g.Add(signals, interrupt)
 	g.Add(run.ContextHandler(ctx))
 	progress := newProgress(stop.Snapshot, logger, terminal)
-	g.Add(progress.Actor())
+	g.Add(progress.actor())
 	level.Info(logger).Log("msg", "serving", "addr", addrs(listeners), "pid", os.Getpid(),
 		"stop", fmt.Sprintf("kill -INT %d", os.Getpid()), "stop_within", cfg.lameDuck+cfg.grace)
 	err = stop.Err(g.Run())

@@ -51,8 +51,8 @@ func newProgress(snapshot func() actors.Snapshot, logger log.Logger, t *terminal
 	return p
 }
 
-// Actor is what tells it that the stop begins.
-func (p *progress) Actor() (execute func() error, interrupt func(error)) {
+// actor is what tells it that the stop begins.
+func (p *progress) actor() (execute func() error, interrupt func(error)) {
 	return func() error { <-p.begun; return nil }, func(error) { p.once.Do(func() { close(p.begun) }) }
 }
 

@@ -140,14 +140,19 @@ func TestReport(t *testing.T) {
 }
 
 func TestReportBadPath(t *testing.T) {
-	dir := t.TempDir()
+	dir, pipe := t.TempDir(), t.TempDir()+"/pipe"
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel() // what serves all the same, ends at once
 	for _, tt := range []struct{ path, want string }{
 		{dir + "/none/report", "lastcall: -report: open " + dir + "/none/"},
 		{dir, "lastcall: -report: " + dir + " is no regular file\n"},
-		{os.DevNull, "lastcall: -report: " + os.DevNull + " is no regular file\n"},
+		{pipe, "lastcall: -report: " + pipe + " is no regular file\n"},
 	} {
 		var stdout, stderr bytes.Buffer
-		err := serve(context.Background(), []string{"-listen", "127.0.0.1:0", "-report", tt.path}, &stdout, &stderr)
+		err := serve(ctx, []string{"-listen", "127.0.0.1:0", "-report", tt.path}, &stdout, &stderr)
 		if got := status(err); got != 2 || !strings.HasPrefix(stderr.String(), tt.want) {
 			t.Errorf("serve(-report %s): status = %d, stderr = %q, want 2, %q", tt.path, got, &stderr, tt.want)
 		}
