@@ -19,24 +19,25 @@ import (
 	"testing"
 	"time"
 
+	"lastcall/actors"
 	"lastcall/stoptest/load"
 )
 
 // socket is a listening socket that this test holds, to pass it on. Its
-// address is as -listen has it.
+// address is as -listen has it. (It is made by actors.Listen because a
+// multipath TCP socket would refuse the filter that it must not get.)
 func socket(t *testing.T, network string) (addr string, f *os.File) {
 	t.Helper()
 	addr = "127.0.0.1:0"
 	if network == "unix" {
-		addr = t.TempDir() + "/s"
+		addr = "unix:" + t.TempDir() + "/s"
 	}
-	l, err := net.Listen(network, addr)
+	l, err := actors.Listen(addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if u, ok := l.(*net.UnixListener); ok {
 		u.SetUnlinkOnClose(false)
-		addr = "unix:" + addr
 	} else {
 		addr = l.Addr().String()
 	}
