@@ -31,6 +31,7 @@ type config struct {
 	lameDuck  time.Duration
 	grace     time.Duration
 	idleGrace time.Duration
+	report    string
 
 	readTimeout       time.Duration
 	readHeaderTimeout time.Duration
@@ -56,7 +57,8 @@ What to serve (neither: a start page)
   -proxy URL                 a program: http://, https://, h2c://HOST:PORT or unix:PATH
   -proxy-timeout 1m0s        how long it may take to begin an answer
 Where
-  -listen :8080              HOST:PORT or unix:PATH; may be repeated
+  -listen :8080              HOST:PORT or unix:PATH; may be repeated; sockets that systemd
+                             passes are served too, and instead of the default
   -tls-cert FILE             HTTPS, with HTTP/2: the certificate and its chain, in PEM
   -tls-key FILE              its key; both are loaded again if they change, and by kill -HUP
   -h2c                       HTTP/2 without TLS too, for clients that know
@@ -65,6 +67,7 @@ Stop
   -lame-duck 0s              go on accepting, not ready, for so long first
   -grace 30s                 then cut what is not finished after so long
   -idle-grace 5s             wait for a quiet connection for so long at the most
+  -report FILE               write how it went, as JSON
 Clients
   -read-header-timeout 5s    for a request's header
   -read-timeout 5s           without progress of its body
@@ -95,6 +98,7 @@ func (c *config) flags() *flag.FlagSet {
 	fs.StringVar(&c.tlsKey, "tls-key", "", "")
 	fs.BoolVar(&c.h2c, "h2c", false, "")
 	fs.StringVar(&c.healthPrefix, "health-prefix", "/", "")
+	fs.StringVar(&c.report, "report", "", "")
 	fs.BoolVar(&c.accessLog, "access-log", false, "")
 	fs.StringVar(&c.logFormat, "log-format", "logfmt", "")
 	fs.StringVar(&c.logLevel, "log-level", "info", "")

@@ -51,6 +51,17 @@ func serve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return nil
 	}
 
+	if cfg.report != "" {
+		if err := checkReport(cfg.report); err != nil {
+			fmt.Fprintf(stderr, "lastcall: -report: %v\n", err)
+			return usageError{err}
+		}
+	}
+
+	terminal := terminalOf(stderr)
+	if terminal != nil {
+		stderr = terminal // from here on, or the progress line is in the way
+	}
 	logger := newLogger(cfg, stderr)
 	stop := &actors.Stop{
 		Logger:    logger,
@@ -73,7 +84,7 @@ func serve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			return usageError{err}
 		}
 	}
-	listeners, err := listen(cfg.listen.list)
+	listeners, err := listen(cfg.listen)
 	if err != nil {
 		fmt.Fprintf(stderr, "lastcall: %v\n", err)
 		return err
@@ -90,9 +101,18 @@ func serve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if certificate != nil { // without one, SIGHUP ends the process, as when its terminal is closed
 		g.Add(certificate.Watch())
 	}
+	progress := newProgress(stop.Snapshot, logger, terminal)
+	g.Add(progress.actor())
 	level.Info(logger).Log("msg", "serving", "addr", addrs(listeners), "scheme", cfg.scheme(), "pid", os.Getpid(),
 		"stop", fmt.Sprintf("kill -INT %d", os.Getpid()), "stop_within", cfg.lameDuck+cfg.grace)
-	if err = stop.Err(g.Run()); err != nil {
+	err = stop.Err(g.Run())
+	progress.close()
+	if cfg.report != "" {
+		if rerr := newReport(stop.Snapshot(), err).write(cfg.report); rerr != nil {
+			err = errors.Join(err, fmt.Errorf("-report: %w", rerr))
+		}
+	}
+	if err != nil {
 		level.Error(logger).Log("msg", "not a clean stop", "err", err, "status", status(err))
 	}
 	return err
@@ -159,15 +179,24 @@ func timeouts(cfg config) front.TimeoutConfig {
 	return front.TimeoutConfig{Read: orNone(cfg.readTimeout), Write: orNone(cfg.writeTimeout)}
 }
 
-// listen binds all of the addresses, or none.
-func listen(addrs []string) (listeners []net.Listener, err error) {
-	for _, addr := range addrs {
-		l, err := actors.Listen(addr)
+// listen takes over the sockets that were passed to the process, and binds all
+// of the addresses, or none. Passed sockets replace the default address, not
+// one that was asked for.
+func listen(addrs addresses) (listeners []net.Listener, err error) {
+	defer func() {
 		if err != nil {
 			for _, l := range listeners {
 				l.Close()
 			}
-			return nil, fmt.Errorf("-listen %s: %w", addr, err)
+		}
+	}()
+	if listeners, err = passed(); err != nil || len(listeners) > 0 && !addrs.set {
+		return listeners, err
+	}
+	for _, addr := range addrs.list {
+		l, err := actors.Listen(addr)
+		if err != nil {
+			return listeners, fmt.Errorf("-listen %s: %w", addr, err)
 		}
 		listeners = append(listeners, l)
 	}

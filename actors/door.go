@@ -2,6 +2,7 @@ package actors
 
 import (
 	"errors"
+	"io/fs"
 	"net"
 	"os"
 	"sync/atomic"
@@ -16,11 +17,23 @@ import (
 // those still in the handshake, whose clients may have sent a request already:
 // first nobody new is let in, then, when all who are inside have been accepted
 // (by http.Server.Serve, which goes on), the socket is closed.
+//
+// An [Inherited] listener is closed in one step: its socket and its queue
+// live on, because others hold them.
 type door struct {
 	net.Listener
 	server *server
 	logger log.Logger
+	path   fs.FileInfo  // of a unix socket that has one, as it was at the start
 	waits  atomic.Int64 // since when Accept has been waiting; Unix nanoseconds
+}
+
+func newDoor(l net.Listener, s *server) *door {
+	d := &door{Listener: l, server: s, logger: log.With(s.logger, "addr", l.Addr())}
+	if addr, ok := l.Addr().(*net.UnixAddr); ok && addr.Name != "" && addr.Name[0] != '@' {
+		d.path, _ = os.Lstat(addr.Name)
+	}
+	return d
 }
 
 // Accept makes the connection known to the server before anybody uses it.
@@ -37,8 +50,17 @@ func (d *door) Accept() (net.Conn, error) {
 // way in has been accepted. It waits for handshakes for patience at the most,
 // because a client that has gone away never ends its own. For those in the
 // queue it waits until halt, if the door could be shut.
+//
+// Closing waits for an Accept that is just getting somebody, who is served
+// like the others: nobody is taken out of an inherited queue and dropped.
 func (d *door) drain(halt <-chan struct{}, patience time.Duration) {
+	if i, ok := d.Listener.(interface{ Inherited() bool }); ok && i.Inherited() {
+		d.Close()
+		level.Debug(d.logger).Log("msg", "door shut", "way", "inherited: closed, the queue is left to others")
+		return
+	}
 	way, shut := d.shut()
+	before := dropped(d.Listener)
 	level.Debug(d.logger).Log("msg", "door shut", "way", way)
 
 	begun := time.Now()
@@ -61,6 +83,9 @@ func (d *door) drain(halt <-chan struct{}, patience time.Duration) {
 			empty = 2
 		}
 	}
+	if shut {
+		d.server.stop.refused.Add(uint64(dropped(d.Listener) - before))
+	}
 	d.Close()
 }
 
@@ -71,8 +96,11 @@ func (d *door) shut() (way string, ok bool) {
 		if u, ok := d.Listener.(interface{ SetUnlinkOnClose(bool) }); ok {
 			u.SetUnlinkOnClose(false) // by then the path may be a successor's
 		}
-		if addr.Name != "" && addr.Name[0] != '@' {
-			os.Remove(addr.Name)
+		if d.path == nil {
+			return "accept until empty (no path to unlink)", false
+		}
+		if err := removeSame(addr.Name, d.path); err != nil {
+			return "accept until empty (" + err.Error() + ")", false
 		}
 		return "path unlinked", true
 	}

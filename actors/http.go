@@ -110,7 +110,7 @@ func (s *server) execute(listeners []net.Listener) error {
 	doors := make([]*door, len(listeners))
 	closed := make(chan error, len(listeners)) // how each Serve ended
 	for i, l := range listeners {
-		doors[i] = &door{Listener: l, server: s, logger: log.With(s.logger, "addr", l.Addr())}
+		doors[i] = newDoor(l, s)
 		go func() { closed <- serve(doors[i]) }()
 	}
 	s.stop.serves()

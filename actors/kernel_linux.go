@@ -6,6 +6,7 @@ import (
 	"net"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,6 +34,21 @@ func refuseSYN(l net.Listener) error {
 		return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
 			&unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]})
 	})
+}
+
+// dropped counts the packets that the socket has dropped: where refuseSYN is
+// in force, the SYNs of newcomers. (Rarely also the end of a handshake that
+// finds the queue full; it comes again.)
+func dropped(l net.Listener) (n uint32) {
+	const drops = 8 // SK_MEMINFO_DROPS in linux/sock_diag.h
+	var info [drops + 1]uint32
+	size := uint32(unsafe.Sizeof(info))
+	control(l, func(fd int) error {
+		unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
+			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+		return nil
+	})
+	return info[drops]
 }
 
 // handshakes counts the handshakes under way at a local TCP port, by

@@ -9,6 +9,7 @@ import (
 )
 
 func refuseSYN(net.Listener) error           { return errors.ErrUnsupported }
+func dropped(net.Listener) uint32            { return 0 }
 func handshakes(port int) (n int, err error) { return 0, errors.ErrUnsupported }
 
 // tcp is what the kernel knows of a connection.

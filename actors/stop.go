@@ -89,7 +89,8 @@ type Stop struct {
 	cutc  chan struct{} // closed when the rest is to be cut at once
 	ended chan struct{} // closed when every HTTP actor has returned
 
-	closing atomic.Bool // whether answers say "Connection: close"
+	closing atomic.Bool   // whether answers say "Connection: close"
+	refused atomic.Uint64 // at the doors
 
 	mu       sync.Mutex
 	phase    Phase
@@ -205,7 +206,8 @@ func (s *Stop) advance(p Phase) {
 		logger.Log("msg", "no new connections, finishing what is open", "cause", cause,
 			"inflight", n.inFlight, "open", n.open, "grace", s.grace())
 	case Stopped:
-		logger.Log("msg", "stopped", "elapsed", time.Since(start).Round(100*time.Microsecond), "drained", n.drained, "cut", cut)
+		logger.Log("msg", "stopped", "cause", cause, "elapsed", time.Since(start).Round(100*time.Microsecond),
+			"drained", n.drained, "refused_at_door", s.refused.Load(), "cut", cut)
 	}
 }
 
@@ -259,7 +261,8 @@ type Snapshot struct {
 	Phase Phase
 	Since time.Time // when the phase began
 
-	Cause    error     // why the stop began; may be nil
+	Began    time.Time // when the stop began; zero while none has
+	Cause    error     // why it began; may be nil
 	Deadline time.Time // when what is left is cut; zero while no stop has begun
 
 	Open     int    // connections
@@ -268,6 +271,13 @@ type Snapshot struct {
 	InFlight int    // requests in handlers, or, before HTTP/2, with an answer not yet written
 	Served   uint64 // requests answered since the start
 	Drained  uint64 // those of them that were answered since the stop began
+
+	// Refused counts the newcomers (their SYNs) that were turned away while
+	// the doors were being shut, which takes some milliseconds. On Linux, by
+	// the socket filter; otherwise 0. Once its socket is closed the kernel
+	// refuses by itself, and does not count: if there are any here, there
+	// will have been more.
+	Refused uint64
 
 	Cut []Request // what was cut
 }
@@ -289,10 +299,11 @@ func (s *Stop) Snapshot() Snapshot {
 	n := s.countLocked()
 	return Snapshot{
 		Phase: s.phase, Since: s.since,
-		Cause: s.cause, Deadline: s.deadline,
+		Began: s.start, Cause: s.cause, Deadline: s.deadline,
 		Open: n.open, Busy: n.busy, Hijacked: n.hijacked, InFlight: n.inFlight,
 		Served: n.served, Drained: n.drained,
-		Cut: append([]Request(nil), s.cut...),
+		Refused: s.refused.Load(),
+		Cut:     append([]Request(nil), s.cut...),
 	}
 }
 

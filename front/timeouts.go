@@ -124,6 +124,12 @@ func (l *timeoutListener) SetUnlinkOnClose(unlink bool) {
 	}
 }
 
+// Inherited passes on the mark of actors.Inherited.
+func (l *timeoutListener) Inherited() bool {
+	i, ok := l.Listener.(interface{ Inherited() bool })
+	return ok && i.Inherited()
+}
+
 func syscallConn(x any) (syscall.RawConn, error) {
 	if sc, ok := x.(syscall.Conn); ok {
 		return sc.SyscallConn()

@@ -1,0 +1,68 @@
+//go:build unix
+
+package actors_test
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"lastcall/actors"
+)
+
+// TestInheritedIsLeft stops while many are in the queue: whoever has not been
+// accepted by then, and who comes later, is for the one who holds the socket
+// besides. Each is answered by one of the two.
+func TestInheritedIsLeft(t *testing.T) {
+	l, err := actors.Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := net.FileListener(f)
+	f.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+
+	s := &service{addr: l.Addr().String(), stop: new(actors.Stop)}
+	clients := make([]*client, 50)
+	for i := range clients {
+		clients[i] = s.dial(t)
+		clients[i].send(get)
+	}
+	execute, interrupt := actors.HTTP(s.stop, &http.Server{Handler: http.HandlerFunc(hello)},
+		actors.Inherited(lateListener{l.(*net.TCPListener), s.stop, 5 * time.Millisecond}))
+	interrupt(nil)
+	if err := execute(); err != nil {
+		t.Errorf("execute() = %v, want nil", err)
+	}
+	clients = append(clients, s.dial(t)) // a SYN filter would not let it in
+	clients[50].send(get)
+
+	left := len(clients) - int(s.stop.Snapshot().Drained)
+	if left == 1 {
+		t.Error("the whole queue was accepted, want it left")
+	}
+	for range left {
+		other.(*net.TCPListener).SetDeadline(time.Now().Add(10 * time.Second))
+		nc, err := other.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.ReadFull(nc, make([]byte, len(get)))
+		io.WriteString(nc, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+		nc.Close()
+	}
+	for _, c := range clients {
+		if body, _ := c.answer(); body != "hello" {
+			t.Errorf("answer = %q, want hello", body)
+		}
+	}
+}
