@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -216,6 +217,33 @@ func TestEventStreamEnds(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestEventStreamEndsOverHTTP2 has the program speak HTTP/2 as well.
+func TestEventStreamEndsOverHTTP2(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := make(chan struct{}, 1)
+	program := &http.Server{Handler: eventProgram(t, nil, "data: 1\n\n", "", nil, left), Protocols: new(http.Protocols)}
+	program.Protocols.SetUnencryptedHTTP2(true)
+	go program.Serve(l)
+	defer program.Close()
+
+	s := stoppableBefore(t, "h2c://"+l.Addr().String(), ProxyConfig{Spread: -1}, 30*time.Second, &http.Server{})
+	nc := connect(t, s.addr)
+	io.WriteString(nc, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+	res, err := http.ReadResponse(bufio.NewReader(nc), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "the client", res.Body, "data: 1\n\n")
+	s.stop.Begin(nil)
+	expectEnd(t, "the client", res.Body)
+	wait(t, left, "the program to be left")
+	nc.Close()
+	s.early(t)
 }
 
 // TestEventStreamDoesNotHoldTheStop has a program that begins an event and

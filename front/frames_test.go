@@ -140,7 +140,7 @@ func FuzzFrames(f *testing.F) {
 		list := pieces(stream, sizes)
 		before := int(turn % uint(len(list)+1))
 		var to sink
-		c := &webSocket{Conn: &to, closing: make(chan struct{}), over: make(chan struct{})}
+		c := newWebSocket(t.Context(), &to, &to)
 		from := 0 // what was passed on at the turn
 		for i, p := range append(list, nil) {
 			if i == before {

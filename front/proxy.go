@@ -34,11 +34,11 @@ type ProxyConfig struct {
 	// Zero means 5 seconds, less means no limit.
 	DialTimeout time.Duration
 
-	// Spread is how long the ends of WebSockets and event streams are spread
-	// over when draining begins, so that their clients do not all connect
-	// again in the same instant; 10 ms for each there is are enough, and half
-	// of the grace period is the most. Zero means 5 seconds, less ends all at
-	// once.
+	// Spread is the time over which WebSockets and event streams end when
+	// draining begins, each at a random moment, so that their clients do not
+	// all connect again in the same instant. It is the most: 10 ms for each
+	// of them, and half of the grace period, are the most as well. Zero means
+	// [DefaultSpread], less ends all of them at once.
 	Spread time.Duration
 }
 
@@ -94,7 +94,7 @@ func Proxy(target string, cfg ProxyConfig) (http.Handler, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = log.NewNopLogger()
 	}
-	p := &proxy{logger: log.With(cfg.Logger, "target", target), turns: turns{spread: timeout(cfg.Spread, defaultSpread)}}
+	p := &proxy{logger: log.With(cfg.Logger, "target", target), turns: turns{spread: timeout(cfg.Spread, DefaultSpread)}}
 	p.ReverseProxy = httputil.ReverseProxy{
 		Transport: transport,
 		Rewrite: func(r *httputil.ProxyRequest) {

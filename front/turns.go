@@ -2,6 +2,7 @@ package front
 
 import (
 	"context"
+	"math"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -16,13 +17,12 @@ type turns struct {
 	open   atomic.Int64  // streams
 }
 
-const (
-	defaultSpread = 5 * time.Second
+// DefaultSpread is [ProxyConfig]'s Spread if that is zero.
+const DefaultSpread = 5 * time.Second
 
-	// turnEvery is how much each stream adds to the time in which they end: a
-	// few of them need not be spread, and should not hold the stop.
-	turnEvery = 10 * time.Millisecond
-)
+// turnEvery is how much each stream adds to the time in which they end: a few
+// of them need not be spread, and should not hold the stop.
+const turnEvery = 10 * time.Millisecond
 
 // wait returns when it is the turn of a stream to end, by the stop that the
 // request belongs to, and reports true; or false, when the stream is gone.
@@ -50,8 +50,11 @@ func pause(d time.Duration, gone <-chan struct{}) bool {
 	}
 }
 
-// untilDeadline is how long it is until the rest is cut, once draining.
+// untilDeadline is how long it is until the rest is cut, once that is known.
 func untilDeadline(ctx context.Context) time.Duration {
-	deadline, _ := actors.StopOf(ctx).Deadline()
+	deadline, ok := actors.StopOf(ctx).Deadline()
+	if !ok {
+		return math.MaxInt64
+	}
 	return time.Until(deadline)
 }

@@ -60,14 +60,19 @@ func (t *turns) webSocketConn(ctx context.Context, nc, raw net.Conn) net.Conn {
 	if actors.StopOf(ctx) == nil {
 		return nc
 	}
-	c := &webSocket{Conn: nc, raw: raw, ctx: ctx,
-		gone: make(chan struct{}), closing: make(chan struct{}), over: make(chan struct{})}
-	c.last.Store(int64(now()))
+	c := newWebSocket(ctx, nc, raw)
 	c.teller.Go(func() {
 		if t.wait(ctx, c.gone) {
 			c.end()
 		}
 	})
+	return c
+}
+
+func newWebSocket(ctx context.Context, nc, raw net.Conn) *webSocket {
+	c := &webSocket{Conn: nc, raw: raw, ctx: ctx,
+		gone: make(chan struct{}), closing: make(chan struct{}), over: make(chan struct{})}
+	c.last.Store(int64(now()))
 	return c
 }
 

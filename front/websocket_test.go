@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/coder/websocket"
@@ -30,7 +31,12 @@ type service struct {
 // stoppable serves a proxy, timeouts and all, before a program.
 func stoppable(t testing.TB, program http.HandlerFunc, cfg ProxyConfig, grace time.Duration, srv *http.Server) *service {
 	t.Helper()
-	target := "http://" + serve(t, program, TimeoutConfig{Read: -1, Write: -1})
+	return stoppableBefore(t, "http://"+serve(t, program, TimeoutConfig{Read: -1, Write: -1}), cfg, grace, srv)
+}
+
+// stoppableBefore is stoppable before a program that runs.
+func stoppableBefore(t testing.TB, target string, cfg ProxyConfig, grace time.Duration, srv *http.Server) *service {
+	t.Helper()
 	l, err := actors.Listen("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -257,6 +263,39 @@ func TestWebSocketNobodyAnswers(t *testing.T) {
 	}
 }
 
+// TestWebSocketIsNotReset has a client in the middle of a long message, which
+// it does not stop sending: a reset could destroy the Close frame unread.
+func TestWebSocketIsNotReset(t *testing.T) {
+	s := stoppable(t, rawSocket(t, func(nc net.Conn, r *bufio.Reader) { io.Copy(io.Discard, r) }),
+		ProxyConfig{Spread: -1}, 30*time.Second, &http.Server{})
+	nc, br := s.dialRaw(t, frame(0x82, true, strings.Repeat("x", 70_000))[:1000])
+	s.stop.Begin(nil)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if all, err := io.ReadAll(br); string(all) != string(closeToClient) || err != nil {
+			t.Errorf("the client got %q, %v, want Close", all, err)
+		}
+	}()
+	for until := time.Now().Add(patience); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
+		if _, err := nc.Write([]byte("x")); err != nil {
+			t.Errorf("while the client sends: %v", err)
+			break
+		}
+		select {
+		case <-ended: // see whether it takes more for a while
+			until = time.Now().Add(400 * time.Millisecond)
+			ended = nil
+		default:
+		}
+	}
+	if ended != nil {
+		t.Error("the client was not let go")
+	}
+	nc.Close()
+	s.early(t)
+}
+
 // TestWebSocketClosesByItself has the program, or the client, close when it is
 // the WebSocket's turn: nobody gets a second Close.
 func TestWebSocketClosesByItself(t *testing.T) {
@@ -322,6 +361,43 @@ func TestUpgradesAreWaitedFor(t *testing.T) {
 			if late := time.Since(s.stop.Snapshot().Deadline); late < 0 {
 				t.Errorf("cut %v before the deadline", -late)
 			}
+		})
+	}
+}
+
+// TestWebSocketLull closes when nothing was said for a while, or when that
+// takes too long.
+func TestWebSocketLull(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		every time.Duration // the program speaks, times over
+		times int
+		want  time.Duration // when Close comes
+	}{
+		{"quiet", 0, 0, lull},
+		{"a few answers", lull - time.Millisecond, 3, 3*(lull-time.Millisecond) + lull},
+		{"no end of it", lull - time.Millisecond, 20, lullPatience},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				client, nc := net.Pipe()
+				defer client.Close()
+				c := newWebSocket(t.Context(), nc, nc)
+				defer nc.Close()
+				start := time.Now()
+				go func() {
+					for range tt.times {
+						time.Sleep(tt.every)
+						c.Write([]byte("\x81\x00"))
+					}
+				}()
+				go c.end()
+				expect(t, "the client", client, strings.Repeat("\x81\x00", min(tt.times, int(tt.want/lull)))+string(closeToClient))
+				if got := time.Since(start); got != tt.want {
+					t.Errorf("closed after %v, want %v", got, tt.want)
+				}
+				time.Sleep(time.Minute) // until all have ended
+			})
 		})
 	}
 }
