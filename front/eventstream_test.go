@@ -180,10 +180,11 @@ func TestEventStreamEnds(t *testing.T) {
 				s := stoppable(t, eventProgram(t, nil, tt.before, tt.after, goOn, left), ProxyConfig{Spread: -1}, 30*time.Second, srv)
 
 				var body io.Reader
+				hangUp := func() {}
 				if proto == "HTTP/2.0" {
 					transport := &http.Transport{Protocols: new(http.Protocols)}
 					transport.Protocols.SetUnencryptedHTTP2(true)
-					defer transport.CloseIdleConnections()
+					hangUp = transport.CloseIdleConnections // how long it is kept else is not the matter here
 					res, err := (&http.Client{Transport: transport, Timeout: patience}).Get("http://" + s.addr)
 					if err != nil {
 						t.Fatal(err)
@@ -212,6 +213,7 @@ func TestEventStreamEnds(t *testing.T) {
 				}
 				expect(t, "the client", body, strings.TrimPrefix(tt.want, tt.before))
 				expectEnd(t, "the client", body)
+				hangUp()
 				wait(t, left, "the program to be left")
 				s.early(t)
 			})

@@ -51,7 +51,7 @@ type webSocket struct {
 	due      bool          // to be closed at the end of the current message
 	told     bool          // from here, by a Close frame to the client; final once closing is closed
 	closing  chan struct{} // closed when it closes, from here or because client or program want to
-	over     chan struct{} // closed when the program has no more to say
+	over     chan struct{} // closed when the program has closed its side
 }
 
 // webSocketConn takes a connection on which a WebSocket begins, and ends it
@@ -127,16 +127,14 @@ func (c *webSocket) Write(p []byte) (n int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.last.Store(int64(now()))
-	for n < len(p) {
+	for n < len(p) && !c.told {
 		to := n
 		for to < len(p) && !c.atEnd() {
 			to += c.toClient.next(p[to:])
 		}
-		if !c.told {
-			m, err := c.Conn.Write(p[n:to])
-			if err != nil {
-				return n + m, err
-			}
+		m, err := c.Conn.Write(p[n:to])
+		if err != nil {
+			return n + m, err
 		}
 		n = to
 		if c.atEnd() {
@@ -145,26 +143,15 @@ func (c *webSocket) Write(p []byte) (n int, err error) {
 			}
 		}
 	}
-	if c.told && c.toClient.closed { // the program answers
-		c.ends()
-	}
-	return n, nil
-}
-
-// ends notes that the program has no more to say. c.mu is held.
-func (c *webSocket) ends() {
-	if !closed(c.over) {
-		close(c.over)
-	}
+	return len(p), nil
 }
 
 // CloseWrite is called when the program has closed its side.
 func (c *webSocket) CloseWrite() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.ends()
-	if c.told {
-		return nil // the client may have its say first
+	if !closed(c.over) {
+		close(c.over)
 	}
 	return closeWrite(c.Conn)
 }
@@ -203,7 +190,6 @@ func (c *webSocket) Read(p []byte) (int, error) {
 // finish ends the copying when client and program have said Close, or there is
 // nothing to wait for.
 func (c *webSocket) finish() (int, error) {
-	closeWrite(c.raw)
 	if c.answered.Load() {
 		pause(c.patience(closePatience), c.over)
 	}

@@ -6,10 +6,12 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -195,6 +197,13 @@ func TestWebSocketGoesAway(t *testing.T) {
 // TestWebSocketMessageIsWhole has the turn come in the middle of a message, of
 // a frame even, and between the fragments of one.
 func TestWebSocketMessageIsWhole(t *testing.T) {
+	var fastest atomic.Int64 // of the stops, from the last message on
+	fastest.Store(math.MaxInt64)
+	t.Cleanup(func() {
+		if d := time.Duration(fastest.Load()); d > closePatience {
+			t.Errorf("each stop took %v or more: it waited for something that had come", d)
+		}
+	})
 	for _, tt := range []struct{ name, before, after string }{
 		{"in a header", "\x81", "\x05hello"},
 		{"in a frame", frame(0x81, false, strings.Repeat("x", 70_000))[:40_000], frame(0x81, false, strings.Repeat("x", 70_000))[40_000:]},
@@ -208,7 +217,12 @@ func TestWebSocketMessageIsWhole(t *testing.T) {
 				<-goOn
 				io.WriteString(nc, tt.after+frame(0x81, false, "no more"))
 				expect(t, "the program", r, frame(0x81, true, "early")+frame(0x81, true, "last")+frame(0x88, true, "\x03\xe9"))
-				io.WriteString(nc, frame(0x88, false, "\x03\xe9"))
+				for _, b := range []byte(frame(0x88, false, "\x03\xe9")) { // it may take its time
+					time.Sleep(50 * time.Millisecond)
+					if _, err := nc.Write([]byte{b}); err != nil {
+						t.Errorf("the program's Close: %v", err)
+					}
+				}
 			}), ProxyConfig{Spread: -1}, 30*time.Second, &http.Server{})
 			nc, br := s.dialRaw(t, frame(0x81, true, "early"))
 			expect(t, "the client", br, tt.before)
@@ -218,12 +232,14 @@ func TestWebSocketMessageIsWhole(t *testing.T) {
 				t.Errorf("the client got %q in the middle of a message", b)
 			}
 			nc.SetReadDeadline(time.Now().Add(patience))
+			begun := time.Now()
 			close(goOn)
 			expect(t, "the client", br, tt.after+string(closeToClient))
 			io.WriteString(nc, frame(0x81, true, "last")+frame(0x88, true, "\x03\xe9"))
 			expectEnd(t, "the client", br)
 			nc.Close()
 			s.early(t)
+			fastest.Store(min(fastest.Load(), int64(time.Since(begun)))) // a lost update does no harm
 		})
 	}
 }
@@ -334,14 +350,14 @@ func TestWebSocketClosesByItself(t *testing.T) {
 // TestUpgradesAreWaitedFor has connections that cannot be ended between two
 // messages: other upgrades, and a message that does not end.
 func TestUpgradesAreWaitedFor(t *testing.T) {
-	for _, tt := range []struct{ name, upgrade string }{
-		{"other", strings.Replace(upgrade, "WebSocket", "tcp", 1)},
-		{"half a message", upgrade},
+	for _, tt := range []struct{ name, upgrade, says string }{
+		{"other", strings.Replace(upgrade, "WebSocket", "tcp", 1), "\x81\x05hello"},
+		{"half a message", upgrade, "\x81\x05hel"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			s := stoppable(t, rawSocket(t, func(nc net.Conn, r *bufio.Reader) {
-				io.WriteString(nc, "\x81\x05hel")
+				io.WriteString(nc, tt.says)
 				io.Copy(io.Discard, r)
 			}), ProxyConfig{Spread: -1}, time.Second, &http.Server{})
 			nc := connect(t, s.addr)
@@ -350,7 +366,7 @@ func TestUpgradesAreWaitedFor(t *testing.T) {
 			if res, err := http.ReadResponse(br, nil); err != nil || res.StatusCode != 101 {
 				t.Fatalf("upgrade = %+v, %v, want 101", res, err)
 			}
-			expect(t, "the client", br, "\x81\x05hel")
+			expect(t, "the client", br, tt.says)
 			s.stop.Begin(nil)
 			if rest, _ := io.ReadAll(br); len(rest) > 0 {
 				t.Errorf("the client got %q", rest)
