@@ -102,6 +102,9 @@ func (c *webSocket) end() {
 	select {
 	case <-c.closing:
 		c.raw.SetReadDeadline(time.Now().Add(c.patience(closePatience)))
+		if !pause(c.patience(4*closePatience), c.gone) {
+			c.Conn.Close() // a program that reads nothing holds up Read
+		}
 	case <-c.gone:
 	}
 }

@@ -312,6 +312,39 @@ func TestWebSocketIsNotReset(t *testing.T) {
 	s.early(t)
 }
 
+// TestWebSocketDoesNotHoldTheStop has a program that reads nothing, and a
+// client that sends until nothing moves.
+func TestWebSocketDoesNotHoldTheStop(t *testing.T) {
+	over, full := make(chan struct{}), make(chan struct{})
+	s := stoppable(t, rawSocket(t, func(net.Conn, *bufio.Reader) { <-over }), ProxyConfig{Spread: -1}, 6*time.Second, &http.Server{})
+	nc, br := s.dialRaw(t, "")
+	nc.SetWriteDeadline(time.Time{})
+	var sent atomic.Int64
+	go func() {
+		defer close(full)
+		for message := []byte(frame(0x82, true, strings.Repeat("x", 70_000))); ; {
+			n, err := nc.Write(message)
+			if sent.Add(int64(n)); err != nil {
+				return
+			}
+		}
+	}()
+	for before := int64(-1); before != sent.Load(); time.Sleep(300 * time.Millisecond) {
+		before = sent.Load()
+	}
+	s.stop.Begin(nil)
+	expect(t, "the client", br, string(closeToClient))
+	if err := s.wait(t); err != nil {
+		t.Errorf("stop: %v", err)
+	}
+	if left := time.Until(s.stop.Snapshot().Deadline); left < 0 {
+		t.Errorf("the stop ended %v after its deadline", -left)
+	}
+	nc.Close()
+	<-full
+	close(over)
+}
+
 // TestWebSocketClosesByItself has the program, or the client, close when it is
 // the WebSocket's turn: nobody gets a second Close.
 func TestWebSocketClosesByItself(t *testing.T) {
