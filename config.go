@@ -14,6 +14,7 @@ import (
 	"github.com/peterbourgon/ff/v3"
 
 	"lastcall/actors"
+	"lastcall/front"
 )
 
 // config is what the flags, the environment and the file say.
@@ -24,6 +25,7 @@ type config struct {
 	proxy  string
 
 	proxyTimeout time.Duration
+	wsSpread     time.Duration
 
 	tlsCert, tlsKey string
 	h2c             bool
@@ -68,6 +70,7 @@ Stop
   -grace 30s                 then cut what is not finished after so long
   -idle-grace 5s             wait for a quiet connection for so long at the most
   -report FILE               write how it went, as JSON
+  -ws-spread 5s              end a program's WebSockets and event streams over so long at the most
 Clients
   -read-header-timeout 5s    for a request's header
   -read-timeout 5s           without progress of its body
@@ -114,6 +117,7 @@ func (c *config) flags() *flag.FlagSet {
 	setting(&c.grace, "grace", actors.DefaultGrace)
 	setting(&c.idleGrace, "idle-grace", actors.DefaultIdleGrace)
 	setting(&c.proxyTimeout, "proxy-timeout", time.Minute)
+	setting(&c.wsSpread, "ws-spread", front.DefaultSpread)
 	setting(&c.readTimeout, "read-timeout", 5*time.Second)
 	setting(&c.readHeaderTimeout, "read-header-timeout", 5*time.Second)
 	setting(&c.writeTimeout, "write-timeout", 10*time.Second)

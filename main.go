@@ -129,6 +129,7 @@ func newHandler(cfg config, stop *actors.Stop, logger log.Logger) (h http.Handle
 		h, err = front.Proxy(cfg.proxy, front.ProxyConfig{
 			Logger:          log.With(logger, "actor", "proxy"),
 			ResponseTimeout: orNone(cfg.proxyTimeout),
+			Spread:          orNone(cfg.wsSpread),
 		})
 		if err != nil {
 			return nil, fmt.Errorf("-proxy: %w", err)

@@ -30,6 +30,9 @@ func runAs(name string) {
 	switch name {
 	case "program", "idiom":
 		err = idiom(srv, os.Args[1])
+	case "streams":
+		srv.Handler = streams()
+		err = idiom(srv, os.Args[1])
 	case "library":
 		err = library(srv, os.Args[1])
 	default:

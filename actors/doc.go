@@ -27,6 +27,9 @@
 // keeps an idle connection for as long as its client usually pauses. When the
 // last connection is gone, or at the deadline, its execute returns.
 //
+// A handler that goes on for as long as its client stays (an event stream, a
+// WebSocket) learns from [StopOf] that it should end, see [Stop.Draining].
+//
 // [Stop.Snapshot] is the one source for health ([Health]), logs and status
 // pages. [Stop.Err] says how the stop went: run.Group.Run returns only what
 // ended first.

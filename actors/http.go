@@ -40,10 +40,10 @@ import (
 //
 // Shutdown, then Close, is called on srv at the end of the drain, when there
 // is little left for them to do. So functions given to RegisterOnShutdown run
-// late, too late to tell handlers that they should end.
+// late, too late to tell handlers that they should end; [Stop.Draining] does.
 //
 // Hijacked connections (WebSocket) are waited for until the deadline, and
-// closed then; they are not told.
+// closed then.
 func HTTP(stop *Stop, srv *http.Server, listeners ...net.Listener) (execute func() error, interrupt func(error)) {
 	if stop == nil {
 		stop = new(Stop)

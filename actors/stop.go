@@ -84,10 +84,11 @@ type Stop struct {
 	// on their way.
 	IdleGrace time.Duration
 
-	setup sync.Once
-	begun chan struct{} // closed when a stop begins
-	cutc  chan struct{} // closed when the rest is to be cut at once
-	ended chan struct{} // closed when every HTTP actor has returned
+	setup  sync.Once
+	begun  chan struct{} // closed when a stop begins
+	drains chan struct{} // closed when draining begins
+	cutc   chan struct{} // closed when the rest is to be cut at once
+	ended  chan struct{} // closed when every HTTP actor has returned
 
 	closing atomic.Bool   // whether answers say "Connection: close"
 	refused atomic.Uint64 // at the doors
@@ -110,6 +111,7 @@ type Stop struct {
 func (s *Stop) init() {
 	s.setup.Do(func() {
 		s.begun = make(chan struct{})
+		s.drains = make(chan struct{})
 		s.cutc = make(chan struct{})
 		s.ended = make(chan struct{})
 		s.since = time.Now()
@@ -137,6 +139,9 @@ func (s *Stop) idleGrace() time.Duration { return orDefault(s.IdleGrace, Default
 func (s *Stop) enter(p Phase) bool {
 	if p <= s.phase {
 		return false
+	}
+	if s.phase < Draining && p >= Draining {
+		close(s.drains)
 	}
 	s.phase, s.since = p, time.Now()
 	s.closing.Store(p >= LameDuck)

@@ -2,10 +2,10 @@ package front
 
 import (
 	"bufio"
-	"errors"
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 )
 
 // answer is the way from ReverseProxy to the client. It flushes each part of a
@@ -16,6 +16,8 @@ import (
 // by itself, ahead of the body: five writes a request instead of four.
 type answer struct {
 	http.ResponseWriter
+	request *http.Request
+	turns   *turns
 	expects bool  // the client wants to be told 100 before it sends its body
 	more    int64 // bytes of the body yet to come
 }
@@ -43,13 +45,21 @@ func (a *answer) Write(p []byte) (int, error) {
 }
 
 // Hijack gives a connection that begins with what the client sent along with
-// its request. ReverseProxy does not look for that in the reader.
+// its request. ReverseProxy does not look for that in the reader. It has made
+// sure that the program upgrades to what the client asked for.
 func (a *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	nc, rw, err := http.NewResponseController(a.ResponseWriter).Hijack()
-	if err == nil && rw.Reader.Buffered() > 0 {
+	if err != nil {
+		return nil, nil, err
+	}
+	raw := nc
+	if rw.Reader.Buffered() > 0 {
 		nc = &earlyConn{nc, rw.Reader}
 	}
-	return nc, rw, err
+	if strings.EqualFold(a.request.Header.Get("Upgrade"), "websocket") {
+		nc = a.turns.webSocketConn(a.request.Context(), nc, raw)
+	}
+	return nc, rw, nil
 }
 
 // Unwrap gives http.ResponseController the rest.
@@ -64,9 +74,4 @@ type earlyConn struct {
 func (c *earlyConn) Read(p []byte) (int, error) { return c.early.Read(p) }
 
 // CloseWrite passes on the end of what the program says.
-func (c *earlyConn) CloseWrite() error {
-	if cw, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return cw.CloseWrite()
-	}
-	return errors.ErrUnsupported
-}
+func (c *earlyConn) CloseWrite() error { return closeWrite(c.Conn) }

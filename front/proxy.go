@@ -33,6 +33,13 @@ type ProxyConfig struct {
 	// DialTimeout is how long a connection to the program may take to be made.
 	// Zero means 5 seconds, less means no limit.
 	DialTimeout time.Duration
+
+	// Spread is the time over which WebSockets and event streams end when
+	// draining begins, each at a random moment, so that their clients do not
+	// all connect again in the same instant. It is the most: 10 ms for each
+	// of them, and half of the grace period, are the most as well. Zero means
+	// [DefaultSpread], less ends all of them at once.
+	Spread time.Duration
 }
 
 const (
@@ -64,6 +71,19 @@ const (
 // trailers and informational answers pass. A client that goes away ends its
 // request at the program.
 //
+// Where it is served by [actors.HTTP], it ends long-lived streams when draining
+// begins, spread over cfg.Spread:
+//
+//   - A WebSocket is closed with status 1001 (going away) and the closing
+//     handshake, between two messages of the program, if possible when nothing
+//     was said for 250 ms. In the middle of a message its end is waited for.
+//   - An event stream (text/event-stream), if it answers a GET, ends after the
+//     current event, so that EventSource connects again by itself. Those that
+//     are compressed, or of known length, are left alone. An event that does
+//     not end is waited for until half of the time left is gone.
+//
+// Other upgrades, and other answers, are waited for until the deadline.
+//
 // A program that cannot be reached, or breaks off, is 502 to the client; one
 // that takes too long is 504.
 func Proxy(target string, cfg ProxyConfig) (http.Handler, error) {
@@ -74,7 +94,7 @@ func Proxy(target string, cfg ProxyConfig) (http.Handler, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = log.NewNopLogger()
 	}
-	p := &proxy{logger: log.With(cfg.Logger, "target", target)}
+	p := &proxy{logger: log.With(cfg.Logger, "target", target), turns: turns{spread: timeout(cfg.Spread, DefaultSpread)}}
 	p.ReverseProxy = httputil.ReverseProxy{
 		Transport: transport,
 		Rewrite: func(r *httputil.ProxyRequest) {
@@ -86,10 +106,11 @@ func Proxy(target string, cfg ProxyConfig) (http.Handler, error) {
 				r.Out.Body = &clientBody{ReadCloser: r.Out.Body, in: r.In, out: r.Out}
 			}
 		},
-		FlushInterval: headerDelay,
-		BufferPool:    &copyBuffers,
-		ErrorLog:      stdlog.New(errorLog{level.Warn(p.logger)}, "", 0),
-		ErrorHandler:  p.failed,
+		ModifyResponse: p.endEvents,
+		FlushInterval:  headerDelay,
+		BufferPool:     &copyBuffers,
+		ErrorLog:       stdlog.New(errorLog{level.Warn(p.logger)}, "", 0),
+		ErrorHandler:   p.failed,
 	}
 	return p, nil
 }
@@ -191,10 +212,11 @@ func quoted(s string) string {
 type proxy struct {
 	httputil.ReverseProxy
 	logger log.Logger
+	turns  turns
 }
 
 func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	p.ReverseProxy.ServeHTTP(&answer{ResponseWriter: w, expects: r.Header.Get("Expect") != ""}, r)
+	p.ReverseProxy.ServeHTTP(&answer{ResponseWriter: w, request: r, turns: &p.turns, expects: r.Header.Get("Expect") != ""}, r)
 }
 
 // failed answers when there is no answer to pass on.

@@ -1,0 +1,49 @@
+package actors
+
+import (
+	"context"
+	"time"
+)
+
+// StopOf returns the stop of the [HTTP] actor that serves the request with
+// this context, so that a handler can learn of it: see [Stop.Draining] and
+// [Stop.Deadline]. It works for HTTP/1, HTTP/2 and TLS, also once the handler
+// has hijacked the connection.
+//
+// It is nil for any other context. Draining and Deadline may be called on nil;
+// nothing else may.
+func StopOf(ctx context.Context) *Stop {
+	if c := requestConn(ctx); c != nil {
+		return c.server.stop
+	}
+	return nil
+}
+
+// Draining returns a channel that is closed when the stop enters the phase
+// [Draining]. It is for handlers that go on for as long as their client stays:
+// event streams, long polls, WebSockets. They should come to an end then, each
+// at a place that its client understands. Nobody else tells them: the context
+// of a request is not cancelled, it is waited for until [Stop.Deadline].
+//
+// In the lame-duck phase the channel is still open, because a client that was
+// sent away would find its way back: new connections are accepted.
+//
+// On a nil Stop the channel is nil, which blocks forever.
+func (s *Stop) Draining() <-chan struct{} {
+	if s == nil {
+		return nil
+	}
+	s.init()
+	return s.drains
+}
+
+// Deadline returns when what is left is cut, and whether a stop has begun: ok
+// is false until then, and on a nil Stop. A second interrupt may cut earlier.
+func (s *Stop) Deadline() (deadline time.Time, ok bool) {
+	if s == nil {
+		return time.Time{}, false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.deadline, !s.deadline.IsZero()
+}
