@@ -303,7 +303,7 @@ func TestUnreadIsNamed(t *testing.T) {
 	if err := stop.Err(nil); !errors.As(err, &cut) {
 		t.Fatalf("Err() = %v, want a cut", err)
 	}
-	if diff := cmp.Diff([]actors.Request{{Client: nc.LocalAddr().String()}}, cut.Requests); diff != "" {
+	if diff := cmp.Diff([]actors.Request{{Class: actors.HTTP1, Client: nc.LocalAddr().String()}}, cut.Requests); diff != "" {
 		t.Errorf("cut (-want +got)\n%s", diff)
 	}
 }

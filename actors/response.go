@@ -103,7 +103,7 @@ func (c *conn) endStream(res *response2) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.streams, res)
-	c.server.count(&res.response)
+	c.server.count(&res.response, HTTP2)
 }
 
 // response is the ResponseWriter that handlers get: net/http's, with a look at
