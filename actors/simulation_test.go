@@ -1,0 +1,575 @@
+//go:build linux
+
+package actors_test
+
+import (
+	"cmp"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	stdlog "log"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"lastcall/actors"
+)
+
+var (
+	runs = flag.Int("runs", 300, "how many stops to simulate")
+	seed = flag.Uint64("seed", 1, "the seed of the first of them; 0: by the clock")
+)
+
+// TestSimulation stops servers over a network in memory and with a clock that
+// jumps, each with a few dozen clients whose behaviour follows from a seed:
+//
+//	go test ./actors -run 'TestSimulation/seed=123$'
+//
+// A run can differ from another one with the same seed where events coincide:
+// in what order goroutines then run is not the seed's to say.
+func TestSimulation(t *testing.T) {
+	first := *seed
+	if first == 0 {
+		first = uint64(time.Now().UnixNano()) % 1e9
+	}
+	for i := range *runs {
+		seed := first + uint64(i)
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) { simulate(t, seed) })
+			if t.Failed() {
+				t.Logf("again: go test ./actors -run 'TestSimulation/seed=%d$' -seed %[1]d -runs 1", seed)
+			}
+		})
+	}
+}
+
+// A simulation is one server, from its start to the end of its stop.
+type simulation struct {
+	*actors.Stop
+	net *network
+	random
+
+	stopAt  time.Duration // after the start
+	clients int
+
+	begun    time.Time // when the stop began; like the following, known before it happens
+	drain    time.Time // when draining begins
+	deadline time.Time
+	ended    time.Time // when execute returned
+
+	mu       sync.Mutex
+	requests map[string]*request // by path
+	logged   []entry
+	seen     actors.Phase // the latest that somebody saw
+	faults   []string
+	states   map[string][]http.ConnState // of net/http, by remote address
+}
+
+// An entry is a line of the log about a phase.
+type entry struct {
+	actors.Phase
+	at time.Time
+}
+
+func (e entry) String() string { return e.Phase.String() + " " + at(e.at) }
+
+// A request is what both sides know of one.
+type request struct {
+	*line
+	path    string
+	method  string
+	message string // as it is sent
+	body    string
+	work    time.Duration // of the handler
+	stream  bool          // whether the answer's header is sent before that
+	behind  *request      // sent without waiting for the answer to this one
+	gaveUp  bool          // the client closed the connection
+	asks    bool          // for the end of the connection
+	sent    time.Time     // the first byte
+	whole   time.Time     // the last
+	blind   bool          // the client could know by then that the connection was closed
+	served  time.Time     // when the handler began,
+	said    time.Time     // sent its header,
+	closes  bool          // with "Connection: close",
+	refused bool          // by the server itself, which did not want the body
+	done    time.Time     // and ended
+	got     bool          // whether the client got the whole answer,
+	last    bool          // with "Connection: close",
+	failure error         // or why not
+}
+
+// arrived is when its first byte was at the server.
+func (r *request) arrived() time.Time { return r.sent.Add(r.delay) }
+
+// random draws times that are multiples of its tick, so that events coincide.
+type random struct {
+	*rand.Rand
+	tick time.Duration
+}
+
+func (r random) upTo(d time.Duration) time.Duration {
+	return time.Duration(r.Int64N(int64(d/r.tick)+1)) * r.tick
+}
+
+func (r random) chance(percent int) bool { return r.IntN(100) < percent }
+
+func oneOf[T any](r random, list ...T) T { return list[r.IntN(len(list))] }
+
+func newSimulation(seed uint64) (*simulation, error) {
+	r := random{Rand: rand.New(rand.NewPCG(seed, 0))}
+	r.tick = oneOf(r, time.Nanosecond, time.Millisecond, 10*time.Millisecond, 50*time.Millisecond)
+	n, err := newNetwork(r.chance(70))
+	if err != nil {
+		return nil, err
+	}
+	s := &simulation{
+		Stop: &actors.Stop{
+			LameDuck:  oneOf(r, 0, 0, r.upTo(time.Second)),
+			Grace:     oneOf(r, 0, -1, r.upTo(300*time.Millisecond), r.upTo(2*time.Second), 10*time.Second),
+			IdleGrace: oneOf(r, 0, 0, -1, r.upTo(500*time.Millisecond), r.upTo(2*time.Second)),
+		},
+		net:      n,
+		random:   r,
+		stopAt:   r.upTo(3 * time.Second),
+		clients:  10 + r.IntN(30),
+		requests: make(map[string]*request),
+		states:   make(map[string][]http.ConnState),
+	}
+	// Nothing else happens at the moment of the cut, so that it is certain
+	// what is in flight. For the moment of the drain that is left to chance.
+	if s.Grace >= 0 {
+		s.Grace += r.tick / 4
+		if r.chance(50) {
+			s.stopAt += r.tick / 2
+		}
+	} else {
+		s.stopAt += r.tick / 4
+	}
+	patience := time.Duration(0)
+	if n.socket && r.chance(50) {
+		patience = r.upTo(100 * time.Millisecond)
+	}
+	waits := random{rand.New(rand.NewPCG(seed, 1)), r.tick}
+	n.patience = func() time.Duration { return waits.upTo(patience) }
+
+	s.Logger = s
+	s.begun = time.Now().Add(s.stopAt)
+	s.drain = s.begun.Add(s.LameDuck)
+	s.deadline = s.drain.Add(orDefault(s.Grace, actors.DefaultGrace))
+	return s, nil
+}
+
+func orDefault(d, otherwise time.Duration) time.Duration {
+	if d == 0 {
+		return otherwise
+	}
+	return max(d, 0)
+}
+
+func (s *simulation) idleGrace() time.Duration {
+	return orDefault(s.IdleGrace, actors.DefaultIdleGrace)
+}
+
+func (s *simulation) faultf(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.faults = append(s.faults, fmt.Sprintf(format, args...))
+}
+
+// Log notes the phases.
+func (s *simulation) Log(keyvals ...any) error {
+	for i := 0; i+1 < len(keyvals); i += 2 {
+		if p, ok := keyvals[i+1].(actors.Phase); ok && keyvals[i] == "phase" {
+			s.mu.Lock()
+			s.logged = append(s.logged, entry{p, time.Now()})
+			s.mu.Unlock()
+		}
+	}
+	return nil
+}
+
+// ask looks at the state from outside.
+func (s *simulation) ask() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.Snapshot()
+	if n.Phase < s.seen || n.Open < n.Busy || n.Busy < n.InFlight || n.Served < n.Drained {
+		s.faults = append(s.faults, fmt.Sprintf("Snapshot() = %+v, when the phase was %v already", n, s.seen))
+	}
+	s.seen = n.Phase
+}
+
+func simulate(t *testing.T, seed uint64) {
+	s, err := newSimulation(seed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.net.release()
+
+	srv := &http.Server{
+		Handler:           s,
+		ReadHeaderTimeout: time.Minute,
+		IdleTimeout:       2 * time.Minute,
+		ErrorLog:          stdlog.New(io.Discard, "", 0),
+		ConnState: func(nc net.Conn, state http.ConnState) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			a := nc.RemoteAddr().String()
+			s.states[a] = append(s.states[a], state)
+		},
+	}
+	execute, interrupt := actors.HTTP(s.Stop, srv, s.net.listener())
+
+	var everybody sync.WaitGroup
+	for i := range s.clients {
+		everybody.Go(newUser(s, seed, i).live)
+	}
+	again := s.upTo(300 * time.Millisecond)
+	everybody.Go(func() {
+		time.Sleep(s.stopAt)
+		interrupt(errors.New("the end"))
+		time.Sleep(again)
+		interrupt(errors.New("again"))
+	})
+	if s.Grace >= 0 && s.chance(5) { // by now the stop has begun, and there is a queue
+		time.Sleep(s.stopAt + s.tick/8)
+	}
+	executed := execute()
+	s.ended = time.Now()
+	open := s.open()
+	everybody.Wait()
+	time.Sleep(time.Hour) // for handlers that outlive their connection
+	synctest.Wait()
+
+	if executed != nil {
+		s.faultf("execute() = %v, want nil", executed)
+	}
+	if len(open) > 0 {
+		s.faultf("open when execute returned: %v", open)
+	}
+	s.check()
+	if len(s.faults) > 0 {
+		t.Errorf("%v\n%s", s, strings.Join(s.faults, "\n"))
+	}
+}
+
+// ServeHTTP does what the request's client has thought up.
+func (s *simulation) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	s.mu.Lock()
+	r := s.requests[req.URL.Path]
+	s.mu.Unlock()
+	if r == nil || !r.served.IsZero() || req.Method != r.method {
+		s.faultf("unknown, served twice, or damaged: %s %s", req.Method, req.URL)
+		return
+	}
+	r.served = time.Now()
+	body, err := io.ReadAll(req.Body)
+	if err == nil && string(body) != r.body {
+		s.faultf("%v came with %d bytes", r, len(body))
+	}
+	s.ask()
+	if !r.stream {
+		time.Sleep(r.work)
+	}
+	io.WriteString(w, r.path)
+	r.said, r.closes = time.Now(), w.Header().Get("Connection") == "close"
+	if r.stream {
+		http.NewResponseController(w).Flush()
+		time.Sleep(r.work)
+	}
+	io.WriteString(w, filler)
+	r.done = time.Now()
+}
+
+var filler = strings.Repeat("x", 3000)
+
+// check holds what happened against what is promised.
+func (s *simulation) check() {
+	s.checkPhases()
+	s.checkAnswers()
+	s.checkCut()
+	s.checkLines()
+}
+
+func (s *simulation) checkPhases() {
+	const some = 5 * time.Millisecond // the doors look each millisecond, and so does Shutdown at first
+	want := []entry{{actors.Draining, s.drain}, {actors.Stopped, s.ended}}
+	if s.LameDuck > 0 {
+		want = slices.Insert(want, 0, entry{actors.LameDuck, s.begun})
+	}
+	// Lines of the same instant may be logged in any order.
+	slices.SortStableFunc(s.logged, func(a, b entry) int { return cmp.Or(a.at.Compare(b.at), int(a.Phase-b.Phase)) })
+	if !slices.Equal(s.logged, want) {
+		s.faultf("phases logged: %v, want %v", s.logged, want)
+	}
+	if s.ended.After(s.deadline.Add(some)) {
+		s.faultf("the stop ended %v after its deadline", s.ended.Sub(s.deadline))
+	}
+	last := s.net.closed
+	for _, l := range s.net.lines {
+		if l.server.closed.After(last) {
+			last = l.server.closed
+		}
+	}
+	if s.ended.After(last.Add(some)) {
+		s.faultf("the stop ended %v after the last connection", s.ended.Sub(last))
+	}
+}
+
+func (s *simulation) checkAnswers() {
+	var served, drained, drainedAt uint64
+	for _, r := range s.requests {
+		if !r.got && s.owed(r) {
+			s.faultf("lost: %v\n%v", r, r.line)
+		}
+		if r.got && !r.asks {
+			more := slices.ContainsFunc(r.requests, func(b *request) bool { return b.behind == r && !b.arrived().After(r.said) })
+			if r.said.After(s.begun) && !r.last && !more {
+				s.faultf("answered without Connection: close after the stop began: %v", r)
+			}
+			if r.said.Before(s.begun) && r.last {
+				s.faultf("answered with Connection: close before the stop began: %v", r)
+			}
+		}
+		if !r.done.IsZero() && r.done.Before(s.deadline) {
+			served++
+			if r.done.After(s.begun) {
+				drained++
+			} else if r.done.Equal(s.begun) {
+				drainedAt++
+			}
+		}
+	}
+	n := s.Snapshot()
+	if n.Open != 0 || n.Busy != 0 || n.InFlight != 0 || n.Served != served || n.Drained < drained || n.Drained > drained+drainedAt {
+		s.faultf("at the end Snapshot() = %+v, want nothing open, %d served, %d drained", n, served, drained)
+	}
+}
+
+// owed reports whether a request must be answered.
+func (s *simulation) owed(r *request) bool {
+	a := r.arrived()
+	switch {
+	case r.sent.IsZero(), r.blind, r.gaveUp:
+		return false
+	case r.accepted.IsZero(): // reset in the queue: at the deadline, or where there is no filter
+		return s.ended.Before(s.deadline) && (s.net.socket || r.opened.Before(s.drain))
+	case !a.Before(s.deadline):
+		return false
+	case !s.ended.Before(s.deadline) && (r.done.IsZero() || !r.done.Before(s.deadline)): // cut
+		return false
+	}
+	if p := r.behind; p != nil {
+		switch {
+		case p.served.IsZero():
+			return s.owed(p)
+		case p.closes: // unless it could be seen by then that this one was there
+			return a.Before(p.said) && p.said.Before(s.drain.Add(s.idleGrace()))
+		case !a.After(p.done):
+			return true
+		}
+	}
+	return !a.After(s.until(r))
+}
+
+// until is how long a connection is kept for a request, as promised in the
+// comments of Stop.IdleGrace and conn.keep.
+func (s *simulation) until(r *request) time.Time {
+	from, keep := later(s.drain, r.accepted), 250*time.Millisecond
+	if i := slices.Index(r.requests, r); i > 0 {
+		since := r.requests[i-1].done
+		from = later(from, since)
+		pause, ok := r.line.pause(r.sent)
+		if pause == 0 && ok {
+			pause = s.usual()
+		}
+		if from.Sub(since) <= 3*pause && !r.line.eventAt(s.drain) {
+			keep = max(keep, 3*pause)
+		}
+	}
+	return from.Add(min(keep, s.idleGrace()))
+}
+
+// usual is the longest recent pause of any client when draining begins, or
+// less where that cannot be told.
+func (s *simulation) usual() (longest time.Duration) {
+	unknown := 500 * time.Millisecond
+	for _, l := range s.net.lines {
+		if l.accepted.IsZero() || l.accepted.After(s.drain) || l.server.closed.Before(s.drain) {
+			continue
+		}
+		pause, ok := l.pause(s.drain)
+		if !ok || l.eventAt(s.drain) {
+			unknown = 0
+		} else {
+			longest = max(longest, pause)
+		}
+	}
+	if longest == 0 {
+		return unknown
+	}
+	return longest
+}
+
+func later(t, u time.Time) time.Time {
+	if u.After(t) {
+		return u
+	}
+	return t
+}
+
+// pause is the longest recent pause between requests that arrived before t;
+// zero if there has been none. That of pipelined requests is not worth
+// knowing: ok is false.
+func (l *line) pause(t time.Time) (longest time.Duration, ok bool) {
+	for i, r := range l.requests {
+		if r.behind != nil {
+			return 0, false
+		}
+		if i > 0 && r.arrived().Before(t) {
+			longest = max(r.arrived().Sub(l.requests[i-1].done), longest-longest/8)
+		}
+	}
+	return longest, true
+}
+
+// eventAt reports whether something coincides with t.
+func (l *line) eventAt(t time.Time) bool {
+	return l.accepted.Equal(t) || l.server.closed.Equal(t) ||
+		slices.ContainsFunc(l.requests, func(r *request) bool { return r.arrived().Equal(t) || r.done.Equal(t) })
+}
+
+// checkCut compares what was cut with what Err says.
+func (s *simulation) checkCut() {
+	var got []string
+	err := s.Err(nil)
+	var cut *actors.CutError
+	if errors.As(err, &cut) {
+		for _, r := range cut.Requests {
+			got = append(got, strings.TrimSpace(r.Client+" "+r.Method+" "+r.Path))
+		}
+	}
+	var want []string
+	for _, l := range s.net.lines {
+		if n := len(l.requests); n > 0 && l.requests[n-1].refused {
+			// net/http has answered, and waits for the body; as long as it
+			// does, the request may be named.
+			got = slices.DeleteFunc(got, func(name string) bool { return strings.HasSuffix(name, " "+l.requests[n-1].path) })
+		}
+		if r := s.inFlight(l); r != nil {
+			name := l.client.LocalAddr().String()
+			if !r.served.IsZero() && r.served.Before(s.deadline) {
+				name += " " + r.method + " " + r.path
+			}
+			want = append(want, name)
+		}
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) || err == nil && len(want) > 0 {
+		s.faultf("Err() = %v, which names %v, want %v", err, got, want)
+		for _, l := range s.net.lines {
+			if a := l.client.LocalAddr().String() + " "; strings.Contains(fmt.Sprintln(got), a) != strings.Contains(fmt.Sprintln(want), a) {
+				s.faultf("%v", l)
+			}
+		}
+	}
+}
+
+// inFlight returns the request that a connection was busy with when it was cut
+// off, if it was.
+func (s *simulation) inFlight(l *line) *request {
+	if s.ended.Before(s.deadline) || l.accepted.IsZero() || l.server.closed.Before(s.deadline) {
+		return nil
+	}
+	for _, r := range l.requests {
+		if r.behind != nil && r.behind.closes {
+			return nil
+		}
+		if r.arrived().Before(s.deadline) && (r.done.IsZero() || !r.done.Before(s.deadline)) {
+			return r
+		}
+	}
+	return nil
+}
+
+// open lists the connections that are not closed at the server.
+func (s *simulation) open() (list []string) {
+	s.net.mu.Lock()
+	defer s.net.mu.Unlock()
+	for _, l := range s.net.lines {
+		if l.server.closed.IsZero() {
+			list = append(list, l.client.LocalAddr().String())
+		}
+	}
+	return list
+}
+
+func (s *simulation) checkLines() {
+	for _, l := range s.net.lines {
+		if l.accepted.IsZero() {
+			continue
+		}
+		states := s.states[l.client.LocalAddr().String()]
+		for i, state := range states {
+			if (i == 0) != (state == http.StateNew) || (i == len(states)-1) != (state == http.StateClosed) {
+				s.faultf("not new once and closed once: %v\n%v", states, l)
+				break
+			}
+		}
+		if len(states) == 0 {
+			s.faultf("never new: %v", l)
+		}
+		// Who is quiet is not waited for any longer than is promised.
+		from, pause := later(s.drain, l.accepted), 500*time.Millisecond
+		for _, other := range s.net.lines {
+			for i, r := range other.requests[min(1, len(other.requests)):] {
+				pause = max(pause, r.arrived().Sub(other.requests[i].done))
+			}
+		}
+		quiet := true
+		for _, r := range l.requests {
+			from = later(from, r.done)
+			quiet = quiet && !r.done.IsZero() && r.behind == nil && !r.refused
+		}
+		if until := from.Add(min(max(3*pause, 250*time.Millisecond), s.idleGrace()) + time.Millisecond); quiet && l.server.closed.After(until) {
+			s.faultf("kept for %v too long: %v", l.server.closed.Sub(until), l)
+		}
+	}
+}
+
+// at words a time as one since the clock began.
+func at(t time.Time) string {
+	if t.IsZero() {
+		return "never"
+	}
+	return "+" + t.Sub(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)).String()
+}
+
+func (s *simulation) String() string {
+	return fmt.Sprintf("%d clients, socket %v, tick %v, lame duck %v, grace %v, idle grace %v; stop %s, drain %s, door closed %s, deadline %s, end %s",
+		s.clients, s.net.socket, s.tick, s.LameDuck, s.Grace, s.IdleGrace, at(s.begun), at(s.drain), at(s.net.closed), at(s.deadline), at(s.ended))
+}
+
+func (l *line) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "  line %v: delay %v, opened %s, accepted %s, closed by client %s, by server %s", l.client.LocalAddr(), l.delay,
+		at(l.opened), at(l.accepted), at(l.client.closed), at(l.server.closed))
+	for _, r := range l.requests {
+		fmt.Fprintf(&b, "\n    %v", r)
+	}
+	return b.String()
+}
+
+func (r *request) String() string {
+	return fmt.Sprintf("%s %s: sent %s to %s, arrived %s, handler %s to %s, got %v, last %v, blind %v, behind %v, gave up %v, err %v",
+		r.method, r.path, at(r.sent), at(r.whole), at(r.arrived()), at(r.served), at(r.done), r.got, r.last, r.blind, r.behind != nil, r.gaveUp, r.failure)
+}
