@@ -160,23 +160,25 @@ func (n *network) listener() net.Listener {
 type listener struct{ *network }
 
 func (l listener) Accept() (net.Conn, error) {
-	for {
+	for waited := false; ; waited = true {
 		l.mu.Lock()
 		somebody := len(l.queue) > 0
 		l.mu.Unlock()
 		if somebody {
+			// Without a descriptor, whoever ends a wait is let in at once:
+			// nobody could tell that somebody is in the queue.
+			if d := l.patience(); d > 0 && (l.socket || !waited) {
+				select {
+				case <-time.After(d):
+				case <-l.shut:
+				}
+			}
 			break
 		}
 		select {
 		case <-l.came:
 		case <-l.shut:
 			return nil, &net.OpError{Op: "accept", Net: "sim", Err: net.ErrClosed}
-		}
-	}
-	if d := l.patience(); d > 0 {
-		select {
-		case <-time.After(d):
-		case <-l.shut:
 		}
 	}
 	l.mu.Lock()

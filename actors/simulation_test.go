@@ -4,6 +4,7 @@ package actors_test
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -59,6 +60,7 @@ type simulation struct {
 
 	stopAt  time.Duration // after the start
 	clients int
+	kinds   []func(*user) // of them
 
 	begun    time.Time // when the stop began; like the following, known before it happens
 	drain    time.Time // when draining begins
@@ -90,6 +92,7 @@ type request struct {
 	body    string
 	work    time.Duration // of the handler
 	stream  bool          // whether the answer's header is sent before that
+	minds   bool          // whether the handler ends when it is told that the client is gone
 	behind  *request      // sent without waiting for the answer to this one
 	gaveUp  bool          // the client closed the connection
 	asks    bool          // for the end of the connection
@@ -139,7 +142,8 @@ func newSimulation(seed uint64) (*simulation, error) {
 		net:      n,
 		random:   r,
 		stopAt:   r.upTo(3 * time.Second),
-		clients:  10 + r.IntN(30),
+		clients:  oneOf(r, 1, 2+r.IntN(8), 10+r.IntN(30)),
+		kinds:    kinds,
 		requests: make(map[string]*request),
 		states:   make(map[string][]http.ConnState),
 	}
@@ -153,9 +157,19 @@ func newSimulation(seed uint64) (*simulation, error) {
 	} else {
 		s.stopAt += r.tick / 4
 	}
+	if r.chance(50) { // clients that have more in common
+		s.kinds = nil
+		for range 1 + r.IntN(3) {
+			s.kinds = append(s.kinds, oneOf(r, kinds...))
+		}
+	}
 	patience := time.Duration(0)
-	if n.socket && r.chance(50) {
+	switch {
+	case r.chance(50):
+	case n.socket:
 		patience = r.upTo(100 * time.Millisecond)
+	default:
+		patience = r.upTo(8 * time.Millisecond) // who waits for 10 ms is taken for idle
 	}
 	waits := random{rand.New(rand.NewPCG(seed, 1)), r.tick}
 	n.patience = func() time.Duration { return waits.upTo(patience) }
@@ -276,17 +290,32 @@ func (s *simulation) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		s.faultf("%v came with %d bytes", r, len(body))
 	}
 	s.ask()
+	work := func() {
+		select {
+		case <-time.After(r.work):
+		case <-r.gone(req.Context()):
+			panic(http.ErrAbortHandler)
+		}
+	}
 	if !r.stream {
-		time.Sleep(r.work)
+		work()
 	}
 	io.WriteString(w, r.path)
 	r.said, r.closes = time.Now(), w.Header().Get("Connection") == "close"
 	if r.stream {
 		http.NewResponseController(w).Flush()
-		time.Sleep(r.work)
+		work()
 	}
 	io.WriteString(w, filler)
 	r.done = time.Now()
+}
+
+// gone is the channel that tells the handler, if it minds.
+func (r *request) gone(ctx context.Context) <-chan struct{} {
+	if r.minds {
+		return ctx.Done()
+	}
+	return nil
 }
 
 var filler = strings.Repeat("x", 3000)
@@ -360,8 +389,9 @@ func (s *simulation) owed(r *request) bool {
 	switch {
 	case r.sent.IsZero(), r.blind, r.gaveUp:
 		return false
-	case r.accepted.IsZero(): // reset in the queue: at the deadline, or where there is no filter
-		return s.ended.Before(s.deadline) && (s.net.socket || r.opened.Before(s.drain))
+	case r.accepted.IsZero(): // reset in the queue: at the deadline, or where newcomers cannot be kept out
+		return s.ended.Before(s.deadline) &&
+			(s.net.socket || r.opened.Before(s.drain) && s.net.closed.Before(s.drain.Add(s.idleGrace())))
 	case !a.Before(s.deadline):
 		return false
 	case !s.ended.Before(s.deadline) && (r.done.IsZero() || !r.done.Before(s.deadline)): // cut
@@ -528,22 +558,40 @@ func (s *simulation) checkLines() {
 		if len(states) == 0 {
 			s.faultf("never new: %v", l)
 		}
-		// Who is quiet is not waited for any longer than is promised.
-		from, pause := later(s.drain, l.accepted), 500*time.Millisecond
-		for _, other := range s.net.lines {
-			for i, r := range other.requests[min(1, len(other.requests)):] {
-				pause = max(pause, r.arrived().Sub(other.requests[i].done))
-			}
-		}
-		quiet := true
-		for _, r := range l.requests {
-			from = later(from, r.done)
-			quiet = quiet && !r.done.IsZero() && r.behind == nil && !r.refused
-		}
-		if until := from.Add(min(max(3*pause, 250*time.Millisecond), s.idleGrace()) + time.Millisecond); quiet && l.server.closed.After(until) {
+		if until, quiet := s.letGo(l); quiet && l.server.closed.After(until.Add(time.Millisecond)) {
 			s.faultf("kept for %v too long: %v", l.server.closed.Sub(until), l)
 		}
 	}
+}
+
+// letGo is until when a connection may be kept whose client keeps quiet in the
+// end. It is the counterpart of until.
+func (s *simulation) letGo(l *line) (t time.Time, quiet bool) {
+	from, since, longest := later(s.drain, l.accepted), time.Time{}, time.Duration(0)
+	for i, r := range l.requests {
+		if r.done.IsZero() || r.behind != nil || r.refused {
+			return t, false
+		}
+		if i > 0 {
+			longest = max(longest, r.arrived().Sub(since))
+		}
+		since = r.done
+	}
+	keep := 250 * time.Millisecond
+	if !since.IsZero() {
+		if longest == 0 {
+			longest = 500 * time.Millisecond
+			for _, other := range s.net.lines {
+				for i, r := range other.requests[min(1, len(other.requests)):] {
+					longest = max(longest, r.arrived().Sub(other.requests[i].done))
+				}
+			}
+		}
+		if from = later(from, since); from.Sub(since) <= 3*longest {
+			keep = max(keep, 3*longest)
+		}
+	}
+	return from.Add(min(keep, s.idleGrace())), true
 }
 
 // at words a time as one since the clock began.

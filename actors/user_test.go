@@ -46,7 +46,7 @@ var kinds = []func(u *user){
 	func(u *user) {}, // writes blind, after pauses of its own
 	func(u *user) {},
 	func(u *user) { u.looks = true },
-	func(u *user) { u.dozes = 20 },
+	func(u *user) { u.dozes = 40 },
 	func(u *user) { u.perLine = 1; u.leaves = true }, // a connection a request
 	func(u *user) { u.perLine = 1; u.header = "Connection: close\r\n" },
 	func(u *user) { u.perLine = 1; u.proto = "HTTP/1.0" },
@@ -86,7 +86,7 @@ func newUser(s *simulation, seed uint64, id int) *user {
 		work:       oneOf(r, 0, 0, 5*time.Millisecond, 100*time.Millisecond),
 		streams:    10,
 	}
-	kinds[r.IntN(len(kinds))](u)
+	oneOf(r, s.kinds...)(u)
 	return u
 }
 
@@ -181,6 +181,7 @@ func (u *user) request(l *line) *request {
 		method: "GET",
 		work:   u.upTo(u.work),
 		stream: u.chance(u.streams),
+		minds:  u.chance(50),
 		asks:   u.header != "" || u.proto == "HTTP/1.0",
 	}
 	header, body := u.header, ""
