@@ -63,9 +63,15 @@ var kinds = []func(u *user){
 	func(u *user) { u.piped = 50 },
 	func(u *user) {
 		u.piped = 50
-		u.pieces = 3
-		u.gap = 100 * time.Millisecond
-		u.work = 100 * time.Millisecond
+		u.pieces = 1 + u.IntN(4)
+		u.gap = oneOf(u.random, 20*time.Millisecond, 100*time.Millisecond, 800*time.Millisecond)
+		u.bodies = oneOf(u.random, "", "length", "chunked")
+	},
+	func(u *user) {
+		u.piped = 80
+		u.pieces = 2
+		u.gap = 800 * time.Millisecond
+		u.work = 300 * time.Millisecond
 	},
 }
 
