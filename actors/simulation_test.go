@@ -141,7 +141,7 @@ func newSimulation(seed uint64) (*simulation, error) {
 		},
 		net:      n,
 		random:   r,
-		stopAt:   r.upTo(3 * time.Second),
+		stopAt:   oneOf(r, r.upTo(3*time.Second), r.upTo(8*time.Second)),
 		clients:  oneOf(r, 1, 2+r.IntN(8), 10+r.IntN(30)),
 		kinds:    kinds,
 		requests: make(map[string]*request),

@@ -86,7 +86,7 @@ func newUser(s *simulation, seed uint64, id int) *user {
 		left:       1 + r.IntN(20),
 		perLine:    1 + r.IntN(10),
 		first:      oneOf(r, 0, 10*time.Millisecond, 300*time.Millisecond),
-		pause:      oneOf(r, 5*time.Millisecond, 100*time.Millisecond, 600*time.Millisecond, 2*time.Second),
+		pause:      oneOf(r, 5*time.Millisecond, 100*time.Millisecond, 600*time.Millisecond, 2*time.Second, 4*time.Second),
 		proto:      "HTTP/1.1",
 		pieces:     1,
 		work:       oneOf(r, 0, 0, 5*time.Millisecond, 100*time.Millisecond),
