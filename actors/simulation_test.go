@@ -149,13 +149,14 @@ func newSimulation(seed uint64) (*simulation, error) {
 	}
 	// Nothing else happens at the moment of the cut, so that it is certain
 	// what is in flight. For the moment of the drain that is left to chance.
-	if s.Grace >= 0 {
-		s.Grace += r.tick / 4
-		if r.chance(50) {
-			s.stopAt += r.tick / 2
-		}
-	} else {
+	switch {
+	case s.Grace < 0:
 		s.stopAt += r.tick / 4
+	case r.chance(50):
+		s.stopAt += r.tick / 2
+	}
+	if s.Grace > 0 {
+		s.Grace += r.tick / 4
 	}
 	if r.chance(50) { // clients that have more in common
 		s.kinds = nil
@@ -288,6 +289,9 @@ func (s *simulation) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	body, err := io.ReadAll(req.Body)
 	if err == nil && string(body) != r.body {
 		s.faultf("%v came with %d bytes", r, len(body))
+	}
+	if req.Header.Get("Expect") != "" && r.served.After(s.drain) {
+		s.faultf("asked for its body while draining: %v", r)
 	}
 	s.ask()
 	work := func() {
