@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -40,16 +41,39 @@ func TestSimulation(t *testing.T) {
 	if first == 0 {
 		first = uint64(time.Now().UnixNano()) % 1e9
 	}
+	var sum tally
+	t.Cleanup(func() { t.Logf("%d stops: %v", *runs, &sum) })
 	for i := range *runs {
 		seed := first + uint64(i)
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) { simulate(t, seed) })
+			synctest.Test(t, func(t *testing.T) { simulate(t, seed, &sum) })
 			if t.Failed() {
 				t.Logf("again: go test ./actors -run 'TestSimulation/seed=%d$' -seed %[1]d -runs 1", seed)
 			}
 		})
 	}
+}
+
+// A tally says what was simulated.
+type tally struct{ requests, answered, drained, cut, forgone atomic.Int64 }
+
+func (n *tally) add(s *simulation) {
+	n.requests.Add(int64(len(s.requests)))
+	n.drained.Add(int64(s.Snapshot().Drained))
+	n.cut.Add(int64(len(s.Snapshot().Cut)))
+	for _, r := range s.requests {
+		if r.got {
+			n.answered.Add(1)
+		} else if !r.sent.IsZero() && !r.gaveUp && r.server.closed.Before(s.deadline) {
+			n.forgone.Add(1)
+		}
+	}
+}
+
+func (n *tally) String() string {
+	return fmt.Sprintf("%d requests, %d answered, %d of them in the stop; %d cut; %d sent too late to have a claim to an answer",
+		n.requests.Load(), n.answered.Load(), n.drained.Load(), n.cut.Load(), n.forgone.Load())
 }
 
 // A simulation is one server, from its start to the end of its stop.
@@ -222,7 +246,7 @@ func (s *simulation) ask() {
 	s.seen = n.Phase
 }
 
-func simulate(t *testing.T, seed uint64) {
+func simulate(t *testing.T, seed uint64, sum *tally) {
 	s, err := newSimulation(seed)
 	if err != nil {
 		t.Fatal(err)
@@ -271,6 +295,7 @@ func simulate(t *testing.T, seed uint64) {
 		s.faultf("open when execute returned: %v", open)
 	}
 	s.check()
+	sum.add(s)
 	if len(s.faults) > 0 {
 		t.Errorf("%v\n%s", s, strings.Join(s.faults, "\n"))
 	}
@@ -398,7 +423,7 @@ func (s *simulation) owed(r *request) bool {
 			(s.net.socket || r.opened.Before(s.drain) && s.net.closed.Before(s.drain.Add(s.idleGrace())))
 	case !a.Before(s.deadline):
 		return false
-	case !s.ended.Before(s.deadline) && (r.done.IsZero() || !r.done.Before(s.deadline)): // cut
+	case !r.server.closed.Before(s.deadline) && (r.done.IsZero() || !r.done.Before(s.deadline)): // cut
 		return false
 	}
 	if p := r.behind; p != nil {
