@@ -29,6 +29,7 @@ type user struct {
 	pause   time.Duration // at most, from an answer to the next request
 	dozes   int           // percent of pauses that are up to ten times as long
 	looks   bool          // for FIN, before it writes
+	waits   bool          // for FIN, after the last answer
 	proto   string
 	header  string
 	bodies  string        // how a request has a body: length, chunked, continue
@@ -46,7 +47,7 @@ var kinds = []func(u *user){
 	func(u *user) {}, // writes blind, after pauses of its own
 	func(u *user) {},
 	func(u *user) { u.looks = true },
-	func(u *user) { u.dozes = 40 },
+	func(u *user) { u.dozes = 40; u.pause = 100 * time.Millisecond; u.perLine = 20 },
 	func(u *user) { u.perLine = 1; u.leaves = true }, // a connection a request
 	func(u *user) { u.perLine = 1; u.header = "Connection: close\r\n" },
 	func(u *user) { u.perLine = 1; u.proto = "HTTP/1.0" },
@@ -87,6 +88,7 @@ func newUser(s *simulation, seed uint64, id int) *user {
 		perLine:    1 + r.IntN(10),
 		first:      oneOf(r, 0, 10*time.Millisecond, 300*time.Millisecond),
 		pause:      oneOf(r, 5*time.Millisecond, 100*time.Millisecond, 600*time.Millisecond, 2*time.Second, 4*time.Second),
+		waits:      r.chance(30),
 		proto:      "HTTP/1.1",
 		pieces:     1,
 		work:       oneOf(r, 0, 0, 5*time.Millisecond, 100*time.Millisecond),
@@ -161,6 +163,11 @@ func (u *user) exchange(c *end, br *bufio.Reader, batch []*request, half bool) b
 	}()
 	for _, r := range batch {
 		if !u.receive(br, r, proceed) || r.last {
+			if r.last && u.waits {
+				if _, err := br.ReadByte(); err == nil {
+					u.faultf("more than the last answer:\n%v", c.line)
+				}
+			}
 			c.Close() // also for what is still to be sent
 			<-sent
 			return false
