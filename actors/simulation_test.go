@@ -122,6 +122,7 @@ type request struct {
 	body    string
 	work    time.Duration // of the handler
 	stream  bool          // whether the answer's header is sent before that
+	early   bool          // whether the handler answers without reading the body
 	minds   bool          // whether the handler ends when it is told that the client is gone
 	behind  *request      // sent without waiting for the answer to this one
 	gaveUp  bool          // the client closed the connection
@@ -317,9 +318,11 @@ func (s *simulation) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	r.served = time.Now()
-	body, err := io.ReadAll(req.Body)
-	if err == nil && string(body) != r.body {
-		s.faultf("%v came with %d bytes", r, len(body))
+	if !r.early {
+		body, err := io.ReadAll(req.Body)
+		if err == nil && string(body) != r.body {
+			s.faultf("%v came with %d bytes", r, len(body))
+		}
 	}
 	if req.Header.Get("Expect") != "" && r.served.After(s.drain) {
 		s.faultf("asked for its body while draining: %v", r)
@@ -450,7 +453,11 @@ func (s *simulation) owed(r *request) bool {
 func (s *simulation) until(r *request) time.Time {
 	from, keep := later(s.drain, r.accepted), 250*time.Millisecond
 	if i := slices.Index(r.requests, r); i > 0 {
-		since := r.requests[i-1].done
+		p := r.requests[i-1]
+		since := p.done
+		if p.early { // net/http reads the body, when it has answered
+			since = later(since, p.whole.Add(p.delay))
+		}
 		from = later(from, since)
 		pause, ok := r.line.pause(r.sent)
 		if pause == 0 && ok {
@@ -492,11 +499,11 @@ func later(t, u time.Time) time.Time {
 }
 
 // pause is the longest recent pause between requests that arrived before t;
-// zero if there has been none. That of pipelined requests is not worth
-// knowing: ok is false.
+// zero if there has been none. Where it cannot be told when a pause began, ok is
+// false.
 func (l *line) pause(t time.Time) (longest time.Duration, ok bool) {
 	for i, r := range l.requests {
-		if r.behind != nil {
+		if r.behind != nil || r.early {
 			return 0, false
 		}
 		if i > 0 && r.arrived().Before(t) {
@@ -524,8 +531,12 @@ func (s *simulation) checkCut() {
 	}
 	var want []string
 	for _, l := range s.net.lines {
-		if n := len(l.requests); n > 0 && l.requests[n-1].refused && !refusedAreLetGo {
-			got = slices.DeleteFunc(got, func(name string) bool { return strings.HasSuffix(name, " "+l.requests[n-1].path) })
+		if n := len(l.requests); n > 0 {
+			// One whose answer precedes its end goes on until that end.
+			r := l.requests[n-1]
+			if r.early && !r.done.IsZero() && r.done.Before(s.deadline) || r.refused && !refusedAreLetGo {
+				got = slices.DeleteFunc(got, func(name string) bool { return strings.HasSuffix(name, " "+r.path) })
+			}
 		}
 		if r := s.inFlight(l); r != nil {
 			name := l.client.LocalAddr().String()
@@ -607,7 +618,7 @@ func (s *simulation) checkLines() {
 func (s *simulation) letGo(l *line) (t time.Time, quiet bool) {
 	from, since, longest := later(s.drain, l.accepted), time.Time{}, time.Duration(0)
 	for i, r := range l.requests {
-		if r.done.IsZero() || r.behind != nil || r.refused {
+		if r.done.IsZero() || r.behind != nil || r.early || r.refused {
 			return t, false
 		}
 		if i > 0 {

@@ -40,6 +40,7 @@ type user struct {
 	givesUp int           // percent
 	work    time.Duration // at most, of a handler
 	streams int           // percent
+	earlies int           // percent
 }
 
 // kinds are the users that there are.
@@ -56,6 +57,12 @@ var kinds = []func(u *user){
 	func(u *user) { u.pieces = 6; u.gap = 150 * time.Millisecond },    // a slow sender
 	func(u *user) { u.bodies = "length"; u.pieces = 1 + u.IntN(4); u.gap = 50 * time.Millisecond },
 	func(u *user) { u.bodies = "chunked"; u.pieces = 1 + u.IntN(4); u.gap = 50 * time.Millisecond },
+	func(u *user) {
+		u.bodies = oneOf(u.random, "length", "chunked")
+		u.pieces = 3
+		u.gap = 200 * time.Millisecond
+		u.earlies = 50
+	},
 	func(u *user) { u.bodies = "continue"; u.gap = 50 * time.Millisecond },
 	func(u *user) { u.work = 2 * time.Second },
 	func(u *user) { u.work = 500 * time.Millisecond; u.streams = 100 },
@@ -194,6 +201,7 @@ func (u *user) request(l *line) *request {
 		method: "GET",
 		work:   u.upTo(u.work),
 		stream: u.chance(u.streams),
+		early:  u.chance(u.earlies),
 		minds:  u.chance(50),
 		asks:   u.header != "" || u.proto == "HTTP/1.0",
 	}
