@@ -30,6 +30,10 @@ var (
 // TestSimulation stops servers over a network in memory and with a clock that
 // jumps, each with a few dozen clients whose behaviour follows from a seed:
 //
+//	go test ./actors -run TestSimulation -seed 123 -runs 1
+//
+// simulates one stop again; within the seeds that are run anyway, so does
+//
 //	go test ./actors -run 'TestSimulation/seed=123$'
 //
 // A run can differ from another one with the same seed where events coincide:
@@ -46,9 +50,6 @@ func TestSimulation(t *testing.T) {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) { simulate(t, seed, &sum) })
-			if t.Failed() {
-				t.Logf("again: go test ./actors -run 'TestSimulation/seed=%d$' -seed %[1]d -runs 1", seed)
-			}
 		})
 	}
 }
@@ -296,7 +297,7 @@ func simulate(t *testing.T, seed uint64, sum *tally) {
 	s.check()
 	sum.add(s)
 	if len(s.faults) > 0 {
-		t.Errorf("%v\n%s", s, strings.Join(s.faults, "\n"))
+		t.Errorf("%v\n%s\nagain: go test ./actors -run TestSimulation -seed %d -runs 1", s, strings.Join(s.faults, "\n"), seed)
 	}
 }
 
