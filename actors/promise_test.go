@@ -18,12 +18,6 @@ import (
 // and when handlers ended. It is worked out from the documentation, not from
 // what the code did.
 
-// refusedAreLetGo says whether it is a fault if a client whose body is not wanted
-// (503 to Expect: 100-continue), and which waits for the server to close, holds
-// the stop until its deadline, and is named as cut then. net/http waits for that
-// body after the answer.
-const refusedAreLetGo = false
-
 // check holds what happened against what is promised.
 func (s *simulation) check() {
 	s.checkPhases()
@@ -200,7 +194,7 @@ func (s *simulation) checkCut() {
 		if n := len(l.requests); n > 0 {
 			// One whose answer precedes its end goes on until that end.
 			r := l.requests[n-1]
-			if r.early && !r.done.IsZero() && r.done.Before(s.deadline) || r.refused && !refusedAreLetGo {
+			if r.early && !r.done.IsZero() && r.done.Before(s.deadline) {
 				got = slices.DeleteFunc(got, func(name string) bool { return strings.HasSuffix(name, " "+r.path) })
 			}
 		}
@@ -256,7 +250,7 @@ func (s *simulation) checkLines() {
 		if len(states) == 0 {
 			s.faultf("never new: %v", l)
 		}
-		if n := len(l.requests); n > 0 && l.requests[n-1].refused && refusedAreLetGo {
+		if n := len(l.requests); n > 0 && l.requests[n-1].refused {
 			if d := l.server.closed.Sub(l.requests[n-1].done); d > 6*time.Second { // time to hear the client out
 				s.faultf("kept for %v after its last answer: %v", d, l)
 			}

@@ -61,6 +61,8 @@ func (b *chunkedBody) Read(p []byte) (int, error) {
 
 // unwilling spares a client the body that it has asked about.
 func unwilling(w http.ResponseWriter, r *http.Request) {
+	// net/http would wait for the body all the same, to be rid of it.
+	http.NewResponseController(w).SetReadDeadline(aLongTimeAgo)
 	w.Header().Set("Connection", "close")
 	http.Error(w, "about to stop", http.StatusServiceUnavailable)
 }
