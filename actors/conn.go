@@ -185,6 +185,10 @@ func (c *conn) more() bool {
 // Where nothing is written for long it is taken to be gone.
 func (c *conn) sendsNoMore() error {
 	c.mu.Lock()
+	if !c.deadline.IsZero() && c.deadline.Before(time.Now()) { // meanwhile
+		c.mu.Unlock()
+		return os.ErrDeadlineExceeded
+	}
 	over := make(chan struct{})
 	c.halfOpen = over
 	c.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -163,6 +164,36 @@ func TestHalfClosedIsAnswered(t *testing.T) {
 			c.closed()
 		})
 	}
+}
+
+// Its FIN may come at any moment, also when the answer is just being sent: that
+// must not hold the connection.
+func TestHalfClosedAtAnswer(t *testing.T) {
+	s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(hello)})
+	var clients sync.WaitGroup
+	for range 8 {
+		clients.Go(func() {
+			for i := range 400 {
+				nc, err := net.Dial("tcp", s.addr)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				begun := time.Now()
+				io.WriteString(nc, get)
+				for range i * 10 { // a while
+					runtime.Gosched()
+				}
+				nc.(*net.TCPConn).CloseWrite()
+				answer, err := io.ReadAll(nc)
+				if took := time.Since(begun); err != nil || !strings.HasSuffix(string(answer), "hello") || took > 4*time.Second {
+					t.Errorf("answer %q, %v after %v", answer, err, took)
+				}
+				nc.Close()
+			}
+		})
+	}
+	clients.Wait()
 }
 
 // A client that is gone is found out all the same, also if nothing is written.
