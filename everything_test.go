@@ -66,9 +66,12 @@ func (l *ledger2) ask(c *http.Client, url, name string) {
 		case errors.Is(err, syscall.ECONNREFUSED):
 			l.mu.Unlock()
 			return
-		// The stream is above the last one that GOAWAY names, or was refused,
-		// or the connection was not to be used any more when it was its turn.
-		case strings.Contains(err.Error(), "http2: Transport: cannot retry err [") || strings.Contains(err.Error(), "REFUSED_STREAM"):
+		// The stream is above the last one that GOAWAY names, or was refused;
+		// or nothing was sent, because GOAWAY had come. (These are net/http's
+		// errors where it would try again, if it could read the body again.)
+		case strings.Contains(err.Error(), "http2: Transport: cannot retry err ["),
+			strings.Contains(err.Error(), "net/http: cannot rewind body after connection loss"),
+			strings.Contains(err.Error(), "REFUSED_STREAM"):
 			l.safe++
 		default:
 			l.lost = append(l.lost, fmt.Sprintf("%s: %v", id, err))
