@@ -308,6 +308,9 @@ func (c *conn) Close() error {
 	first := c.state != gone
 	linger := false
 	if first {
+		if c.state == busy && c.current != nil && c.current.old && c.server.cutting.Load() {
+			resets(c.Conn) // or what there is of the answer would pass for the whole
+		}
 		linger = c.state == busy && c.current != nil && !c.server.cutting.Load() && (c.requests.bodyLeft() || arrived(c.Conn))
 		if c.state == hijacked && c.server.stop.closing.Load() && !c.server.cutting.Load() {
 			c.server.hijackedEnded.Add(1)

@@ -138,6 +138,28 @@ func TestDrainOfHTTP10(t *testing.T) {
 	}
 }
 
+// An answer that only the end of its connection ends must not look whole when
+// it is cut.
+func TestCutOfHTTP10(t *testing.T) {
+	s := start(t, &actors.Stop{Grace: 200 * time.Millisecond}, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, "hel")
+		http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	})})
+	c := s.dial(t)
+	c.send("GET / HTTP/1.0\r\n\r\n")
+	for s.stop.Snapshot().InFlight == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	s.end()
+	if answer, err := io.ReadAll(c.r); err == nil {
+		t.Errorf("read %q to its end, want a reset", answer)
+	}
+	if err := s.wait(t); !errors.Is(err, actors.ErrCut) {
+		t.Errorf("Err() = %v, want a cut", err)
+	}
+}
+
 // A client may close its sending side and wait for the answer.
 func TestHalfClosedIsAnswered(t *testing.T) {
 	for _, req := range []string{get, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello", "GET / HTTP/1.0\r\n\r\n", get + get} {

@@ -30,7 +30,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		res.done.Store(true)
 		return
 	}
-	res := &response1{response{ResponseWriter: w, conn: c, stop: s.stop, method: r.Method, uri: r.RequestURI}}
+	res := &response1{response{ResponseWriter: w, conn: c, stop: s.stop, method: r.Method, uri: r.RequestURI, old: r.ProtoMinor == 0}}
 	if c != nil {
 		c.begin(&res.response, r.ContentLength)
 		if r.ContentLength < 0 {
@@ -116,6 +116,7 @@ type response struct {
 	stop      *Stop
 	method    string
 	uri       string
+	old       bool        // HTTP/1.0: the end of the connection may be that of the answer
 	announced bool        // the header was looked at
 	done      atomic.Bool // the handler returned
 }
