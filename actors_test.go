@@ -316,14 +316,14 @@ func untilClosed(t testing.TB, s subject, l *load.Load) time.Duration {
 }
 
 // TestStopTimes allows twice the figure, for the median of three stops, and what
-// it takes at the same moment to end a program that has nothing to do: the
-// machine may be busy. BenchmarkStopTimes prints the times.
+// it takes at the same time to stop a Go program with nothing to do: the machine
+// may be busy. BenchmarkStopTimes prints the times.
 func TestStopTimes(t *testing.T) {
 	for _, st := range stopTimes {
 		t.Run(st.name, func(t *testing.T) {
 			var took []time.Duration
 			for range 3 {
-				took = append(took, st.measure(t, asProxy(t, here, "127.0.0.1"))-sleeper(t))
+				took = append(took, st.measure(t, asProxy(t, here, "127.0.0.1"))-plainStop(t))
 			}
 			slices.Sort(took)
 			if took[1] > 2*st.within {
@@ -333,10 +333,10 @@ func TestStopTimes(t *testing.T) {
 	}
 }
 
-// sleeper is how long it takes to end a program that does not want to go on.
-func sleeper(t *testing.T) time.Duration {
+// plainStop is how long it takes to stop a Go program with nothing to do.
+func plainStop(t *testing.T) time.Duration {
 	t.Helper()
-	p := begin(t, here, exec.Command("sleep", "60"))
+	p := asIdiom(t, here, "127.0.0.1").server
 	at := p.signal(t, syscall.SIGTERM)
 	p.wait(t)
 	return p.ended.Sub(at)

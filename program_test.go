@@ -33,6 +33,9 @@ func runAs(name string) {
 	case "streams":
 		srv.Handler = streams()
 		err = idiom(srv, os.Args[1])
+	case "everything":
+		srv.Handler = everything(work)
+		err = idiom(srv, os.Args[1])
 	case "library":
 		err = library(srv, os.Args[1])
 	default:

@@ -24,6 +24,8 @@ type count struct {
 func counts(s actors.Snapshot) []count {
 	return []count{
 		{"in flight", "inflight", s.InFlight},
+		{"streams", "streams", s.Streams},
+		{"hijacked", "hijacked", s.Hijacked},
 		{"idle", "idle", s.Open - s.Busy},
 		{"open", "open", s.Open},
 	}

@@ -56,7 +56,7 @@ func TestProgressLog(t *testing.T) {
 			lines = append(lines, timestamp.ReplaceAllString(line, ""))
 		}
 	}
-	if want := "level=info msg=stopping phase=draining inflight=0 idle=0 open=1 \n"; len(lines) == 0 || !strings.Contains(strings.Join(lines, ""), want) {
+	if want := "level=info msg=stopping phase=draining inflight=0 streams=0 hijacked=0 idle=0 open=1 \n"; len(lines) == 0 || !strings.Contains(strings.Join(lines, ""), want) {
 		t.Errorf("the log lacks %q:\n%s", want, p.log())
 	}
 	if max := int(p.ended.Sub(begun) / time.Second); len(lines) > max {
@@ -123,7 +123,7 @@ func TestReport(t *testing.T) {
 					t.Errorf("cut request %+v, want GET /slow of a client", c)
 				}
 			}
-			line := fmt.Sprintf("phase=stopped msg=stopped cause=%q elapsed=%v drained=%d refused_at_door=%d cut=%d\n", r.Cause,
+			line := fmt.Sprintf("phase=stopped msg=stopped cause=%q elapsed=%v drained=%d drained_http2=0 hijacked_ended=0 refused_at_door=%d cut=%d\n", r.Cause,
 				time.Duration(r.Elapsed*float64(time.Second)).Round(100*time.Microsecond), r.Drained, r.Refused, r.Cut)
 			elapsed := regexp.MustCompile(`elapsed=\S+`) // one reads the clock later than the other
 			if log := elapsed.ReplaceAllString(s.server.log(), ""); !strings.Contains(log, elapsed.ReplaceAllString(line, "")) {

@@ -19,6 +19,8 @@ type report struct {
 	Elapsed  float64      `json:"elapsed_seconds"`
 	Served   uint64       `json:"served"`          // since the start
 	Drained  uint64       `json:"drained"`         // of those, since the stop began
+	Drained2 uint64       `json:"drained_http2"`   // of those, over HTTP/2
+	Hijacked uint64       `json:"hijacked_ended"`  // connections, since the stop began
 	Refused  uint64       `json:"refused_at_door"` // see actors.Snapshot
 	Cut      int          `json:"cut"`
 	Requests []cutRequest `json:"cut_requests,omitempty"`
@@ -27,18 +29,19 @@ type report struct {
 }
 
 type cutRequest struct {
-	Method string  `json:"method"`
-	Path   string  `json:"path"`
-	Client string  `json:"client"`
-	Age    float64 `json:"age_seconds"`
-	Sent   int64   `json:"sent"`
+	Class  actors.Class `json:"class"`
+	Method string       `json:"method"`
+	Path   string       `json:"path"`
+	Client string       `json:"client"`
+	Age    float64      `json:"age_seconds"`
+	Sent   int64        `json:"sent"`
 }
 
 // newReport tells of a stop that has ended with err.
 func newReport(s actors.Snapshot, err error) report {
 	r := report{
 		Began: s.Began.UTC(), Elapsed: s.Since.Sub(s.Began).Seconds(),
-		Served: s.Served, Drained: s.Drained, Refused: s.Refused, Cut: len(s.Cut),
+		Served: s.Served, Drained: s.Drained, Drained2: s.DrainedHTTP2, Hijacked: s.HijackedEnded, Refused: s.Refused, Cut: len(s.Cut),
 		Status: status(err),
 	}
 	if cut := (*actors.CutError)(nil); errors.As(err, &cut) && cut.Signal != nil {
@@ -51,7 +54,7 @@ func newReport(s actors.Snapshot, err error) report {
 		r.Error = err.Error()
 	}
 	for _, c := range s.Cut {
-		r.Requests = append(r.Requests, cutRequest{c.Method, c.Path, c.Client, c.Age.Seconds(), c.Sent})
+		r.Requests = append(r.Requests, cutRequest{c.Class, c.Method, c.Path, c.Client, c.Age.Seconds(), c.Sent})
 	}
 	return r
 }

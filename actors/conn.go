@@ -185,6 +185,10 @@ func (c *conn) more() bool {
 // Where nothing is written for long it is taken to be gone.
 func (c *conn) sendsNoMore() error {
 	c.mu.Lock()
+	if !c.deadline.IsZero() && c.deadline.Before(time.Now()) { // meanwhile
+		c.mu.Unlock()
+		return os.ErrDeadlineExceeded
+	}
 	over := make(chan struct{})
 	c.halfOpen = over
 	c.mu.Unlock()
@@ -304,7 +308,13 @@ func (c *conn) Close() error {
 	first := c.state != gone
 	linger := false
 	if first {
+		if c.state == busy && c.current != nil && c.current.old && c.server.cutting.Load() {
+			resets(c.Conn) // or what there is of the answer would pass for the whole
+		}
 		linger = c.state == busy && c.current != nil && !c.server.cutting.Load() && (c.requests.bodyLeft() || arrived(c.Conn))
+		if c.state == hijacked && c.server.stop.closing.Load() && !c.server.cutting.Load() {
+			c.server.hijackedEnded.Add(1)
+		}
 		c.answered()
 		c.state = gone
 		if c.timer != nil {
@@ -342,7 +352,7 @@ func (c *conn) linger() {
 // handler did not abort. c.mu is held.
 func (c *conn) answered() {
 	if c.current != nil {
-		c.server.count(c.current)
+		c.server.count(c.current, HTTP1)
 	}
 	c.current = nil
 }
@@ -467,18 +477,21 @@ func (c *conn) under(now time.Time) []Request {
 	switch c.state {
 	case fresh, idle:
 		if c.server.stop.Phase() >= Draining && arrived(c.Conn) {
-			return []Request{{Client: client}} // it came too late to be read
+			return []Request{{Class: HTTP1, Client: client}} // it came too late to be read
 		}
 		return nil
 	case multi:
 		var list []Request
 		for res := range c.streams {
-			list = append(list, Request{Client: client, Method: res.method, Path: res.path(),
+			list = append(list, Request{Class: HTTP2, Client: client, Method: res.method, Path: res.path(),
 				Age: now.Sub(res.begun), Sent: res.wrote.Load()})
 		}
 		return list
 	case busy, hijacked:
-		r := Request{Client: client, Age: now.Sub(c.since)}
+		r := Request{Class: HTTP1, Client: client, Age: now.Sub(c.since)}
+		if c.state == hijacked {
+			r.Class = Hijacked
+		}
 		if res := c.current; res != nil {
 			r.Method, r.Path = res.method, res.path()
 			r.Sent = c.written.Load()

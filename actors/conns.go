@@ -94,18 +94,23 @@ func (s *server) closeAll() {
 }
 
 // count counts a request whose answer is over, if its handler did not abort.
-func (s *server) count(res *response) {
-	if res.done.Load() {
-		s.served.Add(1)
-		if s.stop.closing.Load() {
-			s.drained.Add(1)
+func (s *server) count(res *response, class Class) {
+	if !res.done.Load() {
+		return
+	}
+	s.served.Add(1)
+	if s.stop.closing.Load() {
+		s.drained.Add(1)
+		if class == HTTP2 {
+			s.drained2.Add(1)
 		}
 	}
 }
 
 func (s *server) counts() counts {
 	list := s.list()
-	n := counts{open: len(list), served: s.served.Load(), drained: s.drained.Load()}
+	n := counts{open: len(list), served: s.served.Load(),
+		drained: s.drained.Load(), drained2: s.drained2.Load(), hijackedEnded: s.hijackedEnded.Load()}
 	for _, c := range list {
 		c.mu.Lock()
 		switch {
@@ -120,6 +125,7 @@ func (s *server) counts() counts {
 		case len(c.streams) > 0:
 			n.busy++
 			n.inFlight += len(c.streams)
+			n.streams += len(c.streams)
 		}
 		c.mu.Unlock()
 	}

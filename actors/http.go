@@ -76,8 +76,10 @@ type server struct {
 	usual    time.Duration // the longest recent pause of any client; set before draining
 	lossy    bool          // whether the network loses packets; set before draining
 
-	served  atomic.Uint64 // requests answered
-	drained atomic.Uint64 // those of them that were answered once the stop had begun
+	served        atomic.Uint64 // requests answered
+	drained       atomic.Uint64 // those of them that were answered once the stop had begun
+	drained2      atomic.Uint64 // those of them over HTTP/2
+	hijackedEnded atomic.Uint64 // hijacked connections that ended by themselves since the stop began
 
 	mu    sync.Mutex
 	conns map[*conn]struct{}
@@ -235,7 +237,7 @@ func (s *server) drain(doors []*door, open int, closed <-chan error) (cut []Requ
 	}
 	s.closeAll() // hijacked ones, which http.Server does not know
 	for _, r := range cut {
-		level.Warn(s.logger).Log("msg", "request cut", "method", r.Method, "path", r.Path, "client", r.Client,
+		level.Warn(s.logger).Log("msg", "request cut", "class", r.Class, "method", r.Method, "path", r.Path, "client", r.Client,
 			"age", r.Age.Round(time.Millisecond), "sent", r.Sent)
 	}
 	return cut

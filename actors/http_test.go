@@ -483,8 +483,8 @@ func TestDrainCutsAtDeadline(t *testing.T) {
 		t.Fatalf("Err() = %v, want a CutError", err)
 	}
 	want := []actors.Request{
-		{Client: c.LocalAddr().String(), Method: "GET", Path: "/held", Sent: sent},
-		{Client: partial.LocalAddr().String()},
+		{Class: actors.HTTP1, Client: c.LocalAddr().String(), Method: "GET", Path: "/held", Sent: sent},
+		{Class: actors.HTTP1, Client: partial.LocalAddr().String()},
 	}
 	byPath := cmpopts.SortSlices(func(a, b actors.Request) bool { return a.Path > b.Path })
 	if diff := cmp.Diff(want, cut.Requests, byPath, cmpopts.IgnoreFields(actors.Request{}, "Age")); diff != "" {

@@ -60,6 +60,13 @@ func arrived(nc net.Conn) (is bool) {
 	return is
 }
 
+// resets makes the connection end with a reset when it is closed.
+func resets(nc net.Conn) {
+	control(nc, func(fd int) error {
+		return unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	})
+}
+
 // readable reports whether an Accept on the listener would return at once.
 func readable(l net.Listener) (is bool, err error) {
 	err = control(l, func(fd int) error {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -137,6 +138,28 @@ func TestDrainOfHTTP10(t *testing.T) {
 	}
 }
 
+// An answer that only the end of its connection ends must not look whole when
+// it is cut.
+func TestCutOfHTTP10(t *testing.T) {
+	s := start(t, &actors.Stop{Grace: 200 * time.Millisecond}, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, "hel")
+		http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	})})
+	c := s.dial(t)
+	c.send("GET / HTTP/1.0\r\n\r\n")
+	for s.stop.Snapshot().InFlight == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	s.end()
+	if answer, err := io.ReadAll(c.r); err == nil {
+		t.Errorf("read %q to its end, want a reset", answer)
+	}
+	if err := s.wait(t); !errors.Is(err, actors.ErrCut) {
+		t.Errorf("Err() = %v, want a cut", err)
+	}
+}
+
 // A client may close its sending side and wait for the answer.
 func TestHalfClosedIsAnswered(t *testing.T) {
 	for _, req := range []string{get, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello", "GET / HTTP/1.0\r\n\r\n", get + get} {
@@ -163,6 +186,36 @@ func TestHalfClosedIsAnswered(t *testing.T) {
 			c.closed()
 		})
 	}
+}
+
+// Its FIN may come at any moment, also when the answer is just being sent: that
+// must not hold the connection.
+func TestHalfClosedAtAnswer(t *testing.T) {
+	s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(hello)})
+	var clients sync.WaitGroup
+	for range 8 {
+		clients.Go(func() {
+			for i := range 400 {
+				nc, err := net.Dial("tcp", s.addr)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				begun := time.Now()
+				io.WriteString(nc, get)
+				for range i * 10 { // a while
+					runtime.Gosched()
+				}
+				nc.(*net.TCPConn).CloseWrite()
+				answer, err := io.ReadAll(nc)
+				if took := time.Since(begun); err != nil || !strings.HasSuffix(string(answer), "hello") || took > 4*time.Second {
+					t.Errorf("answer %q, %v after %v", answer, err, took)
+				}
+				nc.Close()
+			}
+		})
+	}
+	clients.Wait()
 }
 
 // A client that is gone is found out all the same, also if nothing is written.
@@ -303,7 +356,7 @@ func TestUnreadIsNamed(t *testing.T) {
 	if err := stop.Err(nil); !errors.As(err, &cut) {
 		t.Fatalf("Err() = %v, want a cut", err)
 	}
-	if diff := cmp.Diff([]actors.Request{{Client: nc.LocalAddr().String()}}, cut.Requests); diff != "" {
+	if diff := cmp.Diff([]actors.Request{{Class: actors.HTTP1, Client: nc.LocalAddr().String()}}, cut.Requests); diff != "" {
 		t.Errorf("cut (-want +got)\n%s", diff)
 	}
 }

@@ -30,7 +30,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		res.done.Store(true)
 		return
 	}
-	res := &response1{response{ResponseWriter: w, conn: c, stop: s.stop, method: r.Method, uri: r.RequestURI}}
+	res := &response1{response{ResponseWriter: w, conn: c, stop: s.stop, method: r.Method, uri: r.RequestURI, old: r.ProtoMinor == 0}}
 	if c != nil {
 		c.begin(&res.response, r.ContentLength)
 		if r.ContentLength < 0 {
@@ -61,6 +61,8 @@ func (b *chunkedBody) Read(p []byte) (int, error) {
 
 // unwilling spares a client the body that it has asked about.
 func unwilling(w http.ResponseWriter, r *http.Request) {
+	// net/http would wait for the body all the same, to be rid of it.
+	http.NewResponseController(w).SetReadDeadline(aLongTimeAgo)
 	w.Header().Set("Connection", "close")
 	http.Error(w, "about to stop", http.StatusServiceUnavailable)
 }
@@ -103,7 +105,7 @@ func (c *conn) endStream(res *response2) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.streams, res)
-	c.server.count(&res.response)
+	c.server.count(&res.response, HTTP2)
 }
 
 // response is the ResponseWriter that handlers get: net/http's, with a look at
@@ -114,6 +116,7 @@ type response struct {
 	stop      *Stop
 	method    string
 	uri       string
+	old       bool        // HTTP/1.0: the end of the connection may be that of the answer
 	announced bool        // the header was looked at
 	done      atomic.Bool // the handler returned
 }

@@ -212,7 +212,7 @@ func (s *Stop) advance(p Phase) {
 			"inflight", n.inFlight, "open", n.open, "grace", s.grace())
 	case Stopped:
 		logger.Log("msg", "stopped", "cause", cause, "elapsed", time.Since(start).Round(100*time.Microsecond),
-			"drained", n.drained, "refused_at_door", s.refused.Load(), "cut", cut)
+			"drained", n.drained, "drained_http2", n.drained2, "hijacked_ended", n.hijackedEnded, "refused_at_door", s.refused.Load(), "cut", cut)
 	}
 }
 
@@ -270,12 +270,15 @@ type Snapshot struct {
 	Cause    error     // why it began; may be nil
 	Deadline time.Time // when what is left is cut; zero while no stop has begun
 
-	Open     int    // connections
-	Busy     int    // those with a request on them, even a part of one; hijacked ones too
-	Hijacked int    // those that a handler has taken over (WebSocket)
-	InFlight int    // requests in handlers, or, before HTTP/2, with an answer not yet written
-	Served   uint64 // requests answered since the start
-	Drained  uint64 // those of them that were answered since the stop began
+	Open          int    // connections
+	Busy          int    // those with a request on them, even a part of one; hijacked ones too
+	Hijacked      int    // those that a handler has taken over (WebSocket)
+	Streams       int    // HTTP/2 requests among those in flight
+	InFlight      int    // requests in handlers, or, before HTTP/2, with an answer not yet written
+	Served        uint64 // requests answered since the start
+	Drained       uint64 // those of them that were answered since the stop began
+	DrainedHTTP2  uint64 // those of them over HTTP/2
+	HijackedEnded uint64 // hijacked connections that ended by themselves since the stop began
 
 	// Refused counts the newcomers (their SYNs) that were turned away while
 	// the doors were being shut, which takes some milliseconds. On Linux, by
@@ -289,6 +292,7 @@ type Snapshot struct {
 
 // Request names a request that was in flight.
 type Request struct {
+	Class  Class
 	Method string        // empty if the header had not arrived in full, or nothing of it was read in time
 	Path   string        // without the query, which may hold secrets
 	Client string        // remote address
@@ -306,16 +310,26 @@ func (s *Stop) Snapshot() Snapshot {
 		Phase: s.phase, Since: s.since,
 		Began: s.start, Cause: s.cause, Deadline: s.deadline,
 		Open: n.open, Busy: n.busy, Hijacked: n.hijacked, InFlight: n.inFlight,
-		Served: n.served, Drained: n.drained,
+		Streams: n.streams,
+		Served:  n.served, Drained: n.drained, DrainedHTTP2: n.drained2, HijackedEnded: n.hijackedEnded,
 		Refused: s.refused.Load(),
 		Cut:     append([]Request(nil), s.cut...),
 	}
 }
 
+// Class is a kind of work that a stop waits for.
+type Class string
+
+const (
+	HTTP1    Class = "http1"    // a request on a connection that serves one after another
+	HTTP2    Class = "http2"    // a request that is a stream of an HTTP/2 connection
+	Hijacked Class = "hijacked" // a connection that a handler has taken over
+)
+
 // counts is what the connections of one server, or of all, add up to.
 type counts struct {
-	open, busy, hijacked, inFlight int
-	served, drained                uint64
+	open, busy, hijacked, inFlight, streams  int
+	served, drained, drained2, hijackedEnded uint64
 }
 
 func (s *Stop) countLocked() (sum counts) {
@@ -325,8 +339,11 @@ func (s *Stop) countLocked() (sum counts) {
 		sum.busy += n.busy
 		sum.hijacked += n.hijacked
 		sum.inFlight += n.inFlight
+		sum.streams += n.streams
 		sum.served += n.served
 		sum.drained += n.drained
+		sum.drained2 += n.drained2
+		sum.hijackedEnded += n.hijackedEnded
 	}
 	return sum
 }
