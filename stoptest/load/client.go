@@ -29,7 +29,7 @@ type client struct {
 	id     []byte   // of the present request
 	req    []byte   // all of it, or its header if the body is large
 	cn     *conn    // nil: to be dialled
-	shared *shared2 // HTTP2's instead of cn
+	shared *shared2 // instead of cn, over HTTP/2
 
 	mu       sync.Mutex
 	outcomes []Outcome // by sequence number; only appended to
@@ -117,7 +117,7 @@ func (c *client) pause(d time.Duration) bool {
 // request makes one, which ends in the ledger, and reports whether the client
 // may go on.
 func (c *client) request() bool {
-	if c.Kind == HTTP2 {
+	if c.shared != nil {
 		return c.stream()
 	}
 	looks := c.Kind == Looking || c.Kind == Events
@@ -297,7 +297,7 @@ func (c *client) dialled() (cn *conn, err error) {
 	cn = newConn(nc, time.Now())
 	if c.TLS != nil {
 		proto := protoHTTP1
-		if c.Kind == HTTP2 {
+		if c.Streams > 0 {
 			proto = protoHTTP2
 		}
 		if err := cn.handshake(ctx, c.TLS, proto); err != nil {

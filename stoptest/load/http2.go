@@ -2,6 +2,7 @@ package load
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +25,9 @@ var errStreamReset = errors.New("RST_STREAM")
 // errIdle ends a connection that the server wants to be left, once nothing is
 // open on it.
 var errIdle = errors.New("no stream is left")
+
+// errLoadsEnd ends event streams that the server does not end.
+var errLoadsEnd = errors.New("the load ends")
 
 // shared2 is what the clients that share a connection have in common.
 type shared2 struct {
@@ -63,6 +67,7 @@ type conn2 struct {
 	last     uint32 // streams above it are not served
 	leaving  bool   // GOAWAY has come: no further stream
 	err      error  // the connection's end
+	wasReset error  // the same, if it was found in writing
 	window   int64  // for DATA, of the connection
 	initial  int64  // the same of a new stream
 	maxFrame int64
@@ -84,9 +89,14 @@ type stream2 struct {
 	err    error  // what came instead of an answer
 	safe   bool   // not served: may be sent again
 	ended  time.Time
+
+	events    *client // the one that follows events; nil: none
+	streaming bool    // they have begun
+	at        eventCounter
+	unwatch   func() bool
 }
 
-// stream makes a request of an HTTP2 client. It ends in exactly one of: an
+// stream makes a request over HTTP/2. It ends in exactly one of: an
 // answer; told to be safe to retry, by GOAWAY or REFUSED_STREAM; lost.
 func (c *client) stream() (goOn bool) {
 	c.nextID()
@@ -104,7 +114,12 @@ func (c *client) stream() (goOn bool) {
 	}
 	timeout := c.load.cfg.AnswerTimeout + c.BodyTime
 	timer := time.AfterFunc(timeout, func() {
-		cn.cancel(s, fmt.Errorf("nothing came for %v: %w", timeout, os.ErrDeadlineExceeded))
+		cn.mu.Lock()
+		streaming := s.streaming
+		cn.mu.Unlock()
+		if !streaming {
+			cn.cancel(s, fmt.Errorf("nothing came for %v: %w", timeout, os.ErrDeadlineExceeded))
+		}
 	})
 	defer timer.Stop()
 
@@ -130,6 +145,8 @@ func (c *client) stream() (goOn bool) {
 
 	loss.AnswerBytes = s.got
 	switch {
+	case s.streaming:
+		return c.streamed(s, loss)
 	case s.safe:
 		c.ledger(SafeToRetry, loss.Wrote, s.ended)
 		if errors.Is(s.err, errStreamReset) {
@@ -149,6 +166,30 @@ func (c *client) stream() (goOn bool) {
 		outcome = ErrorStatus
 	}
 	c.ledger(outcome, loss.Wrote, s.ended)
+	return true
+}
+
+// streamed ends an event stream that has begun, as follow does.
+func (c *client) streamed(s *stream2, loss Loss) (goOn bool) {
+	s.unwatch()
+	err := s.err
+	switch {
+	case errors.Is(err, errLoadsEnd):
+		c.ledger(Answered, loss.Wrote, s.ended)
+		return false
+	case err != nil:
+	case s.safe:
+		err = fmt.Errorf("%w: GOAWAY disowns a stream that has begun", errStreamReset)
+	case !s.at.between():
+		err = malformed("the stream's end is within an event")
+	default:
+		err = c.wrong(&answer{status: s.status, echo: s.echo, events: true}, Unknown)
+	}
+	if err != nil {
+		loss.Outcome, loss.How = Cut, howOf(err)
+		return c.failed(loss, err)
+	}
+	c.ledger(CleanEnd, loss.Wrote, s.ended)
 	return true
 }
 
@@ -227,6 +268,11 @@ func (cn *conn2) writeLocked(f func()) error {
 	}
 	_ = cn.nc.SetWriteDeadline(time.Now().Add(cn.timeout))
 	_, err := cn.nc.Write(cn.out.Bytes())
+	if isReset(err) { // it is told once, and not to the reader then
+		cn.mu.Lock()
+		cn.wasReset = err
+		cn.mu.Unlock()
+	}
 	return err
 }
 
@@ -263,6 +309,9 @@ func (cn *conn2) begin(c *client, loss *Loss) *stream2 {
 		loss.SinceAnswer = now.Sub(cn.answered)
 	}
 	s := &stream2{id: cn.nextID, window: cn.initial, done: make(chan struct{}), length: -1}
+	if c.Kind == Events {
+		s.events = c
+	}
 	cn.open[s.id] = s
 	cn.nextID += 2
 	cn.requests++
@@ -280,6 +329,10 @@ func (cn *conn2) begin(c *client, loss *Loss) *stream2 {
 	field(":path", c.Path)
 	field("user-agent", "stoptest")
 	field(strings.ToLower(c.load.cfg.IDHeader), string(c.id))
+	if c.Kind == Events {
+		field("accept", "text/event-stream")
+		field("cache-control", "no-store")
+	}
 	if len(c.body) > 0 {
 		field("content-type", "application/octet-stream")
 	}
@@ -355,6 +408,11 @@ func (cn *conn2) reset(s *stream2) {
 // read reads frames until the connection's end, which is that of all streams.
 func (cn *conn2) read() {
 	err := cn.frames()
+	cn.mu.Lock()
+	if cn.wasReset != nil && isEOF(err) {
+		err = cn.wasReset
+	}
+	cn.mu.Unlock()
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		err = fmt.Errorf("within a frame: %w", err)
 	} else if errors.As(err, new(http2.ConnectionError)) || errors.Is(err, http2.ErrFrameTooLarge) {
@@ -474,6 +532,7 @@ func (cn *conn2) header(s *stream2, f *http2.MetaHeadersFrame) {
 			return
 		}
 		s.status = int(status)
+		events := false
 		for _, h := range f.RegularFields() {
 			switch {
 			case h.Name == cn.echo:
@@ -484,7 +543,14 @@ func (cn *conn2) header(s *stream2, f *http2.MetaHeadersFrame) {
 					cn.end(s)
 					return
 				}
+			case h.Name == "content-type":
+				kind, _, _ := strings.Cut(h.Value, ";")
+				events = strings.EqualFold(strings.TrimRight(kind, " "), "text/event-stream")
 			}
+		}
+		if events && s.events != nil && s.status == http.StatusOK {
+			s.streaming = true
+			s.unwatch = context.AfterFunc(s.events.load.ctx, func() { cn.cancel(s, errLoadsEnd) })
 		}
 	}
 	if f.StreamEnded() {
@@ -494,7 +560,13 @@ func (cn *conn2) header(s *stream2, f *http2.MetaHeadersFrame) {
 
 func (cn *conn2) data(s *stream2, f *http2.DataFrame) {
 	s.got += int64(len(f.Data()))
-	if room := keepBody - len(s.body); room > 0 {
+	if s.streaming {
+		if n := s.at.write(f.Data()); n > 0 {
+			s.events.mu.Lock()
+			s.events.tally.messages += n
+			s.events.mu.Unlock()
+		}
+	} else if room := keepBody - len(s.body); room > 0 {
 		s.body = append(s.body, f.Data()[:min(room, len(f.Data()))]...)
 	}
 	if f.StreamEnded() {

@@ -339,3 +339,68 @@ func TestHTTP2RefusedAfterTheSignal(t *testing.T) {
 	led := l.Wait()
 	wantCounts(t, led, led.Total, Row{Clients: 6, Requests: 6, Refused: 6})
 }
+
+// TestHTTP2EventStreams: as TestEventStreams, with END_STREAM for the final chunk.
+func TestHTTP2EventStreams(t *testing.T) {
+	row := Row{Clients: 2, Requests: 8, Messages: 16}
+	clean, cut := row, row
+	clean.CleanEnd, cut.Cut = 8, 8
+	for _, tt := range []struct {
+		name string
+		end  func(c *server2, stream uint32)
+		want Row
+		how  How
+	}{
+		{"END_STREAM", func(c *server2, stream uint32) { c.fr.WriteData(stream, true, nil) }, clean, 0},
+		{"END_STREAM within an event", func(c *server2, stream uint32) { c.fr.WriteData(stream, true, []byte("data")) }, cut, Malformed},
+		{"RST_STREAM", func(c *server2, stream uint32) { c.fr.WriteRSTStream(stream, http2.ErrCodeNo) }, cut, StreamReset},
+		{"RST_STREAM, refused", func(c *server2, stream uint32) { c.fr.WriteRSTStream(stream, http2.ErrCodeRefusedStream) }, cut, StreamReset},
+		{"GOAWAY that disowns", func(c *server2, _ uint32) { c.fr.WriteGoAway(0, 0, nil) }, cut, StreamReset},
+		{"FIN", func(*server2, uint32) {}, cut, FIN},
+		{"RST", func(c *server2, _ uint32) { c.reset() }, cut, RST},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			addr := http2Server(t, func(c *server2) {
+				stream, id, ok := c.request()
+				if !ok {
+					return
+				}
+				c.fr.WriteGoAway(stream, 0, nil)
+				c.header(stream, false, ":status", "200", "x-echo", id, "content-type", "text/event-stream; charset=utf-8")
+				c.fr.WriteData(stream, false, []byte("data: 1\n\nda"))
+				c.fr.WriteData(stream, false, []byte("ta: 2\n\n"))
+				tt.end(c, stream)
+			})
+			led := start(t, Config{Addr: addr, EchoHeader: "X-Echo", EchoBody: true, Groups: []Group{{Kind: Events, N: 2, Streams: 1, Requests: 4}}}).Wait()
+			wantCounts(t, led, led.Total, tt.want)
+			for _, s := range led.Losses {
+				if s.Outcome != Cut || s.How != tt.how || s.AnswerBytes < 18 {
+					t.Errorf("loss = %+v, want how %v", s, tt.how)
+				}
+			}
+		})
+	}
+}
+
+// TestHTTP2EventStreamOnTheSameConnection: see its like for HTTP/1.1.
+func TestHTTP2EventStreamOnTheSameConnection(t *testing.T) {
+	addr := http2Server(t, func(c *server2) {
+		for n := 0; ; n++ {
+			stream, _, ok := c.request()
+			if !ok {
+				return
+			}
+			c.header(stream, false, ":status", "200", "content-type", "text/event-stream")
+			c.fr.WriteData(stream, false, []byte("data: 1\n\n"))
+			if n < 3 {
+				time.Sleep(30 * time.Millisecond) // longer than AnswerTimeout
+				c.fr.WriteData(stream, true, nil)
+			}
+		}
+	})
+	l := start(t, Config{Addr: addr, AnswerTimeout: 20 * time.Millisecond, Groups: []Group{{Kind: Events, Streams: 1}}})
+	ready(t, l, 4)
+	l.Stop()
+	led := l.Wait()
+	wantCounts(t, led, led.Total, Row{Clients: 1, Requests: 4, Messages: 4, CleanEnd: 3, Answered: 1, Conns: 1})
+}

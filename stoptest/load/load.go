@@ -62,11 +62,12 @@ type Group struct {
 	// Name is the row in the ledger; the kind if empty.
 	Name string
 	Kind Kind
-	// N is the number of clients; 1 if 0. Of HTTP2 it is the number of
+	// N is the number of clients; 1 if 0. Over HTTP/2 it is the number of
 	// connections.
 	N int
-	// Streams is the number of clients that share a connection of HTTP2, each
-	// with one stream at a time; 1 if 0.
+	// Streams is the number of clients that share a connection over HTTP/2,
+	// each with one stream at a time. Zero: 1 if the kind is HTTP2; else
+	// HTTP/1.1. Only HTTP2 and Events can have it.
 	Streams int
 	// Addr and Dial are as in Config, for a group that has a server of its own;
 	// Config's if both are zero.
@@ -214,14 +215,16 @@ func (g *Group) check() error {
 	g.Path = cmp.Or(g.Path, "/")
 	g.Name = cmp.Or(g.Name, g.Kind.String())
 	g.N = cmp.Or(g.N, 1)
-	g.Streams = cmp.Or(g.Streams, 1)
+	if g.Kind == HTTP2 {
+		g.Streams = cmp.Or(g.Streams, 1)
+	}
 	switch {
 	case g.Kind < Blind || g.Kind > WebSocket:
 		return fmt.Errorf("kind %d: no such kind", int(g.Kind))
 	case g.N < 0 || g.Streams < 0 || g.Requests < 0 || g.Body < 0 || g.BodyTime < 0 || g.Think < 0 || g.Jitter < 0:
 		return errors.New("a number or a pause below 0")
-	case g.Streams > 1 && g.Kind != HTTP2:
-		return fmt.Errorf("%d streams a connection: only HTTP2 has them", g.Streams)
+	case g.Streams > 0 && g.Kind != HTTP2 && g.Kind != Events:
+		return fmt.Errorf("%s: streams share no connection", g.Kind)
 	case g.BodyTime > 0 && g.Body == 0:
 		return errors.New("BodyTime without a Body")
 	case (g.Kind == Events || g.Kind == WebSocket) && (g.Method != http.MethodGet || g.Body > 0):
@@ -258,7 +261,7 @@ func (l *Load) newGroup(spec Group) (*group, error) {
 	if g.TLS != nil {
 		g.TLS = g.TLS.Clone()
 		g.TLS.NextProtos = []string{protoHTTP1}
-		if g.Kind == HTTP2 {
+		if g.Streams > 0 {
 			g.TLS.NextProtos[0] = protoHTTP2
 		}
 		if g.TLS.ServerName == "" {
@@ -286,16 +289,16 @@ func (l *Load) add(g *group) {
 		tail += fmt.Sprintf("Content-Type: application/octet-stream\r\nContent-Length: %d\r\n", g.Body)
 	}
 	g.tail = []byte(tail + "\r\n")
-	if g.Body < largeBody && g.BodyTime == 0 && g.Kind != HTTP2 {
+	if g.Body < largeBody && g.BodyTime == 0 && g.Streams == 0 {
 		g.tail = append(g.tail, strings.Repeat("x", g.Body)...)
 	} else {
 		g.body = []byte(strings.Repeat("x", g.Body))
 	}
 	var shared *shared2
-	for i := range g.N * g.Streams {
+	for i := range g.N * max(g.Streams, 1) {
 		c := newClient(g, i, l.number)
 		l.number++
-		if g.Kind == HTTP2 {
+		if g.Streams > 0 {
 			if i%g.Streams == 0 {
 				shared = &shared2{users: g.Streams}
 			}

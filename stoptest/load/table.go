@@ -32,7 +32,7 @@ func (l Ledger) String() string {
 		{"wrong", func(r *Row) int { return r.WrongAnswer }},
 		{"client error", func(r *Row) int { return r.ClientError }},
 	}
-	kinds := map[Kind]bool{}
+	kinds := map[Kind]bool{HTTP2: l.Total.SafeToRetry > 0}
 	for _, r := range l.Rows {
 		kinds[r.Kind] = true
 	}
