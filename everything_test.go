@@ -3,263 +3,252 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"errors"
+	"crypto/tls"
 	"fmt"
-	"io"
+	"math/rand/v2"
 	"net/http"
-	"slices"
+	"os"
+	"regexp"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/coder/websocket"
+	"github.com/oklog/run"
 
+	"lastcall/actors"
 	"lastcall/stoptest/load"
 )
 
-// everything is a program that does what work and streams do.
-func everything(work http.Handler) http.Handler {
+// everything is a handler of requests, event streams and WebSockets. In a
+// program that uses the actors, the streams end when draining begins; in
+// another they know of nothing.
+func everything(p *work) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("/", work)
-	streams := streams()
-	mux.Handle("/events", streams)
-	mux.Handle("/echo", streams)
+	mux.Handle("/", p)
+	served := func(w http.ResponseWriter, r *http.Request) {
+		id := r.Header.Get("X-Request-Id")
+		p.mu.Lock()
+		p.ids = append(p.ids, id)
+		p.mu.Unlock()
+		w.Header().Set("X-Request-Id", id)
+	}
+	mux.HandleFunc("/events", func(w http.ResponseWriter, r *http.Request) {
+		served(w, r)
+		w.Header().Set("Content-Type", "text/event-stream")
+		for n := 1; ; n++ {
+			fmt.Fprintf(w, "id: %d\n", n)
+			http.NewResponseController(w).Flush()
+			time.Sleep(5 * time.Millisecond)
+			fmt.Fprint(w, "data: tick\n\n")
+			http.NewResponseController(w).Flush()
+			select {
+			case <-time.After(5 * time.Millisecond):
+			case <-actors.StopOf(r.Context()).Draining():
+				return
+			case <-r.Context().Done():
+				return
+			}
+		}
+	})
+	mux.HandleFunc("/echo", func(w http.ResponseWriter, r *http.Request) {
+		served(w, r)
+		ws, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			return
+		}
+		defer ws.CloseNow()
+		ctx, done := context.WithCancel(r.Context())
+		defer done()
+		go func() {
+			select {
+			case <-actors.StopOf(ctx).Draining():
+				ws.Close(websocket.StatusGoingAway, "")
+			case <-ctx.Done():
+			}
+		}()
+		for {
+			kind, message, err := ws.Read(ctx)
+			if err != nil || ws.Write(ctx, kind, message) != nil {
+				return
+			}
+		}
+	})
 	return mux
 }
 
-// ledger2 accounts for requests over HTTP/2. Each ends as one of three.
-type ledger2 struct {
-	mu       sync.Mutex
-	answered []string // IDs
-	after    int      // of those, how many began after the signal
-	safe     int      // HTTP/2 says so: the client may ask again
-	lost     []string // IDs, and why
-
-	signalled atomic.Bool
-}
-
-// ask makes requests, one after another, until there is no connection to be
-// had, or one was lost. The client's transport does not ask again by itself: it
-// cannot know the body a second time.
-func (l *ledger2) ask(c *http.Client, url, name string) {
-	for n := 0; ; n++ {
-		id := fmt.Sprint(name, "-", n)
-		after := l.signalled.Load()
-		req, err := http.NewRequest(http.MethodPost, url, struct{ io.Reader }{strings.NewReader("sixteen bytes...")})
-		if err != nil {
-			panic(err)
-		}
-		req.Header.Set("X-Request-Id", id)
-		err = answered(c, req, id)
-		l.mu.Lock()
-		switch {
-		case err == nil:
-			l.answered = append(l.answered, id)
-			if after {
-				l.after++
-			}
-		case errors.Is(err, syscall.ECONNREFUSED):
-			l.mu.Unlock()
-			return
-		// The stream is above the last one that GOAWAY names, or was refused;
-		// or nothing was sent, because GOAWAY had come. (These are net/http's
-		// errors where it would try again, if it could read the body again.)
-		case strings.Contains(err.Error(), "http2: Transport: cannot retry err ["),
-			strings.Contains(err.Error(), "net/http: cannot rewind body after connection loss"),
-			strings.Contains(err.Error(), "REFUSED_STREAM"):
-			l.safe++
-		default:
-			l.lost = append(l.lost, fmt.Sprintf("%s: %v", id, err))
-			l.mu.Unlock()
-			return
-		}
-		l.mu.Unlock()
-	}
-}
-
-// answered makes a request and checks that the answer is whole, and its own.
-func answered(c *http.Client, req *http.Request, id string) error {
-	res, err := c.Do(req)
+// everythingLibrary serves HTTP/1 and h2c on a port, and TLS on another, with
+// the actors.
+func everythingLibrary(h http.Handler, certFile, keyFile string) error {
+	cert, err := tls.LoadX509KeyPair(certFile, keyFile)
 	if err != nil {
 		return err
 	}
-	defer res.Body.Close()
-	body, err := io.ReadAll(res.Body)
-	if err == nil && (res.StatusCode != http.StatusOK || string(body) != "done\n" || res.Header.Get("X-Request-Id") != id) {
-		err = fmt.Errorf("answer %s %q for %q", res.Status, body, res.Header.Get("X-Request-Id"))
+	var stop actors.Stop
+	var g run.Group
+	var addrs []string
+	for _, cfg := range []*tls.Config{nil, {Certificates: []tls.Certificate{cert}}} {
+		l, err := actors.Listen("127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		srv := &http.Server{Handler: h, TLSConfig: cfg, Protocols: new(http.Protocols)}
+		srv.Protocols.SetHTTP1(true)
+		srv.Protocols.SetHTTP2(cfg != nil)
+		srv.Protocols.SetUnencryptedHTTP2(cfg == nil)
+		g.Add(actors.HTTP(&stop, srv, l))
+		addrs = append(addrs, l.Addr().String())
 	}
-	return err
+	g.Add(actors.Signal(&stop))
+	fmt.Fprintf(os.Stderr, "msg=serving addr=%s\n", strings.Join(addrs, ","))
+	return stop.Err(g.Run())
 }
 
-// TestStopWithEverything stops the binary, once with TLS and once without,
-// before one program, under all that may reach an HTTP server at once.
-func TestStopWithEverything(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
-	for range *stops {
-		pki := newPKI(t)
+// an everythingServer serves without and with TLS, in one process or two.
+type everythingServer struct {
+	plain, encrypted string // addresses
+	processes        []*process
+	program          *process // knows what was served
+}
+
+var everythingServers = map[string]func(testing.TB, *pki) everythingServer{
+	"proxy": func(t testing.TB, pki *pki) everythingServer {
 		program := launch(t, here, as("everything", "127.0.0.1:0"))
-		proxy := []string{"-listen", "127.0.0.1:0", "-proxy", "http://" + program.addr}
-		plain := launch(t, here, lastcall(append(proxy, "-h2c")...))
-		secure := launch(t, here, lastcall(append(proxy, pki.flags()...)...))
+		url := "http://" + program.addr
+		plain := launch(t, here, lastcall("-listen", "127.0.0.1:0", "-h2c", "-proxy", url))
+		encrypted := launch(t, here, lastcall(pki.flags("-proxy", url)...))
+		return everythingServer{plain.addr, encrypted.addr, []*process{plain, encrypted}, program}
+	},
+	"library": func(t testing.TB, pki *pki) everythingServer {
+		p := launch(t, here, as("everything library", pki.cert, pki.key))
+		both := regexp.MustCompile(`msg=serving addr=(\S+),(\S+)`).FindStringSubmatch(p.log())
+		return everythingServer{both[1], both[2], []*process{p}, p}
+	},
+}
 
-		// HTTP/1.1: keep-alive and fresh connections, and slow requests.
-		tr := mixed(5 * time.Millisecond)
-		first, err := load.Start(load.Config{Addr: plain.addr, EchoHeader: "X-Request-Id", Groups: tr.groups, MaxTime: 2 * time.Minute})
-		if err != nil {
+// atOnce is every class of client, in the clear or over TLS, and what is to be
+// in flight at the signal.
+func atOnce(prefix, addr string, cfg *tls.Config, keepAlive, fresh int) (warm, inFlight []load.Group) {
+	group := func(g load.Group) load.Group {
+		g.Addr, g.TLS = addr, cfg
+		g.Name = prefix + g.Name
+		return g
+	}
+	const think = 5 * time.Millisecond
+	for _, g := range []load.Group{
+		{Name: "blind", Kind: load.Blind, N: keepAlive / 2, Think: think, Method: "POST", Body: 16},
+		{Name: "looking", Kind: load.Looking, N: keepAlive / 2, Think: think, Method: "POST", Body: 16},
+		{Name: "fresh", Kind: load.Fresh, N: fresh, Method: "POST", Body: 16},
+		{Name: "h2", Kind: load.HTTP2, N: 8, Streams: 16, Think: think, Method: "POST", Body: 16},
+		{Name: "events", Kind: load.Events, N: 5, Path: "/events", Think: think},
+		{Name: "events h2", Kind: load.Events, Streams: 5, Path: "/events", Think: think},
+		{Name: "websocket", Kind: load.WebSocket, N: 5, Path: "/echo", Think: time.Second},
+		// One of these always has a message on its way, whose echo may cross
+		// the Close frame.
+		{Name: "busy websocket", Kind: load.WebSocket, N: 5, Path: "/echo", Think: think},
+	} {
+		warm = append(warm, group(g))
+	}
+	for _, g := range []load.Group{
+		{Name: "slow", Kind: load.Fresh, N: 20, Requests: 1, Path: "/slow", Delay: -1},
+		{Name: "slow h2", Kind: load.HTTP2, Streams: 20, Requests: 1, Path: "/slow", Delay: -1},
+		{Name: "upload", Kind: load.Fresh, N: 5, Requests: 1, Body: 1 << 20, BodyTime: 3 * time.Second, Delay: -1},
+		{Name: "upload h2", Kind: load.HTTP2, Streams: 5, Requests: 1, Body: 1 << 20, BodyTime: 3 * time.Second, Delay: -1},
+	} {
+		inFlight = append(inFlight, group(g))
+	}
+	return warm, inFlight
+}
+
+// TestStopWithEverything stops the binary, and a program that uses the
+// library, under every class of client at once.
+func TestStopWithEverything(t *testing.T) {
+	for name, start := range everythingServers {
+		t.Run(name, func(t *testing.T) {
+			for range *stops {
+				stopWithEverything(t, start)
+			}
+		})
+	}
+}
+
+func stopWithEverything(t *testing.T, start func(testing.TB, *pki) everythingServer) {
+	pki := newPKI(t)
+	s := start(t, pki)
+	warm, inFlight := atOnce("", s.plain, nil, 200, 16)
+	warmTLS, inFlightTLS := atOnce("TLS ", s.encrypted, &tls.Config{RootCAs: pki.pool}, 40, 4)
+	l, err := load.Start(load.Config{EchoHeader: "X-Request-Id", MaxTime: 2 * time.Minute, Groups: append(warm, warmTLS...)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := l.Ready(ctx, 3); err != nil {
+		t.Fatal(err)
+	}
+	inFlight = append(inFlight, inFlightTLS...)
+	for _, g := range inFlight {
+		if err := l.Add(g); err != nil {
 			t.Fatal(err)
 		}
-		if err := first.Ready(ctx, tr.warm); err != nil {
-			t.Fatal(err)
-		}
-
-		// HTTP/2: 8 connections with 16 streams each, with TLS and without.
-		second := new(ledger2)
-		var streams, clients sync.WaitGroup
-		for n := range 8 {
-			overTLS, cleartext := pki.client(t, 2), h2cClient(t)
-			for m := range 16 {
-				streams.Go(func() { second.ask(overTLS, "https://"+secure.addr, fmt.Sprintf("h2-%d-%d", n, m)) })
-				streams.Go(func() { second.ask(cleartext, "http://"+plain.addr, fmt.Sprintf("h2c-%d-%d", n, m)) })
+	}
+	for _, g := range inFlight {
+		for snap := l.Snapshot(); snap.Row(g.Name).InFlight < snap.Row(g.Name).Clients; snap = l.Snapshot() {
+			if snap.Row(g.Name).Requests > 0 {
+				t.Fatalf("requests of %s ended before the signal:\n%v", g.Name, snap)
 			}
-		}
-
-		var ready sync.WaitGroup
-		for n := range 5 {
-			// Event streams.
-			url, c := "http://"+plain.addr, &http.Client{Transport: new(http.Transport)}
-			if n%2 == 1 {
-				url, c = "https://"+secure.addr, pki.client(t, 1+n%4/2)
-			}
-			res, err := c.Get(url + "/events")
-			if err != nil {
-				t.Fatal(err)
-			}
-			ready.Add(1)
-			clients.Go(func() {
-				defer c.CloseIdleConnections()
-				defer res.Body.Close()
-				r := bufio.NewReader(res.Body)
-				first, err := r.ReadString('\n')
-				ready.Done()
-				if err != nil {
-					t.Errorf("event stream: %v", err)
-					return
-				}
-				rest, err := io.ReadAll(r)
-				if all := first + string(rest); err != nil || !strings.HasSuffix(all, "tick\n\n") {
-					t.Errorf("event stream %d ended with %q, %v, want a whole event, nil", n, all[max(0, len(all)-30):], err)
-				}
-			})
-
-			// WebSockets.
-			var options *websocket.DialOptions
-			if n%2 == 1 {
-				url, options = "wss://"+secure.addr, &websocket.DialOptions{HTTPClient: pki.client(t, 1)}
-			}
-			ws, _, err := websocket.Dial(ctx, strings.Replace(url, "http", "ws", 1)+"/echo", options)
-			if err != nil {
-				t.Fatal(err)
-			}
-			clients.Go(func() {
-				defer ws.CloseNow()
-				var err error
-				for i := 0; err == nil; i++ {
-					if err = ws.Write(ctx, websocket.MessageText, fmt.Append(nil, i)); err == nil {
-						_, _, err = ws.Read(ctx)
-					}
-					time.Sleep(5 * time.Millisecond)
-				}
-				if websocket.CloseStatus(err) != websocket.StatusGoingAway {
-					t.Errorf("WebSocket %d: %v, want 1001", n, err)
-				}
-			})
-
-			// Uploads of 3 s.
-			ready.Add(1)
-			clients.Go(func() {
-				c := &http.Client{Transport: new(http.Transport)}
-				defer c.CloseIdleConnections()
-				var once sync.Once
-				body := &slowBody{left: 30, begun: func() { once.Do(ready.Done) }}
-				req, err := http.NewRequest(http.MethodPost, "http://"+plain.addr, body)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				id := fmt.Sprint("upload-", n)
-				req.Header.Set("X-Request-Id", id)
-				if err := answered(c, req, id); err != nil {
-					t.Errorf("upload %d: %v", n, err)
-				}
-			})
-		}
-		ready.Wait()
-		if err := first.Add(load.Group{Name: "slow", Kind: load.Fresh, N: tr.slow, Requests: 1, Path: "/slow", Delay: -1}); err != nil {
-			t.Fatal(err)
-		}
-		for snap := first.Snapshot(); snap.Row("slow").InFlight < tr.slow; snap = first.Snapshot() {
 			time.Sleep(time.Millisecond)
 		}
+	}
+	time.Sleep(rand.N(300 * time.Millisecond)) // any moment will do
 
-		at := time.Now()
-		first.Signalled(at)
-		second.signalled.Store(true)
-		plain.signal(t, syscall.SIGTERM)
-		secure.signal(t, syscall.SIGTERM)
-		for name, p := range map[string]*process{"plain": plain, "secure": secure} {
-			if status := p.wait(t); status != 0 || !strings.Contains(p.log(), "cut=0") {
-				t.Errorf("%s: exit status = %d, want 0, and nothing cut:\n%s", name, status, p.log())
-			}
-			t.Logf("%s stopped in %v\n%s", name, p.ended.Sub(at).Round(time.Millisecond), p.log())
-		}
-		clients.Wait()
-		streams.Wait()
-		ledger := first.Wait()
-		program.signal(t, syscall.SIGTERM)
-		program.wait(t)
-
-		of := make(map[string]int) // times that each request was served
-		var ids1 []string
-		for id := range strings.SplitSeq(strings.TrimSpace(program.stdout.String()), "\n") {
-			if of[id]++; !strings.HasPrefix(id, "h2") && !strings.HasPrefix(id, "upload") {
-				ids1 = append(ids1, id)
-			}
-		}
-		nothingLost(t, ledger, ledger.Compare(slices.Values(ids1)), tr)
-		for _, lost := range second.lost {
-			t.Errorf("HTTP/2: lost %s", lost)
-		}
-		for _, id := range second.answered {
-			if of[id] != 1 {
-				t.Errorf("HTTP/2: %s was answered, and served %d times", id, of[id])
-			}
-		}
-		t.Logf("HTTP/2: answered %d, of which %d were begun after the signal; safe to ask again %d", len(second.answered), second.after, second.safe)
-		if len(second.answered) < 1000 {
-			t.Errorf("HTTP/2: answered %d, want more to show anything", len(second.answered))
+	l.Signalled(time.Now())
+	for _, p := range s.processes {
+		p.signal(t, syscall.SIGTERM)
+	}
+	for _, p := range s.processes {
+		if status := p.wait(t); status != 0 {
+			t.Errorf("exit status = %d, want 0:\n%s", status, p.log())
 		}
 	}
-}
-
-// slowBody is 1 kB every 100 ms.
-type slowBody struct {
-	left  int // kB
-	begun func()
-}
-
-func (b *slowBody) Read(p []byte) (int, error) {
-	if b.left == 0 {
-		return 0, io.EOF
+	ledger := l.Wait()
+	for _, p := range s.processes {
+		took := p.ended.Sub(ledger.Signal)
+		if t.Logf("stopped in %v", took.Round(time.Millisecond)); took > 15*time.Second {
+			t.Errorf("the stop took %v of the 30 s that it may", took)
+		}
 	}
-	if b.left--; b.left < 28 {
-		b.begun()
+	if s.program != s.processes[0] {
+		s.program.signal(t, syscall.SIGTERM)
+		s.program.wait(t)
 	}
-	time.Sleep(100 * time.Millisecond)
-	return copy(p, make([]byte, 1000)), nil
+	served := ledger.Compare(strings.SplitSeq(strings.TrimSpace(s.program.stdout.String()), "\n"))
+	t.Logf("\n%v", ledger)
+
+	n := ledger.Total
+	if n.Lost+n.Cut+n.ResetOnConnect+n.ErrorStatus+n.WrongAnswer+n.ClientError+n.RefusedEarly != 0 {
+		t.Errorf("lost %d, cut %d, reset on connect %d, error status %d, wrong answer %d, client error %d, refused early %d, want 0 of each",
+			n.Lost, n.Cut, n.ResetOnConnect, n.ErrorStatus, n.WrongAnswer, n.ClientError, n.RefusedEarly)
+	}
+	for _, r := range ledger.Rows {
+		switch {
+		case r.Kind == load.WebSocket && (r.GoingAway != r.CleanEnd || r.GoingAway < r.Clients):
+			t.Errorf("%s: %d ended cleanly, %d with 1001, want all, and %d at the least", r.Group, r.CleanEnd, r.GoingAway, r.Clients)
+		case r.Kind == load.WebSocket && !strings.Contains(r.Group, "busy") && r.Unechoed > 0:
+			t.Errorf("%s: %d messages were not echoed, want 0", r.Group, r.Unechoed)
+		case r.Kind == load.Events && (r.CleanEnd < r.Clients || r.Answered > 0):
+			t.Errorf("%s: %d ended cleanly, %d not before the load's end, want %d, 0", r.Group, r.CleanEnd, r.Answered, r.Clients)
+		}
+	}
+	for _, g := range inFlight {
+		if r := ledger.Row(g.Name); r.Answered != r.Clients || r.AnsweredAfter != r.Clients {
+			t.Errorf("%s: %d answered, %d after the signal, want %d", g.Name, r.Answered, r.AnsweredAfter, r.Clients)
+		}
+	}
+	if len(served.Unanswered) != 0 || len(served.Unserved) != 0 || len(served.Twice) != 0 || served.Count != n.Answered+n.CleanEnd {
+		t.Errorf("served %d, of which without answer %d, twice %d; answered but not served %d; want %d, 0, 0, 0",
+			served.Count, len(served.Unanswered), len(served.Twice), len(served.Unserved), n.Answered+n.CleanEnd)
+	}
 }

@@ -36,6 +36,8 @@ func runAs(name string) {
 	case "everything":
 		srv.Handler = everything(work)
 		err = idiom(srv, os.Args[1])
+	case "everything library":
+		err = everythingLibrary(everything(work), os.Args[1], os.Args[2])
 	case "library":
 		err = library(srv, os.Args[1])
 	default:

@@ -29,6 +29,10 @@ type answer struct {
 	close  bool   // the connection is not to be used again
 	echo   []byte // the echo header's value; nil if there was none
 	body   []byte // its first keepBody bytes, if asked for
+
+	events bool   // text/event-stream
+	accept []byte // Sec-WebSocket-Accept
+	ended  bool   // the body's end was told, other than by that of the connection
 }
 
 // answerReader reads answers, strictly: what a lenient client would take for
@@ -41,7 +45,11 @@ type answerReader struct {
 	lines    int   // bytes of its lines so far
 	echoName []byte
 	keepBody bool
-	ans      answer // reused
+	upgrade  bool // 101 is an answer
+	// tee gets the body as it comes, but before it nil, when the header has
+	// come. May be nil.
+	tee func([]byte)
+	ans answer // reused
 }
 
 // read returns the whole answer to a request with the given method, valid
@@ -56,10 +64,18 @@ func (a *answerReader) read(head bool) (*answer, error) {
 		}
 		ans := &a.ans
 		switch s := ans.status; {
+		case s == 101 && a.upgrade:
+			return ans, nil
 		case s == 101:
 			return nil, malformed("101 that nobody asked for")
 		case s < 200:
 			continue
+		}
+		if a.tee != nil {
+			a.tee(nil)
+		}
+		ans.ended = true
+		switch s := ans.status; {
 		case head || s == 204 || s == 304:
 			return ans, nil
 		case chunked:
@@ -67,7 +83,7 @@ func (a *answerReader) read(head bool) (*answer, error) {
 		case length >= 0:
 			return ans, a.skip(length)
 		default: // the connection's end is the body's
-			ans.close = true
+			ans.close, ans.ended = true, false
 			return ans, a.rest()
 		}
 	}
@@ -75,7 +91,7 @@ func (a *answerReader) read(head bool) (*answer, error) {
 
 // header reads a status line and header lines.
 func (a *answerReader) header() (length int64, chunked bool, err error) {
-	a.ans = answer{echo: a.ans.echo[:0], body: a.ans.body[:0]}
+	a.ans = answer{echo: a.ans.echo[:0], body: a.ans.body[:0], accept: a.ans.accept[:0]}
 	echoed, keep, length := false, false, int64(-1)
 	line, err := a.line()
 	if err != nil {
@@ -126,6 +142,11 @@ func (a *answerReader) header() (length int64, chunked bool, err error) {
 				a.ans.close = a.ans.close || equalFold(token, "close")
 				keep = keep || equalFold(token, "keep-alive")
 			}
+		case len(name) == 12 && equalFold(name, "content-type"):
+			kind, _, _ := bytes.Cut(value, []byte(";"))
+			a.ans.events = equalFold(bytes.TrimRight(kind, " \t"), "text/event-stream")
+		case len(name) == 20 && equalFold(name, "sec-websocket-accept"):
+			a.ans.accept = append(a.ans.accept[:0], value...)
 		}
 	}
 	if chunked && length >= 0 {
@@ -207,6 +228,9 @@ func (a *answerReader) use(most int64) int {
 	}
 	if room := keepBody - len(a.ans.body); a.keepBody && room > 0 {
 		a.ans.body = append(a.ans.body, b[:min(room, len(b))]...)
+	}
+	if a.tee != nil && len(b) > 0 {
+		a.tee(b)
 	}
 	a.r += len(b)
 	return len(b)

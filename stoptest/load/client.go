@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"sync"
 	"syscall"
 	"time"
@@ -25,9 +26,10 @@ type client struct {
 	timer  *time.Timer
 	rng    *rand.Rand
 	reader answerReader
-	id     []byte // of the present request
-	req    []byte // all of it, or its header if the body is large
-	cn     *conn  // nil: to be dialled
+	id     []byte   // of the present request
+	req    []byte   // all of it, or its header if the body is large
+	cn     *conn    // nil: to be dialled
+	shared *shared2 // instead of cn, over HTTP/2
 
 	mu       sync.Mutex
 	outcomes []Outcome // by sequence number; only appended to
@@ -49,6 +51,9 @@ func newClient(g *group, index, number int) *client {
 func (c *client) run() {
 	defer func() {
 		c.drop()
+		if c.shared != nil {
+			c.shared.leave()
+		}
 		c.timer.Stop()
 		c.mu.Lock()
 		c.ended = true
@@ -112,7 +117,11 @@ func (c *client) pause(d time.Duration) bool {
 // request makes one, which ends in the ledger, and reports whether the client
 // may go on.
 func (c *client) request() bool {
-	if c.cn != nil && c.Kind == Looking {
+	if c.shared != nil {
+		return c.stream()
+	}
+	looks := c.Kind == Looking || c.Kind == Events
+	if c.cn != nil && looks {
 		if p := c.cn.pending(); p != Nothing && p != Unknown {
 			c.drop()
 			c.mu.Lock()
@@ -133,7 +142,7 @@ func (c *client) request() bool {
 	if !cn.answered.IsZero() {
 		loss.SinceAnswer = now.Sub(cn.answered)
 	}
-	if cn.requests == 0 && (before == PendingRST || c.Kind == Looking && before == PendingFIN) {
+	if cn.requests == 0 && (before == PendingRST || looks && before == PendingFIN) {
 		// Closed before anything was written, which the client knows.
 		loss.Outcome, loss.How = ResetOnConnect, RST
 		if before == PendingFIN {
@@ -146,13 +155,16 @@ func (c *client) request() bool {
 	c.mu.Lock()
 	c.inFlight = true
 	c.mu.Unlock()
-	_ = cn.SetDeadline(now.Add(c.load.cfg.AnswerTimeout)) // fails if closed, as the write then will
+	_ = cn.SetDeadline(now.Add(c.load.cfg.AnswerTimeout + c.BodyTime)) // fails if closed, as the write then will
 	first := cn.requests == 0
 	cn.requests++
 	var writeErr error
-	if c.body == nil {
+	switch {
+	case c.body == nil:
 		loss.Sent, writeErr = cn.Write(c.req)
-	} else {
+	case c.BodyTime > 0:
+		loss.Sent, writeErr = c.trickle(cn)
+	default:
 		var n int64
 		n, writeErr = (&net.Buffers{c.req, c.body}).WriteTo(cn.Conn)
 		loss.Sent = int(n)
@@ -162,18 +174,29 @@ func (c *client) request() bool {
 		loss.Outcome, loss.How = ResetOnConnect, RST
 		return c.failed(loss, writeErr)
 	}
+	switch c.Kind {
+	case Events:
+		return c.follow(cn, loss, writeErr)
+	case WebSocket:
+		return c.chat(cn, loss, writeErr)
+	}
 	// The answer may be there although the request couldn't be written: an
 	// error status that the server sent before it closed.
 	ans, err := c.reader.read(c.Method == "HEAD")
+	return c.judge(cn, loss, ans, err, writeErr)
+}
+
+// judge ends a request by its answer, or by the error that came instead.
+func (c *client) judge(cn *conn, loss Loss, ans *answer, err, writeErr error) (goOn bool) {
 	loss.AnswerBytes = c.reader.got
 	if err != nil {
-		if writeErr != nil {
+		if writeErr != nil && writeErr != errEarly {
 			err = writeErr
 		}
 		loss.Outcome, loss.How = Lost, howOf(err)
 		return c.failed(loss, err)
 	}
-	if err := c.wrong(ans, before); err != nil {
+	if err := c.wrong(ans, loss.Before); err != nil {
 		loss.Outcome, loss.How = WrongAnswer, Malformed
 		return c.failed(loss, err)
 	}
@@ -182,11 +205,50 @@ func (c *client) request() bool {
 		outcome = ErrorStatus
 	}
 	cn.answered = time.Now()
-	if writeErr != nil || ans.close || c.Kind == Fresh {
+	if writeErr != nil || ans.close || c.Kind == Fresh || c.Kind == WebSocket {
 		c.drop()
 	}
-	c.ledger(outcome, now, cn.answered)
+	c.ledger(outcome, loss.Wrote, cn.answered)
 	return true
+}
+
+// errEarly ends the sending of a body that nobody waits for any more.
+var errEarly = errors.New("answered before the whole request")
+
+// bodyEvery is the pause between the pieces of a body that takes BodyTime.
+const bodyEvery = 20 * time.Millisecond
+
+// pieces calls write for pieces of the body, the last of which is due after
+// BodyTime, until that fails.
+func (c *client) pieces(write func(piece []byte, last bool) error) error {
+	began, body := time.Now(), c.body
+	for sent := 0; ; time.Sleep(bodyEvery) {
+		due := len(body)
+		if part := float64(time.Since(began)) / float64(c.BodyTime); part < 1 {
+			due = int(part * float64(len(body)))
+		}
+		if due > sent || due == len(body) {
+			if err := write(body[sent:due], due == len(body)); err != nil || due == len(body) {
+				return err
+			}
+			sent = due
+		}
+	}
+}
+
+// trickle writes a request whose body takes its time.
+func (c *client) trickle(cn *conn) (n int, err error) {
+	if n, err = cn.Write(c.req); err != nil {
+		return n, err
+	}
+	return n, c.pieces(func(piece []byte, _ bool) error {
+		if p := cn.pending(); p == PendingBytes || p == PendingFIN {
+			return errEarly
+		}
+		m, err := cn.Write(piece)
+		n += m
+		return err
+	})
 }
 
 // wrong says why an answer is not the present request's.
@@ -194,13 +256,16 @@ func (c *client) wrong(ans *answer, before Pending) error {
 	cfg := &c.load.cfg
 	id, good := c.id, ans.status < 400
 	switch extra := c.reader.w - c.reader.r; {
-	case extra > 0:
+	case extra > 0 && c.Kind != WebSocket:
 		return malformed("%d bytes beyond the answer", extra)
 	case before == PendingBytes:
 		return malformed("%d came before the request was written", ans.status)
+	case c.Kind == Events && ans.status == http.StatusOK && !ans.events,
+		c.Kind == WebSocket && good && (ans.status != http.StatusSwitchingProtocols || string(ans.accept) != wsAccept):
+		return malformed("%d to %s is none that begins a stream of %s", ans.status, id, c.Kind)
 	case cfg.EchoHeader != "" && (good || ans.echo != nil) && !bytes.Equal(ans.echo, id):
 		return malformed("%d to %s has %s %.80q", ans.status, id, cfg.EchoHeader, ans.echo)
-	case cfg.EchoBody && good && !hasID(ans.body, id):
+	case cfg.EchoBody && good && c.Kind < Events && !hasID(ans.body, id):
 		return malformed("%d to %s has no such ID in its body %.80q", ans.status, id, ans.body)
 	}
 	return nil
@@ -209,21 +274,45 @@ func (c *client) wrong(ans *answer, before Pending) error {
 // connect dials. A failure is the outcome of the request that it was for.
 func (c *client) connect() (goOn, connected bool) {
 	began := time.Now()
-	ctx, cancel := context.WithDeadline(context.Background(), began.Add(c.load.cfg.DialTimeout))
-	nc, err := c.load.dial(ctx, c.number)
-	cancel()
-	now := time.Now()
-	if err == nil {
-		c.cn = newConn(nc, now)
-		c.reader.src, c.reader.r, c.reader.w = nc, 0, 0
-		c.mu.Lock()
-		c.tally.conns++
-		c.mu.Unlock()
-		return true, true
+	cn, err := c.dialled()
+	if err != nil {
+		return c.refused(began, err), false
 	}
+	c.cn = cn
+	c.reader.src, c.reader.r, c.reader.w = cn, 0, 0
+	c.mu.Lock()
+	c.tally.conns++
+	c.mu.Unlock()
+	return true, true
+}
+
+// dialled makes a connection, with TLS if the group has it.
+func (c *client) dialled() (cn *conn, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), c.load.cfg.DialTimeout)
+	defer cancel()
+	nc, err := c.dial(ctx, c.number)
+	if err != nil {
+		return nil, err
+	}
+	cn = newConn(nc, time.Now())
+	if c.TLS != nil {
+		proto := protoHTTP1
+		if c.Streams > 0 {
+			proto = protoHTTP2
+		}
+		if err := cn.handshake(ctx, c.TLS, proto); err != nil {
+			nc.Close()
+			return nil, err
+		}
+	}
+	return cn, nil
+}
+
+// refused notes a dial that failed, whose request it was.
+func (c *client) refused(began time.Time, err error) (goOn bool) {
 	outcome := dialOutcome(err)
 	if outcome != Refused {
-		return c.failed(Loss{Outcome: outcome, How: howOf(err), Wrote: began}, err), false
+		return c.failed(Loss{Outcome: outcome, How: howOf(err), Wrote: began}, err)
 	}
 	signalled := c.load.signalled()
 	c.mu.Lock()
@@ -231,13 +320,18 @@ func (c *client) connect() (goOn, connected bool) {
 		c.tally.early++
 	}
 	c.mu.Unlock()
-	c.ledger(Refused, began, now)
-	return !signalled && c.pause(redial), false
+	c.ledger(Refused, began, time.Now())
+	return !signalled && c.pause(redial)
+}
+
+// nextID gives the request its ID.
+func (c *client) nextID() {
+	c.id = appendID(c.id[:0], c.load.cfg.Run, c.group.number, c.index, len(c.outcomes))
 }
 
 // build makes the request, with the next ID.
 func (c *client) build() {
-	c.id = appendID(c.id[:0], c.load.cfg.Run, c.group.number, c.index, len(c.outcomes))
+	c.nextID()
 	c.req = append(c.req[:0], c.head...)
 	c.req = append(c.req, c.id...)
 	c.req = append(c.req, c.tail...)
@@ -252,7 +346,7 @@ func (c *client) failed(loss Loss, err error) (goOn bool) {
 	loss.Group, loss.Client = c.Name, c.index
 	loss.ID = string(appendID(nil, c.load.cfg.Run, c.group.number, c.index, len(c.outcomes)))
 	if c.cn != nil {
-		loss.Local, loss.Remote = addrString(c.cn.LocalAddr()), addrString(c.cn.RemoteAddr())
+		loss.at(c.cn.Conn)
 		c.drop()
 	}
 	c.load.keep(loss)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -51,8 +52,10 @@ func dialOutcome(err error) Outcome {
 	case errors.Is(err, syscall.ECONNREFUSED),
 		errors.Is(err, syscall.ENOENT): // a Unix socket whose path is gone
 		return Refused
-	case isReset(err):
+	case isReset(err), errors.Is(err, errNoTLS):
 		return ResetOnConnect
+	case errors.Is(err, errHandshake):
+		return ClientError
 	case errors.Is(err, syscall.EADDRNOTAVAIL), errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
 		return ClientError
 	case errors.As(err, &ne) && ne.Timeout(), errors.Is(err, context.DeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
@@ -71,9 +74,11 @@ func howOf(err error) How {
 	switch {
 	case errors.Is(err, errMalformed):
 		return Malformed
+	case errors.Is(err, errStreamReset):
+		return StreamReset
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &ne) && ne.Timeout():
 		return Timeout
-	case isEOF(err):
+	case isEOF(err), errors.Is(err, io.ErrUnexpectedEOF): // the latter under TLS, which has an end of its own
 		return FIN
 	case isReset(err), errors.Is(err, syscall.EPIPE):
 		return RST

@@ -3,15 +3,20 @@
 //
 // # Clients
 //
-// A client is one goroutine with at most one TCP connection, which writes and
-// parses HTTP/1.1 by hand. Nothing is retried behind the ledger's back, which
+// A client is one goroutine with at most one request under way, which writes
+// and parses HTTP by hand. Nothing is retried behind the ledger's back, which
 // is what an HTTP library's client would do: net/http sends a GET again when a
 // kept connection turns out to be closed, and the loss is never seen.
 //
-// The kinds differ in what they know of the connection that they are about to
-// use again. Blind writes. Looking does what connection pools do: it asks the
-// kernel whether a FIN or a RST has come, and dials anew if so. Fresh has a new
-// connection for each request. Idle is connected and says nothing.
+// Those of HTTP/1.1 have a connection of their own, and differ in what they
+// know of it when they are about to use it again. Blind writes. Looking does
+// what connection pools do: it asks the kernel whether a FIN or a RST has come
+// (under TLS, whether an alert has), and dials anew if so. Fresh has a new
+// connection for each request. Idle is connected and says nothing. Each may
+// take its time with the body ([Group].BodyTime), as uploads do.
+//
+// HTTP2 clients share connections. Events reads server-sent events, and
+// WebSocket has messages echoed, until the server ends the stream.
 //
 // # Requests
 //

@@ -2,6 +2,7 @@ package load
 
 import (
 	"iter"
+	"net"
 	"time"
 )
 
@@ -9,18 +10,25 @@ import (
 type Outcome uint8
 
 const (
-	Answered       Outcome = iota // a whole answer 2xx or 3xx
+	Answered       Outcome = iota // a whole answer 2xx or 3xx; a stream that the client ended, at the load's end
 	ErrorStatus                   // a whole answer 4xx or 5xx
 	Refused                       // connect refused, or the SYN not answered in time
-	ResetOnConnect                // connect reset, or the connection ended before a byte was written
+	ResetOnConnect                // connect reset, or the connection ended before a byte was written, or in the TLS handshake
 	Lost                          // written, if only in part, and no whole answer
 	WrongAnswer                   // a whole answer, to something else
-	ClientError                   // the client's own: no port, no descriptor, no route
+	ClientError                   // the client's own: no port, no descriptor, no route, no common protocol
+	SafeToRetry                   // HTTP/2: above GOAWAY's last stream ID, or refused by RST_STREAM
+	CleanEnd                      // a stream that the server ended as its protocol wants it
+	Cut                           // a stream that ended otherwise, once it had begun
 	outcomes
 )
 
+// answered reports whether the server may say that it served such a request.
+func (o Outcome) answered() bool { return o == Answered || o == CleanEnd }
+
 func (o Outcome) String() string {
-	names := [outcomes]string{"answered", "error status", "refused", "reset on connect", "lost", "wrong answer", "client error"}
+	names := [outcomes]string{"answered", "error status", "refused", "reset on connect", "lost", "wrong answer", "client error",
+		"safe to retry", "clean end", "cut"}
 	if o < outcomes {
 		return names[o]
 	}
@@ -38,11 +46,12 @@ const (
 	FIN
 	RST
 	Timeout
-	Malformed // the answer's text was wrong; the client closed
+	Malformed   // the answer's text was wrong; the client closed
+	StreamReset // RST_STREAM
 )
 
 func (h How) String() string {
-	return [...]string{"other error", "FIN", "RST", "timeout", "malformed"}[min(h, Malformed)]
+	return [...]string{"other error", "FIN", "RST", "timeout", "malformed", "RST_STREAM"}[min(h, StreamReset)]
 }
 
 // MarshalText writes its name.
@@ -66,8 +75,9 @@ func (p Pending) String() string {
 // MarshalText writes its name.
 func (p Pending) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 
-// Loss is a request that ended as [Lost], [WrongAnswer], [ResetOnConnect] or
-// [ClientError], and what is known about it.
+// Loss is a request that ended as [Lost], [WrongAnswer], [ResetOnConnect],
+// [ClientError] or [Cut], and what is known about it. On an HTTP/2 connection
+// AnswerBytes and Sent are those of the stream, without what frames add.
 type Loss struct {
 	Outcome Outcome
 	ID      string
@@ -89,6 +99,10 @@ type Loss struct {
 	SinceAnswer, SinceConnect time.Duration
 }
 
+func (s *Loss) at(nc net.Conn) {
+	s.Local, s.Remote = addrString(nc.LocalAddr()), addrString(nc.RemoteAddr())
+}
+
 // maxLosses bounds the details kept. The counts go on.
 const maxLosses = 10_000
 
@@ -102,7 +116,7 @@ func (l *Load) keep(loss Loss) {
 	l.losses = append(l.losses, loss)
 }
 
-// Row is a group's part of the ledger. The seven outcomes, from Answered on,
+// Row is a group's part of the ledger. The ten outcomes, from Answered to Cut,
 // add up to Requests.
 type Row struct {
 	Group   string
@@ -119,6 +133,16 @@ type Row struct {
 	Lost           int
 	WrongAnswer    int
 	ClientError    int
+	SafeToRetry    int
+	CleanEnd       int
+	Cut            int
+
+	// Messages are the events that came whole, or the messages that a WebSocket
+	// had echoed. Unechoed are those that it sent before the server's Close
+	// frame came, and that were not echoed before it: the closing may be clean
+	// all the same, because RFC 6455 promises nothing about them. GoingAway are
+	// the clean ends with status 1001.
+	Messages, Unechoed, GoingAway int
 
 	RefusedEarly int // of Refused: before the signal
 	Conns        int // that were established
@@ -130,6 +154,10 @@ type Row struct {
 	AnsweredAfter            int
 	LastAnswer, FirstRefusal time.Time
 	Slowest                  time.Duration
+
+	// FirstEnd and LastEnd are when the first and the last stream ended, clean
+	// or cut.
+	FirstEnd, LastEnd time.Time
 
 	// Idle connections, silent: ended by the server with a FIN or a RST, when
 	// the first and the last of these, and still open when the load ended.
@@ -150,6 +178,9 @@ type tally struct {
 	slowest, late         time.Duration
 	fin, rst, open        int
 	firstClosed, lastOver time.Time
+	firstEnd, lastEnd     time.Time
+	messages              int
+	unechoed, goingAway   int
 }
 
 func (t *tally) end(o Outcome, began, ended time.Time, signalled bool) {
@@ -165,6 +196,8 @@ func (t *tally) end(o Outcome, began, ended time.Time, signalled bool) {
 		if t.refusal.IsZero() {
 			t.refusal = ended
 		}
+	case CleanEnd, Cut:
+		t.firstEnd, t.lastEnd = earlier(t.firstEnd, ended), later(t.lastEnd, ended)
 	}
 }
 
@@ -193,6 +226,12 @@ func (r *Row) add(o *Row) {
 	r.Lost += o.Lost
 	r.WrongAnswer += o.WrongAnswer
 	r.ClientError += o.ClientError
+	r.SafeToRetry += o.SafeToRetry
+	r.CleanEnd += o.CleanEnd
+	r.Cut += o.Cut
+	r.Messages += o.Messages
+	r.Unechoed += o.Unechoed
+	r.GoingAway += o.GoingAway
 	r.RefusedEarly += o.RefusedEarly
 	r.Conns += o.Conns
 	r.ClosedIdle += o.ClosedIdle
@@ -200,6 +239,8 @@ func (r *Row) add(o *Row) {
 	r.LastAnswer = later(r.LastAnswer, o.LastAnswer)
 	r.FirstRefusal = earlier(r.FirstRefusal, o.FirstRefusal)
 	r.Slowest = max(r.Slowest, o.Slowest)
+	r.FirstEnd = earlier(r.FirstEnd, o.FirstEnd)
+	r.LastEnd = later(r.LastEnd, o.LastEnd)
 	r.SilentFIN += o.SilentFIN
 	r.SilentRST += o.SilentRST
 	r.SilentOpen += o.SilentOpen
@@ -283,6 +324,12 @@ func (t *tally) row() Row {
 		Lost:           t.counts[Lost],
 		WrongAnswer:    t.counts[WrongAnswer],
 		ClientError:    t.counts[ClientError],
+		SafeToRetry:    t.counts[SafeToRetry],
+		CleanEnd:       t.counts[CleanEnd],
+		Cut:            t.counts[Cut],
+		Messages:       t.messages,
+		Unechoed:       t.unechoed,
+		GoingAway:      t.goingAway,
 		RefusedEarly:   t.early,
 		Conns:          t.conns,
 		ClosedIdle:     t.closedIdle,
@@ -290,6 +337,8 @@ func (t *tally) row() Row {
 		LastAnswer:     t.last,
 		FirstRefusal:   t.refusal,
 		Slowest:        t.slowest,
+		FirstEnd:       t.firstEnd,
+		LastEnd:        t.lastEnd,
 		SilentFIN:      t.fin,
 		SilentRST:      t.rst,
 		SilentOpen:     t.open,

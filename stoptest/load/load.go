@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -25,7 +26,7 @@ type Config struct {
 	// from an address of the client's own, so that the ports of one address
 	// are not used up. The peek needs connections that are a [syscall.Conn].
 	Dial func(ctx context.Context, client int) (net.Conn, error)
-	// Host is the Host header; Addr if empty.
+	// Host is the Host header; the address if empty.
 	Host string
 	// IDHeader is the header that carries the request's ID to the server;
 	// X-Request-Id if empty.
@@ -43,13 +44,16 @@ type Config struct {
 	Groups []Group
 
 	// AnswerTimeout is how long a request, from its first byte written to its
-	// answer's last byte read, may take before it is lost; 30 s if 0.
+	// answer's last byte read, may take before it is lost; 30 s if 0. A BodyTime
+	// comes on top. Of a stream of events it is the time to its header; of a
+	// WebSocket, to each echo, and to what it does in closing.
 	AnswerTimeout time.Duration
 	// DialTimeout is how long a SYN may go unanswered before the dial counts
 	// as refused; 10 s if 0.
 	DialTimeout time.Duration
 	// MaxTime is how long after Start the last request may begin; 5 min if
-	// 0. All has ended one DialTimeout and one AnswerTimeout later.
+	// 0. All has ended one DialTimeout, one AnswerTimeout and one BodyTime
+	// later. Streams are ended by their clients then.
 	MaxTime time.Duration
 }
 
@@ -58,8 +62,20 @@ type Group struct {
 	// Name is the row in the ledger; the kind if empty.
 	Name string
 	Kind Kind
-	// N is the number of clients; 1 if 0.
+	// N is the number of clients; 1 if 0. Over HTTP/2 it is the number of
+	// connections.
 	N int
+	// Streams is the number of clients that share a connection over HTTP/2,
+	// each with one stream at a time. Zero: 1 if the kind is HTTP2; else
+	// HTTP/1.1. Only HTTP2 and Events can have it.
+	Streams int
+	// Addr and Dial are as in Config, for a group that has a server of its own;
+	// Config's if both are zero.
+	Addr string
+	Dial func(ctx context.Context, client int) (net.Conn, error)
+	// TLS is what the clients speak TLS with; nil: they don't. They add the
+	// protocol to it, and the server's name if it has none.
+	TLS *tls.Config
 	// Requests is how many requests each client makes before it ends, or, if
 	// it is Idle, before it falls silent. 0: no limit, or none if Idle.
 	Requests int
@@ -76,16 +92,23 @@ type Group struct {
 	Path string
 	// Body is the size of the request's body in bytes.
 	Body int
+	// BodyTime is how long the body's sending takes, as an upload over a slow
+	// line does; 0: no longer than it must. An answer that comes earlier ends
+	// the sending.
+	BodyTime time.Duration
 }
 
-// Kind is what a client knows of its connection.
+// Kind is what a client does, and knows of its connection.
 type Kind int
 
 const (
-	Blind   Kind = iota // keep-alive; writes its next request without looking
-	Looking             // keep-alive; looks for a pending FIN or RST before each request, as pools do
-	Fresh               // a new connection for each request; closes it after the whole answer
-	Idle                // connects, makes Group.Requests requests, is silent until the server closes
+	Blind     Kind = iota // keep-alive; writes its next request without looking
+	Looking               // keep-alive; looks for a pending FIN or RST before each request, as pools do
+	Fresh                 // a new connection for each request; closes it after the whole answer
+	Idle                  // connects, makes Group.Requests requests, is silent until the server closes
+	HTTP2                 // streams on connections that Group.Streams clients share; a new one after GOAWAY or an end
+	Events                // event streams, one after another, on connections that are looked at as those of Looking
+	WebSocket             // sends messages, with Think between them, and wants each echoed; a new connection each time
 )
 
 func (k Kind) String() string {
@@ -98,6 +121,12 @@ func (k Kind) String() string {
 		return "fresh"
 	case Idle:
 		return "idle"
+	case HTTP2:
+		return "h2"
+	case Events:
+		return "events"
+	case WebSocket:
+		return "websocket"
 	}
 	return fmt.Sprintf("kind %d", int(k))
 }
@@ -105,7 +134,7 @@ func (k Kind) String() string {
 // Load is a load under way.
 type Load struct {
 	cfg     Config
-	dial    func(ctx context.Context, client int) (net.Conn, error)
+	dial    func(ctx context.Context, client int) (net.Conn, error) // nil: groups have their own
 	started time.Time
 	ctx     context.Context // done: no further request begins
 	cancel  context.CancelFunc
@@ -123,6 +152,8 @@ type group struct {
 	Group
 	load    *Load
 	number  int
+	host    string // header
+	dial    func(ctx context.Context, client int) (net.Conn, error)
 	head    string // the request up to the ID
 	tail    []byte // what comes after it, with a small body
 	body    []byte // a large body, shared by the clients
@@ -131,7 +162,6 @@ type group struct {
 
 // Start starts the clients. Its errors are the configuration's.
 func Start(cfg Config) (*Load, error) {
-	cfg.Host = cmp.Or(cfg.Host, hostOf(cfg.Addr))
 	cfg.IDHeader = cmp.Or(cfg.IDHeader, "X-Request-Id")
 	cfg.Run = cmp.Or(cfg.Run, strings.ToLower(rand.Text()[:6]))
 	cfg.AnswerTimeout = cmp.Or(cfg.AnswerTimeout, 30*time.Second)
@@ -144,20 +174,23 @@ func Start(cfg Config) (*Load, error) {
 		return nil, errors.New("load: white space in a header's name or in the host")
 	}
 	l := &Load{cfg: cfg, dial: cfg.Dial, started: time.Now()}
-	if l.dial == nil {
+	if l.dial == nil && cfg.Addr != "" {
 		dial, err := dialer(cfg.Addr)
 		if err != nil {
 			return nil, fmt.Errorf("load: %w", err)
 		}
 		l.dial = dial
 	}
-	for i, g := range cfg.Groups {
-		if err := g.check(); err != nil {
+	groups := make([]*group, len(cfg.Groups))
+	for i, spec := range cfg.Groups {
+		g, err := l.newGroup(spec)
+		if err != nil {
 			return nil, fmt.Errorf("load: group %d: %w", i, err)
 		}
+		groups[i] = g
 	}
 	l.ctx, l.cancel = context.WithTimeout(context.Background(), cfg.MaxTime)
-	for _, g := range cfg.Groups {
+	for _, g := range groups {
 		l.add(g)
 	}
 	return l, nil
@@ -165,8 +198,9 @@ func Start(cfg Config) (*Load, error) {
 
 // Add starts a further group, such as slow requests that are to be in flight
 // at the signal. It must not be called after Wait.
-func (l *Load) Add(g Group) error {
-	if err := g.check(); err != nil {
+func (l *Load) Add(spec Group) error {
+	g, err := l.newGroup(spec)
+	if err != nil {
 		return fmt.Errorf("load: %w", err)
 	}
 	l.add(g)
@@ -181,11 +215,20 @@ func (g *Group) check() error {
 	g.Path = cmp.Or(g.Path, "/")
 	g.Name = cmp.Or(g.Name, g.Kind.String())
 	g.N = cmp.Or(g.N, 1)
+	if g.Kind == HTTP2 {
+		g.Streams = cmp.Or(g.Streams, 1)
+	}
 	switch {
-	case g.Kind < Blind || g.Kind > Idle:
+	case g.Kind < Blind || g.Kind > WebSocket:
 		return fmt.Errorf("kind %d: no such kind", int(g.Kind))
-	case g.N < 0 || g.Requests < 0 || g.Body < 0 || g.Think < 0 || g.Jitter < 0:
+	case g.N < 0 || g.Streams < 0 || g.Requests < 0 || g.Body < 0 || g.BodyTime < 0 || g.Think < 0 || g.Jitter < 0:
 		return errors.New("a number or a pause below 0")
+	case g.Streams > 0 && g.Kind != HTTP2 && g.Kind != Events:
+		return fmt.Errorf("%s: streams share no connection", g.Kind)
+	case g.BodyTime > 0 && g.Body == 0:
+		return errors.New("BodyTime without a Body")
+	case (g.Kind == Events || g.Kind == WebSocket) && (g.Method != http.MethodGet || g.Body > 0):
+		return fmt.Errorf("%s: want GET and no body", g.Kind)
 	case g.Path[0] != '/' || strings.ContainsAny(g.Method+g.Path, " \r\n"):
 		return fmt.Errorf("%s %s: not a request line", g.Method, g.Path)
 	}
@@ -196,25 +239,71 @@ func (g *Group) check() error {
 // in the one buffer that they write at once.
 const largeBody = 16 << 10
 
-func (l *Load) add(spec Group) {
-	spec.check() // for the defaults; its error was seen before
+func (l *Load) newGroup(spec Group) (*group, error) {
+	if err := spec.check(); err != nil {
+		return nil, err
+	}
+	g := &group{Group: spec, load: l, dial: spec.Dial}
+	g.host = cmp.Or(l.cfg.Host, hostOf(cmp.Or(g.Addr, l.cfg.Addr)))
+	switch {
+	case g.dial != nil:
+	case g.Addr != "":
+		dial, err := dialer(g.Addr)
+		if err != nil {
+			return nil, err
+		}
+		g.dial = dial
+	case l.dial != nil:
+		g.dial = l.dial
+	default:
+		return nil, errors.New("no address")
+	}
+	if g.TLS != nil {
+		g.TLS = g.TLS.Clone()
+		g.TLS.NextProtos = []string{protoHTTP1}
+		if g.Streams > 0 {
+			g.TLS.NextProtos[0] = protoHTTP2
+		}
+		if g.TLS.ServerName == "" {
+			g.TLS.ServerName = hostname(g.host)
+		}
+	}
+	return g, nil
+}
+
+// add starts the clients of a group.
+func (l *Load) add(g *group) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	g := &group{Group: spec, load: l, number: len(l.groups)}
-	g.head = fmt.Sprintf("%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: stoptest\r\n%s: ", g.Method, g.Path, l.cfg.Host, l.cfg.IDHeader)
+	g.number = len(l.groups)
+	g.head = fmt.Sprintf("%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: stoptest\r\n", g.Method, g.Path, g.host)
+	switch g.Kind {
+	case Events:
+		g.head += "Accept: text/event-stream\r\nCache-Control: no-store\r\n"
+	case WebSocket:
+		g.head += "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + wsKey + "\r\n"
+	}
+	g.head += l.cfg.IDHeader + ": "
 	tail := "\r\n"
 	if g.Body > 0 || g.Method != http.MethodGet && g.Method != http.MethodHead {
 		tail += fmt.Sprintf("Content-Type: application/octet-stream\r\nContent-Length: %d\r\n", g.Body)
 	}
 	g.tail = []byte(tail + "\r\n")
-	if g.Body < largeBody {
+	if g.Body < largeBody && g.BodyTime == 0 && g.Streams == 0 {
 		g.tail = append(g.tail, strings.Repeat("x", g.Body)...)
 	} else {
 		g.body = []byte(strings.Repeat("x", g.Body))
 	}
-	for i := range g.N {
+	var shared *shared2
+	for i := range g.N * max(g.Streams, 1) {
 		c := newClient(g, i, l.number)
 		l.number++
+		if g.Streams > 0 {
+			if i%g.Streams == 0 {
+				shared = &shared2{users: g.Streams}
+			}
+			c.shared = shared
+		}
 		g.clients = append(g.clients, c)
 		l.clients.Go(c.run)
 	}
@@ -223,7 +312,7 @@ func (l *Load) add(spec Group) {
 
 // Ready waits until each client has had the given number of answers, or as
 // many as its group's Requests allow, and those that are Idle have fallen
-// silent. It is an error if a client ended before that, or a dial was refused.
+// silent. Of Events and WebSocket, events and echoes count instead. It is an error if a client ended before that, or a dial was refused.
 func (l *Load) Ready(ctx context.Context, answers int) error {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
@@ -249,11 +338,14 @@ func (l *Load) cold(answers int) (string, error) {
 		}
 		for _, c := range g.clients {
 			c.mu.Lock()
-			got, silent, ended, early := c.tally.counts[Answered], c.silent, c.ended, c.tally.early
+			got, messages, silent, ended, early := c.tally.counts[Answered], c.tally.messages, c.silent, c.ended, c.tally.early
 			c.mu.Unlock()
 			warm := got >= want
-			if g.Kind == Idle {
+			switch g.Kind {
+			case Idle:
 				warm = silent
+			case Events, WebSocket:
+				got, warm = messages, messages >= answers
 			}
 			switch {
 			case early > 0:
@@ -282,7 +374,8 @@ func (l *Load) Signalled(t time.Time) { l.signal.CompareAndSwap(nil, &t) }
 func (l *Load) signalled() bool { return l.signal.Load() != nil }
 
 // Stop ends the load without a refusal, for a server that goes on: no further
-// request begins. It doesn't wait, and cuts no request off.
+// request begins, and clients end their streams. It doesn't wait, and cuts no
+// request off.
 func (l *Load) Stop() { l.cancel() }
 
 // Wait returns when all clients have ended, which the Config's times bound.
@@ -300,4 +393,12 @@ func hostOf(addr string) string {
 		return ap.String()
 	}
 	return addr
+}
+
+// hostname is a host header's without the port.
+func hostname(host string) string {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		return name
+	}
+	return host
 }

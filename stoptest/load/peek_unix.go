@@ -24,3 +24,16 @@ func peek(fd uintptr) Pending {
 		}
 	}
 }
+
+const canGlance = true
+
+// readNoWait reads what lies in the socket; EAGAIN if nothing does.
+func readNoWait(fd uintptr, p []byte) (int, error) {
+	for {
+		// Not read, which waits where the socket is a blocking one.
+		n, _, err := unix.Recvfrom(int(fd), p, unix.MSG_DONTWAIT)
+		if err != unix.EINTR {
+			return max(n, 0), err
+		}
+	}
+}

@@ -5,8 +5,8 @@ import "iter"
 // Served is the ledger beside what the server says it served.
 type Served struct {
 	Count      int      // IDs of this load, each once
-	Unanswered []string // served, and the client has no whole answer 2xx or 3xx
-	Unserved   []string // answered 2xx or 3xx, and the server doesn't know of it
+	Unanswered []string // served, and the client has no whole answer 2xx or 3xx, nor a stream's clean end
+	Unserved   []string // the other way round
 	Twice      []string // served more than once
 	Foreign    int      // not IDs of this load
 }
@@ -33,7 +33,7 @@ func (l *Ledger) Compare(served iter.Seq[string]) Served {
 		case 0:
 			*times = 1
 			s.Count++
-			if o != Answered {
+			if !o.answered() {
 				s.Unanswered = append(s.Unanswered, id)
 			}
 		case 1:
@@ -44,7 +44,7 @@ func (l *Ledger) Compare(served iter.Seq[string]) Served {
 	for g, clients := range l.outcomes {
 		for c, outs := range clients {
 			for n, o := range outs {
-				if o == Answered && seen[g][c][n] == 0 {
+				if o.answered() && seen[g][c][n] == 0 {
 					s.Unserved = append(s.Unserved, string(appendID(nil, l.run, g, c, n)))
 				}
 			}

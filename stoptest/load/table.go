@@ -10,20 +10,63 @@ import (
 // showLosses is how many losses a printed ledger has in detail.
 const showLosses = 10
 
+// column is one of the printed table. Those of HTTP/2 and of streams are there
+// only if such clients are.
+type column struct {
+	name string
+	of   func(*Row) int
+}
+
 // String is a table with a row a group, and the first losses in detail.
 func (l Ledger) String() string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "group\tclients\trequests\tanswered\terror status\trefused\treset\tlost\twrong\tclient error\tclosed idle\tafter signal\t")
+	columns := []column{
+		{"clients", func(r *Row) int { return r.Clients }},
+		{"requests", func(r *Row) int { return r.Requests }},
+		{"answered", func(r *Row) int { return r.Answered }},
+		{"error status", func(r *Row) int { return r.ErrorStatus }},
+		{"refused", func(r *Row) int { return r.Refused }},
+		{"reset", func(r *Row) int { return r.ResetOnConnect }},
+		{"lost", func(r *Row) int { return r.Lost }},
+		{"wrong", func(r *Row) int { return r.WrongAnswer }},
+		{"client error", func(r *Row) int { return r.ClientError }},
+	}
+	kinds := map[Kind]bool{HTTP2: l.Total.SafeToRetry > 0}
+	for _, r := range l.Rows {
+		kinds[r.Kind] = true
+	}
+	if kinds[HTTP2] {
+		columns = append(columns, column{"safe to retry", func(r *Row) int { return r.SafeToRetry }})
+	}
+	if kinds[Events] || kinds[WebSocket] {
+		columns = append(columns,
+			column{"clean end", func(r *Row) int { return r.CleanEnd }},
+			column{"cut", func(r *Row) int { return r.Cut }},
+			column{"messages", func(r *Row) int { return r.Messages }})
+	}
+	if kinds[WebSocket] {
+		columns = append(columns,
+			column{"unechoed", func(r *Row) int { return r.Unechoed }},
+			column{"1001", func(r *Row) int { return r.GoingAway }})
+	}
+	columns = append(columns,
+		column{"closed idle", func(r *Row) int { return r.ClosedIdle }},
+		column{"after signal", func(r *Row) int { return r.AnsweredAfter }})
+
+	fmt.Fprint(w, "group\t")
+	for _, c := range columns {
+		fmt.Fprint(w, c.name, "\t")
+	}
+	fmt.Fprintln(w)
 	rows := l.Rows
 	if len(rows) != 1 {
 		rows = append(rows[:len(rows):len(rows)], l.Total)
 	}
-	for _, r := range rows {
-		fmt.Fprint(w, r.Group, "\t")
-		for _, n := range []int{r.Clients, r.Requests, r.Answered, r.ErrorStatus, r.Refused, r.ResetOnConnect,
-			r.Lost, r.WrongAnswer, r.ClientError, r.ClosedIdle, r.AnsweredAfter} {
-			fmt.Fprint(w, n, "\t")
+	for i := range rows {
+		fmt.Fprint(w, rows[i].Group, "\t")
+		for _, c := range columns {
+			fmt.Fprint(w, c.of(&rows[i]), "\t")
 		}
 		fmt.Fprintln(w)
 	}
@@ -39,6 +82,9 @@ func (l Ledger) String() string {
 	if !l.Signal.IsZero() {
 		if !t.LastAnswer.IsZero() {
 			fmt.Fprintf(&b, "last answer %s\n", l.when(t.LastAnswer))
+		}
+		if !t.LastEnd.IsZero() {
+			fmt.Fprintf(&b, "streams ended from %s to %s\n", l.when(t.FirstEnd), l.when(t.LastEnd))
 		}
 		if !t.FirstRefusal.IsZero() {
 			fmt.Fprintf(&b, "first refusal %s\n", l.when(t.FirstRefusal))

@@ -1,0 +1,255 @@
+package load
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// The example of RFC 6455, section 1.3. The key is to be random so that caches
+// between client and server are found out; here there are none.
+const (
+	wsKey    = "dGhlIHNhbXBsZSBub25jZQ=="
+	wsAccept = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+)
+
+// Opcodes and status codes of RFC 6455.
+const (
+	wsContinuation = 0
+	wsText         = 1
+	wsClose        = 8
+	wsPing         = 9
+	wsPong         = 10
+
+	wsNormal         = 1000
+	wsGoingAway      = 1001
+	wsServiceRestart = 1012
+)
+
+// maxMessage bounds what a server may send as one frame, in bytes.
+const maxMessage = 1 << 20
+
+// chat begins a WebSocket and sends messages, one after the echo of the other,
+// until the server closes. That is clean if it says so with a status that is
+// none of an error, and if a FIN follows. (Whether it waited for the client's
+// Close frame is not seen.) At the load's end the client closes.
+func (c *client) chat(cn *conn, loss Loss, writeErr error) (goOn bool) {
+	c.reader.upgrade = true
+	ans, err := c.reader.read(false)
+	c.reader.upgrade = false
+	if err != nil || ans.status != http.StatusSwitchingProtocols || c.wrong(ans, loss.Before) != nil {
+		return c.judge(cn, loss, ans, err, writeErr)
+	}
+	_ = cn.SetReadDeadline(time.Time{})
+	ws := webSocket{client: c, cn: cn, next: time.Now()}
+	wake := context.AfterFunc(c.load.ctx, func() { _ = cn.SetReadDeadline(time.Unix(1, 0)) })
+	outcome, err := ws.run()
+	wake()
+	c.mu.Lock()
+	if outcome == CleanEnd {
+		if ws.waiting != nil {
+			c.tally.unechoed++
+		}
+		if ws.status == wsGoingAway {
+			c.tally.goingAway++
+		}
+	}
+	c.mu.Unlock()
+	loss.Outcome, loss.AnswerBytes = outcome, c.reader.got
+	if err != nil {
+		loss.How = howOf(err)
+		return c.failed(loss, err)
+	}
+	c.drop()
+	c.ledger(outcome, loss.Wrote, time.Now())
+	return c.load.ctx.Err() == nil
+}
+
+// webSocket is one that was begun.
+type webSocket struct {
+	*client
+	cn      *conn
+	n       int       // messages sent
+	waiting []byte    // the message whose echo is waited for; nil: none
+	next    time.Time // when the next is due
+	message []byte    // as much as came of the present one
+	leaving bool      // the client has sent a Close frame by itself
+	status  int       // of the server's Close frame
+}
+
+// run returns how it ended, with an error if that was not clean.
+func (ws *webSocket) run() (Outcome, error) {
+	timeout := ws.load.cfg.AnswerTimeout
+	var sent time.Time
+	for {
+		now := time.Now()
+		ending := ws.load.ctx.Err() != nil
+		if ending && !ws.leaving && ws.waiting == nil {
+			ws.leaving, sent = true, now
+			if err := ws.send(wsClose, binary.BigEndian.AppendUint16(nil, wsNormal)); err != nil {
+				return Cut, err
+			}
+		}
+		deadline := ws.next
+		switch {
+		case ws.waiting != nil || ws.leaving:
+			deadline = sent.Add(timeout)
+		case !now.Before(ws.next) && ws.quiet():
+			ws.waiting, sent = strconv.AppendInt(append(append([]byte(nil), ws.id...), ' '), int64(ws.n), 10), now
+			ws.n++
+			// A failure is the connection's, whose end, or a Close frame
+			// before it, is still to be read.
+			_ = ws.send(wsText, ws.waiting)
+			deadline = sent.Add(timeout)
+		case !now.Before(ws.next):
+			deadline = now.Add(timeout) // for what has come and was not read
+		}
+		_ = ws.cn.SetReadDeadline(deadline)
+		if !ending && ws.load.ctx.Err() != nil {
+			continue // it came in between
+		}
+		over, err := ws.read()
+		switch {
+		case over && ws.leaving:
+			return Answered, nil
+		case over:
+			return ws.closed()
+		case err == nil:
+		case howOf(err) != Timeout:
+			return Cut, err
+		case (ws.waiting != nil || ws.leaving) && !time.Now().Before(deadline):
+			return Cut, fmt.Errorf("nothing came for %v: %w", timeout, err)
+		}
+	}
+}
+
+// quiet reports whether all that came was read.
+func (ws *webSocket) quiet() bool {
+	if ws.reader.r < ws.reader.w {
+		return false
+	}
+	p := ws.cn.pending()
+	return p == Nothing || p == Unknown
+}
+
+// read takes the next frame. It reports whether that was a Close frame.
+func (ws *webSocket) read() (over bool, err error) {
+	op, fin, payload, err := ws.reader.frame()
+	if err != nil {
+		return false, err
+	}
+	switch op {
+	case wsPing:
+		return false, ws.send(wsPong, payload)
+	case wsPong:
+		return false, nil
+	case wsClose:
+		ws.status = 1005 // none
+		if len(payload) >= 2 {
+			ws.status = int(binary.BigEndian.Uint16(payload))
+		}
+		if ws.message != nil {
+			return false, malformed("Close within a message")
+		}
+		return true, nil
+	case wsText:
+		if ws.message != nil {
+			return false, malformed("a message within another")
+		}
+		ws.message = append([]byte{}, payload...)
+	case wsContinuation:
+		if ws.message == nil {
+			return false, malformed("continuation of nothing")
+		}
+		ws.message = append(ws.message, payload...)
+	default:
+		return false, malformed("opcode %d", op)
+	}
+	if !fin {
+		return false, nil
+	}
+	if string(ws.message) != string(ws.waiting) {
+		return false, malformed("message %.80q, want the echo of %.80q", ws.message, ws.waiting)
+	}
+	ws.message, ws.waiting = nil, nil
+	ws.next = time.Now().Add(ws.think())
+	ws.mu.Lock()
+	ws.tally.messages++
+	ws.mu.Unlock()
+	return false, nil
+}
+
+// closed answers the server's Close frame, and waits for it to close.
+func (ws *webSocket) closed() (Outcome, error) {
+	switch ws.status {
+	case wsNormal, wsGoingAway, wsServiceRestart:
+	default:
+		return Cut, fmt.Errorf("closed with status %d", ws.status)
+	}
+	_ = ws.cn.SetReadDeadline(time.Now().Add(ws.load.cfg.AnswerTimeout))
+	if err := ws.send(wsClose, binary.BigEndian.AppendUint16(nil, uint16(ws.status))); err != nil {
+		return Cut, err
+	}
+	_, _, _, err := ws.reader.frame()
+	if err == nil {
+		return Cut, malformed("a frame after Close")
+	}
+	if howOf(err) != FIN || ws.reader.r < ws.reader.w {
+		return Cut, fmt.Errorf("after the Close frames: %w", err)
+	}
+	return CleanEnd, nil
+}
+
+// send writes a frame, masked, as clients must.
+func (ws *webSocket) send(op byte, payload []byte) error {
+	_ = ws.cn.SetWriteDeadline(time.Now().Add(ws.load.cfg.AnswerTimeout))
+	b := append(make([]byte, 0, len(payload)+8), 0x80|op)
+	if len(payload) < 126 {
+		b = append(b, 0x80|byte(len(payload)))
+	} else {
+		b = append(b, 0x80|126, byte(len(payload)>>8), byte(len(payload)))
+	}
+	var mask [4]byte
+	binary.BigEndian.PutUint32(mask[:], ws.rng.Uint32())
+	b = append(b, mask[:]...)
+	for i, x := range payload {
+		b = append(b, x^mask[i%4])
+	}
+	_, err := ws.cn.Write(b)
+	return err
+}
+
+// frame reads a WebSocket's next frame from a server. Its payload is valid until
+// the next call. After a timeout it can be called again.
+func (a *answerReader) frame() (op byte, fin bool, payload []byte, err error) {
+	for {
+		if b := a.buf[a.r:a.w]; len(b) >= 2 {
+			length, head := int(b[1]&0x7f), 2
+			switch {
+			case b[0]&0x70 != 0 || b[1]&0x80 != 0:
+				return 0, false, nil, malformed("frame begins with % x", b[:2])
+			case b[0]&8 != 0 && (length > 125 || b[0]&0x80 == 0):
+				return 0, false, nil, malformed("control frame begins with % x", b[:2])
+			case length == 126 && len(b) >= 4:
+				length, head = int(binary.BigEndian.Uint16(b[2:])), 4
+			case length == 127 && len(b) >= 10:
+				if n := binary.BigEndian.Uint64(b[2:]); n > maxMessage {
+					return 0, false, nil, malformed("frame of %d bytes", n)
+				}
+				length, head = int(binary.BigEndian.Uint64(b[2:])), 10
+			case length > 125:
+				length = maxMessage // not known yet
+			}
+			if len(b) >= head+length {
+				a.r += head + length
+				return b[0] & 15, b[0]&0x80 != 0, b[head : head+length], nil
+			}
+		}
+		if err := a.fill(); err != nil {
+			return 0, false, nil, err
+		}
+	}
+}
