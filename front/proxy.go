@@ -1,6 +1,7 @@
 package front
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/go-kit/log"
 	"github.com/go-kit/log/level"
@@ -124,6 +126,7 @@ func dialTo(target string, cfg ProxyConfig) (*url.URL, *http.Transport, error) {
 	}
 	if unix && path != "" {
 		transport.Protocols.SetHTTP1(true)
+		askDirectly(transport, "")
 		return &url.URL{Scheme: "http", Host: "localhost"}, transport, nil
 	}
 	to, err := url.Parse(target)
@@ -134,6 +137,9 @@ func dialTo(target string, cfg ProxyConfig) (*url.URL, *http.Transport, error) {
 	switch to.Scheme {
 	case "http":
 		transport.Protocols.SetHTTP1(true)
+		if host := to.Hostname(); strings.IndexFunc(host, func(r rune) bool { return r > unicode.MaxASCII }) < 0 { // else it is to be translated
+			askDirectly(transport, net.JoinHostPort(host, cmp.Or(to.Port(), "80")))
+		}
 	case "https":
 		transport.Protocols.SetHTTP1(true)
 		transport.Protocols.SetHTTP2(true)
