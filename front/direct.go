@@ -24,6 +24,11 @@ const (
 	// lastWrite is how long a request that was answered may take to be
 	// written to its end, before the connection is given up.
 	lastWrite = 50 * time.Millisecond
+
+	// shortWait is how long an answer is waited for before anybody looks
+	// whether the client is still there: most come sooner, and it costs more
+	// to look than to read.
+	shortWait = 50 * time.Millisecond
 )
 
 // direct asks a program in HTTP/1.1 without TLS, on the goroutine of the
@@ -60,6 +65,10 @@ func (d *direct) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	for {
 		c, reused, err := d.get(r.Context())
+		if err == nil && r.Context().Err() != nil {
+			c.end(false)
+			err = r.Context().Err()
+		}
 		if err != nil {
 			if r.Body != nil {
 				r.Body.Close()
@@ -90,12 +99,13 @@ type directConn struct {
 	broken  error      // what writing to the connection failed with
 	written chan error // the end of writing, if it is by another goroutine
 
-	stop func() bool // ends the wait for the request's cancellation
+	ctx  context.Context // of the request
+	stop func() bool     // ends the wait for its cancellation; nil: there is none
 
 	mu       sync.Mutex
 	answered bool          // the answer has begun
 	until    time.Duration // when it must have, on the clock of now; 0: no limit
-	armed    bool          // a read deadline is set, for until or before
+	deadline time.Duration // the socket's for reading; 0: none
 }
 
 func newDirectConn(nc net.Conn, p *pool) *directConn {
@@ -112,8 +122,8 @@ func newDirectConn(nc net.Conn, p *pool) *directConn {
 // one that it may see twice (RFC 9110 section 9.2.2).
 func (c *directConn) roundTrip(r *http.Request, timeout time.Duration) (res *http.Response, stale bool, err error) {
 	ctx := r.Context()
+	c.ctx, c.stop = ctx, nil
 	c.left, c.wrote, c.broken, c.written, c.answered = maxAnswerHeader, 0, nil, nil, false
-	c.stop = context.AfterFunc(ctx, c.close)
 
 	bare := r.Body == nil || r.Body == http.NoBody
 	if bare {
@@ -122,6 +132,7 @@ func (c *directConn) roundTrip(r *http.Request, timeout time.Duration) (res *htt
 	} else {
 		written := make(chan error, 1)
 		c.written = written
+		c.stop = context.AfterFunc(ctx, c.close)
 		go func() {
 			err := c.write(r, timeout)
 			written <- err
@@ -179,7 +190,7 @@ func (c *directConn) write(r *http.Request, timeout time.Duration) error {
 	if c.broken != nil {
 		return c.broken // Request.Write would hide what it is
 	}
-	if err == nil && timeout > 0 {
+	if err == nil {
 		c.await(timeout)
 	}
 	return err
@@ -211,7 +222,8 @@ func (c *directConn) answer(r *http.Request) (*http.Response, error) {
 // end is the end of the request: the connection goes back to the pool if it is
 // to be kept, and if nothing is left to write or to read.
 func (c *directConn) end(keep bool) {
-	if c.stop() && keep && c.sent() && c.br.Buffered() == 0 {
+	c.ctx = nil
+	if (c.stop == nil || c.stop()) && keep && c.sent() && c.br.Buffered() == 0 {
 		c.pool.put(c)
 	} else {
 		c.Close()
@@ -231,22 +243,29 @@ func (c *directConn) sent() bool {
 	}
 }
 
-// await bounds the wait for an answer.
+// await bounds the wait for an answer; 0 is no limit.
 //
-// The socket's deadline is left alone if there is one, because it costs more
-// than a read to set: if it comes too early, for it was that of an earlier
-// request, it is set again by then.
+// The socket's deadline comes first after shortWait, or before, because that
+// of an earlier request will do: to set one costs more than to read.
 func (c *directConn) await(timeout time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.answered {
 		return // before the whole request was written
 	}
-	c.until = now() + timeout
-	if !c.armed {
-		c.armed = true
-		c.SetReadDeadline(time.Now().Add(timeout))
+	t, wait := now(), shortWait
+	if timeout > 0 {
+		c.until, wait = t+timeout, min(wait, timeout)
 	}
+	if c.deadline <= t || c.deadline > t+wait {
+		c.arm(wait)
+	}
+}
+
+// arm sets the socket's deadline for reading. c.mu is held.
+func (c *directConn) arm(wait time.Duration) {
+	c.deadline = now() + wait
+	c.SetReadDeadline(time.Now().Add(wait))
 }
 
 // begun ends the wait for the answer.
@@ -256,19 +275,23 @@ func (c *directConn) begun() {
 	c.answered, c.until = true, 0
 }
 
-// expired is what there is to do when the socket's deadline has passed. It
-// reports whether that of the answer has, too.
+// expired is what there is to do when the socket's deadline has passed: to
+// look out for the cancellation of the request. It reports whether the answer
+// is late.
 func (c *directConn) expired() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	left := c.until - now()
-	if c.until != 0 && left <= 0 {
-		return true
+	if c.stop == nil {
+		c.stop = context.AfterFunc(c.ctx, c.close)
 	}
-	if c.armed = c.until != 0; c.armed {
-		c.SetReadDeadline(time.Now().Add(left))
-	} else {
+	switch left := c.until - now(); {
+	case c.until == 0:
+		c.deadline = 0
 		c.SetReadDeadline(time.Time{})
+	case left <= 0:
+		return true
+	default:
+		c.arm(left)
 	}
 	return false
 }

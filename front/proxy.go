@@ -46,11 +46,6 @@ const (
 	// a close is lost, and if it is a POST it must not be sent again.
 	idleTimeout = 4 * time.Second
 
-	// headerDelay is how long the header of an answer of known length may wait
-	// for the first of the body: long enough that one packet takes both, if
-	// they came together. The body itself never waits; see answer.
-	headerDelay = 10 * time.Millisecond
-
 	// statusClientClosed is what nginx calls a request whose client went away.
 	// Nobody sees it but an access log.
 	statusClientClosed = 499
@@ -88,10 +83,10 @@ func Proxy(target string, cfg ProxyConfig) (http.Handler, error) {
 				r.Out.Body = &clientBody{ReadCloser: r.Out.Body, in: r.In, out: r.Out}
 			}
 		},
-		FlushInterval: headerDelay,
-		BufferPool:    &copyBuffers,
-		ErrorLog:      stdlog.New(errorLog{level.Warn(p.logger)}, "", 0),
-		ErrorHandler:  p.failed,
+		ModifyResponse: hurry,
+		BufferPool:     &copyBuffers,
+		ErrorLog:       stdlog.New(errorLog{level.Warn(p.logger)}, "", 0),
+		ErrorHandler:   p.failed,
 	}
 	return p, nil
 }
