@@ -183,7 +183,12 @@ func replayable(r *http.Request) bool {
 // write sends the request; from its end on the program may take so long to
 // answer.
 func (c *directConn) write(r *http.Request, timeout time.Duration) error {
-	err := r.Write(c.bw)
+	var err error
+	if head, ok := appendHead(c.bw.AvailableBuffer(), r); ok {
+		c.bw.Write(head)
+	} else {
+		err = r.Write(c.bw)
+	}
 	if err == nil {
 		err = c.bw.Flush()
 	}
