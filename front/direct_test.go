@@ -588,3 +588,67 @@ func (c *countedConn) Close() error {
 	c.open.Add(-1)
 	return nil
 }
+
+// TestDirectUnsent has a program that is done before the request is: its
+// connection is not for others.
+func TestDirectUnsent(t *testing.T) {
+	ended := make(chan struct{})
+	addr, _ := perform(t, func(t *testing.T, n int, p *peer) {
+		http.ReadRequest(p.br)
+		p.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		io.Copy(io.Discard, p.br)
+		close(ended)
+	})
+	d := newDirect(t, addr)
+	body, more := io.Pipe()
+	defer more.Close()
+	r, _ := http.NewRequest("POST", "http://"+addr+"/", body)
+	r.ContentLength = 10
+	res, err := d.RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(res.Body); string(b) != "ok" || err != nil {
+		t.Errorf("the answer is %q, %v", b, err)
+	}
+	d.mu.Lock()
+	kept := len(d.idle)
+	d.mu.Unlock()
+	if kept > 0 {
+		t.Error("the connection is kept")
+	}
+	wait(t, ended, "the end of the connection")
+}
+
+// TestDirectSlowEarlyAnswer has a program that begins its answer before it has
+// the whole request: from then on it has all the time of the world.
+func TestDirectSlowEarlyAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nc, program := net.Pipe()
+		d := &direct{responseTimeout: 10 * time.Second}
+		d.dial = func(context.Context) (net.Conn, error) { return newTimedConn(nc, account{}, account{}), nil }
+		go func() {
+			defer program.Close()
+			r, err := http.ReadRequest(bufio.NewReader(program))
+			if err != nil {
+				return
+			}
+			io.WriteString(program, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n")
+			io.Copy(io.Discard, r.Body)
+			time.Sleep(time.Hour)
+			io.WriteString(program, "ok")
+		}()
+		body, more := io.Pipe()
+		r, _ := http.NewRequest("POST", "http://x/", body)
+		r.ContentLength = 4
+		res, err := d.RoundTrip(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(more, "body")
+		more.Close()
+		if b, err := io.ReadAll(res.Body); string(b) != "ok" || err != nil {
+			t.Errorf("the answer is %q, %v", b, err)
+		}
+	})
+}
