@@ -386,10 +386,10 @@ func TestSignals(t *testing.T) {
 	}{
 		{"one INT", []os.Signal{syscall.SIGINT}, 0, false, `cause="received signal interrupt"`},
 		{"one TERM", []os.Signal{syscall.SIGTERM}, 0, false, `cause="received signal terminated"`},
-		{"INT twice", []os.Signal{syscall.SIGINT, syscall.SIGINT}, 128 + 2, true, `msg="request cut" method=GET path=/slow`},
+		{"INT twice", []os.Signal{syscall.SIGINT, syscall.SIGINT}, 128 + 2, true, `msg="request cut" class=http1 method=GET path=/slow`},
 		{"TERM twice", []os.Signal{syscall.SIGTERM, syscall.SIGTERM}, 0, false, `msg="already stopping" signal=terminated`},
 		{"INT then TERM", []os.Signal{syscall.SIGINT, syscall.SIGTERM}, 0, false, `msg="already stopping" signal=terminated`},
-		{"TERM then INT", []os.Signal{syscall.SIGTERM, syscall.SIGINT}, 128 + 2, true, `msg="request cut" method=GET path=/slow`},
+		{"TERM then INT", []os.Signal{syscall.SIGTERM, syscall.SIGINT}, 128 + 2, true, `msg="request cut" class=http1 method=GET path=/slow`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := asProxy(t, here, "127.0.0.1")
@@ -459,7 +459,7 @@ func TestCutAtDeadline(t *testing.T) {
 	if err := <-answer; err == nil {
 		t.Error("the request was answered, want it cut")
 	}
-	if want := `msg="request cut" method=GET path=/slow client=127.0.0.1:`; !strings.Contains(s.server.log(), want) {
+	if want := `msg="request cut" class=http1 method=GET path=/slow client=127.0.0.1:`; !strings.Contains(s.server.log(), want) {
 		t.Errorf("the log lacks %s:\n%s", want, s.server.log())
 	}
 }

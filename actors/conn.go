@@ -75,6 +75,7 @@ type conn struct {
 	http2    bool                    // HTTP/2 was agreed on
 	late     bool                    // HTTP/2: it came while draining, and was sent GOAWAY
 	base     int64                   // written before that
+	said     bool                    // all has been written that will be: CloseWrite was called
 }
 
 type connKey struct{}
@@ -286,6 +287,9 @@ func (c *conn) ReadFrom(r io.Reader) (n int64, err error) {
 // CloseWrite lets net/http close in two steps, so that an answer is not lost
 // to a reset where the client is still sending.
 func (c *conn) CloseWrite() error {
+	c.mu.Lock()
+	c.said = true
+	c.mu.Unlock()
 	if cw, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return cw.CloseWrite()
 	}
@@ -488,6 +492,9 @@ func (c *conn) under(now time.Time) []Request {
 		}
 		return list
 	case busy, hijacked:
+		if c.said && c.state == busy {
+			return nil // it has its answer, and is only being heard out
+		}
 		r := Request{Class: HTTP1, Client: client, Age: now.Sub(c.since)}
 		if c.state == hijacked {
 			r.Class = Hijacked

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"math/big"
 	"net"
 	"net/http"
@@ -36,7 +37,7 @@ func certificate(t *testing.T) tls.Certificate {
 
 // server2 speaks HTTP/2, over TLS or without.
 func server2(t *testing.T, overTLS bool, h http.HandlerFunc) *http.Server {
-	srv := &http.Server{Handler: h}
+	srv := &http.Server{Handler: h, ErrorLog: log.New(io.Discard, "", 0)}
 	if overTLS {
 		srv.TLSConfig = &tls.Config{Certificates: []tls.Certificate{certificate(t)}}
 		return srv
