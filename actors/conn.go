@@ -247,6 +247,7 @@ func (c *conn) lastLook(p []byte, err error) (int, error) {
 			return n, nil
 		}
 	}
+	c.Conn.SetReadDeadline(aLongTimeAgo) // net/http forgets the error of its look for HTTP/2's preface, and reads again
 	return 0, err
 }
 

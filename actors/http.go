@@ -13,6 +13,10 @@ import (
 	"github.com/go-kit/log/level"
 )
 
+// mostNamed is how many requests that were cut are named in the log: clients
+// that mean harm may have begun any number, and the process has to end.
+const mostNamed = 1000
+
 // HTTP returns an actor that serves srv on the listeners, or, without any, on
 // one for srv.Addr that execute makes with [Listen]. When it is interrupted it
 // drains, as [Stop] says, and execute returns when the last connection is
@@ -236,7 +240,11 @@ func (s *server) drain(doors []*door, open int, closed <-chan error) (cut []Requ
 		<-closed
 	}
 	s.closeAll() // hijacked ones, which http.Server does not know
-	for _, r := range cut {
+	for i, r := range cut {
+		if i == mostNamed {
+			level.Warn(s.logger).Log("msg", "more requests cut", "more", len(cut)-i)
+			break
+		}
 		level.Warn(s.logger).Log("msg", "request cut", "class", r.Class, "method", r.Method, "path", r.Path, "client", r.Client,
 			"age", r.Age.Round(time.Millisecond), "sent", r.Sent)
 	}

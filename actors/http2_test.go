@@ -295,30 +295,37 @@ func TestDrainLosesNoStream(t *testing.T) {
 	})
 }
 
-// A connection on which nothing but the TLS handshake happened, or only a part
-// of it, does not hold the stop.
-func TestDrainOfUnusedTLS(t *testing.T) {
+// A connection on which nothing was asked does not hold the stop, though there
+// was a TLS handshake, or a part of it, and though net/http looks twice at what
+// may be HTTP/2 without TLS.
+func TestDrainOfUnused(t *testing.T) {
 	for _, tt := range []struct {
-		name  string
-		greet func(nc net.Conn) error
+		name    string
+		overTLS bool
+		greet   func(nc net.Conn) error
 	}{
-		{"TLS 1.3", func(nc net.Conn) error {
+		{"h2c", false, func(net.Conn) error { return nil }},
+		{"h2c, empty lines", false, func(nc net.Conn) error {
+			_, err := io.WriteString(nc, "\r\n\r\n")
+			return err
+		}},
+		{"TLS 1.3", true, func(nc net.Conn) error {
 			return tls.Client(nc, &tls.Config{InsecureSkipVerify: true}).Handshake()
 		}},
-		{"TLS 1.2", func(nc net.Conn) error {
+		{"TLS 1.2", true, func(nc net.Conn) error {
 			return tls.Client(nc, &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12}).Handshake()
 		}},
-		{"h2 without preface", func(nc net.Conn) error {
+		{"h2 without preface", true, func(nc net.Conn) error {
 			return tls.Client(nc, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}).Handshake()
 		}},
-		{"half a handshake", func(nc net.Conn) error {
+		{"half a handshake", true, func(nc net.Conn) error {
 			_, err := io.WriteString(nc, "\x16\x03\x01\x01")
 			return err
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			s := start(t, new(actors.Stop), server2(t, true, hello))
+			s := start(t, new(actors.Stop), server2(t, tt.overTLS, hello))
 			for range 20 {
 				if err := tt.greet(s.dial(t)); err != nil {
 					t.Fatal(err)

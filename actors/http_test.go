@@ -500,6 +500,37 @@ func TestDrainCutsAtDeadline(t *testing.T) {
 	}
 }
 
+// Of any number of requests, with paths of any length, so many are named, and
+// so much of them, that the log does not hold the process.
+func TestCutIsNamedInBounds(t *testing.T) {
+	var logs bytes.Buffer
+	hold := make(chan struct{})
+	defer close(hold)
+	s := start(t, &actors.Stop{Grace: -1, Logger: log.NewLogfmtLogger(log.NewSyncWriter(&logs))},
+		&http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-hold })})
+	const n = 1003
+	for range n {
+		s.dial(t).send("GET /" + strings.Repeat("x", 3<<10) + " HTTP/1.1\r\nHost: x\r\n\r\n")
+	}
+	for s.stop.Snapshot().InFlight < n {
+		time.Sleep(time.Millisecond)
+	}
+	s.end()
+	var cut *actors.CutError
+	if err := s.wait(t); !errors.As(err, &cut) || len(cut.Requests) != n {
+		t.Fatalf("Err() = %v, want %d requests cut", err, n)
+	}
+	if got := strings.Count(logs.String(), `msg="request cut"`); got != 1000 {
+		t.Errorf("%d requests are named in the log, want 1000", got)
+	}
+	if want := `msg="more requests cut" more=3`; !strings.Contains(logs.String(), want) {
+		t.Errorf("the log lacks %s", want)
+	}
+	if got := len(cut.Requests[0].Path); got != 1<<10 {
+		t.Errorf("%d bytes of the path, want 1024", got)
+	}
+}
+
 func TestLameDuck(t *testing.T) {
 	stop := &actors.Stop{LameDuck: time.Second}
 	s := start(t, stop, &http.Server{Handler: actors.Health(stop, "/", http.HandlerFunc(hello))})

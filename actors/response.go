@@ -121,10 +121,10 @@ type response struct {
 	done      atomic.Bool // the handler returned
 }
 
-// path is the request's, without the query.
+// path is the request's, without the query, as far as it is of use in a log.
 func (w *response) path() string {
 	path, _, _ := strings.Cut(w.uri, "?")
-	return path
+	return path[:min(len(path), 1<<10)]
 }
 
 // announce tells the client, in the header that is about to be sent with the

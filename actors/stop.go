@@ -63,7 +63,7 @@ var ErrCut = errors.New("work was cut")
 // and do not copy a Stop.
 type Stop struct {
 	// Logger gets a line a change of phase (info) and a line a request that
-	// was cut (warn). Nil logs nothing.
+	// was cut (warn), up to a thousand of these. Nil logs nothing.
 	Logger log.Logger
 
 	// LameDuck is how long to go on accepting connections once a stop has
@@ -294,7 +294,7 @@ type Snapshot struct {
 type Request struct {
 	Class  Class
 	Method string        // empty if the header had not arrived in full, or nothing of it was read in time
-	Path   string        // without the query, which may hold secrets
+	Path   string        // without the query, which may hold secrets; the first KiB
 	Client string        // remote address
 	Age    time.Duration // since its first byte
 	Sent   int64         // bytes of the answer, header included; on Linux those that the client's kernel acknowledged; with HTTP/2 those of the body that the handler has written
