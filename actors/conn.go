@@ -65,6 +65,7 @@ type conn struct {
 	greeting handshake               // under TLS, which begins with it
 	requests framing                 // where requests end; not under TLS
 	ahead    bool                    // the first byte of the next request was handed out early
+	begun    bool                    // the next request has begun before the answer to the current one ended
 	halfOpen chan struct{}           // closed to end the wait for an answer to a client that sends no more
 	deadline time.Time               // what net/http wants as read deadline
 	told     bool                    // the read deadline is in the past: close if nothing has arrived
@@ -256,6 +257,12 @@ func (c *conn) lastLook(p []byte, err error) (int, error) {
 func (c *conn) SetReadDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.begun { // this is for an idle connection, which this one is not
+		c.begun = false
+		if d := c.server.headerTimeout(); d > 0 {
+			t = c.since.Add(d)
+		}
+	}
 	c.deadline = t
 	c.wake()
 	if c.told {
@@ -406,7 +413,8 @@ func (c *conn) idle() {
 	behind, c.ahead = behind || c.ahead, false
 	c.requests.endBody()
 	if behind {
-		return // the next request has begun already
+		c.begun = true
+		return
 	}
 	c.state = idle
 	if c.server.draining.Load() {

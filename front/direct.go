@@ -36,32 +36,41 @@ const (
 // connection besides, and the hand-over among the three costs more than all
 // else that a proxy does.
 //
-// It is registered with an http.Transport, which does what this does not:
-// upgrades, and requests that wait for 100 (Continue). What it does do, it does
-// as http.Transport does; see there. A request's body is the exception to the
-// one goroutine: it is sent by another, because the answer may come before.
+// What it does not do it leaves to an http.Transport: upgrades, and requests
+// that wait for 100 (Continue). What it does do, it does as http.Transport does;
+// see there. But it does not look whether a header is valid: http.Server has
+// done so. And a request's body is the exception to the one goroutine: it is
+// sent by another, because the answer may come before.
 type direct struct {
 	pool
 	responseTimeout time.Duration // 0: no limit
+	rest            *http.Transport
 }
 
-// askDirectly makes t ask the program at addr by direct, where the system can
-// tell whether a connection is still good.
-func askDirectly(t *http.Transport, addr string) {
+// askDirectly asks the program at addr by direct, where the system can tell
+// whether a connection is still good.
+func askDirectly(t *http.Transport, addr string) http.RoundTripper {
 	if !canPoll {
-		return
+		return t
 	}
-	t.RegisterProtocol("http", &direct{
+	return &direct{
 		pool: pool{dial: func(ctx context.Context) (net.Conn, error) {
 			return t.DialContext(ctx, "tcp", addr)
 		}},
 		responseTimeout: t.ResponseHeaderTimeout,
-	})
+		rest:            t,
+	}
+}
+
+// CloseIdleConnections is http.Transport's.
+func (d *direct) CloseIdleConnections() {
+	d.pool.close()
+	d.rest.CloseIdleConnections()
 }
 
 func (d *direct) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.Header["Upgrade"] != nil || r.Header["Expect"] != nil || r.Method == http.MethodConnect {
-		return nil, http.ErrSkipAltProtocol
+		return d.rest.RoundTrip(r)
 	}
 	for {
 		c, reused, err := d.get(r.Context())

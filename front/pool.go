@@ -76,3 +76,13 @@ func (p *pool) sweep() {
 		p.timer.Reset(idleTimeout - (t - p.idle[0].since))
 	}
 }
+
+// close closes the connections that are idle.
+func (p *pool) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.idle {
+		c.Close()
+	}
+	p.idle = nil
+}

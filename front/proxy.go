@@ -112,7 +112,7 @@ func Proxy(target string, cfg ProxyConfig) (http.Handler, error) {
 }
 
 // dialTo makes the transport to a target, and the URL to ask there.
-func dialTo(target string, cfg ProxyConfig) (*url.URL, *http.Transport, error) {
+func dialTo(target string, cfg ProxyConfig) (*url.URL, http.RoundTripper, error) {
 	dialer := &net.Dialer{Timeout: timeout(cfg.DialTimeout, 5*time.Second), KeepAlive: 30 * time.Second}
 	transport := &http.Transport{
 		TLSHandshakeTimeout:   timeout(cfg.DialTimeout, 5*time.Second),
@@ -141,8 +141,7 @@ func dialTo(target string, cfg ProxyConfig) (*url.URL, *http.Transport, error) {
 	}
 	if unix && path != "" {
 		transport.Protocols.SetHTTP1(true)
-		askDirectly(transport, "")
-		return &url.URL{Scheme: "http", Host: "localhost"}, transport, nil
+		return &url.URL{Scheme: "http", Host: "localhost"}, askDirectly(transport, ""), nil
 	}
 	to, err := url.Parse(target)
 	const want = "want http://HOST:PORT, https://HOST:PORT, h2c://HOST:PORT or unix:PATH"
@@ -153,7 +152,7 @@ func dialTo(target string, cfg ProxyConfig) (*url.URL, *http.Transport, error) {
 	case "http":
 		transport.Protocols.SetHTTP1(true)
 		if host := to.Hostname(); strings.IndexFunc(host, func(r rune) bool { return r > unicode.MaxASCII }) < 0 { // else it is to be translated
-			askDirectly(transport, net.JoinHostPort(host, cmp.Or(to.Port(), "80")))
+			return to, askDirectly(transport, net.JoinHostPort(host, cmp.Or(to.Port(), "80"))), nil
 		}
 	case "https":
 		transport.Protocols.SetHTTP1(true)

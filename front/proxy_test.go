@@ -27,7 +27,7 @@ func newProxy(t testing.TB, target string, cfg ProxyConfig) *proxy {
 		t.Fatal(err)
 	}
 	p := h.(*proxy)
-	t.Cleanup(p.Transport.(*http.Transport).CloseIdleConnections)
+	t.Cleanup(p.Transport.(interface{ CloseIdleConnections() }).CloseIdleConnections)
 	return p
 }
 
