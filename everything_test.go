@@ -145,8 +145,6 @@ func atOnce(prefix, addr string, cfg *tls.Config, keepAlive, fresh int) (warm, i
 		{Name: "events", Kind: load.Events, N: 5, Path: "/events", Think: think},
 		{Name: "events h2", Kind: load.Events, Streams: 5, Path: "/events", Think: think},
 		{Name: "websocket", Kind: load.WebSocket, N: 5, Path: "/echo", Think: time.Second},
-		// One of these always has a message on its way, whose echo may cross
-		// the Close frame.
 		{Name: "busy websocket", Kind: load.WebSocket, N: 5, Path: "/echo", Think: think},
 	} {
 		warm = append(warm, group(g))
@@ -236,8 +234,8 @@ func stopWithEverything(t *testing.T, start func(testing.TB, *pki) everythingSer
 		switch {
 		case r.Kind == load.WebSocket && (r.GoingAway != r.CleanEnd || r.GoingAway < r.Clients):
 			t.Errorf("%s: %d ended cleanly, %d with 1001, want all, and %d at the least", r.Group, r.CleanEnd, r.GoingAway, r.Clients)
-		case r.Kind == load.WebSocket && !strings.Contains(r.Group, "busy") && r.Unechoed > 0:
-			t.Errorf("%s: %d messages were not echoed, want 0", r.Group, r.Unechoed)
+		case r.UnechoedFor > 2*time.Second: // of those that cross the Close frame there are always some
+			t.Errorf("%s: a message was not echoed for %v, and then came a Close frame", r.Group, r.UnechoedFor)
 		case r.Kind == load.Events && (r.CleanEnd < r.Clients || r.Answered > 0):
 			t.Errorf("%s: %d ended cleanly, %d not before the load's end, want %d, 0", r.Group, r.CleanEnd, r.Answered, r.Clients)
 		}

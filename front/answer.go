@@ -11,9 +11,10 @@ import (
 // answer is the way from ReverseProxy to the client. It flushes each part of a
 // body of known length, but for the last.
 //
-// ReverseProxy flushes at once what has no known length. With a FlushInterval
-// of -1 it would do so for all, but then a second goroutine sends the header
-// by itself, ahead of the body: five writes a request instead of four.
+// ReverseProxy flushes at once what has no known length. If it did so for all,
+// by a FlushInterval of -1, a second goroutine would send the header by itself,
+// ahead of the body: a write more. That is needed only if the body is not there
+// yet; see hurry.
 type answer struct {
 	http.ResponseWriter
 	request *http.Request
@@ -42,6 +43,17 @@ func (a *answer) Write(p []byte) (int, error) {
 		err = http.NewResponseController(a.ResponseWriter).Flush()
 	}
 	return n, err
+}
+
+// hurry has ReverseProxy send the header at once where the first of the body
+// has not come with it, or where that is not known: as if the length were not.
+func hurry(res *http.Response) {
+	if res.StatusCode == http.StatusSwitchingProtocols || res.Body == http.NoBody {
+		return
+	}
+	if b, ok := res.Body.(*directBody); !ok || b.conn.br.Buffered() == 0 {
+		res.ContentLength = -1
+	}
 }
 
 // Hijack gives a connection that begins with what the client sent along with

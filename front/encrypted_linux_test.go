@@ -43,7 +43,7 @@ func (c *slowConn) Read(p []byte) (int, error) {
 // ask asks a server, in all layers at once, for body, and reads so many bytes
 // of what comes. judge is told what the handler's Write returned, and, if that
 // is nil, what was read.
-func ask(t *testing.T, body []byte, limit int, judge func(t *testing.T, written error, got []byte, took time.Duration)) {
+func askSlowly(t *testing.T, body []byte, limit int, judge func(t *testing.T, written error, got []byte, took time.Duration)) {
 	cert, key := newPair(t, 1, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
 	pair, err := tls.X509KeyPair(cert, key)
 	if err != nil {
@@ -122,7 +122,7 @@ func ask(t *testing.T, body []byte, limit int, judge func(t *testing.T, written 
 func TestSlowReaderEncrypted(t *testing.T) {
 	t.Parallel()
 	body := pattern(270 << 10)
-	ask(t, body, 1<<30, func(t *testing.T, written error, got []byte, took time.Duration) {
+	askSlowly(t, body, 1<<30, func(t *testing.T, written error, got []byte, took time.Duration) {
 		if written != nil || !bytes.Equal(got, body) {
 			t.Errorf("after %v: the handler got %v; %d bytes arrived, want all %d", took, written, len(got), len(body))
 		}
@@ -135,7 +135,7 @@ func TestSlowReaderEncrypted(t *testing.T) {
 // TestStalledReaderEncrypted: who does not read is let go.
 func TestStalledReaderEncrypted(t *testing.T) {
 	t.Parallel()
-	ask(t, pattern(4<<20), 30<<10, func(t *testing.T, written error, _ []byte, took time.Duration) {
+	askSlowly(t, pattern(4<<20), 30<<10, func(t *testing.T, written error, _ []byte, took time.Duration) {
 		if written == nil {
 			t.Errorf("after %v: the handler has written all, to one who does not read", took)
 		}

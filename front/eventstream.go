@@ -11,19 +11,21 @@ import (
 )
 
 // endEvents lets an answer that is an event stream end when draining begins.
-// It is what ReverseProxy calls ModifyResponse.
 //
 // Only what EventSource would take, because it connects again by itself: an
 // answer of 200 to GET. To another client the clean end of a POST's answer
 // would say that this was all. In a stream that is compressed the end of an
 // event cannot be seen; and one of known length cannot end before.
-func (p *proxy) endEvents(res *http.Response) error {
+func (p *proxy) endEvents(res *http.Response) {
+	if res.ContentLength >= 0 {
+		return
+	}
 	kind, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
 	coding := res.Header.Get("Content-Encoding")
 	if kind != "text/event-stream" || coding != "" && !strings.EqualFold(coding, "identity") ||
-		res.StatusCode != http.StatusOK || res.ContentLength >= 0 || res.Request.Method != http.MethodGet ||
+		res.StatusCode != http.StatusOK || res.Request.Method != http.MethodGet ||
 		actors.StopOf(res.Request.Context()) == nil {
-		return nil
+		return
 	}
 	s := &eventStream{body: res.Body, gone: make(chan struct{})}
 	ctx := res.Request.Context()
@@ -34,7 +36,6 @@ func (p *proxy) endEvents(res *http.Response) error {
 		}
 	})
 	res.Body = s
-	return nil
 }
 
 // eventStream is the body of an answer that ends between two events when it is

@@ -1,6 +1,7 @@
 package front
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/go-kit/log"
 	"github.com/go-kit/log/level"
@@ -50,11 +52,6 @@ const (
 	// common servers (Node's) close them, because a request that crosses such
 	// a close is lost, and if it is a POST it must not be sent again.
 	idleTimeout = 4 * time.Second
-
-	// headerDelay is how long the header of an answer of known length may wait
-	// for the first of the body: long enough that one packet takes both, if
-	// they came together. The body itself never waits; see answer.
-	headerDelay = 10 * time.Millisecond
 
 	// statusClientClosed is what nginx calls a request whose client went away.
 	// Nobody sees it but an access log.
@@ -106,8 +103,7 @@ func Proxy(target string, cfg ProxyConfig) (http.Handler, error) {
 				r.Out.Body = &clientBody{ReadCloser: r.Out.Body, in: r.In, out: r.Out}
 			}
 		},
-		ModifyResponse: p.endEvents,
-		FlushInterval:  headerDelay,
+		ModifyResponse: p.modify,
 		BufferPool:     &copyBuffers,
 		ErrorLog:       stdlog.New(errorLog{level.Warn(p.logger)}, "", 0),
 		ErrorHandler:   p.failed,
@@ -145,6 +141,7 @@ func dialTo(target string, cfg ProxyConfig) (*url.URL, *http.Transport, error) {
 	}
 	if unix && path != "" {
 		transport.Protocols.SetHTTP1(true)
+		askDirectly(transport, "")
 		return &url.URL{Scheme: "http", Host: "localhost"}, transport, nil
 	}
 	to, err := url.Parse(target)
@@ -155,6 +152,9 @@ func dialTo(target string, cfg ProxyConfig) (*url.URL, *http.Transport, error) {
 	switch to.Scheme {
 	case "http":
 		transport.Protocols.SetHTTP1(true)
+		if host := to.Hostname(); strings.IndexFunc(host, func(r rune) bool { return r > unicode.MaxASCII }) < 0 { // else it is to be translated
+			askDirectly(transport, net.JoinHostPort(host, cmp.Or(to.Port(), "80")))
+		}
 	case "https":
 		transport.Protocols.SetHTTP1(true)
 		transport.Protocols.SetHTTP2(true)
@@ -217,6 +217,13 @@ type proxy struct {
 
 func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.ReverseProxy.ServeHTTP(&answer{ResponseWriter: w, request: r, turns: &p.turns, expects: r.Header.Get("Expect") != ""}, r)
+}
+
+// modify prepares an answer for the way to the client.
+func (p *proxy) modify(res *http.Response) error {
+	p.endEvents(res)
+	hurry(res)
+	return nil
 }
 
 // failed answers when there is no answer to pass on.

@@ -85,6 +85,10 @@ func http2Server(t testing.TB, serve func(c *server2)) (addr string) {
 		s.enc = hpack.NewEncoder(&s.head)
 		s.fr.WriteSettings()
 		serve(s)
+		// To close with something unread, such as the client's ack of the
+		// settings, is to reset.
+		c.CloseWrite()
+		io.Copy(io.Discard, c.r)
 	})
 }
 

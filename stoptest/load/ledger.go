@@ -140,9 +140,12 @@ type Row struct {
 	// Messages are the events that came whole, or the messages that a WebSocket
 	// had echoed. Unechoed are those that it sent before the server's Close
 	// frame came, and that were not echoed before it: the closing may be clean
-	// all the same, because RFC 6455 promises nothing about them. GoingAway are
-	// the clean ends with status 1001.
+	// all the same, because no server can keep them from crossing its Close
+	// frame, and RFC 6455 lets nobody send any data after that. Unless they had
+	// waited for long: UnechoedFor is the longest that one had when the frame
+	// came. GoingAway are the clean ends with status 1001.
 	Messages, Unechoed, GoingAway int
+	UnechoedFor                   time.Duration
 
 	RefusedEarly int // of Refused: before the signal
 	Conns        int // that were established
@@ -181,6 +184,7 @@ type tally struct {
 	firstEnd, lastEnd     time.Time
 	messages              int
 	unechoed, goingAway   int
+	unechoedFor           time.Duration
 }
 
 func (t *tally) end(o Outcome, began, ended time.Time, signalled bool) {
@@ -232,6 +236,7 @@ func (r *Row) add(o *Row) {
 	r.Messages += o.Messages
 	r.Unechoed += o.Unechoed
 	r.GoingAway += o.GoingAway
+	r.UnechoedFor = max(r.UnechoedFor, o.UnechoedFor)
 	r.RefusedEarly += o.RefusedEarly
 	r.Conns += o.Conns
 	r.ClosedIdle += o.ClosedIdle
@@ -330,6 +335,7 @@ func (t *tally) row() Row {
 		Messages:       t.messages,
 		Unechoed:       t.unechoed,
 		GoingAway:      t.goingAway,
+		UnechoedFor:    t.unechoedFor,
 		RefusedEarly:   t.early,
 		Conns:          t.conns,
 		ClosedIdle:     t.closedIdle,

@@ -133,6 +133,7 @@ func wantCounts(t testing.TB, led Ledger, got, want Row) {
 	got.Group, got.Kind = "", 0
 	got.LastAnswer, got.FirstRefusal, got.FirstClosed, got.LastClosed = want.LastAnswer, want.FirstRefusal, want.FirstClosed, want.LastClosed
 	got.FirstEnd, got.LastEnd, got.Slowest, got.Late = want.FirstEnd, want.LastEnd, 0, 0
+	got.UnechoedFor = 0
 	if want.Conns == 0 {
 		got.Conns = 0
 	}

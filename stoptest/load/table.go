@@ -90,6 +90,9 @@ func (l Ledger) String() string {
 			fmt.Fprintf(&b, "first refusal %s\n", l.when(t.FirstRefusal))
 		}
 	}
+	if t.Unechoed > 0 {
+		fmt.Fprintf(&b, "%d messages crossed a Close frame, the oldest %v before it\n", t.Unechoed, round(t.UnechoedFor))
+	}
 	if t.RefusedEarly > 0 {
 		fmt.Fprintf(&b, "%d refused before the signal\n", t.RefusedEarly)
 	}

@@ -52,6 +52,7 @@ func (c *client) chat(cn *conn, loss Loss, writeErr error) (goOn bool) {
 	if outcome == CleanEnd {
 		if ws.waiting != nil {
 			c.tally.unechoed++
+			c.tally.unechoedFor = max(c.tally.unechoedFor, ws.told.Sub(ws.sent))
 		}
 		if ws.status == wsGoingAway {
 			c.tally.goingAway++
@@ -77,18 +78,19 @@ type webSocket struct {
 	next    time.Time // when the next is due
 	message []byte    // as much as came of the present one
 	leaving bool      // the client has sent a Close frame by itself
+	sent    time.Time // when that was sent, or the client's Close frame
 	status  int       // of the server's Close frame
+	told    time.Time // when that came
 }
 
 // run returns how it ended, with an error if that was not clean.
 func (ws *webSocket) run() (Outcome, error) {
 	timeout := ws.load.cfg.AnswerTimeout
-	var sent time.Time
 	for {
 		now := time.Now()
 		ending := ws.load.ctx.Err() != nil
 		if ending && !ws.leaving && ws.waiting == nil {
-			ws.leaving, sent = true, now
+			ws.leaving, ws.sent = true, now
 			if err := ws.send(wsClose, binary.BigEndian.AppendUint16(nil, wsNormal)); err != nil {
 				return Cut, err
 			}
@@ -96,14 +98,14 @@ func (ws *webSocket) run() (Outcome, error) {
 		deadline := ws.next
 		switch {
 		case ws.waiting != nil || ws.leaving:
-			deadline = sent.Add(timeout)
+			deadline = ws.sent.Add(timeout)
 		case !now.Before(ws.next) && ws.quiet():
-			ws.waiting, sent = strconv.AppendInt(append(append([]byte(nil), ws.id...), ' '), int64(ws.n), 10), now
+			ws.waiting, ws.sent = strconv.AppendInt(append(append([]byte(nil), ws.id...), ' '), int64(ws.n), 10), now
 			ws.n++
 			// A failure is the connection's, whose end, or a Close frame
 			// before it, is still to be read.
 			_ = ws.send(wsText, ws.waiting)
-			deadline = sent.Add(timeout)
+			deadline = ws.sent.Add(timeout)
 		case !now.Before(ws.next):
 			deadline = now.Add(timeout) // for what has come and was not read
 		}
@@ -147,7 +149,7 @@ func (ws *webSocket) read() (over bool, err error) {
 	case wsPong:
 		return false, nil
 	case wsClose:
-		ws.status = 1005 // none
+		ws.status, ws.told = 1005, time.Now() // no status
 		if len(payload) >= 2 {
 			ws.status = int(binary.BigEndian.Uint16(payload))
 		}

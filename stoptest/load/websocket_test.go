@@ -77,6 +77,7 @@ func TestWebSockets(t *testing.T) {
 		how  How
 	}{
 		{"1001", func(c *serverConn, _ string) { closing(c, 1001) }, clean, 0},
+		{"after a while 1001", func(c *serverConn, _ string) { time.Sleep(50 * time.Millisecond); closing(c, 1001) }, clean, 0},
 		{"1000", func(c *serverConn, _ string) { closing(c, 1000) }, other, 0},
 		{"1012", func(c *serverConn, _ string) { closing(c, 1012) }, other, 0},
 		{"echo, then 1001", func(c *serverConn, m string) {
@@ -146,6 +147,9 @@ func TestWebSockets(t *testing.T) {
 			}
 			led := start(t, cfg).Wait()
 			wantCounts(t, led, led.Total, test.want)
+			if age := led.Total.UnechoedFor; (age > 0) != (led.Total.Unechoed > 0) || strings.HasPrefix(test.name, "after") && age < 50*time.Millisecond {
+				t.Errorf("%d messages not echoed for %v", led.Total.Unechoed, age)
+			}
 			for _, s := range led.Losses {
 				if s.Outcome != Cut || s.How != test.how || s.AnswerBytes == 0 {
 					t.Errorf("loss = %+v, want how %v", s, test.how)
