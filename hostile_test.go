@@ -446,7 +446,7 @@ func TestHostileClients(t *testing.T) {
 	}{
 		{"HTTP1", http1Attacks, nil, 15 * time.Second, []string{"-h2c"}},
 		{"HTTP2", http2Attacks, nil, 15 * time.Second, []string{"-h2c"}},
-		{"streams", streamAttacks, nil, shortGrace + slack, []string{"-h2c", "-grace", shortGrace.String()}},
+		{"streams", streamAttacks, nil, 6*time.Second + slack, []string{"-h2c", "-grace", "6s"}}, // a connection to the program may take some of it
 		{"TLS", tlsAttacks, &tls.Config{RootCAs: pki.pool}, 15 * time.Second, []string{"-tls-cert", pki.cert, "-tls-key", pki.key}},
 	} {
 		stop := func(t *testing.T, attacks []attack) {
