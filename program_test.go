@@ -40,6 +40,11 @@ func runAs(name string) {
 		err = everythingLibrary(everything(work), os.Args[1], os.Args[2])
 	case "library":
 		err = library(srv, os.Args[1])
+	case "target":
+		srv.Handler = target(work)
+		err = idiom(srv, os.Args[1])
+	case "untimed":
+		err = untimed(target(work), os.Args[1:])
 	default:
 		err = fmt.Errorf("no program %q", name)
 	}
