@@ -554,7 +554,7 @@ func TestPool(t *testing.T) {
 		put()
 		time.Sleep(idleTimeout/2 - 1)
 		expect(3)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		expect(2)
 		c, reused, err := p.get(t.Context())
 		if err != nil || !reused {
@@ -565,7 +565,7 @@ func TestPool(t *testing.T) {
 		p.put(c)
 		time.Sleep(idleTimeout - 1)
 		expect(1)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		expect(0)
 		for range idleConns + 10 {
 			put()
