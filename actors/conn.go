@@ -22,6 +22,10 @@ const (
 	// pausesKept is how many times its usual pause a client is waited for.
 	pausesKept = 3
 
+	// leastLeave is how long an HTTP/2 connection without streams is left to
+	// net/http at least, which closes most a second after their GOAWAY.
+	leastLeave = 2 * time.Second
+
 	// halfOpenFor is how long a request goes on whose client has closed its
 	// sending side, while nothing of the answer is written.
 	halfOpenFor = 5 * time.Second
@@ -69,7 +73,7 @@ type conn struct {
 	halfOpen chan struct{}           // closed to end the wait for an answer to a client that sends no more
 	deadline time.Time               // what net/http wants as read deadline
 	told     bool                    // the read deadline is in the past: close if nothing has arrived
-	until    time.Time               // while draining, not busy: when to be told
+	until    time.Time               // while draining, not busy, without streams: when to be told
 	timer    *time.Timer             // fires then
 	current  *response               // the request being answered
 	streams  map[*response2]struct{} // HTTP/2: those being answered
@@ -240,7 +244,7 @@ func (c *conn) stay() {
 func (c *conn) lastLook(p []byte, err error) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.told || !errors.Is(err, os.ErrDeadlineExceeded) {
+	if !c.told || c.state == multi || !errors.Is(err, os.ErrDeadlineExceeded) {
 		return 0, err
 	}
 	if n := readNow(c.Conn, p); n > 0 {
@@ -402,6 +406,9 @@ func (c *conn) idle() {
 			c.late = true
 			c.server.goAway()
 		}
+		if c.server.draining.Load() {
+			c.leave()
+		}
 		return
 	}
 	if c.state != busy {
@@ -453,8 +460,18 @@ func (c *conn) keep() {
 			d = max(d, want)
 		}
 	}
-	d = min(d, c.server.stop.idleGrace())
-	c.until = now.Add(d)
+	c.tellIn(min(d, c.server.stop.idleGrace()))
+}
+
+// leave bounds how long an HTTP/2 connection without streams is kept, once it
+// was sent GOAWAY. net/http closes it a second later, but not while it writes:
+// never, if the client asks for answers (to PINGs) faster than it takes them.
+// c.mu is held.
+func (c *conn) leave() { c.tellIn(max(leastLeave, c.server.stop.idleGrace())) }
+
+// tellIn is when to be told. c.mu is held.
+func (c *conn) tellIn(d time.Duration) {
+	c.until = time.Now().Add(d)
 	if c.timer == nil {
 		c.timer = time.AfterFunc(d, c.tell)
 	} else {
@@ -467,7 +484,7 @@ func (c *conn) keep() {
 func (c *conn) tell() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.state != fresh && c.state != idle || c.told {
+	if c.state != fresh && c.state != idle && (c.state != multi || len(c.streams) > 0) || c.told {
 		return
 	}
 	now := time.Now()

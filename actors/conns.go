@@ -68,8 +68,12 @@ func (s *server) release() {
 	// What is accepted from here on, or becomes idle, sees draining by itself.
 	for _, c := range s.list() {
 		c.mu.Lock()
-		if (c.state == fresh || c.state == idle) && c.until.IsZero() {
+		switch {
+		case !c.until.IsZero():
+		case c.state == fresh || c.state == idle:
 			c.keep()
+		case c.state == multi && len(c.streams) == 0:
+			c.leave()
 		}
 		c.mu.Unlock()
 	}
