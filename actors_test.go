@@ -360,7 +360,7 @@ func BenchmarkStopTimes(b *testing.B) {
 func inFlight(t *testing.T, s subject) <-chan error {
 	t.Helper()
 	done := make(chan error, 1)
-	before := strings.Count(s.program.log(), "msg=slow")
+	before := strings.Count(s.program.log(), "msg=begun")
 	go func() {
 		resp, err := http.Get("http://" + s.server.addr + "/slow")
 		if err == nil {
@@ -368,7 +368,7 @@ func inFlight(t *testing.T, s subject) <-chan error {
 		}
 		done <- err
 	}()
-	for deadline := time.Now().Add(20 * time.Second); strings.Count(s.program.log(), "msg=slow") == before; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); strings.Count(s.program.log(), "msg=begun") == before; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the request did not reach the program")
 		}

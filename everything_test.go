@@ -152,8 +152,8 @@ func atOnce(prefix, addr string, cfg *tls.Config, keepAlive, fresh int) (warm, i
 	for _, g := range []load.Group{
 		{Name: "slow", Kind: load.Fresh, N: 20, Requests: 1, Path: "/slow", Delay: -1},
 		{Name: "slow h2", Kind: load.HTTP2, Streams: 20, Requests: 1, Path: "/slow", Delay: -1},
-		{Name: "upload", Kind: load.Fresh, N: 5, Requests: 1, Body: 1 << 20, BodyTime: 3 * time.Second, Delay: -1},
-		{Name: "upload h2", Kind: load.HTTP2, Streams: 5, Requests: 1, Body: 1 << 20, BodyTime: 3 * time.Second, Delay: -1},
+		{Name: "upload", Kind: load.Fresh, N: 5, Requests: 1, Path: "/upload", Body: 1 << 20, BodyTime: 3 * time.Second, Delay: -1},
+		{Name: "upload h2", Kind: load.HTTP2, Streams: 5, Requests: 1, Path: "/upload", Body: 1 << 20, BodyTime: 3 * time.Second, Delay: -1},
 	} {
 		inFlight = append(inFlight, group(g))
 	}
@@ -169,6 +169,25 @@ func TestStopWithEverything(t *testing.T) {
 				stopWithEverything(t, start)
 			}
 		})
+	}
+}
+
+// begun waits until the program has begun to serve what is to be in flight: a
+// request that has only been sent may still be refused, over HTTP/2.
+func (p *process) begun(t testing.TB, inFlight []load.Group) {
+	t.Helper()
+	var want int
+	for _, g := range inFlight {
+		want += max(g.N, g.Streams)
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		begun := strings.Count(p.log(), "msg=begun")
+		if begun == want {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d requests have begun after 20 s, want %d:\n%s", begun, want, p.log())
+		}
 	}
 }
 
@@ -192,14 +211,7 @@ func stopWithEverything(t *testing.T, start func(testing.TB, *pki) everythingSer
 			t.Fatal(err)
 		}
 	}
-	for _, g := range inFlight {
-		for snap := l.Snapshot(); snap.Row(g.Name).InFlight < snap.Row(g.Name).Clients; snap = l.Snapshot() {
-			if snap.Row(g.Name).Requests > 0 {
-				t.Fatalf("requests of %s ended before the signal:\n%v", g.Name, snap)
-			}
-			time.Sleep(time.Millisecond)
-		}
-	}
+	s.program.begun(t, inFlight)
 	time.Sleep(rand.N(300 * time.Millisecond)) // any moment will do
 
 	l.Signalled(time.Now())

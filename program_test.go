@@ -95,6 +95,10 @@ type work struct {
 }
 
 func (p *work) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch r.URL.Path {
+	case "/slow", "/upload":
+		fmt.Fprintf(os.Stderr, "msg=begun path=%s\n", r.URL.Path)
+	}
 	if _, err := io.Copy(io.Discard, r.Body); err != nil {
 		return
 	}
@@ -105,7 +109,6 @@ func (p *work) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.mu.Unlock()
 	}
 	if r.URL.Path == "/slow" {
-		fmt.Fprintln(os.Stderr, "msg=slow")
 		time.Sleep(2 * time.Second)
 	}
 	w.Header().Set("X-Request-Id", id)

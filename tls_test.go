@@ -386,7 +386,7 @@ func slowly(t *testing.T, program *process, c *http.Client, url string) <-chan e
 		}
 		done <- err
 	}()
-	program.until(t, "msg=slow")
+	program.until(t, "msg=begun")
 	return done
 }
 
