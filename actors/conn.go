@@ -64,7 +64,7 @@ type conn struct {
 
 	mu       sync.Mutex
 	state    connState
-	since    time.Time               // when state was entered
+	since    time.Duration           // when state was entered, by the server's clock
 	longest  time.Duration           // the client's longest recent pause; 0: none yet
 	greeting handshake               // under TLS, which begins with it
 	requests framing                 // where requests end; not under TLS
@@ -87,14 +87,15 @@ type connKey struct{}
 
 // connOf finds the conn under what net/http knows as the connection.
 func connOf(nc net.Conn) *conn {
-	if t, ok := nc.(*tls.Conn); ok {
-		nc = t.NetConn()
+	switch t := nc.(type) {
+	case *conn:
+		return t
+	case *tls.Conn:
+		return connOf(t.NetConn())
+	case interface{ UnencryptedNetConn() net.Conn }: // net/http's disguise of HTTP/2 without TLS
+		return connOf(t.UnencryptedNetConn())
 	}
-	if u, ok := nc.(interface{ UnencryptedNetConn() net.Conn }); ok { // net/http's disguise of HTTP/2 without TLS
-		nc = u.UnencryptedNetConn()
-	}
-	c, _ := nc.(*conn)
-	return c
+	return nil
 }
 
 // requestConn finds the conn that a request came on.
@@ -151,7 +152,7 @@ func (c *conn) received(p []byte, next bool) (n int) {
 // take is received. c.mu is held.
 func (c *conn) take(p []byte, next bool) (n int) {
 	if !c.greeting.over && c.greeting.take(p) == len(p) {
-		c.since = time.Now() // nothing was asked yet
+		c.since = c.server.clock() // nothing was asked yet
 		c.stay()
 		if c.state == fresh && c.server.draining.Load() {
 			c.keep()
@@ -162,10 +163,10 @@ func (c *conn) take(p []byte, next bool) (n int) {
 		if p = c.requests.trim(p); len(p) == 0 {
 			return 0
 		}
-		c.begins(time.Now())
+		c.begins()
 		if d := c.server.headerTimeout(); d > 0 && len(p) < 4 && !c.told {
 			// net/http begins to count with the fourth byte.
-			c.Conn.SetReadDeadline(c.since.Add(d))
+			c.Conn.SetReadDeadline(c.server.born.Add(c.since + d))
 		}
 	}
 	c.ahead = c.ahead || next
@@ -217,11 +218,12 @@ func (c *conn) wake() {
 }
 
 // begins makes the connection busy. c.mu is held.
-func (c *conn) begins(now time.Time) {
+func (c *conn) begins() {
+	now := c.server.clock()
 	if c.state == idle {
 		// The longest pause is forgotten by an eighth each request, so that
 		// one long pause of a client does not count forever.
-		c.longest = max(now.Sub(c.since), c.longest-c.longest/8)
+		c.longest = max(now-c.since, c.longest-c.longest/8)
 	}
 	c.state, c.since = busy, now
 	c.stay()
@@ -264,7 +266,7 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	if c.begun { // this is for an idle connection, which this one is not
 		c.begun = false
 		if d := c.server.headerTimeout(); d > 0 {
-			t = c.since.Add(d)
+			t = c.server.born.Add(c.since + d)
 		}
 	}
 	c.deadline = t
@@ -415,7 +417,7 @@ func (c *conn) idle() {
 		return
 	}
 	c.answered()
-	c.since = time.Now()
+	c.since = c.server.clock()
 	behind, _ := c.requests.behind()
 	behind, c.ahead = behind || c.ahead, false
 	c.requests.endBody()
@@ -438,7 +440,6 @@ func (c *conn) idle() {
 // client should have sent the next request, which is then answered with
 // "Connection: close".
 func (c *conn) keep() {
-	now := time.Now()
 	d := leastKeep
 	if net, ok := tcpState(c.Conn); ok {
 		// A request that crosses our FIN was sent up to a round trip before,
@@ -456,7 +457,7 @@ func (c *conn) keep() {
 		if pause == 0 {
 			pause = c.server.usual
 		}
-		if want := pausesKept * pause; now.Sub(c.since) <= want {
+		if want := pausesKept * pause; c.server.clock()-c.since <= want {
 			d = max(d, want)
 		}
 	}
@@ -487,12 +488,11 @@ func (c *conn) tell() {
 	if c.state != fresh && c.state != idle && (c.state != multi || len(c.streams) > 0) || c.told {
 		return
 	}
-	now := time.Now()
-	if left := c.until.Sub(now); left > 0 { // a timer of an earlier pause
+	if left := time.Until(c.until); left > 0 { // a timer of an earlier pause
 		c.timer.Reset(left)
 		return
 	}
-	if net, ok := tcpState(c.Conn); ok && net.unacked && now.Sub(c.since) < c.server.stop.idleGrace() {
+	if net, ok := tcpState(c.Conn); ok && net.unacked && c.server.clock()-c.since < c.server.stop.idleGrace() {
 		// The last answer has not arrived yet: the client's pause has not begun.
 		c.timer.Reset(min(leastKeep, net.rtt+net.rto))
 		return
@@ -521,7 +521,7 @@ func (c *conn) under(now time.Time) []Request {
 		if c.said && c.state == busy {
 			return nil // it has its answer, and is only being heard out
 		}
-		r := Request{Class: HTTP1, Client: client, Age: now.Sub(c.since)}
+		r := Request{Class: HTTP1, Client: client, Age: c.server.clock() - c.since}
 		if c.state == hijacked {
 			r.Class = Hijacked
 		}

@@ -8,7 +8,7 @@ import (
 )
 
 func (s *server) track(nc net.Conn) *conn {
-	c := &conn{Conn: nc, server: s, since: time.Now(), greeting: handshake{over: !s.tls}, requests: framing{on: !s.tls}}
+	c := &conn{Conn: nc, server: s, since: s.clock(), greeting: handshake{over: !s.tls}, requests: framing{on: !s.tls}}
 	s.mu.Lock()
 	s.conns[c] = struct{}{}
 	s.mu.Unlock()

@@ -79,7 +79,7 @@ func (c *conn) begin(res *response, length int64) {
 		return
 	}
 	if c.state != busy { // under TLS it may have come with an earlier request
-		c.begins(time.Now())
+		c.begins()
 	}
 	c.current, c.base = res, c.written.Load()
 	c.requests.beginBody(length)
