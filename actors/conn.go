@@ -19,6 +19,11 @@ const (
 	// client could know, also where both ends wait for a processor.
 	leastKeep = 250 * time.Millisecond
 
+	// leastWelcome is how long a connection is kept at least from when it was
+	// accepted, or from the latest part of its TLS handshake: time for a first
+	// request, also of a client that waits long for a processor.
+	leastWelcome = 2 * leastKeep
+
 	// pausesKept is how many times its usual pause a client is waited for.
 	pausesKept = 3
 
@@ -61,6 +66,7 @@ type conn struct {
 	server *server
 
 	written atomic.Int64 // bytes; those of a ReadFrom count when it returns
+	reading atomic.Int32 // Reads of the socket under way
 
 	mu       sync.Mutex
 	state    connState
@@ -70,8 +76,8 @@ type conn struct {
 	requests framing                 // where requests end; not under TLS
 	ahead    bool                    // the first byte of the next request was handed out early
 	begun    bool                    // the next request has begun before the answer to the current one ended
-	halfOpen chan struct{}           // closed to end the wait for an answer to a client that sends no more
 	deadline time.Time               // what net/http wants as read deadline
+	armed    time.Time               // the socket's
 	told     bool                    // the read deadline is in the past: close if nothing has arrived
 	until    time.Time               // while draining, not busy, without streams: when to be told
 	timer    *time.Timer             // fires then
@@ -81,6 +87,13 @@ type conn struct {
 	late     bool                    // HTTP/2: it came while draining, and was sent GOAWAY
 	base     int64                   // written before that
 	said     bool                    // all has been written that will be: CloseWrite was called
+
+	// See rest.
+	resting   bool
+	restUntil time.Duration
+	rested    sync.Cond
+	alarm     *time.Timer   // ends a rest
+	alarmAt   time.Duration // when it fires; 0: it does not
 }
 
 type connKey struct{}
@@ -106,11 +119,12 @@ func requestConn(ctx context.Context) *conn {
 
 func (c *conn) Read(p []byte) (int, error) {
 	for {
-		n, limit, next := c.early(p)
-		if n > 0 {
-			return n, nil
+		n, limit, next, err := c.early(p)
+		if n > 0 || err != nil {
+			return n, err
 		}
-		n, err := c.Conn.Read(p[:limit])
+		n, err = c.Conn.Read(p[:limit])
+		c.reading.Add(-1)
 		switch {
 		case n > 0:
 			if n = c.received(p[:n], next); n == 0 {
@@ -128,7 +142,7 @@ func (c *conn) Read(p []byte) (int, error) {
 // early hands out what arrived together with an earlier request, or says how
 // much may be read at once, and whether this is net/http's look for the next
 // request during the current one, once that one's body has been read.
-func (c *conn) early(p []byte) (n, limit int, next bool) {
+func (c *conn) early(p []byte) (n, limit int, next bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	next = c.state == busy && c.requests.next(len(p), c.current != nil)
@@ -137,7 +151,18 @@ func (c *conn) early(p []byte) (n, limit int, next bool) {
 	}
 	n, limit = c.requests.early(p)
 	c.ahead = c.ahead || next && n > 0
-	return n, limit, next
+	if n > 0 {
+		return n, limit, next, nil
+	}
+	if next && c.requests.on && c.base > 0 && !c.server.stop.closing.Load() && c.rest(c.since+lookAfter) {
+		return 0, 0, next, os.ErrDeadlineExceeded
+	}
+	if c.state == gone { // net/http may begin to look after it has closed
+		return 0, 0, next, net.ErrClosed
+	}
+	c.arm()
+	c.reading.Add(1)
+	return 0, limit, next, nil
 }
 
 // received notes that bytes have arrived, and returns how many of them to hand
@@ -164,9 +189,8 @@ func (c *conn) take(p []byte, next bool) (n int) {
 			return 0
 		}
 		c.begins()
-		if d := c.server.headerTimeout(); d > 0 && len(p) < 4 && !c.told {
-			// net/http begins to count with the fourth byte.
-			c.Conn.SetReadDeadline(c.server.born.Add(c.since + d))
+		if d := c.server.headerTimeout(); d > 0 && len(p) < 4 {
+			c.deadline = c.server.born.Add(c.since + d) // net/http begins to count with the fourth byte
 		}
 	}
 	c.ahead = c.ahead || next
@@ -192,29 +216,11 @@ func (c *conn) more() bool {
 // Where nothing is written for long it is taken to be gone.
 func (c *conn) sendsNoMore() error {
 	c.mu.Lock()
-	if !c.deadline.IsZero() && c.deadline.Before(time.Now()) { // meanwhile
-		c.mu.Unlock()
-		return os.ErrDeadlineExceeded
-	}
-	over := make(chan struct{})
-	c.halfOpen = over
-	c.mu.Unlock()
-	timer := time.NewTimer(halfOpenFor)
-	defer timer.Stop()
-	select {
-	case <-over:
+	defer c.mu.Unlock()
+	if c.rest(c.server.clock() + halfOpenFor) {
 		return os.ErrDeadlineExceeded // net/http has the answer, and ends its look
-	case <-timer.C:
-		return io.EOF
 	}
-}
-
-// wake ends the wait of sendsNoMore. c.mu is held.
-func (c *conn) wake() {
-	if c.halfOpen != nil {
-		close(c.halfOpen)
-		c.halfOpen = nil
-	}
+	return io.EOF
 }
 
 // begins makes the connection busy. c.mu is held.
@@ -234,10 +240,7 @@ func (c *conn) stay() {
 	if c.timer != nil {
 		c.timer.Stop()
 	}
-	if c.told {
-		c.told = false
-		c.Conn.SetReadDeadline(c.deadline)
-	}
+	c.told = false
 }
 
 // lastLook ends a Read that failed. If that is by the deadline of a connection
@@ -249,36 +252,16 @@ func (c *conn) lastLook(p []byte, err error) (int, error) {
 	if !c.told || c.state == multi || !errors.Is(err, os.ErrDeadlineExceeded) {
 		return 0, err
 	}
-	if n := readNow(c.Conn, p); n > 0 {
+	n := readNow(c.Conn, p)
+	c.armed = time.Time{} // by readNow
+	if n > 0 {
 		if n = c.take(p[:n], false); n > 0 {
 			return n, nil
 		}
 	}
-	c.Conn.SetReadDeadline(aLongTimeAgo) // net/http forgets the error of its look for HTTP/2's preface, and reads again
+	// net/http forgets the error of its look for HTTP/2's preface, and reads
+	// again: that must fail as well, as the next Read sees to.
 	return 0, err
-}
-
-// SetReadDeadline is net/http's. It waits while the connection is told to
-// close; if a request arrives after all it takes effect then.
-func (c *conn) SetReadDeadline(t time.Time) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.begun { // this is for an idle connection, which this one is not
-		c.begun = false
-		if d := c.server.headerTimeout(); d > 0 {
-			t = c.server.born.Add(c.since + d)
-		}
-	}
-	c.deadline = t
-	c.wake()
-	if c.told {
-		return nil
-	}
-	return c.Conn.SetReadDeadline(t)
-}
-
-func (c *conn) SetDeadline(t time.Time) error {
-	return errors.Join(c.SetReadDeadline(t), c.Conn.SetWriteDeadline(t))
 }
 
 func (c *conn) Write(p []byte) (int, error) {
@@ -337,6 +320,9 @@ func (c *conn) Close() error {
 		c.state = gone
 		if c.timer != nil {
 			c.timer.Stop()
+		}
+		if c.alarm != nil {
+			c.alarm.Stop()
 		}
 		c.wake()
 	}
@@ -452,6 +438,10 @@ func (c *conn) keep() {
 		}
 		d = max(d, net.rtt+patience)
 	}
+	if c.state == fresh {
+		// The client may not even have been told that it is connected.
+		d = max(d, leastWelcome-(c.server.clock()-c.since))
+	}
 	if c.state == idle {
 		pause := c.longest
 		if pause == 0 {
@@ -498,6 +488,7 @@ func (c *conn) tell() {
 		return
 	}
 	c.told = true
+	c.armed = aLongTimeAgo
 	c.Conn.SetReadDeadline(aLongTimeAgo)
 }
 
@@ -543,5 +534,6 @@ func (c *conn) under(now time.Time) []Request {
 func readSoon(nc net.Conn, p []byte) int {
 	nc.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
 	n, _ := nc.Read(p)
+	nc.SetReadDeadline(time.Time{})
 	return n
 }

@@ -9,6 +9,7 @@ import (
 
 func (s *server) track(nc net.Conn) *conn {
 	c := &conn{Conn: nc, server: s, since: s.clock(), greeting: handshake{over: !s.tls}, requests: framing{on: !s.tls}}
+	c.rested.L = &c.mu
 	s.mu.Lock()
 	s.conns[c] = struct{}{}
 	s.mu.Unlock()

@@ -111,8 +111,10 @@ func (s *simulation) owed(r *request) bool {
 // until is how long a connection is kept for a request, as promised in the
 // comments of Stop.IdleGrace and conn.keep.
 func (s *simulation) until(r *request) time.Time {
-	from, keep := later(s.drain, r.accepted), 250*time.Millisecond
+	from := later(s.drain, r.accepted)
+	keep := max(250*time.Millisecond, r.accepted.Add(500*time.Millisecond).Sub(from))
 	if i := slices.Index(r.requests, r); i > 0 {
+		keep = 250 * time.Millisecond
 		p := r.requests[i-1]
 		since := p.done
 		if p.early { // net/http reads the body, when it has answered
@@ -274,8 +276,9 @@ func (s *simulation) letGo(l *line) (t time.Time, quiet bool) {
 		}
 		since = r.done
 	}
-	keep := 250 * time.Millisecond
+	keep := max(250*time.Millisecond, l.accepted.Add(500*time.Millisecond).Sub(from))
 	if !since.IsZero() {
+		keep = 250 * time.Millisecond
 		if longest == 0 {
 			longest = 500 * time.Millisecond
 			for _, other := range s.net.lines {
