@@ -166,6 +166,30 @@ func TestServersThatLose(t *testing.T) {
 	}
 }
 
+// A server that does nothing about the signal dies of it, and so do all
+// requests of clients that do not look.
+func TestServerThatDies(t *testing.T) {
+	t.Parallel()
+	r := stoptest(t, []string{"-clients", "blind=5", "-think", "10ms"}, "dies")
+	if n := r.report.Total; r.status != 1 || n.Failed() != 10 || n.Lost != 10 {
+		t.Errorf("status %d, total %+v; want 1 and 10 lost", r.status, n)
+	}
+	for _, s := range r.report.Stops {
+		if s.ExitStatus == nil || *s.ExitStatus != 143 {
+			t.Errorf("stop: %s; want status 143", words(&s, false))
+		}
+	}
+}
+
+// What is to go on serving is not to refuse.
+func TestReloadThatRefuses(t *testing.T) {
+	t.Parallel()
+	r := stoptest(t, []string{"-clients", "fresh=3", "-reload", "HUP", "-stops", "1"}, "closes its door")
+	if n := r.report.Total; r.status != 1 || n.RefusedEarly == 0 || n.RefusedEarly != n.Refused || n.AnsweredAfter == 0 {
+		t.Errorf("status %d, total %+v; want 1, early refusals, and answers after these", r.status, n)
+	}
+}
+
 func TestServersThatDoNotStop(t *testing.T) {
 	for _, kind := range []string{"never exits", "ignores", "forks"} {
 		t.Run(kind, func(t *testing.T) {

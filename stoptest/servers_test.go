@@ -26,7 +26,9 @@ import (
 // at its end how many requests it has lost: "lost 5".
 func badServer(kind, addr string, args ...string) {
 	term, hup := make(chan os.Signal, 2), make(chan os.Signal, 1)
-	signal.Notify(term, syscall.SIGTERM)
+	if kind != "dies" {
+		signal.Notify(term, syscall.SIGTERM)
+	}
 	signal.Notify(hup, syscall.SIGHUP)
 	switch kind {
 	case "exits at once":
@@ -58,22 +60,22 @@ func badServer(kind, addr string, args ...string) {
 		return
 	}
 	s := &bad{kind: kind}
-	accepting := make(chan struct{})
-	go func() {
-		defer close(accepting)
-		for {
-			nc, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			s.conns.Go(func() { s.serve(nc) })
-		}
-	}()
+	accepting := s.accept(ln)
 	for told := false; !told; {
 		select {
 		case <-term:
 			told = kind != "ignores"
 		case <-hup:
+			if kind == "closes its door" {
+				ln.Close()
+				<-accepting
+				time.Sleep(200 * time.Millisecond) // refusing
+				if ln, err = lc.Listen(context.Background(), "tcp", addr); err != nil {
+					panic(err)
+				}
+				accepting = s.accept(ln)
+				continue
+			}
 			s.turn.Add(1) // on each connection, the next request is lost
 		}
 	}
@@ -114,6 +116,22 @@ type bad struct {
 	turn     atomic.Int64 // reloads
 	lost     atomic.Int64
 	conns    sync.WaitGroup
+}
+
+// accept returns a channel that is closed when the listener is.
+func (s *bad) accept(ln net.Listener) chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			nc, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			s.conns.Go(func() { s.serve(nc) })
+		}
+	}()
+	return done
 }
 
 func (s *bad) serve(nc net.Conn) {

@@ -145,7 +145,9 @@ func (t *trial) run(ctx context.Context) (stop report.Stop, err error) {
 	if t.reload != "" {
 		t.quit(ctx)
 	}
-	t.srv.kill()
+	if err := t.srv.kill(); err != nil {
+		return stop, fmt.Errorf("end what is left of %s: %w", t.command[0], err)
+	}
 	<-t.ended
 
 	stop.Date = told
