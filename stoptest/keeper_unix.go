@@ -75,7 +75,11 @@ func keep() (was bool) {
 		<-closed
 	case <-closed:
 	}
-	tell.Encode(keeperEvent{Killed: true, Left: killAll(pid, running, none)})
+	left, all := killAll(pid, running, none)
+	tell.Encode(keeperEvent{Killed: true, Left: left})
+	if !all {
+		os.Exit(1)
+	}
 	return true
 }
 
@@ -99,8 +103,9 @@ func reap(server int, exited chan<- keeperEvent, none chan<- struct{}) {
 	}
 }
 
-// killAll returns how many there were besides the server.
-func killAll(server int, running bool, none <-chan struct{}) (left int) {
+// killAll returns how many there were besides the server, and whether all are
+// gone.
+func killAll(server int, running bool, none <-chan struct{}) (left int, all bool) {
 	if running {
 		_ = unix.Kill(server, unix.SIGKILL) // it may be reaped just now: a process ID isn't used again that soon
 	}
@@ -111,9 +116,9 @@ func killAll(server int, running bool, none <-chan struct{}) (left int) {
 		}
 		select {
 		case <-none:
-			return left
+			return left, true
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
-	return left
+	return left, false
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -38,10 +39,15 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// freeAddr is one that nobody has.
+// freeAddr is one that nobody has. On Linux nobody else will take it either: it
+// is on a loopback address that is used once.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	host := "127.0.0.1"
+	if runtime.GOOS == "linux" {
+		host = fmt.Sprintf("127.255.%d.%d", 1+rand.IntN(250), 1+rand.IntN(250))
+	}
+	ln, err := net.Listen("tcp", host+":0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,6 +91,9 @@ func stoptest(t *testing.T, flags []string, kind string, args ...string) result 
 	}
 	if r.report.Status != r.status || !strings.Contains(r.stdout, r.report.Verdict) {
 		t.Errorf("status %d, and %d in the report; verdict %q", r.status, r.report.Status, r.report.Verdict)
+	}
+	if r.report.Error != "" {
+		t.Fatalf("%s\n%s", r.stdout, r.stderr)
 	}
 	for i := range r.report.Stops {
 		checkStop(t, &r.report.Stops[i])
@@ -370,6 +379,9 @@ func TestOverALine(t *testing.T) {
 	r, err := report.Read(json)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if len(r.Rows) != 3 {
+		t.Fatalf("%s\n%s", &stdout, &stderr)
 	}
 	// Those of keep-alive clients all are dropped after they were read.
 	if got := r.Rows[0].Lost + r.Rows[1].Lost; status != 1 || got != 2*(5+4) || r.Line.Delay != delay.Seconds() || math.Abs(r.Line.Jitter-0.005) > 1e-9 {

@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -219,11 +220,12 @@ func cutStreams(ln net.Listener, term <-chan os.Signal) {
 // queued is how many connections wait to be accepted, as Linux has it.
 func queued(addr net.Addr) int {
 	b, _ := os.ReadFile("/proc/net/tcp")
-	port := fmt.Sprintf(":%04X", addr.(*net.TCPAddr).Port)
+	ip := addr.(*net.TCPAddr).IP.To4()
+	local := fmt.Sprintf("%08X:%04X", binary.NativeEndian.Uint32(ip), addr.(*net.TCPAddr).Port)
 	for line := range strings.Lines(string(b)) {
 		//  0: 0100007F:49E5 00000000:0000 0A 00000000:00000005 ...
 		f := strings.Fields(line)
-		if len(f) > 4 && strings.HasSuffix(f[1], port) && f[3] == "0A" {
+		if len(f) > 4 && f[1] == local && f[3] == "0A" {
 			_, hex, _ := strings.Cut(f[4], ":")
 			n, _ := strconv.ParseInt(hex, 16, 64)
 			return int(n)
