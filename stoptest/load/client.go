@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -33,6 +34,7 @@ type client struct {
 
 	mu       sync.Mutex
 	outcomes []Outcome // by sequence number; only appended to
+	times    []span    // the same
 	tally    tally
 	inFlight bool
 	silent   bool // Idle, and done with its requests
@@ -197,7 +199,7 @@ func (c *client) judge(cn *conn, loss Loss, ans *answer, err, writeErr error) (g
 		return c.failed(loss, err)
 	}
 	if err := c.wrong(ans, loss.Before); err != nil {
-		loss.Outcome, loss.How = WrongAnswer, Malformed
+		loss.Outcome, loss.How = wrongOutcome(err), Malformed
 		return c.failed(loss, err)
 	}
 	outcome := Answered
@@ -251,11 +253,33 @@ func (c *client) trickle(cn *conn) (n int, err error) {
 	})
 }
 
-// wrong says why an answer is not the present request's.
+// errDuplicate is matched by what is wrong with one answer too many.
+var errDuplicate = errors.New("a duplicate")
+
+func wrongOutcome(err error) Outcome {
+	if errors.Is(err, errDuplicate) {
+		return Duplicated
+	}
+	return WrongAnswer
+}
+
+// answeredBefore reports whether an ID is that of an earlier request of this
+// client which has been answered.
+func (c *client) answeredBefore(id []byte) bool {
+	g, i, seq, ok := parseID(c.load.cfg.Run, string(id))
+	return ok && g == c.group.number && i == c.index && seq < len(c.outcomes) &&
+		(c.outcomes[seq] == Answered || c.outcomes[seq] == ErrorStatus)
+}
+
+// wrong says why an answer is not the present request's, or not only one.
 func (c *client) wrong(ans *answer, before Pending) error {
 	cfg := &c.load.cfg
 	id, good := c.id, ans.status < 400
 	switch extra := c.reader.w - c.reader.r; {
+	case cfg.EchoHeader != "" && ans.echo != nil && !bytes.Equal(ans.echo, id) && c.answeredBefore(ans.echo):
+		return fmt.Errorf("%w: %d to %s is to %s", errDuplicate, ans.status, id, ans.echo)
+	case cfg.EchoHeader != "" && c.Kind != WebSocket && bytes.HasPrefix(c.reader.buf[c.reader.r:c.reader.w], []byte("HTTP/1.")):
+		return fmt.Errorf("%w: two answers to %s", errDuplicate, id)
 	case extra > 0 && c.Kind != WebSocket:
 		return malformed("%d bytes beyond the answer", extra)
 	case before == PendingBytes:
@@ -314,14 +338,14 @@ func (c *client) refused(began time.Time, err error) (goOn bool) {
 	if outcome != Refused {
 		return c.failed(Loss{Outcome: outcome, How: howOf(err), Wrote: began}, err)
 	}
-	signalled := c.load.signalled()
+	early := c.load.cfg.GoesOn || !c.load.signalled()
 	c.mu.Lock()
-	if !signalled {
+	if early {
 		c.tally.early++
 	}
 	c.mu.Unlock()
 	c.ledger(Refused, began, time.Now())
-	return !signalled && c.pause(redial)
+	return early && c.pause(redial)
 }
 
 // nextID gives the request its ID.
@@ -349,6 +373,11 @@ func (c *client) failed(loss Loss, err error) (goOn bool) {
 		loss.at(c.cn.Conn)
 		c.drop()
 	}
+	if loss.Outcome == Lost {
+		c.mu.Lock()
+		c.tally.lose(&loss)
+		c.mu.Unlock()
+	}
 	c.load.keep(loss)
 	c.ledger(loss.Outcome, loss.Wrote, loss.Failed)
 	if loss.Outcome == ResetOnConnect || loss.Outcome == ClientError {
@@ -364,6 +393,7 @@ func (c *client) ledger(o Outcome, began, ended time.Time) {
 	defer c.mu.Unlock()
 	c.inFlight = false
 	c.outcomes = append(c.outcomes, o)
+	c.times = append(c.times, span{began.Sub(c.load.started), ended.Sub(c.load.started)})
 	c.tally.end(o, began, ended, after)
 }
 

@@ -49,6 +49,9 @@ func TestServerThatClosesIdleConnections(t *testing.T) {
 				l := start(t, Config{Addr: addr, Dial: taken.dial(addr, end), Groups: []Group{{Kind: kind, N: 3, Requests: 20}}})
 				led := l.Wait()
 				wantCounts(t, led, led.Total, want)
+				if n := led.Total; end == PendingFIN && n.LostFINBefore != n.Lost || end == PendingRST && n.LostRSTBefore != n.Lost {
+					t.Errorf("row = %+v, want all lost with %v before the write", n, end)
+				}
 				for _, s := range led.Losses {
 					if s.Before != end || s.Earlier != 1 {
 						t.Errorf("loss = %+v, want %v in the socket and 1 earlier request", s, end)

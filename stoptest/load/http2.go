@@ -158,7 +158,7 @@ func (c *client) stream() (goOn bool) {
 		return c.failed(loss, s.err)
 	}
 	if err := c.wrong(&answer{status: s.status, echo: s.echo, body: s.body}, Unknown); err != nil {
-		loss.Outcome, loss.How = WrongAnswer, Malformed
+		loss.Outcome, loss.How = wrongOutcome(err), Malformed
 		return c.failed(loss, err)
 	}
 	outcome := Answered

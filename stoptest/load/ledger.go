@@ -20,6 +20,7 @@ const (
 	SafeToRetry                   // HTTP/2: above GOAWAY's last stream ID, or refused by RST_STREAM
 	CleanEnd                      // a stream that the server ended as its protocol wants it
 	Cut                           // a stream that ended otherwise, once it had begun
+	Duplicated                    // a whole answer, to an earlier request that had been answered, or two; needs Config.EchoHeader
 	outcomes
 )
 
@@ -28,7 +29,7 @@ func (o Outcome) answered() bool { return o == Answered || o == CleanEnd }
 
 func (o Outcome) String() string {
 	names := [outcomes]string{"answered", "error status", "refused", "reset on connect", "lost", "wrong answer", "client error",
-		"safe to retry", "clean end", "cut"}
+		"safe to retry", "clean end", "cut", "duplicated"}
 	if o < outcomes {
 		return names[o]
 	}
@@ -75,8 +76,8 @@ func (p Pending) String() string {
 // MarshalText writes its name.
 func (p Pending) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 
-// Loss is a request that ended as [Lost], [WrongAnswer], [ResetOnConnect],
-// [ClientError] or [Cut], and what is known about it. On an HTTP/2 connection
+// Loss is a request that ended as [Lost], [WrongAnswer], [Duplicated],
+// [ResetOnConnect], [ClientError] or [Cut], and what is known about it. On an HTTP/2 connection
 // AnswerBytes and Sent are those of the stream, without what frames add.
 type Loss struct {
 	Outcome Outcome
@@ -116,8 +117,8 @@ func (l *Load) keep(loss Loss) {
 	l.losses = append(l.losses, loss)
 }
 
-// Row is a group's part of the ledger. The ten outcomes, from Answered to Cut,
-// add up to Requests.
+// Row is a group's part of the ledger. The eleven outcomes, from Answered to
+// Duplicated, add up to Requests.
 type Row struct {
 	Group   string
 	Kind    Kind
@@ -136,6 +137,13 @@ type Row struct {
 	SafeToRetry    int
 	CleanEnd       int
 	Cut            int
+	Duplicated     int
+
+	// What the kernel said of those Lost: which end of the connection lay in
+	// the socket before the request was written, or came after. LostTimeout and
+	// LostOther are the rest.
+	LostFINBefore, LostRSTBefore, LostFINAfter, LostRSTAfter int
+	LostTimeout, LostOther                                   int
 
 	// Messages are the events that came whole, or the messages that a WebSocket
 	// had echoed. Unechoed are those that it sent before the server's Close
@@ -185,6 +193,26 @@ type tally struct {
 	messages              int
 	unechoed, goingAway   int
 	unechoedFor           time.Duration
+
+	finBefore, rstBefore, finAfter, rstAfter, timeout, other int // of those lost
+}
+
+// lose notes what the kernel said of a lost request.
+func (t *tally) lose(s *Loss) {
+	switch {
+	case s.Before == PendingFIN:
+		t.finBefore++
+	case s.Before == PendingRST:
+		t.rstBefore++
+	case s.How == FIN:
+		t.finAfter++
+	case s.How == RST:
+		t.rstAfter++
+	case s.How == Timeout:
+		t.timeout++
+	default:
+		t.other++
+	}
 }
 
 func (t *tally) end(o Outcome, began, ended time.Time, signalled bool) {
@@ -233,6 +261,13 @@ func (r *Row) add(o *Row) {
 	r.SafeToRetry += o.SafeToRetry
 	r.CleanEnd += o.CleanEnd
 	r.Cut += o.Cut
+	r.Duplicated += o.Duplicated
+	r.LostFINBefore += o.LostFINBefore
+	r.LostRSTBefore += o.LostRSTBefore
+	r.LostFINAfter += o.LostFINAfter
+	r.LostRSTAfter += o.LostRSTAfter
+	r.LostTimeout += o.LostTimeout
+	r.LostOther += o.LostOther
 	r.Messages += o.Messages
 	r.Unechoed += o.Unechoed
 	r.GoingAway += o.GoingAway
@@ -279,6 +314,7 @@ type Ledger struct {
 
 	run      string
 	outcomes [][][]Outcome // by group, client, sequence number
+	times    [][][]span    // the same
 }
 
 // Snapshot is the ledger so far.
@@ -297,7 +333,7 @@ func (l *Load) Snapshot() Ledger {
 	}
 	for _, g := range groups {
 		row := Row{Group: g.Name, Kind: g.Kind}
-		outs := make([][]Outcome, 0, len(g.clients))
+		outs, times := make([][]Outcome, 0, len(g.clients)), make([][]span, 0, len(g.clients))
 		for _, c := range g.clients {
 			c.mu.Lock()
 			r := c.tally.row()
@@ -308,12 +344,13 @@ func (l *Load) Snapshot() Ledger {
 				r.InFlight = 1
 			}
 			outs = append(outs, c.outcomes[:len(c.outcomes):len(c.outcomes)])
+			times = append(times, c.times[:len(c.times):len(c.times)])
 			c.mu.Unlock()
 			row.add(&r)
 		}
 		led.Rows = append(led.Rows, row)
 		led.Total.add(&row)
-		led.outcomes = append(led.outcomes, outs)
+		led.outcomes, led.times = append(led.outcomes, outs), append(led.times, times)
 	}
 	led.Total.Group = "total"
 	return led
@@ -332,6 +369,13 @@ func (t *tally) row() Row {
 		SafeToRetry:    t.counts[SafeToRetry],
 		CleanEnd:       t.counts[CleanEnd],
 		Cut:            t.counts[Cut],
+		Duplicated:     t.counts[Duplicated],
+		LostFINBefore:  t.finBefore,
+		LostRSTBefore:  t.rstBefore,
+		LostFINAfter:   t.finAfter,
+		LostRSTAfter:   t.rstAfter,
+		LostTimeout:    t.timeout,
+		LostOther:      t.other,
 		Messages:       t.messages,
 		Unechoed:       t.unechoed,
 		GoingAway:      t.goingAway,
@@ -384,6 +428,37 @@ func (l *Ledger) Outcome(id string) (Outcome, bool) {
 		return 0, false
 	}
 	return l.outcomes[g][c][s], true
+}
+
+// Request is one that has ended.
+type Request struct {
+	Row          int           // its group's, in Rows
+	Began, Ended time.Duration // since the signal, or since the start if there was none
+	Outcome      Outcome
+}
+
+// span is from when a request's first byte was about to be written, or its dial
+// began, to when the client knew of its end. Both are since the load's start.
+type span struct{ began, ended time.Duration }
+
+// All are the requests, client by client.
+func (l *Ledger) All() iter.Seq[Request] {
+	var zero time.Duration
+	if !l.Signal.IsZero() {
+		zero = l.Signal.Sub(l.Started)
+	}
+	return func(yield func(Request) bool) {
+		for g, clients := range l.outcomes {
+			for c, outs := range clients {
+				for s, got := range outs {
+					at := l.times[g][c][s]
+					if !yield(Request{g, at.began - zero, at.ended - zero, got}) {
+						return
+					}
+				}
+			}
+		}
+	}
 }
 
 // IDs are those of the requests that ended in o.

@@ -33,7 +33,8 @@ type Config struct {
 	IDHeader string
 	// EchoHeader is the header in which the server sends the ID back. An
 	// answer 2xx or 3xx without it, and any answer with another ID, is
-	// [WrongAnswer]. Empty: not checked.
+	// [WrongAnswer]; with the ID of an earlier request that was answered it is
+	// [Duplicated]. Empty: not checked.
 	EchoHeader string
 	// EchoBody asks for the same within the first 4 KiB of the body.
 	EchoBody bool
@@ -42,6 +43,10 @@ type Config struct {
 	Run string
 	// Groups are there from the start; [Load.Add] adds others.
 	Groups []Group
+
+	// GoesOn says that the server is told to do something else than to stop: a
+	// refused dial ends no client then, and is early whenever it comes.
+	GoesOn bool
 
 	// AnswerTimeout is how long a request, from its first byte written to its
 	// answer's last byte read, may take before it is lost; 30 s if 0. A BodyTime
@@ -312,7 +317,8 @@ func (l *Load) add(g *group) {
 
 // Ready waits until each client has had the given number of answers, or as
 // many as its group's Requests allow, and those that are Idle have fallen
-// silent. Of Events and WebSocket, events and echoes count instead. It is an error if a client ended before that, or a dial was refused.
+// silent. Of Events and WebSocket, events and echoes count instead. It is an
+// error if a client ended before that, or a dial was refused.
 func (l *Load) Ready(ctx context.Context, answers int) error {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()

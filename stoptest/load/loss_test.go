@@ -61,6 +61,7 @@ func TestServersThatLoseEveryFourthRequest(t *testing.T) {
 	}
 	lost := Row{Clients: 4, Requests: 80, Answered: 60, Lost: 20}
 	wrong := Row{Clients: 4, Requests: 80, Answered: 60, WrongAnswer: 20}
+	twice := Row{Clients: 4, Requests: 80, Answered: 60, Duplicated: 20}
 	tests := []struct {
 		name  string
 		fault func(c *serverConn, id string)
@@ -86,6 +87,14 @@ func TestServersThatLoseEveryFourthRequest(t *testing.T) {
 			fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nX-Echo: %s\r\nContent-Length: 2\r\n\r\n12345", id)
 		}, wrong, Malformed, 0},
 		{"another's answer", func(c *serverConn, _ string) { c.answer("run-9-9-9") }, wrong, Malformed, 0},
+		{"two answers", func(c *serverConn, id string) {
+			answer := fmt.Sprintf("HTTP/1.1 200 OK\r\nX-Echo: %s\r\nContent-Length: 0\r\n\r\n", id)
+			fmt.Fprint(c, answer+answer)
+		}, twice, Malformed, 0},
+		{"the first answer again", func(c *serverConn, id string) {
+			g, cl, seq, _ := parseID("run", id)
+			c.answer(string(appendID(nil, "run", g, cl, seq-3)))
+		}, twice, Malformed, 0},
 		{"no ID", func(c *serverConn, _ string) {
 			fmt.Fprint(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 		}, wrong, Malformed, 0},
@@ -96,11 +105,25 @@ func TestServersThatLoseEveryFourthRequest(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			addr := rawServer(t, fourth(test.fault))
-			l := start(t, Config{Addr: addr, EchoHeader: "X-Echo", Groups: []Group{{N: 4, Requests: 20, Body: 10}}})
+			l := start(t, Config{Addr: addr, Run: "run", EchoHeader: "X-Echo", Groups: []Group{{N: 4, Requests: 20, Body: 10}}})
 			led := l.Wait()
 			wantCounts(t, led, led.Total, test.want)
-			if want := test.want.Lost + test.want.WrongAnswer; len(led.Losses) != want {
+			if want := test.want.Lost + test.want.WrongAnswer + test.want.Duplicated; len(led.Losses) != want {
 				t.Fatalf("%d losses in detail, want %d", len(led.Losses), want)
+			}
+			if n := led.Total; test.want.Lost > 0 && (test.how == FIN && n.LostFINAfter != 20 || test.how == RST && n.LostRSTAfter != 20 ||
+				test.how == Malformed && n.LostOther != 20) {
+				t.Errorf("row = %+v, want all 20 by %v after the write", n, test.how)
+			}
+			n := 0
+			for r := range led.All() {
+				n++
+				if r.Ended < r.Began || r.Began < 0 || time.Since(led.Started) < r.Ended {
+					t.Errorf("request from %v to %v of a load of %v", r.Began, r.Ended, time.Since(led.Started))
+				}
+			}
+			if n != led.Total.Requests {
+				t.Errorf("%d requests in All, want %d", n, led.Total.Requests)
 			}
 			for _, s := range led.Losses {
 				if s.How != test.how || s.Earlier != 3 || s.SinceAnswer == 0 || s.Local == "" || s.Remote != addr || s.Sent < 100 ||
@@ -136,7 +159,7 @@ func TestAnswerTimeout(t *testing.T) {
 	})
 	l := start(t, Config{Addr: addr, AnswerTimeout: 20 * time.Millisecond, Groups: []Group{{N: 3, Requests: 2}}})
 	led := l.Wait()
-	wantCounts(t, led, led.Total, Row{Clients: 3, Requests: 6, Lost: 6})
+	wantCounts(t, led, led.Total, Row{Clients: 3, Requests: 6, Lost: 6, LostTimeout: 6})
 	for _, s := range led.Losses {
 		if s.How != Timeout || s.Failed.Sub(s.Wrote) < 20*time.Millisecond {
 			t.Errorf("loss = %+v, want a timeout after 20 ms", s)
@@ -173,9 +196,28 @@ func TestRefused(t *testing.T) {
 	l.Signalled(time.Now())
 	led = l.Wait() // ends, although there is no limit of requests
 	wantCounts(t, led, led.Total, Row{Clients: 3, Requests: 3, Refused: 3})
+	for r := range led.All() {
+		if r.Began < 0 || r.Ended < r.Began || r.Outcome != Refused {
+			t.Errorf("All has %+v, want refusals after the signal", r)
+		}
+	}
 	if led.Total.FirstRefusal.Before(led.Signal) {
 		t.Errorf("first refusal %v, want after the signal", led.SinceSignal(led.Total.FirstRefusal))
 	}
+}
+
+// A server that is told to reload, say, is not to refuse, nor is one refusal
+// its clients' end.
+func TestRefusedByAServerThatGoesOn(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	l := start(t, Config{Addr: ln.Addr().String(), GoesOn: true, Groups: []Group{{N: 3, Requests: 2, Delay: 10 * time.Millisecond}}})
+	l.Signalled(time.Now())
+	led := l.Wait()
+	wantCounts(t, led, led.Total, Row{Clients: 3, Requests: 6, Refused: 6, RefusedEarly: 6})
 }
 
 func TestClientErrorsAreNotTheServers(t *testing.T) {

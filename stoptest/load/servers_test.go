@@ -134,6 +134,12 @@ func wantCounts(t testing.TB, led Ledger, got, want Row) {
 	got.LastAnswer, got.FirstRefusal, got.FirstClosed, got.LastClosed = want.LastAnswer, want.FirstRefusal, want.FirstClosed, want.LastClosed
 	got.FirstEnd, got.LastEnd, got.Slowest, got.Late = want.FirstEnd, want.LastEnd, 0, 0
 	got.UnechoedFor = 0
+	if n := got.LostFINBefore + got.LostRSTBefore + got.LostFINAfter + got.LostRSTAfter + got.LostTimeout + got.LostOther; n != got.Lost {
+		t.Errorf("the kernel said something of %d, want %d lost", n, got.Lost)
+	}
+	if want.LostFINBefore+want.LostRSTBefore+want.LostFINAfter+want.LostRSTAfter+want.LostTimeout+want.LostOther == 0 {
+		got.LostFINBefore, got.LostRSTBefore, got.LostFINAfter, got.LostRSTAfter, got.LostTimeout, got.LostOther = 0, 0, 0, 0, 0, 0
+	}
 	if want.Conns == 0 {
 		got.Conns = 0
 	}

@@ -32,6 +32,9 @@ func (l Ledger) String() string {
 		{"wrong", func(r *Row) int { return r.WrongAnswer }},
 		{"client error", func(r *Row) int { return r.ClientError }},
 	}
+	if l.Total.Duplicated > 0 {
+		columns = append(columns, column{"duplicated", func(r *Row) int { return r.Duplicated }})
+	}
 	kinds := map[Kind]bool{HTTP2: l.Total.SafeToRetry > 0}
 	for _, r := range l.Rows {
 		kinds[r.Kind] = true
