@@ -1,0 +1,21 @@
+// Command upstream is the program before which the proxies stand. It listens
+// on a unix socket, which has no ports to run out of, and which a server in
+// another network namespace can reach.
+package main
+
+import (
+	"log"
+	"net"
+	"net/http"
+	"os"
+
+	"lastcall/stoptest/compare/servers/work"
+)
+
+func main() {
+	ln, err := net.Listen("unix", os.Getenv("UPSTREAM"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	log.Fatal(http.Serve(ln, work.Handler()))
+}
