@@ -35,7 +35,7 @@ type Report struct {
 	Rows    []Row  `json:"rows"`
 	Total   Row    `json:"total"`
 	Verdict string `json:"verdict"` // a sentence
-	Status  int    `json:"status"`  // stoptest's exit status
+	Status  int    `json:"status"`  // stoptest's exit status: see Judge
 	Error   string `json:"error,omitempty"`
 }
 
@@ -122,10 +122,10 @@ type Row struct {
 	ClientsLate float64 `json:"clients_late"` // the longest that a client was kept from its work
 }
 
-// Failed is how many requests failed by the server's fault: all that a refusal,
-// an error status and HTTP/2's own ways would not have told the client.
+// Failed is how many requests failed by the server's fault. What was refused by
+// a server that was stopping, and what is safe to retry, did not.
 func (r *Row) Failed() int {
-	return r.Lost + r.ResetOnConnect + r.Duplicated + r.WrongAnswer + r.Cut
+	return r.Lost + r.ResetOnConnect + r.Duplicated + r.WrongAnswer + r.Cut + r.RefusedEarly
 }
 
 // Add adds o to r, but for its class.
@@ -168,7 +168,8 @@ type Clients struct {
 	Bottleneck string `json:"bottleneck,omitempty"`
 }
 
-// Series counts requests in bins of time.
+// Series counts requests in bins of time. What was before the first bin is left
+// out.
 type Series struct {
 	From    float64       `json:"from_seconds"` // the first bin's beginning, a multiple of Bin below 0
 	Bin     float64       `json:"bin_seconds"`  // 0.01
@@ -181,7 +182,7 @@ type ClassSeries struct {
 	Begun    []int  `json:"begun"`    // by when the first byte was written, or the dial began
 	Answered []int  `json:"answered"` // by the answer's end; error statuses and streams' clean ends, too
 	Failed   []int  `json:"failed"`   // as Row.Failed, by when the client knew
-	Refused  []int  `json:"refused"`  // and safe to retry, by when the client knew
+	Refused  []int  `json:"refused"`  // but early, and safe to retry; by when the client knew
 }
 
 // Time is the beginning of bin i.

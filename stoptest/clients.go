@@ -1,0 +1,173 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"lastcall/stoptest/line"
+	"lastcall/stoptest/load"
+)
+
+// classes are those of clients, in the report's order.
+var classes = []string{"blind", "looking", "fresh", "h2", "idle", "unused", "slow", "upload", "sse", "ws"}
+
+// number is how many clients a class has: over HTTP/2 as many on each of n
+// connections.
+type number struct{ n, streams int }
+
+// profile is a load by name.
+type profile struct {
+	name    string
+	clients map[string]number
+	think   time.Duration // of blind, looking and h2, give or take a quarter
+	load    time.Duration // before the signal
+}
+
+var profiles = map[string]profile{
+	"light": {"light", map[string]number{"blind": {10, 0}, "looking": {10, 0}, "fresh": {2, 0}, "h2": {2, 4}, "idle": {2, 0}, "unused": {2, 0},
+		"slow": {4, 0}, "upload": {2, 0}, "sse": {2, 0}, "ws": {2, 0}}, 20 * time.Millisecond, time.Second},
+	"full": {"full", map[string]number{"blind": {100, 0}, "looking": {100, 0}, "fresh": {16, 0}, "h2": {8, 16},
+		"slow": {20, 0}, "upload": {10, 0}, "sse": {10, 0}, "ws": {10, 0}}, 5 * time.Millisecond, time.Second},
+	"long-think": {"long-think", map[string]number{"blind": {500, 0}, "looking": {500, 0}}, 1500 * time.Millisecond, 2 * time.Second},
+	"none":       {name: "none", load: 100 * time.Millisecond},
+}
+
+func (p *profile) String() string { return p.name }
+
+func (p *profile) Set(s string) error {
+	v, ok := profiles[s]
+	if !ok {
+		return fmt.Errorf("%q: want light, full, long-think, none", s)
+	}
+	*p = v
+	return nil
+}
+
+// clientsFlag are numbers by class, instead of the profile's.
+type clientsFlag map[string]number
+
+func (c *clientsFlag) String() string { return "" }
+
+func (c *clientsFlag) Set(s string) error {
+	*c = clientsFlag{}
+	for part := range strings.SplitSeq(s, ",") {
+		class, text, _ := strings.Cut(part, "=")
+		if !slices.Contains(classes, class) {
+			return fmt.Errorf("%q: want one of %s, and a number", part, strings.Join(classes, ", "))
+		}
+		n, streams, shared := strings.Cut(text, "x")
+		var v number
+		var err error
+		if v.n, err = strconv.Atoi(n); err != nil || v.n < 0 || shared != (class == "h2") {
+			return fmt.Errorf("%q: want a number, and for h2 two, such as 8x16", part)
+		}
+		if shared {
+			if v.streams, err = strconv.Atoi(streams); err != nil || v.streams < 1 {
+				return fmt.Errorf("%q: want connections x streams, such as 8x16", part)
+			}
+		}
+		(*c)[class] = v
+	}
+	return nil
+}
+
+const (
+	uploadBody  = 1 << 20
+	uploadTime  = 3 * time.Second
+	streamThink = 50 * time.Millisecond
+)
+
+// groups are the clients of a class as the settings want them: those that are
+// there from the start, and those that begin their one request before the
+// signal.
+func (c *config) groups(ln *line.Line) (start, late []load.Group) {
+	for _, class := range classes {
+		n, other := c.clients[class]
+		if !other {
+			n = c.profile.clients[class]
+		}
+		if n.n == 0 {
+			continue
+		}
+		g := load.Group{Name: class, N: n.n, Think: c.think, Jitter: c.think / 4, Method: c.method, Body: c.body}
+		u, then := c.url, &start
+		get := func() { g.Method, g.Body = "GET", 0 }
+		switch class {
+		case "blind":
+			g.Kind = load.Blind
+		case "looking":
+			g.Kind = load.Looking
+		case "fresh":
+			g.Kind, g.Think, g.Jitter = load.Fresh, 0, 0
+		case "h2":
+			if c.h2 == "off" {
+				continue
+			}
+			g.Kind, g.Streams = load.HTTP2, n.streams
+		case "idle":
+			g.Kind, g.Requests = load.Idle, 1
+		case "unused":
+			g.Kind = load.Idle
+		case "slow":
+			g.Kind, g.Requests, g.Delay, u, then = load.Fresh, 1, -1, c.slow, &late
+		case "upload":
+			g.Kind, g.Requests, g.Delay, u, then = load.Fresh, 1, -1, c.upload, &late
+			g.Method, g.Body, g.BodyTime = c.uploadMethod(), uploadBody, uploadTime
+		case "sse":
+			g.Kind, g.Think, g.Jitter, u = load.Events, streamThink, 0, c.sse
+			get()
+		case "ws":
+			g.Kind, g.Think, g.Jitter, u = load.WebSocket, streamThink, 0, c.ws
+			get()
+		}
+		if u.URL == nil {
+			continue
+		}
+		c.at(&g, u, ln)
+		*then = append(*then, g)
+	}
+	return start, late
+}
+
+// held is a request that a stop cannot end before: an upload that takes its
+// time.
+func (c *config) held(ln *line.Line) load.Group {
+	g := load.Group{Name: "held", Kind: load.Fresh, Requests: 1, Delay: -1, Method: c.uploadMethod(), Body: 10 << 10, BodyTime: heldTime}
+	u := c.url
+	if c.upload.URL != nil {
+		u = c.upload
+	}
+	c.at(&g, u, ln)
+	return g
+}
+
+// uploadMethod is one that has a body.
+func (c *config) uploadMethod() string {
+	if c.method == "GET" || c.method == "HEAD" {
+		return "POST"
+	}
+	return c.method
+}
+
+// at sends a group to a URL.
+func (c *config) at(g *load.Group, u urlFlag, ln *line.Line) {
+	g.Path, g.Addr = u.path(), u.addr()
+	if u.Scheme == "https" {
+		g.TLS = &tls.Config{InsecureSkipVerify: true, ServerName: u.Hostname()}
+	}
+	if ln != nil {
+		port, _ := net.LookupPort("tcp", portOf(g.Addr))
+		g.Dial = func(ctx context.Context, _ int) (net.Conn, error) { return ln.Dial(ctx, port) }
+	}
+}
+
+func portOf(addr string) string {
+	_, port, _ := net.SplitHostPort(addr)
+	return port
+}

@@ -1,0 +1,362 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/peterbourgon/ff/v3"
+
+	"lastcall/stoptest/line"
+)
+
+// config is what the flags and the environment say.
+type config struct {
+	url, slow, upload, sse, ws urlFlag
+
+	method string
+	body   int
+	h2     string
+	echo   string
+
+	stops    int
+	signal   signalFlag
+	second   signalFlag
+	reload   string
+	reloadBy syscall.Signal // if reload is one
+
+	profile profile
+	clients clientsFlag
+	think   time.Duration // below 0: the profile's
+	load    time.Duration // 0: the profile's
+
+	maxWait   time.Duration
+	startWait time.Duration
+	line      lineFlag
+
+	name     string
+	versions versionsFlag
+	json     string
+	output   string
+
+	command []string
+}
+
+const usage = `stoptest counts the requests that a server loses when it stops: it starts the
+server, loads it as real clients do, tells it to stop, and accounts for each.
+
+usage: stoptest -url URL [flags] -- COMMAND [ARG...]
+
+What to ask for (classes of clients without a URL are left out; PATH is one on -url's host)
+  -url URL                   answered 2xx or 3xx; the command has to serve it
+  -method POST -body 64      bytes: a lost POST is the one that no proxy sends again
+  -slow-url URL|PATH         requests that are being answered at the signal
+  -upload-url URL|PATH       bodies of 1 MiB that take 3s, under way at the signal
+  -sse-url URL|PATH          event streams
+  -ws-url URL|PATH           WebSockets that echo messages
+  -h2 off                    or h2c or tls: streams of HTTP/2, too
+  -echo-header NAME          of answers, with the request's X-Request-Id: tells duplicates, too
+The load
+  -profile light             or full, long-think, none
+  -clients fresh=4,h2=8x16   other numbers: blind, looking, fresh, h2 (connections x streams),
+                             idle, unused, slow, upload, sse, ws
+  -think TIME                of the profile's keep-alive clients and streams
+  -load TIME                 how long, before the signal
+  -line delay=50ms,jitter=10ms,loss=1%
+                             between the server and the clients, each way (Linux, root);
+                             the server must listen on all addresses, or on 192.0.2.1
+The stop
+  -stops 5
+  -signal TERM
+  -max-wait 1m0s             then it did not stop, and is killed
+  -second SIGNAL             a further stop, with a second signal 500ms after the first
+  -reload SIGNAL|COMMAND     instead of a stop; the server is to go on. A COMMAND is the
+                             shell's, with $STOPTEST_PID
+  -start-wait 30s            for the first answer
+The report
+  -json FILE
+  -name NAME                 of the server; the command's if not given
+  -versions KEY=TEXT,...     to be noted in the report
+  -output FILE               for what the server writes
+Exit status: 0 nothing was lost, 1 something was, 2 usage, 3 the server could not be tested,
+or did not stop. Each flag is also an environment variable: STOPTEST_MAX_WAIT=2m.
+Certificates are not verified.
+`
+
+// flags makes the flag set, and gives c the defaults.
+func (c *config) flags() *flag.FlagSet {
+	fs := flag.NewFlagSet("stoptest", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.Usage = func() {}
+
+	fs.Var(&c.url, "url", "")
+	fs.Var(&c.slow, "slow-url", "")
+	fs.Var(&c.upload, "upload-url", "")
+	fs.Var(&c.sse, "sse-url", "")
+	fs.Var(&c.ws, "ws-url", "")
+	fs.StringVar(&c.method, "method", http.MethodPost, "")
+	fs.IntVar(&c.body, "body", 64, "")
+	fs.StringVar(&c.h2, "h2", "off", "")
+	fs.StringVar(&c.echo, "echo-header", "", "")
+
+	c.profile = profiles["light"]
+	fs.Var(&c.profile, "profile", "")
+	fs.Var(&c.clients, "clients", "")
+	fs.Var(&c.line, "line", "")
+
+	fs.IntVar(&c.stops, "stops", 5, "")
+	c.signal.Set("TERM")
+	fs.Var(&c.signal, "signal", "")
+	fs.Var(&c.second, "second", "")
+	fs.StringVar(&c.reload, "reload", "", "")
+
+	fs.StringVar(&c.name, "name", "", "")
+	fs.Var(&c.versions, "versions", "")
+	fs.StringVar(&c.json, "json", "", "")
+	fs.StringVar(&c.output, "output", "", "")
+
+	setting := func(value *time.Duration, name string, otherwise time.Duration) {
+		*value = otherwise
+		fs.Var((*duration)(value), name, "")
+	}
+	setting(&c.think, "think", -1)
+	setting(&c.load, "load", 0)
+	setting(&c.maxWait, "max-wait", time.Minute)
+	setting(&c.startWait, "start-wait", 30*time.Second)
+	return fs
+}
+
+// parse reads the settings from args and the environment, in falling order of
+// priority. It returns flag.ErrHelp if help was asked for.
+func parse(args []string) (config, error) {
+	var c config
+	fs := c.flags()
+	err := ff.Parse(fs, args, ff.WithEnvVarPrefix("STOPTEST"))
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return c, flag.ErrHelp
+	case err != nil:
+		return c, tidy(err)
+	}
+	c.command = fs.Args()
+	return c, c.check()
+}
+
+// tidy drops what ff says of its own doings.
+func tidy(err error) error {
+	s := err.Error()
+	for _, prefix := range []string{"error parsing commandline arguments: ", "error parsing environment variables: "} {
+		s = strings.TrimPrefix(s, prefix)
+	}
+	return errors.New(s)
+}
+
+// check finds what no single value can tell, and completes what depends on
+// others.
+func (c *config) check() error {
+	switch {
+	case c.url.URL == nil:
+		return errors.New("-url: want the address of something that the command serves")
+	case c.url.Host == "":
+		return fmt.Errorf("-url %s: want http:// or https:// and a host", c.url.URL)
+	case len(c.command) == 0:
+		return errors.New("no command: want what starts the server, after --")
+	case c.stops < 1:
+		return fmt.Errorf("-stops %d: want 1 or more", c.stops)
+	case c.body < 0:
+		return fmt.Errorf("-body %d: want a number of bytes", c.body)
+	case c.method == "" || strings.ContainsAny(c.method, " \r\n"):
+		return fmt.Errorf("-method %q: want one such as POST", c.method)
+	case c.body > 0 && (c.method == http.MethodGet || c.method == http.MethodHead):
+		return fmt.Errorf("-method %s: want -body 0 with it", c.method)
+	case c.h2 != "off" && c.h2 != "h2c" && c.h2 != "tls":
+		return fmt.Errorf("-h2 %q: want off, h2c, tls", c.h2)
+	case c.h2 == "tls" && c.url.Scheme != "https", c.h2 == "h2c" && c.url.Scheme != "http":
+		return fmt.Errorf("-h2 %s: -url is %s://", c.h2, c.url.Scheme)
+	case c.second.Signal != 0 && c.reload != "":
+		return errors.New("-second, -reload: want one of them")
+	}
+	for _, u := range []struct {
+		flag string
+		url  *urlFlag
+	}{{"slow-url", &c.slow}, {"upload-url", &c.upload}, {"sse-url", &c.sse}, {"ws-url", &c.ws}} {
+		if u.url.URL == nil {
+			continue
+		}
+		u.url.URL = c.url.ResolveReference(u.url.URL)
+		if u.url.Host == "" {
+			return fmt.Errorf("-%s %s: want a host", u.flag, u.url.URL)
+		}
+	}
+	for class := range c.clients {
+		for _, need := range []struct {
+			class, flag string
+			given       bool
+		}{
+			{"slow", "slow-url", c.slow.URL != nil}, {"upload", "upload-url", c.upload.URL != nil},
+			{"sse", "sse-url", c.sse.URL != nil}, {"ws", "ws-url", c.ws.URL != nil}, {"h2", "h2", c.h2 != "off"},
+		} {
+			if class == need.class && !need.given {
+				return fmt.Errorf("-clients %s: want -%s with it", class, need.flag)
+			}
+		}
+	}
+	if c.reload != "" {
+		if sig, err := parseSignal(c.reload); err == nil {
+			c.reloadBy = sig
+		}
+	}
+	c.name = cmp.Or(c.name, filepath.Base(c.command[0]))
+	c.load = cmp.Or(c.load, c.profile.load)
+	if c.think < 0 {
+		c.think = c.profile.think
+	}
+	// Found out now and not after an hour of testing.
+	for _, f := range []struct{ flag, path string }{{"json", c.json}, {"output", c.output}} {
+		if f.path == "" {
+			continue
+		}
+		file, err := os.OpenFile(f.path, os.O_WRONLY|os.O_CREATE, 0o644)
+		if err != nil {
+			return fmt.Errorf("-%s: %w", f.flag, err)
+		}
+		file.Close()
+	}
+	return nil
+}
+
+// urlFlag is an http or https URL, or a path.
+type urlFlag struct{ *url.URL }
+
+func (u *urlFlag) String() string {
+	if u.URL == nil {
+		return ""
+	}
+	return u.URL.String()
+}
+
+func (u *urlFlag) Set(s string) error {
+	v, err := url.Parse(s)
+	if err != nil {
+		return err
+	}
+	switch v.Scheme {
+	case "ws", "wss":
+		v.Scheme = "http" + v.Scheme[2:]
+	case "http", "https":
+	case "":
+		if !strings.HasPrefix(s, "/") {
+			return fmt.Errorf("%q: want http://HOST:PORT/PATH", s)
+		}
+	default:
+		return fmt.Errorf("%q: want http:// or https://", s)
+	}
+	u.URL = v
+	return nil
+}
+
+// addr is host and port.
+func (u *urlFlag) addr() string {
+	port := u.Port()
+	if port == "" {
+		port = "80"
+		if u.Scheme == "https" {
+			port = "443"
+		}
+	}
+	return net.JoinHostPort(u.Hostname(), port)
+}
+
+func (u *urlFlag) path() string { return cmp.Or(u.RequestURI(), "/") }
+
+type signalFlag struct{ syscall.Signal }
+
+func (f *signalFlag) String() string {
+	if f.Signal == 0 {
+		return ""
+	}
+	return signalName(f.Signal)
+}
+
+func (f *signalFlag) Set(s string) (err error) {
+	f.Signal, err = parseSignal(s)
+	return err
+}
+
+// lineFlag is a line; nil: there is none.
+type lineFlag struct{ *line.Config }
+
+func (l *lineFlag) String() string { return "" }
+
+func (l *lineFlag) Set(s string) error {
+	var c line.Config
+	for part := range strings.SplitSeq(s, ",") {
+		key, value, _ := strings.Cut(part, "=")
+		var err error
+		switch key {
+		case "delay":
+			err = (*duration)(&c.Delay).Set(value)
+		case "jitter":
+			err = (*duration)(&c.Jitter).Set(value)
+		case "loss":
+			number, percent := strings.CutSuffix(value, "%")
+			if c.Loss, err = strconv.ParseFloat(number, 64); percent {
+				c.Loss /= 100
+			}
+			if err != nil || !(c.Loss >= 0 && c.Loss <= 1) {
+				err = fmt.Errorf("loss %q: want 0%% to 100%%", value)
+			}
+		default:
+			err = fmt.Errorf("%q: want delay=, jitter= or loss=", part)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if c.Jitter > c.Delay {
+		return fmt.Errorf("jitter %v is more than the delay", c.Jitter)
+	}
+	l.Config = &c
+	return nil
+}
+
+type versionsFlag map[string]string
+
+func (v *versionsFlag) String() string { return "" }
+
+func (v *versionsFlag) Set(s string) error {
+	*v = versionsFlag{}
+	for part := range strings.SplitSeq(s, ",") {
+		key, text, ok := strings.Cut(part, "=")
+		if !ok || key == "" {
+			return fmt.Errorf("%q: want KEY=TEXT", part)
+		}
+		(*v)[key] = text
+	}
+	return nil
+}
+
+// duration is a time.Duration that is not negative.
+type duration time.Duration
+
+func (d *duration) String() string { return time.Duration(*d).String() }
+
+func (d *duration) Set(s string) error {
+	v, err := time.ParseDuration(s)
+	if err != nil || v < 0 {
+		return fmt.Errorf("%q is not a duration of zero or more, such as 30s", s)
+	}
+	*d = duration(v)
+	return nil
+}

@@ -1,0 +1,128 @@
+// Command stoptest counts the requests that a server loses when it stops. It
+// starts the server, in whatever language that is written, loads it as real
+// clients do, sends it the signal, and accounts for every request.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"lastcall/stoptest/report"
+)
+
+func main() {
+	if keep() {
+		return
+	}
+	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// errInterrupted is why a test that a signal ended is not complete.
+var errInterrupted = errors.New("interrupted")
+
+// run does what the settings say, and returns the exit status. Nothing that it
+// started is left then.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) (status int) {
+	cfg, err := parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprint(stdout, usage)
+		return 0
+	case err != nil:
+		fmt.Fprintf(stderr, "stoptest: %v\n", err)
+		return 2
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(signals)
+	go func() {
+		select {
+		case <-signals:
+			cancel(errInterrupted)
+		case <-ctx.Done():
+		}
+	}()
+
+	r := cfg.test(ctx, stderr)
+	print(stdout, r)
+	if cfg.json != "" {
+		if err := write(r, cfg.json); err != nil {
+			fmt.Fprintf(stderr, "stoptest: -json: %v\n", err)
+			return 3
+		}
+	}
+	return r.Status
+}
+
+// test makes all the stops.
+func (c *config) test(ctx context.Context, stderr io.Writer) *report.Report {
+	r := &report.Report{
+		Server: c.name, Command: c.command, URL: c.url.String(), Date: time.Now().UTC().Truncate(time.Second),
+		Kernel: kernel(), CPUs: runtime.NumCPU(), Profile: c.profile.name, Reload: c.reload,
+		Versions: map[string]string{"stoptest": version(debug.ReadBuildInfo()), "go": runtime.Version()},
+	}
+	for k, v := range c.versions {
+		r.Versions[k] = v
+	}
+	if c.reload == "" {
+		r.Signal = c.signal.String()
+	}
+	if l := c.line.Config; l != nil {
+		r.Line = &report.Line{Delay: l.Delay.Seconds(), Jitter: l.Jitter.Seconds(), Loss: l.Loss}
+	}
+	defer r.Judge()
+
+	trials := c.stops
+	if c.second.Signal != 0 {
+		trials++
+	}
+	p := newProgress(stderr, trials)
+	defer p.close()
+	for i := range trials {
+		t := trial{config: c, show: p.show, twice: i == c.stops}
+		stop, err := t.run(ctx)
+		p.show("", nil)
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		if err != nil {
+			r.Error = err.Error()
+			return r
+		}
+		p.ended(&stop)
+		if t.twice {
+			r.Second = &stop
+		} else {
+			r.Stops = append(r.Stops, stop)
+		}
+	}
+	return r
+}
+
+// write replaces the file.
+func write(r *report.Report, path string) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(r.Write(f), f.Close())
+}
+
+// version words what the build knows of itself.
+func version(info *debug.BuildInfo, ok bool) string {
+	if !ok || info.Main.Version == "" {
+		return "(devel)"
+	}
+	return info.Main.Version
+}

@@ -1,0 +1,94 @@
+package report
+
+import (
+	"cmp"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Judge adds up the stops, and comes to the verdict: status 0 if nothing
+// failed, 1 if something did, 3 if the server could not be tested to the end,
+// or never stopped.
+func (r *Report) Judge() {
+	r.Rows, r.Total = nil, Row{Class: "total"}
+	stuck := 0
+	for i := range r.Stops {
+		stop := &r.Stops[i]
+		for j := range stop.Rows {
+			if j == len(r.Rows) {
+				r.Rows = append(r.Rows, Row{Class: stop.Rows[j].Class, Clients: stop.Rows[j].Clients})
+			}
+			r.Rows[j].Sum(&stop.Rows[j])
+		}
+		if stop.DidNotStop {
+			stuck++
+		}
+	}
+	for i := range r.Rows {
+		r.Total.Add(&r.Rows[i])
+	}
+
+	what := "stop"
+	if r.Reload != "" {
+		what = "reload"
+	}
+	stops := count(len(r.Stops), what)
+	failed := r.Total.Failed()
+	switch {
+	case failed > 0:
+		r.Status = 1
+		r.Verdict = fmt.Sprintf("LOST %s of %s requests in %s: %s", group(failed), group(r.Total.Requests), stops, r.losers())
+	case len(r.Stops) > 0:
+		r.Verdict = fmt.Sprintf("Lost none of %s requests in %s", group(r.Total.Requests), stops)
+	}
+	add := func(format string, args ...any) {
+		if r.Verdict != "" {
+			r.Verdict += "; "
+		}
+		r.Verdict += fmt.Sprintf(format, args...)
+	}
+	if n := r.Total.ErrorStatus; n > 0 {
+		add("%s answered with an error status", group(n))
+	}
+	if n := r.Total.ClientError; n > 0 {
+		add("%s failed by the clients' own fault", group(n))
+	}
+	if stuck > 0 {
+		r.Status = cmp.Or(r.Status, 3)
+		add("DID NOT STOP in %d of %s", stuck, stops)
+	}
+	if r.Error != "" {
+		r.Status = cmp.Or(r.Status, 3)
+		add("could not be tested: %s", r.Error)
+	}
+	r.Verdict += "."
+}
+
+// losers names the classes that lost requests.
+func (r *Report) losers() string {
+	var s []string
+	for i := range r.Rows {
+		if n := r.Rows[i].Failed(); n > 0 {
+			s = append(s, fmt.Sprintf("%s %s", r.Rows[i].Class, group(n)))
+		}
+	}
+	return strings.Join(s, ", ")
+}
+
+// count is "1 stop" or "2 stops".
+func count(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return group(n) + " " + what
+}
+
+// group is a number with commas.
+func group(n int) string {
+	s := strconv.Itoa(n)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}

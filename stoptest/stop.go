@@ -1,0 +1,360 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"time"
+
+	"lastcall/stoptest/line"
+	"lastcall/stoptest/load"
+	"lastcall/stoptest/report"
+)
+
+const (
+	secondAfter = 500 * time.Millisecond // of the second signal, after the first
+	heldTime    = 10 * time.Second       // of the request that is to be there then
+
+	// lateWait is how long the late clients' requests get to be sent, and
+	// lateSettle how long to arrive.
+	lateWait   = 5 * time.Second
+	lateSettle = 250 * time.Millisecond
+
+	// reloadWait is how long the load goes on after a reload.
+	reloadWait = 2 * time.Second
+
+	// endWait is how long requests get to end by themselves before a server
+	// that did not stop is killed.
+	endWait = 2 * time.Second
+)
+
+// errExited is the cause of a context that ends with the server.
+var errExited = errors.New("the server has exited")
+
+// trial is one stop, or one reload.
+type trial struct {
+	*config
+	twice bool // there is to be a second signal
+	show  func(stage string, l *load.Load)
+
+	ln      *line.Line // nil: none
+	in      place
+	srv     *server
+	helper  *server // runs the reload command; nil: there is none
+	traffic *load.Load
+	ledger  load.Ledger
+	ended   chan struct{} // closed when ledger is known: all clients have ended
+}
+
+// run starts the server, and returns when nothing of it is left. An error says
+// why the stop could not be tested.
+func (t *trial) run(ctx context.Context) (stop report.Stop, err error) {
+	t.in = func(f func() error) error { return f() }
+	if t.line.Config != nil {
+		if t.ln, err = line.New(*t.line.Config); err != nil {
+			return stop, err
+		}
+		defer t.ln.Close()
+		t.in = t.ln.Server
+	} else if nc, err := net.DialTimeout("tcp", t.url.addr(), time.Second); err == nil {
+		nc.Close()
+		return stop, fmt.Errorf("%s is served before the command was started", t.url.addr())
+	}
+	output, err := t.openOutput()
+	if err != nil {
+		return stop, err
+	}
+	defer output.Close()
+	t.show("starting", nil)
+	if t.srv, err = startServer(t.in, t.command, nil, output); err != nil {
+		return stop, fmt.Errorf("start %s: %w", t.command[0], err)
+	}
+	defer t.srv.kill()
+	running, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-t.srv.exited:
+			cancel(errExited)
+		case <-running.Done():
+		}
+	}()
+	if err := t.answers(running); err != nil {
+		return stop, t.why(err)
+	}
+
+	early, late := t.groups(t.ln)
+	if t.twice {
+		late = append(late, t.held(t.ln))
+	}
+	t.traffic, err = load.Start(load.Config{
+		Groups: early, EchoHeader: t.echo, GoesOn: t.reload != "", AnswerTimeout: t.maxWait,
+		MaxTime: t.startWait + t.load + lateWait + 2*t.maxWait + time.Minute, // this bounds what else does
+	})
+	if err != nil {
+		return stop, err
+	}
+	defer func() {
+		if t.helper != nil {
+			t.helper.kill()
+		}
+	}()
+	watch := watchClients()
+	t.ended = make(chan struct{})
+	go func() {
+		t.ledger = t.traffic.Wait()
+		close(t.ended)
+	}()
+	defer func() {
+		t.traffic.Stop()
+		t.srv.kill()
+		<-t.ended
+		watch.end()
+	}()
+	t.show("warming up", t.traffic)
+	if err := t.warm(running, late); err != nil {
+		return stop, t.why(err)
+	}
+
+	told := time.Now()
+	t.traffic.Signalled(told)
+	if t.reload != "" {
+		err = t.reloads(ctx)
+	} else {
+		err = t.stops(ctx, told, &stop)
+	}
+	if err != nil {
+		return stop, err
+	}
+	t.traffic.Stop()
+	select {
+	case <-t.ended:
+	case <-time.After(endWait):
+	case <-ctx.Done():
+		return stop, context.Cause(ctx)
+	}
+	clients := watch.end()
+	exited := t.srv.hasExited()
+	if t.reload != "" {
+		t.quit(ctx)
+	}
+	t.srv.kill()
+	<-t.ended
+
+	stop.Date = told
+	stop.DidNotStop = t.reload == "" && !exited
+	if exited {
+		at, status := t.srv.at.Sub(told).Seconds(), t.srv.status
+		stop.Exit, stop.ExitStatus = &at, &status
+	}
+	if exited && t.reload == "" {
+		stop.LeftBehind = t.srv.left
+	}
+	fill(&stop, &t.ledger, clients, t.reload != "")
+	return stop, nil
+}
+
+// openOutput is where the server writes to: a file without a name, if it was
+// given none.
+func (t *trial) openOutput() (*os.File, error) {
+	if t.output != "" {
+		return os.OpenFile(t.output, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o644)
+	}
+	f, err := os.CreateTemp("", "stoptest-*")
+	if err != nil {
+		return nil, err
+	}
+	return f, os.Remove(f.Name())
+}
+
+// why adds to an error what the server said last, if that may be its cause.
+func (t *trial) why(err error) error {
+	if !t.srv.hasExited() {
+		return err
+	}
+	err = fmt.Errorf("%s has exited with status %d before the signal", t.command[0], t.srv.status)
+	var tail [2 << 10]byte
+	size, _ := t.srv.output.Seek(0, io.SeekEnd)
+	n, _ := t.srv.output.ReadAt(tail[:], max(0, size-int64(len(tail))))
+	if said := bytes.TrimSpace(tail[:n]); len(said) > 0 {
+		err = fmt.Errorf("%w; it said:\n%s", err, said)
+	}
+	return err
+}
+
+// answers waits until the URL is answered.
+func (t *trial) answers(ctx context.Context) error {
+	t.show("waiting for an answer", nil)
+	within, cancel := context.WithTimeout(ctx, t.startWait)
+	defer cancel()
+	client := &http.Client{
+		Transport: &http.Transport{
+			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if t.ln == nil {
+					return new(net.Dialer).DialContext(ctx, network, addr)
+				}
+				port, err := net.LookupPort("tcp", portOf(addr))
+				if err != nil {
+					return nil, err
+				}
+				return t.ln.Dial(ctx, port)
+			},
+			DisableKeepAlives: true,
+			TLSClientConfig:   &tls.Config{InsecureSkipVerify: true},
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	last := errors.New("nothing came")
+	for {
+		req, err := http.NewRequestWithContext(within, t.method, t.url.String(), bytes.NewReader(make([]byte, t.body)))
+		if err != nil {
+			return err
+		}
+		resp, err := client.Do(req)
+		if err == nil {
+			resp.Body.Close()
+			if resp.StatusCode < 400 {
+				return nil
+			}
+			err = fmt.Errorf("%s %s: %s", t.method, t.url.String(), resp.Status)
+		}
+		if within.Err() == nil {
+			last = err
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-within.Done():
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return fmt.Errorf("no answer to test with in %v: %w", t.startWait, last)
+		}
+	}
+}
+
+// warm loads the server until the moment of the signal.
+func (t *trial) warm(ctx context.Context, late []load.Group) error {
+	within, cancel := context.WithTimeout(ctx, t.startWait)
+	defer cancel()
+	if err := t.traffic.Ready(within, 1); err != nil {
+		return err
+	}
+	t.show("loading", t.traffic)
+	if err := sleep(ctx, t.load); err != nil || len(late) == 0 {
+		return err
+	}
+	want := 0
+	for _, g := range late {
+		want += g.N
+		if err := t.traffic.Add(g); err != nil {
+			return err
+		}
+	}
+	for begun := time.Now(); ; {
+		n := 0
+		led := t.traffic.Snapshot()
+		for _, g := range late {
+			row := led.Row(g.Name)
+			n += row.InFlight + row.Requests
+		}
+		if n >= want || time.Since(begun) > lateWait {
+			break
+		}
+		if err := sleep(ctx, time.Millisecond); err != nil {
+			return err
+		}
+	}
+	settle := lateSettle
+	if t.line.Config != nil {
+		settle += 4 * t.line.Delay // a handshake and the request
+	}
+	return sleep(ctx, settle)
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// stops sends the signal, and waits until the server has exited and all
+// clients have ended; both for no longer than they may take.
+func (t *trial) stops(ctx context.Context, told time.Time, stop *report.Stop) error {
+	if err := t.srv.signal(t.signal.Signal); err != nil {
+		return t.why(err)
+	}
+	t.show("stopping", t.traffic)
+	var second <-chan time.Time
+	if t.twice {
+		second = time.After(secondAfter)
+	}
+	deadline := time.After(t.maxWait)
+	for exited, ended := t.srv.exited, t.ended; exited != nil || ended != nil; {
+		select {
+		case <-exited:
+			exited = nil
+		case <-ended:
+			ended = nil
+		case <-second:
+			at := time.Since(told).Seconds()
+			if t.srv.signal(t.second.Signal) == nil {
+				stop.SecondSignal, stop.Second = t.second.String(), &at
+			}
+		case <-deadline:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// reloads has the server reload, and lets the load go on.
+func (t *trial) reloads(ctx context.Context) (err error) {
+	t.show("reloading", t.traffic)
+	if t.reloadBy != 0 {
+		if err := t.srv.signal(t.reloadBy); err != nil {
+			return t.why(err)
+		}
+		return sleep(ctx, reloadWait)
+	}
+	// What it starts may be the server from now on.
+	env := []string{"STOPTEST_PID=" + strconv.Itoa(t.srv.pid)}
+	t.helper, err = startServer(t.in, []string{"/bin/sh", "-c", t.reload}, env, t.srv.output)
+	if err != nil {
+		return fmt.Errorf("-reload: %w", err)
+	}
+	select {
+	case <-t.helper.exited:
+	case <-time.After(t.maxWait):
+		return fmt.Errorf("-reload: %s has not ended after %v", t.reload, t.maxWait)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if t.helper.status != 0 {
+		return fmt.Errorf("-reload: %s has exited with status %d", t.reload, t.helper.status)
+	}
+	return sleep(ctx, reloadWait)
+}
+
+// quit ends a server that has gone on, as it wants to be ended.
+func (t *trial) quit(ctx context.Context) {
+	if t.srv.signal(t.signal.Signal) != nil {
+		return
+	}
+	select {
+	case <-t.srv.exited:
+	case <-time.After(t.maxWait):
+	case <-ctx.Done():
+	}
+}
