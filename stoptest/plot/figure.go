@@ -90,7 +90,7 @@ func newFigure(reports []*report.Report) (*figure, error) {
 		most := 0.0
 		for _, p := range f.panels {
 			for j := range p.lanes[i].answered {
-				most = max(most, p.lanes[i].answered[j], p.lanes[i].failed[j])
+				most = max(most, p.lanes[i].answered[j]+p.lanes[i].failed[j])
 			}
 		}
 		f.classes[i].most = cmp.Or(most, 1)
@@ -174,9 +174,12 @@ func lastEvent(r *report.Report) (t float64) {
 
 // steps is the distance of ticks, with room for their text.
 func steps(span float64, panels int) float64 {
-	most := 6.0
-	if panels == 1 {
+	most := 5.0
+	switch panels {
+	case 1:
 		most = 14
+	case 2, 4:
+		most = 8
 	}
 	for _, step := range []float64{0.1, 0.2, 0.5} {
 		if span/step <= most {

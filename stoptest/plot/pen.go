@@ -3,6 +3,7 @@ package plot
 import (
 	"image/color"
 	"math"
+	"slices"
 
 	stdfont "golang.org/x/image/font"
 	"gonum.org/v1/plot/font"
@@ -23,7 +24,24 @@ func px(n float64) vg.Length { return vg.Length(n) * vg.Inch / 96 }
 func (p *pen) at(x, y float64) vg.Point { return vg.Point{X: px(x), Y: px(p.height - y)} }
 
 func (p *pen) rect(c color.Color, x, y, w, h float64) {
+	if h == 0 {
+		return
+	}
 	p.FillPolygon(c, []vg.Point{p.at(x, y), p.at(x+w, y), p.at(x+w, y+h), p.at(x, y+h)})
+}
+
+// steps fills the area under a stair of values, each bin wide.
+func (p *pen) steps(c color.Color, x, base, bin, scale float64, values []float64) {
+	outline := []vg.Point{p.at(x, base)}
+	last := 0.0
+	for i, v := range append(slices.Clone(values), 0) {
+		if v != last {
+			at := x + float64(i)*bin
+			outline = append(outline, p.at(at, base-last*scale), p.at(at, base-v*scale))
+			last = v
+		}
+	}
+	p.FillPolygon(c, outline)
 }
 
 func (p *pen) line(style draw.LineStyle, x1, y1, x2, y2 float64) {
@@ -53,8 +71,8 @@ func (p *pen) exit(x, y, bottom float64) {
 
 // cross marks a loss.
 func (p *pen) cross(x, y float64) {
-	const r = 3.5
-	for _, style := range []draw.LineStyle{{Color: white, Width: px(3.6)}, {Color: darkOrange, Width: px(1.8)}} {
+	const r = 4
+	for _, style := range []draw.LineStyle{{Color: white, Width: px(4.4)}, {Color: darkOrange, Width: px(2.2)}} {
 		p.line(style, x-r, y-r, x+r, y+r)
 		p.line(style, x-r, y+r, x+r, y-r)
 	}

@@ -68,8 +68,8 @@ const (
 	labels    = 96 // the classes' names and scales, left of all panels
 	counts    = 44 // the losses' numbers, right in each panel
 	gap       = 14 // between panels
-	legend    = 46
-	heading   = 36 // a panel's name and summary
+	legend    = 58
+	heading   = 44 // a panel's name and summary
 	axis      = 20
 	footer    = 22
 	pngDPI    = 192
@@ -143,12 +143,12 @@ func (f *figure) draw(p *pen) {
 		f.drawPanel(p, &f.panels[i], x, y, each)
 	}
 	p.text(grey, smallSize, false, left, labels, f.height()-8,
-		"Seconds from the signal. A class has the same scale in all panels: its most in one bin is at the left.")
+		"Seconds from the signal; means of the stops. A class has one scale in all panels: its highest rate is at the left.")
 }
 
 func (f *figure) drawLegend(p *pen) {
-	p.text(black, textSize+1, true, left, labels, 14, f.title)
-	x, y := float64(labels), 34.0
+	p.text(black, textSize+2, true, left, labels, 16, f.title)
+	x, y := float64(labels), 36.0
 	word := func(s string) {
 		p.text(black, textSize, false, left, x, y+4, s)
 		x += p.width(textSize, s) + 22
@@ -195,8 +195,8 @@ func (f *figure) drawPanel(p *pen, s *panel, x, y, w float64) {
 	p.text(black, textSize+1, true, left, x, y+11, s.name)
 	p.text(grey, smallSize, false, left, x, y+27, s.summary)
 
-	right_ := x + w - counts
-	at := func(t float64) float64 { return x + (t-f.from)/(f.to-f.from)*(right_-x) }
+	end := x + w - counts
+	at := func(t float64) float64 { return x + (t-f.from)/(f.to-f.from)*(end-x) }
 	top, lane := y+heading, f.lane()
 	bottom := top + lane*float64(len(f.classes))
 	for t := math.Ceil(f.from/f.step) * f.step; t <= f.to+1e-9; t += f.step {
@@ -204,25 +204,16 @@ func (f *figure) drawPanel(p *pen, s *panel, x, y, w float64) {
 		p.line(thin(grey), at(t), bottom, at(t), bottom+4)
 		p.text(grey, smallSize, false, center, at(t), bottom+16, tick(t))
 	}
-	bin := (right_ - x) * f.bin / (f.to - f.from)
+	bin := (end - x) * f.bin / (f.to - f.from)
 	for i, class := range f.classes {
 		base := top + lane*float64(i+1)
 		l := s.lanes[i]
 		scale := (lane - 5) / class.most
-		for j, n := range l.answered {
-			if n > 0 {
-				p.rect(skyBlue, at(f.from)+float64(j)*bin, base-n*scale, bin, n*scale)
-			}
-		}
+		p.steps(skyBlue, at(f.from), base, bin, scale, l.answered)
 		for j, n := range l.failed {
-			if n > 0 {
-				p.rect(vermillion, at(f.from)+float64(j)*bin, base-n*scale, bin, n*scale)
-			}
+			p.rect(vermillion, at(f.from)+float64(j)*bin, base-(l.answered[j]+n)*scale, bin, n*scale)
 		}
-		p.line(thin(grey), x, base, right_, base)
-		for _, j := range crossed(l.failed, 8/bin) {
-			p.cross(at(f.from)+(float64(j)+0.5)*bin, base-lane/2)
-		}
+		p.line(thin(grey), x, base, end, base)
 		switch {
 		case !l.given:
 			p.text(grey, smallSize, false, right, x+w-6, base-7, "not sent")
@@ -240,6 +231,11 @@ func (f *figure) drawPanel(p *pen, s *panel, x, y, w float64) {
 	}
 	if s.exit != nil && *s.exit <= f.to {
 		p.exit(at(*s.exit), top-4, bottom)
+	}
+	for i := range f.classes {
+		for _, j := range crossed(s.lanes[i].failed, 10/bin) {
+			p.cross(at(f.from)+(float64(j)+0.5)*bin, top+lane*(float64(i)+0.55))
+		}
 	}
 }
 
