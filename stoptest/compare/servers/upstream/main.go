@@ -1,9 +1,10 @@
 // Command upstream is the program before which the proxies stand. It listens
 // on a unix socket, which has no ports to run out of, and which a server in
-// another network namespace can reach.
+// another network namespace can reach. It ends with its standard input.
 package main
 
 import (
+	"io"
 	"log"
 	"net"
 	"net/http"
@@ -17,5 +18,6 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	log.Fatal(http.Serve(ln, work.Handler()))
+	go func() { log.Fatal(http.Serve(ln, work.Handler())) }()
+	io.Copy(io.Discard, os.Stdin)
 }
