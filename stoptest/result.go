@@ -51,6 +51,7 @@ func fill(stop *report.Stop, led *load.Ledger, clients report.Clients, goesOn bo
 		if stop.LastAnswer != nil {
 			beyond -= max(0, *stop.LastAnswer)
 		}
+		beyond = max(0, beyond) // over a line the last answer arrives later
 		stop.Beyond = &beyond
 	}
 	stop.Clients = clients

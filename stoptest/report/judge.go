@@ -60,7 +60,11 @@ func (r *Report) Judge() {
 	}
 	if r.Error != "" {
 		r.Status = cmp.Or(r.Status, 3)
-		add("could not be tested: %s", r.Error)
+		if len(r.Stops) == 0 {
+			add("Could not be tested: %s", r.Error)
+		} else {
+			add("could not be tested to the end: %s", r.Error)
+		}
 	}
 	r.Verdict += "."
 }

@@ -1,0 +1,128 @@
+//go:build unix
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"lastcall/stoptest/load"
+	"lastcall/stoptest/report"
+)
+
+func TestUsageErrors(t *testing.T) {
+	const url = "-url=http://127.0.0.1:1/"
+	for _, tt := range []struct {
+		args string // with the command after it, but for the first ones
+		want string
+	}{
+		{"", "-url: want the address"},
+		{url, "no command"},
+		{url + " --", "no command"},
+		{"-url /path -- x", "want http:// or https:// and a host"},
+		{"-url localhost:80 -- x", "want http:// or https://"},
+		{"-url ftp://x -- x", "want http:// or https://"},
+		{"-no-such-flag -- x", "flag provided but not defined: -no-such-flag"},
+		{url + " -stops 0 -- x", "-stops 0: want 1 or more"},
+		{url + " -stops many -- x", "invalid value"},
+		{url + " -signal NONE -- x", `"NONE": want a signal such as TERM`},
+		{url + " -second 99999 -- x", "want a signal such as TERM"},
+		{url + " -second INT -reload HUP -- x", "-second, -reload: want one of them"},
+		{url + " -profile heavy -- x", `"heavy": want light, full, long-think, none`},
+		{url + " -clients slow=1 -- x", "want -slow-url with it"},
+		{url + " -clients h2=1x1 -- x", "want -h2 with it"},
+		{url + " -clients h2=4 -h2 h2c -- x", "for h2 two, such as 8x16"},
+		{url + " -clients h2=4x0 -h2 h2c -- x", "connections x streams"},
+		{url + " -clients fresh=1x1 -- x", "want a number"},
+		{url + " -clients fresh=-1 -- x", "want a number"},
+		{url + " -clients fast=1 -- x", "want one of blind, looking"},
+		{url + " -h2 on -- x", "want off, h2c, tls"},
+		{url + " -h2 tls -- x", "-url is http://"},
+		{"-url https://x -h2 h2c -- x", "-url is https://"},
+		{url + " -method GET -- x", "want -body 0 with it"},
+		{url + " -method= -- x", "want one such as POST"},
+		{url + " -body -1 -- x", "want a number of bytes"},
+		{url + " -max-wait 5 -- x", "is not a duration of zero or more"},
+		{url + " -think -5ms -- x", "is not a duration of zero or more"},
+		{url + " -line delay -- x", "is not a duration of zero or more"},
+		{url + " -line latency=1ms -- x", "want delay=, jitter= or loss="},
+		{url + " -line loss=101% -- x", "want 0% to 100%"},
+		{url + " -line loss=lots -- x", "want 0% to 100%"},
+		{url + " -line delay=1ms,jitter=2ms -- x", "more than the delay"},
+		{url + " -versions nginx -- x", "want KEY=TEXT"},
+		{url + " -json /no/such/directory/a.json -- x", "-json: open /no/such/directory/a.json"},
+		{url + " -output / -- x", "-output: open /"},
+	} {
+		t.Run(tt.args, func(t *testing.T) {
+			var stdout, stderr bytes.Buffer
+			status := run(context.Background(), strings.Fields(tt.args), &stdout, &stderr)
+			if status != 2 || stdout.Len() > 0 || !strings.HasPrefix(stderr.String(), "stoptest: ") || !strings.Contains(stderr.String(), tt.want) {
+				t.Errorf("status %d, stdout %q, stderr %q; want 2, nothing, and %q", status, &stdout, &stderr, tt.want)
+			}
+		})
+	}
+}
+
+func TestHelp(t *testing.T) {
+	var stdout, stderr bytes.Buffer
+	if status := run(context.Background(), []string{"-help"}, &stdout, &stderr); status != 0 || stdout.String() != usage || stderr.Len() > 0 {
+		t.Errorf("status %d, stdout %q, stderr %q; want 0 and the usage", status, &stdout, &stderr)
+	}
+	var c config
+	for line := range strings.Lines(usage) {
+		if name, _, ok := strings.Cut(strings.TrimPrefix(line, "  -"), " "); ok && strings.HasPrefix(line, "  -") && c.flags().Lookup(name) == nil {
+			t.Errorf("the usage has -%s, which is no flag", name)
+		}
+	}
+}
+
+func TestSettings(t *testing.T) {
+	t.Setenv("STOPTEST_MAX_WAIT", "7s")
+	out := filepath.Join(t.TempDir(), "a.json")
+	c, err := parse([]string{"-url", "http://h:1/a/b?c=d", "-slow-url", "/slow", "-ws-url", "wss://other/ws", "-h2", "h2c", "-profile", "full",
+		"-clients", "fresh=0,h2=2x3", "-line", "delay=50ms,jitter=10ms,loss=1%", "-reload", "sighup", "-json", out, "--", "./dir/server", "-flag"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.maxWait != 7*time.Second || c.reloadBy != syscall.SIGHUP || c.name != "server" || len(c.command) != 2 ||
+		c.line.Delay != 50*time.Millisecond || c.line.Jitter != 10*time.Millisecond || c.line.Loss != 0.01 || c.think != 5*time.Millisecond {
+		t.Errorf("config = %+v", c)
+	}
+	early, late := c.groups(nil)
+	got := map[string]load.Group{}
+	for _, g := range append(early, late...) {
+		got[g.Name] = g
+	}
+	if g := got["h2"]; g.N != 2 || g.Streams != 3 || g.Path != "/a/b?c=d" || g.Addr != "h:1" || g.Method != "POST" || g.Body != 64 || g.TLS != nil {
+		t.Errorf("h2 = %+v", g)
+	}
+	if g := got["slow"]; g.N != 20 || g.Path != "/slow" || g.Addr != "h:1" || len(late) != 1 {
+		t.Errorf("slow = %+v, and %d that come late", g, len(late))
+	}
+	if g := got["ws"]; g.Path != "/ws" || g.Addr != "other:443" || g.TLS == nil || g.TLS.ServerName != "other" || g.Method != "GET" {
+		t.Errorf("ws = %+v", g)
+	}
+	if len(got) != 5 { // and blind, looking
+		t.Errorf("groups = %v, want those that have a URL and a number", got)
+	}
+}
+
+func TestProgressLine(t *testing.T) {
+	p := &progress{stops: 20, began: time.Unix(100, 0), terminal: true}
+	p.show("loading", nil)
+	if got, want := p.line(time.Unix(103, 0)), "stop 1 of 20, loading: 0 requests, 0 lost"; got != want {
+		t.Errorf("line = %q, want %q", got, want)
+	}
+	for range 2 {
+		p.ended(&report.Stop{Total: report.Row{Requests: 100, Lost: 3, Cut: 1}})
+	}
+	p.show("stopping", nil)
+	if got, want := p.line(time.Unix(110, 0)), "stop 3 of 20, stopping: 200 requests, 8 lost, about 1m30s left"; got != want {
+		t.Errorf("line = %q, want %q", got, want)
+	}
+}

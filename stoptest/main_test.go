@@ -1,0 +1,357 @@
+//go:build unix
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"lastcall/stoptest/report"
+)
+
+func TestMain(m *testing.M) {
+	switch {
+	case keep():
+		return
+	case len(os.Args) > 1 && os.Args[1] == "server":
+		badServer(os.Args[2], os.Args[3], os.Args[4:]...)
+		return
+	case len(os.Args) > 1 && os.Args[1] == "stoptest":
+		os.Exit(run(context.Background(), os.Args[2:], os.Stdout, os.Stderr))
+	}
+	// A program built with -race would sleep for a second before it exits.
+	os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE"))
+	goleak.VerifyTestMain(m)
+}
+
+// freeAddr is one that nobody has.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+// result is what a run of stoptest gave.
+type result struct {
+	status int
+	stdout string
+	stderr string
+	output string // of the servers
+	report *report.Report
+	lost   int // as the servers counted
+}
+
+// stoptest runs the program in this process, against a bad server.
+func stoptest(t *testing.T, flags []string, kind string, args ...string) result {
+	t.Helper()
+	addr := freeAddr(t)
+	dir := t.TempDir()
+	json, output := filepath.Join(dir, "report.json"), filepath.Join(dir, "output")
+	all := []string{"-url", "http://" + addr + "/", "-profile", "none", "-stops", "2", "-max-wait", "20s", "-json", json, "-output", output}
+	all = append(append(all, flags...), "--", os.Args[0], "server", kind, addr)
+	var stdout, stderr bytes.Buffer
+	r := result{status: run(t.Context(), append(all, args...), &stdout, &stderr)}
+	r.stdout, r.stderr = stdout.String(), stderr.String()
+	b, err := os.ReadFile(output)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.output = string(b)
+	for _, m := range regexp.MustCompile(`(?m)^lost (\d+)$`).FindAllStringSubmatch(r.output, -1) {
+		var n int
+		fmt.Sscan(m[1], &n)
+		r.lost += n
+	}
+	if r.report, err = report.Read(json); err != nil {
+		t.Fatal(err)
+	}
+	if r.report.Status != r.status || !strings.Contains(r.stdout, r.report.Verdict) {
+		t.Errorf("status %d, and %d in the report; verdict %q", r.status, r.report.Status, r.report.Verdict)
+	}
+	for i := range r.report.Stops {
+		checkStop(t, &r.report.Stops[i])
+	}
+	t.Logf("%s\n%s", r.stdout, r.stderr)
+	return r
+}
+
+// checkStop finds what cannot be.
+func checkStop(t *testing.T, s *report.Stop) {
+	t.Helper()
+	for i := range s.Rows {
+		r := &s.Rows[i]
+		if sum := r.Answered + r.ErrorStatus + r.Refused + r.SafeToRetry + r.ResetOnConnect + r.Lost + r.Duplicated +
+			r.WrongAnswer + r.ClientError + r.CleanEnd + r.Cut; sum != r.Requests {
+			t.Errorf("%s: %d requests with an outcome, of %d", r.Class, sum, r.Requests)
+		}
+		if sum := r.FINBefore + r.RSTBefore + r.FINAfter + r.RSTAfter + r.Timeout + r.Other; sum != r.Lost {
+			t.Errorf("%s: the kernel says something of %d, of %d lost", r.Class, sum, r.Lost)
+		}
+		failed := 0
+		for _, n := range s.Series.Classes[i].Failed {
+			failed += n
+		}
+		if failed != r.Failed() {
+			t.Errorf("%s: %d failed in the series, want %d", r.Class, failed, r.Failed())
+		}
+	}
+}
+
+// Each of these servers says what it has lost, and that is what there must be.
+func TestServersThatLose(t *testing.T) {
+	tests := []struct {
+		kind   string
+		args   []string
+		flags  []string
+		status int
+		lost   int // at least, in 2 stops
+		of     func(r *report.Row) int
+		exit   int
+	}{
+		{"queue", []string{"7"}, []string{"-clients", "fresh=7"}, 1, 14,
+			func(r *report.Row) int { return r.Lost + r.ResetOnConnect }, 0},
+		{"drops", nil, []string{"-clients", "blind=5,looking=4"}, 1, 18,
+			func(r *report.Row) int { return r.Lost }, 0},
+		{"streams", nil, []string{"-clients", "sse=3,ws=4", "-sse-url", "/events", "-ws-url", "/echo"}, 1, 14,
+			func(r *report.Row) int { return r.Cut }, 0},
+		{"twice", nil, []string{"-clients", "blind=5", "-echo-header", "X-Request-Id"}, 1, 10,
+			func(r *report.Row) int { return r.Duplicated }, 0},
+		{"exits 1", nil, []string{"-clients", "blind=5,looking=4"}, 0, 0,
+			func(r *report.Row) int { return r.Lost }, 1},
+		{"reloads", nil, []string{"-clients", "blind=5,looking=4", "-reload", "HUP"}, 1, 18,
+			func(r *report.Row) int { return r.Lost }, -1},
+		{"reloads", nil, []string{"-clients", "blind=5", "-stops", "1", "-reload", "kill -HUP $STOPTEST_PID"}, 1, 5,
+			func(r *report.Row) int { return r.Lost }, -1},
+		{"goes on", nil, []string{"-clients", "blind=5", "-stops", "1", "-reload", "true"}, 0, 0,
+			func(r *report.Row) int { return r.Lost }, -1},
+	}
+	for _, tt := range tests {
+		t.Run(tt.kind, func(t *testing.T) {
+			if tt.kind == "queue" && runtime.GOOS != "linux" {
+				t.Skip("needs /proc/net/tcp")
+			}
+			t.Parallel()
+			r := stoptest(t, append([]string{"-think", "10ms"}, tt.flags...), tt.kind, tt.args...)
+			total := &r.report.Total
+			if got := tt.of(total); r.status != tt.status || got != r.lost || total.Failed() != r.lost || r.lost != tt.lost {
+				t.Errorf("status %d, %d of %d failures as expected; the server says %d; want status %d, and %d", r.status, got, total.Failed(), r.lost, tt.status, tt.lost)
+			}
+			for _, s := range r.report.Stops {
+				if tt.exit < 0 != (s.Exit == nil) || s.Exit != nil && *s.ExitStatus != tt.exit || s.LeftBehind != 0 || s.DidNotStop {
+					t.Errorf("stop = %s, want exit status %d", words(&s, tt.exit < 0), tt.exit)
+				}
+				if s.Total.ClientError != 0 || s.Total.Answered+s.Total.Messages == 0 {
+					t.Errorf("total = %+v, want answers and no errors of the clients", s.Total)
+				}
+			}
+		})
+	}
+}
+
+func TestServersThatDoNotStop(t *testing.T) {
+	for _, kind := range []string{"never exits", "ignores", "forks"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			if kind == "forks" && runtime.GOOS != "linux" {
+				t.Skip("a process that leaves the group is not found")
+			}
+			pids := filepath.Join(t.TempDir(), "pids")
+			r := stoptest(t, []string{"-clients", "blind=5", "-stops", "1", "-max-wait", "1s"}, kind, pids)
+			s := r.report.Stops[0]
+			if s.Total.Failed() != 0 || s.Total.Answered == 0 {
+				t.Errorf("total = %+v, want no failure", s.Total)
+			}
+			if kind == "forks" {
+				if r.status != 0 || s.DidNotStop || s.LeftBehind != 1 || s.Exit == nil || *s.ExitStatus != 0 {
+					t.Errorf("status %d, stop: %s; want a clean exit that leaves 1 process", r.status, words(&s, false))
+				}
+				wantGone(t, pids)
+				return
+			}
+			if r.status != 3 || !s.DidNotStop || s.Exit != nil || s.LeftBehind != 0 {
+				t.Errorf("status %d, stop: %s; want 3, and that it did not stop", r.status, words(&s, false))
+			}
+		})
+	}
+}
+
+func TestSecondSignal(t *testing.T) {
+	t.Parallel()
+	r := stoptest(t, []string{"-clients", "blind=5", "-stops", "1", "-second", "TERM"}, "second")
+	if len(r.report.Stops) != 1 || r.report.Total.Failed() != 0 || r.status != 0 || *r.report.Stops[0].ExitStatus != 0 {
+		t.Errorf("status %d, %d stops, total %+v; want 0 and 1 that loses nothing", r.status, len(r.report.Stops), r.report.Total)
+	}
+	s := r.report.Second
+	if s == nil || s.Second == nil || s.SecondSignal != "TERM" || s.Exit == nil || *s.ExitStatus != 7 || *s.Exit < *s.Second {
+		t.Fatalf("second = %+v, want an exit with status 7 after it", s)
+	}
+	if held := s.Rows[len(s.Rows)-1]; held.Class != "held" || held.Lost != 1 || s.Total.Failed() != 1 {
+		t.Errorf("total = %+v, held %+v; want that one lost", s.Total, held)
+	}
+}
+
+func TestNotTested(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { taken.Close() })
+	for _, tt := range []struct {
+		name  string
+		flags []string
+		kind  string
+		want  string
+	}{
+		{"exits", nil, "exits at once", "has exited with status 4 before the signal; it said:\nno such setting"},
+		{"does not answer", []string{"-start-wait", "300ms"}, "deaf", "no answer to test with in 300ms"},
+		{"error status", []string{"-start-wait", "500ms", "-url", "/missing"}, "polite", "404 Not Found"},
+		{"class without an answer", []string{"-start-wait", "1s", "-clients", "sse=1", "-sse-url", "/missing"}, "polite", "sse client 0"},
+		{"taken", []string{"-url", "http://" + taken.Addr().String()}, "polite", "before the command was started"},
+		{"reload fails", []string{"-reload", "exit 5"}, "polite", "exited with status 5"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r := stoptestAt(t, tt.flags, tt.kind)
+			if r.status != 3 || !strings.Contains(r.stdout, tt.want) {
+				t.Errorf("status %d, want 3; output lacks %q:\n%s", r.status, tt.want, r.stdout)
+			}
+		})
+	}
+	var stdout, stderr bytes.Buffer
+	status := run(t.Context(), []string{"-url", "http://" + freeAddr(t), "--", "/no/such/command"}, &stdout, &stderr)
+	if status != 3 || !strings.Contains(stdout.String(), "start /no/such/command") {
+		t.Errorf("status %d, want 3; output:\n%s%s", status, &stdout, &stderr)
+	}
+}
+
+// stoptestAt is stoptest, for flags that may have a -url that is a path.
+func stoptestAt(t *testing.T, flags []string, kind string) result {
+	t.Helper()
+	addr := freeAddr(t)
+	all := []string{"-profile", "none", "-stops", "1", "-url", "http://" + addr}
+	for i, f := range flags {
+		if i > 0 && flags[i-1] == "-url" && f[0] == '/' {
+			flags[i] = "http://" + addr + f
+		}
+	}
+	all = append(append(all, flags...), "--", os.Args[0], "server", kind, addr)
+	var stdout, stderr bytes.Buffer
+	return result{status: run(t.Context(), all, &stdout, &stderr), stdout: stdout.String(), stderr: stderr.String()}
+}
+
+// A stoptest that is ended in the midst of its work leaves nothing behind, be
+// it that it can clean up or not, and be it that the server has forked.
+func TestNothingLeftBehind(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("a process that leaves the group is not found")
+	}
+	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGKILL} {
+		t.Run(sig.String(), func(t *testing.T) {
+			t.Parallel()
+			addr, pids := freeAddr(t), filepath.Join(t.TempDir(), "pids")
+			cmd := exec.Command(os.Args[0], "stoptest", "-url", "http://"+addr, "-load", "1m", "-profile", "none", "-clients", "blind=2",
+				"--", os.Args[0], "server", "forks", addr, pids)
+			var out bytes.Buffer
+			cmd.Stdout, cmd.Stderr = &out, &out
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- cmd.Wait() }()
+			eventually(t, "the server has forked", func() bool { _, err := os.Stat(pids); return err == nil })
+			eventually(t, "it serves", func() bool {
+				nc, err := net.Dial("tcp", addr)
+				if err == nil {
+					nc.Close()
+				}
+				return err == nil
+			})
+			cmd.Process.Signal(sig)
+			select {
+			case <-ended:
+			case <-time.After(30 * time.Second):
+				cmd.Process.Kill()
+				t.Fatalf("not ended by %v after 30 s", sig)
+			}
+			if want := 3; sig != syscall.SIGKILL && cmd.ProcessState.ExitCode() != want {
+				t.Errorf("%v, want status %d:\n%s", cmd.ProcessState, want, &out)
+			}
+			if sig != syscall.SIGKILL && !strings.Contains(out.String(), "interrupted") {
+				t.Errorf("nothing said of the interruption:\n%s", &out)
+			}
+			wantGone(t, pids)
+		})
+	}
+}
+
+// wantGone waits until the processes in the file are gone.
+func wantGone(t *testing.T, path string) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range strings.Fields(strings.Trim(string(b), "[]\n")) {
+		var pid int
+		if n, _ := fmt.Sscan(f, &pid); n != 1 || pid <= 1 {
+			t.Fatalf("no process %q", f)
+		}
+		eventually(t, fmt.Sprint("process ", pid, " is gone"), func() bool { return syscall.Kill(pid, 0) == syscall.ESRCH })
+	}
+}
+
+// eventually polls, within a generous bound.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s: not within 30 s", what)
+		}
+	}
+}
+
+// Over a line the server and its clients are in namespaces of their own.
+func TestOverALine(t *testing.T) {
+	t.Parallel()
+	const delay = 20 * time.Millisecond
+	dir := t.TempDir()
+	json, output := filepath.Join(dir, "report.json"), filepath.Join(dir, "output")
+	var stdout, stderr bytes.Buffer
+	status := run(t.Context(), []string{"-url", "http://192.0.2.1:8080", "-profile", "none", "-clients", "blind=5,looking=4,fresh=3", "-stops", "2",
+		"-line", "delay=" + delay.String() + ",jitter=5ms", "-json", json, "-output", output, "--", os.Args[0], "server", "drops", ":8080"}, &stdout, &stderr)
+	if strings.Contains(stdout.String(), "no line between network namespaces here") {
+		if status != 3 {
+			t.Errorf("status %d, want 3", status)
+		}
+		t.Skip(stdout.String())
+	}
+	r, err := report.Read(json)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Those of keep-alive clients all are dropped after they were read.
+	if got := r.Rows[0].Lost + r.Rows[1].Lost; status != 1 || got != 2*(5+4) || r.Line.Delay != delay.Seconds() || math.Abs(r.Line.Jitter-0.005) > 1e-9 {
+		t.Errorf("status %d, %d lost over %+v; want 1, %d\n%s", status, got, r.Line, 2*(5+4), &stdout)
+	}
+	if min := r.Total.Slowest; min < (2 * (delay - 5*time.Millisecond)).Seconds() {
+		t.Errorf("slowest answer %v s, want a round trip's", min)
+	}
+}

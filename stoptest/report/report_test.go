@@ -1,0 +1,80 @@
+package report
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestJudge(t *testing.T) {
+	rows := func(blind, h2 Row) []Row {
+		blind.Class, h2.Class = "blind", "h2"
+		blind.Clients, h2.Clients = 10, 4
+		return []Row{blind, h2}
+	}
+	fine := Stop{Rows: rows(Row{Requests: 1000, Answered: 1000}, Row{Requests: 500, Answered: 490, SafeToRetry: 10})}
+	bad := Stop{Rows: rows(Row{Requests: 1000, Answered: 990, Lost: 4, ResetOnConnect: 6}, Row{Requests: 500, Answered: 499, Cut: 1})}
+	stuck := fine
+	stuck.DidNotStop = true
+	for _, tt := range []struct {
+		name    string
+		r       Report
+		status  int
+		verdict string
+	}{
+		{"nothing lost", Report{Stops: []Stop{fine, fine}}, 0, "Lost none of 3,000 requests in 2 stops."},
+		{"something lost", Report{Stops: []Stop{fine, bad}}, 1, "LOST 11 of 3,000 requests in 2 stops: blind 10, h2 1."},
+		{"reload", Report{Stops: []Stop{{Rows: rows(Row{Requests: 10, Refused: 3, RefusedEarly: 2, Answered: 7}, Row{})}}, Reload: "HUP"}, 1,
+			"LOST 2 of 10 requests in 1 reload: blind 2."},
+		{"error status and own errors", Report{Stops: []Stop{{Rows: rows(Row{Requests: 10, ErrorStatus: 3, ClientError: 7}, Row{})}}}, 0,
+			"Lost none of 10 requests in 1 stop; 3 answered with an error status; 7 failed by the clients' own fault."},
+		{"stuck", Report{Stops: []Stop{fine, stuck}}, 3, "Lost none of 3,000 requests in 2 stops; DID NOT STOP in 1 of 2 stops."},
+		{"stuck and lost", Report{Stops: []Stop{bad, stuck}}, 1,
+			"LOST 11 of 3,000 requests in 2 stops: blind 10, h2 1; DID NOT STOP in 1 of 2 stops."},
+		{"not tested", Report{Error: "no such file"}, 3, "Could not be tested: no such file."},
+		{"interrupted", Report{Stops: []Stop{fine}, Error: "interrupted"}, 3, "Lost none of 1,500 requests in 1 stop; could not be tested to the end: interrupted."},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.r.Judge()
+			if tt.r.Status != tt.status || tt.r.Verdict != tt.verdict {
+				t.Errorf("Judge: %d, %q; want %d, %q", tt.r.Status, tt.r.Verdict, tt.status, tt.verdict)
+			}
+			if n := len(tt.r.Stops); n > 0 && (len(tt.r.Rows) != 2 || tt.r.Total.Clients != 14 || tt.r.Rows[0].Clients != 10) {
+				t.Errorf("rows = %+v, total %+v; want 10 and 4 clients", tt.r.Rows, tt.r.Total)
+			}
+		})
+	}
+}
+
+func TestReadWhatWasWritten(t *testing.T) {
+	at, status := 1.5, 143
+	want := &Report{Server: "a", Line: &Line{Delay: 0.05}, Stops: []Stop{{Exit: &at, ExitStatus: &status,
+		Rows:   []Row{{Class: "blind", Lost: 2, LastClosed: &at}},
+		Series: Series{From: -1, Bin: 0.01, Classes: []ClassSeries{{Class: "blind", Begun: []int{1, 2}}}}}}}
+	want.Judge()
+	var b bytes.Buffer
+	if err := want.Write(&b); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "a.json")
+	if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Read(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("Read (-want +got):\n%s", diff)
+	}
+	if err := os.WriteFile(path, []byte("{"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Read(path); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("Read of half a file: %v, want an error that names it", err)
+	}
+}

@@ -1,0 +1,225 @@
+//go:build unix
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// badServer makes the test binary a server that fails in a known way, and says
+// at its end how many requests it has lost: "lost 5".
+func badServer(kind, addr string, args ...string) {
+	term, hup := make(chan os.Signal, 2), make(chan os.Signal, 1)
+	signal.Notify(term, syscall.SIGTERM)
+	signal.Notify(hup, syscall.SIGHUP)
+	switch kind {
+	case "exits at once":
+		fmt.Println("no such setting")
+		os.Exit(4)
+	case "deaf":
+		select {}
+	case "forks":
+		// The one that serves is in a session, and so in a group, of its own.
+		child := exec.Command(os.Args[0], "server", "ignores", addr)
+		child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		if err := child.Start(); err != nil {
+			panic(err)
+		}
+		if len(args) > 0 {
+			tellPIDs(args[0], os.Getpid(), child.Process.Pid)
+		}
+		<-term
+		return
+	}
+	lc := net.ListenConfig{}
+	lc.SetMultipathTCP(false)
+	ln, err := lc.Listen(context.Background(), "tcp", addr)
+	if err != nil {
+		panic(err)
+	}
+	if kind == "streams" {
+		cutStreams(ln, term)
+		return
+	}
+	s := &bad{kind: kind}
+	accepting := make(chan struct{})
+	go func() {
+		defer close(accepting)
+		for {
+			nc, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			s.conns.Go(func() { s.serve(nc) })
+		}
+	}()
+	for told := false; !told; {
+		select {
+		case <-term:
+			told = kind != "ignores"
+		case <-hup:
+			s.turn.Add(1) // on each connection, the next request is lost
+		}
+	}
+	if kind == "queue" {
+		want, _ := strconv.Atoi(args[0])
+		ln.(*net.TCPListener).SetDeadline(time.Unix(1, 0))
+		<-accepting
+		for queued(ln.Addr()) < want {
+			time.Sleep(time.Millisecond)
+		}
+		s.lost.Add(int64(queued(ln.Addr())))
+	}
+	ln.Close()
+	<-accepting
+	s.stopping.Store(true)
+	switch kind {
+	case "never exits":
+		select {}
+	case "second":
+		ended := make(chan struct{})
+		go func() { s.conns.Wait(); close(ended) }()
+		select {
+		case <-term:
+			os.Exit(7)
+		case <-ended:
+		}
+	}
+	s.conns.Wait()
+	fmt.Printf("lost %d\n", s.lost.Load())
+	if kind == "exits 1" {
+		os.Exit(1)
+	}
+}
+
+type bad struct {
+	kind     string
+	stopping atomic.Bool
+	turn     atomic.Int64 // reloads
+	lost     atomic.Int64
+	conns    sync.WaitGroup
+}
+
+func (s *bad) serve(nc net.Conn) {
+	defer nc.Close()
+	turn := s.turn.Load()
+	for r := bufio.NewReader(nc); ; {
+		req, err := http.ReadRequest(r)
+		if err != nil {
+			return
+		}
+		if _, err := io.Copy(io.Discard, req.Body); err != nil {
+			return
+		}
+		status, length := "200 OK", 0
+		if req.URL.Path == "/missing" {
+			status = "404 Not Found"
+		}
+		answer := fmt.Sprintf("HTTP/1.1 %s\r\nX-Request-Id: %s\r\nContent-Length: %d\r\n", status, req.Header.Get("X-Request-Id"), length)
+		now := s.turn.Load()
+		switch {
+		case s.stopping.Load() && s.kind == "drops", now != turn:
+			s.lost.Add(1)
+			return
+		case s.stopping.Load() && s.kind == "twice":
+			s.lost.Add(1)
+			io.WriteString(nc, answer+"\r\n"+answer+"\r\n")
+			return
+		case s.stopping.Load():
+			io.WriteString(nc, answer+"Connection: close\r\n\r\n")
+			return
+		}
+		io.WriteString(nc, answer+"\r\n")
+	}
+}
+
+// cutStreams serves streams, and cuts them.
+func cutStreams(ln net.Listener, term <-chan os.Signal) {
+	var cut atomic.Int64
+	stop := make(chan struct{})
+	var streams sync.WaitGroup
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {})
+	mux.HandleFunc("/events", func(w http.ResponseWriter, r *http.Request) {
+		streams.Add(1)
+		defer streams.Done()
+		w.Header().Set("Content-Type", "text/event-stream")
+		io.WriteString(w, "data: hello\n\n")
+		http.NewResponseController(w).Flush()
+		<-stop
+		cut.Add(1)
+		panic(http.ErrAbortHandler)
+	})
+	mux.HandleFunc("/echo", func(w http.ResponseWriter, r *http.Request) {
+		c, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			return
+		}
+		streams.Add(1)
+		defer streams.Done()
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		go func() {
+			select {
+			case <-stop:
+				cut.Add(1)
+				c.CloseNow()
+			case <-ctx.Done():
+			}
+		}()
+		for {
+			kind, b, err := c.Read(ctx)
+			if err != nil || c.Write(ctx, kind, b) != nil {
+				return
+			}
+		}
+	})
+	go http.Serve(ln, mux)
+	<-term
+	ln.Close()
+	close(stop)
+	streams.Wait()
+	fmt.Printf("lost %d\n", cut.Load())
+}
+
+// queued is how many connections wait to be accepted, as Linux has it.
+func queued(addr net.Addr) int {
+	b, _ := os.ReadFile("/proc/net/tcp")
+	port := fmt.Sprintf(":%04X", addr.(*net.TCPAddr).Port)
+	for line := range strings.Lines(string(b)) {
+		//  0: 0100007F:49E5 00000000:0000 0A 00000000:00000005 ...
+		f := strings.Fields(line)
+		if len(f) > 4 && strings.HasSuffix(f[1], port) && f[3] == "0A" {
+			_, hex, _ := strings.Cut(f[4], ":")
+			n, _ := strconv.ParseInt(hex, 16, 64)
+			return int(n)
+		}
+	}
+	return 0
+}
+
+// tellPIDs writes them to a file, at once.
+func tellPIDs(path string, pids ...int) {
+	if err := os.WriteFile(path+".new", []byte(fmt.Sprintln(pids)), 0o644); err != nil {
+		panic(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		panic(err)
+	}
+}
