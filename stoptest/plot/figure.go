@@ -237,7 +237,7 @@ func (f *figure) panelOf(r *report.Report) panel {
 		fmt.Sprintf("%s of %s lost", thousands(r.Total.Failed()), thousands(r.Total.Requests)),
 	}
 	if p.exit != nil {
-		parts = append(parts, fmt.Sprintf("exit %.3g s", *p.exit))
+		parts = append(parts, "exit "+seconds(*p.exit))
 	}
 	if stuck > 0 {
 		parts = append(parts, fmt.Sprintf("%d did not stop", stuck))
@@ -253,6 +253,13 @@ func median(values []float64) *float64 {
 	}
 	slices.Sort(values)
 	return &values[len(values)/2]
+}
+
+func seconds(s float64) string {
+	if s < 0.1 {
+		return fmt.Sprintf("%.0f ms", s*1000)
+	}
+	return fmt.Sprintf("%.2f s", s)
 }
 
 func plural(n int, what string) string {

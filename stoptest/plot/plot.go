@@ -8,7 +8,6 @@
 package plot
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"image/color"
@@ -143,7 +142,7 @@ func (f *figure) draw(p *pen) {
 		f.drawPanel(p, &f.panels[i], x, y, each)
 	}
 	p.text(grey, smallSize, false, left, labels, f.height()-8,
-		"Seconds from the signal; means of the stops. A class has one scale in all panels: its highest rate is at the left.")
+		"Seconds from the signal; means of the stops. A class has one scale in all panels: its highest rate is at the left. –: none sent.")
 }
 
 func (f *figure) drawLegend(p *pen) {
@@ -216,7 +215,7 @@ func (f *figure) drawPanel(p *pen, s *panel, x, y, w float64) {
 		p.line(thin(grey), x, base, end, base)
 		switch {
 		case !l.given:
-			p.text(grey, smallSize, false, right, x+w-6, base-7, "not sent")
+			p.text(grey, textSize, false, right, x+w-6, base-7, "–")
 		case l.lost > 0:
 			p.text(darkOrange, textSize, true, right, x+w-6, base-7, fmt.Sprint(l.lost))
 		default:
@@ -239,12 +238,17 @@ func (f *figure) drawPanel(p *pen, s *panel, x, y, w float64) {
 	}
 }
 
+// tick words a time on the axis; those nearer than 0.01 s to the signal are sums
+// that should have been 0.
 func tick(t float64) string {
-	s := fmt.Sprintf("%.3g", math.Abs(t))
-	if t < -1e-9 {
+	switch s := fmt.Sprintf("%.3g", math.Abs(t)); {
+	case math.Abs(t) < 0.01:
+		return "0"
+	case t < 0:
 		return "−" + s
+	default:
+		return s
 	}
-	return cmp.Or(strings.TrimSuffix(s, "e-17"), "0")
 }
 
 // crossed picks the bins that get a cross: of those that have losses the first,
