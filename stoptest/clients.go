@@ -110,6 +110,9 @@ func (c *config) groups(ln *line.Line) (start, late []load.Group) {
 				continue
 			}
 			g.Kind, g.Streams = load.HTTP2, n.streams
+			if c.h2URL.URL != nil {
+				u = c.h2URL
+			}
 		case "idle":
 			g.Kind, g.Requests = load.Idle, 1
 		case "unused":

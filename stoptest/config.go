@@ -19,11 +19,12 @@ import (
 	"github.com/peterbourgon/ff/v3"
 
 	"lastcall/stoptest/line"
+	"lastcall/stoptest/plot"
 )
 
 // config is what the flags and the environment say.
 type config struct {
-	url, slow, upload, sse, ws urlFlag
+	url, h2URL, slow, upload, sse, ws urlFlag
 
 	method string
 	body   int
@@ -48,6 +49,8 @@ type config struct {
 	name     string
 	versions versionsFlag
 	json     string
+	plots    plotFlag
+	compare  bool
 	output   string
 
 	command []string
@@ -57,6 +60,7 @@ const usage = `stoptest counts the requests that a server loses when it stops: i
 server, loads it as real clients do, tells it to stop, and accounts for each.
 
 usage: stoptest -url URL [flags] -- COMMAND [ARG...]
+       stoptest -compare -plot FILE REPORT...
 
 What to ask for (classes of clients without a URL are left out; PATH is one on -url's host)
   -url URL                   answered 2xx or 3xx; the command has to serve it
@@ -66,6 +70,7 @@ What to ask for (classes of clients without a URL are left out; PATH is one on -
   -sse-url URL|PATH          event streams
   -ws-url URL|PATH           WebSockets that echo messages
   -h2 off                    or h2c or tls: streams of HTTP/2, too
+  -h2-url URL|PATH           for these, if not -url
   -echo-header NAME          of answers, with the request's X-Request-Id: tells duplicates, too
 The load
   -profile light             or full, long-think, none
@@ -86,6 +91,8 @@ The stop
   -start-wait 30s            for the first answer
 The report
   -json FILE
+  -plot FILE,...             a picture: requests around the signal; .svg or .png
+  -compare                   no test: draw the REPORTs that -json wrote side by side
   -name NAME                 of the server; the command's if not given
   -versions KEY=TEXT,...     to be noted in the report
   -output FILE               for what the server writes
@@ -108,6 +115,7 @@ func (c *config) flags() *flag.FlagSet {
 	fs.StringVar(&c.method, "method", http.MethodPost, "")
 	fs.IntVar(&c.body, "body", 64, "")
 	fs.StringVar(&c.h2, "h2", "off", "")
+	fs.Var(&c.h2URL, "h2-url", "")
 	fs.StringVar(&c.echo, "echo-header", "", "")
 
 	c.profile = profiles["light"]
@@ -124,6 +132,8 @@ func (c *config) flags() *flag.FlagSet {
 	fs.StringVar(&c.name, "name", "", "")
 	fs.Var(&c.versions, "versions", "")
 	fs.StringVar(&c.json, "json", "", "")
+	fs.Var(&c.plots, "plot", "")
+	fs.BoolVar(&c.compare, "compare", false, "")
 	fs.StringVar(&c.output, "output", "", "")
 
 	setting := func(value *time.Duration, name string, otherwise time.Duration) {
@@ -150,6 +160,9 @@ func parse(args []string) (config, error) {
 		return c, tidy(err)
 	}
 	c.command = fs.Args()
+	if c.compare {
+		return c, c.checkCompare()
+	}
 	return c, c.check()
 }
 
@@ -160,6 +173,17 @@ func tidy(err error) error {
 		s = strings.TrimPrefix(s, prefix)
 	}
 	return errors.New(s)
+}
+
+// checkCompare is check where the arguments are reports to draw.
+func (c *config) checkCompare() error {
+	switch {
+	case len(c.plots) == 0:
+		return errors.New("-compare: want -plot with it")
+	case len(c.command) == 0:
+		return errors.New("-compare: want reports, as -json writes them")
+	}
+	return nil
 }
 
 // check finds what no single value can tell, and completes what depends on
@@ -190,7 +214,7 @@ func (c *config) check() error {
 	for _, u := range []struct {
 		flag string
 		url  *urlFlag
-	}{{"slow-url", &c.slow}, {"upload-url", &c.upload}, {"sse-url", &c.sse}, {"ws-url", &c.ws}} {
+	}{{"h2-url", &c.h2URL}, {"slow-url", &c.slow}, {"upload-url", &c.upload}, {"sse-url", &c.sse}, {"ws-url", &c.ws}} {
 		if u.url.URL == nil {
 			continue
 		}
@@ -279,6 +303,21 @@ func (u *urlFlag) addr() string {
 }
 
 func (u *urlFlag) path() string { return cmp.Or(u.RequestURI(), "/") }
+
+// plotFlag is the pictures' files.
+type plotFlag []string
+
+func (p *plotFlag) String() string { return strings.Join(*p, ",") }
+
+func (p *plotFlag) Set(s string) error {
+	for path := range strings.SplitSeq(s, ",") {
+		if _, err := plot.Format(path); err != nil {
+			return err
+		}
+		*p = append(*p, path)
+	}
+	return nil
+}
 
 type signalFlag struct{ syscall.Signal }
 

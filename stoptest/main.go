@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"lastcall/stoptest/plot"
 	"lastcall/stoptest/report"
 )
 
@@ -41,6 +42,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (status i
 		fmt.Fprintf(stderr, "stoptest: %v\n", err)
 		return 2
 	}
+	if cfg.compare {
+		if err := cfg.drawAll(); err != nil {
+			fmt.Fprintf(stderr, "stoptest: -compare: %v\n", err)
+			return 2
+		}
+		return 0
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	signals := make(chan os.Signal, 1)
@@ -62,7 +70,36 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (status i
 			return 3
 		}
 	}
+	if len(r.Stops) > 0 {
+		if err := cfg.draw(r); err != nil {
+			fmt.Fprintf(stderr, "stoptest: -plot: %v\n", err)
+			return 3
+		}
+	}
 	return r.Status
+}
+
+// draw makes the pictures.
+func (c *config) draw(reports ...*report.Report) error {
+	for _, path := range c.plots {
+		if err := plot.File(path, reports...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// drawAll makes the pictures of reports in files.
+func (c *config) drawAll() error {
+	var reports []*report.Report
+	for _, path := range c.command {
+		r, err := report.Read(path)
+		if err != nil {
+			return err
+		}
+		reports = append(reports, r)
+	}
+	return c.draw(reports...)
 }
 
 // test makes all the stops.

@@ -1,0 +1,20 @@
+module lastcall/stoptest/compare
+
+go 1.26
+
+toolchain go1.26.11
+
+require (
+	github.com/oklog/run v1.2.0
+	github.com/ory/graceful v0.1.3
+	lastcall v0.0.0
+)
+
+require (
+	github.com/go-kit/log v0.2.1 // indirect
+	github.com/go-logfmt/logfmt v0.5.1 // indirect
+	github.com/pkg/errors v0.9.1 // indirect
+	golang.org/x/sys v0.47.0 // indirect
+)
+
+replace lastcall => ../..
