@@ -31,8 +31,7 @@ func (d Within) set(a *supervised) { a.within = max(time.Duration(d), 0) }
 
 // HangError says that an actor had not returned one second after its deadline
 // (after a second interrupt: one second after that, see [Signal]). It was left
-// behind: execute has returned for it, with this error, and nothing waits for
-// it. Its goroutine goes on until the process ends, which should be soon.
+// behind: what the group executes has returned for it, and nothing waits for it. Its goroutine goes on until the process ends, which should be soon.
 //
 // A line in the log (error) has the same. The exit status is 1, see
 // [ExitStatus].
@@ -48,7 +47,9 @@ func (e *HangError) Error() string {
 
 // await waits for an actor that is being interrupted, up to its deadline.
 func (a *supervised) await() error {
+	a.sup.mu.Lock()
 	overdue := a.bound().Add(returnTime)
+	a.sup.mu.Unlock()
 	timer := time.NewTimer(time.Until(overdue))
 	defer timer.Stop()
 	cut := a.sup.stop.cutc
@@ -65,26 +66,26 @@ func (a *supervised) await() error {
 	}
 }
 
-// bound sets the deadline.
+// bound is the deadline, or zero while it is not known. s.mu is held.
 func (a *supervised) bound() time.Time {
-	s := a.sup
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := time.Now()
-	a.deadline = a.stage.deadline
+	st, s := a.stage, a.sup
+	if st.since.IsZero() {
+		return time.Time{}
+	}
+	deadline := st.deadline
 	if a.within > 0 {
 		from := s.stop.drainsAt()
-		if from.Before(now) {
-			from = now
+		if from.Before(st.since) {
+			from = st.since
 		}
-		if own := from.Add(a.within); own.Before(a.deadline) {
-			a.deadline = own
+		if own := from.Add(a.within); own.Before(deadline) {
+			deadline = own
 		}
 	}
-	if a.deadline.Before(now) { // the others have left nothing
-		a.deadline = now
+	if deadline.Before(st.since) { // the others have left nothing
+		return st.since
 	}
-	return a.deadline
+	return deadline
 }
 
 // hangs gives up on an actor.
@@ -112,7 +113,7 @@ func (a *supervised) hangs() error {
 	s.stop.keep(err, err)
 	level.Error(a.logger).Log("msg", "actor has not returned, leaving it behind", "elapsed", after, "stack", string(err.Stack))
 	s.advance()
-	return err
+	return a.result()
 }
 
 // stacks returns those of all goroutines, as they were then or later. The world

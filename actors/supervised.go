@@ -3,7 +3,6 @@ package actors
 import (
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -28,8 +27,9 @@ type supervised struct {
 	contain bool
 	restart *Restart // nil: none
 
-	asks     sync.Once   // calls interrupt
-	crashing atomic.Bool // the process is going down
+	asking   atomic.Bool   // interrupt is or was called
+	told     chan struct{} // closed when it has returned
+	crashing atomic.Bool   // the process is going down
 	done     chan struct{}
 
 	// The rest is under sup.mu.
@@ -38,13 +38,12 @@ type supervised struct {
 	began    time.Time
 	asked    time.Time // when interrupt was called
 	ended    time.Time
-	deadline time.Time
 	restarts int
 	failure  error // what made it restart
 	err      error // what it returned
 	failed   bool  // that is not clean
 
-	executing, interrupting uint64 // goroutines; 0: none (any more)
+	executing, interrupting uint64 // goroutines; executing is 0 when it has returned
 }
 
 var (
@@ -100,7 +99,9 @@ func (a *supervised) run() {
 			a.finish(err)
 		}
 	}()
-	a.sets(&a.executing, goroutine())
+	a.sup.mu.Lock()
+	a.executing = goroutine()
+	a.sup.mu.Unlock()
 	err = a.attempts()
 }
 
@@ -139,27 +140,29 @@ func (a *supervised) returns(err error) {
 
 // ask calls interrupt, once, and returns when that has returned.
 func (a *supervised) ask() {
-	a.asks.Do(func() {
-		s := a.sup
+	if !a.asking.CompareAndSwap(false, true) {
+		<-a.told
+		return
+	}
+	defer close(a.told)
+	s := a.sup
+	s.mu.Lock()
+	a.asked, a.interrupting = time.Now(), goroutine()
+	if a.state == Running || a.state == Restarting {
+		a.state = Stopping
+	}
+	cause := s.cause
+	if a.err != nil { // it has returned by itself
+		cause = a.err
+	}
+	s.mu.Unlock()
+	if err := a.guard(func() error { a.interrupt(cause); return nil }); err != nil {
 		s.mu.Lock()
-		a.asked, a.interrupting = time.Now(), goroutine()
-		if a.state == Running || a.state == Restarting {
-			a.state = Stopping
-		}
-		cause := s.cause
-		if a.err != nil { // it has returned by itself
-			cause = a.err
-		}
+		a.err, a.failed = errors.Join(a.err, err), true
 		s.mu.Unlock()
-		defer a.sets(&a.interrupting, 0)
-		if err := a.guard(func() error { a.interrupt(cause); return nil }); err != nil {
-			s.mu.Lock()
-			a.err, a.failed = errors.Join(a.err, err), true
-			s.mu.Unlock()
-			s.stop.keep(err, err)
-			level.Error(a.logger).Log("msg", "interrupt failed", "err", err)
-		}
-	})
+		s.stop.keep(err, err)
+		level.Error(a.logger).Log("msg", "interrupt failed", "err", err)
+	}
 }
 
 // ends marks the actor as ended, and lets go those who wait for that.
@@ -186,16 +189,14 @@ func (a *supervised) leaves() {
 	a.stage.left--
 }
 
-func (a *supervised) sets(id *uint64, to uint64) {
-	a.sup.mu.Lock()
-	defer a.sup.mu.Unlock()
-	*id = to
-}
-
+// result is what our execute returns; see [Supervisor.Actor].
 func (a *supervised) result() error {
 	a.sup.mu.Lock()
 	defer a.sup.mu.Unlock()
-	return a.err
+	if a.name == a.sup.first {
+		return a.err
+	}
+	return a.sup.cause
 }
 
 // named says whose error it is, and, as the cause of a stop, who returned.

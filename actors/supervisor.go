@@ -43,8 +43,9 @@ type Supervisor struct {
 	// too, for its Logger and its Grace.
 	Stop *Stop
 
-	setup sync.Once
-	stop  *Stop
+	setup  sync.Once
+	stop   *Stop
+	starts sync.Once // the stop
 
 	mu       sync.Mutex
 	names    map[string]int // how often each was asked for
@@ -68,12 +69,16 @@ type Option interface{ set(*supervised) }
 // logs, errors and snapshots. An empty name becomes "actor", and a name that is
 // taken gets a number: a second "jobs" is "jobs#2".
 //
+// In a stop, execute returns the error by which it began, except for the actor
+// that began it. So that is what run.Group.Run returns, whoever is quicker; an
+// actor's own error is in [Supervisor.Err] and [Supervisor.Snapshot].
+//
 // An actor that is decorated but not added to the group holds the others for a
 // second, once, when the stop begins.
 func (s *Supervisor) Actor(name string, options ...Option) func(execute func() error, interrupt func(error)) (func() error, func(error)) {
 	s.init()
 	return func(execute func() error, interrupt func(error)) (func() error, func(error)) {
-		a := &supervised{sup: s, execute: execute, interrupt: interrupt, state: Waiting, done: make(chan struct{})}
+		a := &supervised{sup: s, execute: execute, interrupt: interrupt, state: Waiting, told: make(chan struct{}), done: make(chan struct{})}
 		for _, o := range options {
 			o.set(a)
 		}
@@ -116,26 +121,32 @@ func (s *Supervisor) begin(cause error) { s.beginBy(nil, cause) }
 
 // beginBy begins the stop, because of an actor if it is not nil.
 func (s *Supervisor) beginBy(a *supervised, cause error) {
-	named := cause
-	if a != nil {
-		named = a.named(cause)
-	}
-	by := s.stop.begin(named)
+	s.starts.Do(func() {
+		named := cause
+		if a != nil {
+			named = a.named(cause)
+		}
+		by := s.stop.begin(named)
+		s.mu.Lock()
+		s.began, s.cause = time.Now(), cause
+		if !by {
+			s.cause = s.stop.why()
+		}
+		if by && a != nil {
+			s.first = a.name
+		}
+		if s.missing > 0 {
+			s.patience = time.AfterFunc(returnTime, s.passOver)
+		}
+		s.mu.Unlock()
+		s.advance()
+	})
 	s.mu.Lock()
-	// Our own actors may have begun the stop themselves, with what they return.
-	if s.first == "" && a != nil && (by || cause != nil && errors.Is(s.stop.why(), cause)) {
+	defer s.mu.Unlock()
+	// Actors of this package begin the stop themselves, with what they return.
+	if s.first == "" && a != nil && cause != nil && errors.Is(s.cause, cause) {
 		s.first = a.name
 	}
-	if !s.began.IsZero() {
-		s.mu.Unlock()
-		return
-	}
-	s.began, s.cause = time.Now(), cause
-	if s.missing > 0 {
-		s.patience = time.AfterFunc(returnTime, s.passOver)
-	}
-	s.mu.Unlock()
-	s.advance()
 }
 
 // Err says how the stop went, as [Stop.Err] does, given what run.Group.Run

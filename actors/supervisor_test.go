@@ -252,7 +252,7 @@ func TestSupervisedInterrupt(t *testing.T) {
 				synctest.Wait()
 				decorated(errors.New("theirs"))
 				decorated(errors.New("theirs"))
-				err, want, cause := <-done, "<nil>", "theirs"
+				err, want, cause := <-done, "theirs", "theirs"
 				if when == "after" {
 					want, cause = "own", "own"
 				}
@@ -362,7 +362,11 @@ func TestSupervisorErr(t *testing.T) {
 			var g run.Group
 			g.Add(sup.Actor("later")(func() error { <-interrupted; return tt.later }, func(error) { close(interrupted) }))
 			g.Add(sup.Actor("first")(func() error { return tt.first }, func(error) {}))
-			err := sup.Err(g.Run())
+			ran := g.Run()
+			if ran != tt.first {
+				t.Errorf("%s: Run = %v, want %v", tt.name, ran, tt.first)
+			}
+			err := sup.Err(ran)
 			if fmt.Sprint(err) != tt.want || actors.ExitStatus(err) != tt.status {
 				t.Errorf("%s: Err = %q, status %d, want %q, %d", tt.name, fmt.Sprint(err), actors.ExitStatus(err), tt.want, tt.status)
 			}
@@ -477,18 +481,18 @@ func TestSupervisorSnapshot(t *testing.T) {
 		check("db 1 running 0s - - - <nil>\nweb 0 running 0s - - - <nil>\njobs 0 running 0s - - - <nil>\n")
 		time.Sleep(time.Second)
 		fail <- errors.New("boom")
-		check("db 1 running 0s - - - <nil>\nweb 0 stopping 0s 1s 19s - <nil>\njobs 0 failed 0s 1s - 1s boom\n")
+		check("db 1 running 0s - - - <nil>\nweb 0 stopping 0s 1s 19s - <nil>\njobs 0 failed 0s 1s 19s 1s boom\n")
 		if s, _ := look(); s.First != "jobs" || fmt.Sprint(s.Cause) != "jobs: boom" || s.Deadline.Sub(start) != 19*time.Second {
 			t.Errorf("Snapshot = %+v", s)
 		}
 		time.Sleep(10 * time.Second)
 		close(web)
-		check("db 1 stopping 0s 11s 16s - <nil>\nweb 0 ended 0s 1s 19s 11s <nil>\njobs 0 failed 0s 1s - 1s boom\n")
+		check("db 1 stopping 0s 11s 16s - <nil>\nweb 0 ended 0s 1s 19s 11s <nil>\njobs 0 failed 0s 1s 19s 1s boom\n")
 		if s, _ := look(); s.Deadline.Sub(start) != 24*time.Second {
 			t.Errorf("Deadline = %v, want 24s", s.Deadline.Sub(start))
 		}
 		close(db)
 		<-done
-		check("db 1 ended 0s 11s 16s 11s <nil>\nweb 0 ended 0s 1s 19s 11s <nil>\njobs 0 failed 0s 1s - 1s boom\n")
+		check("db 1 ended 0s 11s 16s 11s <nil>\nweb 0 ended 0s 1s 19s 11s <nil>\njobs 0 failed 0s 1s 19s 1s boom\n")
 	})
 }
