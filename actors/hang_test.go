@@ -211,12 +211,13 @@ func TestManyHang(t *testing.T) {
 	}
 }
 
-// child runs this test's function childMain in a process of its own.
-func child(t *testing.T, name string) (out string, status int) {
+// childOf runs a test in a process of its own, which finds name in its
+// environment.
+func childOf(t *testing.T, test, name string) (out string, status int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^"+t.Name()+"$")
+	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^"+test+"$")
 	cmd.Env = append(os.Environ(), "LASTCALL_CHILD="+name)
 	b, err := cmd.CombinedOutput()
 	if ctx.Err() != nil {
@@ -250,7 +251,7 @@ func TestHangStatus(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("a process cannot signal itself")
 	}
-	out, status := child(t, "x")
+	out, status := childOf(t, "TestHangStatus", "x")
 	if status != 1 {
 		t.Errorf("exit status = %d, want 1", status)
 	}

@@ -123,7 +123,7 @@ func (a *supervised) returns(err error) {
 	elapsed := time.Since(a.began)
 	a.executing = 0
 	if !late {
-		a.err, a.failed = err, failed
+		a.note(err, failed)
 	}
 	s.mu.Unlock()
 
@@ -158,11 +158,22 @@ func (a *supervised) ask() {
 	s.mu.Unlock()
 	if err := a.guard(func() error { a.interrupt(cause); return nil }); err != nil {
 		s.mu.Lock()
-		a.err, a.failed = errors.Join(a.err, err), true
+		a.note(err, true)
 		s.mu.Unlock()
 		s.stop.keep(err, err)
 		level.Error(a.logger).Log("msg", "interrupt failed", "err", err)
 	}
+}
+
+// note adds to what the actor ended with. sup.mu is held.
+func (a *supervised) note(err error, failed bool) {
+	if a.err != nil && err != nil { // execute and interrupt both
+		err = errors.Join(a.err, err)
+	}
+	if err != nil {
+		a.err = err
+	}
+	a.failed = a.failed || failed
 }
 
 // ends marks the actor as ended, and lets go those who wait for that.
