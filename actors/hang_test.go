@@ -52,21 +52,21 @@ func TestHang(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		within actors.Within
-		stop   actors.Stop
+		stop   *actors.Stop
 		after  time.Duration
 	}{
-		{"deadline of the stop", 0, actors.Stop{}, 31 * time.Second},
-		{"own", actors.Within(4 * time.Second), actors.Stop{}, 5 * time.Second},
-		{"own, longer", actors.Within(time.Hour), actors.Stop{Grace: 10 * time.Second}, 11 * time.Second},
-		{"less than none", actors.Within(-1), actors.Stop{Grace: 10 * time.Second}, 11 * time.Second},
-		{"lame duck", actors.Within(4 * time.Second), actors.Stop{LameDuck: 20 * time.Second}, 25 * time.Second},
-		{"no grace", 0, actors.Stop{Grace: -1}, time.Second},
+		{"deadline of the stop", 0, &actors.Stop{}, 31 * time.Second},
+		{"own", actors.Within(4 * time.Second), &actors.Stop{}, 5 * time.Second},
+		{"own, longer", actors.Within(time.Hour), &actors.Stop{Grace: 10 * time.Second}, 11 * time.Second},
+		{"less than none", actors.Within(-1), &actors.Stop{Grace: 10 * time.Second}, 11 * time.Second},
+		{"lame duck", actors.Within(4 * time.Second), &actors.Stop{LameDuck: 20 * time.Second}, 25 * time.Second},
+		{"no grace", 0, &actors.Stop{Grace: -1}, time.Second},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var out bytes.Buffer
 				tt.stop.Logger = log.NewLogfmtLogger(log.NewSyncWriter(&out))
-				sup := &actors.Supervisor{Stop: &tt.stop}
+				sup := &actors.Supervisor{Stop: tt.stop}
 				free := make(chan struct{})
 				defer close(free)
 				var g run.Group
