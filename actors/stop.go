@@ -69,7 +69,8 @@ type Stop struct {
 	LameDuck time.Duration
 
 	// Grace is how long work in flight may take once draining has begun; what
-	// is left then is cut. Zero means [DefaultGrace], less cuts at once.
+	// is left then is cut. Zero means [DefaultGrace], less cuts at once. A
+	// [Supervisor] may set a part of it aside, see [Within].
 	Grace time.Duration
 
 	// IdleGrace is the longest that a connection with no request on it is
@@ -428,8 +429,8 @@ func (e *CutError) Is(target error) bool { return target == ErrCut }
 //
 // run.Group.Run alone cannot tell: it returns only what ended first, and a
 // signal ends first also when the stop then fails. Err knows of failures in
-// this package's actors. An actor of your own that fails once the stop has
-// begun must keep its error itself.
+// this package's actors, and of those that a [Supervisor] was given. Any other
+// actor that fails once the stop has begun must keep its error itself.
 func (s *Stop) Err(err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

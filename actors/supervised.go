@@ -127,14 +127,14 @@ func (a *supervised) returns(err error) {
 	}
 	s.mu.Unlock()
 
-	logger := log.With(a.logger, "elapsed", elapsed)
+	elapsed = elapsed.Round(100 * time.Microsecond)
 	switch {
 	case late:
-		level.Info(logger).Log("msg", "actor returned after all", "err", err)
+		level.Info(a.logger).Log("msg", "actor returned after all", "err", err, "elapsed", elapsed)
 	case failed && s.stop.keep(a.named(err), err):
-		level.Error(logger).Log("msg", "actor failed", "err", err)
+		level.Error(a.logger).Log("msg", "actor failed", "err", err, "elapsed", elapsed)
 	default: // or it has told the stop, which has logged it
-		level.Info(logger).Log("msg", "actor ended")
+		level.Info(a.logger).Log("msg", "actor ended", "elapsed", elapsed)
 	}
 }
 
