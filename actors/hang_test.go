@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"regexp"
@@ -257,6 +258,45 @@ func TestHangStatus(t *testing.T) {
 	}
 	if strings.Count(out, "level=error") != 1 || !strings.Contains(out, `level=error actor=jobs msg="actor has not returned, leaving it behind"`) {
 		t.Errorf("no error line for jobs, or others:\n%s", out)
+	}
+	onlyStack(t, out, "stuckHere")
+}
+
+// TestHangCut interrupts twice: the actor that is stuck is left behind then, not
+// at its deadline, which is far away.
+func TestHangCut(t *testing.T) {
+	if os.Getenv("LASTCALL_CHILD") != "" {
+		stop := &actors.Stop{Logger: log.NewLogfmtLogger(log.NewSyncWriter(os.Stderr)), Grace: time.Hour}
+		sup := &actors.Supervisor{Stop: stop}
+		l, err := actors.Listen("127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		arrived := make(chan struct{})
+		srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			close(arrived)
+			select {}
+		})}
+		var g run.Group
+		g.Add(sup.Actor("jobs")(stuck(nil)))
+		g.Add(sup.Actor("http")(actors.HTTP(stop, srv, l)))
+		g.Add(actors.Signal(stop))
+		go http.Get("http://" + l.Addr().String())
+		go func() {
+			self, _ := os.FindProcess(os.Getpid())
+			<-arrived
+			self.Signal(os.Interrupt)
+			<-stop.Draining()
+			self.Signal(os.Interrupt)
+		}()
+		os.Exit(actors.ExitStatus(sup.Err(g.Run())))
+	}
+	if runtime.GOOS == "windows" {
+		t.Skip("a process cannot signal itself")
+	}
+	out, status := childOf(t, "TestHangCut", "x")
+	if status != 1 || strings.Count(out, "level=error") != 1 || strings.Count(out, `msg="request cut"`) != 1 {
+		t.Errorf("exit status = %d, want 1, and a request cut and jobs left behind:\n%s", status, out)
 	}
 	onlyStack(t, out, "stuckHere")
 }

@@ -98,9 +98,6 @@ func (s *Supervisor) advance() {
 	for i, st := range turned {
 		lines[i] = []any{"msg", "stopping stage", "stage", int(st.number), "actors", s.in(st), "left", max(time.Until(st.deadline), 0).Round(time.Millisecond)}
 	}
-	if s.patience != nil && s.missing == 0 {
-		s.patience.Stop()
-	}
 	s.mu.Unlock()
 	for _, line := range lines {
 		level.Info(s.stop.logger()).Log(line...)

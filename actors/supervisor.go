@@ -47,15 +47,14 @@ type Supervisor struct {
 	stop   *Stop
 	starts sync.Once // the stop
 
-	mu       sync.Mutex
-	names    map[string]int // how often each was asked for
-	actors   []*supervised
-	stages   []*stage    // in their order
-	missing  int         // actors that have not begun, and are waited for
-	began    time.Time   // when we learned of the stop
-	cause    error       // what actors are interrupted with
-	first    string      // the actor by which the stop began
-	patience *time.Timer // with those
+	mu      sync.Mutex
+	names   map[string]int // how often each was asked for
+	actors  []*supervised
+	stages  []*stage  // in their order
+	missing int       // actors that have not begun, and are waited for
+	began   time.Time // when we learned of the stop
+	cause   error     // what actors are interrupted with
+	first   string    // the actor by which the stop began
 
 	dumping sync.Mutex
 	dump    []byte // the stacks of all goroutines
@@ -136,7 +135,7 @@ func (s *Supervisor) beginBy(a *supervised, cause error) {
 			s.first = a.name
 		}
 		if s.missing > 0 {
-			s.patience = time.AfterFunc(returnTime, s.passOver)
+			time.AfterFunc(returnTime, s.passOver)
 		}
 		s.mu.Unlock()
 		s.advance()

@@ -290,6 +290,7 @@ func TestNotInTheGroup(t *testing.T) {
 			sup.Actor("later", actors.Stage(-1))(latch(nil))
 			close(late)
 		}))
+		g.Add(sup.Actor("last", actors.Stage(2))(latch(nil)))
 		g.Add(func() error { return nil }, func(error) {})
 		start := time.Now()
 		if err := sup.Err(ends(t, &g)); err != nil {
