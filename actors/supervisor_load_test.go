@@ -113,15 +113,22 @@ func TestJobFinishesWhileHTTPDrains(t *testing.T) {
 			t.Fatal(err)
 		}
 		begun, finish, finished, arrived := make(chan struct{}), make(chan struct{}), make(chan struct{}), make(chan struct{})
+		interrupted := make(chan struct{})
 		srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			close(arrived)
 			<-finished
+			select {
+			case <-interrupted:
+				if stage == 1 {
+					t.Error("interrupted before its turn")
+				}
+			case <-time.After(50 * time.Millisecond): // so that a wrong one would come
+			}
 			io.WriteString(w, "done")
 		})}
 		var stop actors.Stop
 		sup := &actors.Supervisor{Stop: &stop}
 		ctx, cancel := context.WithCancel(t.Context())
-		interrupted := make(chan struct{})
 		var g run.Group
 		g.Add(sup.Actor("jobs", stage)(func() error {
 			close(begun)
