@@ -19,12 +19,13 @@ const returnTime = time.Second
 // too, if it is earlier. Zero or less means that only that one does.
 //
 // In all stages but the first the time is also set aside: the deadline of the
-// stages before comes earlier by it (by the longest of the stage). No more than
-// half of Stop.Grace is set aside; what is wanted beyond that shrinks in
-// proportion.
+// stages before comes earlier by it (by the longest of the stage), so that it
+// is there whatever they take, but for the second by which one that hangs
+// overruns. No more than half of Stop.Grace is set aside; what is wanted beyond
+// that shrinks in proportion.
 //
 //	g.Add(sup.Actor("http")(actors.HTTP(&stop, srv, l)))                     // Grace is 30 s: cuts after 25 s
-//	g.Add(sup.Actor("queue", actors.Stage(1), actors.Within(5*time.Second))(queue)) // has 5 s, at least
+//	g.Add(sup.Actor("queue", actors.Stage(1), actors.Within(5*time.Second))(queue)) // has these 5 s, whatever HTTP takes
 type Within time.Duration
 
 func (d Within) set(a *supervised) { a.within = max(time.Duration(d), 0) }

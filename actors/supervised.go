@@ -3,6 +3,7 @@ package actors
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -215,8 +216,7 @@ func (a *supervised) named(err error) error {
 	if err == nil {
 		return fmt.Errorf("%s returned", a.name)
 	}
-	var own *PanicError
-	if errors.As(err, &own) { // has the name
+	if strings.HasPrefix(err.Error(), a.name+": ") { // it says so itself
 		return err
 	}
 	return fmt.Errorf("%s: %w", a.name, err)

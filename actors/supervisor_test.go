@@ -349,6 +349,7 @@ func TestSupervisorErr(t *testing.T) {
 		{"wrapped signal", fmt.Errorf("main: %w", &run.SignalError{Signal: syscall.SIGTERM}), nil, "<nil>", 0},
 		{"wrapped, not asked", fmt.Errorf("query: %w", context.Canceled), nil, "first: query: context canceled", 1},
 		{"fails", boom, nil, "first: boom", 1},
+		{"says who it is", errors.New("first: boom"), nil, "first: boom", 1},
 		{"fails later", nil, boom, "later: boom", 1},
 		{"fails after a signal", &run.SignalError{Signal: syscall.SIGTERM}, boom, "later: boom", 1},
 		{"joined with clean", context.Canceled, errors.Join(context.Canceled, boom), "later: context canceled\nboom", 1},
