@@ -35,6 +35,12 @@ func main() {
 	os.Exit(status(err))
 }
 
+// The stages of a stop.
+const (
+	serving actors.Stage = iota
+	backing              // what serving needs, for as long as it goes on
+)
+
 // serve does what the settings say until it is told to stop, by a signal or by
 // ctx. What went wrong has been written to stderr when it returns.
 func serve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -94,18 +100,19 @@ func serve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	server := newServer(cfg, handler, certificate, logger)
 
+	sup := &actors.Supervisor{Stop: stop}
 	var g run.Group
-	g.Add(actors.HTTP(stop, server, listeners...))
+	g.Add(sup.Actor("http", serving)(actors.HTTP(stop, server, listeners...)))
 	g.Add(signals, interrupt)
 	g.Add(run.ContextHandler(ctx))
 	if certificate != nil { // without one, SIGHUP ends the process, as when its terminal is closed
-		g.Add(certificate.Watch())
+		g.Add(sup.Actor("tls", backing)(certificate.Watch()))
 	}
 	progress := newProgress(stop.Snapshot, logger, terminal)
-	g.Add(progress.actor())
+	g.Add(progress.actor()) // not supervised: it is to be told when a stop begins, not when its turn comes
 	level.Info(logger).Log("msg", "serving", "addr", addrs(listeners), "scheme", cfg.scheme(), "pid", os.Getpid(),
 		"stop", fmt.Sprintf("kill -INT %d", os.Getpid()), "stop_within", cfg.lameDuck+cfg.grace)
-	err = stop.Err(g.Run())
+	err = sup.Err(g.Run())
 	progress.close()
 	if cfg.report != "" {
 		if rerr := newReport(stop.Snapshot(), err).write(cfg.report); rerr != nil {
@@ -246,19 +253,13 @@ func version(info *debug.BuildInfo, ok bool) string {
 // usageError is a setting that cannot be.
 type usageError struct{ error }
 
-// status is the exit status: 0 clean, 1 an actor failed, 2 usage, 3 the stop
-// was clean but for work that was cut.
+// status is the exit status: 2 is usage, the others are those of
+// actors.ExitStatus.
 func status(err error) int {
-	var cut *actors.CutError
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, new(usageError)):
+	if errors.As(err, new(usageError)) {
 		return 2
-	case errors.As(err, &cut) && err == error(cut):
-		return 3
 	}
-	return 1
+	return actors.ExitStatus(err)
 }
 
 // endBy ends the process by the signal that asked for it, as a shell expects.

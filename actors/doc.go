@@ -14,8 +14,8 @@
 //	err := stop.Err(g.Run())
 //
 // interrupt returns at once and may come before, during or after execute, and
-// more than once. No actor exits the process, recovers a panic, or keeps state
-// in the package.
+// more than once. No actor exits the process, recovers a panic (but see
+// [Contain]), or keeps state in the package.
 //
 // # The stop
 //
@@ -33,6 +33,23 @@
 // [Stop.Snapshot] is the one source for health ([Health]), logs and status
 // pages. [Stop.Err] says how the stop went: run.Group.Run returns only what
 // ended first.
+//
+// # The supervisor
+//
+// In a run.Group all actors are interrupted at once. [Supervisor] gives them
+// names and an order to stop in, so that handlers have their database for as
+// long as they run, whatever the order of the g.Add lines:
+//
+//	sup := &actors.Supervisor{Stop: &stop}
+//	g.Add(sup.Actor("http")(actors.HTTP(&stop, srv)))
+//	g.Add(sup.Actor("db", actors.Stage(1))(pool))
+//	g.Add(actors.Signal(&stop))
+//	os.Exit(actors.ExitStatus(sup.Err(g.Run())))
+//
+// An actor that does not return is left behind at its deadline, and named with
+// the stack of its goroutine ([HangError]); one that panics is named before the
+// crash ([Contain]); one that fails may be started again ([Restart]).
+// [Supervisor.Snapshot] has it all.
 //
 // # Lost
 //

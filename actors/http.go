@@ -201,7 +201,8 @@ func (s *server) drain(doors []*door, open int, closed <-chan error) (cut []Requ
 	}
 	s.stop.advance(Draining)
 
-	deadline := time.NewTimer(time.Until(s.stop.deadline))
+	end, _ := s.stop.Deadline()
+	deadline := time.NewTimer(time.Until(end))
 	defer deadline.Stop()
 	halt := make(chan struct{}) // ends the doors' waiting
 	var doorkeepers sync.WaitGroup
@@ -231,7 +232,7 @@ func (s *server) drain(doors []*door, open int, closed <-chan error) (cut []Requ
 	close(halt)
 	doorkeepers.Wait()
 
-	ctx, cancel := context.WithDeadline(context.Background(), s.stop.deadline)
+	ctx, cancel := context.WithDeadline(context.Background(), end)
 	defer cancel()
 	if len(cut) > 0 || !s.gone() {
 		cancel() // there is nothing to wait for any more

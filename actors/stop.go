@@ -1,10 +1,8 @@
 package actors
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -12,7 +10,6 @@ import (
 
 	"github.com/go-kit/log"
 	"github.com/go-kit/log/level"
-	"github.com/oklog/run"
 )
 
 // Phase is where a process is on its way from start to stop. Phases only ever
@@ -72,7 +69,8 @@ type Stop struct {
 	LameDuck time.Duration
 
 	// Grace is how long work in flight may take once draining has begun; what
-	// is left then is cut. Zero means [DefaultGrace], less cuts at once.
+	// is left then is cut. Zero means [DefaultGrace], less cuts at once. A
+	// [Supervisor] may set a part of it aside, see [Within].
 	Grace time.Duration
 
 	// IdleGrace is the longest that a connection with no request on it is
@@ -95,17 +93,20 @@ type Stop struct {
 
 	mu       sync.Mutex
 	phase    Phase
-	since    time.Time // when phase was entered
-	start    time.Time // when the stop began
-	cause    error     // why it began
-	drainAt  time.Time // the end of the lame-duck phase
-	deadline time.Time // when what is left is cut
-	cutBy    os.Signal // the signal that asked for the cut, if one did
-	servers  []*server // every HTTP actor
-	serving  int       // how many of them have begun to serve
-	returned int       // how many of them have returned
-	cut      []Request // what was cut
-	failed   error     // what went wrong meanwhile
+	since    time.Time     // when phase was entered
+	start    time.Time     // when the stop began
+	cause    error         // why it began
+	drainAt  time.Time     // the end of the lame-duck phase
+	end      time.Time     // of the whole stop
+	aside    time.Duration // what a Supervisor keeps of Grace for its later stages
+	deadline time.Time     // when what is left is cut
+	cutBy    os.Signal     // the signal that asked for the cut, if one did
+	servers  []*server     // every HTTP actor
+	serving  int           // how many of them have begun to serve
+	returned int           // how many of them have returned
+	cut      []Request     // what was cut
+	told     []error       // by fails
+	failed   error         // what went wrong meanwhile
 }
 
 func (s *Stop) init() {
@@ -167,16 +168,20 @@ func (s *Stop) serves() {
 // Begin starts the stop, for a reason of the caller's own. The actors call it
 // themselves when they are interrupted, so that few programs need to. Only the
 // first call counts; cause, which may be nil, ends up in logs and snapshots.
-func (s *Stop) Begin(cause error) {
+func (s *Stop) Begin(cause error) { s.begin(cause) }
+
+// begin reports whether it was this call that began it.
+func (s *Stop) begin(cause error) bool {
 	s.init()
 	s.mu.Lock()
 	if !s.start.IsZero() {
 		s.mu.Unlock()
-		return
+		return false
 	}
 	s.start, s.cause = time.Now(), cause
 	s.drainAt = s.start.Add(max(s.LameDuck, 0))
-	s.deadline = s.drainAt.Add(s.grace())
+	s.end = s.drainAt.Add(s.grace())
+	s.deadline = s.end.Add(-min(s.aside, s.grace()/2))
 	close(s.begun)
 	servers := len(s.servers)
 	s.mu.Unlock()
@@ -189,6 +194,7 @@ func (s *Stop) Begin(cause error) {
 	default:
 		s.advance(Draining)
 	}
+	return true
 }
 
 // advance enters a phase, unless it has been reached already, and says so.
@@ -196,6 +202,7 @@ func (s *Stop) advance(p Phase) {
 	s.mu.Lock()
 	changed := s.enter(p)
 	start, cause, cut, n := s.start, reason(s.cause), len(s.cut), s.countLocked()
+	grace := s.deadline.Sub(s.drainAt)
 	if changed && p == Stopped {
 		close(s.ended)
 	}
@@ -209,7 +216,7 @@ func (s *Stop) advance(p Phase) {
 		logger.Log("msg", "not ready any more, still accepting", "cause", cause, "for", s.LameDuck)
 	case Draining:
 		logger.Log("msg", "no new connections, finishing what is open", "cause", cause,
-			"inflight", n.inFlight, "open", n.open, "grace", s.grace())
+			"inflight", n.inFlight, "open", n.open, "grace", grace)
 	case Stopped:
 		logger.Log("msg", "stopped", "cause", cause, "elapsed", time.Since(start).Round(100*time.Microsecond),
 			"drained", n.drained, "drained_http2", n.drained2, "hijacked_ended", n.hijackedEnded, "refused_at_door", s.refused.Load(), "cut", cut)
@@ -222,6 +229,56 @@ func (s *Stop) fails(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.failed = errors.Join(s.failed, err)
+	s.told = append(s.told, err)
+}
+
+// keep notes an error of a supervised actor, with its name to it, unless the
+// actor has told of it already; it reports whether it was new. It does not log.
+func (s *Stop) keep(named, err error) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, told := range s.told {
+		if errors.Is(told, err) {
+			return false
+		}
+	}
+	s.failed = errors.Join(s.failed, named)
+	return true
+}
+
+// why is the cause.
+func (s *Stop) why() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cause
+}
+
+// drainsAt is the end of the lame-duck time, once a stop has begun.
+func (s *Stop) drainsAt() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.drainAt
+}
+
+// setAside keeps a part of Grace, half of it at most, for later stages.
+func (s *Stop) setAside(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.aside = d
+}
+
+// share moves the deadline on to that of the next stage, and returns it. Of all
+// that was set aside, later is for stages still to come.
+func (s *Stop) share(later, all time.Duration) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if most := s.grace() / 2; all > most {
+		later = time.Duration(float64(later) * float64(most) / float64(all))
+	}
+	if d := s.end.Add(-later); d.After(s.deadline) {
+		s.deadline = d
+	}
+	return s.deadline
 }
 
 // returns notes that one HTTP actor has returned, and what it had to cut.
@@ -372,12 +429,12 @@ func (e *CutError) Is(target error) bool { return target == ErrCut }
 //
 // run.Group.Run alone cannot tell: it returns only what ended first, and a
 // signal ends first also when the stop then fails. Err knows of failures in
-// this package's actors. An actor of your own that fails once the stop has
-// begun must keep its error itself.
+// this package's actors, and of those that a [Supervisor] was given. Any other
+// actor that fails once the stop has begun must keep its error itself.
 func (s *Stop) Err(err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if errors.Is(err, run.ErrSignal) || err == context.Canceled || err == http.ErrServerClosed || errors.Is(err, ErrCut) {
+	if clean(err, false) || errors.Is(err, ErrCut) {
 		err = nil
 	}
 	switch {

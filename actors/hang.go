@@ -1,0 +1,158 @@
+package actors
+
+import (
+	"bytes"
+	"fmt"
+	"runtime"
+	"strconv"
+	"time"
+
+	"github.com/go-kit/log/level"
+)
+
+// returnTime is how long after its deadline an actor may still return: at the
+// deadline those of this package only begin to cut.
+const returnTime = time.Second
+
+// Within is an [Option]: how long the actor has from its interrupt on, or from
+// the end of the lame-duck time, until its deadline. That of its stage holds
+// too, if it is earlier. Zero or less means that only that one does.
+//
+// In all stages but the first the time is also set aside: the deadline of the
+// stages before comes earlier by it (by the longest of the stage), so that it
+// is there whatever they take, but for the second by which one that hangs
+// overruns. No more than half of Stop.Grace is set aside; what is wanted beyond
+// that shrinks in proportion.
+//
+//	g.Add(sup.Actor("http")(actors.HTTP(&stop, srv, l)))                     // Grace is 30 s: cuts after 25 s
+//	g.Add(sup.Actor("queue", actors.Stage(1), actors.Within(5*time.Second))(queue)) // has these 5 s, whatever HTTP takes
+type Within time.Duration
+
+func (d Within) set(a *supervised) { a.within = max(time.Duration(d), 0) }
+
+// HangError says that an actor had not returned one second after its deadline
+// (after a second interrupt: one second after that, see [Signal]). It was left
+// behind: what the group executes has returned for it, and nothing waits for it. Its goroutine goes on until the process ends, which should be soon.
+//
+// A line in the log (error) has the same. The exit status is 1, see
+// [ExitStatus].
+type HangError struct {
+	Actor string
+	After time.Duration // since it was interrupted
+	Stack []byte        // of its goroutine, as panics print it: of execute, or of interrupt if only that has not returned
+}
+
+func (e *HangError) Error() string {
+	return fmt.Sprintf("%s: has not returned %v after its interrupt", e.Actor, e.After.Round(time.Millisecond))
+}
+
+// await waits for an actor that is being interrupted, up to its deadline.
+func (a *supervised) await() error {
+	a.sup.mu.Lock()
+	overdue := a.bound().Add(returnTime)
+	a.sup.mu.Unlock()
+	timer := time.NewTimer(time.Until(overdue))
+	defer timer.Stop()
+	cut := a.sup.stop.cutc
+	for {
+		select {
+		case <-a.done:
+			return a.result()
+		case <-cut:
+			cut = nil
+			timer.Reset(min(time.Until(overdue), returnTime))
+		case <-timer.C:
+			return a.hangs()
+		}
+	}
+}
+
+// bound is the deadline, or zero while it is not known. s.mu is held.
+func (a *supervised) bound() time.Time {
+	st, s := a.stage, a.sup
+	if st.since.IsZero() {
+		return time.Time{}
+	}
+	deadline := st.deadline
+	if a.within > 0 {
+		from := s.stop.drainsAt()
+		if from.Before(st.since) {
+			from = st.since
+		}
+		if own := from.Add(a.within); own.Before(deadline) {
+			deadline = own
+		}
+	}
+	if deadline.Before(st.since) { // the others have left nothing
+		return st.since
+	}
+	return deadline
+}
+
+// hangs gives up on an actor.
+func (a *supervised) hangs() error {
+	s, now := a.sup, time.Now()
+	s.mu.Lock()
+	if a.state != Running && a.state != Restarting && a.state != Stopping { // has ended just now
+		s.mu.Unlock()
+		<-a.done
+		return a.result()
+	}
+	a.state = Hung
+	id := a.executing
+	if id == 0 {
+		id = a.interrupting
+	}
+	after := now.Sub(a.stage.since)
+	s.mu.Unlock()
+
+	err := &HangError{Actor: a.name, After: after, Stack: stackOf(s.stacks(now), id)}
+	s.mu.Lock()
+	a.err = err
+	a.leaves()
+	s.mu.Unlock()
+	s.stop.keep(err, err)
+	level.Error(a.logger).Log("msg", "actor has not returned, leaving it behind", "elapsed", after, "stack", string(err.Stack))
+	s.advance()
+	return a.result()
+}
+
+// stacks returns those of all goroutines, as they were then or later. The world
+// is stopped for it, so those who hang together share one.
+func (s *Supervisor) stacks(then time.Time) []byte {
+	s.dumping.Lock()
+	defer s.dumping.Unlock()
+	if s.dumped.Before(then) || s.dump == nil {
+		s.dumped = time.Now()
+		for size := 64 << 10; ; size *= 2 {
+			s.dump = make([]byte, size)
+			if n := runtime.Stack(s.dump, true); n < size || size >= 64<<20 {
+				s.dump = s.dump[:n]
+				break
+			}
+		}
+	}
+	return s.dump
+}
+
+// stackOf finds the stack of one goroutine.
+func stackOf(dump []byte, id uint64) []byte {
+	head := fmt.Appendf(nil, "goroutine %d ", id)
+	for stack := range bytes.SplitSeq(dump, []byte("\n\n")) {
+		if bytes.HasPrefix(stack, head) {
+			return bytes.Clone(bytes.TrimSpace(stack))
+		}
+	}
+	return []byte("not found")
+}
+
+// goroutine returns the number of this goroutine, which is only in the text of
+// its stack. The labels of pprof would not do: goroutines that the actor starts
+// inherit them, and a pprof.Do in the actor replaces them.
+func goroutine() uint64 {
+	var buf [64]byte
+	_, text, _ := bytes.Cut(buf[:runtime.Stack(buf[:], false)], []byte("goroutine "))
+	text, _, _ = bytes.Cut(text, []byte(" "))
+	id, _ := strconv.ParseUint(string(text), 10, 64)
+	return id
+}

@@ -1,0 +1,136 @@
+package actors
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-kit/log/level"
+)
+
+// Stage is an [Option]: when an actor is interrupted in a stop. Those of the
+// lowest stage are at once, those of the next one when all of them have
+// returned, and so on; the order in which actors are added to the group does
+// not matter. Without this option an actor is in stage 0: what serves should
+// be; what it depends on (pools, queues, telemetry) comes after.
+//
+//	const (
+//		serving actors.Stage = iota // HTTP, gRPC
+//		backing                     // pools, queues
+//		watching                    // telemetry, the admin listener
+//	)
+//
+// An actor of a later stage that ends by itself begins the stop, and the others
+// are stopped in their order. Actors that are not supervised are in no stage.
+//
+// The HTTP actors of one [Stop] all drain when it begins, in whatever stage they
+// are: a server that is to go on for longer needs a Stop of its own.
+//
+// The stages share one deadline, LameDuck and Grace of the Stop after it began.
+// A stage ends at the deadline less the time that is set aside for later ones
+// (see [Within]), and what an early stage leaves is the others' too. So
+// [Stop.Deadline] is that of the stage that is being stopped. It moves on with
+// the stages.
+type Stage int
+
+func (n Stage) set(a *supervised) { a.number = n }
+
+// stage is the actors that are interrupted together. Supervisor.mu guards it.
+type stage struct {
+	number   Stage
+	turn     chan struct{} // closed when they are to be interrupted
+	since    time.Time     // when that was; zero before
+	deadline time.Time     // set then
+	left     int           // actors that are waited for
+	share    time.Duration // set aside
+}
+
+// enlist puts an actor into its stage. s.mu is held.
+func (s *Supervisor) enlist(a *supervised) {
+	i, found := slices.BinarySearchFunc(s.stages, a.number, func(st *stage, n Stage) int { return int(st.number) - int(n) })
+	if !found {
+		s.stages = slices.Insert(s.stages, i, &stage{number: a.number, turn: make(chan struct{})})
+	}
+	a.stage = s.stages[i]
+	a.stage.left++
+	a.stage.share = max(a.stage.share, a.within)
+	if s.began.IsZero() {
+		s.missing++
+	} else { // nobody knows that it is to come
+		a.absent = true
+		a.stage.left--
+	}
+	s.stop.setAside(s.shares(s.stages[1:]))
+}
+
+func (s *Supervisor) shares(stages []*stage) (sum time.Duration) {
+	for _, st := range stages {
+		sum += st.share
+	}
+	return sum
+}
+
+// advance gives the stages their turn whose predecessors have ended, if the
+// stop has begun.
+func (s *Supervisor) advance() {
+	var turned []*stage
+	s.mu.Lock()
+	if s.began.IsZero() {
+		s.mu.Unlock()
+		return
+	}
+	all := s.shares(s.stages[1:])
+	for i, st := range s.stages {
+		if st.since.IsZero() {
+			st.since = time.Now()
+			st.deadline = s.stop.share(s.shares(s.stages[i+1:]), all)
+			close(st.turn)
+			turned = append(turned, st)
+		}
+		if st.left > 0 {
+			break
+		}
+	}
+	if len(s.stages) == 1 {
+		turned = nil // goes without saying
+	}
+	lines := make([][]any, len(turned))
+	for i, st := range turned {
+		lines[i] = []any{"msg", "stopping stage", "stage", int(st.number), "actors", s.in(st), "left", max(time.Until(st.deadline), 0).Round(time.Millisecond)}
+	}
+	s.mu.Unlock()
+	for _, line := range lines {
+		level.Info(s.stop.logger()).Log(line...)
+	}
+}
+
+// in names the actors of a stage that have not ended, the first ten of them.
+func (s *Supervisor) in(st *stage) string {
+	var names []string
+	for _, a := range s.actors {
+		if a.stage == st && a.ended.IsZero() {
+			if len(names) == 10 {
+				names = append(names, "...")
+				break
+			}
+			names = append(names, a.name)
+		}
+	}
+	return strings.Join(names, ",")
+}
+
+// passOver gives up on the actors that have not begun. A group calls all of
+// execute before any interrupt, if in goroutines, so they are not in it.
+func (s *Supervisor) passOver() {
+	s.mu.Lock()
+	for _, a := range s.actors {
+		if a.state == Waiting && !a.absent {
+			a.absent = true
+			a.stage.left--
+			s.missing--
+			level.Warn(a.logger).Log("msg", "actor was never started, not waiting for it")
+		}
+	}
+	s.mu.Unlock()
+	s.advance()
+}

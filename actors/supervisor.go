@@ -1,0 +1,202 @@
+package actors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/go-kit/log"
+	"github.com/oklog/run"
+)
+
+// Supervisor gives the actors of one run.Group names, an order to stop in, and
+// bounds. It changes nothing about the group: [Supervisor.Actor] returns a
+// function that takes an actor and returns one.
+//
+//	sup := &actors.Supervisor{Stop: &stop}
+//	g.Add(sup.Actor("http")(actors.HTTP(&stop, srv, l)))
+//	g.Add(sup.Actor("db", actors.Stage(1))(pool))
+//	g.Add(actors.Signal(&stop)) // not supervised: interrupted at once, as ever
+//	err := sup.Err(g.Run())
+//
+// A stop begins when the first actor returns, when the group interrupts, or by
+// [Stop.Begin]. Then the actors are interrupted, stage by stage; see [Stage].
+// The interrupt of an actor of yours is called exactly once, in a goroutine, so
+// one that blocks holds up nobody but its own actor. What the group itself
+// calls returns at once.
+//
+// An actor that does not return in time is left behind; see [HangError]. One
+// that panics brings the process down, after a line on stderr that names it;
+// see [Contain]. One that fails ends the group; see [Restart].
+//
+// The log (Stop.Logger) has a line when an actor starts (debug), when a stage
+// is stopped, if there are several (info), and when an actor ends (info, or
+// error if it failed).
+//
+// The zero value works. Do not copy a Supervisor, and use it for one group.
+type Supervisor struct {
+	// Stop is the stop that the actors share. Nil means one with the defaults
+	// of [Stop], which logs nothing. A group without HTTP has use for a Stop
+	// too, for its Logger and its Grace.
+	Stop *Stop
+
+	setup  sync.Once
+	stop   *Stop
+	starts sync.Once // the stop
+
+	mu      sync.Mutex
+	names   map[string]int // how often each was asked for
+	actors  []*supervised
+	stages  []*stage  // in their order
+	missing int       // actors that have not begun, and are waited for
+	began   time.Time // when we learned of the stop
+	cause   error     // what actors are interrupted with
+	first   string    // the actor by which the stop began
+
+	dumping sync.Mutex
+	dump    []byte // the stacks of all goroutines
+	dumped  time.Time
+}
+
+// Option is a setting of one actor: [Stage], [Within], [Contain] or [Restart].
+type Option interface{ set(*supervised) }
+
+// Actor returns the decorator for an actor with that name, which is its name in
+// logs, errors and snapshots. An empty name becomes "actor", and a name that is
+// taken gets a number: a second "jobs" is "jobs#2".
+//
+// In a stop, execute returns the error by which it began, except for the actor
+// that began it. So that is what run.Group.Run returns, whoever is quicker; an
+// actor's own error is in [Supervisor.Err] and [Supervisor.Snapshot].
+//
+// An actor that is decorated but not added to the group holds the others for a
+// second, once, when the stop begins.
+func (s *Supervisor) Actor(name string, options ...Option) func(execute func() error, interrupt func(error)) (func() error, func(error)) {
+	s.init()
+	return func(execute func() error, interrupt func(error)) (func() error, func(error)) {
+		a := &supervised{sup: s, execute: execute, interrupt: interrupt, state: Waiting, told: make(chan struct{}), done: make(chan struct{})}
+		for _, o := range options {
+			o.set(a)
+		}
+		s.add(a, name)
+		return a.Execute, s.begin
+	}
+}
+
+func (s *Supervisor) init() {
+	s.setup.Do(func() {
+		s.stop = s.Stop
+		if s.stop == nil {
+			s.stop = new(Stop)
+		}
+		s.stop.init()
+		s.names = make(map[string]int)
+	})
+}
+
+func (s *Supervisor) add(a *supervised, name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if name == "" {
+		name = "actor"
+	}
+	a.name = name
+	for s.names[a.name] > 0 {
+		s.names[name]++
+		a.name = fmt.Sprintf("%s#%d", name, s.names[name])
+	}
+	s.names[a.name]++
+	a.logger = log.With(s.stop.logger(), "actor", a.name)
+	s.actors = append(s.actors, a)
+	s.enlist(a)
+}
+
+// begin is the interrupt of every actor: the first to be interrupted, or to
+// return, begins the stop for all, whatever the order they were added in.
+func (s *Supervisor) begin(cause error) { s.beginBy(nil, cause) }
+
+// beginBy begins the stop, because of an actor if it is not nil.
+func (s *Supervisor) beginBy(a *supervised, cause error) {
+	s.starts.Do(func() {
+		named := cause
+		if a != nil {
+			named = a.named(cause)
+		}
+		by := s.stop.begin(named)
+		s.mu.Lock()
+		s.began, s.cause = time.Now(), cause
+		if !by {
+			s.cause = s.stop.why()
+		}
+		if by && a != nil {
+			s.first = a.name
+		}
+		if s.missing > 0 {
+			time.AfterFunc(returnTime, s.passOver)
+		}
+		s.mu.Unlock()
+		s.advance()
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// Actors of this package begin the stop themselves, with what they return.
+	if s.first == "" && a != nil && cause != nil && errors.Is(s.cause, cause) {
+		s.first = a.name
+	}
+}
+
+// Err says how the stop went, as [Stop.Err] does, given what run.Group.Run
+// returned. It knows of every failure of a supervised actor, also of one during
+// the stop, when the group has what ended first, which may be clean: a nil
+// error, a signal, [context.Canceled] or [http.ErrServerClosed]. Once an actor
+// has been interrupted these are clean also if they are wrapped. Errors have
+// the actor's name before them.
+func (s *Supervisor) Err(err error) error {
+	s.init()
+	return s.stop.Err(err)
+}
+
+// ExitStatus is the exit status for what [Supervisor.Err] or [Stop.Err] has
+// returned:
+//
+//	0  clean
+//	1  an actor failed, or hung
+//	3  nothing but work that was cut
+//
+// 2 is left for errors of usage, which are not the stop's. If CutError.Signal
+// is not nil, shells expect a process to end by that signal instead.
+func ExitStatus(err error) int {
+	var cut *CutError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &cut) && err == error(cut):
+		return 3
+	}
+	return 1
+}
+
+// clean reports whether err is how an actor says that it was asked to stop. Of
+// joined errors, all have to be. One that is wrapped counts if the actor was
+// asked; a signal always does.
+func clean(err error, asked bool) bool {
+	if err == nil || err == context.Canceled || err == http.ErrServerClosed {
+		return true
+	}
+	switch e := err.(type) {
+	case interface{ Unwrap() []error }:
+		for _, err := range e.Unwrap() {
+			if !clean(err, asked) {
+				return false
+			}
+		}
+		return true
+	case interface{ Unwrap() error }:
+		inner := e.Unwrap()
+		return inner != nil && (asked || errors.Is(err, run.ErrSignal)) && clean(inner, asked)
+	}
+	return errors.Is(err, run.ErrSignal)
+}
