@@ -48,6 +48,15 @@ func (a *actor) interrupt(cause error) {
 	})
 }
 
+// starts is for execute to begin with, each time. It reports whether there is
+// anything to do.
+func (a *actor) starts() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.failed = nil
+	return !a.over
+}
+
 // returns is for execute to return with. run.Group drops every error but the
 // first to come: the stop is told of those that come once the actor has been
 // interrupted, and of one that was there when it was interrupted for another.

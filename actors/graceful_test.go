@@ -110,7 +110,8 @@ func (l *lines) count(s string) (n int) {
 func TestGraceful(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
-		stop   actors.Stop
+		grace  time.Duration // of the stop
+		duck   time.Duration
 		config func(*served, *actors.GracefulConfig)
 		linger time.Duration
 		deaf   bool
@@ -131,13 +132,13 @@ func TestGraceful(t *testing.T) {
 			linger: time.Hour, took: 30 * time.Second, closed: 1, err: "requests cut at the deadline: 0; ended hard: served"},
 		{name: "none", config: func(_ *served, c *actors.GracefulConfig) { c.Grace = -1 },
 			linger: time.Hour, closed: 1, err: "requests cut at the deadline: 0; ended hard: served"},
-		{name: "stop's grace", stop: actors.Stop{Grace: 7 * time.Second}, linger: time.Hour, took: 7 * time.Second, closed: 1,
+		{name: "stop's grace", grace: 7 * time.Second, linger: time.Hour, took: 7 * time.Second, closed: 1,
 			err: "requests cut at the deadline: 0; ended hard: served"},
-		{name: "lame duck", stop: actors.Stop{LameDuck: 4 * time.Second}, linger: time.Second, took: 5 * time.Second},
+		{name: "lame duck", duck: 4 * time.Second, linger: time.Second, took: 5 * time.Second},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				stop := actors.Stop{LameDuck: tt.stop.LameDuck, Grace: tt.stop.Grace}
+				stop := actors.Stop{LameDuck: tt.duck, Grace: tt.grace}
 				s := newServed()
 				s.linger, s.deaf = tt.linger, tt.deaf
 				cfg := s.config()
