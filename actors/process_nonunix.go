@@ -7,7 +7,10 @@ import (
 	"syscall"
 )
 
-func ownGroup(*syscall.SysProcAttr) {}
+func ownGroup(*syscall.SysProcAttr)      {}
+func dieWithParent(*syscall.SysProcAttr) {}
+
+func (p *process) reap() (stop func()) { return func() {} }
 
 func signalGroup(p *os.Process, sig syscall.Signal) { p.Kill() }
 

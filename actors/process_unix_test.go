@@ -227,7 +227,7 @@ func TestProcessEscaped(t *testing.T) {
 		t.Skip(err)
 	}
 	var log lines
-	execute, _ := actors.Process(&actors.Stop{Logger: &log}, sh("setsid sh -c 'echo pid=$$.; exec sleep 1000' & sleep 0.5"), actors.ProcessConfig{})
+	execute, _ := actors.Process(&actors.Stop{Logger: &log}, sh("setsid sh -c 'echo escaped_$$; exec sleep 1000' & sleep 0.5"), actors.ProcessConfig{})
 	began := time.Now()
 	if err := execute(); err != nil {
 		t.Error(err)
@@ -235,7 +235,7 @@ func TestProcessEscaped(t *testing.T) {
 	if took := time.Since(began); took > 15*time.Second {
 		t.Errorf("took %v", took)
 	}
-	pid, err := strconv.Atoi(strings.Trim(log.until(t, `msg="?pid=\d+\.`), `msg="pid=.`))
+	pid, err := strconv.Atoi(strings.TrimPrefix(log.until(t, `escaped_\d+`), "escaped_"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -46,7 +46,8 @@ func Cron(expr string, loc *time.Location) (Schedule, error) {
 	var parsed cron.Schedule
 	err := errors.New("a time zone or an interval is not for the expression")
 	if !strings.Contains(expr, "TZ=") {
-		parsed, err = cron.NewParser(cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow | cron.Descriptor).Parse(expr)
+		parser := cron.MustNewParser(cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow | cron.Descriptor)
+		parsed, err = parser.Parse(expr)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cron expression %q: %w", expr, err)
