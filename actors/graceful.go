@@ -142,7 +142,6 @@ func (g *graceful) end(served <-chan struct{}) error {
 	}
 	if err != nil && ctx.Err() == nil {
 		err = fmt.Errorf("%s: shutdown: %w", g.name, err)
-		g.stop.fails(err)
 	} else {
 		err = nil
 		level.Warn(g.logger).Log("msg", "not stopped in time, closing")
@@ -151,13 +150,14 @@ func (g *graceful) end(served <-chan struct{}) error {
 	cancel() // shutdown has nothing to wait for any more
 	if g.Close != nil {
 		if cerr := g.Close(); !g.clean(cerr) {
-			cerr = fmt.Errorf("%s: close: %w", g.name, cerr)
-			g.stop.fails(cerr)
-			err = errors.Join(err, cerr)
+			err = errors.Join(err, fmt.Errorf("%s: close: %w", g.name, cerr))
 		}
 	}
 	if down != nil {
 		<-down
+	}
+	if err != nil {
+		g.stop.fails(err)
 	}
 	<-served
 	return err
