@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,11 +24,11 @@ import (
 type Phase int
 
 const (
-	Starting Phase = iota // not every HTTP actor serves yet
+	Starting Phase = iota // not every actor that serves does so yet: HTTP and Graceful ones
 	Ready                 // all of them do
 	LameDuck              // not ready any more, but still accepting; every answer says "Connection: close"
 	Draining              // no new connections; what is open is served and let go
-	Stopped               // every HTTP actor has returned
+	Stopped               // every actor that serves has returned
 )
 
 func (p Phase) String() string {
@@ -86,7 +87,7 @@ type Stop struct {
 	begun  chan struct{} // closed when a stop begins
 	drains chan struct{} // closed when draining begins
 	cutc   chan struct{} // closed when the rest is to be cut at once
-	ended  chan struct{} // closed when every HTTP actor has returned
+	ended  chan struct{} // closed when every actor that serves has returned
 
 	closing atomic.Bool   // whether answers say "Connection: close"
 	refused atomic.Uint64 // at the doors
@@ -102,9 +103,11 @@ type Stop struct {
 	deadline time.Time     // when what is left is cut
 	cutBy    os.Signal     // the signal that asked for the cut, if one did
 	servers  []*server     // every HTTP actor
-	serving  int           // how many of them have begun to serve
+	members  int           // how many actors serve: these, and the Graceful ones
+	serving  int           // how many of them have begun to
 	returned int           // how many of them have returned
 	cut      []Request     // what was cut
+	closed   []string      // the actors that were ended hard
 	told     []error       // by fails
 	failed   error         // what went wrong meanwhile
 }
@@ -149,18 +152,22 @@ func (s *Stop) enter(p Phase) bool {
 	return true
 }
 
-// register adds an HTTP actor. Until each one serves, the process is starting.
+// register adds an actor that serves; srv is nil unless it is an HTTP actor.
+// Until each one serves, the process is starting.
 func (s *Stop) register(srv *server) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.servers = append(s.servers, srv)
+	s.members++
+	if srv != nil {
+		s.servers = append(s.servers, srv)
+	}
 }
 
-// serves notes that one HTTP actor serves.
+// serves notes that one of them serves.
 func (s *Stop) serves() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.serving++; s.serving == len(s.servers) && s.start.IsZero() {
+	if s.serving++; s.serving == s.members && s.start.IsZero() {
 		s.enter(Ready)
 	}
 }
@@ -183,11 +190,11 @@ func (s *Stop) begin(cause error) bool {
 	s.end = s.drainAt.Add(s.grace())
 	s.deadline = s.end.Add(-min(s.aside, s.grace()/2))
 	close(s.begun)
-	servers := len(s.servers)
+	members := s.members
 	s.mu.Unlock()
 
 	switch {
-	case servers == 0:
+	case members == 0:
 		s.advance(Stopped)
 	case s.LameDuck > 0:
 		s.advance(LameDuck)
@@ -281,16 +288,23 @@ func (s *Stop) share(later, all time.Duration) time.Time {
 	return s.deadline
 }
 
-// returns notes that one HTTP actor has returned, and what it had to cut.
+// returns notes that one actor that served has returned, and what it had to cut.
 func (s *Stop) returns(cut []Request) {
 	s.mu.Lock()
 	s.cut = append(s.cut, cut...)
 	s.returned++
-	last := s.returned == len(s.servers)
+	last := s.returned == s.members
 	s.mu.Unlock()
 	if last {
 		s.advance(Stopped)
 	}
+}
+
+// ends notes that an actor was ended hard.
+func (s *Stop) ends(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = append(s.closed, name)
 }
 
 // cutNow cuts what is left, at once, because sig asked for it.
@@ -345,6 +359,8 @@ type Snapshot struct {
 	Refused uint64
 
 	Cut []Request // what was cut
+
+	CutActors []string // the actors that were ended hard, by name
 }
 
 // Request names a request that was in flight.
@@ -370,7 +386,7 @@ func (s *Stop) Snapshot() Snapshot {
 		Streams: n.streams,
 		Served:  n.served, Drained: n.drained, DrainedHTTP2: n.drained2, HijackedEnded: n.hijackedEnded,
 		Refused: s.refused.Load(),
-		Cut:     append([]Request(nil), s.cut...),
+		Cut:     append([]Request(nil), s.cut...), CutActors: append([]string(nil), s.closed...),
 	}
 }
 
@@ -408,6 +424,7 @@ func (s *Stop) countLocked() (sum counts) {
 // CutError says what a stop cut off. It matches [ErrCut].
 type CutError struct {
 	Requests []Request
+	Actors   []string  // those that were ended hard, by name: [Graceful], [Every], [Once] and [Process]
 	Signal   os.Signal // the second signal, which asked for it; nil at a deadline
 }
 
@@ -416,7 +433,11 @@ func (e *CutError) Error() string {
 	if e.Signal != nil {
 		why = "by a second signal (" + e.Signal.String() + ")"
 	}
-	return fmt.Sprintf("requests cut %s: %d", why, len(e.Requests))
+	msg := fmt.Sprintf("requests cut %s: %d", why, len(e.Requests))
+	if len(e.Actors) > 0 {
+		msg += "; ended hard: " + strings.Join(e.Actors, ", ")
+	}
+	return msg
 }
 
 // Is makes errors.Is(err, ErrCut) true.
@@ -444,10 +465,10 @@ func (s *Stop) Err(err error) error {
 	default:
 		err = errors.Join(err, s.failed)
 	}
-	if len(s.cut) == 0 && s.cutBy == nil {
+	if len(s.cut) == 0 && len(s.closed) == 0 && s.cutBy == nil {
 		return err
 	}
-	cut := &CutError{Requests: s.cut, Signal: s.cutBy}
+	cut := &CutError{Requests: s.cut, Actors: s.closed, Signal: s.cutBy}
 	if err == nil {
 		return cut
 	}

@@ -1,0 +1,116 @@
+package actors
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/go-kit/log"
+)
+
+// actor is what [Graceful], [Every], [Once] and [Process] have in common.
+type actor struct {
+	stop   *Stop
+	name   string
+	logger log.Logger
+
+	once  sync.Once
+	asked chan struct{} // closed by the first interrupt
+
+	mu     sync.Mutex
+	over   bool  // asked is closed
+	failed error // what execute returned before
+}
+
+func newActor(stop *Stop, name, otherwise string) *actor {
+	if stop == nil {
+		stop = new(Stop)
+	}
+	stop.init()
+	if name == "" {
+		name = otherwise
+	}
+	return &actor{stop: stop, name: name, logger: log.With(stop.logger(), "actor", name), asked: make(chan struct{})}
+}
+
+// interrupt is the second half of the pair.
+func (a *actor) interrupt(cause error) {
+	a.stop.Begin(cause) // first, so that whoever was asked knows the deadline
+	a.once.Do(func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.over = true
+		close(a.asked)
+		if a.failed != nil && !errors.Is(cause, a.failed) {
+			a.stop.fails(a.failed)
+		}
+	})
+}
+
+// starts is for execute to begin with, each time. It reports whether there is
+// anything to do.
+func (a *actor) starts() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.failed = nil
+	return !a.over
+}
+
+// returns is for execute to return with. run.Group drops every error but the
+// first to come: the stop is told of those that come once the actor has been
+// interrupted, and of one that was there when it was interrupted for another.
+// Before that it is told nothing, as the actor may be started again.
+func (a *actor) returns(err error) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.failed = err
+	if a.over && err != nil {
+		a.stop.fails(err)
+	}
+	return err
+}
+
+// interrupted reports whether the actor has been.
+func (a *actor) interrupted() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.over
+}
+
+// bound is when work must have ended that is asked to now.
+func (a *actor) bound(grace time.Duration) time.Time {
+	deadline, ok := a.stop.Deadline()
+	if !ok { // the actor ends by itself
+		deadline = time.Now().Add(a.stop.grace())
+	}
+	if own := time.Now().Add(max(grace, 0)); grace != 0 && own.Before(deadline) {
+		return own
+	}
+	return deadline
+}
+
+// limit returns a context that ends when the actor may go on no longer: its
+// grace after the interrupt, at the deadline of the stop, or when a signal asks
+// for the cut. cancel has to be called.
+func (a *actor) limit(grace time.Duration) (ctx context.Context, cancel context.CancelFunc) {
+	ctx, end := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case <-a.asked:
+		case <-ctx.Done():
+			return
+		}
+		bound := time.NewTimer(time.Until(a.bound(grace)))
+		defer bound.Stop()
+		select {
+		case <-bound.C:
+		case <-a.stop.cutc:
+		case <-ctx.Done():
+		}
+		end()
+	}()
+	return ctx, func() { end(); <-done }
+}

@@ -1,0 +1,48 @@
+//go:build unix
+
+package actors_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/oklog/run"
+
+	"lastcall/actors"
+)
+
+// TestSecondInterrupt: the second one ends hard what the first asked to end.
+func TestSecondInterrupt(t *testing.T) {
+	var stop actors.Stop
+	s := newServed()
+	s.linger = time.Hour
+	begun := make(chan struct{})
+	shutdown := s.shutdown
+	var g run.Group
+	g.Add(actors.Graceful(&stop, s.serve, func(ctx context.Context) error { close(begun); return shutdown(ctx) }, s.config()))
+	g.Add(actors.Signal(&stop, os.Interrupt))
+	done := make(chan error)
+	go func() { done <- stop.Err(g.Run()) }()
+	<-s.begun
+	press := func() {
+		if err := syscall.Kill(os.Getpid(), syscall.SIGINT); err != nil {
+			t.Error(err)
+		}
+	}
+	press()
+	<-begun
+	press()
+	select {
+	case err := <-done:
+		var cut *actors.CutError
+		if !errors.As(err, &cut) || cut.Signal != os.Interrupt || len(cut.Actors) != 1 || s.closed.Load() != 1 {
+			t.Errorf("err = %v, closed %d times, want one actor cut by an interrupt", err, s.closed.Load())
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("not ended 10 s after the second interrupt")
+	}
+}

@@ -1,0 +1,130 @@
+package actors
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+	"strings"
+	"time"
+
+	"github.com/netresearch/go-cron"
+)
+
+// A Schedule says when [Every] is to run its job. There are [Interval] and
+// [Cron]; those of the usual cron packages fit, too.
+type Schedule interface {
+	// Next returns the first time after t, or the zero time if there is none.
+	Next(t time.Time) time.Time
+}
+
+// Interval is a [Schedule] of one run an interval, counted from when execute
+// begins, however long the runs take. Zero and less are an error of execute.
+type Interval time.Duration
+
+// Next returns t and an interval.
+func (d Interval) Next(t time.Time) time.Time { return t.Add(time.Duration(d)) }
+
+// Cron returns the [Schedule] of an expression of five fields (minute, hour,
+// day of the month, month, day of the week; see [crontab]), or @hourly, @daily,
+// @weekly, @monthly or @yearly. It is read by the clock on the wall in loc; nil
+// means UTC, where no hour is ever skipped or repeated.
+//
+// When daylight saving time begins or ends, it does as Debian's cron does. What
+// the clock skips is run right after the skip, once. What it shows twice is run
+// the first time only. But an expression that runs in every hour just goes on:
+// it runs in both of the hours that look the same, and makes up for nothing.
+//
+// An expression that is wrong, or never comes true (February 30), is an error.
+//
+// [crontab]: https://man7.org/linux/man-pages/man5/crontab.5.html
+func Cron(expr string, loc *time.Location) (Schedule, error) {
+	if loc == nil {
+		loc = time.UTC
+	}
+	// The parser is given times in UTC only: with zones it misses days, and
+	// runs twice what is to run once.
+	var parsed cron.Schedule
+	err := errors.New("a time zone or an interval is not for the expression")
+	if !strings.Contains(expr, "TZ=") {
+		parser := cron.MustNewParser(cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow | cron.Descriptor)
+		parsed, err = parser.Parse(expr)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cron expression %q: %w", expr, err)
+	}
+	fields, ok := parsed.(*cron.SpecSchedule)
+	if !ok { // @every
+		return nil, fmt.Errorf("cron expression %q: use an Interval", expr)
+	}
+	c := &cronSchedule{next: fields.Next, loc: loc, hourly: bits.OnesCount64(fields.Hour&(1<<24-1)) == 24}
+	if c.Next(time.Now()).IsZero() {
+		return nil, fmt.Errorf("cron expression %q: never comes true", expr)
+	}
+	return c, nil
+}
+
+// cronSchedule maps an expression onto the time of a zone. A wall time is what
+// a clock in the zone shows, kept as if it were UTC.
+type cronSchedule struct {
+	next   func(wall time.Time) time.Time
+	loc    *time.Location
+	hourly bool // runs in every hour
+}
+
+func (c *cronSchedule) Next(t time.Time) time.Time {
+	t = t.In(c.loc)
+	if c.hourly {
+		return c.nextElapsed(t)
+	}
+	for wall := c.next(wallOf(t)); !wall.IsZero(); wall = c.next(wall) {
+		if at := first(wall, c.loc); at.After(t) {
+			return at
+		}
+	}
+	return time.Time{}
+}
+
+// nextElapsed goes by the time that passes: between two changes of the clock,
+// the wall is a fixed distance away.
+func (c *cronSchedule) nextElapsed(t time.Time) time.Time {
+	from := wallOf(t)
+	for {
+		next := c.next(from)
+		if next.IsZero() {
+			return next
+		}
+		at := t.Add(next.Sub(wallOf(t)))
+		_, change := t.ZoneBounds()
+		if change.IsZero() || at.Before(change) {
+			return at.In(c.loc)
+		}
+		t = change
+		from = wallOf(t).Add(-time.Second) // the change itself may be the time
+	}
+}
+
+// wallOf returns what the clock shows at t, in the zone of t.
+func wallOf(t time.Time) time.Time {
+	return time.Date(t.Year(), t.Month(), t.Day(), t.Hour(), t.Minute(), t.Second(), t.Nanosecond(), time.UTC)
+}
+
+// first returns when the clock in loc first shows wall, or more.
+func first(wall time.Time, loc *time.Location) time.Time {
+	// Of a wall time that there is twice, or never, Date makes a time with one
+	// of the two offsets, and does not say with which.
+	t := time.Date(wall.Year(), wall.Month(), wall.Day(), wall.Hour(), wall.Minute(), wall.Second(), 0, loc)
+	start, end := t.ZoneBounds()
+	switch shown := wallOf(t); {
+	case shown.After(wall): // skipped; t is after that
+		return start
+	case shown.Before(wall): // skipped; t is before that
+		return end
+	}
+	if !start.IsZero() {
+		before := start.Add(-time.Nanosecond)
+		if earlier := before.Add(wall.Sub(wallOf(before))); earlier.Before(start) {
+			return earlier
+		}
+	}
+	return t
+}

@@ -1,0 +1,112 @@
+// Command beside has actors of its own beside HTTP: a pool of workers, a
+// periodic job and a child process.
+//
+//	ADDR=127.0.0.1:8080 go run ./examples/beside &
+//	curl -d hello localhost:8080
+//	kill %1
+package main
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-kit/log"
+	"github.com/go-kit/log/level"
+	"github.com/oklog/run"
+
+	"lastcall/actors"
+)
+
+func main() {
+	logger := log.NewLogfmtLogger(log.NewSyncWriter(os.Stderr))
+	stop := actors.Stop{Logger: logger, Grace: 20 * time.Second}
+	signals, interrupt := actors.Signal(&stop)
+
+	l, err := actors.Listen(os.Getenv("ADDR"))
+	if err != nil {
+		level.Error(logger).Log("err", err)
+		os.Exit(1)
+	}
+	w := &workers{jobs: make(chan []byte, 100), last: make(chan struct{}), logger: log.With(logger, "actor", "workers")}
+	child := exec.Command("sh", "-c", `trap 'echo leaving; exit' TERM; echo here; while :; do sleep 1 & wait; done`)
+
+	var g run.Group
+	// The workers take jobs for as long as there are handlers to bring some:
+	// they stop when HTTP has returned.
+	served := make(chan struct{})
+	serve, drain := actors.HTTP(&stop, &http.Server{Handler: w, ReadHeaderTimeout: 10 * time.Second}, l)
+	g.Add(func() error { defer close(served); return serve() }, drain)
+	g.Add(actors.Graceful(&stop, w.run, func(context.Context) error { <-served; close(w.last); return nil }, actors.GracefulConfig{Name: "workers"}))
+	g.Add(actors.Every(&stop, actors.Interval(time.Second), w.report, actors.EveryConfig{Name: "report", Jitter: 100 * time.Millisecond}))
+	g.Add(actors.Process(&stop, child, actors.ProcessConfig{Name: "child"}))
+	g.Add(signals, interrupt)
+	level.Info(logger).Log("msg", "serving", "addr", l.Addr())
+	if err := stop.Err(g.Run()); err != nil {
+		level.Error(logger).Log("msg", "not a clean stop", "err", err)
+		os.Exit(1)
+	}
+}
+
+// workers do what requests bring, after these have been answered.
+type workers struct {
+	jobs   chan []byte
+	last   chan struct{} // closed when nobody brings any more
+	logger log.Logger
+	done   atomic.Int64
+}
+
+func (w *workers) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(http.MaxBytesReader(rw, r.Body, 1<<20))
+	if err != nil {
+		http.Error(rw, err.Error(), http.StatusBadRequest)
+		return
+	}
+	select {
+	case w.jobs <- body:
+		rw.WriteHeader(http.StatusAccepted)
+	case <-r.Context().Done(): // the client has gone, or was cut
+	}
+}
+
+// run returns when all jobs have been done.
+func (w *workers) run() error {
+	var pool sync.WaitGroup
+	for range 4 {
+		pool.Go(w.work)
+	}
+	pool.Wait()
+	level.Info(w.logger).Log("msg", "no more jobs", "done", w.done.Load())
+	return nil
+}
+
+func (w *workers) work() {
+	do := func([]byte) {
+		time.Sleep(10 * time.Millisecond)
+		w.done.Add(1)
+	}
+	for {
+		select {
+		case job := <-w.jobs:
+			do(job)
+		case <-w.last:
+			for {
+				select {
+				case job := <-w.jobs:
+					do(job)
+				default:
+					return
+				}
+			}
+		}
+	}
+}
+
+func (w *workers) report(context.Context) error {
+	return level.Info(w.logger).Log("msg", "working", "done", w.done.Load())
+}

@@ -1,0 +1,67 @@
+// Command grpc serves gRPC until it is told to stop, and lets the calls that
+// are under way end.
+package main
+
+import (
+	"context"
+	"io"
+	"log"
+	"net"
+
+	"github.com/oklog/run"
+	"google.golang.org/grpc"
+	pb "google.golang.org/grpc/interop/grpc_testing"
+
+	"lastcall/actors"
+)
+
+func main() {
+	l, err := net.Listen("tcp", "127.0.0.1:50051")
+	if err != nil {
+		log.Fatal(err)
+	}
+	srv := grpc.NewServer()
+	pb.RegisterTestServiceServer(srv, echo{})
+	if err := serve(new(actors.Stop), srv, l); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func serve(stop *actors.Stop, srv *grpc.Server, l net.Listener) error {
+	var g run.Group
+	g.Add(actors.Graceful(stop,
+		func() error { return srv.Serve(l) },
+		// It has no context: it returns when all calls have, or after Stop.
+		func(context.Context) error { srv.GracefulStop(); return nil },
+		actors.GracefulConfig{
+			Name:   "grpc",
+			Close:  func() error { srv.Stop(); return nil },
+			Closed: []error{grpc.ErrServerStopped}, // when it is stopped before it serves
+		}))
+	g.Add(actors.Signal(stop))
+	return stop.Err(g.Run())
+}
+
+// echo answers with what it was sent.
+type echo struct {
+	pb.UnimplementedTestServiceServer
+}
+
+func (echo) UnaryCall(ctx context.Context, in *pb.SimpleRequest) (*pb.SimpleResponse, error) {
+	return &pb.SimpleResponse{Payload: in.Payload}, nil
+}
+
+func (echo) FullDuplexCall(stream pb.TestService_FullDuplexCallServer) error {
+	for {
+		in, err := stream.Recv()
+		if err == io.EOF {
+			return nil
+		}
+		if err == nil {
+			err = stream.Send(&pb.StreamingOutputCallResponse{Payload: in.Payload})
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
