@@ -36,20 +36,21 @@ func main() {
 	w := &workers{jobs: make(chan []byte, 100), last: make(chan struct{}), logger: log.With(logger, "actor", "workers")}
 	child := exec.Command("sh", "-c", `trap 'echo leaving; exit' TERM; echo here; while :; do sleep 1 & wait; done`)
 
+	const ( // the stages of a stop
+		serving actors.Stage = iota
+		backing              // what serving needs: the workers take jobs for as long as handlers bring some
+	)
+	sup := &actors.Supervisor{Stop: &stop}
 	var g run.Group
-	// The workers take jobs for as long as there are handlers to bring some:
-	// they stop when HTTP has returned.
-	served := make(chan struct{})
-	serve, drain := actors.HTTP(&stop, &http.Server{Handler: w, ReadHeaderTimeout: 10 * time.Second}, l)
-	g.Add(func() error { defer close(served); return serve() }, drain)
-	g.Add(actors.Graceful(&stop, w.run, func(context.Context) error { <-served; close(w.last); return nil }, actors.GracefulConfig{Name: "workers"}))
-	g.Add(actors.Every(&stop, actors.Interval(time.Second), w.report, actors.EveryConfig{Name: "report", Jitter: 100 * time.Millisecond}))
-	g.Add(actors.Process(&stop, child, actors.ProcessConfig{Name: "child"}))
+	g.Add(sup.Actor("workers", backing)(actors.Graceful(&stop, w.run, w.finish, actors.GracefulConfig{})))
+	g.Add(sup.Actor("http", serving)(actors.HTTP(&stop, &http.Server{Handler: w, ReadHeaderTimeout: 10 * time.Second}, l)))
+	g.Add(sup.Actor("report", backing)(actors.Every(&stop, actors.Interval(time.Second), w.report, actors.EveryConfig{Jitter: 100 * time.Millisecond})))
+	g.Add(sup.Actor("child", backing)(actors.Process(&stop, child, actors.ProcessConfig{Name: "child"})))
 	g.Add(signals, interrupt)
 	level.Info(logger).Log("msg", "serving", "addr", l.Addr())
-	if err := stop.Err(g.Run()); err != nil {
+	if err := sup.Err(g.Run()); err != nil {
 		level.Error(logger).Log("msg", "not a clean stop", "err", err)
-		os.Exit(1)
+		os.Exit(actors.ExitStatus(err))
 	}
 }
 
@@ -82,6 +83,12 @@ func (w *workers) run() error {
 	}
 	pool.Wait()
 	level.Info(w.logger).Log("msg", "no more jobs", "done", w.done.Load())
+	return nil
+}
+
+// finish asks run to return when the jobs that there are have been done.
+func (w *workers) finish(context.Context) error {
+	close(w.last)
 	return nil
 }
 
