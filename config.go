@@ -41,6 +41,7 @@ type config struct {
 	idleTimeout       time.Duration
 	maxHeaderBytes    int
 
+	admin        string
 	healthPrefix string
 	accessLog    bool
 	logFormat    string
@@ -54,8 +55,7 @@ losing an HTTP request.  Stop it with kill -INT (Ctrl-C) or kill -TERM.
 usage: lastcall [flags]
 
 What to serve (neither: a start page)
-  -dir PATH                  files of a directory
-  -list                      list directories that have no index.html
+  -dir PATH, -list           files of a directory; list those that have no index.html
   -proxy URL                 a program: http://, https://, h2c://HOST:PORT or unix:PATH
   -proxy-timeout 1m0s        how long it may take to begin an answer
 Where
@@ -65,6 +65,7 @@ Where
   -tls-key FILE              its key; both are loaded again if they change, and by kill -HUP
   -h2c                       HTTP/2 without TLS too, for clients that know
   -health-prefix /           where healthz, livez, readyz live, or off
+  -admin HOST:PORT|unix:PATH a status page, metrics, profiles and settings, for whoever can connect
 Stop
   -lame-duck 0s              go on accepting, not ready, for so long first
   -grace 30s                 then cut what is not finished after so long
@@ -100,6 +101,7 @@ func (c *config) flags() *flag.FlagSet {
 	fs.StringVar(&c.tlsCert, "tls-cert", "", "")
 	fs.StringVar(&c.tlsKey, "tls-key", "", "")
 	fs.BoolVar(&c.h2c, "h2c", false, "")
+	fs.StringVar(&c.admin, "admin", "", "")
 	fs.StringVar(&c.healthPrefix, "health-prefix", "/", "")
 	fs.StringVar(&c.report, "report", "", "")
 	fs.BoolVar(&c.accessLog, "access-log", false, "")
@@ -173,6 +175,11 @@ func (c *config) check() error {
 		oneOf("log-level", c.logLevel, "debug", "info", "warn", "error"),
 	); err != nil {
 		return err
+	}
+	if c.admin != "" {
+		if err := checkAddress(c.admin); err != nil {
+			return fmt.Errorf("-admin: %w", err)
+		}
 	}
 	switch {
 	case c.dir != "" && c.proxy != "":

@@ -59,6 +59,8 @@ func TestServeBadSettings(t *testing.T) {
 		{"no key", []string{"-tls-cert", file, "-tls-key", dir + "/none"}, "", 2, "-tls-cert, -tls-key: stat " + dir + "/none: no such file or directory"},
 		{"TLS and not", []string{"-h2c", "-tls-cert", file, "-tls-key", file}, "", 2, "-h2c: HTTP/2 without TLS; want it without -tls-cert, which brings HTTP/2 too"},
 		{"header bytes", []string{"-max-header-bytes", "0"}, "", 2, "-max-header-bytes 0: want a number of bytes above 0"},
+		{"admin", []string{"-admin", "9090"}, "", 2, `-admin: address "9090": want HOST:PORT, :PORT or unix:PATH`},
+		{"admin taken", []string{"-listen", "127.0.0.1:0", "-admin", taken}, "", 1, "-admin " + taken + ": listen tcp " + taken + ": bind: address already in use"},
 		{"health prefix", []string{"-health-prefix", "health"}, "", 2, `-health-prefix "health": want a path such as / or /-/health, or off`},
 		{"no file", []string{"-config", dir + "/none"}, "", 2, "-config: open " + dir + "/none: no such file or directory"},
 		{"bad file", []string{"-config", file}, "", 2, `config file flag "nonsense" not defined in flag set`},

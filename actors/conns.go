@@ -131,6 +131,10 @@ func (s *server) counts() counts {
 			n.busy++
 			n.inFlight += len(c.streams)
 			n.streams += len(c.streams)
+		case c.state == fresh:
+			n.fresh++
+		case c.state == idle, c.state == multi:
+			n.idle++
 		}
 		c.mu.Unlock()
 	}

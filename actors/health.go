@@ -8,7 +8,8 @@ import (
 // Health answers probes about the process whose stop it is, under the prefix:
 //
 //	PREFIX/healthz, PREFIX/livez  200 for as long as the process answers
-//	PREFIX/readyz                 200 while ready, 503 before and from the moment the stop begins
+//	PREFIX/readyz                 200 while ready, 503 before, from the moment the stop begins,
+//	                              and while out of service, see Stop.SetLameDuck
 //
 // Other paths go to next; nil means 404. Liveness never fails during a stop:
 // whoever watches it would end the process in mid-drain.
@@ -33,14 +34,17 @@ func Health(stop *Stop, prefix string, next http.Handler) http.Handler {
 			http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
 			return
 		}
-		phase := stop.Phase()
+		phase := stop.Phase().String()
+		if stop.out.Load() && phase == Ready.String() {
+			phase = "out of service"
+		}
 		status := http.StatusOK
-		if name == "readyz" && phase != Ready {
+		if name == "readyz" && !stop.ready() {
 			status = http.StatusServiceUnavailable
 		}
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.Header().Set("Cache-Control", "no-store")
 		w.WriteHeader(status)
-		w.Write([]byte(phase.String() + "\n"))
+		w.Write([]byte(phase + "\n"))
 	})
 }

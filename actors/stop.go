@@ -89,6 +89,7 @@ type Stop struct {
 	cutc   chan struct{} // closed when the rest is to be cut at once
 	ended  chan struct{} // closed when every actor that serves has returned
 
+	out     atomic.Bool   // see SetLameDuck
 	closing atomic.Bool   // whether answers say "Connection: close"
 	refused atomic.Uint64 // at the doors
 
@@ -332,16 +333,37 @@ func (s *Stop) Phase() Phase {
 	return s.phase
 }
 
+// SetLameDuck takes the process out of service, or puts it back: while on,
+// readiness fails ([Health]) and all else goes on as before, for load balancers
+// to look elsewhere. It is not the phase of that name, which precedes draining
+// and cannot be taken back; once a stop has begun it changes nothing.
+func (s *Stop) SetLameDuck(on bool) {
+	if s.out.Swap(on) == on {
+		return
+	}
+	msg := "put back into service"
+	if on {
+		msg = "taken out of service: not ready, still serving"
+	}
+	level.Info(s.logger()).Log("msg", msg, "phase", s.Phase())
+}
+
+// ready reports whether newcomers are welcome.
+func (s *Stop) ready() bool { return s.Phase() == Ready && !s.out.Load() }
+
 // Snapshot is the state of a [Stop] at one moment.
 type Snapshot struct {
 	Phase Phase
 	Since time.Time // when the phase began
+	Out   bool      // taken out of service by [Stop.SetLameDuck]
 
 	Began    time.Time // when the stop began; zero while none has
 	Cause    error     // why it began; may be nil
 	Deadline time.Time // when what is left is cut; zero while no stop has begun
 
 	Open          int    // connections
+	New           int    // those on which nothing has been asked yet
+	Idle          int    // those that wait for the next request
 	Busy          int    // those with a request on them, even a part of one; hijacked ones too
 	Hijacked      int    // those that a handler has taken over (WebSocket)
 	Streams       int    // HTTP/2 requests among those in flight
@@ -380,9 +402,9 @@ func (s *Stop) Snapshot() Snapshot {
 	defer s.mu.Unlock()
 	n := s.countLocked()
 	return Snapshot{
-		Phase: s.phase, Since: s.since,
+		Phase: s.phase, Since: s.since, Out: s.out.Load(),
 		Began: s.start, Cause: s.cause, Deadline: s.deadline,
-		Open: n.open, Busy: n.busy, Hijacked: n.hijacked, InFlight: n.inFlight,
+		Open: n.open, New: n.fresh, Idle: n.idle, Busy: n.busy, Hijacked: n.hijacked, InFlight: n.inFlight,
 		Streams: n.streams,
 		Served:  n.served, Drained: n.drained, DrainedHTTP2: n.drained2, HijackedEnded: n.hijackedEnded,
 		Refused: s.refused.Load(),
@@ -401,7 +423,8 @@ const (
 
 // counts is what the connections of one server, or of all, add up to.
 type counts struct {
-	open, busy, hijacked, inFlight, streams  int
+	open, fresh, idle, busy                  int
+	hijacked, inFlight, streams              int
 	served, drained, drained2, hijackedEnded uint64
 }
 
@@ -409,6 +432,8 @@ func (s *Stop) countLocked() (sum counts) {
 	for _, srv := range s.servers {
 		n := srv.counts()
 		sum.open += n.open
+		sum.fresh += n.fresh
+		sum.idle += n.idle
 		sum.busy += n.busy
 		sum.hijacked += n.hijacked
 		sum.inFlight += n.inFlight

@@ -1,0 +1,126 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+var adminLine = regexp.MustCompile(`actor=admin msg="status page" addr=([^\s]+)`)
+
+// launchWithAdmin starts lastcall with a status page, and returns its address.
+func launchWithAdmin(t *testing.T, args ...string) (p *process, admin string) {
+	t.Helper()
+	p = launch(t, here, lastcall(append([]string{"-listen", "127.0.0.1:0", "-admin", "127.0.0.1:0"}, args...)...))
+	m := adminLine.FindStringSubmatch(p.log())
+	if m == nil {
+		t.Fatalf("no address of a status page in the log:\n%s", p.log())
+	}
+	t.Cleanup(http.DefaultClient.CloseIdleConnections)
+	return p, m[1]
+}
+
+func ask(t *testing.T, client *http.Client, method, url, body string) (status int, answer string) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := client.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res.StatusCode, string(b)
+}
+
+func TestAdmin(t *testing.T) {
+	p, admin := launchWithAdmin(t)
+	for _, tt := range []struct {
+		method, url, body string
+		status            int
+		want              string
+	}{
+		{"GET", p.addr + "/", "", 200, "lastcall"},
+		{"GET", p.addr + "/metrics", "", 404, ""}, // clients have no business there
+		{"GET", p.addr + "/status", "", 404, ""},
+		{"PUT", p.addr + "/lame-duck", "on", 405, ""},
+		{"GET", admin + "/metrics", "", 200, `lastcall_phase{phase="ready"} 1`},
+		{"GET", admin + "/metrics", "", 200, `lastcall_actor_up{actor="http",stage="0"} 1`},
+		{"GET", admin + "/metrics", "", 200, `lastcall_requests_served_total 4`},
+		{"GET", admin + "/metrics", "", 200, `lastcall_connections{state="idle"} 1`},
+		{"GET", admin + "/metrics", "", 200, `lastcall_ready 1`},
+		{"GET", admin + "/metrics", "", 200, `go_goroutines`},
+		{"GET", admin + "/status", "", 200, `"phase": "ready"`},
+		{"PUT", admin + "/lame-duck", "on", 200, "on"},
+		{"GET", p.addr + "/readyz", "", 503, "out of service"},
+		{"GET", p.addr + "/", "", 200, "lastcall"},
+		{"GET", admin + "/metrics", "", 200, `lastcall_ready 0`},
+		{"PUT", admin + "/lame-duck", "off", 200, "off"},
+		{"GET", p.addr + "/readyz", "", 200, "ready"},
+		{"PUT", admin + "/log-level", "loud", 400, `log level "loud": want debug, info, warn or error`},
+		{"PUT", admin + "/log-level", "debug", 200, "debug"},
+	} {
+		status, answer := ask(t, http.DefaultClient, tt.method, "http://"+tt.url, tt.body)
+		if status != tt.status || !strings.Contains(answer, tt.want) {
+			t.Errorf("%s %s %q: %d %.2000q, want %d and %q", tt.method, tt.url, tt.body, status, answer, tt.status, tt.want)
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
+	p.signal(t, syscall.SIGTERM)
+	if status := p.wait(t); status != 0 {
+		t.Errorf("exit status = %d, want 0:\n%s", status, p.log())
+	}
+	if want := "level=debug"; !strings.Contains(p.log(), want) {
+		t.Errorf("the log has no line of the level that was set, %s:\n%s", want, p.log())
+	}
+	if strings.Contains(p.log(), "level=warn") {
+		t.Errorf("a warning:\n%s", p.log())
+	}
+}
+
+func TestAdminSocketIsOurs(t *testing.T) {
+	path := t.TempDir() + "/admin"
+	p := launch(t, here, lastcall("-listen", "127.0.0.1:0", "-admin", "unix:"+path))
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := info.Mode(); got != fs.ModeSocket|0o600 {
+		t.Errorf("mode = %v, want 0600", got)
+	}
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}}}
+	defer client.CloseIdleConnections()
+	if status, _ := ask(t, client, "GET", "http://admin/status", ""); status != 200 {
+		t.Errorf("status = %d, want 200", status)
+	}
+	p.signal(t, syscall.SIGTERM)
+	if status := p.wait(t); status != 0 {
+		t.Errorf("exit status = %d, want 0:\n%s", status, p.log())
+	}
+	if _, err := os.Stat(path); !os.IsNotExist(err) {
+		t.Errorf("stat of the socket's path: %v, want it gone", err)
+	}
+}
+
+func TestAdminForAllIsWarnedOf(t *testing.T) {
+	p := launch(t, here, lastcall("-listen", "127.0.0.1:0", "-admin", ":0"))
+	if want := "whoever reaches this address may use it"; !strings.Contains(p.log(), want) {
+		t.Errorf("the log lacks %q:\n%s", want, p.log())
+	}
+}

@@ -1,0 +1,40 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"runtime/debug"
+
+	"github.com/go-kit/log"
+
+	"lastcall/actors"
+	"lastcall/front"
+)
+
+// newHandler is what the settings ask to serve.
+func newHandler(cfg config, stop *actors.Stop, logger log.Logger) (h http.Handler, err error) {
+	switch {
+	case cfg.dir != "":
+		if h, err = front.Files(cfg.dir, cfg.list); err != nil {
+			return nil, fmt.Errorf("-dir: %w", err)
+		}
+	case cfg.proxy != "":
+		h, err = front.Proxy(cfg.proxy, front.ProxyConfig{
+			Logger:          log.With(logger, "actor", "proxy"),
+			ResponseTimeout: orNone(cfg.proxyTimeout),
+			Spread:          orNone(cfg.wsSpread),
+		})
+		if err != nil {
+			return nil, fmt.Errorf("-proxy: %w", err)
+		}
+	default:
+		h = front.Start(func() string { return stop.Phase().String() }, version(debug.ReadBuildInfo()))
+	}
+	if cfg.healthPrefix != "off" {
+		h = actors.Health(stop, cfg.healthPrefix, h)
+	}
+	if cfg.accessLog {
+		h = front.AccessLog(h, log.With(logger, "actor", "access"))
+	}
+	return front.Timeouts(h, timeouts(cfg)), nil
+}
