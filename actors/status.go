@@ -35,6 +35,8 @@ type status struct {
 	Cut         []statusRequest   `json:"cut"`               // twenty at most
 	CutActors   []string          `json:"cut_actors,omitempty"`
 	Actors      []statusActor     `json:"actors"`
+
+	ducks bool // a stop has a lame-duck phase
 }
 
 type statusConnections struct {
@@ -78,7 +80,23 @@ type statusActor struct {
 
 func (s status) Levels() []string { return []string{"debug", "info", "warn", "error"} }
 func (s status) Whole() float64   { return s.Deadline.Sub(s.Began).Seconds() }
-func (s status) Gone() float64    { return min(s.Now.Sub(s.Began).Seconds(), s.Whole()) }
+
+// Phases is the timeline: each phase, and whether it is over, now, or to come.
+func (s status) Phases() (list [][2]string) {
+	when := "over"
+	for p := Starting; p <= Stopped; p++ {
+		switch name := p.String(); {
+		case name == s.Phase:
+			list = append(list, [2]string{name, "now"})
+			when = "to come"
+		case p != LameDuck || s.ducks:
+			list = append(list, [2]string{name, when})
+		}
+	}
+	return list
+}
+
+func (s status) Gone() float64 { return min(s.Now.Sub(s.Began).Seconds(), s.Whole()) }
 
 func (a *admin) now() status {
 	s := GroupSnapshot{}
@@ -97,6 +115,7 @@ func (a *admin) now() status {
 		Cut:         requests(s.Snapshot.Cut, 20),
 		CutActors:   s.CutActors,
 		Actors:      []statusActor{},
+		ducks:       a.stop.LameDuck > 0,
 	}
 	if a.LogLevel != nil {
 		st.LogLevel = a.LogLevel.String()
@@ -143,10 +162,9 @@ func (s *Stop) longest() []Request {
 var statusFiles embed.FS
 
 var statusPage = template.Must(template.New("page.html").Funcs(template.FuncMap{
-	"ago":    func(now, t time.Time) string { return seconds(now.Sub(t)) },
-	"s":      func(s float64) string { return seconds(time.Duration(s * float64(time.Second))) },
-	"bytes":  readableBytes,
-	"phases": phases,
+	"ago":   func(now, t time.Time) string { return seconds(now.Sub(t)) },
+	"s":     func(s float64) string { return seconds(time.Duration(s * float64(time.Second))) },
+	"bytes": readableBytes,
 }).ParseFS(statusFiles, "status/page.html"))
 
 // status serves the status page, what keeps it up to date, and the JSON.
@@ -221,20 +239,6 @@ func closed(c <-chan struct{}) bool {
 	default:
 		return false
 	}
-}
-
-// phases is the timeline: each phase, and whether it is over, now, or to come.
-func phases(now string) (list [][2]string) {
-	when := "over"
-	for p := Starting; p <= Stopped; p++ {
-		if p.String() == now {
-			list = append(list, [2]string{now, "now"})
-			when = "to come"
-			continue
-		}
-		list = append(list, [2]string{p.String(), when})
-	}
-	return list
 }
 
 // seconds words a duration for people.

@@ -1,0 +1,290 @@
+//go:build unix
+
+// Package page tests the status page in a real Chromium.
+//
+//	go test -C .ci/page ./... [-args -shots DIR]
+package page
+
+import (
+	"bufio"
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+)
+
+var shots = flag.String("shots", "", "directory for screenshots")
+
+// chromium starts a browser with one tab, and fails the test for whatever the
+// console says: a page that its policy keeps from something, an exception.
+func chromium(t *testing.T) context.Context {
+	t.Helper()
+	path, err := exec.LookPath("chromium")
+	if err != nil {
+		t.Skip("chromium is not installed")
+	}
+	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox)
+	ctx, cancel := chromedp.NewExecAllocator(t.Context(), options...)
+	t.Cleanup(cancel)
+	ctx, cancel = chromedp.NewContext(ctx)
+	t.Cleanup(cancel)
+	ctx, cancel = context.WithTimeout(ctx, 90*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func watchConsole(ctx context.Context, t *testing.T) {
+	chromedp.ListenTarget(ctx, func(event any) {
+		switch e := event.(type) {
+		case *log.EventEntryAdded:
+			if !strings.Contains(e.Entry.Text, "ERR_CONNECTION_REFUSED") && !strings.Contains(e.Entry.Text, "ERR_INCOMPLETE") { // at the end
+				t.Errorf("console: %s %s", e.Entry.Text, e.Entry.URL)
+			}
+		case *runtime.EventExceptionThrown:
+			t.Errorf("exception: %v", e.ExceptionDetails)
+		}
+	})
+}
+
+// A server is lastcall with a status page before a program that holds requests
+// to /hold… until release.
+type server struct {
+	cmd         *exec.Cmd
+	addr, admin string
+	release     chan struct{}
+
+	mu  sync.Mutex
+	log strings.Builder
+}
+
+func serve(t *testing.T, args ...string) *server {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "lastcall")
+	build := exec.Command("go", "build", "-o", binary, ".")
+	build.Dir = "../.."
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v:\n%s", err, out)
+	}
+	s := &server{release: make(chan struct{})}
+	program := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/hold") {
+			select {
+			case <-s.release:
+			case <-r.Context().Done():
+			}
+		}
+		io.WriteString(w, "hello")
+	}))
+	t.Cleanup(program.Close)
+	s.cmd = exec.Command(binary, append([]string{"-listen", "127.0.0.1:0", "-admin", "127.0.0.1:0", "-proxy", program.URL}, args...)...)
+	stderr, err := s.cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		s.cmd.Process.Kill()
+		s.cmd.Wait()
+	})
+	serving := make(chan struct{})
+	admin, addr := regexp.MustCompile(`msg="status page" addr=(\S+)`), regexp.MustCompile(`msg=serving addr=(\S+)`)
+	go func() {
+		for sc := bufio.NewScanner(stderr); sc.Scan(); {
+			s.mu.Lock()
+			fmt.Fprintln(&s.log, sc.Text())
+			s.mu.Unlock()
+			if m := admin.FindStringSubmatch(sc.Text()); m != nil {
+				s.admin = m[1]
+			}
+			if m := addr.FindStringSubmatch(sc.Text()); m != nil {
+				s.addr = m[1]
+				close(serving)
+			}
+		}
+	}()
+	select {
+	case <-serving:
+	case <-time.After(20 * time.Second):
+		t.Fatal("lastcall does not serve after 20 s")
+	}
+	return s
+}
+
+// hold begins requests that the program holds, and returns when they are all
+// in flight; wait waits for their answers.
+func (s *server) hold(t *testing.T, paths ...string) (wait func()) {
+	t.Helper()
+	var all sync.WaitGroup
+	for _, path := range paths {
+		all.Go(func() {
+			c, err := net.Dial("tcp", s.addr)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer c.Close()
+			fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", path)
+			answer, _ := io.ReadAll(c)
+			if !strings.HasSuffix(string(answer), "hello") {
+				t.Errorf("%s: %q, want hello", path, answer)
+			}
+		})
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if in := s.get(t, "/status"); strings.Contains(in, fmt.Sprintf(`"in_flight": %d`, len(paths))) {
+			return all.Wait
+		} else if time.Now().After(deadline) {
+			t.Fatalf("not in flight after 20 s: %s", in)
+		}
+	}
+}
+
+func (s *server) get(t *testing.T, path string) string {
+	t.Helper()
+	res, err := http.Get("http://" + s.admin + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, _ := io.ReadAll(res.Body)
+	return string(b)
+}
+
+func shoot(ctx context.Context, t *testing.T, name string) {
+	t.Helper()
+	if *shots == "" {
+		return
+	}
+	var png []byte
+	if err := chromedp.Run(ctx, chromedp.FullScreenshot(&png, 100)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(*shots, name+".png"), png, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func run(ctx context.Context, t *testing.T, what string, actions ...chromedp.Action) {
+	t.Helper()
+	if err := chromedp.Run(ctx, actions...); err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+}
+
+// until waits for an expression to be true in the page.
+func until(js string) chromedp.Action {
+	return chromedp.Poll(js, nil, chromedp.WithPollingTimeout(20*time.Second))
+}
+
+func text(selector string) string {
+	return fmt.Sprintf("document.querySelector(%q).textContent", selector)
+}
+
+const hostile = "/hold/&lt;img%20src=x%20onerror=alert(1)>'\"&<script>alert(2)</script>"
+
+func TestPage(t *testing.T) {
+	ctx := chromium(t)
+	s := serve(t, "-grace", "20s")
+	watchConsole(ctx, t)
+	run(ctx, t, "the page", chromedp.EmulateViewport(1100, 800),
+		chromedp.Navigate("http://"+s.admin+"/"),
+		until(text("#phase")+" === 'ready' && !document.querySelector('#settings').hidden"))
+
+	wait := s.hold(t, "/hold/report.pdf", hostile, "/hold/"+strings.Repeat("long-", 60))
+	run(ctx, t, "the requests in flight, without reloading",
+		until(text("#live")+".includes('&lt;img%20src=x') && "+text("#live")+".includes('report.pdf')"),
+		until("document.querySelectorAll('#live img, #live script').length === 0"))
+	shoot(ctx, t, "ready")
+
+	// By keyboard: the first control is the button.
+	var log string
+	run(ctx, t, "out of service", chromedp.KeyEvent(kb.Tab), chromedp.KeyEvent(" "),
+		until(text("#live")+".includes('taken out of service')"))
+	if got := s.get(t, "/readyz"); got != "out of service\n" {
+		t.Errorf("readyz = %q, want out of service", got)
+	}
+	shoot(ctx, t, "lame-duck")
+	run(ctx, t, "back in service", chromedp.KeyEvent(" "),
+		until("!"+text("#live")+".includes('taken out of service')"),
+		chromedp.KeyEvent(kb.Tab), chromedp.KeyEvent("d"))
+	for deadline := time.Now().Add(20 * time.Second); log != "debug\n"; time.Sleep(5 * time.Millisecond) {
+		if log = s.get(t, "/log-level"); time.Now().After(deadline) {
+			t.Fatalf("log level = %q, want debug", log)
+		}
+	}
+
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	run(ctx, t, "the drain, without reloading", until(text("#phase")+" === 'draining' && !!document.querySelector('progress')"))
+	shoot(ctx, t, "draining")
+	run(ctx, t, "dark", emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: "dark"}}))
+	shoot(ctx, t, "draining-dark")
+	var wide bool
+	run(ctx, t, "phone", chromedp.EmulateViewport(360, 740, chromedp.EmulateMobile),
+		chromedp.Evaluate("document.documentElement.scrollWidth > innerWidth", &wide))
+	if wide {
+		t.Error("on a phone the page is wider than the screen")
+	}
+	shoot(ctx, t, "draining-phone")
+	close(s.release)
+	wait()
+	run(ctx, t, "the end", until(text("#phase")+" === 'stopped'"), until(text("#message")+".includes('does not answer')"))
+	shoot(ctx, t, "stopped")
+	if err := s.cmd.Wait(); err != nil {
+		t.Errorf("lastcall ended with %v\n%s", err, &s.log)
+	}
+}
+
+// TestOtherSites: a page of another origin, and one that has had its name
+// rebound, can do and see nothing.
+func TestOtherSites(t *testing.T) {
+	ctx := chromium(t)
+	s := serve(t)
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		fmt.Fprintf(w, `<title>evil</title><iframe id=frame src="http://%[1]s/"></iframe><script>
+async function tell(what, f) { try { return what + ": " + await f() } catch { return what + ": failed" } }
+const admin = "http://%[1]s";
+window.result = (async () => (await Promise.all([
+	tell("put", async () => (await fetch(admin + "/lame-duck", {method: "PUT", body: "on"})).status),
+	tell("blind put", async () => (await fetch(admin + "/lame-duck", {method: "POST", mode: "no-cors", body: "on"})).type),
+	tell("read", async () => (await fetch(admin + "/status")).text()),
+	tell("events", () => new Promise((ok, no) => { const e = new EventSource(admin + "/status/events"); e.onmessage = e => ok(e.data); e.onerror = no; })),
+	tell("script", () => new Promise((ok, no) => { const s = document.createElement("script"); s.src = admin + "/status/script.js"; s.onload = () => ok("loaded"); s.onerror = no; document.head.append(s); })),
+])).join("\n"))();
+</script>`, s.admin)
+	}))
+	defer other.Close()
+	_, port, _ := net.SplitHostPort(other.Listener.Addr().String())
+	var result string
+	wait := func(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }
+	run(ctx, t, "another site", chromedp.Navigate("http://localhost:"+port+"/"), chromedp.Evaluate("window.result", &result, wait))
+	want := "put: failed\nblind put: failed\nread: failed\nevents: failed\nscript: failed"
+	if result != want {
+		t.Errorf("another site:\n%s\nwant\n%s", result, want)
+	}
+	if got := s.get(t, "/lame-duck"); got != "off\n" {
+		t.Errorf("lame duck is %q: another site set it", got)
+	}
+}
