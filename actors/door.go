@@ -24,7 +24,7 @@ type door struct {
 	net.Listener
 	server *server
 	logger log.Logger
-	path   fs.FileInfo  // of a unix socket that has one, as it was at the start
+	path   fs.FileInfo  // of a unix socket that has one, as it was at first
 	waits  atomic.Int64 // since when Accept has been waiting; Unix nanoseconds
 }
 

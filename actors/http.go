@@ -61,8 +61,11 @@ func HTTP(stop *Stop, srv *http.Server, listeners ...net.Listener) (execute func
 		conns:  make(map[*conn]struct{}),
 		empty:  make(chan struct{}, 1),
 	}
+	for _, l := range listeners {
+		s.doors = append(s.doors, newDoor(l, s))
+	}
 	stop.register(s)
-	return func() error { return s.execute(listeners) }, stop.Begin
+	return s.execute, stop.Begin
 }
 
 // server is an http.Server with its connections known.
@@ -71,6 +74,7 @@ type server struct {
 	http   *http.Server
 	logger log.Logger
 	born   time.Time
+	doors  []*door
 
 	tls            bool
 	goaway         *http.Server // its Shutdown sends GOAWAY to the HTTP/2 connections; nil: there is no HTTP/2, or not net/http's own
@@ -92,11 +96,11 @@ type server struct {
 	empty chan struct{} // told when a connection goes and none is left
 }
 
-func (s *server) execute(listeners []net.Listener) error {
+func (s *server) execute() error {
 	var cut []Request
 	defer func() { s.stop.returns(cut) }()
 
-	if len(listeners) == 0 {
+	if len(s.doors) == 0 {
 		addr := s.http.Addr
 		if addr == "" {
 			addr = ":http"
@@ -107,7 +111,7 @@ func (s *server) execute(listeners []net.Listener) error {
 			s.stop.Begin(err)
 			return err
 		}
-		listeners = []net.Listener{l}
+		s.doors = []*door{newDoor(l, s)}
 	}
 	serve := s.http.Serve
 	if c := s.http.TLSConfig; c != nil && (len(c.Certificates) > 0 || c.GetCertificate != nil || c.GetConfigForClient != nil) {
@@ -115,16 +119,14 @@ func (s *server) execute(listeners []net.Listener) error {
 		serve = func(l net.Listener) error { return s.http.ServeTLS(l, "", "") }
 	}
 	s.wrap()
-	doors := make([]*door, len(listeners))
-	closed := make(chan error, len(listeners)) // how each Serve ended
-	for i, l := range listeners {
-		doors[i] = newDoor(l, s)
-		go func() { closed <- serve(doors[i]) }()
+	closed := make(chan error, len(s.doors)) // how each Serve ended
+	for _, d := range s.doors {
+		go func() { closed <- serve(d) }()
 	}
 	s.stop.serves()
 
 	var failed error
-	open := len(doors)
+	open := len(s.doors)
 	select {
 	case <-s.stop.begun:
 	case failed = <-closed: // nobody asked for that
@@ -132,7 +134,7 @@ func (s *server) execute(listeners []net.Listener) error {
 		s.stop.fails(failed) // a signal may come first for run.Group
 		s.stop.Begin(failed)
 	}
-	cut = s.drain(doors, open, closed)
+	cut = s.drain(open, closed)
 	return failed
 }
 
@@ -184,7 +186,7 @@ func (s *server) wrap() {
 
 // drain is the stop, from the moment it begins until nothing is left or the
 // rest was cut; it returns what was. Of the listeners, open are still served.
-func (s *server) drain(doors []*door, open int, closed <-chan error) (cut []Request) {
+func (s *server) drain(open int, closed <-chan error) (cut []Request) {
 	lameDuck := time.NewTimer(time.Until(s.stop.drainAt))
 	defer lameDuck.Stop()
 	for waiting := open > 0; waiting; {
@@ -206,7 +208,7 @@ func (s *server) drain(doors []*door, open int, closed <-chan error) (cut []Requ
 	defer deadline.Stop()
 	halt := make(chan struct{}) // ends the doors' waiting
 	var doorkeepers sync.WaitGroup
-	for _, d := range doors {
+	for _, d := range s.doors {
 		doorkeepers.Go(func() { d.drain(halt, s.stop.idleGrace()) })
 	}
 	s.release()
