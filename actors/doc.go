@@ -34,6 +34,27 @@
 // pages. [Stop.Err] says how the stop went: run.Group.Run returns only what
 // ended first.
 //
+// # Others beside it
+//
+// What else is served until it is shut down, such as a gRPC server, is a
+// [Graceful]; a periodic job is an [Every], a migration before all else a
+// [Once], a child program a [Process]:
+//
+//	g.Add(actors.Graceful(&stop, serve, shutdown, actors.GracefulConfig{}))
+//	g.Add(actors.Every(&stop, actors.Interval(time.Minute), refresh, actors.EveryConfig{}))
+//	g.Add(actors.Once(&stop, migrate, actors.OnceConfig{}))
+//	g.Add(actors.Process(&stop, exec.Command("worker"), actors.ProcessConfig{}))
+//
+// [Admin] is a window onto all that: a status page, profiles, and the means to
+// take the process out of service and put it back.
+//
+//	g.Add(actors.Admin(&stop, l, actors.AdminConfig{}))
+//
+// An actor of one's own needs nothing of this package:
+//
+//	done := make(chan struct{})
+//	g.Add(func() error { <-done; return nil }, func(error) { close(done) })
+//
 // # The supervisor
 //
 // In a run.Group all actors are interrupted at once. [Supervisor] gives them
