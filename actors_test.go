@@ -93,7 +93,7 @@ var (
 type traffic struct {
 	groups []load.Group
 	warm   int                                                                       // answers that each client has had
-	slow   int                                                                       // requests of 2 s in flight at the signal
+	slow   int                                                                       // requests in flight at the signal, until a second after it
 	dial   func(addr string) func(ctx context.Context, client int) (net.Conn, error) // nil: the load's own
 }
 
@@ -135,20 +135,20 @@ func stopUnderLoad(t testing.TB, start func(testing.TB, place, string) subject, 
 		t.Fatal(err)
 	}
 	if tr.slow > 0 {
-		if err := l.Add(load.Group{Name: "slow", Kind: load.Fresh, N: tr.slow, Requests: 1, Path: "/slow", Delay: -1}); err != nil {
+		if err := l.Add(load.Group{Name: "slow", Kind: load.Fresh, N: tr.slow, Requests: 1, Path: "/slow?long", Delay: -1}); err != nil {
 			t.Fatal(err)
 		}
 		for snap := l.Snapshot(); snap.Row("slow").InFlight < tr.slow; snap = l.Snapshot() {
-			if snap.Row("slow").Requests > 0 {
-				t.Fatalf("slow requests ended before the signal:\n%v", snap)
+			if time.Sleep(time.Millisecond); ctx.Err() != nil {
+				t.Fatalf("slow requests are not in flight:\n%v", snap)
 			}
-			time.Sleep(time.Millisecond)
 		}
 	}
 	time.Sleep(rand.N(300 * time.Millisecond)) // any moment will do
 
 	l.Signalled(time.Now())
 	s.server.signal(t, syscall.SIGTERM)
+	s.program.signal(t, syscall.SIGUSR1)
 	status := s.server.wait(t)
 	ledger := l.Wait()
 	if status != 0 {

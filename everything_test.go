@@ -150,10 +150,10 @@ func atOnce(prefix, addr string, cfg *tls.Config, keepAlive, fresh int) (warm, i
 		warm = append(warm, group(g))
 	}
 	for _, g := range []load.Group{
-		{Name: "slow", Kind: load.Fresh, N: 20, Requests: 1, Path: "/slow", Delay: -1},
-		{Name: "slow h2", Kind: load.HTTP2, Streams: 20, Requests: 1, Path: "/slow", Delay: -1},
-		{Name: "upload", Kind: load.Fresh, N: 5, Requests: 1, Path: "/upload", Body: 1 << 20, BodyTime: 3 * time.Second, Delay: -1},
-		{Name: "upload h2", Kind: load.HTTP2, Streams: 5, Requests: 1, Path: "/upload", Body: 1 << 20, BodyTime: 3 * time.Second, Delay: -1},
+		{Name: "slow", Kind: load.Fresh, N: 20, Requests: 1, Path: "/slow?long", Delay: -1},
+		{Name: "slow h2", Kind: load.HTTP2, Streams: 20, Requests: 1, Path: "/slow?long", Delay: -1},
+		{Name: "upload", Kind: load.Fresh, N: 5, Requests: 1, Path: "/upload?long", Body: 1 << 20, BodyTime: 3 * time.Second, Delay: -1},
+		{Name: "upload h2", Kind: load.HTTP2, Streams: 5, Requests: 1, Path: "/upload?long", Body: 1 << 20, BodyTime: 3 * time.Second, Delay: -1},
 	} {
 		inFlight = append(inFlight, group(g))
 	}
@@ -218,6 +218,7 @@ func stopWithEverything(t *testing.T, start func(testing.TB, *pki) everythingSer
 	for _, p := range s.processes {
 		p.signal(t, syscall.SIGTERM)
 	}
+	s.program.signal(t, syscall.SIGUSR1)
 	for _, p := range s.processes {
 		if status := p.wait(t); status != 0 {
 			t.Errorf("exit status = %d, want 0:\n%s", status, p.log())

@@ -24,7 +24,8 @@ import (
 // lastcall. Each serves on the address that is its argument, and says on
 // standard output, when it ends, which requests it served.
 func runAs(name string) {
-	work := &work{}
+	work := &work{told: make(chan os.Signal, 1)}
+	signal.Notify(work.told, syscall.SIGUSR1)
 	srv := &http.Server{Handler: work}
 	var err error
 	switch name {
@@ -88,8 +89,12 @@ func library(srv *http.Server, addr string) error {
 	return stop.Err(g.Run())
 }
 
-// work is a handler that remembers the IDs of what it served.
+// work is a handler that remembers the IDs of what it served. What is asked for
+// with ?long it answers a second after it was told to (SIGUSR1): however slow
+// the machine is, that is in flight at the signal.
 type work struct {
+	told chan os.Signal
+
 	mu  sync.Mutex
 	ids []string
 }
@@ -108,7 +113,11 @@ func (p *work) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.ids = append(p.ids, id)
 		p.mu.Unlock()
 	}
-	if r.URL.Path == "/slow" {
+	switch {
+	case r.URL.RawQuery == "long":
+		p.told <- <-p.told // the next one is told, too
+		time.Sleep(time.Second)
+	case r.URL.Path == "/slow":
 		time.Sleep(2 * time.Second)
 	}
 	w.Header().Set("X-Request-Id", id)
