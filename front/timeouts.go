@@ -26,7 +26,8 @@ type TimeoutConfig struct {
 	Read time.Duration
 	// Write is for the answer. Time in which the handler has nothing to say is
 	// not charged, nor is the wait for what the kernel buffers after the last
-	// byte was handed over. Zero means 10 seconds, less means no limit.
+	// byte was handed over. It holds for a connection: over HTTP/2, for all of
+	// its streams together. Zero means 10 seconds, less means no limit.
 	Write time.Duration
 }
 
@@ -54,18 +55,24 @@ func timeout(d, otherwise time.Duration) time.Duration {
 // the far future.
 var renewed = time.Unix(1<<36, 0x1a57ca11)
 
-// Timeouts applies cfg.Read to the bodies of HTTP/1 requests. It needs the
-// connections of a [TimeoutListener], and does nothing on others.
-//
-// It does not touch the request or its body. A request without a body costs
+// Timeouts applies cfg.Read to the bodies of requests. For those of HTTP/1 it
+// needs the connections of a [TimeoutListener], and does nothing on others; it
+// does not touch the request or its body. A request without a body costs
 // nothing.
 func Timeouts(next http.Handler, cfg TimeoutConfig) http.Handler {
-	if timeout(cfg.Read, defaultRead) == 0 {
+	read := timeout(cfg.Read, defaultRead)
+	if read == 0 {
 		return next
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Body != nil && r.Body != http.NoBody && r.ProtoMajor == 1 {
+		switch {
+		case r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0:
+		case r.ProtoMajor == 1:
 			http.NewResponseController(w).SetReadDeadline(renewed)
+		default:
+			s := &timedStream{ReadCloser: r.Body, rc: http.NewResponseController(w), in: account{limit: read, rate: LeastRate, left: read}}
+			defer s.end()
+			r.Body = s
 		}
 		next.ServeHTTP(w, r)
 	})
