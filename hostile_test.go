@@ -412,7 +412,8 @@ func underAttack(t *testing.T, attacks []attack, p *process, overTLS *tls.Config
 		t.Errorf("%d MiB of memory, want at most %d", memory>>20, limit>>20)
 	}
 	if t.Failed() {
-		t.Logf("%.5000s", p.log())
+		log := p.log()
+		t.Logf("%.2500s\n…\n%s", log, log[max(len(log)-1000, 0):])
 	}
 }
 
