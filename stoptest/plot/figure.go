@@ -240,7 +240,7 @@ func (f *figure) panelOf(r *report.Report) panel {
 		parts = append(parts, "exit "+seconds(*p.exit))
 	}
 	if stuck > 0 {
-		parts = append(parts, fmt.Sprintf("%d did not stop", stuck))
+		parts = append(parts, fmt.Sprintf("%d stuck", stuck))
 	}
 	p.summary = strings.Join(parts, " · ")
 	return p

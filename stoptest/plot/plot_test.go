@@ -93,7 +93,7 @@ func TestSVGSaysWhatWasFound(t *testing.T) {
 		"Requests around the signal to stop, profile full",
 		"answered", "lost, reset or cut", "signal", "first refusal", "exit",
 		"idiom", "2 stops · 210 of 4,210 lost · exit 2.50 s", "196", "14",
-		"files <&>", "2 stops · 0 of 2,000 lost · exit 2.50 s · 1 did not stop",
+		"files <&>", "2 stops · 0 of 2,000 lost · exit 2.50 s · 1 stuck",
 		"0", "–", "blind", "fresh", "1.0 k/s", "−0.5", "2.5",
 	} {
 		if !slices.Contains(got, want) {
