@@ -5,6 +5,7 @@ go 1.26
 toolchain go1.26.11
 
 require (
+	github.com/cloudflare/tableflip v1.2.3
 	github.com/oklog/run v1.2.0
 	github.com/ory/graceful v0.1.3
 	lastcall v0.0.0

@@ -60,11 +60,11 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	} else if err != nil {
 		return err
 	}
-	servers, err := choose(servers, *only, func(s server) string { return s.name })
+	chosen, err := choose(servers, *only, func(s server) string { return s.name })
 	if err != nil {
 		return fmt.Errorf("-only: %w", err)
 	}
-	scenarios, err := choose(scenarios, *which, func(s scenario) string { return s.name })
+	situations, err := choose(scenarios, *which, func(s scenario) string { return s.name })
 	if err != nil {
 		return fmt.Errorf("-scenarios: %w", err)
 	}
@@ -97,25 +97,37 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 		return err
 	}
 
+	for _, sc := range situations {
+		for _, s := range chosen {
+			if err := c.test(ctx, s, sc, *out); err != nil {
+				return fmt.Errorf("%s, %s: %w", sc.name, s.name, err)
+			}
+		}
+	}
+	return c.conclude(ctx, *out)
+}
+
+// conclude writes the table, and draws the pictures, of all reports that there
+// are, also those of earlier runs of other servers or scenarios.
+func (c *comparison) conclude(ctx context.Context, out string) error {
 	results := make(map[string][]*report.Report) // by scenario
 	for _, sc := range scenarios {
 		for _, s := range servers {
-			r, err := c.test(ctx, s, sc, *out)
-			if err != nil {
-				return fmt.Errorf("%s, %s: %w", sc.name, s.name, err)
+			if s.files && sc.slow {
+				results[sc.name] = append(results[sc.name], &report.Report{Server: s.title, Error: errNotSent.Error()})
+			} else if r, err := report.Read(resultFile(out, sc, s)); err == nil {
+				results[sc.name] = append(results[sc.name], r)
+			} else if !errors.Is(err, os.ErrNotExist) {
+				return err
 			}
-			results[sc.name] = append(results[sc.name], r)
+		}
+		if sc.plot {
+			if err := c.plot(ctx, sc, out); err != nil {
+				return err
+			}
 		}
 	}
-	for _, sc := range scenarios {
-		if !sc.plot {
-			continue
-		}
-		if err := c.plot(ctx, sc, servers, *out); err != nil {
-			return err
-		}
-	}
-	return writeTable(filepath.Join(*out, "results.md"), scenarios, results)
+	return writeTable(filepath.Join(out, "results.md"), scenarios, results)
 }
 
 // choose picks the ones that are named, in their own order.
