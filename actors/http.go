@@ -48,6 +48,10 @@ const mostNamed = 1000
 //
 // Hijacked connections (WebSocket) are waited for until the deadline, and
 // closed then.
+//
+// If its client goes away, a request's context is cancelled, as with net/http;
+// but where a connection has had requests before, 50 ms after the request began
+// at the earliest: to look out for that costs more than most answers.
 func HTTP(stop *Stop, srv *http.Server, listeners ...net.Listener) (execute func() error, interrupt func(error)) {
 	if stop == nil {
 		stop = new(Stop)
