@@ -249,7 +249,7 @@ func testAdminGoesLast(t *testing.T, stages bool) {
 	if !next() || last.Phase != "ready" {
 		t.Fatalf("the first event says %q, want ready", last.Phase)
 	}
-	if want := "/&amp;lt;b%3Eslow</td>"; !strings.Contains(last.HTML, want) || strings.Contains(last.HTML, "secret") {
+	if want := "/&amp;lt;b%3Eslow</span>"; !strings.Contains(last.HTML, want) || strings.Contains(last.HTML, "secret") {
 		t.Errorf("the page has not %q, or has the query:\n%s", want, last.HTML)
 	}
 
