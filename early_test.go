@@ -1,0 +1,83 @@
+//go:build unix
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/netip"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"lastcall/stoptest/line"
+)
+
+// TestEarlyAnswerOverLongLine stops a server that answers uploads before it has
+// read them: the answer arrives, although the client is still sending (RFC
+// 9112 section 9.6).
+func TestEarlyAnswerOverLongLine(t *testing.T) {
+	over := longLine(t, line.Config{Delay: 50 * time.Millisecond})
+	for range *stops {
+		p := launch(t, over.Server, as("untimed", over.ServerAddr().String()+":0"))
+		port := int(netip.MustParseAddrPort(p.addr).Port())
+		var asked, all sync.WaitGroup
+		for client := range 20 {
+			asked.Add(1)
+			all.Go(func() {
+				err := upload(t.Context(), over, port, asked.Done)
+				if err != nil {
+					t.Errorf("client %d: %v", client, err)
+				}
+			})
+		}
+		asked.Wait()
+		time.Sleep(rand.N(200 * time.Millisecond)) // any moment will do
+		p.signal(t, syscall.SIGTERM)
+		if status := p.wait(t); status != 0 {
+			t.Errorf("exit status = %d, want 0:\n%s", status, p.log())
+		}
+		all.Wait()
+	}
+}
+
+// upload sends until the server has closed, and returns what is wrong with the
+// answer. asked is called when the header has been sent.
+func upload(ctx context.Context, over *line.Line, port int, asked func()) error {
+	nc, err := over.Dial(ctx, port)
+	if err == nil {
+		defer nc.Close()
+		nc.SetDeadline(time.Now().Add(30 * time.Second))
+		_, err = io.WriteString(nc, "POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
+	}
+	asked()
+	if err != nil {
+		return err
+	}
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		for piece := make([]byte, 4<<10); ; {
+			if _, err := nc.Write(piece); err != nil {
+				return
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}()
+	defer func() { nc.Close(); <-sent }()
+	time.Sleep(300 * time.Millisecond) // does not read yet: what a reset does is to take the answer away
+	res, err := http.ReadResponse(bufio.NewReader(nc), nil)
+	if err != nil {
+		return err
+	}
+	b, err := io.ReadAll(res.Body)
+	if want := "no need of that\n"; err != nil || string(b) != want {
+		return fmt.Errorf("answer %q, %v, want %q", b, err, want)
+	}
+	return nil
+}
