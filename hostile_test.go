@@ -333,6 +333,9 @@ func untimed(h http.Handler, args []string) error {
 	return nil
 }
 
+// earlyAnswer is more than is under way at once on a long line.
+var earlyAnswer = strings.Repeat("no need of that\n", 64<<10)
+
 // target is what attackers ask for.
 func target(work http.Handler) http.Handler {
 	mux := http.NewServeMux()
@@ -344,7 +347,7 @@ func target(work http.Handler) http.Handler {
 			}
 		}
 	})
-	mux.HandleFunc("/early", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "no need of that\n") })
+	mux.HandleFunc("/early", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, earlyAnswer) })
 	mux.HandleFunc("/goroutines", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, runtime.NumGoroutine()) })
 	return mux
 }
