@@ -19,6 +19,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -349,6 +350,9 @@ func TestTLSBadPairIsKeptOut(t *testing.T) {
 // TestHangup: a SIGHUP ends the process where it means nothing else, and never
 // a stop that is under way.
 func TestHangup(t *testing.T) {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP) // or a nohup before go test would be inherited
+	defer signal.Stop(hangups)
 	p := launch(t, here, lastcall("-listen", "127.0.0.1:0"))
 	p.signal(t, syscall.SIGHUP)
 	if status := p.wait(t); status != 128+1 {
