@@ -184,10 +184,12 @@ func (c *conn) take(p []byte, next bool) (n int) {
 		}
 		return len(p)
 	}
-	if c.state == fresh || c.state == idle {
+	if c.state == fresh || c.state == idle || next {
 		if p = c.requests.trim(p); len(p) == 0 {
 			return 0
 		}
+	}
+	if c.state == fresh || c.state == idle {
 		c.begins()
 		if d := c.server.headerTimeout(); d > 0 && len(p) < 4 {
 			c.deadline = c.server.born.Add(c.since + d) // net/http begins to count with the fourth byte
@@ -404,9 +406,9 @@ func (c *conn) idle() {
 	}
 	c.answered()
 	c.since = c.server.clock()
+	c.requests.endBody()
 	behind, _ := c.requests.behind()
 	behind, c.ahead = behind || c.ahead, false
-	c.requests.endBody()
 	if behind {
 		c.begun = true
 		return

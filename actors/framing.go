@@ -25,8 +25,9 @@ func (f *framing) stop() { f.on, f.body = false, 0 }
 // length: -1 is unknown.
 func (f *framing) beginBody(length int64) { f.body = length }
 
-// endBody says that nothing of the body is left.
-func (f *framing) endBody() { f.body = 0 }
+// endBody says that nothing of the body is left, so that what is pending is the
+// next request, or an empty line before it.
+func (f *framing) endBody() { f.body, f.pending = 0, f.trim(f.pending) }
 
 // next reports whether a Read into a buffer of this size can only be net/http's
 // look for the next request. The current one may have come to its handler

@@ -246,6 +246,12 @@ func TestDrainIgnoresEmptyLines(t *testing.T) {
 		c.send(stray + get)
 		c.answer()
 		c.send(stray)
+		c = s.dial(t)
+		c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi" + stray)
+		c.answer()
+		c = s.dial(t)
+		c.send("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n" + stray)
+		c.answer()
 	}
 	s.end()
 	if err := s.wait(t); err != nil {
