@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -329,4 +330,49 @@ func TestAdminInterrupt(t *testing.T) {
 		}
 		interrupt(nil)
 	})
+}
+
+// Whoever looks at the stop, and the stop itself, take the same locks.
+func TestManyLookAtOnce(t *testing.T) {
+	stop, admin, serve, end := administer(t, false, http.HandlerFunc(hello), actors.AdminConfig{})
+	var open []net.Conn
+	for range 20 {
+		nc, err := net.Dial("tcp", serve)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		open = append(open, nc)
+	}
+	for _, nc := range open[:10] {
+		io.WriteString(nc, get)
+		if _, err := http.ReadResponse(bufio.NewReader(nc), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		var viewers sync.WaitGroup
+		for range 4 {
+			viewers.Go(func() {
+				for range 200 {
+					ask(t, "GET", "http://"+admin+"/status", "")
+				}
+			})
+			viewers.Go(func() {
+				for range 20000 {
+					stop.Snapshot()
+				}
+			})
+		}
+		viewers.Wait()
+	}()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		buf := make([]byte, 1<<20)
+		panic(string(buf[:runtime.Stack(buf, true)])) // nothing can be stopped any more
+	}
+	end()
 }

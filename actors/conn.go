@@ -68,7 +68,7 @@ type conn struct {
 	written atomic.Int64 // bytes; those of a ReadFrom count when it returns
 	reading atomic.Int32 // Reads of the socket under way
 
-	mu       sync.Mutex
+	mu       sync.Mutex // taken last: a snapshot holds Stop.mu, too
 	state    connState
 	since    time.Duration           // when state was entered, by the server's clock
 	longest  time.Duration           // the client's longest recent pause; 0: none yet
@@ -499,7 +499,7 @@ func (c *conn) under(now time.Time) []Request {
 	client := c.RemoteAddr().String()
 	switch c.state {
 	case fresh, idle:
-		if c.server.stop.Phase() >= Draining && arrived(c.Conn) {
+		if c.server.draining.Load() && arrived(c.Conn) {
 			return []Request{{Class: HTTP1, Client: client}} // it came too late to be read
 		}
 		return nil
