@@ -309,6 +309,7 @@ func (c *conn) SyscallConn() (syscall.RawConn, error) {
 func (c *conn) Close() error {
 	c.mu.Lock()
 	first := c.state != gone
+	running := len(c.streams) > 0 // their handlers are waited for
 	linger := false
 	if first {
 		if c.state == busy && c.current != nil && c.current.old && c.server.cutting.Load() {
@@ -333,7 +334,7 @@ func (c *conn) Close() error {
 		c.linger()
 	}
 	err := c.Conn.Close()
-	if first {
+	if first && !running {
 		c.server.untrack(c)
 	}
 	return err
@@ -503,7 +504,7 @@ func (c *conn) under(now time.Time) []Request {
 			return []Request{{Class: HTTP1, Client: client}} // it came too late to be read
 		}
 		return nil
-	case multi:
+	case multi, gone: // gone: its handlers may not know yet
 		var list []Request
 		for res := range c.streams {
 			list = append(list, Request{Class: HTTP2, Client: client, Method: res.method, Path: res.path(),

@@ -2,6 +2,7 @@ package actors_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -14,6 +15,8 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -253,6 +256,92 @@ func TestDrainFinishesStreams(t *testing.T) {
 			})
 		}
 	})
+}
+
+// A handler whose client has gone away is waited for as well: what it uses may
+// be closed when the actor has returned.
+func TestDrainWaitsForHandlersWithoutClient(t *testing.T) {
+	both(t, func(t *testing.T, overTLS bool) {
+		var ended atomic.Bool
+		deserted, proceed := make(chan struct{}), make(chan struct{})
+		s := start(t, new(actors.Stop), server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
+			<-r.Context().Done()
+			close(deserted)
+			<-proceed
+			ended.Store(true)
+		}))
+		ctx, leave := context.WithCancel(t.Context())
+		r, err := http.NewRequestWithContext(ctx, "GET", map[bool]string{true: "https://", false: "http://"}[overTLS]+s.addr, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := client2(t, s, overTLS)
+		go func() {
+			if res, err := c.Do(r); err == nil {
+				res.Body.Close()
+			}
+		}()
+		for s.stop.Snapshot().InFlight < 1 {
+			time.Sleep(time.Millisecond)
+		}
+		leave()
+		<-deserted
+		c.CloseIdleConnections()
+		s.end()
+		s.until(t, actors.Draining)
+		select {
+		case <-s.done:
+			t.Error("the actor has returned before the handler")
+		case <-time.After(1500 * time.Millisecond): // net/http's second, and some
+		}
+		close(proceed)
+		if err := s.wait(t); err != nil || !ended.Load() {
+			t.Errorf("Err() = %v, handler ended: %v, want nil, true", err, ended.Load())
+		}
+	})
+}
+
+// A handler finds on its ResponseWriter what it finds there without the actor.
+func TestResponseWriterHasAll(t *testing.T) {
+	found := func(w http.ResponseWriter) string {
+		_, flusher := w.(http.Flusher)
+		_, pusher := w.(http.Pusher)
+		_, hijacker := w.(http.Hijacker)
+		_, notifier := w.(http.CloseNotifier) //lint:ignore SA1019 some frameworks panic without it
+		_, readerFrom := w.(io.ReaderFrom)
+		_, stringWriter := w.(io.StringWriter)
+		if notifier {
+			w.(http.CloseNotifier).CloseNotify() //lint:ignore SA1019 as above
+		}
+		rc := http.NewResponseController(w)
+		return fmt.Sprint(flusher, pusher, hijacker, notifier, readerFrom, stringWriter,
+			rc.SetReadDeadline(time.Time{}), rc.SetWriteDeadline(time.Time{}), rc.EnableFullDuplex(), rc.Flush())
+	}
+	h := func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, found(w)) }
+	for _, two := range []bool{false, true} {
+		bare := httptest.NewUnstartedServer(http.HandlerFunc(h))
+		bare.EnableHTTP2 = two
+		bare.StartTLS()
+		defer bare.Close()
+		res, err := bare.Client().Get(bare.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		b, err := io.ReadAll(res.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := fmt.Sprintf("%s %s", res.Proto[:len("HTTP/1")], b)
+
+		s := start(t, new(actors.Stop), server2(t, true, h))
+		c := client2(t, s, true)
+		c.Transport.(*http.Transport).Protocols.SetHTTP1(!two)
+		c.Transport.(*http.Transport).Protocols.SetHTTP2(two)
+		if got, err := fetch(c, s, true); got != want || err != nil {
+			t.Errorf("found %q, %v, want %q", got, err, want)
+		}
+	}
 }
 
 // Clients that keep asking on HTTP/2 connections while the stop goes on get

@@ -106,6 +106,9 @@ func (c *conn) endStream(res *response2) {
 	defer c.mu.Unlock()
 	delete(c.streams, res)
 	c.server.count(&res.response, HTTP2)
+	if c.state == gone && len(c.streams) == 0 {
+		c.server.untrack(c)
+	}
 }
 
 // response is the ResponseWriter that handlers get: net/http's, with a look at
@@ -168,6 +171,13 @@ func (w *response) FlushError() error {
 // Unwrap gives http.ResponseController the rest.
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
+// CloseNotify is for older handlers and frameworks, some of which panic
+// without it.
+func (w *response) CloseNotify() <-chan bool {
+	//lint:ignore SA1019 kept for those who still call it
+	return w.ResponseWriter.(http.CloseNotifier).CloseNotify()
+}
+
 // response1 adds what only HTTP/1 has.
 type response1 struct{ response }
 
@@ -181,18 +191,20 @@ func (w *response1) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return w.ResponseWriter.(http.Hijacker).Hijack()
 }
 
-// CloseNotify is for older handlers and frameworks, some of which panic
-// without it.
-func (w *response1) CloseNotify() <-chan bool {
-	//lint:ignore SA1019 kept for those who still call it
-	return w.ResponseWriter.(http.CloseNotifier).CloseNotify()
-}
-
-// response2 adds what naming a stream needs, whose bytes no connection counts.
+// response2 adds what only HTTP/2 has, and what naming a stream needs, whose
+// bytes no connection counts.
 type response2 struct {
 	response
 	begun time.Time    // when the handler was called
 	wrote atomic.Int64 // bytes of the body
+}
+
+// Push is http.Pusher's. Most clients refuse to be pushed anything.
+func (w *response2) Push(target string, opts *http.PushOptions) error {
+	if p, ok := w.ResponseWriter.(http.Pusher); ok {
+		return p.Push(target, opts)
+	}
+	return http.ErrNotSupported
 }
 
 func (w *response2) Write(p []byte) (int, error) {
