@@ -48,13 +48,21 @@ func (a *actor) interrupt(cause error) {
 	})
 }
 
-// starts is for execute to begin with, each time. It reports whether there is
-// anything to do.
-func (a *actor) starts() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.failed = nil
-	return !a.over
+// execute makes f what the group executes: it is not called if the interrupt
+// came before.
+func (a *actor) execute(f func() error) func() error {
+	return func() error {
+		a.mu.Lock()
+		a.failed = nil
+		over := a.over
+		a.mu.Unlock()
+		if over {
+			return nil
+		}
+		a.stop.works(1)
+		defer a.stop.works(-1)
+		return a.returns(f())
+	}
 }
 
 // returns is for execute to return with. run.Group drops every error but the

@@ -46,3 +46,29 @@ func TestSecondInterrupt(t *testing.T) {
 		t.Fatal("not ended 10 s after the second interrupt")
 	}
 }
+
+// Also where nothing serves: the program is killed, not left to itself.
+func TestSecondInterruptWithoutServer(t *testing.T) {
+	var log lines
+	stop := actors.Stop{Logger: &log}
+	var g run.Group
+	g.Add(actors.Process(&stop, sh("trap 'echo asked' TERM; trap '' INT; "+forever), actors.ProcessConfig{}))
+	g.Add(actors.Signal(&stop, os.Interrupt))
+	done := make(chan error)
+	go func() { done <- stop.Err(g.Run()) }()
+	for _, line := range []string{"msg=ready", "msg=asked"} {
+		log.until(t, line)
+		if err := syscall.Kill(os.Getpid(), syscall.SIGINT); err != nil {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case err := <-done:
+		var cut *actors.CutError
+		if !errors.As(err, &cut) || cut.Signal != os.Interrupt || len(cut.Actors) != 1 {
+			t.Errorf("err = %v, want one actor cut by an interrupt", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("not ended 10 s after the second interrupt")
+	}
+}

@@ -52,7 +52,7 @@ type EveryConfig struct {
 // execute. A nil stop means the defaults of [Stop].
 func Every(stop *Stop, schedule Schedule, job func(context.Context) error, cfg EveryConfig) (execute func() error, interrupt func(error)) {
 	e := &every{actor: newActor(stop, cfg.Name, "every"), EveryConfig: cfg, schedule: schedule, job: job}
-	return func() error { return e.returns(e.execute()) }, e.interrupt
+	return e.execute(e.runs), e.interrupt
 }
 
 type every struct {
@@ -62,10 +62,7 @@ type every struct {
 	job      func(context.Context) error
 }
 
-func (e *every) execute() error {
-	if !e.starts() {
-		return nil
-	}
+func (e *every) runs() error {
 	ctx, cancel := e.limit(e.Grace)
 	defer cancel()
 	due := time.Now()
@@ -84,12 +81,12 @@ func (e *every) execute() error {
 			return nil
 		}
 		began := time.Now()
-		err := e.run(ctx, e.job)
+		cut, err := e.run(ctx, e.job)
 		switch {
+		case cut:
+			return nil
 		case err == nil:
 			level.Debug(e.logger).Log("msg", "job done", "elapsed", time.Since(began))
-		case e.interrupted() && ctx.Err() != nil: // that was counted
-			return nil
 		case e.EndOnError:
 			return fmt.Errorf("%s: %w", e.name, err)
 		default:
@@ -134,12 +131,13 @@ func (e *every) wait(at time.Time) bool {
 	}
 }
 
-// run runs a job, and counts it if it was cut.
-func (a *actor) run(ctx context.Context, job func(context.Context) error) error {
-	err := job(ctx)
-	if err != nil && ctx.Err() != nil {
+// run runs a job, and reports whether it was cut, which it then counts.
+func (a *actor) run(ctx context.Context, job func(context.Context) error) (cut bool, err error) {
+	err = job(ctx)
+	cut = err != nil && ctx.Err() != nil
+	if cut {
 		level.Warn(a.logger).Log("msg", "job cut", "err", err)
 		a.stop.ends(a.name)
 	}
-	return err
+	return cut, err
 }

@@ -29,21 +29,18 @@ type OnceConfig struct {
 // execute, the job is not run. A nil stop means the defaults of [Stop].
 func Once(stop *Stop, job func(context.Context) error, cfg OnceConfig) (execute func() error, interrupt func(error)) {
 	a := newActor(stop, cfg.Name, "once")
-	return func() error {
-		if !a.starts() {
-			return nil
-		}
+	return a.execute(func() error {
 		ctx, cancel := a.limit(cfg.Grace)
 		defer cancel()
 		began := time.Now()
-		if err := a.run(ctx, job); err != nil {
-			if a.interrupted() && ctx.Err() != nil { // that was counted
-				return nil
-			}
-			return a.returns(fmt.Errorf("%s: %w", a.name, err))
+		switch cut, err := a.run(ctx, job); {
+		case cut:
+			return nil
+		case err != nil:
+			return fmt.Errorf("%s: %w", a.name, err)
 		}
 		level.Debug(a.logger).Log("msg", "job done", "elapsed", time.Since(began))
 		<-a.asked
 		return nil
-	}, a.interrupt
+	}), a.interrupt
 }

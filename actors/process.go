@@ -94,7 +94,7 @@ func Process(stop *Stop, cmd *exec.Cmd, cfg ProcessConfig) (execute func() error
 		cfg.MaxLine = 16 << 10
 	}
 	p := &process{actor: newActor(stop, cfg.Name, filepath.Base(cmd.Path)), ProcessConfig: cfg, template: cmd}
-	return func() error { return p.returns(p.execute()) }, p.interrupt
+	return p.execute(p.runs), p.interrupt
 }
 
 type process struct {
@@ -103,10 +103,7 @@ type process struct {
 	template *exec.Cmd
 }
 
-func (p *process) execute() error {
-	if !p.starts() {
-		return nil
-	}
+func (p *process) runs() error {
 	// The signal that a Linux child asks for at the death of its parent comes
 	// at the death of the thread that forked it: https://go.dev/issue/27505.
 	runtime.LockOSThread()

@@ -16,7 +16,7 @@ import (
 //
 // A further SIGINT cuts what is still open, at once, and [Stop.Err] says so.
 // Any other further signal is logged and changes nothing: orchestrators and
-// process groups send SIGTERM twice. When the HTTP actors of the stop have
+// process groups send SIGTERM twice. When the actors of this package have
 // returned, SIGINT gets its default action back, so that Ctrl-C ends a process
 // that some other actor holds up; SIGTERM is then ignored.
 //
@@ -67,7 +67,7 @@ func Signal(stop *Stop, signals ...os.Signal) (execute func() error, interrupt f
 	return execute, interrupt
 }
 
-// watch listens for further signals until the HTTP actors have returned. second
+// watch listens for further signals until there is nothing left to cut. second
 // says whether there has been one already.
 func watch(stop *Stop, ints, others chan os.Signal, second bool) {
 	defer signal.Stop(ints)
@@ -85,7 +85,7 @@ func watch(stop *Stop, ints, others chan os.Signal, second bool) {
 		case sig := <-others:
 			second = true
 			level.Info(logger).Log("msg", "already stopping", "signal", sig)
-		case <-stop.ended:
+		case <-stop.quiet:
 			return
 		}
 	}

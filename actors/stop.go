@@ -88,6 +88,7 @@ type Stop struct {
 	drains chan struct{} // closed when draining begins
 	cutc   chan struct{} // closed when the rest is to be cut at once
 	ended  chan struct{} // closed when every actor that serves has returned
+	quiet  chan struct{} // closed when, besides, none of the others works any more
 
 	out     atomic.Bool   // see SetLameDuck
 	closing atomic.Bool   // whether answers say "Connection: close"
@@ -107,6 +108,7 @@ type Stop struct {
 	members  int           // how many actors serve: these, and the Graceful ones
 	serving  int           // how many of them have begun to
 	returned int           // how many of them have returned
+	working  int           // how many other actors of this package execute
 	cut      []Request     // what was cut
 	closed   []string      // the actors that were ended hard
 	told     []error       // by fails
@@ -119,6 +121,7 @@ func (s *Stop) init() {
 		s.drains = make(chan struct{})
 		s.cutc = make(chan struct{})
 		s.ended = make(chan struct{})
+		s.quiet = make(chan struct{})
 		s.since = time.Now()
 	})
 }
@@ -213,6 +216,7 @@ func (s *Stop) advance(p Phase) {
 	grace := s.deadline.Sub(s.drainAt)
 	if changed && p == Stopped {
 		close(s.ended)
+		s.quieten()
 	}
 	s.mu.Unlock()
 	if !changed {
@@ -298,6 +302,21 @@ func (s *Stop) returns(cut []Request) {
 	s.mu.Unlock()
 	if last {
 		s.advance(Stopped)
+	}
+}
+
+// works adds n to the actors that work without serving.
+func (s *Stop) works(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.working += n
+	s.quieten()
+}
+
+// quieten notes when there is nothing left to cut. s.mu is held.
+func (s *Stop) quieten() {
+	if s.phase == Stopped && s.working == 0 && !closed(s.quiet) {
+		close(s.quiet)
 	}
 }
 
