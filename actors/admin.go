@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-kit/log"
@@ -68,7 +69,9 @@ func Admin(stop *Stop, l net.Listener, cfg AdminConfig) (execute func() error, i
 		closing:     make(chan struct{}),
 		seats:       make(chan struct{}, mostViewers),
 	}
-	return func() error { return a.returns(a.execute()) }, a.interrupt
+	a.close = sync.OnceFunc(func() { close(a.closing) })
+	h := a.handler() // patterns that are wrong panic here
+	return func() error { return a.returns(a.execute(h)) }, a.interrupt
 }
 
 const (
@@ -86,13 +89,14 @@ type admin struct {
 	*actor
 	AdminConfig
 	listener net.Listener
-	closing  chan struct{} // closed when it ends
+	closing  chan struct{} // closed when it ends, by close
+	close    func()
 	seats    chan struct{} // held by those who follow the status page
 }
 
-func (a *admin) execute() error {
+func (a *admin) execute(h http.Handler) error {
 	srv := &http.Server{
-		Handler:           a.handler(),
+		Handler:           h,
 		ReadHeaderTimeout: adminPatience,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
@@ -102,7 +106,7 @@ func (a *admin) execute() error {
 	go func() { served <- srv.Serve(a.listener) }()
 	select {
 	case err := <-served:
-		close(a.closing)
+		a.close()
 		srv.Close()
 		return fmt.Errorf("admin: %w", err)
 	case <-a.asked:
@@ -111,7 +115,7 @@ func (a *admin) execute() error {
 	case <-a.stop.ended:
 	case <-time.After(time.Until(a.bound(0)) + adminLeave): // the end is to be seen, too
 	}
-	close(a.closing)
+	a.close()
 	ctx, cancel := context.WithTimeout(context.Background(), adminLeave)
 	defer cancel()
 	srv.Shutdown(ctx)

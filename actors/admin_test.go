@@ -376,3 +376,19 @@ func TestManyLookAtOnce(t *testing.T) {
 	}
 	end()
 }
+
+// A second execute has no listener any more, which is an error like others.
+func TestAdminTwice(t *testing.T) {
+	l, err := actors.Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	execute, interrupt := actors.Admin(nil, l, actors.AdminConfig{})
+	for range 2 {
+		if err := execute(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("execute() = %v, want net.ErrClosed", err)
+		}
+	}
+	interrupt(nil)
+}

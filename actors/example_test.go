@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"syscall"
 
+	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/oklog/run"
 
 	"lastcall/actors"
@@ -81,6 +83,34 @@ func ExampleListen() {
 	defer l.Close()
 	fmt.Println(l.Addr().Network())
 	// Output: tcp
+}
+
+// Sockets that systemd has made for the process, or else one of its own.
+func ExampleInherited() {
+	passed, err := activation.Listeners()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	var listeners []net.Listener
+	for _, l := range passed {
+		listeners = append(listeners, actors.Inherited(l))
+	}
+	if len(listeners) == 0 {
+		l, err := actors.Listen("127.0.0.1:0")
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		listeners = append(listeners, l)
+	}
+
+	var stop actors.Stop
+	var g run.Group
+	g.Add(actors.HTTP(&stop, &http.Server{}, listeners...))
+	g.Add(func() error { return nil }, func(error) {}) // ends the group
+	fmt.Println(stop.Err(g.Run()), len(listeners))
+	// Output: <nil> 1
 }
 
 func ExampleStop_Err() {

@@ -15,7 +15,11 @@ import (
 // whoever watches it would end the process in mid-drain.
 //
 // The methods are GET and HEAD. The body of the answer is the phase, in a line.
+// A nil stop is never ready.
 func Health(stop *Stop, prefix string, next http.Handler) http.Handler {
+	if stop == nil {
+		stop = new(Stop)
+	}
 	if next == nil {
 		next = http.NotFoundHandler()
 	}

@@ -104,9 +104,13 @@ func (s *server) execute() error {
 	var cut []Request
 	defer func() { s.stop.returns(cut) }()
 
+	c := s.http.TLSConfig
+	s.tls = c != nil && (len(c.Certificates) > 0 || c.GetCertificate != nil || c.GetConfigForClient != nil)
 	if len(s.doors) == 0 {
 		addr := s.http.Addr
-		if addr == "" {
+		if addr == "" && s.tls {
+			addr = ":https"
+		} else if addr == "" {
 			addr = ":http"
 		}
 		l, err := Listen(addr)
@@ -118,8 +122,7 @@ func (s *server) execute() error {
 		s.doors = []*door{newDoor(l, s)}
 	}
 	serve := s.http.Serve
-	if c := s.http.TLSConfig; c != nil && (len(c.Certificates) > 0 || c.GetCertificate != nil || c.GetConfigForClient != nil) {
-		s.tls = true
+	if s.tls {
 		serve = func(l net.Listener) error { return s.http.ServeTLS(l, "", "") }
 	}
 	s.wrap()

@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -64,5 +66,21 @@ func TestInheritedIsLeft(t *testing.T) {
 		if body, _ := c.answer(); body != "hello" {
 			t.Errorf("answer = %q, want hello", body)
 		}
+	}
+}
+
+func TestInheritedKeepsPath(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "socket")
+	l, err := actors.Listen("unix:" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	execute, interrupt := actors.HTTP(nil, &http.Server{}, actors.Inherited(l))
+	interrupt(nil)
+	if err := execute(); err != nil {
+		t.Errorf("execute() = %v, want nil", err)
+	}
+	if _, err := os.Lstat(path); err != nil {
+		t.Errorf("the path is gone: %v", err)
 	}
 }

@@ -73,7 +73,12 @@ func removeSame(path string, found fs.FileInfo) error {
 //
 // A listener that wraps it must have its method Inherited() bool, too; or mark
 // the one that wraps.
-func Inherited(l net.Listener) net.Listener { return inherited{l} }
+func Inherited(l net.Listener) net.Listener {
+	if u, ok := l.(interface{ SetUnlinkOnClose(bool) }); ok {
+		u.SetUnlinkOnClose(false)
+	}
+	return inherited{l}
+}
 
 // inherited hides what the listener can do besides, SyscallConn above all: so
 // no filter finds its way to the socket, however it is wrapped.

@@ -21,8 +21,9 @@ import (
 // then that failure. From when the stop begins nothing is restarted. If it
 // begins in a pause the actor has ended, without error.
 //
-// The actor has to bear being executed again once it has returned. [HTTP] does
-// not: it begins the stop itself when it fails.
+// The actor has to bear being executed again once it has returned. [HTTP] and
+// [Graceful] do not: they begin the stop themselves when they fail. [Admin] has
+// no listener any more then, and fails until the budget is spent.
 type Restart struct {
 	Budget   int           // zero means 5, less none at all
 	Window   time.Duration // zero or less means a minute
