@@ -32,7 +32,7 @@ const (
 	leastLeave = 2 * time.Second
 
 	// halfOpenFor is how long a request goes on whose client has closed its
-	// sending side, while nothing of the answer is written.
+	// sending side, while nothing of the answer moves.
 	halfOpenFor = 5 * time.Second
 
 	// lingerFor is how long a client is heard out at most whose answer was
@@ -215,14 +215,25 @@ func (c *conn) more() bool {
 // has sent its FIN. net/http would take that for the client's going away, and
 // cancel the request. But a client may close only its sending side, and wait
 // for the answer; one that is gone altogether is found out by the next write.
-// Where nothing is written for long it is taken to be gone.
+// Where nothing moves for long it is taken to be gone.
 func (c *conn) sendsNoMore() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.rest(c.server.clock() + halfOpenFor) {
-		return os.ErrDeadlineExceeded // net/http has the answer, and ends its look
+	for moved := int64(-1); moved != c.moved(); {
+		moved = c.moved()
+		if c.rest(c.server.clock() + halfOpenFor) {
+			return os.ErrDeadlineExceeded // net/http has the answer, and ends its look
+		}
 	}
 	return io.EOF
+}
+
+// moved is how many bytes have gone to the client, as far as can be known.
+func (c *conn) moved() int64 {
+	if net, ok := tcpState(c.Conn); ok {
+		return net.acked
+	}
+	return c.written.Load()
 }
 
 // begins makes the connection busy. c.mu is held.
@@ -521,11 +532,7 @@ func (c *conn) under(now time.Time) []Request {
 		}
 		if res := c.current; res != nil {
 			r.Method, r.Path = res.method, res.path()
-			r.Sent = c.written.Load()
-			if net, ok := tcpState(c.Conn); ok {
-				r.Sent = net.acked
-			}
-			r.Sent = max(r.Sent-c.base, 0)
+			r.Sent = max(c.moved()-c.base, 0)
 		}
 		return []Request{r}
 	}

@@ -218,6 +218,29 @@ func TestHalfClosedAtAnswer(t *testing.T) {
 	clients.Wait()
 }
 
+// A client that has closed its sending side may take its time over the answer.
+func TestHalfClosedStreams(t *testing.T) {
+	t.Parallel()
+	const pieces = 35 // 7 s
+	s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for range pieces {
+			io.WriteString(w, "x")
+			http.NewResponseController(w).Flush()
+			select {
+			case <-r.Context().Done():
+				panic(http.ErrAbortHandler)
+			case <-time.After(200 * time.Millisecond):
+			}
+		}
+	})})
+	c := s.dial(t)
+	c.send(get)
+	c.Conn.(*net.TCPConn).CloseWrite()
+	if body, _ := c.answer(); body != strings.Repeat("x", pieces) {
+		t.Errorf("answer = %q, want %d pieces", body, pieces)
+	}
+}
+
 // A client that is gone is found out all the same, also if nothing is written.
 func TestGoneClientCancels(t *testing.T) {
 	cancelled := make(chan struct{})
