@@ -377,6 +377,7 @@ func inFlight(t *testing.T, s subject) <-chan error {
 }
 
 func TestSignals(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name    string
 		signals []os.Signal
@@ -417,6 +418,7 @@ func TestSignals(t *testing.T) {
 // may come before main, and then kills; later it is a clean stop. In no case
 // is it forgotten.
 func TestSignalEarly(t *testing.T) {
+	t.Parallel()
 	clean := 0
 	for after := time.Duration(0); after < 20*time.Millisecond; after += 500 * time.Microsecond {
 		p := begin(t, here, lastcall("-listen", "127.0.0.1:0"))
@@ -446,6 +448,7 @@ func TestSignalEarly(t *testing.T) {
 }
 
 func TestCutAtDeadline(t *testing.T) {
+	t.Parallel()
 	program := launch(t, here, as("program", "127.0.0.1:0"))
 	s := subject{launch(t, here, lastcall("-listen", "127.0.0.1:0", "-proxy", "http://"+program.addr, "-grace", "1s")), program}
 	answer := inFlight(t, s)

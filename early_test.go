@@ -23,6 +23,7 @@ import (
 // 9112 section 9.6). Over the shorter line the half second that net/http waits
 // would do as well, over the longer one it does not.
 func TestEarlyAnswerOverLongLine(t *testing.T) {
+	t.Parallel()
 	for _, delay := range []time.Duration{50 * time.Millisecond, 200 * time.Millisecond} {
 		t.Run(delay.String(), func(t *testing.T) {
 			over := longLine(t, line.Config{Delay: delay})

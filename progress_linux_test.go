@@ -93,6 +93,7 @@ func (s *screen) lines() []string {
 
 // TestProgressOnTerminal stops a server on a real terminal, with Ctrl-C.
 func TestProgressOnTerminal(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name   string
 		again  bool // Ctrl-C once more

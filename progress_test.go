@@ -31,6 +31,7 @@ var timestamp = regexp.MustCompile(`ts=\S+ |left=\S+`)
 // TestProgressLog stops without a terminal: a line when something has changed,
 // at most one a second.
 func TestProgressLog(t *testing.T) {
+	t.Parallel()
 	p := launch(t, here, lastcall("-listen", "127.0.0.1:0", "-dir", site(t, "here"), "-read-header-timeout", "1m"))
 	visitors := make([]*visitor, 20)
 	for i := range visitors {
@@ -74,6 +75,7 @@ func TestProgressLog(t *testing.T) {
 
 // TestReport compares the file with the last line of the log.
 func TestReport(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name    string
 		args    []string

@@ -153,6 +153,7 @@ func TestStopEndsStreams(t *testing.T) {
 
 // TestStopSpreadsWebSockets closes a thousand, not all in the same instant.
 func TestStopSpreadsWebSockets(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	p := asStreams(t, "-ws-spread", "3s")

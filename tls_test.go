@@ -324,6 +324,7 @@ func rename(t *testing.T, from, to string) {
 }
 
 func TestTLSBadPairIsKeptOut(t *testing.T) {
+	t.Parallel()
 	pki := newPKI(t)
 	p := launch(t, here, lastcall(pki.flags()...))
 	good, err := os.ReadFile(pki.key)
@@ -350,6 +351,7 @@ func TestTLSBadPairIsKeptOut(t *testing.T) {
 // TestHangup: a SIGHUP ends the process where it means nothing else, and never
 // a stop that is under way.
 func TestHangup(t *testing.T) {
+	t.Parallel()
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP) // or a nohup before go test would be inherited
 	defer signal.Stop(hangups)
