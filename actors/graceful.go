@@ -113,8 +113,7 @@ func (g *graceful) end(served <-chan struct{}) error {
 	case <-g.asked:
 	case <-served:
 	}
-	g.lameDuck(served)
-	g.stop.advance(Draining)
+	g.stop.leaves(g.lameDuck(served))
 
 	ctx, cancel := context.WithDeadline(context.Background(), g.bound(g.Grace))
 	defer cancel()
@@ -163,13 +162,16 @@ func (g *graceful) end(served <-chan struct{}) error {
 	return err
 }
 
-// lameDuck waits for the end of that phase, in which serve goes on.
-func (g *graceful) lameDuck(served <-chan struct{}) {
+// lameDuck waits for the end of that phase, in which serve goes on, and reports
+// whether serve has ended before.
+func (g *graceful) lameDuck(served <-chan struct{}) (early bool) {
 	over := time.NewTimer(time.Until(g.stop.drainsAt()))
 	defer over.Stop()
 	select {
 	case <-over.C:
-	case <-served:
 	case <-g.stop.cutc:
+	case <-served:
+		return time.Now().Before(g.stop.drainsAt())
 	}
+	return false
 }

@@ -257,6 +257,29 @@ func TestGracefulFails(t *testing.T) {
 	})
 }
 
+// TestLameDuckIsForAll: one that fails does not end it for the others, which
+// still accept; its own work is let go meanwhile.
+func TestLameDuckIsForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stop := actors.Stop{LameDuck: 10 * time.Second}
+		good, bad := newServed(), newServed()
+		bad.linger = time.Second
+		var g run.Group
+		g.Add(actors.Graceful(&stop, good.serve, good.shutdown, good.config()))
+		g.Add(actors.Graceful(&stop, func() error { return errors.New("broken") }, bad.shutdown, bad.config()))
+		done := make(chan struct{})
+		go func() { g.Run(); close(done) }()
+		time.Sleep(9 * time.Second)
+		if p := stop.Phase(); p != actors.LameDuck || bad.shut.Load() != 1 || good.shut.Load() != 0 {
+			t.Errorf("phase = %v, shut down: %d, %d times; want lame duck, once the failed one", p, bad.shut.Load(), good.shut.Load())
+		}
+		<-done
+		if snap := stop.Snapshot(); time.Since(snap.Began) != 10*time.Second || snap.Phase != actors.Stopped {
+			t.Errorf("%v after %v, want stopped after 10 s", snap.Phase, time.Since(snap.Began))
+		}
+	})
+}
+
 // TestGracefulBesideHTTP: the stop is over when both are.
 func TestGracefulBesideHTTP(t *testing.T) {
 	stop := actors.Stop{IdleGrace: -1}

@@ -117,6 +117,7 @@ func (s *server) execute() error {
 		if err != nil {
 			s.stop.fails(err)
 			s.stop.Begin(err)
+			s.stop.leaves(true)
 			return err
 		}
 		s.doors = []*door{newDoor(l, s)}
@@ -196,7 +197,7 @@ func (s *server) wrap() {
 func (s *server) drain(open int, closed <-chan error) (cut []Request) {
 	lameDuck := time.NewTimer(time.Until(s.stop.drainAt))
 	defer lameDuck.Stop()
-	for waiting := open > 0; waiting; {
+	for waiting := true; waiting && open > 0; {
 		select {
 		case <-lameDuck.C:
 			waiting = false
@@ -205,10 +206,9 @@ func (s *server) drain(open int, closed <-chan error) (cut []Request) {
 		case err := <-closed:
 			s.stop.fails(err)
 			open--
-			waiting = open > 0
 		}
 	}
-	s.stop.advance(Draining)
+	s.stop.leaves(open == 0)
 
 	end, _ := s.stop.Deadline()
 	deadline := time.NewTimer(time.Until(end))

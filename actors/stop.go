@@ -107,6 +107,7 @@ type Stop struct {
 	servers  []*server     // every HTTP actor
 	members  int           // how many actors serve: these, and the Graceful ones
 	serving  int           // how many of them have begun to
+	left     int           // how many of them are through with the lame-duck time
 	returned int           // how many of them have returned
 	working  int           // how many other actors of this package execute
 	cut      []Request     // what was cut
@@ -232,6 +233,19 @@ func (s *Stop) advance(p Phase) {
 	case Stopped:
 		logger.Log("msg", "stopped", "cause", cause, "elapsed", time.Since(start).Round(100*time.Microsecond),
 			"drained", n.drained, "drained_http2", n.drained2, "hijacked_ended", n.hijackedEnded, "refused_at_door", s.refused.Load(), "cut", cut)
+	}
+}
+
+// leaves notes that an actor that serves is through with the lame-duck time. If
+// it has nobody left to accept that may be early: then the phase goes on until
+// the others are, too.
+func (s *Stop) leaves(early bool) {
+	s.mu.Lock()
+	s.left++
+	all := s.left == s.members
+	s.mu.Unlock()
+	if all || !early {
+		s.advance(Draining)
 	}
 }
 
