@@ -19,8 +19,9 @@ type actor struct {
 	asked chan struct{} // closed by the first interrupt
 
 	mu     sync.Mutex
-	over   bool  // asked is closed
-	failed error // what execute returned before
+	over   bool      // asked is closed
+	own    time.Time // the deadline that a supervisor has set; zero: none
+	failed error     // what execute returned before
 }
 
 func newActor(stop *Stop, name, otherwise string) *actor {
@@ -41,6 +42,7 @@ func (a *actor) interrupt(cause error) {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		a.over = true
+		a.own = ownDeadline(cause)
 		close(a.asked)
 		if a.failed != nil && !errors.Is(cause, a.failed) {
 			a.stop.fails(a.failed)
@@ -92,6 +94,11 @@ func (a *actor) bound(grace time.Duration) time.Time {
 	if !ok { // the actor ends by itself
 		deadline = time.Now().Add(a.stop.grace())
 	}
+	a.mu.Lock()
+	if !a.own.IsZero() && a.own.Before(deadline) {
+		deadline = a.own
+	}
+	a.mu.Unlock()
 	if own := time.Now().Add(max(grace, 0)); grace != 0 && own.Before(deadline) {
 		return own
 	}

@@ -24,11 +24,32 @@ const returnTime = time.Second
 // overruns. No more than half of Stop.Grace is set aside; what is wanted beyond
 // that shrinks in proportion.
 //
+// The actors of this package cut what is left at that deadline, as they do at
+// the stop's. To tell them, interrupt is called with an error that wraps the
+// cause; so is that of your own actors.
+//
 //	g.Add(sup.Actor("http")(actors.HTTP(&stop, srv, l)))                     // Grace is 30 s: cuts after 25 s
 //	g.Add(sup.Actor("queue", actors.Stage(1), actors.Within(5*time.Second))(queue)) // has these 5 s, whatever HTTP takes
 type Within time.Duration
 
 func (d Within) set(a *supervised) { a.within = max(time.Duration(d), 0) }
+
+// bounded is the cause of a stop for an actor that has a deadline of its own.
+type bounded struct {
+	cause    error // may be nil
+	deadline time.Time
+}
+
+func (b *bounded) Error() string { return reason(b.cause) }
+func (b *bounded) Unwrap() error { return b.cause }
+
+// ownDeadline is what a supervisor has told with the cause, or zero.
+func ownDeadline(cause error) time.Time {
+	if b, ok := cause.(*bounded); ok {
+		return b.deadline
+	}
+	return time.Time{}
+}
 
 // HangError says that an actor had not returned one second after its deadline
 // (after a second interrupt: one second after that, see [Signal]). It was left

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -98,6 +100,75 @@ func TestHang(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestWithin: the actors of this package know the deadline that they are given,
+// and cut what is left then, so that they do not hang.
+func TestWithin(t *testing.T) {
+	job := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+	server := newServed()
+	for _, tt := range []struct {
+		name string
+		make func(*actors.Stop) (func() error, func(error))
+	}{
+		{"graceful", func(stop *actors.Stop) (func() error, func(error)) {
+			server = newServed()
+			server.linger = time.Hour
+			return actors.Graceful(stop, server.serve, server.shutdown, server.config())
+		}},
+		{"every", func(stop *actors.Stop) (func() error, func(error)) {
+			return actors.Every(stop, actors.Interval(time.Second), job, actors.EveryConfig{})
+		}},
+		{"once", func(stop *actors.Stop) (func() error, func(error)) {
+			return actors.Once(stop, job, actors.OnceConfig{})
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				stop := new(actors.Stop)
+				sup := &actors.Supervisor{Stop: stop}
+				var g run.Group
+				g.Add(sup.Actor("job", actors.Stage(1), actors.Within(4*time.Second))(tt.make(stop)))
+				g.Add(func() error { time.Sleep(10 * time.Second); return nil }, func(error) {})
+				err := sup.Err(ends(t, &g))
+				var hang *actors.HangError
+				if !errors.Is(err, actors.ErrCut) || errors.As(err, &hang) {
+					t.Errorf("Err = %v, want what was cut", err)
+				}
+				if took := time.Since(stop.Snapshot().Began); took != 4*time.Second {
+					t.Errorf("the stop took %v, want 4 s", took)
+				}
+			})
+		})
+	}
+	t.Run("HTTP", func(t *testing.T) {
+		l, err := actors.Listen("127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		handling := make(chan struct{})
+		srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			close(handling)
+			<-r.Context().Done()
+		})}
+		nc, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		io.WriteString(nc, get)
+		stop := new(actors.Stop)
+		sup := &actors.Supervisor{Stop: stop}
+		var g run.Group
+		g.Add(sup.Actor("http", actors.Within(300*time.Millisecond))(actors.HTTP(stop, srv, l)))
+		g.Add(func() error { <-handling; return nil }, func(error) {})
+		err = sup.Err(g.Run())
+		var cut *actors.CutError
+		var hang *actors.HangError
+		if !errors.As(err, &cut) || len(cut.Requests) != 1 || errors.As(err, &hang) {
+			t.Errorf("Err = %v, want one request cut", err)
+		}
+	})
 }
 
 // TestHangInTurn has an actor in each of three stages that hangs. The stages

@@ -64,12 +64,13 @@ func HTTP(stop *Stop, srv *http.Server, listeners ...net.Listener) (execute func
 		born:   time.Now(),
 		conns:  make(map[*conn]struct{}),
 		empty:  make(chan struct{}, 1),
+		own:    make(chan time.Time, 1),
 	}
 	for _, l := range listeners {
 		s.doors = append(s.doors, newDoor(l, s))
 	}
 	stop.register(s)
-	return s.execute, stop.Begin
+	return s.execute, s.interrupt
 }
 
 // server is an http.Server with its connections known.
@@ -79,6 +80,7 @@ type server struct {
 	logger log.Logger
 	born   time.Time
 	doors  []*door
+	own    chan time.Time // a deadline that a supervisor has set
 
 	tls            bool
 	goaway         *http.Server // its Shutdown sends GOAWAY to the HTTP/2 connections; nil: there is no HTTP/2, or not net/http's own
@@ -144,6 +146,16 @@ func (s *server) execute() error {
 	}
 	cut = s.drain(open, closed)
 	return failed
+}
+
+func (s *server) interrupt(cause error) {
+	if deadline := ownDeadline(cause); !deadline.IsZero() {
+		select {
+		case s.own <- deadline:
+		default: // it has one
+		}
+	}
+	s.stop.Begin(cause)
 }
 
 // clock is the time since the server was made. It is read twice a request, at
@@ -230,6 +242,12 @@ func (s *server) drain(open int, closed <-chan error) (cut []Request) {
 			open--
 			continue
 		case <-s.empty:
+			continue
+		case own := <-s.own:
+			if own.Before(end) {
+				end = own
+				deadline.Reset(time.Until(end))
+			}
 			continue
 		case <-deadline.C:
 		case <-s.stop.cutc:

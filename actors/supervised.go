@@ -156,6 +156,9 @@ func (a *supervised) ask() {
 	if a.err != nil { // it has returned by itself
 		cause = a.err
 	}
+	if deadline := a.bound(); a.within > 0 && !deadline.IsZero() {
+		cause = &bounded{cause, deadline}
+	}
 	s.mu.Unlock()
 	if err := a.guard(func() error { a.interrupt(cause); return nil }); err != nil {
 		s.mu.Lock()
