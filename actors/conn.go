@@ -207,8 +207,8 @@ func (c *conn) more() bool {
 	if c.ahead {
 		return true
 	}
-	behind, known := c.requests.behind()
-	return behind || known && arrived(c.Conn)
+	behind, body := c.requests.behind()
+	return behind || body == 0 && arrived(c.Conn) || body > 0 && unread(c.Conn) > body
 }
 
 // sendsNoMore is what the look for the next request ends with when the client

@@ -106,13 +106,14 @@ func (f *framing) end(p []byte) int {
 	return len(p)
 }
 
-// behind reports whether something of a further request is pending; known is
-// whether one that has not been read yet would be that, and not of the body.
-func (f *framing) behind() (is, known bool) {
-	if f.body < 0 {
-		return false, false
+// behind reports whether something of a further request is pending. body is how
+// many bytes that are not will come before one; -1 is unknown.
+func (f *framing) behind() (is bool, body int64) {
+	if f.body < 0 || !f.on {
+		return f.body == 0 && len(f.pending) > 0, -1
 	}
-	return int64(len(f.pending)) > f.body, f.on && f.body == 0
+	n := int64(len(f.pending))
+	return n > f.body, max(f.body-n, 0)
 }
 
 // bodyLeft reports whether some of the body has not been read.

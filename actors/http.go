@@ -24,7 +24,10 @@ const mostNamed = 1000
 //
 // Bind listeners before the group runs (with [Listen], for the reason given
 // there), so that a bad address is an error of the start. The listeners are
-// closed at the end.
+// closed at the end. One that wraps another should have the other's method
+// SyscallConn: without it, as with netutil.LimitListener, newcomers cannot be
+// refused nor the queue be looked at, and a stop resets one now and then. The
+// process is not ready ([Ready]) before every actor that was made executes.
 //
 // srv is the caller's; its handler and its hooks ConnState and ConnContext are
 // wrapped when execute begins, for good. It must not be served or shut down by
@@ -39,12 +42,16 @@ const mostNamed = 1000
 //
 // HTTP/2 is net/http's own, as srv.Protocols, srv.HTTP2 and srv.TLSNextProto
 // say. If the last has another's (that of golang.org/x/net/http2), its clients
-// are told only with their next answer, and those that ask nothing more hold
-// the stop until its deadline.
+// are told only with their next answer. Those that ask nothing more are closed
+// on after Stop.IdleGrace (two seconds at least), without GOAWAY: what they send
+// just then is lost.
 //
 // Shutdown, then Close, is called on srv at the end of the drain, when there
 // is little left for them to do. So functions given to RegisterOnShutdown run
 // late, too late to tell handlers that they should end; [Stop.Draining] does.
+//
+// While draining, a request that asks first whether to send its body (Expect:
+// 100-continue) is answered 503 without the handler.
 //
 // Hijacked connections (WebSocket) are waited for until the deadline, and
 // closed then.

@@ -142,3 +142,13 @@ func tcpState(nc net.Conn) (state tcp, ok bool) {
 		retransmitted: uint64(info.Total_retrans),
 	}, true
 }
+
+// unread is how many bytes have come that were not read yet.
+func unread(nc net.Conn) (n int64) {
+	control(nc, func(fd int) error {
+		m, err := unix.IoctlGetInt(fd, unix.TIOCINQ)
+		n = int64(m)
+		return err
+	})
+	return n
+}

@@ -95,6 +95,44 @@ func TestDrainAnswersPipelined(t *testing.T) {
 	}
 }
 
+// A request is also seen behind a body that nobody has read.
+func TestDrainAnswersBehindUnreadBody(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("no other system tells how much is there to be read")
+	}
+	for _, length := range []int{5, 100_000} {
+		for _, behind := range []string{"", get} {
+			t.Run(fmt.Sprintf("%d %.3s", length, behind), func(t *testing.T) {
+				t.Parallel()
+				entered, proceed := make(chan struct{}), make(chan struct{})
+				s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if r.Method == "POST" {
+						close(entered)
+						<-proceed
+					}
+					io.WriteString(w, "hello")
+				})})
+				c := s.dial(t)
+				c.send(fmt.Sprintf("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", length))
+				<-entered
+				c.send(strings.Repeat("x", length) + behind)
+				s.end()
+				s.until(t, actors.Draining)
+				time.Sleep(50 * time.Millisecond) // for that to arrive
+				close(proceed)
+				if body, last := c.answer(); body != "hello" || last != (behind == "") {
+					t.Errorf("answer = %q, last %v", body, last)
+				}
+				if behind != "" {
+					if body, last := c.answer(); body != "hello" || !last {
+						t.Errorf("second answer = %q, last %v", body, last)
+					}
+				}
+			})
+		}
+	}
+}
+
 // A client that never stops sending is told to stop at some time.
 func TestDrainEndsPipelining(t *testing.T) {
 	s := start(t, &actors.Stop{IdleGrace: 300 * time.Millisecond}, &http.Server{Handler: http.HandlerFunc(hello)})
