@@ -2,6 +2,7 @@ package front
 
 import (
 	"bufio"
+	"io"
 	"net"
 	"net/http"
 	"strconv"
@@ -19,20 +20,29 @@ type answer struct {
 	http.ResponseWriter
 	request *http.Request
 	turns   *turns
-	expects bool  // the client wants to be told 100 before it sends its body
-	more    int64 // bytes of the body yet to come
+	body    *clientBody // of the request; nil: it has none
+	expects bool        // the client wants to be told 100 before it sends its body
+	more    int64       // bytes of the body yet to come
 }
 
 // WriteHeader leaves 100 to net/http, which says it when the body is first
 // read: when the program has asked for it. That happens on another goroutine,
 // and net/http does not keep the two from writing at once; so if there is to
 // be a 100, other informational answers are left out.
+//
+// An answer that begins before the whole request has come leaves the rest of it
+// to the program; else net/http would read it, away from the program. It is the
+// last of an HTTP/1 connection: when it has ended, nobody may read the rest.
 func (a *answer) WriteHeader(status int) {
 	if status == http.StatusContinue || a.expects && status < 200 && status != http.StatusSwitchingProtocols {
 		return
 	}
 	if v := a.Header()["Content-Length"]; len(v) == 1 && status >= 200 {
 		a.more, _ = strconv.ParseInt(v[0], 10, 64)
+	}
+	if status >= 200 && a.request.ProtoMajor == 1 && a.body.ended() != io.EOF {
+		http.NewResponseController(a.ResponseWriter).EnableFullDuplex()
+		a.Header().Set("Connection", "close")
 	}
 	a.ResponseWriter.WriteHeader(status)
 }

@@ -260,8 +260,8 @@ func TestEventStreamDoesNotHoldTheStop(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.stop.Begin(nil)
 	expect(t, "the client", res.Body, "data: 1\n\ndata: ")
+	s.stop.Begin(nil)
 	expectEnd(t, "the client", res.Body)
 	wait(t, left, "the program to be left")
 	nc.Close()

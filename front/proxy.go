@@ -64,8 +64,8 @@ const (
 // socket.
 //
 // What a client says of itself in X-Forwarded-* and Forwarded is dropped and
-// said anew. Answers are passed on as they come. Upgrades (WebSocket),
-// trailers and informational answers pass. A client that goes away ends its
+// said anew. Requests and answers are passed on as they come, also both at
+// once. Upgrades (WebSocket), trailers and informational answers pass. A client that goes away ends its
 // request at the program.
 //
 // Where it is served by [actors.HTTP], it ends long-lived streams when draining
@@ -99,8 +99,8 @@ func Proxy(target string, cfg ProxyConfig) (http.Handler, error) {
 			r.Out.Host = r.In.Host
 			r.Out.URL.RawQuery = r.In.URL.RawQuery // as it is, also where Go would not parse it
 			forwarded(r)
-			if r.Out.Body != nil && r.Out.Body != http.NoBody {
-				r.Out.Body = &clientBody{ReadCloser: r.Out.Body, in: r.In, out: r.Out}
+			if body, ok := r.In.Body.(*clientBody); ok {
+				body.out = r.Out
 			}
 		},
 		ModifyResponse: p.modify,
@@ -215,7 +215,13 @@ type proxy struct {
 }
 
 func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	p.ReverseProxy.ServeHTTP(&answer{ResponseWriter: w, request: r, turns: &p.turns, expects: r.Header.Get("Expect") != ""}, r)
+	a := &answer{ResponseWriter: w, request: r, turns: &p.turns, expects: r.Header.Get("Expect") != ""}
+	if r.ContentLength != 0 {
+		a.body = &clientBody{ReadCloser: r.Body, in: r}
+		r = r.WithContext(r.Context())
+		r.Body = a.body
+	}
+	p.ReverseProxy.ServeHTTP(a, r)
 }
 
 // modify prepares an answer for the way to the client.
@@ -228,8 +234,8 @@ func (p *proxy) modify(res *http.Response) error {
 // failed answers when there is no answer to pass on.
 func (p *proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
 	status, logger, msg := http.StatusBadGateway, level.Warn(p.logger), "no answer from the program"
-	body, _ := r.Body.(*clientBody)
-	switch cause := body.failure(); {
+	a := w.(*answer)
+	switch cause := a.body.failure(); {
 	case errors.Is(r.Context().Err(), context.Canceled) && !isTimeout(cause): // net/http cancels also when a read times out
 		status, logger, msg = statusClientClosed, level.Debug(p.logger), "the client went away"
 	case cause != nil:
@@ -238,7 +244,7 @@ func (p *proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
 		status = http.StatusGatewayTimeout
 	}
 	logger.Log("msg", msg, "method", r.Method, "path", r.URL.Path, "status", status, "err", err)
-	http.Error(w, http.StatusText(status), status)
+	http.Error(a.ResponseWriter, http.StatusText(status), status)
 }
 
 // blame is the status for a request whose body could not be read.
@@ -260,39 +266,53 @@ func isTimeout(err error) bool {
 }
 
 // clientBody is the body of a request on its way to the program. It remembers
-// that it was the client who broke off, and passes the trailers on, which
+// how it ended, because net/http closes it when the answer begins, and because
+// it may have been the client who broke off. It passes the trailers on, which
 // ReverseProxy forgets.
 type clientBody struct {
 	io.ReadCloser
 	in, out *http.Request
 
-	mu  sync.Mutex // the transport may still read when it has failed
-	bad error
+	mu  sync.Mutex // the transport may still read when it has failed, or has the answer
+	err error      // what reading ended with
 }
 
 func (b *clientBody) Read(p []byte) (int, error) {
+	if err := b.ended(); err != nil {
+		return 0, err
+	}
 	n, err := b.ReadCloser.Read(p)
 	switch {
 	case err == io.EOF:
 		for name := range b.out.Trailer { // those announced: the transport writes no others
 			b.out.Trailer[name] = b.in.Trailer[name]
 		}
+		fallthrough
 	case err != nil && !errors.Is(err, http.ErrBodyReadAfterClose):
 		b.mu.Lock()
-		b.bad = err
+		b.err = err
 		b.mu.Unlock()
 	}
 	return n, err
 }
 
-// failure is the error that reading the body ended with, or nil.
-func (b *clientBody) failure() error {
+// ended is what reading the body ended with: io.EOF, also if there is none; or
+// nil if it has not ended.
+func (b *clientBody) ended() error {
 	if b == nil {
-		return nil
+		return io.EOF
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.bad
+	return b.err
+}
+
+// failure is the error that reading the body ended with, or nil.
+func (b *clientBody) failure() error {
+	if err := b.ended(); err != io.EOF {
+		return err
+	}
+	return nil
 }
 
 // errorLog is where ReverseProxy says what it has no handler for.

@@ -1,0 +1,117 @@
+package front
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// TestProxyFullDuplex has a program that answers each piece of a body before
+// the next is sent.
+func TestProxyFullDuplex(t *testing.T) {
+	addr := inFront(t, func(w http.ResponseWriter, r *http.Request) {
+		rc := http.NewResponseController(w)
+		rc.EnableFullDuplex()
+		rc.Flush()
+		b := make([]byte, 3)
+		for {
+			if _, err := io.ReadFull(r.Body, b); err != nil {
+				return
+			}
+			w.Write(b)
+			rc.Flush()
+		}
+	}, ProxyConfig{})
+	for _, tt := range []struct{ name, header, before, after, last string }{
+		{"known length", "Content-Length: 9", "", "", ""},
+		{"chunked", "Transfer-Encoding: chunked", "3\r\n", "\r\n", "0\r\n\r\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			nc := connect(t, addr)
+			io.WriteString(nc, "POST / HTTP/1.1\r\nHost: h\r\n"+tt.header+"\r\n\r\n"+tt.before+"one"+tt.after)
+			res, err := http.ReadResponse(bufio.NewReader(nc), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !res.Close {
+				t.Error("the answer to half a request lets the connection be used again")
+			}
+			for i, want := range []string{"one", "two", "six"} {
+				if i > 0 {
+					io.WriteString(nc, tt.before+want+tt.after)
+				}
+				b := make([]byte, 3)
+				if _, err := io.ReadFull(res.Body, b); string(b) != want || err != nil {
+					t.Fatalf("got %q, %v, want %q", b, err, want)
+				}
+			}
+			io.WriteString(nc, tt.last)
+			if rest, err := io.ReadAll(res.Body); len(rest) > 0 || err != nil {
+				t.Errorf("after the last piece: %q, %v, want the end", rest, err)
+			}
+		})
+	}
+}
+
+// TestProxyEarlyAnswer has a program that answers without having read a byte of
+// the body, of which the client still sends all, before it reads.
+func TestProxyEarlyAnswer(t *testing.T) {
+	const size = 8 << 10
+	program, _ := perform(t, func(t *testing.T, n int, p *peer) {
+		if _, err := http.ReadRequest(p.br); err != nil {
+			return
+		}
+		p.say(fmt.Sprintf("HTTP/1.1 413 Content Too Large\r\nContent-Length: %d\r\n\r\n%s", size, strings.Repeat("x", size)))
+		<-p.done
+	})
+	addr := serve(t, newProxy(t, "http://"+program, ProxyConfig{}), TimeoutConfig{Read: -1})
+	for _, length := range []int{100 << 10, 8 << 20} {
+		nc := connect(t, addr)
+		io.WriteString(nc, fmt.Sprintf("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n", length))
+		br := bufio.NewReader(nc)
+		if _, err := br.Peek(1); err != nil {
+			t.Fatalf("while nothing of the body is sent: %v, want the answer to begin", err)
+		}
+		io.Copy(nc, io.LimitReader(zeroes{}, int64(length)))
+		res, err := http.ReadResponse(br, nil)
+		if err != nil {
+			t.Errorf("%d bytes: %v", length, err)
+			continue
+		}
+		if b, err := io.ReadAll(res.Body); len(b) != size || err != nil || res.StatusCode != 413 || !res.Close {
+			t.Errorf("%d bytes: the answer is %d, %d bytes, %v, close %v; want 413, %d, the end", length, res.StatusCode, len(b), err, res.Close, size)
+		}
+	}
+}
+
+// TestProxyUnreadBody has no program to take the body: a small one does not
+// cost the client its connection.
+func TestProxyUnreadBody(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	addr := serve(t, newProxy(t, "http://"+l.Addr().String(), ProxyConfig{}), TimeoutConfig{})
+	nc := connect(t, addr)
+	br := bufio.NewReader(nc)
+	for range 3 {
+		io.WriteString(nc, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody")
+		res, err := http.ReadResponse(br, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if io.Copy(io.Discard, res.Body); res.StatusCode != http.StatusBadGateway || res.Close {
+			t.Errorf("%d, close %v; want 502, and the connection kept", res.StatusCode, res.Close)
+		}
+	}
+}
+
+// zeroes are as many as are wanted.
+type zeroes struct{}
+
+func (zeroes) Read(p []byte) (int, error) { clear(p); return len(p), nil }
