@@ -159,11 +159,11 @@ func (c *directConn) roundTrip(r *http.Request, timeout time.Duration) (res *htt
 	}
 	if err != nil {
 		c.end(false)
-		if c.written != nil && errors.Is(err, net.ErrClosed) {
-			err = <-c.written // that was why, or the cancellation was
-		}
 		if ctx.Err() != nil {
 			return nil, false, ctx.Err()
+		}
+		if c.written != nil && errors.Is(err, net.ErrClosed) {
+			err = <-c.written // that was why
 		}
 		return nil, stale, err
 	}

@@ -481,6 +481,34 @@ func TestDirectGivenUp(t *testing.T) {
 	}
 }
 
+// TestDirectGivenUpUnsent cancels a request of which the body does not come.
+func TestDirectGivenUpUnsent(t *testing.T) {
+	got := make(chan struct{})
+	addr, _ := perform(t, func(t *testing.T, n int, p *peer) {
+		if r, err := http.ReadRequest(p.br); err == nil {
+			io.ReadFull(r.Body, make([]byte, 4))
+			close(got)
+		}
+		<-p.done
+	})
+	d := newDirect(t, addr)
+	body, more := io.Pipe()
+	ctx, cancel := context.WithCancel(context.Background())
+	r, _ := http.NewRequestWithContext(ctx, "POST", "http://"+addr+"/", body)
+	given := make(chan error, 1)
+	go func() {
+		_, err := d.RoundTrip(r)
+		given <- err
+	}()
+	io.WriteString(more, "some")
+	wait(t, got, "the first of the body at the program")
+	cancel()
+	if err := wait(t, given, "RoundTrip"); err != context.Canceled {
+		t.Errorf("ended with %v, want that it was canceled", err)
+	}
+	more.Close()
+}
+
 // TestDirectTimeout is on in-memory connections and fake time. The limit is
 // for the beginning of the answer, on each request anew.
 func TestDirectTimeout(t *testing.T) {
