@@ -15,6 +15,7 @@ import (
 // TestDrainingIsTold has a handler that goes on until draining begins, over
 // each protocol: it must not hear of it in the lame-duck phase.
 func TestDrainingIsTold(t *testing.T) {
+	t.Parallel()
 	lender := httptest.NewTLSServer(nil)
 	certificates := lender.TLS.Certificates
 	lender.Close()

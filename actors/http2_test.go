@@ -127,6 +127,7 @@ func both(t *testing.T, f func(t *testing.T, overTLS bool)) {
 // An HTTP/2 connection with nothing on it gets GOAWAY, and does not hold the
 // stop for longer than net/http's second.
 func TestDrainSendsGOAWAY(t *testing.T) {
+	t.Parallel()
 	both(t, func(t *testing.T, overTLS bool) {
 		s := start(t, new(actors.Stop), server2(t, overTLS, hello))
 		c := client2(t, s, overTLS)
@@ -155,6 +156,7 @@ func TestDrainSendsGOAWAY(t *testing.T) {
 // A connection that comes, or begins to speak HTTP/2, only while draining gets
 // GOAWAY too (golang/go issue 81153).
 func TestDrainSendsGOAWAYToLate(t *testing.T) {
+	t.Parallel()
 	both(t, func(t *testing.T, overTLS bool) {
 		proceed := make(chan struct{})
 		s := start(t, new(actors.Stop), server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
@@ -261,6 +263,7 @@ func TestDrainFinishesStreams(t *testing.T) {
 // A handler whose client has gone away is waited for as well: what it uses may
 // be closed when the actor has returned.
 func TestDrainWaitsForHandlersWithoutClient(t *testing.T) {
+	t.Parallel()
 	both(t, func(t *testing.T, overTLS bool) {
 		var ended atomic.Bool
 		deserted, proceed := make(chan struct{}), make(chan struct{})

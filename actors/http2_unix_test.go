@@ -33,6 +33,7 @@ func small(t *testing.T, sc syscall.Conn, buffer int) {
 // A client without streams that wants answers and does not take them keeps
 // net/http writing, which then does not close the connection.
 func TestDrainOfHTTP2NotRead(t *testing.T) {
+	t.Parallel()
 	srv := server2(t, false, hello)
 	srv.ConnContext = func(ctx context.Context, nc net.Conn) context.Context {
 		small(t, nc.(syscall.Conn), unix.SO_SNDBUF)

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -25,7 +26,11 @@ import (
 	"lastcall/actors"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	flag.Set("test.parallel", "8") // these wait, more than they work
+	goleak.VerifyTestMain(m)
+}
 
 // service is an HTTP actor in a group, with a way to end it.
 type service struct {
@@ -308,6 +313,7 @@ func TestDrainServesOpenConnections(t *testing.T) {
 }
 
 func TestDrainWaitsForPipelined(t *testing.T) {
+	t.Parallel()
 	// The second request came with the first, so that no Read told of it.
 	entered, proceed := make(chan struct{}), make(chan struct{})
 	s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -402,6 +408,7 @@ func (l failingListener) Accept() (net.Conn, error) {
 }
 
 func TestDrainWaitsForUsualPause(t *testing.T) {
+	t.Parallel()
 	const pause = 400 * time.Millisecond
 	s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(hello)})
 
@@ -532,6 +539,7 @@ func TestCutIsNamedInBounds(t *testing.T) {
 }
 
 func TestLameDuck(t *testing.T) {
+	t.Parallel()
 	stop := &actors.Stop{LameDuck: time.Second}
 	s := start(t, stop, &http.Server{Handler: actors.Health(stop, "/", http.HandlerFunc(hello))})
 	s.until(t, actors.Ready)

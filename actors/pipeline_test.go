@@ -135,6 +135,7 @@ func TestDrainAnswersBehindUnreadBody(t *testing.T) {
 
 // A client that never stops sending is told to stop at some time.
 func TestDrainEndsPipelining(t *testing.T) {
+	t.Parallel()
 	s := start(t, &actors.Stop{IdleGrace: 300 * time.Millisecond}, &http.Server{Handler: http.HandlerFunc(hello)})
 	c := s.dial(t)
 	go func() {
@@ -281,6 +282,7 @@ func TestHalfClosedStreams(t *testing.T) {
 
 // A client that is gone is found out all the same, also if nothing is written.
 func TestGoneClientCancels(t *testing.T) {
+	t.Parallel()
 	cancelled := make(chan struct{})
 	s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done()
@@ -379,6 +381,7 @@ func TestDrainRefusesToContinue(t *testing.T) {
 // An answer that is sent before the whole request has come arrives, although
 // the client is still sending.
 func TestAnswerBeforeBody(t *testing.T) {
+	t.Parallel()
 	s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Connection", "close")
 		http.Error(w, "too much", http.StatusRequestEntityTooLarge)

@@ -87,6 +87,7 @@ func poke(t *testing.T, srv *http.Server, onPoke func(client *client, c *poked, 
 }
 
 func TestDrainLooksOnceMore(t *testing.T) {
+	t.Parallel()
 	// The Read that was waiting has ended at the deadline; then the request comes.
 	c, done := poke(t, &http.Server{Handler: http.HandlerFunc(hello)}, func(c *client, p *poked, at time.Time) {
 		<-p.read // of the first request
@@ -103,6 +104,7 @@ func TestDrainLooksOnceMore(t *testing.T) {
 }
 
 func TestDrainTakesBackTheDeadline(t *testing.T) {
+	t.Parallel()
 	// The Read that was waiting has found the first bytes of a request; then it
 	// is told to close. The rest is still read.
 	some := make(chan struct{})

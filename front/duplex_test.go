@@ -60,6 +60,7 @@ func TestProxyFullDuplex(t *testing.T) {
 // TestProxyEarlyAnswer has a program that answers without having read a byte of
 // the body, of which the client still sends all, before it reads.
 func TestProxyEarlyAnswer(t *testing.T) {
+	t.Parallel()
 	const size = 8 << 10
 	program, _ := perform(t, func(t *testing.T, n int, p *peer) {
 		if _, err := http.ReadRequest(p.br); err != nil {

@@ -166,6 +166,7 @@ func eventProgram(t testing.TB, header http.Header, before, after string, goOn <
 
 // TestEventStreamEnds ends streams between two events, by each protocol.
 func TestEventStreamEnds(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ name, before, after, want string }{
 		{"idle", "data: 1\n\ndata: 2\n\n", "", "data: 1\n\ndata: 2\n\n"},
 		{"in an event", "data: 1\r\n\r\ndata: ", "2\r\n\r\ndata: 3\r\n\r\n", "data: 1\r\n\r\ndata: 2\r\n\r\n"},
@@ -252,6 +253,7 @@ func TestEventStreamEndsOverHTTP2(t *testing.T) {
 // TestEventStreamDoesNotHoldTheStop has a program that begins an event and
 // does not end it.
 func TestEventStreamDoesNotHoldTheStop(t *testing.T) {
+	t.Parallel()
 	left := make(chan struct{}, 1)
 	s := stoppable(t, eventProgram(t, nil, "data: 1\n\ndata: ", "", nil, left), ProxyConfig{Spread: -1}, 3*time.Second, &http.Server{})
 	nc := connect(t, s.addr)
@@ -272,6 +274,7 @@ func TestEventStreamDoesNotHoldTheStop(t *testing.T) {
 
 // TestOtherStreamsAreLeftAlone has answers whose clean end would say too much.
 func TestOtherStreamsAreLeftAlone(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name, method string
 		header       http.Header

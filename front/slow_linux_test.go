@@ -55,6 +55,7 @@ func (l bufferingListener) Accept() (net.Conn, error) {
 // has packed its buffer in pieces of 32 KiB, and frees them whole. Only what
 // the client has acknowledged shows that there is progress.
 func TestSlowReader(t *testing.T) {
+	t.Parallel()
 	body := pattern(270 << 10)
 	for _, way := range ways {
 		t.Run(way, func(t *testing.T) {

@@ -126,6 +126,7 @@ func TestStreamTrickle(t *testing.T) {
 // TestStreamProgress: transfers and handlers that take far longer than the
 // timeouts, but go on.
 func TestStreamProgress(t *testing.T) {
+	t.Parallel()
 	const limit, ticks = time.Second, 60
 	whole := strings.Repeat("0123456789abcdef", ticks*400/16)
 	c := dialH2(t, func(w http.ResponseWriter, r *http.Request) {

@@ -149,6 +149,7 @@ func TestStalledReader(t *testing.T) {
 }
 
 func TestTrickleReader(t *testing.T) {
+	t.Parallel()
 	h, result := sender(t, "write", pattern(32<<20))
 	addr := serve(t, h, TimeoutConfig{Write: 2 * short})
 	nc := request(t, addr, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -177,6 +178,7 @@ func TestTrickleReader(t *testing.T) {
 // TestSilentHandler has nothing to write for several timeouts: it is the
 // program that is silent, not the client.
 func TestSilentHandler(t *testing.T) {
+	t.Parallel()
 	addr := serve(t, Timeouts(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for i := range 3 {
 			fmt.Fprintf(w, "data: %d\n\n", i)
@@ -198,6 +200,7 @@ func TestSilentHandler(t *testing.T) {
 }
 
 func TestUpload(t *testing.T) {
+	t.Parallel()
 	cfg := TimeoutConfig{Read: short}
 	tests := []struct {
 		name  string
@@ -277,6 +280,7 @@ func TestUpload(t *testing.T) {
 // TestUnreadBody has handlers that answer without reading the body, which
 // net/http then discards by itself: before it sends the header.
 func TestUnreadBody(t *testing.T) {
+	t.Parallel()
 	cfg := TimeoutConfig{Read: short}
 	for _, size := range []int{10, 100_000} { // one that is sent when the handler has returned, one before
 		for _, body := range []string{"none of it", "some of it", "all of it"} {
@@ -325,6 +329,7 @@ func TestUnreadBody(t *testing.T) {
 
 // TestSlowHandler takes longer than all timeouts, and is left alone.
 func TestSlowHandler(t *testing.T) {
+	t.Parallel()
 	cfg := TimeoutConfig{Read: short / 2, Write: short / 2}
 	for _, first := range []bool{true, false} {
 		addr := serve(t, Timeouts(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -391,6 +396,7 @@ func TestExpectContinue(t *testing.T) {
 
 // TestWriteDeadline sets one, which progress does not renew, and takes it back.
 func TestWriteDeadline(t *testing.T) {
+	t.Parallel()
 	result := make(chan error, 1)
 	addr := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)

@@ -247,6 +247,7 @@ func TestWebSocketMessageIsWhole(t *testing.T) {
 // TestWebSocketNobodyAnswers has clients that do not close, but send, and
 // programs that do not either.
 func TestWebSocketNobodyAnswers(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name, says string
 		want       string // what the program gets of that, and then Close
@@ -282,6 +283,7 @@ func TestWebSocketNobodyAnswers(t *testing.T) {
 // TestWebSocketIsNotReset has a client in the middle of a long message, which
 // it does not stop sending: a reset could destroy the Close frame unread.
 func TestWebSocketIsNotReset(t *testing.T) {
+	t.Parallel()
 	s := stoppable(t, rawSocket(t, func(nc net.Conn, r *bufio.Reader) { io.Copy(io.Discard, r) }),
 		ProxyConfig{Spread: -1}, 30*time.Second, &http.Server{})
 	nc, br := s.dialRaw(t, frame(0x82, true, strings.Repeat("x", 70_000))[:1000])
@@ -315,6 +317,7 @@ func TestWebSocketIsNotReset(t *testing.T) {
 // TestWebSocketDoesNotHoldTheStop has a program that reads nothing, and a
 // client that sends until nothing moves.
 func TestWebSocketDoesNotHoldTheStop(t *testing.T) {
+	t.Parallel()
 	over, full := make(chan struct{}), make(chan struct{})
 	s := stoppable(t, rawSocket(t, func(net.Conn, *bufio.Reader) { <-over }), ProxyConfig{Spread: -1}, 6*time.Second, &http.Server{})
 	nc, br := s.dialRaw(t, "")
@@ -383,6 +386,7 @@ func TestWebSocketClosesByItself(t *testing.T) {
 // TestUpgradesAreWaitedFor has connections that cannot be ended between two
 // messages: other upgrades, and a message that does not end.
 func TestUpgradesAreWaitedFor(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ name, upgrade, says string }{
 		{"other", strings.Replace(upgrade, "WebSocket", "tcp", 1), "\x81\x05hello"},
 		{"half a message", upgrade, "\x81\x05hel"},
