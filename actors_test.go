@@ -39,6 +39,7 @@ func TestMain(m *testing.M) {
 		return
 	}
 	flag.Parse()
+	flag.Set("test.parallel", "8") // those that may run beside others wait, more than they work
 	dir, err := os.MkdirTemp("", "lastcall")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
