@@ -40,14 +40,15 @@ func TestMain(m *testing.M) {
 }
 
 // freeAddr is one that nobody has. On Linux nobody else will take it either: it
-// is on a loopback address that is used once.
+// is on a loopback address that is used once, and its port is none of those
+// that the system gives to whoever listens on all addresses.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	host := "127.0.0.1"
+	addr := "127.0.0.1:0"
 	if runtime.GOOS == "linux" {
-		host = fmt.Sprintf("127.255.%d.%d", 1+rand.IntN(250), 1+rand.IntN(250))
+		addr = fmt.Sprintf("127.255.%d.%d:%d", 1+rand.IntN(250), 1+rand.IntN(250), 10000+rand.IntN(20000))
 	}
-	ln, err := net.Listen("tcp", host+":0")
+	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
