@@ -62,12 +62,9 @@ func TestProxyFullDuplex(t *testing.T) {
 func TestProxyEarlyAnswer(t *testing.T) {
 	t.Parallel()
 	const size = 8 << 10
-	program, _ := perform(t, func(t *testing.T, n int, p *peer) {
-		if _, err := http.ReadRequest(p.br); err != nil {
-			return
-		}
-		p.say(fmt.Sprintf("HTTP/1.1 413 Content Too Large\r\nContent-Length: %d\r\n\r\n%s", size, strings.Repeat("x", size)))
-		<-p.done
+	program := rawProgram(t, func(nc net.Conn, done <-chan struct{}) {
+		fmt.Fprintf(nc, "HTTP/1.1 413 Content Too Large\r\nContent-Length: %d\r\n\r\n%s", size, strings.Repeat("x", size))
+		<-done
 	})
 	addr := serve(t, newProxy(t, "http://"+program, ProxyConfig{}), TimeoutConfig{Read: -1})
 	for _, length := range []int{100 << 10, 8 << 20} {
