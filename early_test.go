@@ -25,10 +25,10 @@ import (
 func TestEarlyAnswerOverLongLine(t *testing.T) {
 	t.Parallel()
 	for _, delay := range []time.Duration{50 * time.Millisecond, 200 * time.Millisecond} {
-		t.Run(delay.String(), func(t *testing.T) {
-			over := longLine(t, line.Config{Delay: delay})
+		over := longLine(t, line.Config{Delay: delay})
+		early := func(t *testing.T, start func(ip string) *process) {
 			for range *stops {
-				p := launch(t, over.Server, as("untimed", over.ServerAddr().String()+":0"))
+				p := start(over.ServerAddr().String())
 				port := int(netip.MustParseAddrPort(p.addr).Port())
 				var asked, all sync.WaitGroup
 				for client := range 20 {
@@ -47,6 +47,15 @@ func TestEarlyAnswerOverLongLine(t *testing.T) {
 				}
 				all.Wait()
 			}
+		}
+		t.Run("library/"+delay.String(), func(t *testing.T) {
+			early(t, func(ip string) *process { return launch(t, over.Server, as("untimed", ip+":0")) })
+		})
+		t.Run("proxy/"+delay.String(), func(t *testing.T) {
+			program := launch(t, over.Server, as("untimed", "127.0.0.1:0"))
+			early(t, func(ip string) *process {
+				return launch(t, over.Server, lastcall("-listen", ip+":0", "-proxy", "http://"+program.addr))
+			})
 		})
 	}
 }

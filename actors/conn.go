@@ -22,7 +22,7 @@ const (
 	// leastWelcome is how long a connection is kept at least from when it was
 	// accepted, or from the latest part of its TLS handshake: time for a first
 	// request, also of a client that waits long for a processor.
-	leastWelcome = 2 * leastKeep
+	leastWelcome = 450 * time.Millisecond
 
 	// pausesKept is how many times its usual pause a client is waited for.
 	pausesKept = 3

@@ -112,7 +112,7 @@ func (s *simulation) owed(r *request) bool {
 // comments of Stop.IdleGrace and conn.keep.
 func (s *simulation) until(r *request) time.Time {
 	from := later(s.drain, r.accepted)
-	keep := max(250*time.Millisecond, r.accepted.Add(500*time.Millisecond).Sub(from))
+	keep := max(250*time.Millisecond, r.accepted.Add(450*time.Millisecond).Sub(from))
 	if i := slices.Index(r.requests, r); i > 0 {
 		keep = 250 * time.Millisecond
 		p := r.requests[i-1]
@@ -276,7 +276,7 @@ func (s *simulation) letGo(l *line) (t time.Time, quiet bool) {
 		}
 		since = r.done
 	}
-	keep := max(250*time.Millisecond, l.accepted.Add(500*time.Millisecond).Sub(from))
+	keep := max(250*time.Millisecond, l.accepted.Add(450*time.Millisecond).Sub(from))
 	if !since.IsZero() {
 		keep = 250 * time.Millisecond
 		if longest == 0 {
