@@ -151,7 +151,7 @@ func TestHandOver(t *testing.T) {
 			if err := l.Ready(ctx, warm); err != nil {
 				t.Fatal(err)
 			}
-			handovers := *stops + 2
+			handovers := *stops + 1
 			for i := range handovers {
 				slow := fmt.Sprintf("slow %d", i)
 				if err := l.Add(load.Group{Name: slow, Kind: load.Fresh, N: 5, Requests: 1, Path: "/slow", Delay: -1}); err != nil {
