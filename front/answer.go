@@ -2,11 +2,13 @@ package front
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // answer is the way from ReverseProxy to the client. It flushes each part of a
@@ -22,25 +24,29 @@ type answer struct {
 	turns   *turns
 	body    *clientBody // of the request; nil: it has none
 	expects bool        // the client wants to be told 100 before it sends its body
+	early   bool        // the answer began before the whole request had come
 	more    int64       // bytes of the body yet to come
 }
 
 // WriteHeader leaves 100 to net/http, which says it when the body is first
 // read: when the program has asked for it. That happens on another goroutine,
 // and net/http does not keep the two from writing at once; so if there is to
-// be a 100, other informational answers are left out.
+// be a 100, other informational answers are left out. HTTP/1.0 knows none (RFC
+// 9110 section 15.2).
 //
 // An answer that begins before the whole request has come leaves the rest of it
 // to the program; else net/http would read it, away from the program. It is the
 // last of an HTTP/1 connection: when it has ended, nobody may read the rest.
 func (a *answer) WriteHeader(status int) {
-	if status == http.StatusContinue || a.expects && status < 200 && status != http.StatusSwitchingProtocols {
+	if status < 200 && status != http.StatusSwitchingProtocols &&
+		(status == http.StatusContinue || a.expects || !a.request.ProtoAtLeast(1, 1)) {
 		return
 	}
 	if v := a.Header()["Content-Length"]; len(v) == 1 && status >= 200 {
 		a.more, _ = strconv.ParseInt(v[0], 10, 64)
 	}
 	if status >= 200 && a.request.ProtoMajor == 1 && a.body.ended() != io.EOF {
+		a.early = true
 		http.NewResponseController(a.ResponseWriter).EnableFullDuplex()
 		a.Header().Set("Connection", "close")
 	}
@@ -66,10 +72,33 @@ func hurry(res *http.Response) {
 	}
 }
 
+// leaveBody ends what still reads a body when there is no more to answer: to
+// wait for the rest is no use, and net/http would do it without a deadline if
+// it has to break in on a Read. But a body of which nobody has asked for more
+// is net/http's to read, because the connection can then be used again.
+func (a *answer) leaveBody() {
+	b := a.body
+	if a.request.ProtoMajor != 1 || b.ended() != nil {
+		return
+	}
+	if !a.early && b.reading.TryLock() {
+		b.reading.Unlock()
+		return
+	}
+	http.NewResponseController(a.ResponseWriter).SetReadDeadline(time.Unix(1, 0))
+	b.reading.Lock() // a Read under way has ended
+	defer b.reading.Unlock()
+	b.end(http.ErrBodyReadAfterClose)
+}
+
 // Hijack gives a connection that begins with what the client sent along with
 // its request. ReverseProxy does not look for that in the reader. It has made
-// sure that the program upgrades to what the client asked for.
+// sure that the program upgrades to what the client asked for. A body that is
+// still being read would be read from the same connection.
 func (a *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if a.body.ended() != io.EOF {
+		return nil, nil, errors.New("the program switched protocols before it had the whole request")
+	}
 	nc, rw, err := http.NewResponseController(a.ResponseWriter).Hijack()
 	if err != nil {
 		return nil, nil, err
@@ -93,7 +122,12 @@ type earlyConn struct {
 	early *bufio.Reader
 }
 
-func (c *earlyConn) Read(p []byte) (int, error) { return c.early.Read(p) }
+func (c *earlyConn) Read(p []byte) (int, error) {
+	if c.early.Buffered() > 0 {
+		return c.early.Read(p)
+	}
+	return c.Conn.Read(p)
+}
 
 // CloseWrite passes on the end of what the program says.
 func (c *earlyConn) CloseWrite() error { return closeWrite(c.Conn) }

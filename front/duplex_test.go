@@ -86,6 +86,44 @@ func TestProxyEarlyAnswer(t *testing.T) {
 	}
 }
 
+// TestProxySilentBody has clients that fall silent in the middle of a body, of
+// programs that answer all the same or die. They get their answer and are let
+// go, also without a timeout.
+func TestProxySilentBody(t *testing.T) {
+	for _, tt := range []struct {
+		name, answer string
+		status       int
+	}{
+		{"answered", "HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno", 413},
+		{"died", "", 502},
+	} {
+		for _, body := range []string{"Content-Length: 1000\r\n\r\nsome", "Transfer-Encoding: chunked\r\n\r\n4\r\nsome\r\n"} {
+			t.Run(tt.name+" "+body[:7], func(t *testing.T) {
+				t.Parallel()
+				program := rawProgram(t, func(nc net.Conn, done <-chan struct{}) {
+					if tt.answer != "" {
+						io.WriteString(nc, tt.answer)
+						<-done
+					}
+				})
+				nc := connect(t, serve(t, newProxy(t, "http://"+program, ProxyConfig{}), TimeoutConfig{Read: -1}))
+				io.WriteString(nc, "POST / HTTP/1.1\r\nHost: h\r\n"+body)
+				br := bufio.NewReader(nc)
+				res, err := http.ReadResponse(br, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if io.Copy(io.Discard, res.Body); res.StatusCode != tt.status || !res.Close {
+					t.Errorf("%d, close %v; want %d, the end", res.StatusCode, res.Close, tt.status)
+				}
+				if _, err := br.ReadByte(); err != io.EOF {
+					t.Errorf("after the answer: %v, want the end", err)
+				}
+			})
+		}
+	}
+}
+
 // TestProxyUnreadBody has no program to take the body: a small one does not
 // cost the client its connection.
 func TestProxyUnreadBody(t *testing.T) {

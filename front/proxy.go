@@ -176,13 +176,17 @@ func isPort(port string) bool {
 func forwarded(r *httputil.ProxyRequest) {
 	// ReverseProxy has removed the three that it knows. Programs trust others
 	// of that name too, and some take an underscore for a hyphen (CGI).
+	// Some merge trailers into the header.
 	const prefix = "X-Forwarded-"
-	for name := range r.Out.Header {
-		if len(name) > len(prefix) && name[0] == 'X' &&
-			strings.EqualFold(strings.ReplaceAll(name[:len(prefix)], "_", "-"), prefix) {
-			delete(r.Out.Header, name)
+	for _, fields := range []http.Header{r.Out.Header, r.Out.Trailer} {
+		for name := range fields {
+			if len(name) > len(prefix) && name[0] == 'X' &&
+				strings.EqualFold(strings.ReplaceAll(name[:len(prefix)], "_", "-"), prefix) {
+				delete(fields, name)
+			}
 		}
 	}
+	delete(r.Out.Trailer, "Forwarded")
 	r.SetXForwarded()
 
 	who := "unknown"
@@ -218,6 +222,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a := &answer{ResponseWriter: w, request: r, turns: &p.turns, expects: r.Header.Get("Expect") != ""}
 	if r.ContentLength != 0 {
 		a.body = &clientBody{ReadCloser: r.Body, in: r}
+		defer a.leaveBody()
 		r = r.WithContext(r.Context())
 		r.Body = a.body
 	}
@@ -226,6 +231,9 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // modify prepares an answer for the way to the client.
 func (p *proxy) modify(res *http.Response) error {
+	if res.StatusCode < 100 {
+		return fmt.Errorf("status %03d is none", res.StatusCode) // net/http would panic
+	}
 	p.endEvents(res)
 	hurry(res)
 	return nil
@@ -273,27 +281,35 @@ type clientBody struct {
 	io.ReadCloser
 	in, out *http.Request
 
+	reading sync.Mutex // held in Read
+
 	mu  sync.Mutex // the transport may still read when it has failed, or has the answer
 	err error      // what reading ended with
 }
 
 func (b *clientBody) Read(p []byte) (int, error) {
+	b.reading.Lock()
+	defer b.reading.Unlock()
 	if err := b.ended(); err != nil {
 		return 0, err
 	}
 	n, err := b.ReadCloser.Read(p)
-	switch {
-	case err == io.EOF:
+	if err == io.EOF {
 		for name := range b.out.Trailer { // those announced: the transport writes no others
 			b.out.Trailer[name] = b.in.Trailer[name]
 		}
-		fallthrough
-	case err != nil && !errors.Is(err, http.ErrBodyReadAfterClose):
-		b.mu.Lock()
-		b.err = err
-		b.mu.Unlock()
+	}
+	if err != nil {
+		b.end(err)
 	}
 	return n, err
+}
+
+// end ends it with err, unless it has ended.
+func (b *clientBody) end(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.err = cmp.Or(b.err, err)
 }
 
 // ended is what reading the body ended with: io.EOF, also if there is none; or

@@ -89,6 +89,9 @@ func TestProxyFailures(t *testing.T) {
 		{"silent", "", func(_ net.Conn, done <-chan struct{}) { <-done }, 504, "timeout"},
 		{"hangs up", "", func(net.Conn, <-chan struct{}) {}, 502, "EOF"},
 		{"nonsense", "", func(nc net.Conn, _ <-chan struct{}) { io.WriteString(nc, "what?\r\n\r\n") }, 502, "malformed"},
+		{"no status", "", func(nc net.Conn, _ <-chan struct{}) {
+			io.WriteString(nc, "HTTP/1.1 099 What\r\nContent-Length: 0\r\n\r\n")
+		}, 502, "status 099"},
 		{"breaks off in the header", "", func(nc net.Conn, _ <-chan struct{}) { io.WriteString(nc, "HTTP/1.1 200 OK\r\nContent-Le") }, 502, "connection broken"},
 		{"upgrades unasked", "", func(nc net.Conn, _ <-chan struct{}) {
 			io.WriteString(nc, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")

@@ -95,7 +95,7 @@ func TestProxyUploadStream(t *testing.T) {
 	}
 }
 
-// TestProxyTrailers passes them on both ways.
+// TestProxyTrailers passes them on both ways, but for what only a proxy may say.
 func TestProxyTrailers(t *testing.T) {
 	asked := make(chan http.Header, 1)
 	addr := inFront(t, func(w http.ResponseWriter, r *http.Request) {
@@ -116,8 +116,8 @@ func TestProxyTrailers(t *testing.T) {
 		{"/more", http.Header{"X-Announced": {"a"}, "X-Unannounced": {"u"}}},
 	} {
 		nc := connect(t, addr)
-		io.WriteString(nc, "POST "+tt.path+" HTTP/1.1\r\nHost: h\r\nTE: trailers\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n"+
-			"4\r\nbody\r\n0\r\nX-Sum: 42\r\n\r\n")
+		io.WriteString(nc, "POST "+tt.path+" HTTP/1.1\r\nHost: h\r\nTE: trailers\r\nTrailer: X-Sum, X-Forwarded-For, Forwarded\r\nTransfer-Encoding: chunked\r\n\r\n"+
+			"4\r\nbody\r\n0\r\nX-Sum: 42\r\nX-Forwarded-For: me\r\nForwarded: for=me\r\n\r\n")
 		res, err := http.ReadResponse(bufio.NewReader(nc), nil)
 		if err != nil {
 			t.Fatal(err)
@@ -153,6 +153,16 @@ func TestProxyInformational(t *testing.T) {
 	got <- 103
 	if res, err = http.ReadResponse(br, nil); err != nil || res.StatusCode != 200 || res.Header.Get("Link") != "" {
 		t.Errorf("second answer: %+v, %v, want 200 without the Link", res, err)
+	}
+}
+
+// TestProxyInformationalOld keeps it from who would take it for the answer.
+func TestProxyInformationalOld(t *testing.T) {
+	addr := inFront(t, func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusEarlyHints)
+	}, ProxyConfig{})
+	if res, _ := exchange(t, addr, "GET", "GET / HTTP/1.0\r\nHost: h\r\n\r\n"); res.StatusCode != 200 {
+		t.Errorf("first answer: %d, want 200", res.StatusCode)
 	}
 }
 
@@ -255,5 +265,40 @@ func TestProxyUpgrade(t *testing.T) {
 		if _, ok := err.(net.Error); !ok {
 			t.Errorf("the program got %v", err)
 		}
+	}
+}
+
+// TestProxyUpgradeHalfClosed has a client that says all it has to say along
+// with its request.
+func TestProxyUpgradeHalfClosed(t *testing.T) {
+	program := rawProgram(t, func(nc net.Conn, _ <-chan struct{}) {
+		io.WriteString(nc, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+		if _, err := io.Copy(io.Discard, nc); err == nil {
+			io.WriteString(nc, "all heard")
+		}
+	})
+	nc := connect(t, serve(t, newProxy(t, "http://"+program, ProxyConfig{}), TimeoutConfig{}))
+	io.WriteString(nc, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nearly")
+	br := bufio.NewReader(nc)
+	if res, err := http.ReadResponse(br, nil); err != nil || res.StatusCode != 101 {
+		t.Fatalf("answer: %v, %v, want 101", res, err)
+	}
+	nc.CloseWrite()
+	if b, err := io.ReadAll(br); string(b) != "all heard" || err != nil {
+		t.Errorf("got %q, %v, want what the program says last", b, err)
+	}
+}
+
+// TestProxyUpgradeInBody has a program that switches protocols in the middle of
+// a request, whose rest would be read from two places.
+func TestProxyUpgradeInBody(t *testing.T) {
+	program := rawProgram(t, func(nc net.Conn, done <-chan struct{}) {
+		io.WriteString(nc, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+		<-done
+	})
+	addr := serve(t, newProxy(t, "http://"+program, ProxyConfig{}), TimeoutConfig{Read: -1})
+	res, _ := exchange(t, addr, "POST", "POST / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: x\r\nContent-Length: 8\r\n\r\nhalf")
+	if res.StatusCode != http.StatusBadGateway {
+		t.Errorf("POST = %d, want 502", res.StatusCode)
 	}
 }
