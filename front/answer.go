@@ -55,6 +55,11 @@ func (a *answer) WriteHeader(status int) {
 
 func (a *answer) Write(p []byte) (int, error) {
 	n, err := a.ResponseWriter.Write(p)
+	if a.body.ended() == nil {
+		if renew, ok := a.request.Context().Value(renewKey{}).(func()); ok {
+			renew() // who is listening may pause in speaking
+		}
+	}
 	if a.more -= int64(n); a.more > 0 && err == nil {
 		err = http.NewResponseController(a.ResponseWriter).Flush()
 	}

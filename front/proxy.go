@@ -243,8 +243,11 @@ func (p *proxy) modify(res *http.Response) error {
 func (p *proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
 	status, logger, msg := http.StatusBadGateway, level.Warn(p.logger), "no answer from the program"
 	a := w.(*answer)
+	if r.Context().Err() != nil {
+		a.leaveBody() // net/http cancels when a Read fails, before that returns
+	}
 	switch cause := a.body.failure(); {
-	case errors.Is(r.Context().Err(), context.Canceled) && !isTimeout(cause): // net/http cancels also when a read times out
+	case errors.Is(r.Context().Err(), context.Canceled) && !isTimeout(cause):
 		status, logger, msg = statusClientClosed, level.Debug(p.logger), "the client went away"
 	case cause != nil:
 		status, logger, msg = blame(cause), level.Debug(p.logger), "the client broke off its request"
@@ -323,9 +326,9 @@ func (b *clientBody) ended() error {
 	return b.err
 }
 
-// failure is the error that reading the body ended with, or nil.
+// failure is the client's error that reading the body ended with, or nil.
 func (b *clientBody) failure() error {
-	if err := b.ended(); err != io.EOF {
+	if err := b.ended(); err != io.EOF && err != http.ErrBodyReadAfterClose {
 		return err
 	}
 	return nil

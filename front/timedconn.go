@@ -39,9 +39,11 @@ func (a *account) spent() bool { return a.limit > 0 && a.left <= 0 }
 type timedConn struct {
 	net.Conn
 
-	rmu    sync.Mutex
-	renews bool // Read sets the read deadline; until somebody else does
-	in     account
+	rmu     sync.Mutex
+	renews  bool // Read sets the read deadline; until somebody else does
+	in      account
+	reading bool          // on that account,
+	since   time.Duration // on the clock of now
 
 	wmu    sync.Mutex // held while writing; guards the following
 	out    account
@@ -75,24 +77,29 @@ func (c *timedConn) Read(p []byte) (int, error) {
 		return 0, os.ErrDeadlineExceeded
 	}
 	c.Conn.SetReadDeadline(time.Now().Add(c.in.left))
+	c.reading, c.since = true, now()
 	c.rmu.Unlock()
 
-	start := now()
 	n, err := c.Conn.Read(p)
 
 	c.rmu.Lock()
-	c.in.settle(now()-start, int64(n))
+	c.reading = false
+	c.in.settle(now()-c.since, int64(n))
 	c.rmu.Unlock()
 	return n, err
 }
 
-// SetReadDeadline ends the renewing of read deadlines, or begins it: see renewed.
+// SetReadDeadline ends the renewing of read deadlines, or begins it, with a
+// full account: see renewed.
 func (c *timedConn) SetReadDeadline(t time.Time) error {
 	c.rmu.Lock()
 	defer c.rmu.Unlock()
-	if c.renews = t.Equal(renewed) && c.in.limit > 0; c.renews {
+	if c.renews = t.Unix() == renewed.Unix() && c.in.limit > 0; c.renews {
 		c.in.left = c.in.limit
-		return nil
+		if !c.reading {
+			return nil
+		}
+		c.since, t = now(), time.Now().Add(c.in.left)
 	}
 	return c.Conn.SetReadDeadline(t)
 }

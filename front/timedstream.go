@@ -23,36 +23,57 @@ type timedStream struct {
 	rc *http.ResponseController
 	in account
 
-	timer *time.Timer
-
 	mu    sync.Mutex
+	timer *time.Timer
+	since time.Duration // when the charge of the current Read begins, on the clock of now
 	until time.Duration // when the account is spent, on the clock of now; 0: nobody reads
 	over  bool          // the handler has returned; rc must not be used any more
 }
 
 // Read has what is left of the account.
 func (s *timedStream) Read(p []byte) (int, error) {
-	if s.in.spent() {
+	if !s.begin() {
 		return 0, os.ErrDeadlineExceeded
 	}
-	start := now()
-	s.expect(start + s.in.left)
+	n, err := s.ReadCloser.Read(p)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.timer.Stop()
+	s.until = 0
+	s.in.settle(now()-s.since, int64(n))
+	return n, err
+}
+
+// begin reports whether there is time to read.
+func (s *timedStream) begin() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.in.spent() {
+		return false
+	}
+	s.expect()
+	return true
+}
+
+// expect waits for what is left of the account, from now on. s.mu is held.
+func (s *timedStream) expect() {
+	s.since = now()
+	s.until = s.since + s.in.left
 	if s.timer == nil {
 		s.timer = time.AfterFunc(s.in.left, s.expired)
 	} else {
 		s.timer.Reset(s.in.left)
 	}
-	n, err := s.ReadCloser.Read(p)
-	s.timer.Stop()
-	s.expect(0)
-	s.in.settle(now()-start, int64(n))
-	return n, err
 }
 
-func (s *timedStream) expect(until time.Duration) {
+// renew fills the account.
+func (s *timedStream) renew() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.until = until
+	s.in.left = s.in.limit
+	if s.until != 0 {
+		s.expect()
+	}
 }
 
 // expired ends the body. The timer may be late, and tell of an earlier Read.

@@ -1,6 +1,7 @@
 package front
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/http"
@@ -22,7 +23,8 @@ import (
 // for so long that the account is spent.
 type TimeoutConfig struct {
 	// Read is for a request's body. Time in which the handler does not read
-	// is not charged. Zero means 5 seconds, less means no limit.
+	// is not charged, and where a [Proxy] is answering already, any progress of
+	// the answer fills the account. Zero means 5 seconds, less means no limit.
 	Read time.Duration
 	// Write is for the answer. Time in which the handler has nothing to say is
 	// not charged, nor is the wait for what the kernel buffers after the last
@@ -52,7 +54,7 @@ func timeout(d, otherwise time.Duration) time.Duration {
 // net/http itself ends the arrangement, with the deadline that it sets at the
 // end of the body, before it looks for the next request or for the client's
 // going away. To a connection that does not know the word it is a deadline in
-// the far future.
+// the far future. Only its seconds count, so that a word can be said anew.
 var renewed = time.Unix(1<<36, 0x1a57ca11)
 
 // Timeouts applies cfg.Read to the bodies of requests. For those of HTTP/1 it
@@ -68,15 +70,25 @@ func Timeouts(next http.Handler, cfg TimeoutConfig) http.Handler {
 		switch {
 		case r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0:
 		case r.ProtoMajor == 1:
-			http.NewResponseController(w).SetReadDeadline(renewed)
+			word, rc := renewed, http.NewResponseController(w)
+			rc.SetReadDeadline(word)
+			r = r.WithContext(context.WithValue(r.Context(), renewKey{}, func() {
+				word = word.Add(1)
+				rc.SetReadDeadline(word)
+			}))
 		default:
 			s := &timedStream{ReadCloser: r.Body, rc: http.NewResponseController(w), in: account{limit: read, rate: LeastRate, left: read}}
 			defer s.end()
 			r.Body = s
+			r = r.WithContext(context.WithValue(r.Context(), renewKey{}, s.renew))
 		}
 		next.ServeHTTP(w, r)
 	})
 }
+
+// renewKey is the context's key to a func() that fills the account of the
+// request's body.
+type renewKey struct{}
 
 const (
 	defaultRead  = 5 * time.Second
