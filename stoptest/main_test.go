@@ -79,7 +79,7 @@ func stoptest(t *testing.T, flags []string, kind string, args ...string) result 
 	r.stdout, r.stderr = stdout.String(), stderr.String()
 	b, err := os.ReadFile(output)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v\n%s%s", err, r.stdout, r.stderr)
 	}
 	r.output = string(b)
 	for _, m := range regexp.MustCompile(`(?m)^lost (\d+)$`).FindAllStringSubmatch(r.output, -1) {
@@ -273,6 +273,19 @@ func TestNotTested(t *testing.T) {
 	status := run(t.Context(), []string{"-url", "http://" + freeAddr(t), "--", "/no/such/command"}, &stdout, &stderr)
 	if status != 3 || !strings.Contains(stdout.String(), "start /no/such/command") {
 		t.Errorf("status %d, want 3; output:\n%s%s", status, &stdout, &stderr)
+	}
+}
+
+// TestLateClientsAlone has no other clients than those that begin just before
+// the signal.
+func TestLateClientsAlone(t *testing.T) {
+	for _, class := range []string{"slow", "upload"} {
+		r := stoptest(t, []string{"-clients", class + "=3", "-" + class + "-url", "/"}, "polite")
+		for _, stop := range r.report.Stops {
+			if len(stop.Rows) != 1 || stop.Rows[0].Class != class || stop.Rows[0].Answered != 3 {
+				t.Errorf("%s: rows %+v, want one with 3 answers", class, stop.Rows)
+			}
+		}
 	}
 }
 

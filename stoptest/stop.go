@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"sync"
 	"time"
 
 	"lastcall/stoptest/line"
@@ -101,20 +102,21 @@ func (t *trial) run(ctx context.Context) (stop report.Stop, err error) {
 	if err != nil {
 		return stop, err
 	}
-	defer func() {
-		if t.helper != nil {
-			t.helper.kill()
-		}
-	}()
 	watch := watchClients()
 	t.ended = make(chan struct{})
-	go func() {
-		t.ledger = t.traffic.Wait()
-		close(t.ended)
-	}()
+	wait := sync.OnceFunc(func() { // once no more clients are added
+		go func() {
+			t.ledger = t.traffic.Wait()
+			close(t.ended)
+		}()
+	})
 	defer func() {
 		t.traffic.Stop()
 		t.srv.kill()
+		if t.helper != nil {
+			t.helper.kill()
+		}
+		wait()
 		<-t.ended
 		watch.end()
 	}()
@@ -122,6 +124,7 @@ func (t *trial) run(ctx context.Context) (stop report.Stop, err error) {
 	if err := t.warm(running, late); err != nil {
 		return stop, t.why(err)
 	}
+	wait()
 
 	told := time.Now()
 	t.traffic.Signalled(told)
@@ -134,9 +137,13 @@ func (t *trial) run(ctx context.Context) (stop report.Stop, err error) {
 		return stop, err
 	}
 	t.traffic.Stop()
+	patience := endWait
+	if t.reload != "" {
+		patience = t.maxWait // the server goes on until they have their answers
+	}
 	select {
 	case <-t.ended:
-	case <-time.After(endWait):
+	case <-time.After(patience):
 	case <-ctx.Done():
 		return stop, context.Cause(ctx)
 	}
@@ -266,8 +273,11 @@ func (t *trial) warm(ctx context.Context, late []load.Group) error {
 			row := led.Row(g.Name)
 			n += row.InFlight + row.Requests
 		}
-		if n >= want || time.Since(begun) > lateWait {
+		if n >= want {
 			break
+		}
+		if time.Since(begun) > lateWait {
+			return fmt.Errorf("%d of %d requests that were to be in flight at the signal were sent within %v", n, want, lateWait)
 		}
 		if err := sleep(ctx, time.Millisecond); err != nil {
 			return err

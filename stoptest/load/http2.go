@@ -22,6 +22,9 @@ import (
 // errStreamReset is matched by the end of a stream that RST_STREAM brought.
 var errStreamReset = errors.New("RST_STREAM")
 
+// errDisowned is that GOAWAY calls a stream not served of which an answer came.
+var errDisowned = fmt.Errorf("%w: GOAWAY disowns a stream that has begun", errStreamReset)
+
 // errIdle ends a connection that the server wants to be left, once nothing is
 // open on it.
 var errIdle = errors.New("no stream is left")
@@ -85,6 +88,7 @@ type stream2 struct {
 	echo   []byte
 	body   []byte // its first keepBody bytes
 	length int64  // Content-Length; below 0 if there is none
+	headed bool   // answers HEAD
 	got    int64  // bytes of body
 	err    error  // what came instead of an answer
 	safe   bool   // not served: may be sent again
@@ -147,12 +151,15 @@ func (c *client) stream() (goOn bool) {
 	switch {
 	case s.streaming:
 		return c.streamed(s, loss)
-	case s.safe:
+	case s.safe && s.status == 0:
 		c.ledger(SafeToRetry, loss.Wrote, s.ended)
 		if errors.Is(s.err, errStreamReset) {
 			return c.pause(redial) // the server has too many
 		}
 		return c.load.ctx.Err() == nil
+	case s.safe && s.err == nil:
+		s.err = errDisowned
+		fallthrough
 	case s.err != nil:
 		loss.Outcome, loss.How = Lost, howOf(s.err)
 		return c.failed(loss, s.err)
@@ -179,7 +186,7 @@ func (c *client) streamed(s *stream2, loss Loss) (goOn bool) {
 		return false
 	case err != nil:
 	case s.safe:
-		err = fmt.Errorf("%w: GOAWAY disowns a stream that has begun", errStreamReset)
+		err = errDisowned
 	case !s.at.between():
 		err = malformed("the stream's end is within an event")
 	default:
@@ -219,6 +226,9 @@ func (c *client) connection() (cn *conn2, goOn bool) {
 	}
 	defer sh.mu.Unlock()
 	if sh.cn == nil {
+		if c.load.ctx.Err() != nil {
+			return nil, false // others have tried for long
+		}
 		began := time.Now()
 		raw, err := c.dialled()
 		if err != nil {
@@ -308,7 +318,7 @@ func (cn *conn2) begin(c *client, loss *Loss) *stream2 {
 	if !cn.answered.IsZero() {
 		loss.SinceAnswer = now.Sub(cn.answered)
 	}
-	s := &stream2{id: cn.nextID, window: cn.initial, done: make(chan struct{}), length: -1}
+	s := &stream2{id: cn.nextID, window: cn.initial, done: make(chan struct{}), length: -1, headed: c.Method == http.MethodHead}
 	if c.Kind == Events {
 		s.events = c
 	}
@@ -435,18 +445,15 @@ func (cn *conn2) frames() error {
 	var unseen uint32 // bytes of the connection's window that were used
 	for {
 		f, err := cn.fr.ReadFrame()
-		if bad := (http2.StreamError{}); errors.As(err, &bad) {
-			cn.mu.Lock()
-			if s := cn.open[bad.StreamID]; s != nil {
-				s.err = malformed("%v", err)
-				cn.end(s)
-			}
-			cn.mu.Unlock()
-			continue
-		} else if err != nil {
+		bad := http2.StreamError{}
+		if err != nil && !errors.As(err, &bad) {
 			return err
 		}
 		cn.mu.Lock()
+		if s := cn.open[bad.StreamID]; err != nil && s != nil {
+			s.err = malformed("%v", err)
+			cn.end(s)
+		}
 		var answer func()
 		switch f := f.(type) {
 		case *http2.MetaHeadersFrame:
@@ -579,7 +586,7 @@ func (cn *conn2) complete(s *stream2) {
 	switch {
 	case s.status < 200:
 		s.err = malformed("the stream ended without an answer")
-	case s.length >= 0 && s.length != s.got && s.got > 0: // none has been sent to HEAD
+	case s.length >= 0 && s.length != s.got && !s.headed && s.status != http.StatusNoContent && s.status != http.StatusNotModified:
 		s.err = malformed("content-length %d, but %d bytes", s.length, s.got)
 	}
 	cn.answered = time.Now()

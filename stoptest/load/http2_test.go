@@ -197,6 +197,28 @@ func TestHTTP2ServersThatLoseEveryFourthStream(t *testing.T) {
 			c.header(stream, false, ":status", "200", "x-echo", id)
 			c.fr.WriteData(stream, false, []byte("abc"))
 		}, lost, FIN, 3},
+		{"half an answer, then disowned", func(c *server2, stream uint32, id string) {
+			c.header(stream, false, ":status", "200", "x-echo", id)
+			c.fr.WriteData(stream, false, []byte("abc"))
+			c.fr.WriteGoAway(stream-2, 0, nil)
+			c.wait()
+		}, lost, StreamReset, 3},
+		{"half an answer, then refused", func(c *server2, stream uint32, id string) {
+			c.fr.WriteGoAway(stream, 0, nil)
+			c.header(stream, false, ":status", "200", "x-echo", id)
+			c.fr.WriteData(stream, false, []byte("abc"))
+			c.fr.WriteRSTStream(stream, http2.ErrCodeRefusedStream)
+			c.wait()
+		}, lost, StreamReset, 3},
+		{"content-length without a body", func(c *server2, stream uint32, id string) {
+			c.fr.WriteGoAway(stream, 0, nil)
+			c.header(stream, true, ":status", "200", "x-echo", id, "content-length", "4")
+		}, lost, Malformed, 0},
+		{"malformed after GOAWAY", func(c *server2, stream uint32, id string) {
+			c.fr.WriteGoAway(stream, 0, nil)
+			c.header(stream, true, ":status", "200", "X-Echo", id)
+			c.wait() // the client closes
+		}, lost, Malformed, 0},
 		{"content-length too large", func(c *server2, stream uint32, id string) {
 			c.fr.WriteGoAway(stream, 0, nil) // or the next may be sent into the FIN
 			c.header(stream, false, ":status", "200", "x-echo", id, "content-length", "4")
