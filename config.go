@@ -1,12 +1,15 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"io/fs"
 	"net"
+	"os"
 	"path"
 	"strings"
 	"time"
@@ -68,8 +71,8 @@ Where
   -admin HOST:PORT|unix:PATH a status page, metrics, profiles and settings, for whoever can connect
 Stop
   -lame-duck 0s              go on accepting, not ready, for so long first
-  -grace 30s                 then cut what is not finished after so long
-  -idle-grace 5s             wait for a quiet connection for so long at the most
+  -grace 30s                 then cut what is not finished after so long; 0s: at once
+  -idle-grace 5s             wait for a quiet connection for so long at the most; 0s: for none
   -report FILE               write how it went, as JSON
   -ws-spread 5s              end a program's WebSockets and event streams over so long at the most
 Clients
@@ -95,15 +98,15 @@ func (c *config) flags() *flag.FlagSet {
 
 	c.listen = addresses{list: []string{":8080"}}
 	fs.Var(&c.listen, "listen", "")
-	fs.StringVar(&c.dir, "dir", "", "")
+	fs.Var((*given)(&c.dir), "dir", "")
 	fs.BoolVar(&c.list, "list", false, "")
-	fs.StringVar(&c.proxy, "proxy", "", "")
-	fs.StringVar(&c.tlsCert, "tls-cert", "", "")
-	fs.StringVar(&c.tlsKey, "tls-key", "", "")
+	fs.Var((*given)(&c.proxy), "proxy", "")
+	fs.Var((*given)(&c.tlsCert), "tls-cert", "")
+	fs.Var((*given)(&c.tlsKey), "tls-key", "")
 	fs.BoolVar(&c.h2c, "h2c", false, "")
-	fs.StringVar(&c.admin, "admin", "", "")
+	fs.Var((*given)(&c.admin), "admin", "")
 	fs.StringVar(&c.healthPrefix, "health-prefix", "/", "")
-	fs.StringVar(&c.report, "report", "", "")
+	fs.Var((*given)(&c.report), "report", "")
 	fs.BoolVar(&c.accessLog, "access-log", false, "")
 	fs.StringVar(&c.logFormat, "log-format", "logfmt", "")
 	fs.StringVar(&c.logLevel, "log-level", "info", "")
@@ -132,10 +135,11 @@ func (c *config) flags() *flag.FlagSet {
 func parse(args []string) (config, error) {
 	var c config
 	fs := c.flags()
+	os.Unsetenv("LASTCALL_VERSION") // no setting, but what images call the version that they hold
 	err := ff.Parse(fs, args,
 		ff.WithEnvVarPrefix("LASTCALL"),
 		ff.WithConfigFileFlag("config"),
-		ff.WithConfigFileParser(ff.PlainParser),
+		ff.WithConfigFileParser(parseFile),
 	)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -146,6 +150,22 @@ func parse(args []string) (config, error) {
 		return c, fmt.Errorf("unexpected argument %q: settings are flags, such as -dir %s", fs.Arg(0), fs.Arg(0))
 	}
 	return c, c.check()
+}
+
+// parseFile is ff.PlainParser, which takes a file that it cannot read for one
+// that ends there.
+func parseFile(r io.Reader, set func(name, value string) error) error {
+	var read bytes.Buffer
+	lines := bufio.NewScanner(io.TeeReader(r, &read))
+	for lines.Scan() {
+	}
+	switch err := lines.Err(); {
+	case errors.Is(err, bufio.ErrTooLong):
+		return errors.New("-config: a line is longer than 64 KiB")
+	case err != nil:
+		return err
+	}
+	return ff.PlainParser(&read, set)
 }
 
 // tidy drops what ff says of its own doings, and adds what it does not say.
@@ -180,6 +200,9 @@ func (c *config) check() error {
 		if err := checkAddress(c.admin); err != nil {
 			return fmt.Errorf("-admin: %w", err)
 		}
+		if strings.HasPrefix(c.admin, "unix:@") {
+			return fmt.Errorf("-admin %q: an abstract socket is open to every user; want the path of a file", c.admin)
+		}
 	}
 	switch {
 	case c.dir != "" && c.proxy != "":
@@ -192,8 +215,8 @@ func (c *config) check() error {
 		return errors.New("-tls-key: want -tls-cert with it")
 	case c.h2c && c.tlsCert != "":
 		return errors.New("-h2c: HTTP/2 without TLS; want it without -tls-cert, which brings HTTP/2 too")
-	case c.maxHeaderBytes <= 0:
-		return fmt.Errorf("-max-header-bytes %d: want a number of bytes above 0", c.maxHeaderBytes)
+	case c.maxHeaderBytes <= 0 || c.maxHeaderBytes > 1<<30:
+		return fmt.Errorf("-max-header-bytes %d: want a number of bytes from 1 to 1073741824", c.maxHeaderBytes)
 	case c.healthPrefix != "off" && (!strings.HasPrefix(c.healthPrefix, "/") || path.Clean(c.healthPrefix) != "/"+strings.Trim(c.healthPrefix, "/")):
 		return fmt.Errorf("-health-prefix %q: want a path such as / or /-/health, or off", c.healthPrefix)
 	}
@@ -249,6 +272,20 @@ func checkAddress(addr string) error {
 	if err != nil || port == "" {
 		return fmt.Errorf("address %q: %s", addr, want)
 	}
+	return nil
+}
+
+// given is a string that is not empty: what a variable that is not set makes of
+// a flag must not do without it.
+type given string
+
+func (g *given) String() string { return string(*g) }
+
+func (g *given) Set(s string) error {
+	if s == "" {
+		return errors.New("want a value, or not the flag")
+	}
+	*g = given(s)
 	return nil
 }
 

@@ -24,6 +24,10 @@ func TestServeBadSettings(t *testing.T) {
 	if err := os.WriteFile(file, []byte("nonsense 1\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	long := filepath.Join(dir, "long")
+	if err := os.WriteFile(long, bytes.Repeat([]byte("#"), 64<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -58,10 +62,17 @@ func TestServeBadSettings(t *testing.T) {
 		{"no certificate", []string{"-tls-cert", file, "-tls-key", file}, "", 2, "-tls-cert, -tls-key: " + file + ": no certificate in it (want -----BEGIN CERTIFICATE-----)"},
 		{"no key", []string{"-tls-cert", file, "-tls-key", dir + "/none"}, "", 2, "-tls-cert, -tls-key: stat " + dir + "/none: no such file or directory"},
 		{"TLS and not", []string{"-h2c", "-tls-cert", file, "-tls-key", file}, "", 2, "-h2c: HTTP/2 without TLS; want it without -tls-cert, which brings HTTP/2 too"},
-		{"header bytes", []string{"-max-header-bytes", "0"}, "", 2, "-max-header-bytes 0: want a number of bytes above 0"},
+		{"header bytes", []string{"-max-header-bytes", "0"}, "", 2, "-max-header-bytes 0: want a number of bytes from 1 to 1073741824"},
 		{"admin", []string{"-admin", "9090"}, "", 2, `-admin: address "9090": want HOST:PORT, :PORT or unix:PATH`},
 		{"admin taken", []string{"-listen", "127.0.0.1:0", "-admin", taken}, "", 1, "-admin " + taken + ": listen tcp " + taken + ": bind: address already in use"},
 		{"health prefix", []string{"-health-prefix", "health"}, "", 2, `-health-prefix "health": want a path such as / or /-/health, or off`},
+		{"too many header bytes", []string{"-max-header-bytes", "1073741825"}, "", 2, "-max-header-bytes 1073741825: want a number of bytes from 1 to 1073741824"},
+		{"empty", []string{"-tls-cert", "", "-tls-key", ""}, "", 2, `invalid value "" for flag -tls-cert: want a value, or not the flag`},
+		{"empty environment", []string{"-listen", taken}, "LASTCALL_DIR=", 1, "-listen " + taken + ": listen tcp " + taken + ": bind: address already in use"},
+		{"version of an image", []string{"-listen", taken}, "LASTCALL_VERSION=1.2.3", 1, "-listen " + taken + ": listen tcp " + taken + ": bind: address already in use"},
+		{"abstract admin", []string{"-admin", "unix:@lastcall"}, "", 2, `-admin "unix:@lastcall": an abstract socket is open to every user; want the path of a file`},
+		{"config directory", []string{"-config", dir}, "", 2, "-config: read " + dir + ": is a directory"},
+		{"long line", []string{"-config", long}, "", 2, "-config: a line is longer than 64 KiB"},
 		{"no file", []string{"-config", dir + "/none"}, "", 2, "-config: open " + dir + "/none: no such file or directory"},
 		{"bad file", []string{"-config", file}, "", 2, `config file flag "nonsense" not defined in flag set`},
 	} {

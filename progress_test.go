@@ -146,12 +146,17 @@ func TestReportBadPath(t *testing.T) {
 	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	link := dir + "/link"
+	if err := os.Symlink(t.TempDir()+"/report", link); err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel() // what serves all the same, ends at once
 	for _, tt := range []struct{ path, want string }{
 		{dir + "/none/report", "lastcall: -report: open " + dir + "/none/"},
 		{dir, "lastcall: -report: " + dir + " is no regular file\n"},
 		{pipe, "lastcall: -report: " + pipe + " is no regular file\n"},
+		{link, "lastcall: -report: " + link + " is no regular file\n"},
 	} {
 		var stdout, stderr bytes.Buffer
 		err := serve(ctx, []string{"-listen", "127.0.0.1:0", "-report", tt.path}, &stdout, &stderr)

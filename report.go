@@ -82,12 +82,12 @@ func (r report) write(path string) error {
 
 // checkReport finds out at the start whether a report can be written.
 func checkReport(path string) error {
-	switch info, err := os.Stat(path); {
+	switch info, err := os.Lstat(path); {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
 		return err
 	case !info.Mode().IsRegular():
-		return fmt.Errorf("%s is no regular file", path) // which would be replaced
+		return fmt.Errorf("%s is no regular file", path) // which would be replaced, as a symbolic link would
 	}
 	f, err := beside(path)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -44,7 +45,7 @@ type AdminConfig struct {
 //
 //	GET /                    the status page, which follows what goes on
 //	GET /status              the same as JSON
-//	GET /debug/pprof/        profiles, as net/http/pprof has them
+//	GET /debug/pprof/        profiles and traces, for go tool pprof
 //	GET /healthz, /livez, /readyz  see [Health]
 //	GET, PUT /log-level      with AdminConfig.LogLevel; the body is the level
 //	GET, PUT /lame-duck      on or off; see [Stop.SetLameDuck]
@@ -52,7 +53,10 @@ type AdminConfig struct {
 // Whoever can connect may use it: listen on a loopback address, or on a unix
 // socket that is nobody else's. Web pages may not, whoever opens them:
 // requests that a browser makes for another site are refused, and so are those
-// that ask for a host by a name that anybody could have (DNS rebinding).
+// that ask for a host by a name that anybody could have (DNS rebinding). (At an
+// address that is not loopback a browser does not say, without TLS, for which
+// site it gets something: there a page could have a profile made, but not read
+// it, nor change anything.)
 //
 // It is the last to go. Its requests are not those that a stop counts and waits
 // for. Once interrupted it goes on until the others that share the stop have
@@ -211,7 +215,7 @@ func (a *admin) known(host string) bool {
 		return true
 	}
 	own, _ := os.Hostname()
-	for _, name := range append(a.Hosts, own) {
+	for _, name := range slices.Concat(a.Hosts, []string{own}) {
 		if strings.EqualFold(host, name) {
 			return true
 		}

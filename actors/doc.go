@@ -63,7 +63,7 @@
 //
 //	sup := &actors.Supervisor{Stop: &stop}
 //	g.Add(sup.Actor("http")(actors.HTTP(&stop, srv)))
-//	g.Add(sup.Actor("db", actors.Stage(1))(pool))
+//	g.Add(sup.Actor("db", actors.Stage(1))(pool.Run, pool.Stop))
 //	g.Add(actors.Signal(&stop))
 //	os.Exit(actors.ExitStatus(sup.Err(g.Run())))
 //

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/go-kit/log/level"
@@ -98,7 +99,7 @@ func (g *graceful) execute() error {
 
 // clean reports whether err is how serve says that it was stopped.
 func (g *graceful) clean(err error) bool {
-	for _, closed := range append(g.Closed, nil, http.ErrServerClosed, net.ErrClosed, context.Canceled) {
+	for _, closed := range slices.Concat(g.Closed, []error{nil, http.ErrServerClosed, net.ErrClosed, context.Canceled}) {
 		if errors.Is(err, closed) {
 			return true
 		}

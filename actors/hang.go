@@ -28,8 +28,10 @@ const returnTime = time.Second
 // the stop's. To tell them, interrupt is called with an error that wraps the
 // cause; so is that of your own actors.
 //
-//	g.Add(sup.Actor("http")(actors.HTTP(&stop, srv, l)))                     // Grace is 30 s: cuts after 25 s
-//	g.Add(sup.Actor("queue", actors.Stage(1), actors.Within(5*time.Second))(queue)) // has these 5 s, whatever HTTP takes
+//	// Grace is 30 s: cuts after 25 s.
+//	g.Add(sup.Actor("http")(actors.HTTP(&stop, srv, l)))
+//	// Has the last 5 s, whatever HTTP takes.
+//	g.Add(sup.Actor("queue", actors.Stage(1), actors.Within(5*time.Second))(queue.Run, queue.Stop))
 type Within time.Duration
 
 func (d Within) set(a *supervised) { a.within = max(time.Duration(d), 0) }

@@ -50,8 +50,8 @@ const mostNamed = 1000
 // is little left for them to do. So functions given to RegisterOnShutdown run
 // late, too late to tell handlers that they should end; [Stop.Draining] does.
 //
-// While draining, a request that asks first whether to send its body (Expect:
-// 100-continue) is answered 503 without the handler.
+// While draining, a request of HTTP/1 that asks first whether to send its body
+// (Expect: 100-continue) is answered 503 without the handler.
 //
 // Hijacked connections (WebSocket) are waited for until the deadline, and
 // closed then.

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// profiles serves what net/http/pprof does, for go tool pprof. That package
+// profiles serves the profiles that net/http/pprof does, for go tool pprof. That package
 // would put itself into http.DefaultServeMux, which somebody may serve to the
 // world, as soon as it is imported. A profile that takes its time ends when
 // closing does.

@@ -18,7 +18,7 @@ import (
 //
 //	sup := &actors.Supervisor{Stop: &stop}
 //	g.Add(sup.Actor("http")(actors.HTTP(&stop, srv, l)))
-//	g.Add(sup.Actor("db", actors.Stage(1))(pool))
+//	g.Add(sup.Actor("db", actors.Stage(1))(pool.Run, pool.Stop))
 //	g.Add(actors.Signal(&stop)) // not supervised: interrupted at once, as ever
 //	err := sup.Err(g.Run())
 //
