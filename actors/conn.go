@@ -82,7 +82,9 @@ type conn struct {
 	until    time.Time               // while draining, not busy, without streams: when to be told
 	timer    *time.Timer             // fires then
 	current  *response               // the request being answered
-	streams  map[*response2]struct{} // HTTP/2: those being answered
+	streams  map[*response2]struct{} // HTTP/2: those whose handler is running
+	open     bool                    // HTTP/2: net/http has a stream that is not closed; its handler may have returned
+	ended    *response2              // HTTP/2: the latest whose handler did
 	http2    bool                    // HTTP/2 was agreed on
 	late     bool                    // HTTP/2: it came while draining, and was sent GOAWAY
 	base     int64                   // written before that
@@ -171,6 +173,9 @@ func (c *conn) early(p []byte) (n, limit int, next bool, err error) {
 func (c *conn) received(p []byte, next bool) (n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if !c.requests.on { // the look may have begun before the handler, or the body's end
+		next = c.state == busy && c.requests.next(len(p), c.current != nil)
+	}
 	return c.take(p, next)
 }
 
@@ -219,10 +224,13 @@ func (c *conn) more() bool {
 func (c *conn) sendsNoMore() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for moved := int64(-1); moved != c.moved(); {
+	for moved := int64(-1); moved != c.moved() && c.state != gone; {
 		moved = c.moved()
-		if c.rest(c.server.clock() + halfOpenFor) {
-			return os.ErrDeadlineExceeded // net/http has the answer, and ends its look
+		until := c.server.clock() + halfOpenFor
+		for c.state != gone && c.server.clock() < until { // a handler that sets a deadline wakes it before
+			if c.rest(until) {
+				return os.ErrDeadlineExceeded // net/http has the answer, and ends its look
+			}
 		}
 	}
 	return io.EOF
@@ -315,18 +323,28 @@ func (c *conn) SyscallConn() (syscall.RawConn, error) {
 }
 
 // Close closes the connection once what the client still sends has been taken
-// off it, if there is such: a reset would overtake the answer (RFC 9112 section
-// 9.6).
+// off it, if there is such, and in a stop once the client has all that was
+// written: a reset would overtake the answer (RFC 9112 section 9.6).
 func (c *conn) Close() error {
 	c.mu.Lock()
 	first := c.state != gone
 	running := len(c.streams) > 0 // their handlers are waited for
-	linger := false
+	linger, hear := false, false
 	if first {
 		if c.state == busy && c.current != nil && c.current.old && c.server.cutting.Load() {
 			resets(c.Conn) // or what there is of the answer would pass for the whole
 		}
-		linger = c.state == busy && c.current != nil && !c.server.cutting.Load() && (c.requests.bodyLeft() || arrived(c.Conn))
+		if (c.state == multi || c.state == busy && c.current != nil) && !c.server.cutting.Load() {
+			if c.state == busy {
+				hear = c.requests.bodyLeft() || arrived(c.Conn)
+			}
+			linger = hear
+			if c.server.stop.closing.Load() {
+				if net, _ := tcpState(c.Conn); net.unacked {
+					hear, linger = hear || c.state == multi, true
+				}
+			}
+		}
 		if c.state == hijacked && c.server.stop.closing.Load() && !c.server.cutting.Load() {
 			c.server.hijackedEnded.Add(1)
 		}
@@ -342,7 +360,7 @@ func (c *conn) Close() error {
 	}
 	c.mu.Unlock()
 	if linger {
-		c.linger()
+		c.linger(hear)
 	}
 	err := c.Conn.Close()
 	if first && !running {
@@ -352,17 +370,34 @@ func (c *conn) Close() error {
 }
 
 // linger sends our FIN and discards what the client has still to say, until it
-// closes too, or says nothing for a second.
-func (c *conn) linger() {
+// closes too, or has all that was sent to it; with hear, not before it has said
+// nothing for a second. It ends as well when nothing has reached the client for
+// lingerFor.
+func (c *conn) linger(hear bool) {
 	if c.CloseWrite() != nil {
 		return
 	}
 	var buf [4096]byte
-	for end := time.Now().Add(lingerFor); time.Now().Before(end); {
-		c.Conn.SetReadDeadline(time.Now().Add(time.Second))
-		if _, err := c.Conn.Read(buf[:]); err != nil {
+	var acked int64
+	quiet, wait := !hear, time.Millisecond
+	for end := time.Now().Add(lingerFor); time.Now().Before(end); wait = min(2*wait, 100*time.Millisecond) {
+		net, _ := tcpState(c.Conn)
+		if quiet && !net.unacked {
 			return
 		}
+		if net.acked > acked {
+			acked, end = net.acked, time.Now().Add(lingerFor)
+		}
+		if hear {
+			wait = time.Second
+		}
+		c.Conn.SetReadDeadline(time.Now().Add(wait))
+		_, err := c.Conn.Read(buf[:])
+		silent := errors.Is(err, os.ErrDeadlineExceeded)
+		if err != nil && !silent {
+			return
+		}
+		quiet = silent || !hear
 	}
 }
 
@@ -393,12 +428,24 @@ func (c *conn) hijack() {
 	}
 }
 
+// active notes that the connection has streams.
+func (c *conn) active() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.open = c.http2
+}
+
+// answering reports whether there is a stream whose handler is running, or
+// whose answer has not been written to its end. c.mu is held.
+func (c *conn) answering() bool { return c.open || len(c.streams) > 0 }
+
 // idle notes that a request was answered and the connection stays open, or that
 // a connection has begun to speak HTTP/2, or has no stream left.
 func (c *conn) idle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.http2 {
+		c.open, c.ended = false, nil
 		if c.state == fresh || c.state == busy {
 			c.state = multi
 			c.stay()
@@ -489,7 +536,7 @@ func (c *conn) tellIn(d time.Duration) {
 func (c *conn) tell() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.state != fresh && c.state != idle && (c.state != multi || len(c.streams) > 0) || c.told {
+	if c.state != fresh && c.state != idle && (c.state != multi || c.answering()) || c.told {
 		return
 	}
 	if left := time.Until(c.until); left > 0 { // a timer of an earlier pause
@@ -517,9 +564,15 @@ func (c *conn) under(now time.Time) []Request {
 		return nil
 	case multi, gone: // gone: its handlers may not know yet
 		var list []Request
-		for res := range c.streams {
+		add := func(res *response2) {
 			list = append(list, Request{Class: HTTP2, Client: client, Method: res.method, Path: res.path(),
 				Age: now.Sub(res.begun), Sent: res.wrote.Load()})
+		}
+		for res := range c.streams {
+			add(res)
+		}
+		if c.state == multi && c.open && len(list) == 0 && c.ended != nil {
+			add(c.ended) // its answer waits for the client
 		}
 		return list
 	case busy, hijacked:

@@ -73,7 +73,7 @@ func (s *server) release() {
 		case !c.until.IsZero():
 		case c.state == fresh || c.state == idle:
 			c.keep()
-		case c.state == multi && len(c.streams) == 0:
+		case c.state == multi && !c.answering():
 			c.leave()
 		}
 		c.mu.Unlock()
@@ -127,7 +127,7 @@ func (s *server) counts() counts {
 			if c.current != nil {
 				n.inFlight++
 			}
-		case len(c.streams) > 0:
+		case c.state != fresh && c.answering():
 			n.busy++
 			n.inFlight += len(c.streams)
 			n.streams += len(c.streams)

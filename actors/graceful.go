@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/go-kit/log/level"
@@ -72,6 +73,8 @@ func (g *graceful) execute() error {
 	defer g.stop.returns(nil)
 	g.stop.serves()
 	served, down := make(chan struct{}), make(chan error, 1)
+	over := sync.OnceFunc(func() { close(served) })
+	defer over() // also if serve panics
 	go func() { down <- g.end(served) }()
 
 	// serve is called here, not in the other goroutine, so that whoever contains
@@ -90,7 +93,7 @@ func (g *graceful) execute() error {
 			g.stop.Begin(failed) // now: what is in flight may hold us up to the deadline
 		}
 	}
-	close(served)
+	over()
 	if err := <-down; failed == nil {
 		return err
 	}

@@ -58,7 +58,13 @@ const mostNamed = 1000
 //
 // If its client goes away, a request's context is cancelled, as with net/http;
 // but where a connection has had requests before, 50 ms after the request began
-// at the earliest: to look out for that costs more than most answers.
+// at the earliest: to look out for that costs more than most answers. And a
+// client of HTTP/1 without TLS that closes its connection, but does not reset
+// it, may have closed only its sending side: it is taken to be gone when nothing
+// of the answer has moved for five seconds.
+//
+// A connection is closed, in a stop, when the client has all that was written to
+// it, or has not taken any of it for five seconds.
 func HTTP(stop *Stop, srv *http.Server, listeners ...net.Listener) (execute func() error, interrupt func(error)) {
 	if stop == nil {
 		stop = new(Stop)
@@ -198,6 +204,8 @@ func (s *server) wrap() {
 	s.http.ConnState = func(nc net.Conn, state http.ConnState) {
 		if c := connOf(nc); c != nil {
 			switch state {
+			case http.StateActive:
+				c.active()
 			case http.StateIdle:
 				c.idle()
 			case http.StateHijacked:
@@ -262,14 +270,16 @@ func (s *server) drain(open int, closed <-chan error) (cut []Request) {
 		cut = s.busy()
 		break
 	}
-	s.cutting.Store(len(cut) > 0)
+	late := len(cut) > 0 || !s.gone()
+	s.cutting.Store(late)
 	close(halt)
 	doorkeepers.Wait()
 
 	ctx, cancel := context.WithDeadline(context.Background(), end)
 	defer cancel()
-	if len(cut) > 0 || !s.gone() {
-		cancel() // there is nothing to wait for any more
+	if late {
+		cancel()     // there is nothing to wait for any more
+		s.closeAll() // before TLS says that all is well, or waits to say so
 	}
 	err := s.http.Shutdown(ctx)
 	if err != nil && ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {

@@ -1,6 +1,8 @@
 package actors_test
 
 import (
+	"bufio"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -180,23 +182,29 @@ func TestDrainOfHTTP10(t *testing.T) {
 // An answer that only the end of its connection ends must not look whole when
 // it is cut.
 func TestCutOfHTTP10(t *testing.T) {
-	s := start(t, &actors.Stop{Grace: 200 * time.Millisecond}, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		io.WriteString(w, "hel")
-		http.NewResponseController(w).Flush()
-		<-r.Context().Done()
-	})})
-	c := s.dial(t)
-	c.send("GET / HTTP/1.0\r\n\r\n")
-	for s.stop.Snapshot().InFlight == 0 {
-		time.Sleep(time.Millisecond)
-	}
-	s.end()
-	if answer, err := io.ReadAll(c.r); err == nil {
-		t.Errorf("read %q to its end, want a reset", answer)
-	}
-	if err := s.wait(t); !errors.Is(err, actors.ErrCut) {
-		t.Errorf("Err() = %v, want a cut", err)
-	}
+	both(t, func(t *testing.T, overTLS bool) {
+		s := start(t, &actors.Stop{Grace: 200 * time.Millisecond}, server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
+			io.WriteString(w, "hel")
+			http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		}))
+		c := s.dial(t)
+		if overTLS {
+			c.Conn = tls.Client(c.Conn, &tls.Config{InsecureSkipVerify: true})
+			c.r.Reset(c.Conn)
+		}
+		c.send("GET / HTTP/1.0\r\n\r\n")
+		for s.stop.Snapshot().InFlight == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		s.end()
+		if answer, err := io.ReadAll(c.r); err == nil {
+			t.Errorf("read %q to its end, want a reset", answer)
+		}
+		if err := s.wait(t); !errors.Is(err, actors.ErrCut) {
+			t.Errorf("Err() = %v, want a cut", err)
+		}
+	})
 }
 
 // A client may close its sending side and wait for the answer.
@@ -206,6 +214,8 @@ func TestHalfClosedIsAnswered(t *testing.T) {
 			t.Parallel()
 			s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				io.Copy(io.Discard, r.Body)
+				time.Sleep(100 * time.Millisecond)
+				http.NewResponseController(w).SetReadDeadline(time.Time{}) // which wakes who waits for the next request
 				select {
 				case <-r.Context().Done():
 					t.Error("the request was cancelled")
@@ -375,6 +385,68 @@ func TestDrainRefusesToContinue(t *testing.T) {
 	close(proceed)
 	if body, last := begun.answer(); body != "hello <nil>" || !last {
 		t.Errorf("answer = %q, last %v", body, last)
+	}
+}
+
+// Where there is no body to ask about, and in HTTP/1.0, Expect means nothing.
+func TestExpectWhereNobodyAsks(t *testing.T) {
+	s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(w, r.Body)
+		io.WriteString(w, "hello")
+	})})
+	var clients []*client
+	requests := map[string]string{
+		"GET / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\r\n":                "hello",
+		"POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\noh, ": "oh, hello",
+	}
+	for range requests {
+		clients = append(clients, s.dial(t))
+	}
+	for s.stop.Snapshot().Open < len(clients) {
+		time.Sleep(time.Millisecond)
+	}
+	s.end()
+	s.until(t, actors.Draining)
+	for req, want := range requests {
+		c := clients[0]
+		clients = clients[1:]
+		c.send(req)
+		if body, _ := c.answer(); body != want {
+			t.Errorf("%q: answer %q, want %q", req, body, want)
+		}
+	}
+}
+
+// Under TLS a next request is seen by its records, also behind a body.
+func TestPipelinedOverTLS(t *testing.T) {
+	for _, first := range []string{get, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"} {
+		t.Run(first[:4], func(t *testing.T) {
+			t.Parallel()
+			entered, proceed := make(chan struct{}, 2), make(chan struct{})
+			srv := server2(t, true, func(w http.ResponseWriter, r *http.Request) {
+				io.Copy(io.Discard, r.Body)
+				entered <- struct{}{}
+				<-proceed
+				io.WriteString(w, "hello")
+			})
+			s := start(t, new(actors.Stop), srv)
+			raw := s.dial(t)
+			nc := tls.Client(raw.Conn, &tls.Config{InsecureSkipVerify: true})
+			c := &client{t, nc, bufio.NewReader(nc)}
+			c.send(first)
+			<-entered
+			time.Sleep(100 * time.Millisecond) // net/http looks for the next request by now
+			c.send(get)
+			time.Sleep(100 * time.Millisecond)
+			s.end()
+			s.until(t, actors.Draining)
+			close(proceed)
+			for i := range 2 {
+				if body, last := c.answer(); body != "hello" || last != (i == 1) {
+					t.Errorf("answer %d = %q, last %v", i, body, last)
+				}
+			}
+		})
 	}
 }
 

@@ -33,11 +33,11 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	res := &response1{response{ResponseWriter: w, conn: c, stop: s.stop, method: r.Method, uri: r.RequestURI, old: r.ProtoMinor == 0}}
 	if c != nil {
 		c.begin(&res.response, r.ContentLength)
-		if r.ContentLength < 0 {
-			r.Body = &chunkedBody{r.Body, c}
+		if r.ContentLength < 0 || r.ContentLength > 0 && s.tls {
+			r.Body = &followedBody{r.Body, c}
 		}
 	}
-	if s.draining.Load() && strings.EqualFold(r.Header.Get("Expect"), "100-continue") {
+	if s.draining.Load() && r.ProtoAtLeast(1, 1) && r.ContentLength != 0 && strings.EqualFold(r.Header.Get("Expect"), "100-continue") {
 		handler = http.HandlerFunc(unwilling)
 	}
 	handler.ServeHTTP(res, r)
@@ -45,13 +45,14 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	res.done.Store(true)
 }
 
-// chunkedBody tells the connection when a body of unknown length has ended.
-type chunkedBody struct {
+// followedBody tells the connection when a body has ended that it cannot follow:
+// one of unknown length, or under TLS.
+type followedBody struct {
 	io.ReadCloser
 	conn *conn
 }
 
-func (b *chunkedBody) Read(p []byte) (int, error) {
+func (b *followedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err == io.EOF {
 		b.conn.endBody()
@@ -105,6 +106,7 @@ func (c *conn) endStream(res *response2) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.streams, res)
+	c.ended = res
 	c.server.count(&res.response, HTTP2)
 	if c.state == gone && len(c.streams) == 0 {
 		c.server.untrack(c)
