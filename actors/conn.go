@@ -84,7 +84,8 @@ type conn struct {
 	current  *response               // the request being answered
 	streams  map[*response2]struct{} // HTTP/2: those whose handler is running
 	open     bool                    // HTTP/2: net/http has a stream that is not closed; its handler may have returned
-	ended    *response2              // HTTP/2: the latest whose handler did
+	ended    int                     // HTTP/2: how many have returned since there was no stream
+	latest   *response2              // HTTP/2: the last of those
 	http2    bool                    // HTTP/2 was agreed on
 	late     bool                    // HTTP/2: it came while draining, and was sent GOAWAY
 	base     int64                   // written before that
@@ -270,7 +271,7 @@ func (c *conn) stay() {
 func (c *conn) lastLook(p []byte, err error) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.told || c.state == multi || !errors.Is(err, os.ErrDeadlineExceeded) {
+	if !c.told || c.state == multi || c.state == gone || !errors.Is(err, os.ErrDeadlineExceeded) {
 		return 0, err
 	}
 	n := readNow(c.Conn, p)
@@ -334,15 +335,13 @@ func (c *conn) Close() error {
 		if c.state == busy && c.current != nil && c.current.old && c.server.cutting.Load() {
 			resets(c.Conn) // or what there is of the answer would pass for the whole
 		}
-		if (c.state == multi || c.state == busy && c.current != nil) && !c.server.cutting.Load() {
-			if c.state == busy {
-				hear = c.requests.bodyLeft() || arrived(c.Conn)
-			}
+		answered := c.state == busy && c.current != nil
+		if (answered || c.state == multi) && !c.server.cutting.Load() {
+			hear = answered && (c.requests.bodyLeft() || arrived(c.Conn))
 			linger = hear
-			if c.server.stop.closing.Load() {
-				if net, _ := tcpState(c.Conn); net.unacked {
-					hear, linger = hear || c.state == multi, true
-				}
+			if !hear && c.server.stop.closing.Load() {
+				net, _ := tcpState(c.Conn)
+				linger = net.unacked
 			}
 		}
 		if c.state == hijacked && c.server.stop.closing.Load() && !c.server.cutting.Load() {
@@ -371,8 +370,8 @@ func (c *conn) Close() error {
 
 // linger sends our FIN and discards what the client has still to say, until it
 // closes too, or has all that was sent to it; with hear, not before it has said
-// nothing for a second. It ends as well when nothing has reached the client for
-// lingerFor.
+// nothing for a second. It takes lingerFor at most, in a stop from when something
+// has last reached the client.
 func (c *conn) linger(hear bool) {
 	if c.CloseWrite() != nil {
 		return
@@ -385,10 +384,10 @@ func (c *conn) linger(hear bool) {
 		if quiet && !net.unacked {
 			return
 		}
-		if net.acked > acked {
+		if net.acked > acked && c.server.stop.closing.Load() {
 			acked, end = net.acked, time.Now().Add(lingerFor)
 		}
-		if hear {
+		if !quiet {
 			wait = time.Second
 		}
 		c.Conn.SetReadDeadline(time.Now().Add(wait))
@@ -445,7 +444,7 @@ func (c *conn) idle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.http2 {
-		c.open, c.ended = false, nil
+		c.open, c.ended, c.latest = false, 0, nil
 		if c.state == fresh || c.state == busy {
 			c.state = multi
 			c.stay()
@@ -571,8 +570,12 @@ func (c *conn) under(now time.Time) []Request {
 		for res := range c.streams {
 			add(res)
 		}
-		if c.state == multi && c.open && len(list) == 0 && c.ended != nil {
-			add(c.ended) // its answer waits for the client
+		switch {
+		case c.state != multi || !c.open || len(list) > 0:
+		case c.ended == 1:
+			add(c.latest) // its answer waits for the client
+		case c.ended > 1:
+			list = append(list, Request{Class: HTTP2, Client: client}) // one or more of those
 		}
 		return list
 	case busy, hijacked:

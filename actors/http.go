@@ -248,6 +248,7 @@ func (s *server) drain(open int, closed <-chan error) (cut []Request) {
 	s.release()
 	s.goAway()
 
+	late := false
 	for open > 0 || !s.gone() {
 		select {
 		case err := <-closed: // whoever came in by that door is known now
@@ -267,10 +268,9 @@ func (s *server) drain(open int, closed <-chan error) (cut []Request) {
 		case <-deadline.C:
 		case <-s.stop.cutc:
 		}
-		cut = s.busy()
+		late, cut = true, s.busy()
 		break
 	}
-	late := len(cut) > 0 || !s.gone()
 	s.cutting.Store(late)
 	close(halt)
 	doorkeepers.Wait()

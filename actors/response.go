@@ -34,7 +34,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if c != nil {
 		c.begin(&res.response, r.ContentLength)
 		if r.ContentLength < 0 || r.ContentLength > 0 && s.tls {
-			r.Body = &followedBody{r.Body, c}
+			r.Body = &followedBody{r.Body, &res.response}
 		}
 	}
 	if s.draining.Load() && r.ProtoAtLeast(1, 1) && r.ContentLength != 0 && strings.EqualFold(r.Header.Get("Expect"), "100-continue") {
@@ -49,13 +49,13 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // one of unknown length, or under TLS.
 type followedBody struct {
 	io.ReadCloser
-	conn *conn
+	res *response
 }
 
 func (b *followedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err == io.EOF {
-		b.conn.endBody()
+		b.res.conn.endBody(b.res)
 	}
 	return n, err
 }
@@ -86,10 +86,13 @@ func (c *conn) begin(res *response, length int64) {
 	c.requests.beginBody(length)
 }
 
-func (c *conn) endBody() {
+// endBody notes that the body of the request was read to its end.
+func (c *conn) endBody(res *response) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.requests.endBody()
+	if c.current == res { // else who reads it has outlived the handler
+		c.requests.endBody()
+	}
 }
 
 func (c *conn) beginStream(res *response2) {
@@ -106,7 +109,9 @@ func (c *conn) endStream(res *response2) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.streams, res)
-	c.ended = res
+	if c.open { // else the client has given it up
+		c.ended, c.latest = c.ended+1, res
+	}
 	c.server.count(&res.response, HTTP2)
 	if c.state == gone && len(c.streams) == 0 {
 		c.server.untrack(c)
