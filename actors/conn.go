@@ -35,10 +35,6 @@ const (
 	// sending side, while nothing of the answer moves.
 	halfOpenFor = 5 * time.Second
 
-	// lingerFor is how long a client is heard out at most whose answer was
-	// sent before it had sent all of its request.
-	lingerFor = 5 * time.Second
-
 	// unknownPause stands in for the usual pause where no client has shown one.
 	unknownPause = 500 * time.Millisecond
 )
@@ -70,26 +66,23 @@ type conn struct {
 
 	mu       sync.Mutex // taken last: a snapshot holds Stop.mu, too
 	state    connState
-	since    time.Duration           // when state was entered, by the server's clock
-	longest  time.Duration           // the client's longest recent pause; 0: none yet
-	greeting handshake               // under TLS, which begins with it
-	requests framing                 // where requests end; not under TLS
-	ahead    bool                    // the first byte of the next request was handed out early
-	begun    bool                    // the next request has begun before the answer to the current one ended
-	deadline time.Time               // what net/http wants as read deadline
-	armed    time.Time               // the socket's
-	told     bool                    // the read deadline is in the past: close if nothing has arrived
-	until    time.Time               // while draining, not busy, without streams: when to be told
-	timer    *time.Timer             // fires then
-	current  *response               // the request being answered
-	streams  map[*response2]struct{} // HTTP/2: those whose handler is running
-	open     bool                    // HTTP/2: net/http has a stream that is not closed; its handler may have returned
-	ended    int                     // HTTP/2: how many have returned since there was no stream
-	latest   *response2              // HTTP/2: the last of those
-	http2    bool                    // HTTP/2 was agreed on
-	late     bool                    // HTTP/2: it came while draining, and was sent GOAWAY
-	base     int64                   // written before that
-	said     bool                    // all has been written that will be: CloseWrite was called
+	since    time.Duration // when state was entered, by the server's clock
+	longest  time.Duration // the client's longest recent pause; 0: none yet
+	greeting handshake     // under TLS, which begins with it
+	requests framing       // where requests end; not under TLS
+	ahead    bool          // the first byte of the next request was handed out early
+	begun    bool          // the next request has begun before the answer to the current one ended
+	deadline time.Time     // what net/http wants as read deadline
+	armed    time.Time     // the socket's
+	told     bool          // the read deadline is in the past: close if nothing has arrived
+	until    time.Time     // while draining, not busy, without streams: when to be told
+	timer    *time.Timer   // fires then
+	current  *response     // the request being answered
+	streams  streams       // HTTP/2: what is being answered
+	http2    bool          // HTTP/2 was agreed on
+	late     bool          // HTTP/2: it came while draining, and was sent GOAWAY
+	base     int64         // written before that
+	said     bool          // all has been written that will be: CloseWrite was called
 
 	// See rest.
 	resting   bool
@@ -148,7 +141,7 @@ func (c *conn) Read(p []byte) (int, error) {
 func (c *conn) early(p []byte) (n, limit int, next bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	next = c.state == busy && c.requests.next(len(p), c.current != nil)
+	next = c.looks(len(p))
 	if next {
 		c.requests.endBody()
 	}
@@ -168,6 +161,12 @@ func (c *conn) early(p []byte) (n, limit int, next bool, err error) {
 	return 0, limit, next, nil
 }
 
+// looks reports whether a Read into a buffer of this size can only be net/http's
+// look for the next request during the current one. c.mu is held.
+func (c *conn) looks(size int) bool {
+	return c.state == busy && c.requests.next(size, c.current != nil)
+}
+
 // received notes that bytes have arrived, and returns how many of them to hand
 // out now: those up to the end of the message, so that what follows, which may
 // be the next request, does not vanish in net/http's buffer unseen.
@@ -175,7 +174,7 @@ func (c *conn) received(p []byte, next bool) (n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.requests.on { // the look may have begun before the handler, or the body's end
-		next = c.state == busy && c.requests.next(len(p), c.current != nil)
+		next = c.looks(len(p))
 	}
 	return c.take(p, next)
 }
@@ -225,14 +224,19 @@ func (c *conn) more() bool {
 func (c *conn) sendsNoMore() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for moved := int64(-1); moved != c.moved() && c.state != gone; {
-		moved = c.moved()
-		until := c.server.clock() + halfOpenFor
-		for c.state != gone && c.server.clock() < until { // a handler that sets a deadline wakes it before
-			if c.rest(until) {
-				return os.ErrDeadlineExceeded // net/http has the answer, and ends its look
-			}
+	moved, until := c.moved(), c.server.clock()+halfOpenFor
+	for c.state != gone {
+		if c.rest(until) {
+			return os.ErrDeadlineExceeded // net/http has the answer, and ends its look
 		}
+		if c.server.clock() < until {
+			continue // woken by a deadline yet to come, of the handler's
+		}
+		before := moved
+		if moved = c.moved(); moved == before {
+			break
+		}
+		until = c.server.clock() + halfOpenFor
 	}
 	return io.EOF
 }
@@ -303,101 +307,12 @@ func (c *conn) ReadFrom(r io.Reader) (n int64, err error) {
 	return n, err
 }
 
-// CloseWrite lets net/http close in two steps, so that an answer is not lost
-// to a reset where the client is still sending.
-func (c *conn) CloseWrite() error {
-	c.mu.Lock()
-	c.said = true
-	c.mu.Unlock()
-	if cw, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return cw.CloseWrite()
-	}
-	return errors.ErrUnsupported
-}
-
 // SyscallConn gives access to the socket.
 func (c *conn) SyscallConn() (syscall.RawConn, error) {
 	if sc, ok := c.Conn.(syscall.Conn); ok {
 		return sc.SyscallConn()
 	}
 	return nil, errors.ErrUnsupported
-}
-
-// Close closes the connection once what the client still sends has been taken
-// off it, if there is such, and in a stop once the client has all that was
-// written: a reset would overtake the answer (RFC 9112 section 9.6).
-func (c *conn) Close() error {
-	c.mu.Lock()
-	first := c.state != gone
-	running := len(c.streams) > 0 // their handlers are waited for
-	linger, hear := false, false
-	if first {
-		if c.state == busy && c.current != nil && c.current.old && c.server.cutting.Load() {
-			resets(c.Conn) // or what there is of the answer would pass for the whole
-		}
-		answered := c.state == busy && c.current != nil
-		if (answered || c.state == multi) && !c.server.cutting.Load() {
-			hear = answered && (c.requests.bodyLeft() || arrived(c.Conn))
-			linger = hear
-			if !hear && c.server.stop.closing.Load() {
-				net, _ := tcpState(c.Conn)
-				linger = net.unacked
-			}
-		}
-		if c.state == hijacked && c.server.stop.closing.Load() && !c.server.cutting.Load() {
-			c.server.hijackedEnded.Add(1)
-		}
-		c.answered()
-		c.state = gone
-		if c.timer != nil {
-			c.timer.Stop()
-		}
-		if c.alarm != nil {
-			c.alarm.Stop()
-		}
-		c.wake()
-	}
-	c.mu.Unlock()
-	if linger {
-		c.linger(hear)
-	}
-	err := c.Conn.Close()
-	if first && !running {
-		c.server.untrack(c)
-	}
-	return err
-}
-
-// linger sends our FIN and discards what the client has still to say, until it
-// closes too, or has all that was sent to it; with hear, not before it has said
-// nothing for a second. It takes lingerFor at most, in a stop from when something
-// has last reached the client.
-func (c *conn) linger(hear bool) {
-	if c.CloseWrite() != nil {
-		return
-	}
-	var buf [4096]byte
-	var acked int64
-	quiet, wait := !hear, time.Millisecond
-	for end := time.Now().Add(lingerFor); time.Now().Before(end); wait = min(2*wait, 100*time.Millisecond) {
-		net, _ := tcpState(c.Conn)
-		if quiet && !net.unacked {
-			return
-		}
-		if net.acked > acked && c.server.stop.closing.Load() {
-			acked, end = net.acked, time.Now().Add(lingerFor)
-		}
-		if !quiet {
-			wait = time.Second
-		}
-		c.Conn.SetReadDeadline(time.Now().Add(wait))
-		_, err := c.Conn.Read(buf[:])
-		silent := errors.Is(err, os.ErrDeadlineExceeded)
-		if err != nil && !silent {
-			return
-		}
-		quiet = silent || !hear
-	}
 }
 
 // answered ends the current request, if there is one, and counts it if its
@@ -407,14 +322,6 @@ func (c *conn) answered() {
 		c.server.count(c.current, HTTP1)
 	}
 	c.current = nil
-}
-
-// speaks2 notes that HTTP/2 is about to begin on the connection.
-func (c *conn) speaks2() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.http2 = true
-	c.requests.stop()
 }
 
 // hijack notes that a handler has taken the connection over.
@@ -427,24 +334,13 @@ func (c *conn) hijack() {
 	}
 }
 
-// active notes that the connection has streams.
-func (c *conn) active() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.open = c.http2
-}
-
-// answering reports whether there is a stream whose handler is running, or
-// whose answer has not been written to its end. c.mu is held.
-func (c *conn) answering() bool { return c.open || len(c.streams) > 0 }
-
 // idle notes that a request was answered and the connection stays open, or that
 // a connection has begun to speak HTTP/2, or has no stream left.
 func (c *conn) idle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.http2 {
-		c.open, c.ended, c.latest = false, 0, nil
+		c.streams.none()
 		if c.state == fresh || c.state == busy {
 			c.state = multi
 			c.stay()
@@ -535,7 +431,7 @@ func (c *conn) tellIn(d time.Duration) {
 func (c *conn) tell() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.state != fresh && c.state != idle && (c.state != multi || c.answering()) || c.told {
+	if c.state != fresh && c.state != idle && (c.state != multi || c.streams.any()) || c.told {
 		return
 	}
 	if left := time.Until(c.until); left > 0 { // a timer of an earlier pause
@@ -562,22 +458,7 @@ func (c *conn) under(now time.Time) []Request {
 		}
 		return nil
 	case multi, gone: // gone: its handlers may not know yet
-		var list []Request
-		add := func(res *response2) {
-			list = append(list, Request{Class: HTTP2, Client: client, Method: res.method, Path: res.path(),
-				Age: now.Sub(res.begun), Sent: res.wrote.Load()})
-		}
-		for res := range c.streams {
-			add(res)
-		}
-		switch {
-		case c.state != multi || !c.open || len(list) > 0:
-		case c.ended == 1:
-			add(c.latest) // its answer waits for the client
-		case c.ended > 1:
-			list = append(list, Request{Class: HTTP2, Client: client}) // one or more of those
-		}
-		return list
+		return c.streams.under(now, client)
 	case busy, hijacked:
 		if c.said && c.state == busy {
 			return nil // it has its answer, and is only being heard out

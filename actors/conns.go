@@ -73,7 +73,7 @@ func (s *server) release() {
 		case !c.until.IsZero():
 		case c.state == fresh || c.state == idle:
 			c.keep()
-		case c.state == multi && !c.answering():
+		case c.state == multi && !c.streams.any():
 			c.leave()
 		}
 		c.mu.Unlock()
@@ -127,10 +127,10 @@ func (s *server) counts() counts {
 			if c.current != nil {
 				n.inFlight++
 			}
-		case c.state != fresh && c.answering():
+		case c.streams.any():
 			n.busy++
-			n.inFlight += len(c.streams)
-			n.streams += len(c.streams)
+			n.inFlight += len(c.streams.running)
+			n.streams += len(c.streams.running)
 		case c.state == fresh:
 			n.fresh++
 		case c.state == idle, c.state == multi:

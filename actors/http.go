@@ -279,7 +279,7 @@ func (s *server) drain(open int, closed <-chan error) (cut []Request) {
 	defer cancel()
 	if late {
 		cancel()     // there is nothing to wait for any more
-		s.closeAll() // before TLS says that all is well, or waits to say so
+		s.closeAll() // hijacked ones, too; and before TLS says that all is well, or waits to say so
 	}
 	err := s.http.Shutdown(ctx)
 	if err != nil && ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
@@ -290,7 +290,7 @@ func (s *server) drain(open int, closed <-chan error) (cut []Request) {
 	for ; open > 0; open-- {
 		<-closed
 	}
-	s.closeAll() // hijacked ones, which http.Server does not know
+	s.closeAll() // who came in by an Accept that was under way
 	for i, r := range cut {
 		if i == mostNamed {
 			level.Warn(s.logger).Log("msg", "more requests cut", "more", len(cut)-i)

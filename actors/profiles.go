@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// profiles serves the profiles that net/http/pprof does, for go tool pprof. That package
-// would put itself into http.DefaultServeMux, which somebody may serve to the
-// world, as soon as it is imported. A profile that takes its time ends when
-// closing does.
+// profiles serves the profiles that net/http/pprof does, for go tool pprof. That
+// package would put itself into http.DefaultServeMux, which somebody may serve
+// to the world, as soon as it is imported. A profile that takes its time ends
+// when closing does.
 func profiles(mux *http.ServeMux, closing <-chan struct{}) {
 	mux.HandleFunc("GET /debug/pprof/{$}", func(w http.ResponseWriter, r *http.Request) {
 		for _, p := range pprof.Profiles() {

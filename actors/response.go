@@ -95,29 +95,6 @@ func (c *conn) endBody(res *response) {
 	}
 }
 
-func (c *conn) beginStream(res *response2) {
-	res.begun = time.Now()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.streams == nil {
-		c.streams = make(map[*response2]struct{})
-	}
-	c.streams[res] = struct{}{}
-}
-
-func (c *conn) endStream(res *response2) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.streams, res)
-	if c.open { // else the client has given it up
-		c.ended, c.latest = c.ended+1, res
-	}
-	c.server.count(&res.response, HTTP2)
-	if c.state == gone && len(c.streams) == 0 {
-		c.server.untrack(c)
-	}
-}
-
 // response is the ResponseWriter that handlers get: net/http's, with a look at
 // the header just before it is sent, which may be long after the stop began.
 type response struct {
@@ -196,32 +173,4 @@ func (w *response1) ReadFrom(r io.Reader) (int64, error) {
 
 func (w *response1) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return w.ResponseWriter.(http.Hijacker).Hijack()
-}
-
-// response2 adds what only HTTP/2 has, and what naming a stream needs, whose
-// bytes no connection counts.
-type response2 struct {
-	response
-	begun time.Time    // when the handler was called
-	wrote atomic.Int64 // bytes of the body
-}
-
-// Push is http.Pusher's. Most clients refuse to be pushed anything.
-func (w *response2) Push(target string, opts *http.PushOptions) error {
-	if p, ok := w.ResponseWriter.(http.Pusher); ok {
-		return p.Push(target, opts)
-	}
-	return http.ErrNotSupported
-}
-
-func (w *response2) Write(p []byte) (int, error) {
-	n, err := w.response.Write(p)
-	w.wrote.Add(int64(n))
-	return n, err
-}
-
-func (w *response2) WriteString(s string) (int, error) {
-	n, err := w.response.WriteString(s)
-	w.wrote.Add(int64(n))
-	return n, err
 }

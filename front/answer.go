@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // answer is the way from ReverseProxy to the client. It flushes each part of a
@@ -90,7 +89,7 @@ func (a *answer) leaveBody() {
 		b.reading.Unlock()
 		return
 	}
-	http.NewResponseController(a.ResponseWriter).SetReadDeadline(time.Unix(1, 0))
+	http.NewResponseController(a.ResponseWriter).SetReadDeadline(aLongTimeAgo)
 	b.reading.Lock() // a Read under way has ended
 	defer b.reading.Unlock()
 	b.end(http.ErrBodyReadAfterClose)

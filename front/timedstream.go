@@ -81,7 +81,7 @@ func (s *timedStream) expired() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.until != 0 && now() >= s.until && !s.over {
-		s.rc.SetReadDeadline(time.Unix(1, 0))
+		s.rc.SetReadDeadline(aLongTimeAgo)
 	}
 }
 

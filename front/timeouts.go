@@ -57,6 +57,9 @@ func timeout(d, otherwise time.Duration) time.Duration {
 // the far future. Only its seconds count, so that a word can be said anew.
 var renewed = time.Unix(1<<36, 0x1a57ca11)
 
+// aLongTimeAgo is a deadline that makes a blocked Read return.
+var aLongTimeAgo = time.Unix(1, 0)
+
 // Timeouts applies cfg.Read to the bodies of requests. For those of HTTP/1 it
 // needs the connections of a [TimeoutListener], and does nothing on others; it
 // does not touch the request or its body. A request without a body costs

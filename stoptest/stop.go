@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"strconv"
-	"sync"
 	"time"
 
 	"lastcall/stoptest/line"
@@ -50,8 +49,7 @@ type trial struct {
 	srv     *server
 	helper  *server // runs the reload command; nil: there is none
 	traffic *load.Load
-	ledger  load.Ledger
-	ended   chan struct{} // closed when ledger is known: all clients have ended
+	ended   chan struct{} // closed when all clients have
 }
 
 // run starts the server, and returns when nothing of it is left. An error says
@@ -103,28 +101,24 @@ func (t *trial) run(ctx context.Context) (stop report.Stop, err error) {
 		return stop, err
 	}
 	watch := watchClients()
-	t.ended = make(chan struct{})
-	wait := sync.OnceFunc(func() { // once no more clients are added
-		go func() {
-			t.ledger = t.traffic.Wait()
-			close(t.ended)
-		}()
-	})
 	defer func() {
 		t.traffic.Stop()
 		t.srv.kill()
 		if t.helper != nil {
 			t.helper.kill()
 		}
-		wait()
-		<-t.ended
+		t.traffic.Wait()
 		watch.end()
 	}()
 	t.show("warming up", t.traffic)
 	if err := t.warm(running, late); err != nil {
 		return stop, t.why(err)
 	}
-	wait()
+	t.ended = make(chan struct{}) // no more clients are added from here on
+	go func() {
+		t.traffic.Wait()
+		close(t.ended)
+	}()
 
 	told := time.Now()
 	t.traffic.Signalled(told)
@@ -155,7 +149,7 @@ func (t *trial) run(ctx context.Context) (stop report.Stop, err error) {
 	if err := t.srv.kill(); err != nil {
 		return stop, fmt.Errorf("end what is left of %s: %w", t.command[0], err)
 	}
-	<-t.ended
+	ledger := t.traffic.Wait()
 
 	stop.Date = told
 	stop.DidNotStop = t.reload == "" && !exited
@@ -166,7 +160,7 @@ func (t *trial) run(ctx context.Context) (stop report.Stop, err error) {
 	if exited && t.reload == "" {
 		stop.LeftBehind = t.srv.left
 	}
-	fill(&stop, &t.ledger, clients, t.reload != "")
+	fill(&stop, &ledger, clients, t.reload != "")
 	return stop, nil
 }
 
