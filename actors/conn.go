@@ -70,6 +70,7 @@ type conn struct {
 	longest  time.Duration // the client's longest recent pause; 0: none yet
 	greeting handshake     // under TLS, which begins with it
 	requests framing       // where requests end; not under TLS
+	taken    int64         // bytes received
 	ahead    bool          // the first byte of the next request was handed out early
 	begun    bool          // the next request has begun before the answer to the current one ended
 	deadline time.Time     // what net/http wants as read deadline
@@ -181,6 +182,7 @@ func (c *conn) received(p []byte, next bool) (n int) {
 
 // take is received. c.mu is held.
 func (c *conn) take(p []byte, next bool) (n int) {
+	c.taken += int64(len(p))
 	if !c.greeting.over && c.greeting.take(p) == len(p) {
 		c.since = c.server.clock() // nothing was asked yet
 		c.stay()
@@ -213,7 +215,11 @@ func (c *conn) more() bool {
 		return true
 	}
 	behind, body := c.requests.behind()
-	return behind || body == 0 && arrived(c.Conn) || body > 0 && unread(c.Conn) > body
+	waiting := unread(c.Conn)
+	if net, ok := tcpState(c.Conn); ok { // a Read may have some of it, and not have come to take yet
+		waiting = max(waiting, net.received-c.taken)
+	}
+	return behind || body >= 0 && waiting > body
 }
 
 // sendsNoMore is what the look for the next request ends with when the client

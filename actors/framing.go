@@ -14,12 +14,12 @@ type framing struct {
 	line    int    // bytes in the line so far; a CR at its end is not counted
 	cr      bool   // the last byte was that CR
 	ended   bool   // an empty line was the last that was handed out
-	body    int64  // bytes of the current body yet to come; -1: it is chunked
+	body    int64  // bytes of the current body yet to come; -1: unknown
 	pending []byte // arrived, not yet handed out
 }
 
 // stop ends the following; what is pending is still handed out.
-func (f *framing) stop() { f.on, f.body = false, 0 }
+func (f *framing) stop() { f.on, f.body = false, -1 }
 
 // beginBody says that a header has been read, and what it says of the body's
 // length: -1 is unknown.
@@ -109,8 +109,8 @@ func (f *framing) end(p []byte) int {
 // behind reports whether something of a further request is pending. body is how
 // many bytes that are not will come before one; -1 is unknown.
 func (f *framing) behind() (is bool, body int64) {
-	if f.body < 0 || !f.on {
-		return f.body == 0 && len(f.pending) > 0, -1
+	if f.body < 0 || !f.on && f.body > 0 { // records are longer than what is in them
+		return false, -1
 	}
 	n := int64(len(f.pending))
 	return n > f.body, max(f.body-n, 0)

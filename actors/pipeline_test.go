@@ -435,11 +435,9 @@ func TestPipelinedOverTLS(t *testing.T) {
 			c := &client{t, nc, bufio.NewReader(nc)}
 			c.send(first)
 			<-entered
-			time.Sleep(100 * time.Millisecond) // net/http looks for the next request by now
-			c.send(get)
-			time.Sleep(100 * time.Millisecond)
 			s.end()
 			s.until(t, actors.Draining)
+			c.send(get) // has arrived, read or not, when that returns
 			close(proceed)
 			for i := range 2 {
 				if body, last := c.answer(); body != "hello" || last != (i == 1) {
