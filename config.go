@@ -112,7 +112,7 @@ func (c *config) flags() *flag.FlagSet {
 	fs.StringVar(&c.logLevel, "log-level", "info", "")
 	fs.IntVar(&c.maxHeaderBytes, "max-header-bytes", 64<<10, "")
 	fs.BoolVar(&c.version, "version", false, "")
-	fs.String("config", "", "")
+	fs.Var(new(given), "config", "")
 
 	setting := func(value *time.Duration, name string, otherwise time.Duration) {
 		*value = otherwise

@@ -43,6 +43,7 @@ func TestServeBadSettings(t *testing.T) {
 		stderr string
 	}{
 		{"unknown flag", []string{"-nonsense"}, "", 2, "flag provided but not defined: -nonsense"},
+		{"no configuration", []string{"-config", ""}, "", 2, `invalid value "" for flag -config: want a value, or not the flag`},
 		{"argument", []string{"public"}, "", 2, `unexpected argument "public": settings are flags, such as -dir public`},
 		{"negative", []string{"-grace", "-1s"}, "", 2, `invalid value "-1s" for flag -grace: "-1s" is not a duration of zero or more, such as 30s`},
 		{"no unit", []string{"-lame-duck", "5"}, "", 2, `invalid value "5" for flag -lame-duck: "5" is not a duration of zero or more, such as 30s`},
