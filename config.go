@@ -11,6 +11,8 @@ import (
 	"net"
 	"os"
 	"path"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -99,19 +101,20 @@ func (c *config) flags() *flag.FlagSet {
 	c.listen = addresses{list: []string{":8080"}}
 	fs.Var(&c.listen, "listen", "")
 	fs.Var((*given)(&c.dir), "dir", "")
-	fs.BoolVar(&c.list, "list", false, "")
+	fs.Var((*boolean)(&c.list), "list", "")
 	fs.Var((*given)(&c.proxy), "proxy", "")
 	fs.Var((*given)(&c.tlsCert), "tls-cert", "")
 	fs.Var((*given)(&c.tlsKey), "tls-key", "")
-	fs.BoolVar(&c.h2c, "h2c", false, "")
+	fs.Var((*boolean)(&c.h2c), "h2c", "")
 	fs.Var((*given)(&c.admin), "admin", "")
 	fs.StringVar(&c.healthPrefix, "health-prefix", "/", "")
 	fs.Var((*given)(&c.report), "report", "")
-	fs.BoolVar(&c.accessLog, "access-log", false, "")
-	fs.StringVar(&c.logFormat, "log-format", "logfmt", "")
-	fs.StringVar(&c.logLevel, "log-level", "info", "")
-	fs.IntVar(&c.maxHeaderBytes, "max-header-bytes", 64<<10, "")
-	fs.BoolVar(&c.version, "version", false, "")
+	fs.Var((*boolean)(&c.accessLog), "access-log", "")
+	c.logFormat, c.logLevel, c.maxHeaderBytes = "logfmt", "info", 64<<10
+	fs.Var(choice{&c.logFormat, []string{"logfmt", "json"}}, "log-format", "")
+	fs.Var(choice{&c.logLevel, []string{"debug", "info", "warn", "error"}}, "log-level", "")
+	fs.Var((*size)(&c.maxHeaderBytes), "max-header-bytes", "")
+	fs.Var((*boolean)(&c.version), "version", "")
 	fs.Var(new(given), "config", "")
 
 	setting := func(value *time.Duration, name string, otherwise time.Duration) {
@@ -177,25 +180,14 @@ func tidy(err error) error {
 	for _, prefix := range []string{"error parsing commandline arguments: ", "error parsing environment variables: "} {
 		s = strings.TrimPrefix(s, prefix)
 	}
+	if strings.HasPrefix(s, "flag provided but not defined") {
+		s += "; -help lists those there are"
+	}
 	return errors.New(s)
 }
 
 // check finds what no single value can tell.
 func (c *config) check() error {
-	oneOf := func(name, value string, choices ...string) error {
-		for _, choice := range choices {
-			if value == choice {
-				return nil
-			}
-		}
-		return fmt.Errorf("-%s %q: want %s", name, value, strings.Join(choices, ", "))
-	}
-	if err := errors.Join(
-		oneOf("log-format", c.logFormat, "logfmt", "json"),
-		oneOf("log-level", c.logLevel, "debug", "info", "warn", "error"),
-	); err != nil {
-		return err
-	}
 	if c.admin != "" {
 		if err := checkAddress(c.admin); err != nil {
 			return fmt.Errorf("-admin: %w", err)
@@ -215,8 +207,6 @@ func (c *config) check() error {
 		return errors.New("-tls-key: want -tls-cert with it")
 	case c.h2c && c.tlsCert != "":
 		return errors.New("-h2c: HTTP/2 without TLS; want it without -tls-cert, which brings HTTP/2 too")
-	case c.maxHeaderBytes <= 0 || c.maxHeaderBytes > 1<<30:
-		return fmt.Errorf("-max-header-bytes %d: want a number of bytes from 1 to 1073741824", c.maxHeaderBytes)
 	case c.healthPrefix != "off" && (!strings.HasPrefix(c.healthPrefix, "/") || path.Clean(c.healthPrefix) != "/"+strings.Trim(c.healthPrefix, "/")):
 		return fmt.Errorf("-health-prefix %q: want a path such as / or /-/health, or off", c.healthPrefix)
 	}
@@ -286,6 +276,51 @@ func (g *given) Set(s string) error {
 		return errors.New("want a value, or not the flag")
 	}
 	*g = given(s)
+	return nil
+}
+
+// choice is one of a few words.
+type choice struct {
+	value *string
+	of    []string
+}
+
+func (c choice) String() string { return *c.value }
+
+func (c choice) Set(s string) error {
+	if !slices.Contains(c.of, s) {
+		return fmt.Errorf("%q is none of %s", s, strings.Join(c.of, ", "))
+	}
+	*c.value = s
+	return nil
+}
+
+// boolean says what it wants, which flag's own does not.
+type boolean bool
+
+func (b *boolean) String() string   { return strconv.FormatBool(bool(*b)) }
+func (b *boolean) IsBoolFlag() bool { return true }
+
+func (b *boolean) Set(s string) error {
+	v, err := strconv.ParseBool(s)
+	if err != nil {
+		return fmt.Errorf("%q is not true or false", s)
+	}
+	*b = boolean(v)
+	return nil
+}
+
+// size is a number of bytes.
+type size int
+
+func (n *size) String() string { return strconv.Itoa(int(*n)) }
+
+func (n *size) Set(s string) error {
+	v, err := strconv.Atoi(s)
+	if err != nil || v < 1 || v > 1<<30 {
+		return fmt.Errorf("%q is not a number of bytes from 1 to 1073741824", s)
+	}
+	*n = size(v)
 	return nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"runtime/debug"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -42,7 +43,7 @@ func TestServeBadSettings(t *testing.T) {
 		status int
 		stderr string
 	}{
-		{"unknown flag", []string{"-nonsense"}, "", 2, "flag provided but not defined: -nonsense"},
+		{"unknown flag", []string{"-nonsense"}, "", 2, "flag provided but not defined: -nonsense; -help lists those there are"},
 		{"no configuration", []string{"-config", ""}, "", 2, `invalid value "" for flag -config: want a value, or not the flag`},
 		{"argument", []string{"public"}, "", 2, `unexpected argument "public": settings are flags, such as -dir public`},
 		{"negative", []string{"-grace", "-1s"}, "", 2, `invalid value "-1s" for flag -grace: "-1s" is not a duration of zero or more, such as 30s`},
@@ -56,18 +57,22 @@ func TestServeBadSettings(t *testing.T) {
 		{"address", []string{"-listen", "8080"}, "", 2, `invalid value "8080" for flag -listen: address "8080": want HOST:PORT, :PORT or unix:PATH`},
 		{"taken", []string{"-listen", taken}, "", 1, "-listen " + taken + ": listen tcp " + taken + ": bind: address already in use"},
 		{"second taken", []string{"-listen", "127.0.0.1:0", "-listen", taken}, "", 1, "-listen " + taken + ": listen tcp " + taken + ": bind: address already in use"},
-		{"log format", []string{"-log-format", "xml"}, "", 2, `-log-format "xml": want logfmt, json`},
-		{"log level", nil, "LASTCALL_LOG_LEVEL=loud", 2, `-log-level "loud": want debug, info, warn, error`},
+		{"log format and level", []string{"-log-format", "xml", "-log-level", "loud"}, "", 2, `invalid value "xml" for flag -log-format: "xml" is none of logfmt, json`},
+		{"yes or no", nil, "LASTCALL_ACCESS_LOG=maybe", 2, `error setting flag "access-log" from environment variable "LASTCALL_ACCESS_LOG": "maybe" is not true or false`},
+		{"not here", []string{"-listen", "192.0.2.1:0"}, "", 1, "-listen 192.0.2.1:0: listen tcp 192.0.2.1:0: bind: " + syscall.EADDRNOTAVAIL.Error()},
+		{"taken, and an admin", []string{"-listen", taken, "-admin", "127.0.0.1:0"}, "", 1, "-listen " + taken + ": listen tcp " + taken + ": bind: address already in use"},
+		{"log format", []string{"-log-format", "xml"}, "", 2, `invalid value "xml" for flag -log-format: "xml" is none of logfmt, json`},
+		{"log level", nil, "LASTCALL_LOG_LEVEL=loud", 2, `error setting flag "log-level" from environment variable "LASTCALL_LOG_LEVEL": "loud" is none of debug, info, warn, error`},
 		{"certificate alone", []string{"-tls-cert", file}, "", 2, "-tls-cert: want -tls-key with it"},
 		{"key alone", nil, "LASTCALL_TLS_KEY=" + file, 2, "-tls-key: want -tls-cert with it"},
 		{"no certificate", []string{"-tls-cert", file, "-tls-key", file}, "", 2, "-tls-cert, -tls-key: " + file + ": no certificate in it (want -----BEGIN CERTIFICATE-----)"},
 		{"no key", []string{"-tls-cert", file, "-tls-key", dir + "/none"}, "", 2, "-tls-cert, -tls-key: stat " + dir + "/none: no such file or directory"},
 		{"TLS and not", []string{"-h2c", "-tls-cert", file, "-tls-key", file}, "", 2, "-h2c: HTTP/2 without TLS; want it without -tls-cert, which brings HTTP/2 too"},
-		{"header bytes", []string{"-max-header-bytes", "0"}, "", 2, "-max-header-bytes 0: want a number of bytes from 1 to 1073741824"},
+		{"header bytes", []string{"-max-header-bytes", "0"}, "", 2, `invalid value "0" for flag -max-header-bytes: "0" is not a number of bytes from 1 to 1073741824`},
 		{"admin", []string{"-admin", "9090"}, "", 2, `-admin: address "9090": want HOST:PORT, :PORT or unix:PATH`},
 		{"admin taken", []string{"-listen", "127.0.0.1:0", "-admin", taken}, "", 1, "-admin " + taken + ": listen tcp " + taken + ": bind: address already in use"},
 		{"health prefix", []string{"-health-prefix", "health"}, "", 2, `-health-prefix "health": want a path such as / or /-/health, or off`},
-		{"too many header bytes", []string{"-max-header-bytes", "1073741825"}, "", 2, "-max-header-bytes 1073741825: want a number of bytes from 1 to 1073741824"},
+		{"too many header bytes", []string{"-max-header-bytes", "1073741825"}, "", 2, `invalid value "1073741825" for flag -max-header-bytes: "1073741825" is not a number of bytes from 1 to 1073741824`},
 		{"empty", []string{"-tls-cert", "", "-tls-key", ""}, "", 2, `invalid value "" for flag -tls-cert: want a value, or not the flag`},
 		{"empty environment", []string{"-listen", taken}, "LASTCALL_DIR=", 1, "-listen " + taken + ": listen tcp " + taken + ": bind: address already in use"},
 		{"version of an image", []string{"-listen", taken}, "LASTCALL_VERSION=1.2.3", 1, "-listen " + taken + ": listen tcp " + taken + ": bind: address already in use"},

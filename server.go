@@ -41,16 +41,14 @@ func newService(cfg config, stop *actors.Stop, logger log.Logger) (s service, er
 			return s, usageError{fmt.Errorf("-tls-cert, -tls-key: %w", err)}
 		}
 	}
+	if s.listeners, err = listen(cfg.listen); err != nil {
+		return s, err
+	}
 	if cfg.admin != "" {
 		if s.admin, err = listenAdmin(cfg.admin, logger); err != nil {
+			closeAll(s.listeners)
 			return s, fmt.Errorf("-admin %s: %w", cfg.admin, err)
 		}
-	}
-	if s.listeners, err = listen(cfg.listen); err != nil {
-		if s.admin != nil {
-			s.admin.Close()
-		}
-		return s, err
 	}
 	for i, l := range s.listeners {
 		s.listeners[i] = front.TimeoutListener(l, timeouts(cfg))
@@ -99,9 +97,7 @@ func timeouts(cfg config) front.TimeoutConfig {
 func listen(addrs addresses) (listeners []net.Listener, err error) {
 	defer func() {
 		if err != nil {
-			for _, l := range listeners {
-				l.Close()
-			}
+			closeAll(listeners)
 		}
 	}()
 	if listeners, err = passed(); err != nil || len(listeners) > 0 && !addrs.set {
@@ -115,6 +111,12 @@ func listen(addrs addresses) (listeners []net.Listener, err error) {
 		listeners = append(listeners, l)
 	}
 	return listeners, nil
+}
+
+func closeAll(listeners []net.Listener) {
+	for _, l := range listeners {
+		l.Close()
+	}
 }
 
 func addrs(listeners []net.Listener) string {
