@@ -109,7 +109,8 @@ func (p *process) signal(t testing.TB, sig os.Signal) time.Time {
 	return at
 }
 
-// wait waits for the end, and returns the exit status, as a shell words it.
+// wait waits for the end, and returns the exit status, as a shell words it: 128
+// and the signal that ended it. None may say so by exit.
 func (p *process) wait(t testing.TB) int {
 	t.Helper()
 	select {
@@ -120,7 +121,11 @@ func (p *process) wait(t testing.TB) int {
 	if ws := p.cmd.ProcessState.Sys().(syscall.WaitStatus); ws.Signaled() {
 		return 128 + int(ws.Signal())
 	}
-	return p.cmd.ProcessState.ExitCode()
+	status := p.cmd.ProcessState.ExitCode()
+	if status > 128 {
+		t.Errorf("%v ended by exit(%d), want by the signal itself", p.cmd.Args, status)
+	}
+	return status
 }
 
 // until waits for a line in the log.

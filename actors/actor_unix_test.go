@@ -47,6 +47,20 @@ func TestSecondInterrupt(t *testing.T) {
 	}
 }
 
+// A signal that comes before execute is not lost, nor does it kill.
+func TestSignalBeforeExecute(t *testing.T) {
+	var stop actors.Stop
+	execute, interrupt := actors.Signal(&stop, syscall.SIGTERM)
+	if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	err := execute()
+	if got := new(run.SignalError); !errors.As(err, &got) || got.Signal != syscall.SIGTERM {
+		t.Errorf("execute() = %v, want the signal", err)
+	}
+	interrupt(err)
+}
+
 // Also where nothing serves: the program is killed, not left to itself.
 func TestSecondInterruptWithoutServer(t *testing.T) {
 	var log lines

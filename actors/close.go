@@ -67,7 +67,7 @@ func (c *conn) linger(hear bool) {
 	var buf [4096]byte
 	var acked int64
 	hearing, wait := hear, time.Millisecond
-	for end := time.Now().Add(lingerFor); time.Now().Before(end); wait = min(2*wait, 100*time.Millisecond) {
+	for end := time.Now().Add(lingerFor); time.Now().Before(end); wait = min(2*wait, 20*time.Millisecond) {
 		net, _ := tcpState(c.Conn)
 		if !hearing && !net.unacked {
 			return

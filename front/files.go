@@ -18,8 +18,9 @@ import (
 //
 // There is no way out of the directory: a path or symbolic link that leads
 // outside is not found ([os.Root]). Names that begin with a dot are not found
-// and not listed, but for .well-known (RFC 8615). Neither are devices, sockets
-// and pipes, which could block.
+// and not listed, but for .well-known (RFC 8615); a link of another name leads
+// to them, as in a volume of a Kubernetes ConfigMap, where all files are links
+// into ..data. Devices, sockets and pipes, which could block, are not found.
 //
 // The directory is opened once, here. If it is moved or replaced later, the
 // one that was opened is still the one that is served.

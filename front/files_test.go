@@ -47,6 +47,7 @@ func site(t testing.TB) string {
 		"site/plain/<i>&.txt":                "markup",
 		"site/plain/.hidden":                 "secret",
 		"site/.env":                          "secret",
+		"site/..2026_11_24/mounted.txt":      "mounted",
 		"site/..odd":                         "secret",
 		"site/.git/config":                   "secret",
 		"site/.git/index.html":               "secret",
@@ -55,15 +56,16 @@ func site(t testing.TB) string {
 		"site/odd/index.html/not-a-file.txt": "index.html is a directory",
 	})
 	for link, to := range map[string]string{
-		"site/inside.txt":         "a.txt",
-		"site/inside-dir":         "docs",
-		"site/outside.txt":        "../secret.txt",
-		"site/outside-dir":        "../secrets",
-		"site/absolute.txt":       filepath.Join(dir, "secret.txt"),
-		"site/loop":               "loop",
-		"site/dangling":           "nowhere",
-		"site/trap/index.html":    "../../secret.txt",
-		"site/visible-hidden.txt": ".env",
+		"site/inside.txt":      "a.txt",
+		"site/inside-dir":      "docs",
+		"site/outside.txt":     "../secret.txt",
+		"site/outside-dir":     "../secrets",
+		"site/absolute.txt":    filepath.Join(dir, "secret.txt"),
+		"site/loop":            "loop",
+		"site/dangling":        "nowhere",
+		"site/trap/index.html": "../../secret.txt",
+		"site/..data":          "..2026_11_24", // as a ConfigMap's volume
+		"site/mounted.txt":     "..data/mounted.txt",
 	} {
 		path := filepath.Join(dir, link)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -135,6 +137,8 @@ func TestFiles(t *testing.T) {
 		{"dotfile in well-known", "GET", "/.well-known/.secret", "", 404, "", ""},
 
 		{"link", "GET", "/inside.txt", "", 200, "0123456789", ""},
+		{"link of a ConfigMap", "GET", "/mounted.txt", "", 200, "mounted", ""},
+		{"what it leads to", "GET", "/..data/mounted.txt", "", 404, "", ""},
 		{"link to a directory", "GET", "/inside-dir/", "", 200, "docs", ""},
 		{"link out", "GET", "/outside.txt", "", 404, "", ""},
 		{"link out to a directory", "GET", "/outside-dir/", "", 404, "", ""},

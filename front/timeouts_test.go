@@ -51,7 +51,11 @@ func ExampleTimeoutListener() {
 		return
 	}
 	l = TimeoutListener(l, TimeoutConfig{Write: 50 * time.Millisecond})
-	go net.Dial("tcp", l.Addr().String()) // and reads nothing
+	client, err := net.Dial("tcp", l.Addr().String()) // reads nothing
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
 	nc, err := l.Accept()
 	if err != nil {
 		fmt.Println(err)
@@ -62,6 +66,7 @@ func ExampleTimeoutListener() {
 	}
 	fmt.Println("stalled:", errors.Is(err, os.ErrDeadlineExceeded))
 	nc.Close()
+	client.Close()
 	l.Close()
 	// Output: stalled: true
 }
