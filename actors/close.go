@@ -13,7 +13,8 @@ const lingerFor = 5 * time.Second
 
 // Close closes the connection once what the client still sends has been taken
 // off it, if there is such, and in a stop once the client has all that was
-// written: a reset would overtake the answer (RFC 9112 section 9.6).
+// written: a reset would overtake the answer (RFC 9112 section 9.6). Who took
+// nothing until a write timed out is not waited for again.
 func (c *conn) Close() error {
 	c.mu.Lock()
 	first := c.state != gone
@@ -34,6 +35,7 @@ func (c *conn) Close() error {
 		case c.state == hijacked && closing:
 			c.server.hijackedEnded.Add(1)
 		}
+		linger = linger && !c.stalled.Load()
 		c.answered()
 		c.streams.none()
 		c.state = gone

@@ -62,6 +62,7 @@ type conn struct {
 	server *server
 
 	written atomic.Int64 // bytes; those of a ReadFrom count when it returns
+	stalled atomic.Bool  // a write has come to its deadline: the client has been waited for
 	reading atomic.Int32 // Reads of the socket under way
 
 	mu       sync.Mutex // taken last: a snapshot holds Stop.mu, too
@@ -298,8 +299,15 @@ func (c *conn) lastLook(p []byte, err error) (int, error) {
 
 func (c *conn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
-	c.written.Add(int64(n))
+	c.wrote(int64(n), err)
 	return n, err
+}
+
+func (c *conn) wrote(n int64, err error) {
+	c.written.Add(n)
+	if err != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+		c.stalled.Store(true)
+	}
 }
 
 // ReadFrom keeps sendfile, which net/http looks for on the connection.
@@ -309,7 +317,7 @@ func (c *conn) ReadFrom(r io.Reader) (n int64, err error) {
 	} else {
 		n, err = io.Copy(struct{ io.Writer }{c.Conn}, r)
 	}
-	c.written.Add(n)
+	c.wrote(n, err)
 	return n, err
 }
 

@@ -161,3 +161,28 @@ func TestAnswerAfterItsHandler(t *testing.T) {
 		}
 	})
 }
+
+// A client that has not taken what was written to it until the write timed out
+// is not waited for once more.
+func TestStalledClientEndsWithItsWrite(t *testing.T) {
+	t.Parallel()
+	srv := &http.Server{WriteTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for err := error(nil); err == nil; {
+			_, err = w.Write(make([]byte, 1<<20))
+		}
+	})}
+	s := start(t, new(actors.Stop), srv)
+	c := s.dial(t)
+	c.send(get)
+	for s.stop.Snapshot().InFlight == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	s.end()
+	at := time.Now()
+	if err := s.wait(t); err != nil {
+		t.Errorf("Err() = %v, want nil", err)
+	}
+	if took := time.Since(at); took > 4*time.Second {
+		t.Errorf("the stop took %v, want the second of WriteTimeout", took)
+	}
+}
