@@ -2,6 +2,7 @@ package actors
 
 import (
 	"errors"
+	"io"
 	"net"
 	"os"
 	"time"
@@ -11,10 +12,13 @@ import (
 // sent before it had sent all of its request.
 const lingerFor = 5 * time.Second
 
+// lingerForStalled is the same for a client to whom a write has timed out. It
+// may be slow, or take nothing.
+const lingerForStalled = 2 * time.Second
+
 // Close closes the connection once what the client still sends has been taken
 // off it, if there is such, and in a stop once the client has all that was
-// written: a reset would overtake the answer (RFC 9112 section 9.6). Who took
-// nothing until a write timed out is not waited for again.
+// written: a reset would overtake the answer (RFC 9112 section 9.6).
 func (c *conn) Close() error {
 	c.mu.Lock()
 	first := c.state != gone
@@ -30,12 +34,11 @@ func (c *conn) Close() error {
 		case asked:
 			hear = c.requests.bodyLeft() || arrived(c.Conn)
 			linger = hear || closing && unacked(c.Conn)
-		case c.state == multi:
+		case c.state == idle || c.state == multi:
 			linger = closing && unacked(c.Conn)
 		case c.state == hijacked && closing:
 			c.server.hijackedEnded.Add(1)
 		}
-		linger = linger && !c.stalled.Load()
 		c.answered()
 		c.streams.none()
 		c.state = gone
@@ -59,34 +62,44 @@ func (c *conn) Close() error {
 }
 
 // linger sends our FIN and discards what the client has still to say, until it
-// closes too, or has all that was sent to it; with hear, not before it has said
-// nothing for a second. It takes lingerFor at most, in a stop from when something
-// has last reached the client.
+// has all that was sent to it; with hear, not before it has closed its sending
+// side too, or said nothing for a second. It takes lingerFor at most, or lingerForStalled, in a stop
+// from when something has last reached the client.
 func (c *conn) linger(hear bool) {
 	if c.CloseWrite() != nil {
 		return
 	}
 	var buf [4096]byte
-	var acked int64
+	net, _ := tcpState(c.Conn)
+	acked := net.acked
 	hearing, wait := hear, time.Millisecond
-	for end := time.Now().Add(lingerFor); time.Now().Before(end); wait = min(2*wait, 20*time.Millisecond) {
-		net, _ := tcpState(c.Conn)
+	patience := lingerFor
+	if c.stalled.Load() {
+		patience = lingerForStalled
+	}
+	for end := time.Now().Add(patience); time.Now().Before(end); wait = min(2*wait, 20*time.Millisecond) {
+		net, _ = tcpState(c.Conn)
 		if !hearing && !net.unacked {
 			return
 		}
 		if net.acked > acked && c.server.stop.closing.Load() {
-			acked, end = net.acked, time.Now().Add(lingerFor)
+			acked, end = net.acked, time.Now().Add(patience)
 		}
 		if hearing {
 			wait = time.Second
 		}
 		c.Conn.SetReadDeadline(time.Now().Add(wait))
-		_, err := c.Conn.Read(buf[:])
-		silent := errors.Is(err, os.ErrDeadlineExceeded)
-		if err != nil && !silent {
+		switch _, err := c.Conn.Read(buf[:]); {
+		case err == nil:
+			hearing = hear
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			hearing = false
+		case err == io.EOF: // it may have closed its sending side only
+			hear, hearing = false, false
+			time.Sleep(min(wait, 20*time.Millisecond))
+		default:
 			return
 		}
-		hearing = hear && !silent
 	}
 }
 

@@ -62,7 +62,7 @@ type conn struct {
 	server *server
 
 	written atomic.Int64 // bytes; those of a ReadFrom count when it returns
-	stalled atomic.Bool  // a write has come to its deadline: the client has been waited for
+	stalled atomic.Bool  // a write has come to its deadline
 	reading atomic.Int32 // Reads of the socket under way
 
 	mu       sync.Mutex // taken last: a snapshot holds Stop.mu, too
@@ -277,12 +277,13 @@ func (c *conn) stay() {
 }
 
 // lastLook ends a Read that failed. If that is by the deadline of a connection
-// that was told to close, bytes may have arrived at the same moment: they are
+// that is to close, bytes may have arrived at the same moment: they are
 // what this package is there for.
 func (c *conn) lastLook(p []byte, err error) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.told || c.state == multi || c.state == gone || !errors.Is(err, os.ErrDeadlineExceeded) {
+	told := c.told || c.state == idle && c.server.draining.Load() // or net/http's own idle timeout
+	if !told || c.state == multi || c.state == gone || !errors.Is(err, os.ErrDeadlineExceeded) {
 		return 0, err
 	}
 	n := readNow(c.Conn, p)

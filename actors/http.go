@@ -37,7 +37,7 @@ const mostNamed = 1000
 // spoken, by [http.Server.ServeTLS]; give plain listeners then, not those of
 // tls.NewListener. Without certificates it is plain HTTP, as with
 // [http.Server.Serve]. Under TLS the drain knows less of pipelined requests: a
-// part of the next one that came in one record with the current one is not
+// next one, or a part of it, that came in one read with the current one is not
 // seen.
 //
 // HTTP/2 is net/http's own, as srv.Protocols, srv.HTTP2 and srv.TLSNextProto

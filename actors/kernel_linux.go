@@ -119,7 +119,7 @@ func synReceived(fd int, family byte, port int) (n int, err error) {
 type tcp struct {
 	rtt, rto            time.Duration // round trip and retransmission timeout now
 	unacked             bool          // whether something sent has not been acknowledged
-	acked, received     int64         // bytes sent and acknowledged; bytes arrived, and perhaps a FIN
+	acked, received     int64         // bytes sent and acknowledged; bytes arrived
 	sent, retransmitted uint64        // segments
 }
 
@@ -133,12 +133,16 @@ func tcpState(nc net.Conn) (state tcp, ok bool) {
 	if err != nil {
 		return tcp{}, false
 	}
+	received := int64(info.Bytes_received)
+	if info.State == unix.BPF_TCP_CLOSE_WAIT {
+		received-- // a FIN counts
+	}
 	return tcp{
 		rtt:           time.Duration(info.Rtt) * time.Microsecond,
 		rto:           time.Duration(info.Rto) * time.Microsecond,
 		unacked:       info.Unacked > 0 || info.Notsent_bytes > 0,
 		acked:         int64(info.Bytes_acked),
-		received:      int64(info.Bytes_received),
+		received:      received,
 		sent:          uint64(info.Segs_out),
 		retransmitted: uint64(info.Total_retrans),
 	}, true

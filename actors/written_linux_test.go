@@ -3,6 +3,7 @@ package actors_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -163,10 +164,10 @@ func TestAnswerAfterItsHandler(t *testing.T) {
 }
 
 // A client that has not taken what was written to it until the write timed out
-// is not waited for once more.
+// is waited for less.
 func TestStalledClientEndsWithItsWrite(t *testing.T) {
 	t.Parallel()
-	srv := &http.Server{WriteTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	srv := &http.Server{WriteTimeout: 500 * time.Millisecond, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for err := error(nil); err == nil; {
 			_, err = w.Write(make([]byte, 1<<20))
 		}
@@ -182,7 +183,55 @@ func TestStalledClientEndsWithItsWrite(t *testing.T) {
 	if err := s.wait(t); err != nil {
 		t.Errorf("Err() = %v, want nil", err)
 	}
-	if took := time.Since(at); took > 4*time.Second {
-		t.Errorf("the stop took %v, want the second of WriteTimeout", took)
+	if took := time.Since(at); took > 4500*time.Millisecond {
+		t.Errorf("the stop took %v, want 2.5 s", took)
+	}
+}
+
+// The stop waits for what the kernel still holds, also where nothing more is to
+// be asked: on an idle connection, and on one whose client has closed its
+// sending side.
+func TestStopWaitsForWhatIsWritten(t *testing.T) {
+	const size = 400 << 10
+	for _, halfClosed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("half closed %v", halfClosed), func(t *testing.T) {
+			t.Parallel()
+			proceed := make(chan struct{})
+			s := start(t, &actors.Stop{IdleGrace: 100 * time.Millisecond}, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				<-proceed
+				io.WriteString(w, strings.Repeat("x", size))
+			})})
+			c := s.dial(t)
+			c.Conn.(*net.TCPConn).SetReadBuffer(4 << 10)
+			c.send(get)
+			for s.stop.Snapshot().InFlight == 0 {
+				time.Sleep(time.Millisecond)
+			}
+			if halfClosed {
+				c.Conn.(*net.TCPConn).CloseWrite()
+				s.end()
+				s.until(t, actors.Draining)
+				close(proceed)
+			} else {
+				close(proceed)
+				for s.stop.Snapshot().Idle == 0 {
+					time.Sleep(time.Millisecond)
+				}
+				s.end()
+			}
+			select {
+			case <-s.done:
+				t.Error("the stop has ended before the answer has arrived")
+			case <-time.After(1500 * time.Millisecond):
+			}
+			c.Conn.(*net.TCPConn).SetReadBuffer(1 << 20)
+			if body, last := c.answer(); len(body) != size || last != halfClosed {
+				t.Errorf("answer of %d bytes, last %v, want %d, %v", len(body), last, size, halfClosed)
+			}
+			c.Close()
+			if err := s.wait(t); err != nil {
+				t.Errorf("Err() = %v, want nil", err)
+			}
+		})
 	}
 }

@@ -45,11 +45,16 @@ func (a *answer) WriteHeader(status int) {
 		a.more, _ = strconv.ParseInt(v[0], 10, 64)
 	}
 	if status >= 200 && a.request.ProtoMajor == 1 && a.body.ended() != io.EOF {
-		a.early = true
-		http.NewResponseController(a.ResponseWriter).EnableFullDuplex()
-		a.Header().Set("Connection", "close")
+		a.precede()
 	}
 	a.ResponseWriter.WriteHeader(status)
+}
+
+// precede has the answer begin before the whole request has come.
+func (a *answer) precede() {
+	a.early = true
+	http.NewResponseController(a.ResponseWriter).EnableFullDuplex()
+	a.Header().Set("Connection", "close")
 }
 
 func (a *answer) Write(p []byte) (int, error) {
@@ -101,6 +106,7 @@ func (a *answer) leaveBody() {
 // still being read would be read from the same connection.
 func (a *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if a.body.ended() != io.EOF {
+		a.precede() // the client waits to hear of it
 		return nil, nil, errors.New("the program switched protocols before it had the whole request")
 	}
 	nc, rw, err := http.NewResponseController(a.ResponseWriter).Hijack()
