@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// lingerFor is how long a client is heard out at most whose answer was
-// sent before it had sent all of its request.
+// lingerFor is how long a connection that closes waits at most for its client to
+// say the rest of its request, and to take what was written to it.
 const lingerFor = 5 * time.Second
 
 // lingerForStalled is the same for a client to whom a write has timed out. It
@@ -63,28 +63,28 @@ func (c *conn) Close() error {
 
 // linger sends our FIN and discards what the client has still to say, until it
 // has all that was sent to it; with hear, not before it has closed its sending
-// side too, or said nothing for a second. It takes lingerFor at most, or lingerForStalled, in a stop
-// from when something has last reached the client.
+// side too, or said nothing for a second. It takes lingerFor at most, or
+// lingerForStalled, in a stop from when something has last reached the client.
 func (c *conn) linger(hear bool) {
 	if c.CloseWrite() != nil {
 		return
 	}
 	var buf [4096]byte
-	net, _ := tcpState(c.Conn)
-	acked := net.acked
-	hearing, wait := hear, time.Millisecond
+	acked, hearing := c.moved(), hear
 	patience := lingerFor
 	if c.stalled.Load() {
 		patience = lingerForStalled
 	}
-	for end := time.Now().Add(patience); time.Now().Before(end); wait = min(2*wait, 20*time.Millisecond) {
-		net, _ = tcpState(c.Conn)
+	look := time.Millisecond // how long until the next one for an acknowledgement
+	for end := time.Now().Add(patience); time.Now().Before(end); look = min(2*look, 20*time.Millisecond) {
+		net, _ := tcpState(c.Conn)
 		if !hearing && !net.unacked {
 			return
 		}
 		if net.acked > acked && c.server.stop.closing.Load() {
 			acked, end = net.acked, time.Now().Add(patience)
 		}
+		wait := look
 		if hearing {
 			wait = time.Second
 		}
@@ -96,7 +96,7 @@ func (c *conn) linger(hear bool) {
 			hearing = false
 		case err == io.EOF: // it may have closed its sending side only
 			hear, hearing = false, false
-			time.Sleep(min(wait, 20*time.Millisecond))
+			time.Sleep(look)
 		default:
 			return
 		}

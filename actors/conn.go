@@ -80,10 +80,10 @@ type conn struct {
 	until    time.Time     // while draining, not busy, without streams: when to be told
 	timer    *time.Timer   // fires then
 	current  *response     // the request being answered
+	base     int64         // written before that
 	streams  streams       // HTTP/2: what is being answered
 	http2    bool          // HTTP/2 was agreed on
 	late     bool          // HTTP/2: it came while draining, and was sent GOAWAY
-	base     int64         // written before that
 	said     bool          // all has been written that will be: CloseWrite was called
 
 	// See rest.
@@ -216,11 +216,14 @@ func (c *conn) more() bool {
 		return true
 	}
 	behind, body := c.requests.behind()
+	if behind || body < 0 {
+		return behind
+	}
 	waiting := unread(c.Conn)
 	if net, ok := tcpState(c.Conn); ok { // a Read may have some of it, and not have come to take yet
 		waiting = max(waiting, net.received-c.taken)
 	}
-	return behind || body >= 0 && waiting > body
+	return waiting > body
 }
 
 // sendsNoMore is what the look for the next request ends with when the client
@@ -306,7 +309,7 @@ func (c *conn) Write(p []byte) (int, error) {
 
 func (c *conn) wrote(n int64, err error) {
 	c.written.Add(n)
-	if err != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
 		c.stalled.Store(true)
 	}
 }
