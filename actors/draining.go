@@ -13,10 +13,8 @@ import (
 // It is nil for any other context. Draining and Deadline may be called on nil;
 // nothing else may.
 func StopOf(ctx context.Context) *Stop {
-	if c := requestConn(ctx); c != nil {
-		return c.server.stop
-	}
-	return nil
+	stop, _ := ctx.Value(stopKey{}).(*Stop)
+	return stop
 }
 
 // Draining returns a channel that is closed when the stop enters the phase

@@ -2,15 +2,15 @@ package actors
 
 import (
 	"context"
-	"errors"
 	"net"
 	"net/http"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/go-kit/log"
 	"github.com/go-kit/log/level"
+
+	"lastcall/internal/drain"
 )
 
 // mostNamed is how many requests that were cut are named in the log: clients
@@ -71,59 +71,33 @@ func HTTP(stop *Stop, srv *http.Server, listeners ...net.Listener) (execute func
 	}
 	stop.init()
 	s := &server{
-		stop:   stop,
-		http:   srv,
-		logger: log.With(stop.logger(), "actor", "http"),
-		born:   time.Now(),
-		conns:  make(map[*conn]struct{}),
-		empty:  make(chan struct{}, 1),
-		own:    make(chan time.Time, 1),
-	}
-	for _, l := range listeners {
-		s.doors = append(s.doors, newDoor(l, s))
+		stop:      stop,
+		http:      srv,
+		listeners: listeners,
+		logger:    log.With(stop.logger(), "actor", "http"),
+		own:       make(chan time.Time, 1),
 	}
 	stop.register(s)
 	return s.execute, s.interrupt
 }
 
-// server is an http.Server with its connections known.
+// server is the life cycle of an HTTP actor.
 type server struct {
-	stop   *Stop
-	http   *http.Server
-	logger log.Logger
-	born   time.Time
-	doors  []*door
-	own    chan time.Time // a deadline that a supervisor has set
-
-	tls            bool
-	goaway         *http.Server // its Shutdown sends GOAWAY to the HTTP/2 connections; nil: there is no HTTP/2, or not net/http's own
-	handler        http.Handler // what the caller wants served
-	generalOptions bool         // whether OPTIONS * is answered for it
-
-	draining atomic.Bool
-	cutting  atomic.Bool   // nothing is waited for any more
-	usual    time.Duration // the longest recent pause of any client; set before draining
-	lossy    bool          // whether the network loses packets; set before draining
-
-	served        atomic.Uint64 // requests answered
-	drained       atomic.Uint64 // those of them that were answered once the stop had begun
-	drained2      atomic.Uint64 // those of them over HTTP/2
-	hijackedEnded atomic.Uint64 // hijacked connections that ended by themselves since the stop began
-
-	mu    sync.Mutex
-	conns map[*conn]struct{}
-	empty chan struct{} // told when a connection goes and none is left
+	stop      *Stop
+	http      *http.Server
+	listeners []net.Listener
+	logger    log.Logger
+	own       chan time.Time               // a deadline that a supervisor has set
+	engine    atomic.Pointer[drain.Server] // nil before execute
 }
 
 func (s *server) execute() error {
 	var cut []Request
 	defer func() { s.stop.returns(cut) }()
 
-	c := s.http.TLSConfig
-	s.tls = c != nil && (len(c.Certificates) > 0 || c.GetCertificate != nil || c.GetConfigForClient != nil)
-	if len(s.doors) == 0 {
+	if len(s.listeners) == 0 {
 		addr := s.http.Addr
-		if addr == "" && s.tls {
+		if addr == "" && drain.SpeaksTLS(s.http) {
 			addr = ":https"
 		} else if addr == "" {
 			addr = ":http"
@@ -135,30 +109,89 @@ func (s *server) execute() error {
 			s.stop.leaves(true)
 			return err
 		}
-		s.doors = []*door{newDoor(l, s)}
+		s.listeners = []net.Listener{l}
 	}
-	serve := s.http.Serve
-	if s.tls {
-		serve = func(l net.Listener) error { return s.http.ServeTLS(l, "", "") }
+	connContext := s.http.ConnContext
+	s.http.ConnContext = func(ctx context.Context, nc net.Conn) context.Context {
+		if connContext != nil {
+			ctx = connContext(ctx, nc)
+		}
+		return context.WithValue(ctx, stopKey{}, s.stop)
 	}
-	s.wrap()
-	closed := make(chan error, len(s.doors)) // how each Serve ended
-	for _, d := range s.doors {
-		go func() { closed <- serve(d) }()
-	}
+	engine := drain.New(s.http, s.listeners, policy{s.stop}, s.logger)
+	s.engine.Store(engine)
+	closed := engine.Start()
 	s.stop.serves()
 
 	var failed error
-	open := len(s.doors)
+	gone := 0
 	select {
 	case <-s.stop.begun:
 	case failed = <-closed: // nobody asked for that
-		open--
+		gone++
 		s.stop.fails(failed) // a signal may come first for run.Group
 		s.stop.Begin(failed)
 	}
-	cut = s.drain(open, closed)
+	lameDuck := time.NewTimer(time.Until(s.stop.drainAt))
+	defer lameDuck.Stop()
+	for waiting := true; waiting && gone < len(s.listeners); {
+		select {
+		case <-lameDuck.C:
+			waiting = false
+		case <-s.stop.cutc:
+			waiting = false
+		case err := <-closed:
+			s.stop.fails(err)
+			gone++
+		}
+	}
+	s.stop.leaves(gone == len(s.listeners))
+
+	ctx, cancel := s.deadline()
+	defer cancel()
+	requests, failures := engine.Drain(ctx, gone)
+	for _, err := range failures {
+		s.stop.fails(err)
+	}
+	for i, r := range requests {
+		if i == mostNamed {
+			level.Warn(s.logger).Log("msg", "more requests cut", "more", len(requests)-i)
+			break
+		}
+		level.Warn(s.logger).Log("msg", "request cut", "class", r.Class, "method", r.Method, "path", r.Path, "client", r.Client,
+			"age", r.Age.Round(time.Millisecond), "sent", r.Sent)
+	}
+	for _, r := range requests {
+		cut = append(cut, Request{Class(r.Class), r.Method, r.Path, r.Client, r.Age, r.Sent})
+	}
 	return failed
+}
+
+// deadline returns a context that ends when what is left is to be cut.
+func (s *server) deadline() (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.Background())
+	end, _ := s.stop.Deadline()
+	go func() {
+		defer cancel()
+		timer := time.NewTimer(time.Until(end))
+		defer timer.Stop()
+		for {
+			select {
+			case own := <-s.own:
+				if own.Before(end) {
+					end = own
+					timer.Reset(time.Until(end))
+				}
+			case <-timer.C:
+				return
+			case <-s.stop.cutc:
+				return
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return ctx, cancel
 }
 
 func (s *server) interrupt(cause error) {
@@ -171,133 +204,29 @@ func (s *server) interrupt(cause error) {
 	s.stop.Begin(cause)
 }
 
-// clock is the time since the server was made. It is read twice a request, at
-// half the cost of time.Now, which reads the wall clock too.
-func (s *server) clock() time.Duration { return time.Since(s.born) }
-
-// headerTimeout is http.Server's for a request's header; 0: none.
-func (s *server) headerTimeout() time.Duration {
-	if d := s.http.ReadHeaderTimeout; d != 0 {
-		return d
+// stats counts the connections; they are none before execute.
+func (s *server) stats() (n drain.Stats) {
+	if engine := s.engine.Load(); engine != nil {
+		n = engine.Stats()
 	}
-	return s.http.ReadTimeout
+	return n
 }
 
-// wrap puts our hooks around the caller's.
-func (s *server) wrap() {
-	s.handler = s.http.Handler
-	if s.handler == nil {
-		s.handler = http.DefaultServeMux
-	}
-	s.generalOptions = !s.http.DisableGeneralOptionsHandler
-	s.http.Handler, s.http.DisableGeneralOptionsHandler = s, true
-
-	connContext := s.http.ConnContext
-	s.http.ConnContext = func(ctx context.Context, nc net.Conn) context.Context {
-		if connContext != nil {
-			ctx = connContext(ctx, nc)
-		}
-		return context.WithValue(ctx, connKey{}, connOf(nc))
-	}
-
-	connState := s.http.ConnState
-	s.http.ConnState = func(nc net.Conn, state http.ConnState) {
-		if c := connOf(nc); c != nil {
-			switch state {
-			case http.StateActive:
-				c.active()
-			case http.StateIdle:
-				c.idle()
-			case http.StateHijacked:
-				c.hijack()
-			}
-		}
-		if connState != nil {
-			connState(nc, state)
+// inFlight names the requests that are under way.
+func (s *server) inFlight() (list []Request) {
+	if engine := s.engine.Load(); engine != nil {
+		for _, r := range engine.InFlight() {
+			list = append(list, Request{Class(r.Class), r.Method, r.Path, r.Client, r.Age, r.Sent})
 		}
 	}
-	s.wrap2()
+	return list
 }
 
-// drain is the stop, from the moment it begins until nothing is left or the
-// rest was cut; it returns what was. Of the listeners, open are still served.
-func (s *server) drain(open int, closed <-chan error) (cut []Request) {
-	lameDuck := time.NewTimer(time.Until(s.stop.drainAt))
-	defer lameDuck.Stop()
-	for waiting := true; waiting && open > 0; {
-		select {
-		case <-lameDuck.C:
-			waiting = false
-		case <-s.stop.cutc:
-			waiting = false
-		case err := <-closed:
-			s.stop.fails(err)
-			open--
-		}
-	}
-	s.stop.leaves(open == 0)
+type stopKey struct{}
 
-	end, _ := s.stop.Deadline()
-	deadline := time.NewTimer(time.Until(end))
-	defer deadline.Stop()
-	halt := make(chan struct{}) // ends the doors' waiting
-	var doorkeepers sync.WaitGroup
-	for _, d := range s.doors {
-		doorkeepers.Go(func() { d.drain(halt, s.stop.idleGrace()) })
-	}
-	s.release()
-	s.goAway()
+// policy is what the connections learn of the stop.
+type policy struct{ stop *Stop }
 
-	late := false
-	for open > 0 || !s.gone() {
-		select {
-		case err := <-closed: // whoever came in by that door is known now
-			if !errors.Is(err, net.ErrClosed) { // it was not us who closed it
-				s.stop.fails(err)
-			}
-			open--
-			continue
-		case <-s.empty:
-			continue
-		case own := <-s.own:
-			if own.Before(end) {
-				end = own
-				deadline.Reset(time.Until(end))
-			}
-			continue
-		case <-deadline.C:
-		case <-s.stop.cutc:
-		}
-		late, cut = true, s.busy()
-		break
-	}
-	s.cutting.Store(late)
-	close(halt)
-	doorkeepers.Wait()
-
-	ctx, cancel := context.WithDeadline(context.Background(), end)
-	defer cancel()
-	if late {
-		cancel()     // there is nothing to wait for any more
-		s.closeAll() // hijacked ones, too; and before TLS says that all is well, or waits to say so
-	}
-	err := s.http.Shutdown(ctx)
-	if err != nil && ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
-		s.stop.fails(err)
-	}
-	s.cutting.Store(true)
-	s.http.Close()
-	for ; open > 0; open-- {
-		<-closed
-	}
-	s.closeAll() // who came in by an Accept that was under way
-	for i, r := range cut {
-		if i == mostNamed {
-			level.Warn(s.logger).Log("msg", "more requests cut", "more", len(cut)-i)
-			break
-		}
-		level.Warn(s.logger).Log("msg", "request cut", "class", r.Class, "method", r.Method, "path", r.Path, "client", r.Client,
-			"age", r.Age.Round(time.Millisecond), "sent", r.Sent)
-	}
-	return cut
-}
+func (p policy) Closing() bool            { return p.stop.closing.Load() }
+func (p policy) DrainingSince() time.Time { return p.stop.drainAt }
+func (p policy) IdleGrace() time.Duration { return p.stop.idleGrace() }

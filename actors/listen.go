@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 	"syscall"
+
+	"lastcall/internal/socket"
 )
 
 // Listen listens on an address: "host:port", ":port", or "unix:PATH".
@@ -49,19 +51,7 @@ func removeStale(path string) bool {
 	if err == nil {
 		nc.Close()
 	}
-	return errors.Is(err, syscall.ECONNREFUSED) && removeSame(path, found) == nil
-}
-
-// removeSame removes a path, unless it has become another file than the one
-// that was found there: a socket that some other process has bound meanwhile.
-func removeSame(path string, found fs.FileInfo) error {
-	if now, err := os.Lstat(path); err == nil && !os.SameFile(now, found) {
-		return nil
-	}
-	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
+	return errors.Is(err, syscall.ECONNREFUSED) && socket.RemoveSame(path, found) == nil
 }
 
 // Inherited marks a listener whose socket is not this process's alone: one

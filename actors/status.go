@@ -152,7 +152,7 @@ func (s *Stop) longest() []Request {
 	s.mu.Unlock()
 	var all []Request
 	for _, srv := range servers {
-		all = append(all, srv.busy()...)
+		all = append(all, srv.inFlight()...)
 	}
 	slices.SortFunc(all, func(a, b Request) int { return cmp.Compare(b.Age, a.Age) })
 	return all

@@ -11,6 +11,8 @@ import (
 
 	"github.com/go-kit/log"
 	"github.com/go-kit/log/level"
+
+	"lastcall/internal/drain"
 )
 
 // Phase is where a process is on its way from start to stop. Phases only ever
@@ -90,9 +92,8 @@ type Stop struct {
 	ended  chan struct{} // closed when every actor that serves has returned
 	quiet  chan struct{} // closed when, besides, none of the others works any more
 
-	out     atomic.Bool   // see SetLameDuck
-	closing atomic.Bool   // whether answers say "Connection: close"
-	refused atomic.Uint64 // at the doors
+	out     atomic.Bool // see SetLameDuck
+	closing atomic.Bool // whether answers say "Connection: close"
 
 	mu       sync.Mutex
 	phase    Phase
@@ -229,10 +230,10 @@ func (s *Stop) advance(p Phase) {
 		logger.Log("msg", "not ready any more, still accepting", "cause", cause, "for", s.LameDuck)
 	case Draining:
 		logger.Log("msg", "no new connections, finishing what is open", "cause", cause,
-			"inflight", n.inFlight, "open", n.open, "grace", grace)
+			"inflight", n.InFlight, "open", n.Open, "grace", grace)
 	case Stopped:
 		logger.Log("msg", "stopped", "cause", cause, "elapsed", time.Since(start).Round(100*time.Microsecond),
-			"drained", n.drained, "drained_http2", n.drained2, "hijacked_ended", n.hijackedEnded, "refused_at_door", s.refused.Load(), "cut", cut)
+			"drained", n.Drained, "drained_http2", n.DrainedHTTP2, "hijacked_ended", n.HijackedEnded, "refused_at_door", n.Refused, "cut", cut)
 	}
 }
 
@@ -437,10 +438,10 @@ func (s *Stop) Snapshot() Snapshot {
 	return Snapshot{
 		Phase: s.phase, Since: s.since, Out: s.out.Load(),
 		Began: s.start, Cause: s.cause, Deadline: s.deadline,
-		Open: n.open, New: n.fresh, Idle: n.idle, Busy: n.busy, Hijacked: n.hijacked, InFlight: n.inFlight,
-		Streams: n.streams,
-		Served:  n.served, Drained: n.drained, DrainedHTTP2: n.drained2, HijackedEnded: n.hijackedEnded,
-		Refused: s.refused.Load(),
+		Open: n.Open, New: n.New, Idle: n.Idle, Busy: n.Busy, Hijacked: n.Hijacked, InFlight: n.InFlight,
+		Streams: n.Streams,
+		Served:  n.Served, Drained: n.Drained, DrainedHTTP2: n.DrainedHTTP2, HijackedEnded: n.HijackedEnded,
+		Refused: n.Refused,
 		Cut:     append([]Request(nil), s.cut...), CutActors: append([]string(nil), s.closed...),
 	}
 }
@@ -454,27 +455,21 @@ const (
 	Hijacked Class = "hijacked" // a connection that a handler has taken over
 )
 
-// counts is what the connections of one server, or of all, add up to.
-type counts struct {
-	open, fresh, idle, busy                  int
-	hijacked, inFlight, streams              int
-	served, drained, drained2, hijackedEnded uint64
-}
-
-func (s *Stop) countLocked() (sum counts) {
+func (s *Stop) countLocked() (sum drain.Stats) {
 	for _, srv := range s.servers {
-		n := srv.counts()
-		sum.open += n.open
-		sum.fresh += n.fresh
-		sum.idle += n.idle
-		sum.busy += n.busy
-		sum.hijacked += n.hijacked
-		sum.inFlight += n.inFlight
-		sum.streams += n.streams
-		sum.served += n.served
-		sum.drained += n.drained
-		sum.drained2 += n.drained2
-		sum.hijackedEnded += n.hijackedEnded
+		n := srv.stats()
+		sum.Open += n.Open
+		sum.New += n.New
+		sum.Idle += n.Idle
+		sum.Busy += n.Busy
+		sum.Hijacked += n.Hijacked
+		sum.InFlight += n.InFlight
+		sum.Streams += n.Streams
+		sum.Served += n.Served
+		sum.Drained += n.Drained
+		sum.DrainedHTTP2 += n.DrainedHTTP2
+		sum.HijackedEnded += n.HijackedEnded
+		sum.Refused += n.Refused
 	}
 	return sum
 }

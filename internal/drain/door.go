@@ -1,4 +1,4 @@
-package actors
+package drain
 
 import (
 	"errors"
@@ -10,6 +10,8 @@ import (
 
 	"github.com/go-kit/log"
 	"github.com/go-kit/log/level"
+
+	"lastcall/internal/socket"
 )
 
 // door is the way in by one listener. To close it takes two steps, because
@@ -22,13 +24,13 @@ import (
 // live on, because others hold them.
 type door struct {
 	net.Listener
-	server *server
+	server *Server
 	logger log.Logger
 	path   fs.FileInfo  // of a unix socket that has one, as it was at first
 	waits  atomic.Int64 // since when Accept has been waiting; Unix nanoseconds
 }
 
-func newDoor(l net.Listener, s *server) *door {
+func newDoor(l net.Listener, s *Server) *door {
 	d := &door{Listener: l, server: s, logger: log.With(s.logger, "addr", l.Addr())}
 	if addr, ok := l.Addr().(*net.UnixAddr); ok && addr.Name != "" && addr.Name[0] != '@' {
 		d.path, _ = os.Lstat(addr.Name)
@@ -60,7 +62,7 @@ func (d *door) drain(halt <-chan struct{}, patience time.Duration) {
 		return
 	}
 	way, shut := d.shut()
-	before := dropped(d.Listener)
+	before := socket.Dropped(d.Listener)
 	level.Debug(d.logger).Log("msg", "door shut", "way", way)
 
 	begun := time.Now()
@@ -84,7 +86,7 @@ func (d *door) drain(halt <-chan struct{}, patience time.Duration) {
 		}
 	}
 	if shut {
-		d.server.stop.refused.Add(uint64(dropped(d.Listener) - before))
+		d.server.refused.Add(uint64(socket.Dropped(d.Listener) - before))
 	}
 	d.Close()
 }
@@ -99,12 +101,12 @@ func (d *door) shut() (way string, ok bool) {
 		if d.path == nil {
 			return "accept until empty (no path to unlink)", false
 		}
-		if err := removeSame(addr.Name, d.path); err != nil {
+		if err := socket.RemoveSame(addr.Name, d.path); err != nil {
 			return "accept until empty (" + err.Error() + ")", false
 		}
 		return "path unlinked", true
 	}
-	if err := refuseSYN(d.Listener); err != nil {
+	if err := socket.RefuseSYN(d.Listener); err != nil {
 		return "accept until empty (no filter: " + err.Error() + ")", false
 	}
 	return "SYN filter", true
@@ -119,7 +121,7 @@ func (d *door) handshaking(open time.Duration) bool {
 	if !ok {
 		return false
 	}
-	n, err := handshakes(addr.Port)
+	n, err := socket.Handshakes(addr.Port)
 	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		return open < time.Second
 	}
@@ -128,7 +130,7 @@ func (d *door) handshaking(open time.Duration) bool {
 
 // queued reports whether somebody waits to be accepted.
 func (d *door) queued() bool {
-	waiting, err := readable(d.Listener)
+	waiting, err := socket.Readable(d.Listener)
 	if err != nil { // the system cannot tell: look whether Accept has found anybody lately
 		return time.Now().UnixNano()-d.waits.Load() < int64(10*time.Millisecond)
 	}

@@ -1,4 +1,4 @@
-package actors
+package drain
 
 // handshake follows the records that a TLS client sends just closely enough to
 // tell when the handshake is over, so that a connection on which nothing was

@@ -1,4 +1,4 @@
-package actors
+package drain
 
 import (
 	"context"
@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"lastcall/internal/socket"
 )
 
 const (
@@ -59,7 +61,7 @@ const (
 // conn is a connection that knows what its client is doing.
 type conn struct {
 	net.Conn
-	server *server
+	server *Server
 
 	written atomic.Int64 // bytes; those of a ReadFrom count when it returns
 	stalled atomic.Bool  // a write has come to its deadline
@@ -152,7 +154,7 @@ func (c *conn) early(p []byte) (n, limit int, next bool, err error) {
 	if n > 0 {
 		return n, limit, next, nil
 	}
-	if next && c.requests.on && c.base > 0 && !c.server.stop.closing.Load() && c.rest(c.since+lookAfter) {
+	if next && c.requests.on && c.base > 0 && !c.server.policy.Closing() && c.rest(c.since+lookAfter) {
 		return 0, 0, next, os.ErrDeadlineExceeded
 	}
 	if c.state == gone { // net/http may begin to look after it has closed
@@ -219,9 +221,9 @@ func (c *conn) more() bool {
 	if behind || body < 0 {
 		return behind
 	}
-	waiting := unread(c.Conn)
-	if net, ok := tcpState(c.Conn); ok { // a Read may have some of it, and not have come to take yet
-		waiting = max(waiting, net.received-c.taken)
+	waiting := socket.Unread(c.Conn)
+	if net, ok := socket.TCPInfo(c.Conn); ok { // a Read may have some of it, and not have come to take yet
+		waiting = max(waiting, net.Received-c.taken)
 	}
 	return waiting > body
 }
@@ -253,8 +255,8 @@ func (c *conn) sendsNoMore() error {
 
 // moved is how many bytes have gone to the client, as far as can be known.
 func (c *conn) moved() int64 {
-	if net, ok := tcpState(c.Conn); ok {
-		return net.acked
+	if net, ok := socket.TCPInfo(c.Conn); ok {
+		return net.Acked
 	}
 	return c.written.Load()
 }
@@ -289,7 +291,7 @@ func (c *conn) lastLook(p []byte, err error) (int, error) {
 	if !told || c.state == multi || c.state == gone || !errors.Is(err, os.ErrDeadlineExceeded) {
 		return 0, err
 	}
-	n := readNow(c.Conn, p)
+	n := socket.ReadNow(c.Conn, p)
 	c.armed = time.Time{} // by readNow
 	if n > 0 {
 		if n = c.take(p[:n], false); n > 0 {
@@ -401,16 +403,16 @@ func (c *conn) idle() {
 // "Connection: close".
 func (c *conn) keep() {
 	d := leastKeep
-	if net, ok := tcpState(c.Conn); ok {
+	if net, ok := socket.TCPInfo(c.Conn); ok {
 		// A request that crosses our FIN was sent up to a round trip before,
 		// and if its packet was lost it comes one retransmission later. Where
 		// packets do get lost, so may the second and the third (each takes
 		// twice as long).
-		patience := net.rto
+		patience := net.RTO
 		if c.server.lossy {
-			patience = 7 * net.rto
+			patience = 7 * net.RTO
 		}
-		d = max(d, net.rtt+patience)
+		d = max(d, net.RTT+patience)
 	}
 	if c.state == fresh {
 		// The client may not even have been told that it is connected.
@@ -425,14 +427,14 @@ func (c *conn) keep() {
 			d = max(d, want)
 		}
 	}
-	c.tellIn(min(d, c.server.stop.idleGrace()))
+	c.tellIn(min(d, c.server.policy.IdleGrace()))
 }
 
 // leave bounds how long an HTTP/2 connection without streams is kept, once it
 // was sent GOAWAY. net/http closes it a second later, but not while it writes:
 // never, if the client asks for answers (to PINGs) faster than it takes them.
 // c.mu is held.
-func (c *conn) leave() { c.tellIn(max(leastLeave, c.server.stop.idleGrace())) }
+func (c *conn) leave() { c.tellIn(max(leastLeave, c.server.policy.IdleGrace())) }
 
 // tellIn is when to be told. c.mu is held.
 func (c *conn) tellIn(d time.Duration) {
@@ -456,9 +458,9 @@ func (c *conn) tell() {
 		c.timer.Reset(left)
 		return
 	}
-	if net, ok := tcpState(c.Conn); ok && net.unacked && c.server.clock()-c.since < c.server.stop.idleGrace() {
+	if net, ok := socket.TCPInfo(c.Conn); ok && net.Unacked && c.server.clock()-c.since < c.server.policy.IdleGrace() {
 		// The last answer has not arrived yet: the client's pause has not begun.
-		c.timer.Reset(min(leastKeep, net.rtt+net.rto))
+		c.timer.Reset(min(leastKeep, net.RTT+net.RTO))
 		return
 	}
 	c.told = true
@@ -471,7 +473,7 @@ func (c *conn) under(now time.Time) []Request {
 	client := c.RemoteAddr().String()
 	switch c.state {
 	case fresh, idle:
-		if c.server.draining.Load() && arrived(c.Conn) {
+		if c.server.draining.Load() && socket.Arrived(c.Conn) {
 			return []Request{{Class: HTTP1, Client: client}} // it came too late to be read
 		}
 		return nil
@@ -492,13 +494,4 @@ func (c *conn) under(now time.Time) []Request {
 		return []Request{r}
 	}
 	return nil
-}
-
-// readSoon reads what has arrived, where the system has no way to do so
-// without waiting.
-func readSoon(nc net.Conn, p []byte) int {
-	nc.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
-	n, _ := nc.Read(p)
-	nc.SetReadDeadline(time.Time{})
-	return n
 }

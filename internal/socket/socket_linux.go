@@ -1,4 +1,4 @@
-package actors
+package socket
 
 import (
 	"encoding/binary"
@@ -11,14 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// refuseSYN makes the listening socket drop the first packet of a connection,
+// RefuseSYN makes the listening socket drop the first packet of a connection,
 // and no other: the SYN of somebody new, who will send it again a second later
 // and be refused once the socket is closed. The ACK that completes a
 // handshake passes.
 //
 // Sockets that are accepted inherit the filter, to which it makes no
 // difference. It needs no privilege; see socket(7), SO_ATTACH_FILTER.
-func refuseSYN(l net.Listener) error {
+func RefuseSYN(l net.Listener) error {
 	const (
 		flags    = 13 // offset in the TCP header, where the kernel starts to look
 		syn, ack = 0x02, 0x10
@@ -36,10 +36,10 @@ func refuseSYN(l net.Listener) error {
 	})
 }
 
-// dropped counts the packets that the socket has dropped: where refuseSYN is
+// Dropped counts the packets that the socket has dropped: where RefuseSYN is
 // in force, the SYNs of newcomers. (Rarely also the end of a handshake that
 // finds the queue full; it comes again.)
-func dropped(l net.Listener) (n uint32) {
+func Dropped(l net.Listener) (n uint32) {
 	const drops = 8 // SK_MEMINFO_DROPS in linux/sock_diag.h
 	var info [drops + 1]uint32
 	size := uint32(unsafe.Sizeof(info))
@@ -51,9 +51,9 @@ func dropped(l net.Listener) (n uint32) {
 	return info[drops]
 }
 
-// handshakes counts the handshakes under way at a local TCP port, by
+// Handshakes counts the handshakes under way at a local TCP port, by
 // sock_diag(7). (/proc/net/tcp has them too, but lists every connection.)
-func handshakes(port int) (n int, err error) {
+func Handshakes(port int) (n int, err error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_INET_DIAG)
 	if err != nil {
 		return 0, err
@@ -115,41 +115,41 @@ func synReceived(fd int, family byte, port int) (n int, err error) {
 	}
 }
 
-// tcp is what the kernel knows of a connection.
-type tcp struct {
-	rtt, rto            time.Duration // round trip and retransmission timeout now
-	unacked             bool          // whether something sent has not been acknowledged
-	acked, received     int64         // bytes sent and acknowledged; bytes arrived
-	sent, retransmitted uint64        // segments
+// Info is what the kernel knows of a connection.
+type Info struct {
+	RTT, RTO            time.Duration // round trip and retransmission timeout now
+	Unacked             bool          // whether something sent has not been acknowledged
+	Acked, Received     int64         // bytes sent and acknowledged; bytes arrived
+	Sent, Retransmitted uint64        // segments
 }
 
-// tcpState asks the kernel, by TCP_INFO; ok is false if it is not a TCP socket.
-func tcpState(nc net.Conn) (state tcp, ok bool) {
+// TCPInfo asks the kernel, by TCP_INFO; ok is false if it is not a TCP socket.
+func TCPInfo(nc net.Conn) (_ Info, ok bool) {
 	var info *unix.TCPInfo
 	err := control(nc, func(fd int) (err error) {
 		info, err = unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 		return err
 	})
 	if err != nil {
-		return tcp{}, false
+		return Info{}, false
 	}
 	received := int64(info.Bytes_received)
 	if info.State == unix.BPF_TCP_CLOSE_WAIT {
 		received-- // a FIN counts
 	}
-	return tcp{
-		rtt:           time.Duration(info.Rtt) * time.Microsecond,
-		rto:           time.Duration(info.Rto) * time.Microsecond,
-		unacked:       info.Unacked > 0 || info.Notsent_bytes > 0,
-		acked:         int64(info.Bytes_acked),
-		received:      received,
-		sent:          uint64(info.Segs_out),
-		retransmitted: uint64(info.Total_retrans),
+	return Info{
+		RTT:           time.Duration(info.Rtt) * time.Microsecond,
+		RTO:           time.Duration(info.Rto) * time.Microsecond,
+		Unacked:       info.Unacked > 0 || info.Notsent_bytes > 0,
+		Acked:         int64(info.Bytes_acked),
+		Received:      received,
+		Sent:          uint64(info.Segs_out),
+		Retransmitted: uint64(info.Total_retrans),
 	}, true
 }
 
-// unread is how many bytes have come that were not read yet.
-func unread(nc net.Conn) (n int64) {
+// Unread is how many bytes have come that were not read yet.
+func Unread(nc net.Conn) (n int64) {
 	control(nc, func(fd int) error {
 		m, err := unix.IoctlGetInt(fd, unix.TIOCINQ)
 		n = int64(m)

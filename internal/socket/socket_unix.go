@@ -1,6 +1,6 @@
 //go:build unix
 
-package actors
+package socket
 
 import (
 	"fmt"
@@ -28,8 +28,8 @@ func control(x any, f func(fd int) error) error {
 	return ferr
 }
 
-// readNow reads what has arrived, without waiting and whatever the deadline.
-func readNow(nc net.Conn, p []byte) (n int) {
+// ReadNow reads what has arrived, without waiting and whatever the deadline.
+func ReadNow(nc net.Conn, p []byte) (n int) {
 	nc.SetReadDeadline(time.Time{})
 	sc, ok := nc.(syscall.Conn)
 	if !ok {
@@ -49,8 +49,8 @@ func readNow(nc net.Conn, p []byte) (n int) {
 	return n
 }
 
-// arrived reports whether bytes have come that were not read yet.
-func arrived(nc net.Conn) (is bool) {
+// Arrived reports whether bytes have come that were not read yet.
+func Arrived(nc net.Conn) (is bool) {
 	control(nc, func(fd int) error {
 		var b [1]byte
 		n, _, err := unix.Recvfrom(fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
@@ -60,15 +60,15 @@ func arrived(nc net.Conn) (is bool) {
 	return is
 }
 
-// resets makes the connection end with a reset when it is closed.
-func resets(nc net.Conn) {
+// ResetOnClose makes the connection end with a reset when it is closed.
+func ResetOnClose(nc net.Conn) {
 	control(nc, func(fd int) error {
 		return unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 	})
 }
 
-// readable reports whether an Accept on the listener would return at once.
-func readable(l net.Listener) (is bool, err error) {
+// Readable reports whether an Accept on the listener would return at once.
+func Readable(l net.Listener) (is bool, err error) {
 	err = control(l, func(fd int) error {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 		if err == unix.EINTR {

@@ -1,13 +1,15 @@
-package actors
+package drain
 
 import (
 	"maps"
 	"net"
 	"slices"
 	"time"
+
+	"lastcall/internal/socket"
 )
 
-func (s *server) track(nc net.Conn) *conn {
+func (s *Server) track(nc net.Conn) *conn {
 	c := &conn{Conn: nc, server: s, since: s.clock(), greeting: handshake{over: !s.tls}, requests: framing{on: !s.tls}}
 	c.rested.L = &c.mu
 	s.mu.Lock()
@@ -21,7 +23,7 @@ func (s *server) track(nc net.Conn) *conn {
 	return c
 }
 
-func (s *server) untrack(c *conn) {
+func (s *Server) untrack(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)
@@ -34,14 +36,14 @@ func (s *server) untrack(c *conn) {
 }
 
 // gone reports whether no connection is left.
-func (s *server) gone() bool {
+func (s *Server) gone() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.conns) == 0
 }
 
 // list returns the connections that there are now.
-func (s *server) list() []*conn {
+func (s *Server) list() []*conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Collect(maps.Keys(s.conns))
@@ -49,15 +51,15 @@ func (s *server) list() []*conn {
 
 // release starts to let connections go: the idle ones after the time that each
 // is kept, and those that become idle from now on likewise.
-func (s *server) release() {
+func (s *Server) release() {
 	var sent, again uint64 // segments
 	for _, c := range s.list() {
 		c.mu.Lock()
 		s.usual = max(s.usual, c.longest)
 		c.mu.Unlock()
-		if net, ok := tcpState(c.Conn); ok {
-			sent += net.sent
-			again += net.retransmitted
+		if net, ok := socket.TCPInfo(c.Conn); ok {
+			sent += net.Sent
+			again += net.Retransmitted
 		}
 	}
 	if s.usual == 0 {
@@ -80,8 +82,8 @@ func (s *server) release() {
 	}
 }
 
-// busy names the requests that are under way.
-func (s *server) busy() []Request {
+// InFlight names the requests that are under way.
+func (s *Server) InFlight() []Request {
 	now := time.Now()
 	var list []Request
 	for _, c := range s.list() {
@@ -92,19 +94,19 @@ func (s *server) busy() []Request {
 	return list
 }
 
-func (s *server) closeAll() {
+func (s *Server) closeAll() {
 	for _, c := range s.list() {
 		c.Close()
 	}
 }
 
 // count counts a request whose answer is over, if its handler did not abort.
-func (s *server) count(res *response, class Class) {
+func (s *Server) count(res *response, class Class) {
 	if !res.done.Load() {
 		return
 	}
 	s.served.Add(1)
-	if s.stop.closing.Load() {
+	if s.policy.Closing() {
 		s.drained.Add(1)
 		if class == HTTP2 {
 			s.drained2.Add(1)
@@ -112,29 +114,30 @@ func (s *server) count(res *response, class Class) {
 	}
 }
 
-func (s *server) counts() counts {
+// Stats counts.
+func (s *Server) Stats() Stats {
 	list := s.list()
-	n := counts{open: len(list), served: s.served.Load(),
-		drained: s.drained.Load(), drained2: s.drained2.Load(), hijackedEnded: s.hijackedEnded.Load()}
+	n := Stats{Open: len(list), Served: s.served.Load(), Refused: s.refused.Load(),
+		Drained: s.drained.Load(), DrainedHTTP2: s.drained2.Load(), HijackedEnded: s.hijackedEnded.Load()}
 	for _, c := range list {
 		c.mu.Lock()
 		switch {
 		case c.state == hijacked:
-			n.busy++
-			n.hijacked++
+			n.Busy++
+			n.Hijacked++
 		case c.state == busy:
-			n.busy++
+			n.Busy++
 			if c.current != nil {
-				n.inFlight++
+				n.InFlight++
 			}
 		case c.streams.any():
-			n.busy++
-			n.inFlight += len(c.streams.running)
-			n.streams += len(c.streams.running)
+			n.Busy++
+			n.InFlight += len(c.streams.running)
+			n.Streams += len(c.streams.running)
 		case c.state == fresh:
-			n.fresh++
+			n.New++
 		case c.state == idle, c.state == multi:
-			n.idle++
+			n.Idle++
 		}
 		c.mu.Unlock()
 	}

@@ -1,4 +1,4 @@
-package actors
+package drain
 
 import (
 	"errors"
@@ -6,6 +6,8 @@ import (
 	"net"
 	"os"
 	"time"
+
+	"lastcall/internal/socket"
 )
 
 // lingerFor is how long a connection that closes waits at most for its client to
@@ -26,13 +28,13 @@ func (c *conn) Close() error {
 	linger, hear := false, false
 	if first {
 		asked := c.state == busy && c.current != nil
-		switch closing := c.server.stop.closing.Load(); {
+		switch closing := c.server.policy.Closing(); {
 		case c.server.cutting.Load():
 			if asked && c.current.old {
-				resets(c.Conn) // or what there is of the answer would pass for the whole
+				socket.ResetOnClose(c.Conn) // or what there is of the answer would pass for the whole
 			}
 		case asked:
-			hear = c.requests.bodyLeft() || arrived(c.Conn)
+			hear = c.requests.bodyLeft() || socket.Arrived(c.Conn)
 			linger = hear || closing && unacked(c.Conn)
 		case c.state == idle || c.state == multi:
 			linger = closing && unacked(c.Conn)
@@ -77,12 +79,12 @@ func (c *conn) linger(hear bool) {
 	}
 	look := time.Millisecond // how long until the next one for an acknowledgement
 	for end := time.Now().Add(patience); time.Now().Before(end); look = min(2*look, 20*time.Millisecond) {
-		net, _ := tcpState(c.Conn)
-		if !hearing && !net.unacked {
+		net, _ := socket.TCPInfo(c.Conn)
+		if !hearing && !net.Unacked {
 			return
 		}
-		if net.acked > acked && c.server.stop.closing.Load() {
-			acked, end = net.acked, time.Now().Add(patience)
+		if net.Acked > acked && c.server.policy.Closing() {
+			acked, end = net.Acked, time.Now().Add(patience)
 		}
 		wait := look
 		if hearing {
@@ -106,8 +108,8 @@ func (c *conn) linger(hear bool) {
 // unacked reports whether something sent has not been acknowledged, as far as
 // can be known.
 func unacked(nc net.Conn) bool {
-	net, _ := tcpState(nc)
-	return net.unacked
+	net, _ := socket.TCPInfo(nc)
+	return net.Unacked
 }
 
 // CloseWrite lets net/http close in two steps, so that an answer is not lost

@@ -1,4 +1,4 @@
-package actors
+package drain
 
 import (
 	"bufio"
@@ -13,14 +13,14 @@ import (
 // ServeHTTP puts the caller's handler behind a response that says
 // "Connection: close" once the stop has begun, and notes which request the
 // connection is busy with, so that it can be named if it must be cut.
-func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := requestConn(r.Context())
 	handler := s.handler
 	if s.generalOptions && r.RequestURI == "*" && r.Method == http.MethodOptions {
 		handler = http.HandlerFunc(noOptions)
 	}
 	if r.ProtoMajor != 1 {
-		res := &response2{response: response{ResponseWriter: w, conn: c, stop: s.stop, method: r.Method, uri: r.RequestURI}}
+		res := &response2{response: response{ResponseWriter: w, conn: c, policy: s.policy, method: r.Method, uri: r.RequestURI}}
 		if c != nil {
 			c.beginStream(res)
 			defer c.endStream(res)
@@ -30,7 +30,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		res.done.Store(true)
 		return
 	}
-	res := &response1{response{ResponseWriter: w, conn: c, stop: s.stop, method: r.Method, uri: r.RequestURI, old: r.ProtoMinor == 0}}
+	res := &response1{response{ResponseWriter: w, conn: c, policy: s.policy, method: r.Method, uri: r.RequestURI, old: r.ProtoMinor == 0}}
 	if c != nil {
 		c.begin(&res.response, r.ContentLength)
 		if r.ContentLength < 0 || r.ContentLength > 0 && s.tls {
@@ -100,7 +100,7 @@ func (c *conn) endBody(res *response) {
 type response struct {
 	http.ResponseWriter
 	conn      *conn
-	stop      *Stop
+	policy    Policy
 	method    string
 	uri       string
 	old       bool        // HTTP/1.0: the end of the connection may be that of the answer
@@ -123,7 +123,7 @@ func (w *response) announce(status int) {
 		return
 	}
 	w.announced = true
-	if !w.stop.closing.Load() || w.conn != nil && w.conn.more() && time.Since(w.stop.drainAt) < w.stop.idleGrace() {
+	if !w.policy.Closing() || w.conn != nil && w.conn.more() && time.Since(w.policy.DrainingSince()) < w.policy.IdleGrace() {
 		return
 	}
 	w.ResponseWriter.Header().Set("Connection", "close")

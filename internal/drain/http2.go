@@ -1,4 +1,4 @@
-package actors
+package drain
 
 import (
 	"context"
@@ -15,7 +15,7 @@ import (
 // HTTP/2 lives in a table, Server.TLSNextProto, and heeds the Shutdown of the
 // server that filled the table. So another server fills it, one that serves
 // nobody.
-func (s *server) wrap2() {
+func (s *Server) wrap2() {
 	if s.http.TLSNextProto == nil {
 		other := &http.Server{
 			Protocols:   s.http.Protocols,
@@ -44,7 +44,7 @@ func (s *server) wrap2() {
 
 // goAway tells the clients of all HTTP/2 connections to make new ones. To tell
 // one twice does no harm.
-func (s *server) goAway() {
+func (s *Server) goAway() {
 	if s.goaway != nil {
 		s.goaway.Shutdown(context.Background()) // returns at once: it has no connections
 	}
