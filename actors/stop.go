@@ -233,7 +233,7 @@ func (s *Stop) advance(p Phase) {
 			"inflight", n.InFlight, "open", n.Open, "grace", grace)
 	case Stopped:
 		logger.Log("msg", "stopped", "cause", cause, "elapsed", time.Since(start).Round(100*time.Microsecond),
-			"drained", n.Drained, "drained_http2", n.DrainedHTTP2, "hijacked_ended", n.HijackedEnded, "refused_at_door", n.Refused, "cut", cut)
+			"drained", n.Drained, "drained_http2", n.DrainedHTTP2, "hijacked_ended", n.HijackedEnded, "refused_at_door", 0, "cut", cut)
 	}
 }
 
@@ -407,12 +407,7 @@ type Snapshot struct {
 	DrainedHTTP2  uint64 // those of them over HTTP/2
 	HijackedEnded uint64 // hijacked connections that ended by themselves since the stop began
 
-	// Refused counts the newcomers (their SYNs) that were turned away while
-	// the doors were being shut, which takes some milliseconds. On Linux, by
-	// the socket filter; otherwise 0. Once its socket is closed the kernel
-	// refuses by itself, and does not count: if there are any here, there
-	// will have been more.
-	Refused uint64
+	Refused uint64 // always 0: to be removed
 
 	Cut []Request // what was cut
 
@@ -441,8 +436,7 @@ func (s *Stop) Snapshot() Snapshot {
 		Open: n.Open, New: n.New, Idle: n.Idle, Busy: n.Busy, Hijacked: n.Hijacked, InFlight: n.InFlight,
 		Streams: n.Streams,
 		Served:  n.Served, Drained: n.Drained, DrainedHTTP2: n.DrainedHTTP2, HijackedEnded: n.HijackedEnded,
-		Refused: n.Refused,
-		Cut:     append([]Request(nil), s.cut...), CutActors: append([]string(nil), s.closed...),
+		Cut: append([]Request(nil), s.cut...), CutActors: append([]string(nil), s.closed...),
 	}
 }
 
@@ -469,7 +463,7 @@ func (s *Stop) countLocked() (sum drain.Stats) {
 		sum.Drained += n.Drained
 		sum.DrainedHTTP2 += n.DrainedHTTP2
 		sum.HijackedEnded += n.HijackedEnded
-		sum.Refused += n.Refused
+		sum.Failed += n.Failed
 	}
 	return sum
 }
