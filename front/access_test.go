@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/go-kit/log"
+
+	"lastcall/internal/wiretest"
 )
 
 func ExampleAccessLog() {
@@ -46,12 +48,12 @@ func accessLog(t *testing.T, h http.HandlerFunc, request string) string {
 		return len(p), nil
 	}))
 	addr := serve(t, AccessLog(h, logger), TimeoutConfig{})
-	nc := connect(t, addr)
+	nc := wiretest.Connect(t, addr)
 	if _, err := io.WriteString(nc, request); err != nil {
 		t.Fatal(err)
 	}
 	io.Copy(io.Discard, nc)
-	line := wait(t, lines, "a line")
+	line := wiretest.Wait(t, lines, "a line")
 	line = regexp.MustCompile(`elapsed=\S+ client=127\.0\.0\.1:\d+`).ReplaceAllString(line, "…")
 	return strings.TrimSuffix(line, "\n")
 }
@@ -128,7 +130,7 @@ func TestAccessLogUnwrap(t *testing.T) {
 			}
 		}
 	}), log.NewNopLogger()), TimeoutConfig{})
-	nc := connect(t, addr)
+	nc := wiretest.Connect(t, addr)
 	io.WriteString(nc, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 	if resp, err := http.ReadResponse(bufio.NewReader(nc), nil); err != nil || resp.StatusCode != 200 {
 		t.Errorf("answer = %v, %v", resp, err)

@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"lastcall/internal/wiretest"
 )
 
 // newDirect is a direct before the program at addr. Its connections end with
@@ -93,7 +95,7 @@ func perform(t *testing.T, f script) (addr string, made *atomic.Int32) {
 			n := int(made.Add(1)) - 1
 			wg.Go(func() {
 				defer nc.Close()
-				nc.SetDeadline(time.Now().Add(patience))
+				nc.SetDeadline(time.Now().Add(wiretest.Patience))
 				f(t, n, &peer{nc.(*net.TCPConn), bufio.NewReader(nc), done})
 			})
 		}
@@ -136,7 +138,7 @@ func ask(rt http.RoundTripper, addr, request string, header ...string) (g got) {
 		g.Info = append(g.Info, status)
 		return nil
 	}}
-	ctx, cancel := context.WithTimeout(httptrace.WithClientTrace(context.Background(), trace), patience)
+	ctx, cancel := context.WithTimeout(httptrace.WithClientTrace(context.Background(), trace), wiretest.Patience)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, method, "http://"+addr+"/", nil)
 	if err != nil {
@@ -350,7 +352,7 @@ func TestDirectStale(t *testing.T) {
 				}
 				next <- struct{}{}
 				for begun := time.Now(); c.quiet(); time.Sleep(time.Millisecond) {
-					if time.Since(begun) > patience {
+					if time.Since(begun) > wiretest.Patience {
 						t.Fatal("the idle connection is quiet")
 					}
 				}
@@ -404,7 +406,7 @@ func TestDirectEarlyAnswer(t *testing.T) {
 			}
 			more.Write(make([]byte, 1<<20))
 			more.Close()
-			if !wait(t, whole, "the whole request") {
+			if !wiretest.Wait(t, whole, "the whole request") {
 				t.Error("the program got half a request")
 			}
 			if b, err := io.ReadAll(res.Body); string(b) != "k" || err != nil {
@@ -473,7 +475,7 @@ func TestDirectGivenUp(t *testing.T) {
 			if err != context.Canceled {
 				t.Errorf("ended with %v, want that it was canceled", err)
 			}
-			wait(t, ended, "the end of the connection")
+			wiretest.Wait(t, ended, "the end of the connection")
 			if len(d.idle) > 0 {
 				t.Error("the connection is kept")
 			}
@@ -501,9 +503,9 @@ func TestDirectGivenUpUnsent(t *testing.T) {
 		given <- err
 	}()
 	io.WriteString(more, "some")
-	wait(t, got, "the first of the body at the program")
+	wiretest.Wait(t, got, "the first of the body at the program")
 	cancel()
-	if err := wait(t, given, "RoundTrip"); err != context.Canceled {
+	if err := wiretest.Wait(t, given, "RoundTrip"); err != context.Canceled {
 		t.Errorf("ended with %v, want that it was canceled", err)
 	}
 	more.Close()
@@ -645,7 +647,7 @@ func TestDirectUnsent(t *testing.T) {
 	if kept > 0 {
 		t.Error("the connection is kept")
 	}
-	wait(t, ended, "the end of the connection")
+	wiretest.Wait(t, ended, "the end of the connection")
 }
 
 // TestDirectSlowEarlyAnswer has a program that begins its answer before it has

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"lastcall/internal/wiretest"
 )
 
 // TestProxyFullDuplex has a program that answers each piece of a body before
@@ -32,7 +34,7 @@ func TestProxyFullDuplex(t *testing.T) {
 		{"chunked", "Transfer-Encoding: chunked", "3\r\n", "\r\n", "0\r\n\r\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			nc := connect(t, addr)
+			nc := wiretest.Connect(t, addr)
 			io.WriteString(nc, "POST / HTTP/1.1\r\nHost: h\r\n"+tt.header+"\r\n\r\n"+tt.before+"one"+tt.after)
 			res, err := http.ReadResponse(bufio.NewReader(nc), nil)
 			if err != nil {
@@ -69,7 +71,7 @@ func TestProxyEarlyAnswer(t *testing.T) {
 	})
 	addr := serve(t, newProxy(t, "http://"+program, ProxyConfig{}), TimeoutConfig{Read: -1})
 	for _, length := range []int{100 << 10, 8 << 20} {
-		nc := connect(t, addr)
+		nc := wiretest.Connect(t, addr)
 		io.WriteString(nc, fmt.Sprintf("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n", length))
 		br := bufio.NewReader(nc)
 		if _, err := br.Peek(1); err != nil {
@@ -107,7 +109,7 @@ func TestProxySilentBody(t *testing.T) {
 						<-done
 					}
 				})
-				nc := connect(t, serve(t, newProxy(t, "http://"+program, ProxyConfig{}), TimeoutConfig{Read: -1}))
+				nc := wiretest.Connect(t, serve(t, newProxy(t, "http://"+program, ProxyConfig{}), TimeoutConfig{Read: -1}))
 				io.WriteString(nc, "POST / HTTP/1.1\r\nHost: h\r\n"+body)
 				br := bufio.NewReader(nc)
 				res, err := http.ReadResponse(br, nil)
@@ -155,7 +157,7 @@ func TestProxyQuietBody(t *testing.T) {
 			done := make(chan error)
 			go func() { done <- s.Serve(TimeoutListener(l, cfg)) }()
 			t.Cleanup(func() { s.Close(); <-done })
-			client := &http.Client{Transport: &http.Transport{Protocols: protocols}, Timeout: patience}
+			client := &http.Client{Transport: &http.Transport{Protocols: protocols}, Timeout: wiretest.Patience}
 			defer client.CloseIdleConnections()
 
 			body, more := io.Pipe()
@@ -188,7 +190,7 @@ func TestProxyUnreadBody(t *testing.T) {
 	}
 	l.Close()
 	addr := serve(t, newProxy(t, "http://"+l.Addr().String(), ProxyConfig{}), TimeoutConfig{})
-	nc := connect(t, addr)
+	nc := wiretest.Connect(t, addr)
 	br := bufio.NewReader(nc)
 	for range 3 {
 		io.WriteString(nc, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody")

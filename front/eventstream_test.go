@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"lastcall/actors"
+	"lastcall/internal/wiretest"
 )
 
 // betweenEvents reports whether an event stream that has come to s, from the
@@ -158,7 +159,7 @@ func eventProgram(t testing.TB, header http.Header, before, after string, goOn <
 		select {
 		case <-r.Context().Done():
 			left <- struct{}{}
-		case <-time.After(patience):
+		case <-time.After(wiretest.Patience):
 			t.Error("the program was not left")
 		}
 	}
@@ -187,14 +188,14 @@ func TestEventStreamEnds(t *testing.T) {
 					transport := &http.Transport{Protocols: new(http.Protocols)}
 					transport.Protocols.SetUnencryptedHTTP2(true)
 					hangUp = transport.CloseIdleConnections // how long it is kept else is not the matter here
-					res, err := (&http.Client{Transport: transport, Timeout: patience}).Get("http://" + s.addr)
+					res, err := (&http.Client{Transport: transport, Timeout: wiretest.Patience}).Get("http://" + s.addr)
 					if err != nil {
 						t.Fatal(err)
 					}
 					defer res.Body.Close()
 					body = res.Body
 				} else {
-					nc := connect(t, s.addr)
+					nc := wiretest.Connect(t, s.addr)
 					fmt.Fprintf(nc, "GET / %s\r\nHost: h\r\n\r\n", proto)
 					res, err := http.ReadResponse(bufio.NewReader(nc), nil)
 					if err != nil || len(res.TransferEncoding) != strings.Count(proto, "1.1") {
@@ -216,7 +217,7 @@ func TestEventStreamEnds(t *testing.T) {
 				expect(t, "the client", body, strings.TrimPrefix(tt.want, tt.before))
 				expectEnd(t, "the client", body)
 				hangUp()
-				wait(t, left, "the program to be left")
+				wiretest.Wait(t, left, "the program to be left")
 				s.early(t)
 			})
 		}
@@ -236,7 +237,7 @@ func TestEventStreamEndsOverHTTP2(t *testing.T) {
 	defer program.Close()
 
 	s := stoppableBefore(t, "h2c://"+l.Addr().String(), ProxyConfig{Spread: -1}, 30*time.Second, &http.Server{})
-	nc := connect(t, s.addr)
+	nc := wiretest.Connect(t, s.addr)
 	io.WriteString(nc, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
 	res, err := http.ReadResponse(bufio.NewReader(nc), nil)
 	if err != nil {
@@ -245,7 +246,7 @@ func TestEventStreamEndsOverHTTP2(t *testing.T) {
 	expect(t, "the client", res.Body, "data: 1\n\n")
 	s.stop.Begin(nil)
 	expectEnd(t, "the client", res.Body)
-	wait(t, left, "the program to be left")
+	wiretest.Wait(t, left, "the program to be left")
 	nc.Close()
 	s.early(t)
 }
@@ -256,7 +257,7 @@ func TestEventStreamDoesNotHoldTheStop(t *testing.T) {
 	t.Parallel()
 	left := make(chan struct{}, 1)
 	s := stoppable(t, eventProgram(t, nil, "data: 1\n\ndata: ", "", nil, left), ProxyConfig{Spread: -1}, 3*time.Second, &http.Server{})
-	nc := connect(t, s.addr)
+	nc := wiretest.Connect(t, s.addr)
 	io.WriteString(nc, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
 	res, err := http.ReadResponse(bufio.NewReader(nc), nil)
 	if err != nil {
@@ -265,7 +266,7 @@ func TestEventStreamDoesNotHoldTheStop(t *testing.T) {
 	expect(t, "the client", res.Body, "data: 1\n\ndata: ")
 	s.stop.Begin(nil)
 	expectEnd(t, "the client", res.Body)
-	wait(t, left, "the program to be left")
+	wiretest.Wait(t, left, "the program to be left")
 	nc.Close()
 	if err := s.wait(t); err != nil {
 		t.Errorf("stop: %v", err)
@@ -288,7 +289,7 @@ func TestOtherStreamsAreLeftAlone(t *testing.T) {
 			t.Parallel()
 			left := make(chan struct{}, 1)
 			s := stoppable(t, eventProgram(t, tt.header, "data: 1\n\n", "", nil, left), ProxyConfig{Spread: -1}, time.Second, &http.Server{})
-			nc := connect(t, s.addr)
+			nc := wiretest.Connect(t, s.addr)
 			fmt.Fprintf(nc, "%s / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n", tt.method)
 			res, err := http.ReadResponse(bufio.NewReader(nc), nil)
 			if err != nil {
@@ -305,7 +306,7 @@ func TestOtherStreamsAreLeftAlone(t *testing.T) {
 			if late := time.Since(s.stop.Snapshot().Deadline); late < 0 {
 				t.Errorf("cut %v before the deadline", -late)
 			}
-			wait(t, left, "the program to be left")
+			wiretest.Wait(t, left, "the program to be left")
 		})
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"lastcall/internal/wiretest"
 )
 
 var fileTime = time.Date(2024, 2, 29, 12, 0, 0, 0, time.UTC)
@@ -172,7 +174,7 @@ func TestFiles(t *testing.T) {
 			if tt.header != "" {
 				req += tt.header + "\r\n"
 			}
-			res, body := exchange(t, addr, tt.method, req+"\r\n")
+			res, body := wiretest.Exchange(t, addr, tt.method, req+"\r\n")
 			if res.StatusCode != tt.status {
 				t.Errorf("%s %.60s = %d %q, want %d", tt.method, tt.path, res.StatusCode, body, tt.status)
 			}

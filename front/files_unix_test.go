@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"lastcall/internal/wiretest"
 )
 
 // TestFilesSpecial asks for what is neither a file nor a directory. To open a
@@ -57,7 +59,7 @@ func TestFilesSpecial(t *testing.T) {
 			h.ServeHTTP(rec, httptest.NewRequest("GET", tt.path, nil))
 			status <- rec.Code
 		}()
-		if got := wait(t, status, "GET "+tt.path); got != tt.want {
+		if got := wiretest.Wait(t, status, "GET "+tt.path); got != tt.want {
 			t.Errorf("GET %s, list %v = %d, want %d", tt.path, tt.list, got, tt.want)
 		}
 	}

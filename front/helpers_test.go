@@ -4,7 +4,8 @@ import (
 	"net"
 	"net/http"
 	"testing"
-	"time"
+
+	"lastcall/internal/wiretest"
 )
 
 // serve runs an http.Server with h on a TimeoutListener until the test ends,
@@ -15,21 +16,5 @@ func serve(t testing.TB, h http.Handler, cfg TimeoutConfig) (addr string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return serveOn(t, TimeoutListener(l, cfg), h)
-}
-
-// serveOn is serve on a given listener.
-func serveOn(t testing.TB, l net.Listener, h http.Handler) (addr string) {
-	t.Helper()
-	s := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		s.Serve(l)
-	}()
-	t.Cleanup(func() {
-		s.Close()
-		<-done
-	})
-	return l.Addr().String()
+	return wiretest.ServeOn(t, TimeoutListener(l, cfg), h)
 }

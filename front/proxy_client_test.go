@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/go-kit/log"
+
+	"lastcall/internal/wiretest"
 )
 
 // TestProxyClientGone has clients that go away. The program learns of it, and
@@ -32,16 +34,16 @@ func TestProxyClientGone(t *testing.T) {
 				<-r.Context().Done()
 				close(ended)
 			}, ProxyConfig{Logger: log.NewLogfmtLogger(&out)})
-			nc := connect(t, addr)
+			nc := wiretest.Connect(t, addr)
 			io.WriteString(nc, tt.request)
-			wait(t, began, "the request at the program")
+			wiretest.Wait(t, began, "the request at the program")
 			if tt.first != "" {
 				if _, err := http.ReadResponse(bufio.NewReader(nc), nil); err != nil {
 					t.Fatal(err)
 				}
 			}
 			nc.Close()
-			wait(t, ended, "the end of the request at the program")
+			wiretest.Wait(t, ended, "the end of the request at the program")
 			if warned := out.logged("level=warn"); len(warned) > 0 {
 				t.Errorf("logged %q, want no warning", warned)
 			}
@@ -62,11 +64,11 @@ func TestProxyClientStalls(t *testing.T) {
 		}), TimeoutConfig{Read: -1, Write: -1})
 		var out lines
 		p := newProxy(t, "http://"+program, ProxyConfig{Logger: log.NewLogfmtLogger(&out)})
-		res, _ := exchange(t, serve(t, Timeouts(p, cfg), cfg), "POST", "POST / HTTP/1.1\r\nHost: h\r\n"+head)
+		res, _ := wiretest.Exchange(t, serve(t, Timeouts(p, cfg), cfg), "POST", "POST / HTTP/1.1\r\nHost: h\r\n"+head)
 		if res.StatusCode != http.StatusRequestTimeout || !res.Close {
 			t.Errorf("%q = %d, close %v, want 408 and the end", head, res.StatusCode, res.Close)
 		}
-		wait(t, ended, "the end of the request at the program")
+		wiretest.Wait(t, ended, "the end of the request at the program")
 		if warned := out.logged("level=warn"); len(warned) > 0 {
 			t.Errorf("%q: logged %q, want no warning", head, warned)
 		}
@@ -83,7 +85,7 @@ func TestProxyMalformedBody(t *testing.T) {
 		io.Copy(io.Discard, r.Body)
 		<-r.Context().Done()
 	}, ProxyConfig{Logger: log.NewLogfmtLogger(&out)})
-	res, _ := exchange(t, addr, "POST", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n")
+	res, _ := wiretest.Exchange(t, addr, "POST", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n")
 	if res.StatusCode != http.StatusBadRequest {
 		t.Errorf("POST = %d, want 400", res.StatusCode)
 	}

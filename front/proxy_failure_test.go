@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/go-kit/log"
+
+	"lastcall/internal/wiretest"
 )
 
 // lines collects what is logged.
@@ -113,13 +115,13 @@ func TestProxyFailures(t *testing.T) {
 				out.mu.Lock()
 				out.all = nil
 				out.mu.Unlock()
-				res, body := exchange(t, front, "", request)
+				res, body := wiretest.Exchange(t, front, "", request)
 				if res.StatusCode != tt.status || !strings.Contains(body, http.StatusText(tt.status)) {
-					t.Errorf("%s = %d %q, want %d", firstLine(request), res.StatusCode, body, tt.status)
+					t.Errorf("%s = %d %q, want %d", wiretest.FirstLine(request), res.StatusCode, body, tt.status)
 				}
 				warned := out.logged("level=warn")
 				if len(warned) != 1 || len(out.logged("")) != 1 {
-					t.Fatalf("%s: logged %q, want one warning", firstLine(request), out.logged(""))
+					t.Fatalf("%s: logged %q, want one warning", wiretest.FirstLine(request), out.logged(""))
 				}
 				method, _, _ := strings.Cut(request, " ")
 				why := tt.why
@@ -128,7 +130,7 @@ func TestProxyFailures(t *testing.T) {
 				}
 				for _, want := range []string{"target=" + target, "method=" + method, "path=/path", "err=", why} {
 					if !strings.Contains(warned[0], want) {
-						t.Errorf("%s: logged %q, want %s", firstLine(request), warned[0], want)
+						t.Errorf("%s: logged %q, want %s", wiretest.FirstLine(request), warned[0], want)
 					}
 				}
 			}
@@ -142,7 +144,7 @@ func TestProxyTakesNothing(t *testing.T) {
 	addr := rawProgram(t, func(_ net.Conn, done <-chan struct{}) { <-done })
 	p := newProxy(t, "http://"+addr, ProxyConfig{ResponseTimeout: 300 * time.Millisecond})
 	front := serve(t, Timeouts(p, TimeoutConfig{}), TimeoutConfig{})
-	nc := connect(t, front)
+	nc := wiretest.Connect(t, front)
 	go func() {
 		io.WriteString(nc, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000000\r\n\r\n")
 		for piece := make([]byte, 1<<20); ; {
@@ -169,7 +171,7 @@ func TestProxyBrokenAnswer(t *testing.T) {
 		var out lines
 		p := newProxy(t, "http://"+addr, ProxyConfig{Logger: log.NewLogfmtLogger(&out)})
 		front := serve(t, Timeouts(p, TimeoutConfig{}), TimeoutConfig{})
-		nc := connect(t, front)
+		nc := wiretest.Connect(t, front)
 		io.WriteString(nc, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
 		res, err := http.ReadResponse(bufio.NewReader(nc), nil)
 		if err != nil {

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"lastcall/internal/wiretest"
 )
 
 // TestProxyStream has a program that says one piece at a time, each when the
@@ -35,12 +37,12 @@ func TestProxyStream(t *testing.T) {
 				for _, piece := range []string{"", "one", "two", "six"} {
 					io.WriteString(w, piece)
 					http.NewResponseController(w).Flush()
-					if s := wait(t, got, "the client to get "+piece); s != piece {
+					if s := wiretest.Wait(t, got, "the client to get "+piece); s != piece {
 						t.Errorf("the client got %q, want %q", s, piece)
 					}
 				}
 			}, ProxyConfig{})
-			nc := connect(t, addr)
+			nc := wiretest.Connect(t, addr)
 			io.WriteString(nc, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
 			res, err := http.ReadResponse(bufio.NewReader(nc), nil)
 			if err != nil {
@@ -74,7 +76,7 @@ func TestProxyUploadStream(t *testing.T) {
 		}
 	}, ProxyConfig{})
 	for _, chunked := range []bool{false, true} {
-		nc := connect(t, addr)
+		nc := wiretest.Connect(t, addr)
 		head, before, after := "Content-Length: 6", "", ""
 		if chunked {
 			head, before, after = "Transfer-Encoding: chunked", "3\r\n", "\r\n"
@@ -82,7 +84,7 @@ func TestProxyUploadStream(t *testing.T) {
 		io.WriteString(nc, "POST / HTTP/1.1\r\nHost: h\r\n"+head+"\r\n\r\n")
 		for _, piece := range []string{"one", "two"} {
 			io.WriteString(nc, before+piece+after)
-			if s := wait(t, got, "the program to get "+piece); s != piece {
+			if s := wiretest.Wait(t, got, "the program to get "+piece); s != piece {
 				t.Errorf("the program got %q, want %q", s, piece)
 			}
 		}
@@ -115,7 +117,7 @@ func TestProxyTrailers(t *testing.T) {
 		{"/", http.Header{"X-Announced": {"a"}}},
 		{"/more", http.Header{"X-Announced": {"a"}, "X-Unannounced": {"u"}}},
 	} {
-		nc := connect(t, addr)
+		nc := wiretest.Connect(t, addr)
 		io.WriteString(nc, "POST "+tt.path+" HTTP/1.1\r\nHost: h\r\nTE: trailers\r\nTrailer: X-Sum, X-Forwarded-For, Forwarded\r\nTransfer-Encoding: chunked\r\n\r\n"+
 			"4\r\nbody\r\n0\r\nX-Sum: 42\r\nX-Forwarded-For: me\r\nForwarded: for=me\r\n\r\n")
 		res, err := http.ReadResponse(bufio.NewReader(nc), nil)
@@ -128,7 +130,7 @@ func TestProxyTrailers(t *testing.T) {
 		if diff := cmp.Diff(tt.want, res.Trailer); diff != "" {
 			t.Errorf("POST %s: trailers of the answer (-want +got):\n%s", tt.path, diff)
 		}
-		if diff := cmp.Diff(http.Header{"X-Sum": {"42"}}, wait(t, asked, "the request")); diff != "" {
+		if diff := cmp.Diff(http.Header{"X-Sum": {"42"}}, wiretest.Wait(t, asked, "the request")); diff != "" {
 			t.Errorf("POST %s: trailers of the request (-want +got):\n%s", tt.path, diff)
 		}
 	}
@@ -140,10 +142,10 @@ func TestProxyInformational(t *testing.T) {
 	addr := inFront(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Link", "</a.css>; rel=preload")
 		w.WriteHeader(http.StatusEarlyHints)
-		wait(t, got, "the client to get 103")
+		wiretest.Wait(t, got, "the client to get 103")
 		w.Header().Del("Link")
 	}, ProxyConfig{})
-	nc := connect(t, addr)
+	nc := wiretest.Connect(t, addr)
 	br := bufio.NewReader(nc)
 	io.WriteString(nc, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
 	res, err := http.ReadResponse(br, nil)
@@ -161,7 +163,7 @@ func TestProxyInformationalOld(t *testing.T) {
 	addr := inFront(t, func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusEarlyHints)
 	}, ProxyConfig{})
-	if res, _ := exchange(t, addr, "GET", "GET / HTTP/1.0\r\nHost: h\r\n\r\n"); res.StatusCode != 200 {
+	if res, _ := wiretest.Exchange(t, addr, "GET", "GET / HTTP/1.0\r\nHost: h\r\n\r\n"); res.StatusCode != 200 {
 		t.Errorf("first answer: %d, want 200", res.StatusCode)
 	}
 }
@@ -189,7 +191,7 @@ func TestProxyExpect(t *testing.T) {
 				io.Copy(w, r.Body) // which sends 100
 			}, ProxyConfig{})
 			for range 20 {
-				nc := connect(t, addr)
+				nc := wiretest.Connect(t, addr)
 				br := bufio.NewReader(nc)
 				io.WriteString(nc, "POST "+tt.path+" HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
 				var got []int
@@ -234,7 +236,7 @@ func TestProxyUpgrade(t *testing.T) {
 		_, err = io.Copy(nc, rw)
 		ended <- err
 	}, ProxyConfig{})
-	nc := connect(t, addr)
+	nc := wiretest.Connect(t, addr)
 	br := bufio.NewReader(nc)
 	io.WriteString(nc, "GET /chat HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\nearly ")
 	res, err := http.ReadResponse(br, nil)
@@ -261,7 +263,7 @@ func TestProxyUpgrade(t *testing.T) {
 	expect(big)
 	// Whichever side ends it, the other learns.
 	nc.Close()
-	if err := wait(t, ended, "the program to see the end"); err != nil {
+	if err := wiretest.Wait(t, ended, "the program to see the end"); err != nil {
 		if _, ok := err.(net.Error); !ok {
 			t.Errorf("the program got %v", err)
 		}
@@ -277,7 +279,7 @@ func TestProxyUpgradeHalfClosed(t *testing.T) {
 			io.WriteString(nc, "all heard")
 		}
 	})
-	nc := connect(t, serve(t, newProxy(t, "http://"+program, ProxyConfig{}), TimeoutConfig{}))
+	nc := wiretest.Connect(t, serve(t, newProxy(t, "http://"+program, ProxyConfig{}), TimeoutConfig{}))
 	io.WriteString(nc, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nearly")
 	br := bufio.NewReader(nc)
 	if res, err := http.ReadResponse(br, nil); err != nil || res.StatusCode != 101 {
@@ -297,7 +299,7 @@ func TestProxyUpgradeInBody(t *testing.T) {
 		<-done
 	})
 	addr := serve(t, newProxy(t, "http://"+program, ProxyConfig{}), TimeoutConfig{Read: -1})
-	res, _ := exchange(t, addr, "POST", "POST / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: x\r\nContent-Length: 8\r\n\r\nhalf")
+	res, _ := wiretest.Exchange(t, addr, "POST", "POST / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: x\r\nContent-Length: 8\r\n\r\nhalf")
 	if res.StatusCode != http.StatusBadGateway {
 		t.Errorf("POST = %d, want 502", res.StatusCode)
 	}

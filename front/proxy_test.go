@@ -16,6 +16,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"lastcall/internal/wiretest"
 )
 
 // newProxy is Proxy, or the end of the test. Its connections to the program
@@ -152,10 +154,10 @@ func TestProxyAsk(t *testing.T) {
 			io.WriteString(nc, "HTTP/1.1 200 OK\r\nKeep-Alive: x\r\nProxy-Authenticate: x\r\nX-Hop: x\r\nConnection: X-Hop\r\nContent-Length: 2\r\nX-Kept: y\r\n\r\nok")
 		}()
 		addr := serve(t, newProxy(t, "http://"+l.Addr().String()+tt.base, ProxyConfig{}), TimeoutConfig{})
-		res, body := exchange(t, addr, "GET", "GET "+tt.ask+" HTTP/1.1\r\nHost: front.example:81\r\nConnection: keep-alive, X-Secret\r\n"+
+		res, body := wiretest.Exchange(t, addr, "GET", "GET "+tt.ask+" HTTP/1.1\r\nHost: front.example:81\r\nConnection: keep-alive, X-Secret\r\n"+
 			"X-Secret: x\r\nKeep-Alive: x\r\nProxy-Connection: x\r\nProxy-Authorization: x\r\nTE: gzip, trailers\r\nUpgrade-Insecure-Requests: 1\r\nCookie: a=b\r\n\r\n")
 		l.Close()
-		got := wait(t, lines, "the request")
+		got := wiretest.Wait(t, lines, "the request")
 		host := "front.example:81"
 		if u, err := url.Parse(tt.ask); err == nil && u.IsAbs() {
 			host = u.Host
@@ -194,7 +196,7 @@ func TestProxyTargets(t *testing.T) {
 		body, _ := io.ReadAll(r.Body)
 		io.WriteString(w, r.Proto+" "+r.Host+" "+string(body))
 	})
-	serveOn(t, l, echo)
+	wiretest.ServeOn(t, l, echo)
 	h2c := httptest.NewUnstartedServer(echo)
 	h2c.Config.Protocols = new(http.Protocols)
 	h2c.Config.Protocols.SetUnencryptedHTTP2(true)
@@ -216,7 +218,7 @@ func TestProxyTargets(t *testing.T) {
 		}
 		addr := serve(t, p, TimeoutConfig{})
 		for range 2 {
-			res, got := exchange(t, addr, "POST", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody")
+			res, got := wiretest.Exchange(t, addr, "POST", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody")
 			if got != tt.want || res.StatusCode != 200 {
 				t.Errorf("%s answered %d %q, want %q", tt.target, res.StatusCode, got, tt.want)
 			}

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/go-kit/log"
+
+	"lastcall/internal/wiretest"
 )
 
 // watched is a listener whose connections note what they are asked to send.
@@ -79,8 +81,8 @@ func TestSendfile(t *testing.T) {
 				t.Fatal(err)
 			}
 			w := &watched{Listener: l}
-			addr := serveOn(t, TimeoutListener(w, tt.cfg), tt.h)
-			_, body := exchange(t, addr, "GET", "GET /big.txt HTTP/1.1\r\nHost: h\r\n\r\n")
+			addr := wiretest.ServeOn(t, TimeoutListener(w, tt.cfg), tt.h)
+			_, body := wiretest.Exchange(t, addr, "GET", "GET /big.txt HTTP/1.1\r\nHost: h\r\n\r\n")
 			if body != text {
 				t.Errorf("got %d bytes that differ, want %d", len(body), len(text))
 			}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"lastcall/internal/wiretest"
 )
 
 // farAway connects as over a network, where little is acknowledged at a time:
@@ -65,7 +67,7 @@ func TestSlowReader(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			addr := serveOn(t, TimeoutListener(bufferingListener{l}, TimeoutConfig{Write: 3 * short / 2}), h)
+			addr := wiretest.ServeOn(t, TimeoutListener(bufferingListener{l}, TimeoutConfig{Write: 3 * short / 2}), h)
 			nc := farAway(t, addr)
 			io.WriteString(nc, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 			start := time.Now()

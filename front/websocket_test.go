@@ -20,6 +20,7 @@ import (
 	"github.com/oklog/run"
 
 	"lastcall/actors"
+	"lastcall/internal/wiretest"
 )
 
 // service is a proxy that an HTTP actor serves, with a way to stop it.
@@ -92,7 +93,7 @@ func rawSocket(t testing.TB, f func(nc net.Conn, r *bufio.Reader)) http.HandlerF
 			return
 		}
 		defer nc.Close()
-		nc.SetDeadline(time.Now().Add(patience))
+		nc.SetDeadline(time.Now().Add(wiretest.Patience))
 		io.WriteString(nc, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+r.Header.Get("Upgrade")+"\r\n\r\n")
 		f(nc, rw.Reader)
 	}
@@ -101,7 +102,7 @@ func rawSocket(t testing.TB, f func(nc net.Conn, r *bufio.Reader)) http.HandlerF
 // dialRaw upgrades, and sends more along with the request.
 func (s *service) dialRaw(t testing.TB, more string) (*net.TCPConn, *bufio.Reader) {
 	t.Helper()
-	nc := connect(t, s.addr)
+	nc := wiretest.Connect(t, s.addr)
 	io.WriteString(nc, upgrade+more)
 	br := bufio.NewReader(nc)
 	if res, err := http.ReadResponse(br, nil); err != nil || res.StatusCode != 101 {
@@ -163,7 +164,7 @@ func TestWebSocketGoesAway(t *testing.T) {
 				}
 			}, ProxyConfig{}, 30*time.Second, &http.Server{TLSConfig: tt.tls})
 
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			ctx, cancel := context.WithTimeout(t.Context(), wiretest.Patience)
 			defer cancel()
 			transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 			defer transport.CloseIdleConnections()
@@ -186,7 +187,7 @@ func TestWebSocketGoesAway(t *testing.T) {
 			if _, _, err := ws.Read(ctx); websocket.CloseStatus(err) != websocket.StatusGoingAway {
 				t.Errorf("the client got %v, want 1001", err)
 			}
-			if err := wait(t, ended, "the program's end"); websocket.CloseStatus(err) != websocket.StatusGoingAway {
+			if err := wiretest.Wait(t, ended, "the program's end"); websocket.CloseStatus(err) != websocket.StatusGoingAway {
 				t.Errorf("the program got %v, want 1001", err)
 			}
 			s.early(t)
@@ -231,7 +232,7 @@ func TestWebSocketMessageIsWhole(t *testing.T) {
 			if b, err := br.Peek(1); err == nil {
 				t.Errorf("the client got %q in the middle of a message", b)
 			}
-			nc.SetReadDeadline(time.Now().Add(patience))
+			nc.SetReadDeadline(time.Now().Add(wiretest.Patience))
 			begun := time.Now()
 			close(goOn)
 			expect(t, "the client", br, tt.after+string(closeToClient))
@@ -270,7 +271,7 @@ func TestWebSocketNobodyAnswers(t *testing.T) {
 			expectEnd(t, "the client", br)
 			io.WriteString(nc, strings.Repeat("x", 100_000))
 			nc.Close()
-			got := wait(t, told, "the program's end")
+			got := wiretest.Wait(t, told, "the program's end")
 			f, ok := strings.CutPrefix(got, tt.want)
 			if !ok || len(f) != 8 || f[:2] != "\x88\x82" || f[6]^f[2] != 0x03 || f[7]^f[3] != 0xe9 {
 				t.Errorf("the program got %q, want %q and a masked Close of 1001", got, tt.want)
@@ -295,7 +296,7 @@ func TestWebSocketIsNotReset(t *testing.T) {
 			t.Errorf("the client got %q, %v, want Close", all, err)
 		}
 	}()
-	for until := time.Now().Add(patience); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
+	for until := time.Now().Add(wiretest.Patience); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
 		if _, err := nc.Write([]byte("x")); err != nil {
 			t.Errorf("while the client sends: %v", err)
 			break
@@ -371,7 +372,7 @@ func TestWebSocketClosesByItself(t *testing.T) {
 				expect(t, "the client", br, frame(0x88, false, "\x03\xe8"))
 			}
 			io.WriteString(nc, frame(0x88, true, "\x03\xe8"))
-			wait(t, asked, "the program to be asked")
+			wiretest.Wait(t, asked, "the program to be asked")
 			s.stop.Begin(nil)
 			if first == "client" {
 				expect(t, "the client", br, frame(0x88, false, "\x03\xe8"))
@@ -397,7 +398,7 @@ func TestUpgradesAreWaitedFor(t *testing.T) {
 				io.WriteString(nc, tt.says)
 				io.Copy(io.Discard, r)
 			}), ProxyConfig{Spread: -1}, time.Second, &http.Server{})
-			nc := connect(t, s.addr)
+			nc := wiretest.Connect(t, s.addr)
 			io.WriteString(nc, tt.upgrade)
 			br := bufio.NewReader(nc)
 			if res, err := http.ReadResponse(br, nil); err != nil || res.StatusCode != 101 {
