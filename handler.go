@@ -9,13 +9,16 @@ import (
 
 	"lastcall/actors"
 	"lastcall/front"
+	"lastcall/internal/accesslog"
+	"lastcall/internal/files"
+	"lastcall/internal/slowpeer"
 )
 
 // newHandler is what the settings ask to serve.
 func newHandler(cfg config, stop *actors.Stop, logger log.Logger) (h http.Handler, err error) {
 	switch {
 	case cfg.dir != "":
-		if h, err = front.Files(cfg.dir, cfg.list); err != nil {
+		if h, err = files.Handler(cfg.dir, cfg.list); err != nil {
 			return nil, fmt.Errorf("-dir: %w", err)
 		}
 	case cfg.proxy != "":
@@ -34,7 +37,7 @@ func newHandler(cfg config, stop *actors.Stop, logger log.Logger) (h http.Handle
 		h = actors.Health(stop, cfg.healthPrefix, h)
 	}
 	if cfg.accessLog {
-		h = front.AccessLog(h, log.With(logger, "actor", "access"))
+		h = accesslog.Handler(h, log.With(logger, "actor", "access"))
 	}
-	return front.Timeouts(h, timeouts(cfg)), nil
+	return slowpeer.Handler(h, timeouts(cfg)), nil
 }

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+
+	"lastcall/internal/slowpeer"
 )
 
 // answer is the way from ReverseProxy to the client. It flushes each part of a
@@ -60,9 +62,7 @@ func (a *answer) precede() {
 func (a *answer) Write(p []byte) (int, error) {
 	n, err := a.ResponseWriter.Write(p)
 	if a.body.ended() == nil {
-		if renew, ok := a.request.Context().Value(renewKey{}).(func()); ok {
-			renew() // who is listening may pause in speaking
-		}
+		slowpeer.Renew(a.request.Context()) // who is listening may pause in speaking
 	}
 	if a.more -= int64(n); a.more > 0 && err == nil {
 		err = http.NewResponseController(a.ResponseWriter).Flush()

@@ -14,6 +14,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"lastcall/internal/buffers"
 )
 
 const (
@@ -120,7 +122,7 @@ type directConn struct {
 func newDirectConn(nc net.Conn, p *pool) *directConn {
 	c := &directConn{Conn: nc, pool: p, quiet: quiet(nc)}
 	c.close = func() { nc.Close() }
-	c.br = bufio.NewReaderSize(directReader{c}, copySize)
+	c.br = bufio.NewReaderSize(directReader{c}, buffers.Size)
 	c.bw = bufio.NewWriter(directWriter{c})
 	return c
 }
@@ -345,8 +347,8 @@ func (c directWriter) Write(p []byte) (int, error) {
 
 // ReadFrom keeps bufio.Writer from collecting a body before it writes.
 func (c directWriter) ReadFrom(r io.Reader) (int64, error) {
-	buf := copyBuffers.Get()
-	defer copyBuffers.Put(buf)
+	buf := buffers.Copy.Get()
+	defer buffers.Copy.Put(buf)
 	return io.CopyBuffer(struct{ io.Writer }{c}, struct{ io.Reader }{r}, buf)
 }
 

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"lastcall/internal/slowpeer"
 )
 
 // BenchmarkRoundTrip measures a request to the program by direct, and by
@@ -15,7 +17,7 @@ func BenchmarkRoundTrip(b *testing.B) {
 	addr := serve(b, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
 		io.WriteString(w, "hello, world\n")
-	}), TimeoutConfig{Read: -1, Write: -1})
+	}), slowpeer.Config{Read: -1, Write: -1})
 	transport := &http.Transport{MaxIdleConnsPerHost: idleConns, DisableCompression: true}
 	defer transport.CloseIdleConnections()
 	for _, way := range []struct {

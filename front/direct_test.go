@@ -22,6 +22,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"lastcall/internal/slowpeer"
 	"lastcall/internal/wiretest"
 )
 
@@ -34,7 +35,7 @@ func newDirect(t testing.TB, addr string) *direct {
 		if err != nil {
 			return nil, err
 		}
-		return newTimedConn(nc, account{}, account{limit: time.Minute, rate: 1}), nil
+		return slowpeer.LimitWrites(nc, time.Minute, 1), nil
 	}
 	t.Cleanup(func() {
 		d.mu.Lock()
@@ -518,7 +519,7 @@ func TestDirectTimeout(t *testing.T) {
 		const limit = 10 * time.Second
 		nc, program := net.Pipe()
 		d := &direct{responseTimeout: limit}
-		c := newDirectConn(newTimedConn(nc, account{}, account{limit: limit, rate: 1}), &d.pool)
+		c := newDirectConn(slowpeer.LimitWrites(nc, limit, 1), &d.pool)
 		c.quiet = func() bool { return true }
 		d.idle = []*directConn{c}
 		go func() {
@@ -656,7 +657,7 @@ func TestDirectSlowEarlyAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		nc, program := net.Pipe()
 		d := &direct{responseTimeout: 10 * time.Second}
-		d.dial = func(context.Context) (net.Conn, error) { return newTimedConn(nc, account{}, account{}), nil }
+		d.dial = func(context.Context) (net.Conn, error) { return nc, nil }
 		go func() {
 			defer program.Close()
 			r, err := http.ReadRequest(bufio.NewReader(program))

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"lastcall/internal/slowpeer"
 	"lastcall/internal/wiretest"
 )
 
@@ -69,7 +70,7 @@ func TestProxyEarlyAnswer(t *testing.T) {
 		fmt.Fprintf(nc, "HTTP/1.1 413 Content Too Large\r\nContent-Length: %d\r\n\r\n%s", size, strings.Repeat("x", size))
 		<-done
 	})
-	addr := serve(t, newProxy(t, "http://"+program, ProxyConfig{}), TimeoutConfig{Read: -1})
+	addr := serve(t, newProxy(t, "http://"+program, ProxyConfig{}), slowpeer.Config{Read: -1})
 	for _, length := range []int{100 << 10, 8 << 20} {
 		nc := wiretest.Connect(t, addr)
 		io.WriteString(nc, fmt.Sprintf("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n", length))
@@ -109,7 +110,7 @@ func TestProxySilentBody(t *testing.T) {
 						<-done
 					}
 				})
-				nc := wiretest.Connect(t, serve(t, newProxy(t, "http://"+program, ProxyConfig{}), TimeoutConfig{Read: -1}))
+				nc := wiretest.Connect(t, serve(t, newProxy(t, "http://"+program, ProxyConfig{}), slowpeer.Config{Read: -1}))
 				io.WriteString(nc, "POST / HTTP/1.1\r\nHost: h\r\n"+body)
 				br := bufio.NewReader(nc)
 				res, err := http.ReadResponse(br, nil)
@@ -140,22 +141,22 @@ func TestProxyQuietBody(t *testing.T) {
 			time.Sleep(short / 4)
 		}
 		io.Copy(w, r.Body)
-	}), TimeoutConfig{Read: -1})
+	}), slowpeer.Config{Read: -1})
 	for name, set := range map[string]func(*http.Protocols, bool){
 		"HTTP1": (*http.Protocols).SetHTTP1, "h2c": (*http.Protocols).SetUnencryptedHTTP2,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			cfg := TimeoutConfig{Read: short}
+			cfg := slowpeer.Config{Read: short}
 			protocols := new(http.Protocols)
 			set(protocols, true)
 			l, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
 				t.Fatal(err)
 			}
-			s := &http.Server{Handler: Timeouts(newProxy(t, "http://"+program, ProxyConfig{}), cfg), Protocols: protocols}
+			s := &http.Server{Handler: slowpeer.Handler(newProxy(t, "http://"+program, ProxyConfig{}), cfg), Protocols: protocols}
 			done := make(chan error)
-			go func() { done <- s.Serve(TimeoutListener(l, cfg)) }()
+			go func() { done <- s.Serve(slowpeer.Listener(l, cfg)) }()
 			t.Cleanup(func() { s.Close(); <-done })
 			client := &http.Client{Transport: &http.Transport{Protocols: protocols}, Timeout: wiretest.Patience}
 			defer client.CloseIdleConnections()
@@ -189,7 +190,7 @@ func TestProxyUnreadBody(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Close()
-	addr := serve(t, newProxy(t, "http://"+l.Addr().String(), ProxyConfig{}), TimeoutConfig{})
+	addr := serve(t, newProxy(t, "http://"+l.Addr().String(), ProxyConfig{}), slowpeer.Config{})
 	nc := wiretest.Connect(t, addr)
 	br := bufio.NewReader(nc)
 	for range 3 {

@@ -4,37 +4,9 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 
 	"lastcall/front"
 )
-
-func ExampleFiles() {
-	dir, err := os.MkdirTemp("", "site")
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer os.RemoveAll(dir)
-	os.WriteFile(filepath.Join(dir, "hello.txt"), []byte("hello, world"), 0o644)
-	os.WriteFile(filepath.Join(dir, ".env"), []byte("SECRET=1"), 0o644)
-
-	files, err := front.Files(dir, false)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	for _, path := range []string{"/hello.txt", "/.env", "/"} {
-		rec := httptest.NewRecorder()
-		files.ServeHTTP(rec, httptest.NewRequest("GET", path, nil))
-		fmt.Println(path, rec.Code)
-	}
-	// Output:
-	// /hello.txt 200
-	// /.env 404
-	// / 404
-}
 
 func ExampleProxy() {
 	program := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -20,6 +20,9 @@ import (
 
 	"github.com/go-kit/log"
 	"github.com/go-kit/log/level"
+
+	"lastcall/internal/buffers"
+	"lastcall/internal/slowpeer"
 )
 
 // ProxyConfig is the optional part of [Proxy]. The zero value works.
@@ -104,7 +107,7 @@ func Proxy(target string, cfg ProxyConfig) (http.Handler, error) {
 			}
 		},
 		ModifyResponse: p.modify,
-		BufferPool:     &copyBuffers,
+		BufferPool:     &buffers.Copy,
 		ErrorLog:       stdlog.New(errorLog{level.Warn(p.logger)}, "", 0),
 		ErrorHandler:   p.failed,
 	}
@@ -121,7 +124,7 @@ func dialTo(target string, cfg ProxyConfig) (*url.URL, http.RoundTripper, error)
 		IdleConnTimeout:       idleTimeout,
 		ExpectContinueTimeout: time.Second, // the program may refuse a body before it is sent
 		DisableCompression:    true,        // what client and program agree on passes as it is
-		ReadBufferSize:        copySize,
+		ReadBufferSize:        buffers.Size,
 		ForceAttemptHTTP2:     true,
 		Protocols:             new(http.Protocols),
 	}
@@ -137,7 +140,7 @@ func dialTo(target string, cfg ProxyConfig) (*url.URL, http.RoundTripper, error)
 		// ResponseHeaderTimeout begins when the request is written, so a
 		// program that takes none of it would be waited for without end.
 		// How slowly it takes it is its own affair.
-		return newTimedConn(nc, account{}, account{limit: transport.ResponseHeaderTimeout, rate: 1}), nil
+		return slowpeer.LimitWrites(nc, transport.ResponseHeaderTimeout, 1), nil
 	}
 	if unix && path != "" {
 		transport.Protocols.SetHTTP1(true)
@@ -346,3 +349,19 @@ func (l errorLog) Write(p []byte) (int, error) {
 	}
 	return len(p), nil
 }
+
+// timeout is d where zero stands for otherwise, and less than zero for none.
+func timeout(d, otherwise time.Duration) time.Duration {
+	if d == 0 {
+		return otherwise
+	}
+	return max(d, 0)
+}
+
+// now is a clock cheaper than time.Now: it leaves out the time of day.
+func now() time.Duration { return time.Since(epoch) }
+
+var epoch = time.Now()
+
+// aLongTimeAgo is a deadline that makes a blocked Read return.
+var aLongTimeAgo = time.Unix(1, 0)

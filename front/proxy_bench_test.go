@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/http"
 	"testing"
+
+	"lastcall/internal/slowpeer"
 )
 
 // BenchmarkProxy measures small answers over keep-alive: client, proxy and
@@ -14,12 +16,12 @@ import (
 func BenchmarkProxy(b *testing.B) {
 	program := serve(b, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, "hello, world\n")
-	}), TimeoutConfig{Read: -1, Write: -1})
+	}), slowpeer.Config{Read: -1, Write: -1})
 	h, err := Proxy("http://"+program, ProxyConfig{})
 	if err != nil {
 		b.Fatal(err)
 	}
-	addr := serve(b, Timeouts(h, TimeoutConfig{}), TimeoutConfig{})
+	addr := serve(b, slowpeer.Handler(h, slowpeer.Config{}), slowpeer.Config{})
 	benchmarkGet(b, addr)
 }
 
@@ -27,9 +29,9 @@ func BenchmarkProxy(b *testing.B) {
 // with the timeouts around it.
 func BenchmarkDirect(b *testing.B) {
 	hello := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello, world\n") })
-	b.Run("Bare", func(b *testing.B) { benchmarkGet(b, serve(b, hello, TimeoutConfig{Read: -1, Write: -1})) })
+	b.Run("Bare", func(b *testing.B) { benchmarkGet(b, serve(b, hello, slowpeer.Config{Read: -1, Write: -1})) })
 	b.Run("Timed", func(b *testing.B) {
-		benchmarkGet(b, serve(b, Timeouts(hello, TimeoutConfig{}), TimeoutConfig{}))
+		benchmarkGet(b, serve(b, slowpeer.Handler(hello, slowpeer.Config{}), slowpeer.Config{}))
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/go-kit/log"
 
+	"lastcall/internal/slowpeer"
 	"lastcall/internal/wiretest"
 )
 
@@ -54,17 +55,17 @@ func TestProxyClientGone(t *testing.T) {
 // TestProxyClientStalls has a client that does not send all of its body. It is
 // told so, and the program is not blamed.
 func TestProxyClientStalls(t *testing.T) {
-	cfg := TimeoutConfig{Read: 300 * time.Millisecond}
+	cfg := slowpeer.Config{Read: 300 * time.Millisecond}
 	for _, head := range []string{"Content-Length: 1000\r\n\r\nbody", "Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n"} {
 		ended := make(chan struct{})
 		program := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			io.Copy(io.Discard, r.Body)
 			<-r.Context().Done()
 			close(ended)
-		}), TimeoutConfig{Read: -1, Write: -1})
+		}), slowpeer.Config{Read: -1, Write: -1})
 		var out lines
 		p := newProxy(t, "http://"+program, ProxyConfig{Logger: log.NewLogfmtLogger(&out)})
-		res, _ := wiretest.Exchange(t, serve(t, Timeouts(p, cfg), cfg), "POST", "POST / HTTP/1.1\r\nHost: h\r\n"+head)
+		res, _ := wiretest.Exchange(t, serve(t, slowpeer.Handler(p, cfg), cfg), "POST", "POST / HTTP/1.1\r\nHost: h\r\n"+head)
 		if res.StatusCode != http.StatusRequestTimeout || !res.Close {
 			t.Errorf("%q = %d, close %v, want 408 and the end", head, res.StatusCode, res.Close)
 		}

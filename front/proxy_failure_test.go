@@ -13,6 +13,7 @@ import (
 
 	"github.com/go-kit/log"
 
+	"lastcall/internal/slowpeer"
 	"lastcall/internal/wiretest"
 )
 
@@ -107,7 +108,7 @@ func TestProxyFailures(t *testing.T) {
 			var out lines
 			target := "http://" + addr
 			p := newProxy(t, target, ProxyConfig{Logger: log.NewLogfmtLogger(&out), ResponseTimeout: 300 * time.Millisecond})
-			front := serve(t, p, TimeoutConfig{})
+			front := serve(t, p, slowpeer.Config{})
 			for _, request := range []string{
 				"GET /path HTTP/1.1\r\nHost: h\r\n\r\n",
 				"POST /path HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody",
@@ -143,7 +144,7 @@ func TestProxyFailures(t *testing.T) {
 func TestProxyTakesNothing(t *testing.T) {
 	addr := rawProgram(t, func(_ net.Conn, done <-chan struct{}) { <-done })
 	p := newProxy(t, "http://"+addr, ProxyConfig{ResponseTimeout: 300 * time.Millisecond})
-	front := serve(t, Timeouts(p, TimeoutConfig{}), TimeoutConfig{})
+	front := serve(t, slowpeer.Handler(p, slowpeer.Config{}), slowpeer.Config{})
 	nc := wiretest.Connect(t, front)
 	go func() {
 		io.WriteString(nc, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000000\r\n\r\n")
@@ -170,7 +171,7 @@ func TestProxyBrokenAnswer(t *testing.T) {
 		addr := rawProgram(t, func(nc net.Conn, _ <-chan struct{}) { io.WriteString(nc, answer) })
 		var out lines
 		p := newProxy(t, "http://"+addr, ProxyConfig{Logger: log.NewLogfmtLogger(&out)})
-		front := serve(t, Timeouts(p, TimeoutConfig{}), TimeoutConfig{})
+		front := serve(t, slowpeer.Handler(p, slowpeer.Config{}), slowpeer.Config{})
 		nc := wiretest.Connect(t, front)
 		io.WriteString(nc, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
 		res, err := http.ReadResponse(bufio.NewReader(nc), nil)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"lastcall/internal/slowpeer"
 	"lastcall/internal/wiretest"
 )
 
@@ -279,7 +280,7 @@ func TestProxyUpgradeHalfClosed(t *testing.T) {
 			io.WriteString(nc, "all heard")
 		}
 	})
-	nc := wiretest.Connect(t, serve(t, newProxy(t, "http://"+program, ProxyConfig{}), TimeoutConfig{}))
+	nc := wiretest.Connect(t, serve(t, newProxy(t, "http://"+program, ProxyConfig{}), slowpeer.Config{}))
 	io.WriteString(nc, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nearly")
 	br := bufio.NewReader(nc)
 	if res, err := http.ReadResponse(br, nil); err != nil || res.StatusCode != 101 {
@@ -298,7 +299,7 @@ func TestProxyUpgradeInBody(t *testing.T) {
 		io.WriteString(nc, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
 		<-done
 	})
-	addr := serve(t, newProxy(t, "http://"+program, ProxyConfig{}), TimeoutConfig{Read: -1})
+	addr := serve(t, newProxy(t, "http://"+program, ProxyConfig{}), slowpeer.Config{Read: -1})
 	res, _ := wiretest.Exchange(t, addr, "POST", "POST / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: x\r\nContent-Length: 8\r\n\r\nhalf")
 	if res.StatusCode != http.StatusBadGateway {
 		t.Errorf("POST = %d, want 502", res.StatusCode)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"lastcall/internal/slowpeer"
 	"lastcall/internal/wiretest"
 )
 
@@ -36,8 +37,8 @@ func newProxy(t testing.TB, target string, cfg ProxyConfig) *proxy {
 // inFront serves a proxy, timeouts and all, before a program, and returns its address.
 func inFront(t testing.TB, program http.HandlerFunc, cfg ProxyConfig) (addr string) {
 	t.Helper()
-	target := "http://" + serve(t, program, TimeoutConfig{Read: -1, Write: -1})
-	return serve(t, Timeouts(newProxy(t, target, cfg), TimeoutConfig{}), TimeoutConfig{})
+	target := "http://" + serve(t, program, slowpeer.Config{Read: -1, Write: -1})
+	return serve(t, slowpeer.Handler(newProxy(t, target, cfg), slowpeer.Config{}), slowpeer.Config{})
 }
 
 // TestProxyForwarded compares what the program sees of X-Forwarded-* and
@@ -153,7 +154,7 @@ func TestProxyAsk(t *testing.T) {
 			lines <- got
 			io.WriteString(nc, "HTTP/1.1 200 OK\r\nKeep-Alive: x\r\nProxy-Authenticate: x\r\nX-Hop: x\r\nConnection: X-Hop\r\nContent-Length: 2\r\nX-Kept: y\r\n\r\nok")
 		}()
-		addr := serve(t, newProxy(t, "http://"+l.Addr().String()+tt.base, ProxyConfig{}), TimeoutConfig{})
+		addr := serve(t, newProxy(t, "http://"+l.Addr().String()+tt.base, ProxyConfig{}), slowpeer.Config{})
 		res, body := wiretest.Exchange(t, addr, "GET", "GET "+tt.ask+" HTTP/1.1\r\nHost: front.example:81\r\nConnection: keep-alive, X-Secret\r\n"+
 			"X-Secret: x\r\nKeep-Alive: x\r\nProxy-Connection: x\r\nProxy-Authorization: x\r\nTE: gzip, trailers\r\nUpgrade-Insecure-Requests: 1\r\nCookie: a=b\r\n\r\n")
 		l.Close()
@@ -216,7 +217,7 @@ func TestProxyTargets(t *testing.T) {
 		if strings.HasPrefix(tt.target, "https:") {
 			p.Transport.(*http.Transport).TLSClientConfig = secure.Client().Transport.(*http.Transport).TLSClientConfig
 		}
-		addr := serve(t, p, TimeoutConfig{})
+		addr := serve(t, p, slowpeer.Config{})
 		for range 2 {
 			res, got := wiretest.Exchange(t, addr, "POST", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody")
 			if got != tt.want || res.StatusCode != 200 {
@@ -256,7 +257,7 @@ func TestProxyReuse(t *testing.T) {
 	}
 	program.Start()
 	t.Cleanup(program.Close)
-	addr := serve(t, Timeouts(newProxy(t, program.URL, ProxyConfig{}), TimeoutConfig{}), TimeoutConfig{})
+	addr := serve(t, slowpeer.Handler(newProxy(t, program.URL, ProxyConfig{}), slowpeer.Config{}), slowpeer.Config{})
 
 	ask := func(n int) {
 		nc, err := net.Dial("tcp", addr)

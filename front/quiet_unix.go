@@ -3,7 +3,9 @@
 package front
 
 import (
+	"errors"
 	"net"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,4 +30,11 @@ func quiet(nc net.Conn) func() bool {
 		rc.Control(look)
 		return is
 	}
+}
+
+func syscallConn(x any) (syscall.RawConn, error) {
+	if sc, ok := x.(syscall.Conn); ok {
+		return sc.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
 }

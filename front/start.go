@@ -20,7 +20,14 @@ func Start(phase func() string, version string) http.Handler {
 			PID            int
 		}{phase(), version, os.Getpid()})
 	})
-	return methods(mux)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			w.Header().Set("Allow", "GET, HEAD")
+			http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
 }
 
 var startPage = template.Must(template.New("start").Parse(`<!DOCTYPE html>

@@ -20,6 +20,7 @@ import (
 	"github.com/oklog/run"
 
 	"lastcall/actors"
+	"lastcall/internal/slowpeer"
 	"lastcall/internal/wiretest"
 )
 
@@ -34,7 +35,7 @@ type service struct {
 // stoppable serves a proxy, timeouts and all, before a program.
 func stoppable(t testing.TB, program http.HandlerFunc, cfg ProxyConfig, grace time.Duration, srv *http.Server) *service {
 	t.Helper()
-	return stoppableBefore(t, "http://"+serve(t, program, TimeoutConfig{Read: -1, Write: -1}), cfg, grace, srv)
+	return stoppableBefore(t, "http://"+serve(t, program, slowpeer.Config{Read: -1, Write: -1}), cfg, grace, srv)
 }
 
 // stoppableBefore is stoppable before a program that runs.
@@ -44,10 +45,10 @@ func stoppableBefore(t testing.TB, target string, cfg ProxyConfig, grace time.Du
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv.Handler = Timeouts(newProxy(t, target, cfg), TimeoutConfig{})
+	srv.Handler = slowpeer.Handler(newProxy(t, target, cfg), slowpeer.Config{})
 	s := &service{addr: l.Addr().String(), stop: &actors.Stop{Grace: grace}, done: make(chan struct{})}
 	var g run.Group
-	g.Add(actors.HTTP(s.stop, srv, TimeoutListener(l, TimeoutConfig{})))
+	g.Add(actors.HTTP(s.stop, srv, slowpeer.Listener(l, slowpeer.Config{})))
 	go func() {
 		defer close(s.done)
 		s.err = s.stop.Err(g.Run())

@@ -1,4 +1,4 @@
-package front
+package certificate
 
 import (
 	"bytes"
@@ -24,13 +24,13 @@ import (
 // lookEvery is how often the files of a certificate are looked at.
 const lookEvery = time.Second
 
-// Certificate is a TLS certificate with its key, in two PEM files that may
+// Pair is a TLS certificate with its key, in two PEM files that may
 // change while it is in use.
 //
 // A pair is taken only as a whole: if the files cannot be read, or do not
 // belong together, the one before stays. Connections that are open keep what
 // they began with.
-type Certificate struct {
+type Pair struct {
 	certFile, keyFile string
 	logger            log.Logger
 
@@ -42,15 +42,15 @@ type Certificate struct {
 	failed string         // why that failed; empty: it did not
 }
 
-// LoadCertificate reads a certificate, followed in its file by the chain that
+// Load reads a certificate, followed in its file by the chain that
 // signs it, and its key. The files must be regular ones. logger, which may be
 // nil, gets a line when a pair was taken (info), when one is out of its time
 // (warn), and when a changed one was not taken (warn).
-func LoadCertificate(certFile, keyFile string, logger log.Logger) (*Certificate, error) {
+func Load(certFile, keyFile string, logger log.Logger) (*Pair, error) {
 	if logger == nil {
 		logger = log.NewNopLogger()
 	}
-	c := &Certificate{certFile: certFile, keyFile: keyFile, logger: logger}
+	c := &Pair{certFile: certFile, keyFile: keyFile, logger: logger}
 	c.seen = c.look()
 	c.read = c.seen
 	pair, err := loadPair(certFile, keyFile)
@@ -62,7 +62,7 @@ func LoadCertificate(certFile, keyFile string, logger log.Logger) (*Certificate,
 }
 
 // GetCertificate is for the field of that name of a [tls.Config].
-func (c *Certificate) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+func (c *Pair) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return c.current.Load(), nil
 }
 
@@ -77,7 +77,7 @@ func (c *Certificate) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, er
 // SIGHUP is caught from this call on, and for good: once the actor has
 // returned it does nothing, so that it cannot end a stop that is under way.
 // The pair that was taken last stays in use.
-func (c *Certificate) Watch() (execute func() error, interrupt func(error)) {
+func (c *Pair) Watch() (execute func() error, interrupt func(error)) {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
 	done := make(chan struct{})
@@ -86,7 +86,7 @@ func (c *Certificate) Watch() (execute func() error, interrupt func(error)) {
 		func(error) { once.Do(func() { close(done) }) }
 }
 
-func (c *Certificate) watch(hangups <-chan os.Signal, done <-chan struct{}) error {
+func (c *Pair) watch(hangups <-chan os.Signal, done <-chan struct{}) error {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
@@ -108,7 +108,7 @@ func (c *Certificate) watch(hangups <-chan os.Signal, done <-chan struct{}) erro
 }
 
 // look finds out, cheaply, what the files are now.
-func (c *Certificate) look() (files [2]fs.FileInfo) {
+func (c *Pair) look() (files [2]fs.FileInfo) {
 	for i, name := range []string{c.certFile, c.keyFile} {
 		files[i], _ = os.Stat(name) // the error is said by who reads the file
 	}
@@ -126,7 +126,7 @@ func same(a, b [2]fs.FileInfo) bool {
 
 // reload reads the files again. Somebody who asked for it is told also that
 // there is nothing new.
-func (c *Certificate) reload(asked bool) {
+func (c *Pair) reload(asked bool) {
 	c.read = c.seen
 	before := c.failed
 	c.failed = ""
@@ -145,7 +145,7 @@ func (c *Certificate) reload(asked bool) {
 }
 
 // take puts a pair into use.
-func (c *Certificate) take(pair *tls.Certificate) {
+func (c *Pair) take(pair *tls.Certificate) {
 	c.current.Store(pair)
 	leaf := pair.Leaf
 	level.Info(c.logger).Log("msg", "certificate taken", "cert", c.certFile, "subject", leaf.Subject,

@@ -1,4 +1,4 @@
-package front
+package accesslog
 
 import (
 	"bufio"
@@ -17,7 +17,7 @@ import (
 	"lastcall/internal/wiretest"
 )
 
-func ExampleAccessLog() {
+func ExampleHandler() {
 	// The time taken is left out, to have the same line each time.
 	logger := log.LoggerFunc(func(line ...any) error {
 		for i := 0; i < len(line); i += 2 {
@@ -28,7 +28,7 @@ func ExampleAccessLog() {
 		fmt.Println()
 		return nil
 	})
-	h := AccessLog(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	h := Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, "hello")
 	}), logger)
 
@@ -47,7 +47,7 @@ func accessLog(t *testing.T, h http.HandlerFunc, request string) string {
 		lines <- string(p)
 		return len(p), nil
 	}))
-	addr := serve(t, AccessLog(h, logger), TimeoutConfig{})
+	addr := wiretest.Serve(t, Handler(h, logger))
 	nc := wiretest.Connect(t, addr)
 	if _, err := io.WriteString(nc, request); err != nil {
 		t.Fatal(err)
@@ -62,7 +62,7 @@ type writerFunc func(p []byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-func TestAccessLog(t *testing.T) {
+func TestHandler(t *testing.T) {
 	const get = "GET /a?b=c HTTP/1.1\r\nHost: example.com\r\nUser-Agent: test\r\nConnection: close\r\n\r\n"
 	line := func(rest string) string {
 		return `level=info msg=request method=GET path="/a?b=c" proto=HTTP/1.1 ` + rest
@@ -117,9 +117,9 @@ func TestAccessLog(t *testing.T) {
 	}
 }
 
-// TestAccessLogUnwrap reaches through to what net/http's writer can do.
-func TestAccessLogUnwrap(t *testing.T) {
-	addr := serve(t, AccessLog(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+// TestUnwrap reaches through to what net/http's writer can do.
+func TestUnwrap(t *testing.T) {
+	addr := wiretest.Serve(t, Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
 		for what, err := range map[string]error{
 			"EnableFullDuplex": rc.EnableFullDuplex(),
@@ -129,7 +129,7 @@ func TestAccessLogUnwrap(t *testing.T) {
 				t.Errorf("%s: %v", what, err)
 			}
 		}
-	}), log.NewNopLogger()), TimeoutConfig{})
+	}), log.NewNopLogger()))
 	nc := wiretest.Connect(t, addr)
 	io.WriteString(nc, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 	if resp, err := http.ReadResponse(bufio.NewReader(nc), nil); err != nil || resp.StatusCode != 200 {

@@ -1,4 +1,4 @@
-package front
+package slowpeer
 
 import (
 	"errors"
@@ -23,17 +23,17 @@ func TestRate(t *testing.T) {
 	}{
 		{"stalled", 0, 0, true, limit, limit},
 		{"a byte a second", 1, time.Second, true, limit, limit + time.Second},
-		{"just too slow", LeastRate * 9 / 10, time.Second, true, 90 * time.Second, 110 * time.Second},
-		{"just fast enough", LeastRate * 11 / 10, time.Second, false, 181 * time.Second, 182 * time.Second},
-		{"rarely, but enough", LeastRate * 10, 9 * time.Second, false, 180 * time.Second, 181 * time.Second},
-		{"too rarely", LeastRate * 100, 11 * time.Second, true, limit, limit},
+		{"just too slow", MinRate * 9 / 10, time.Second, true, 90 * time.Second, 110 * time.Second},
+		{"just fast enough", MinRate * 11 / 10, time.Second, false, 181 * time.Second, 182 * time.Second},
+		{"rarely, but enough", MinRate * 10, 9 * time.Second, false, 180 * time.Second, 181 * time.Second},
+		{"too rarely", MinRate * 100, 11 * time.Second, true, limit, limit},
 	}
 	for _, tt := range tests {
 		for _, way := range []string{"written", "read"} {
 			t.Run(tt.name+"/"+way, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					nc, peer := net.Pipe()
-					full := account{limit: limit, rate: LeastRate}
+					full := account{limit: limit, rate: MinRate}
 					c := newTimedConn(nc, full, full)
 					body := make([]byte, 100_000)
 					if tt.size == 1 || tt.size == 0 {
@@ -83,7 +83,7 @@ func TestRate(t *testing.T) {
 func TestIdleIsFree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		nc, peer := net.Pipe()
-		full := account{limit: time.Second, rate: LeastRate}
+		full := account{limit: time.Second, rate: MinRate}
 		c := newTimedConn(nc, full, full)
 		c.SetReadDeadline(renewed)
 		done := make(chan struct{})

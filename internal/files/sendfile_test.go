@@ -1,4 +1,4 @@
-package front
+package files
 
 import (
 	"fmt"
@@ -12,6 +12,8 @@ import (
 
 	"github.com/go-kit/log"
 
+	"lastcall/internal/accesslog"
+	"lastcall/internal/slowpeer"
 	"lastcall/internal/wiretest"
 )
 
@@ -52,7 +54,7 @@ func TestSendfile(t *testing.T) {
 	dir := t.TempDir()
 	text := strings.Repeat("0123456789abcdef", 64<<10)
 	fill(t, dir, map[string]string{"big.txt": text})
-	files := newFiles(t, dir, false)
+	h := newFiles(t, dir, false)
 	logger := log.NewNopLogger()
 	copied := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		f, err := os.Open(dir + "/big.txt")
@@ -67,13 +69,13 @@ func TestSendfile(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		h    http.Handler
-		cfg  TimeoutConfig
+		cfg  slowpeer.Config
 	}{
-		{"bare", files, TimeoutConfig{Read: -1, Write: -1}},
-		{"timeouts", Timeouts(files, TimeoutConfig{}), TimeoutConfig{}},
-		{"access log", AccessLog(files, logger), TimeoutConfig{Read: -1, Write: -1}},
-		{"all", Timeouts(AccessLog(files, logger), TimeoutConfig{}), TimeoutConfig{}},
-		{"io.Copy", Timeouts(AccessLog(copied, logger), TimeoutConfig{}), TimeoutConfig{}},
+		{"bare", h, slowpeer.Config{Read: -1, Write: -1}},
+		{"timeouts", slowpeer.Handler(h, slowpeer.Config{}), slowpeer.Config{}},
+		{"access log", accesslog.Handler(h, logger), slowpeer.Config{Read: -1, Write: -1}},
+		{"all", slowpeer.Handler(accesslog.Handler(h, logger), slowpeer.Config{}), slowpeer.Config{}},
+		{"io.Copy", slowpeer.Handler(accesslog.Handler(copied, logger), slowpeer.Config{}), slowpeer.Config{}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -81,7 +83,7 @@ func TestSendfile(t *testing.T) {
 				t.Fatal(err)
 			}
 			w := &watched{Listener: l}
-			addr := wiretest.ServeOn(t, TimeoutListener(w, tt.cfg), tt.h)
+			addr := wiretest.ServeOn(t, slowpeer.Listener(w, tt.cfg), tt.h)
 			_, body := wiretest.Exchange(t, addr, "GET", "GET /big.txt HTTP/1.1\r\nHost: h\r\n\r\n")
 			if body != text {
 				t.Errorf("got %d bytes that differ, want %d", len(body), len(text))

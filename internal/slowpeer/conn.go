@@ -1,4 +1,4 @@
-package front
+package slowpeer
 
 import (
 	"errors"
@@ -8,6 +8,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"lastcall/internal/buffers"
 )
 
 // account is how much longer a peer may be waited for.
@@ -130,8 +132,8 @@ func (c *timedConn) ReadFrom(r io.Reader) (n int64, err error) {
 	rf, ok := c.Conn.(io.ReaderFrom)
 	part, file := filePart(r)
 	if !ok || file == nil {
-		buf := copyBuffers.Get()
-		defer copyBuffers.Put(buf)
+		buf := buffers.Copy.Get()
+		defer buffers.Copy.Put(buf)
 		return io.CopyBuffer(struct{ io.Writer }{c}, r, buf)
 	}
 	if c.out.limit == 0 {

@@ -1,4 +1,4 @@
-package front
+package slowpeer
 
 import (
 	"context"
@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// TimeoutConfig says how long a client may make no progress. A transfer that
+// Config says how long a client may make no progress. A transfer that
 // makes progress is never cut, however long it takes; one that stalls is.
 //
 // It takes the place of http.Server's ReadTimeout and WriteTimeout, which end
@@ -18,12 +18,12 @@ import (
 //
 // Each timeout is an account of waiting time. It begins full, is charged with
 // the time for which this end waits for the client to move, and is paid with
-// the bytes that move, at [LeastRate], up to the full timeout again. So a
+// the bytes that move, at [MinRate], up to the full timeout again. So a
 // client that stops is let go after the timeout, and so is one that trickles
 // for so long that the account is spent.
-type TimeoutConfig struct {
+type Config struct {
 	// Read is for a request's body. Time in which the handler does not read
-	// is not charged, and where a [Proxy] is answering already, any progress of
+	// is not charged, and where a proxy is answering already, any progress of
 	// the answer fills the account. Zero means 5 seconds, less means no limit.
 	Read time.Duration
 	// Write is for the answer. Time in which the handler has nothing to say is
@@ -33,9 +33,9 @@ type TimeoutConfig struct {
 	Write time.Duration
 }
 
-// LeastRate is what a slow client must manage, in bytes a second, averaged
+// MinRate is what a slow client must manage, in bytes a second, averaged
 // over the time that it is waited for.
-const LeastRate = 500
+const MinRate = 500
 
 // timeout is d where zero stands for otherwise, and less than zero for none.
 func timeout(d, otherwise time.Duration) time.Duration {
@@ -45,8 +45,8 @@ func timeout(d, otherwise time.Duration) time.Duration {
 	return max(d, 0)
 }
 
-// renewed is not a time but a word between Timeouts and the connections of a
-// TimeoutListener: from now on renew the read deadline with each Read.
+// renewed is not a time but a word between Handler and the connections of a
+// Listener: from now on renew the read deadline with each Read.
 //
 // The handler's side knows that a body follows, the connection's side sees
 // each read of it, also those by which net/http discards what a handler left.
@@ -60,11 +60,11 @@ var renewed = time.Unix(1<<36, 0x1a57ca11)
 // aLongTimeAgo is a deadline that makes a blocked Read return.
 var aLongTimeAgo = time.Unix(1, 0)
 
-// Timeouts applies cfg.Read to the bodies of requests. For those of HTTP/1 it
-// needs the connections of a [TimeoutListener], and does nothing on others; it
+// Handler applies cfg.Read to the bodies of requests. For those of HTTP/1 it
+// needs the connections of a [Listener], and does nothing on others; it
 // does not touch the request or its body. A request without a body costs
 // nothing.
-func Timeouts(next http.Handler, cfg TimeoutConfig) http.Handler {
+func Handler(next http.Handler, cfg Config) http.Handler {
 	read := timeout(cfg.Read, defaultRead)
 	if read == 0 {
 		return next
@@ -80,13 +80,26 @@ func Timeouts(next http.Handler, cfg TimeoutConfig) http.Handler {
 				rc.SetReadDeadline(word)
 			}))
 		default:
-			s := &timedStream{ReadCloser: r.Body, rc: http.NewResponseController(w), in: account{limit: read, rate: LeastRate, left: read}}
+			s := &timedStream{ReadCloser: r.Body, rc: http.NewResponseController(w), in: account{limit: read, rate: MinRate, left: read}}
 			defer s.end()
 			r.Body = s
 			r = r.WithContext(context.WithValue(r.Context(), renewKey{}, s.renew))
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// Renew fills the account of the body of the request that ctx belongs to.
+func Renew(ctx context.Context) {
+	if renew, ok := ctx.Value(renewKey{}).(func()); ok {
+		renew()
+	}
+}
+
+// LimitWrites applies a timeout to what is written to nc, as [Listener] does;
+// the peer must take rate bytes a second.
+func LimitWrites(nc net.Conn, limit time.Duration, rate int64) net.Conn {
+	return newTimedConn(nc, account{}, account{limit: limit, rate: rate})
 }
 
 // renewKey is the context's key to a func() that fills the account of the
@@ -98,8 +111,8 @@ const (
 	defaultWrite = 10 * time.Second
 )
 
-// TimeoutListener applies cfg.Write to what is written to the connections that
-// it accepts, and cfg.Read to what is read from them on behalf of [Timeouts].
+// Listener applies cfg.Write to what is written to the connections that
+// it accepts, and cfg.Read to what is read from them on behalf of [Handler].
 // It works on the connection because only there the progress within one
 // sendfile, or behind the kernel's buffer, can be seen.
 //
@@ -107,7 +120,7 @@ const (
 // not renew it. Only Write and ReadFrom know of the timeouts: whoever writes to
 // the descriptor behind SyscallConn finds a deadline there that may have
 // passed.
-func TimeoutListener(l net.Listener, cfg TimeoutConfig) net.Listener {
+func Listener(l net.Listener, cfg Config) net.Listener {
 	read, write := timeout(cfg.Read, defaultRead), timeout(cfg.Write, defaultWrite)
 	if read == 0 && write == 0 {
 		return l
@@ -125,7 +138,7 @@ func (l *timeoutListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newTimedConn(nc, account{limit: l.read, rate: LeastRate}, account{limit: l.write, rate: LeastRate}), nil
+	return newTimedConn(nc, account{limit: l.read, rate: MinRate}, account{limit: l.write, rate: MinRate}), nil
 }
 
 // SyscallConn gives access to the listening socket.

@@ -1,4 +1,4 @@
-package front
+package slowpeer
 
 import (
 	"bytes"
@@ -25,16 +25,16 @@ type h2 struct {
 
 // dialH2 begins HTTP/2 with a handler under timeouts; streams may get so many
 // bytes at first.
-func dialH2(t *testing.T, h http.HandlerFunc, cfg TimeoutConfig, window uint32) *h2 {
+func dialH2(t *testing.T, h http.HandlerFunc, cfg Config, window uint32) *h2 {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &http.Server{Handler: Timeouts(h, cfg), Protocols: new(http.Protocols)}
+	s := &http.Server{Handler: Handler(h, cfg), Protocols: new(http.Protocols)}
 	s.Protocols.SetUnencryptedHTTP2(true)
 	done := make(chan error)
-	go func() { done <- s.Serve(TimeoutListener(l, cfg)) }()
+	go func() { done <- s.Serve(Listener(l, cfg)) }()
 	nc, err := net.Dial("tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -93,7 +93,7 @@ func TestStreamStalledUpload(t *testing.T) {
 	c := dialH2(t, func(w http.ResponseWriter, r *http.Request) {
 		_, err := io.Copy(io.Discard, r.Body)
 		ended <- err
-	}, TimeoutConfig{Read: short, Write: -1}, 1<<20)
+	}, Config{Read: short, Write: -1}, 1<<20)
 	c.ask(1, "POST", true)
 	c.check(c.WriteData(1, false, []byte("and no more")))
 	c.answer(1)
@@ -108,7 +108,7 @@ func TestStreamTrickle(t *testing.T) {
 	c := dialH2(t, func(w http.ResponseWriter, r *http.Request) {
 		_, err := io.Copy(io.Discard, r.Body)
 		ended <- err
-	}, TimeoutConfig{Read: short, Write: -1}, 1<<20)
+	}, Config{Read: short, Write: -1}, 1<<20)
 	c.ask(1, "POST", true)
 	for {
 		select {
@@ -139,7 +139,7 @@ func TestStreamProgress(t *testing.T) {
 		http.NewResponseController(w).Flush()
 		time.Sleep(limit * 3 / 2)
 		w.Write(b)
-	}, TimeoutConfig{Read: limit, Write: limit}, 0)
+	}, Config{Read: limit, Write: limit}, 0)
 	c.ask(1, "POST", true)
 	for i := range ticks {
 		c.check(c.WriteData(1, i == ticks-1, []byte(whole[i*400:(i+1)*400])))

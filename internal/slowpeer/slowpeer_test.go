@@ -1,4 +1,4 @@
-package front
+package slowpeer
 
 import (
 	"bufio"
@@ -16,11 +16,11 @@ import (
 	"time"
 )
 
-// Timeouts in these tests are short, and what is to be slower or faster than
+// Handler in these tests are short, and what is to be slower or faster than
 // them is so by a factor that a busy machine does not eat up.
 const short = 400 * time.Millisecond
 
-func ExampleTimeouts() {
+func ExampleHandler() {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		fmt.Println(err)
@@ -30,10 +30,10 @@ func ExampleTimeouts() {
 		_, err := io.Copy(io.Discard, r.Body)
 		fmt.Println("stalled:", errors.Is(err, os.ErrDeadlineExceeded))
 	})
-	cfg := TimeoutConfig{Read: 50 * time.Millisecond}
-	s := &http.Server{Handler: Timeouts(upload, cfg)}
+	cfg := Config{Read: 50 * time.Millisecond}
+	s := &http.Server{Handler: Handler(upload, cfg)}
 	done := make(chan error)
-	go func() { done <- s.Serve(TimeoutListener(l, cfg)) }()
+	go func() { done <- s.Serve(Listener(l, cfg)) }()
 
 	nc, _ := net.Dial("tcp", l.Addr().String())
 	io.WriteString(nc, "POST / HTTP/1.1\r\nHost: example.com\r\nContent-Length: 1000\r\n\r\nand no more")
@@ -44,13 +44,13 @@ func ExampleTimeouts() {
 	// Output: stalled: true
 }
 
-func ExampleTimeoutListener() {
+func ExampleListener() {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	l = TimeoutListener(l, TimeoutConfig{Write: 50 * time.Millisecond})
+	l = Listener(l, Config{Write: 50 * time.Millisecond})
 	client, err := net.Dial("tcp", l.Addr().String()) // reads nothing
 	if err != nil {
 		fmt.Println(err)
@@ -140,7 +140,7 @@ func TestStalledReader(t *testing.T) {
 		t.Run(way, func(t *testing.T) {
 			t.Parallel()
 			h, result := sender(t, way, body)
-			addr := serve(t, h, TimeoutConfig{Write: short})
+			addr := serve(t, h, Config{Write: short})
 			request(t, addr, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 			start := time.Now()
 			if err := <-result; !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -156,7 +156,7 @@ func TestStalledReader(t *testing.T) {
 func TestTrickleReader(t *testing.T) {
 	t.Parallel()
 	h, result := sender(t, "write", pattern(32<<20))
-	addr := serve(t, h, TimeoutConfig{Write: 2 * short})
+	addr := serve(t, h, Config{Write: 2 * short})
 	nc := request(t, addr, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 	cut := make(chan struct{})
 	go func() {
@@ -184,7 +184,7 @@ func TestTrickleReader(t *testing.T) {
 // program that is silent, not the client.
 func TestSilentHandler(t *testing.T) {
 	t.Parallel()
-	addr := serve(t, Timeouts(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	addr := serve(t, Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for i := range 3 {
 			fmt.Fprintf(w, "data: %d\n\n", i)
 			http.NewResponseController(w).Flush()
@@ -193,7 +193,7 @@ func TestSilentHandler(t *testing.T) {
 				t.Errorf("context: %v", err)
 			}
 		}
-	}), TimeoutConfig{Read: short, Write: short}), TimeoutConfig{Read: short, Write: short})
+	}), Config{Read: short, Write: short}), Config{Read: short, Write: short})
 	resp, err := http.ReadResponse(bufio.NewReader(request(t, addr, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -206,7 +206,7 @@ func TestSilentHandler(t *testing.T) {
 
 func TestUpload(t *testing.T) {
 	t.Parallel()
-	cfg := TimeoutConfig{Read: short}
+	cfg := Config{Read: short}
 	tests := []struct {
 		name  string
 		size  int // of a part
@@ -230,7 +230,7 @@ func TestUpload(t *testing.T) {
 					err error
 				}
 				result := make(chan read, 1)
-				addr := serve(t, Timeouts(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				addr := serve(t, Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					n, err := io.Copy(io.Discard, r.Body)
 					result <- read{n, err}
 				}), cfg), cfg)
@@ -286,12 +286,12 @@ func TestUpload(t *testing.T) {
 // net/http then discards by itself: before it sends the header.
 func TestUnreadBody(t *testing.T) {
 	t.Parallel()
-	cfg := TimeoutConfig{Read: short}
+	cfg := Config{Read: short}
 	for _, size := range []int{10, 100_000} { // one that is sent when the handler has returned, one before
 		for _, body := range []string{"none of it", "some of it", "all of it"} {
 			t.Run(fmt.Sprint(size, body), func(t *testing.T) {
 				t.Parallel()
-				addr := serve(t, Timeouts(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				addr := serve(t, Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					time.Sleep(2 * short) // takes longer than any deadline that was set before
 					w.Write(make([]byte, size))
 					if size > 10 {
@@ -335,9 +335,9 @@ func TestUnreadBody(t *testing.T) {
 // TestSlowHandler takes longer than all timeouts, and is left alone.
 func TestSlowHandler(t *testing.T) {
 	t.Parallel()
-	cfg := TimeoutConfig{Read: short / 2, Write: short / 2}
+	cfg := Config{Read: short / 2, Write: short / 2}
 	for _, first := range []bool{true, false} {
-		addr := serve(t, Timeouts(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		addr := serve(t, Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if first {
 				io.Copy(io.Discard, r.Body)
 			}
@@ -361,10 +361,10 @@ func TestSlowHandler(t *testing.T) {
 }
 
 func TestExpectContinue(t *testing.T) {
-	cfg := TimeoutConfig{Read: short}
+	cfg := Config{Read: short}
 	for _, reads := range []bool{true, false} {
 		t.Run(fmt.Sprint("handler reads ", reads), func(t *testing.T) {
-			addr := serve(t, Timeouts(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			addr := serve(t, Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if reads {
 					io.Copy(w, r.Body)
 				} else {
@@ -414,7 +414,7 @@ func TestWriteDeadline(t *testing.T) {
 		rc.SetWriteDeadline(time.Now().Add(short))
 		_, err := w.Write(make([]byte, 64<<20))
 		result <- err
-	}), TimeoutConfig{Write: time.Minute})
+	}), Config{Write: time.Minute})
 	nc := request(t, addr, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 	done := make(chan struct{})
 	go func() {
@@ -437,12 +437,12 @@ func TestTimeoutNone(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	if got := TimeoutListener(l, TimeoutConfig{Read: -1, Write: -1}); got != l {
+	if got := Listener(l, Config{Read: -1, Write: -1}); got != l {
 		t.Errorf("TimeoutListener without limits = %T, want the listener itself", got)
 	}
-	for _, cfg := range []TimeoutConfig{{Read: -1, Write: time.Second}, {Read: time.Second, Write: -1}} {
+	for _, cfg := range []Config{{Read: -1, Write: time.Second}, {Read: time.Second, Write: -1}} {
 		result := make(chan error, 1)
-		addr := serve(t, Timeouts(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		addr := serve(t, Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			_, err := io.Copy(w, r.Body)
 			result <- err
 		}), cfg), cfg)

@@ -1,4 +1,4 @@
-package front
+package slowpeer
 
 import (
 	"io"
@@ -16,7 +16,7 @@ import (
 // a deadline is set only when it has passed.
 //
 // It is not done for answers: a write that waits may wait for the line, on
-// which a [TimeoutListener] sees progress, or for the client to let this stream
+// which a [Listener] sees progress, or for the client to let this stream
 // go on, and nothing here can tell which.
 type timedStream struct {
 	io.ReadCloser

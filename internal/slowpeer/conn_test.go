@@ -1,4 +1,4 @@
-package front
+package slowpeer
 
 import (
 	"errors"
@@ -23,15 +23,15 @@ func TestAccount(t *testing.T) {
 		{"a wait", 10 * s, 4 * s, 0, 6 * s},
 		{"the last of it", 4 * s, 4 * s, 0, 0},
 		{"overdrawn", 1 * s, 4 * s, 0, -3 * s},
-		{"at the least rate", 5 * s, 2 * s, 2 * LeastRate, 5 * s},
-		{"faster", 5 * s, 2 * s, 4 * LeastRate, 7 * s},
-		{"never more than full", 10 * s, 1 * s, 9 * LeastRate, 10 * s},
-		{"enough to fill it", 0, 60 * s, 10 * LeastRate, 10 * s},
+		{"at the least rate", 5 * s, 2 * s, 2 * MinRate, 5 * s},
+		{"faster", 5 * s, 2 * s, 4 * MinRate, 7 * s},
+		{"never more than full", 10 * s, 1 * s, 9 * MinRate, 10 * s},
+		{"enough to fill it", 0, 60 * s, 10 * MinRate, 10 * s},
 		{"no overflow", 0, 60 * s, 1 << 62, 10 * s},
-		{"saved by less than full", 0, 1 * s, 2 * LeastRate, 1 * s},
+		{"saved by less than full", 0, 1 * s, 2 * MinRate, 1 * s},
 	}
 	for _, tt := range tests {
-		a := account{limit: 10 * s, rate: LeastRate, left: tt.left}
+		a := account{limit: 10 * s, rate: MinRate, left: tt.left}
 		a.settle(tt.waited, tt.moved)
 		if a.left != tt.want {
 			t.Errorf("%s: settle(%v, %d) leaves %v, want %v", tt.name, tt.waited, tt.moved, a.left, tt.want)
@@ -72,7 +72,7 @@ func TestReadFromGoesBack(t *testing.T) {
 		}
 		defer f.Close()
 		inner := &readsAhead{}
-		c := newTimedConn(inner, account{}, account{limit: time.Minute, rate: LeastRate})
+		c := newTimedConn(inner, account{}, account{limit: time.Minute, rate: MinRate})
 		var src io.Reader = f
 		size := int64(len(want))
 		if limit > 0 {
@@ -94,7 +94,7 @@ func TestForwarding(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := TimeoutListener(inner, TimeoutConfig{})
+	l := Listener(inner, Config{})
 	defer l.Close()
 	if err := l.(interface{ SetDeadline(time.Time) error }).SetDeadline(time.Now()); err != nil {
 		t.Errorf("SetDeadline = %v", err)

@@ -1,4 +1,4 @@
-package front
+package slowpeer
 
 import (
 	"bufio"
@@ -67,7 +67,7 @@ func TestSlowReader(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			addr := wiretest.ServeOn(t, TimeoutListener(bufferingListener{l}, TimeoutConfig{Write: 3 * short / 2}), h)
+			addr := wiretest.ServeOn(t, Listener(bufferingListener{l}, Config{Write: 3 * short / 2}), h)
 			nc := farAway(t, addr)
 			io.WriteString(nc, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 			start := time.Now()

@@ -1,4 +1,4 @@
-package front
+package files
 
 import (
 	"fmt"
@@ -80,10 +80,10 @@ func site(t testing.TB) string {
 	return filepath.Join(dir, "site")
 }
 
-// newFiles is Files, or the end of the test.
+// newFiles is Handler, or the end of the test.
 func newFiles(t testing.TB, dir string, list bool) http.Handler {
 	t.Helper()
-	h, err := Files(dir, list)
+	h, err := Handler(dir, list)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +169,7 @@ func TestFiles(t *testing.T) {
 		{"options", "OPTIONS", "/a.txt", "", 405, "", "Allow: GET, HEAD"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			addr := serve(t, h, TimeoutConfig{})
+			addr := wiretest.Serve(t, h)
 			req := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: h\r\nConnection: close\r\n", tt.method, tt.path)
 			if tt.header != "" {
 				req += tt.header + "\r\n"
@@ -240,7 +240,7 @@ func TestFilesMoved(t *testing.T) {
 func TestFilesNoDirectory(t *testing.T) {
 	dir := site(t)
 	for _, bad := range []string{filepath.Join(dir, "nowhere"), filepath.Join(dir, "a.txt"), ""} {
-		if _, err := Files(bad, false); err == nil || !strings.Contains(err.Error(), "want a directory: ") || strings.Contains(err.Error(), "\n") {
+		if _, err := Handler(bad, false); err == nil || !strings.Contains(err.Error(), "want a directory: ") || strings.Contains(err.Error(), "\n") {
 			t.Errorf("Files(%q) = %v, want one line that wants a directory", bad, err)
 		}
 	}

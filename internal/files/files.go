@@ -1,4 +1,4 @@
-package front
+package files
 
 import (
 	"errors"
@@ -11,7 +11,7 @@ import (
 	"syscall"
 )
 
-// Files serves the regular files of a directory, to GET and HEAD: with ranges,
+// Handler serves the regular files of a directory, to GET and HEAD: with ranges,
 // conditional requests by Last-Modified, content types, and index.html for
 // directories. A directory without one is listed if list is true, and is not
 // found otherwise.
@@ -24,7 +24,7 @@ import (
 //
 // The directory is opened once, here. If it is moved or replaced later, the
 // one that was opened is still the one that is served.
-func Files(dir string, list bool) (http.Handler, error) {
+func Handler(dir string, list bool) (http.Handler, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, fmt.Errorf("want a directory: %w", err)

@@ -1,6 +1,7 @@
-package front
+package certificate
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -47,11 +48,10 @@ func newPair(t testing.TB, serial int64, from, to time.Time) (cert, key []byte) 
 
 // watchedPair is a certificate under watch, in a bubble with a clock of its own.
 type watchedPair struct {
-	*Certificate
+	*Pair
 	t       *testing.T
 	dir     string
-	log     lines
-	said    int // how many lines of the log were checked
+	log     bytes.Buffer // what was not checked yet
 	hangups chan os.Signal
 }
 
@@ -64,7 +64,7 @@ func watch(t *testing.T, steps func(w *watchedPair)) {
 		w.write("cert", cert)
 		w.write("key", key)
 		var err error
-		w.Certificate, err = LoadCertificate(filepath.Join(dir, "cert"), filepath.Join(dir, "key"), log.NewLogfmtLogger(&w.log))
+		w.Pair, err = Load(filepath.Join(dir, "cert"), filepath.Join(dir, "key"), log.NewLogfmtLogger(&w.log))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -107,16 +107,16 @@ func (w *watchedPair) want(serial int64, logged string) {
 	if got := pair.Leaf.SerialNumber.Int64(); serial >= 0 && got != serial {
 		w.t.Errorf("serial of the certificate in use = %d, want %d", got, serial)
 	}
-	news := w.log.logged("")[w.said:]
-	w.said += len(news)
-	if got := strings.Join(news, "\n"); !regexp.MustCompile(logged).MatchString(got) {
+	got := strings.TrimSuffix(w.log.String(), "\n")
+	w.log.Reset()
+	if !regexp.MustCompile(logged).MatchString(got) {
 		w.t.Errorf("logged:\n%s\nwant %s", got, logged)
 	}
 }
 
 const takenLine = `^level=info msg="certificate taken" [^\n]*$`
 
-func TestCertificateChanges(t *testing.T) {
+func TestChanges(t *testing.T) {
 	watch(t, func(w *watchedPair) {
 		cert, key := w.pair(2)
 		w.write("cert", cert)
@@ -132,7 +132,7 @@ func TestCertificateChanges(t *testing.T) {
 	})
 }
 
-func TestCertificateWrittenInSteps(t *testing.T) {
+func TestWrittenInSteps(t *testing.T) {
 	watch(t, func(w *watchedPair) {
 		cert, key := w.pair(2)
 		for _, step := range []func(){
@@ -151,7 +151,7 @@ func TestCertificateWrittenInSteps(t *testing.T) {
 	})
 }
 
-func TestCertificateNotTaken(t *testing.T) {
+func TestNotTaken(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		spoil func(w *watchedPair)
@@ -213,9 +213,9 @@ func TestCertificateNotTaken(t *testing.T) {
 	}
 }
 
-// TestCertificateTriedAgain mends a failure in a way that cannot be seen from
+// TestTriedAgain mends a failure in a way that cannot be seen from
 // outside, as that of a process that has run out of descriptors is.
-func TestCertificateTriedAgain(t *testing.T) {
+func TestTriedAgain(t *testing.T) {
 	watch(t, func(w *watchedPair) {
 		key, err := os.ReadFile(w.keyFile)
 		if err != nil {
@@ -235,7 +235,7 @@ func TestCertificateTriedAgain(t *testing.T) {
 	})
 }
 
-func TestCertificateAtHangup(t *testing.T) {
+func TestAtHangup(t *testing.T) {
 	watch(t, func(w *watchedPair) {
 		w.hangups <- os.Interrupt
 		w.want(1, `^level=info msg="certificate unchanged" cert=\S+$`)
@@ -248,9 +248,9 @@ func TestCertificateAtHangup(t *testing.T) {
 	})
 }
 
-// TestCertificateSecretMount swaps a symbolic link, as Kubernetes does with the
+// TestSecretMount swaps a symbolic link, as Kubernetes does with the
 // files of a secret: cert -> ..data/cert, ..data -> a directory.
-func TestCertificateSecretMount(t *testing.T) {
+func TestSecretMount(t *testing.T) {
 	watch(t, func(w *watchedPair) {
 		mount := func(dir string, serial int64) {
 			if err := os.Mkdir(filepath.Join(w.dir, dir), 0o700); err != nil {
@@ -285,7 +285,7 @@ func TestCertificateSecretMount(t *testing.T) {
 	})
 }
 
-func TestCertificateOutOfItsTime(t *testing.T) {
+func TestOutOfItsTime(t *testing.T) {
 	now := time.Now()
 	for _, tt := range []struct {
 		name     string
@@ -304,18 +304,18 @@ func TestCertificateOutOfItsTime(t *testing.T) {
 		if err := os.WriteFile(keyFile, key, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		var out lines
-		if _, err := LoadCertificate(certFile, keyFile, log.NewLogfmtLogger(&out)); err != nil {
-			t.Errorf("%s: LoadCertificate() = %v, want it taken", tt.name, err)
+		var out bytes.Buffer
+		if _, err := Load(certFile, keyFile, log.NewLogfmtLogger(&out)); err != nil {
+			t.Errorf("%s: Load() = %v, want it taken", tt.name, err)
 		}
-		if got := strings.Join(out.logged(""), "\n"); !strings.Contains(got, "level=warn "+tt.want) {
+		if got := out.String(); !strings.Contains(got, "level=warn "+tt.want) {
 			t.Errorf("%s: logged:\n%s\nwant level=warn %s", tt.name, got, tt.want)
 		}
 	}
 }
 
-func TestCertificateInterrupt(t *testing.T) {
-	c := &Certificate{logger: log.NewNopLogger()}
+func TestInterrupt(t *testing.T) {
+	c := &Pair{logger: log.NewNopLogger()}
 	for _, before := range []bool{true, false} {
 		execute, interrupt := c.Watch()
 		if before {

@@ -1,4 +1,4 @@
-package front
+package slowpeer
 
 import (
 	"bytes"
@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"testing"
 	"time"
 )
@@ -44,13 +45,11 @@ func (c *slowConn) Read(p []byte) (int, error) {
 // of what comes. judge is told what the handler's Write returned, and, if that
 // is nil, what was read.
 func askSlowly(t *testing.T, body []byte, limit int, judge func(t *testing.T, written error, got []byte, took time.Duration)) {
-	cert, key := newPair(t, 1, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
-	pair, err := tls.X509KeyPair(cert, key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ts := httptest.NewTLSServer(nil)
+	ts.Close()
+	pair := ts.TLS.Certificates[0]
 	trusted := x509.NewCertPool()
-	trusted.AddCert(pair.Leaf)
+	trusted.AddCert(ts.Certificate())
 	for _, layer := range layers {
 		t.Run(layer.name, func(t *testing.T) {
 			t.Parallel()
@@ -74,7 +73,7 @@ func askSlowly(t *testing.T, body []byte, limit int, judge func(t *testing.T, wr
 			ended := make(chan struct{})
 			go func() {
 				defer close(ended)
-				serve(TimeoutListener(bufferingListener{l}, TimeoutConfig{Write: 3 * short / 2}))
+				serve(Listener(bufferingListener{l}, Config{Write: 3 * short / 2}))
 			}()
 			defer func() {
 				s.Close()
@@ -85,7 +84,7 @@ func askSlowly(t *testing.T, body []byte, limit int, judge func(t *testing.T, wr
 			defer close(done)
 			c := &http.Client{Transport: &http.Transport{
 				Protocols:       protocols,
-				TLSClientConfig: &tls.Config{RootCAs: trusted, ServerName: "a.example"},
+				TLSClientConfig: &tls.Config{RootCAs: trusted, ServerName: "example.com"},
 				DialContext: func(context.Context, string, string) (net.Conn, error) {
 					return &slowConn{farAway(t, l.Addr().String()), limit, done}, nil
 				},

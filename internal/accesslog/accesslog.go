@@ -1,4 +1,4 @@
-package front
+package accesslog
 
 import (
 	"bufio"
@@ -11,13 +11,13 @@ import (
 	"github.com/go-kit/log/level"
 )
 
-// AccessLog logs a line a request (info), when it has ended: method, path as
+// Handler logs a line a request (info), when it has ended: method, path as
 // asked for, protocol, status, bytes of the answer's body, time taken, client,
 // host and user agent. A request whose handler breaks off its answer is logged
 // with aborted=true, and status 0 if it had not begun to answer. A connection
 // that a handler takes over is logged when the handler returns, with status
 // 101 unless it wrote another; its bytes are not counted.
-func AccessLog(next http.Handler, logger log.Logger) http.Handler {
+func Handler(next http.Handler, logger log.Logger) http.Handler {
 	logger = level.Info(logger)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rec := &recorder{ResponseWriter: w}
