@@ -8,9 +8,10 @@ import (
 	"github.com/go-kit/log"
 
 	"lastcall/actors"
-	"lastcall/front"
 	"lastcall/internal/accesslog"
+	"lastcall/internal/app"
 	"lastcall/internal/files"
+	"lastcall/internal/proxy"
 	"lastcall/internal/slowpeer"
 )
 
@@ -22,7 +23,7 @@ func newHandler(cfg config, stop *actors.Stop, logger log.Logger) (h http.Handle
 			return nil, fmt.Errorf("-dir: %w", err)
 		}
 	case cfg.proxy != "":
-		h, err = front.Proxy(cfg.proxy, front.ProxyConfig{
+		h, err = proxy.New(cfg.proxy, proxy.Config{
 			Logger:          log.With(logger, "actor", "proxy"),
 			ResponseTimeout: orNone(cfg.proxyTimeout),
 			Spread:          orNone(cfg.wsSpread),
@@ -31,7 +32,7 @@ func newHandler(cfg config, stop *actors.Stop, logger log.Logger) (h http.Handle
 			return nil, fmt.Errorf("-proxy: %w", err)
 		}
 	default:
-		h = front.Start(func() string { return stop.Phase().String() }, version(debug.ReadBuildInfo()))
+		h = app.Start(func() string { return stop.Phase().String() }, version(debug.ReadBuildInfo()))
 	}
 	if cfg.healthPrefix != "off" {
 		h = actors.Health(stop, cfg.healthPrefix, h)
