@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// appendHead appends a request just as [http.Request.Write] sends it, for less.
-// What is out of the ordinary, or has a body, it leaves to that, and reports
-// false. The header has been checked, by http.Transport.
+// appendHead appends a request as [http.Request.Write] sends it, at less cost.
+// It reports false, and leaves the request to Request.Write, if the request has
+// a body or is unusual. http.Server has checked the header.
 func appendHead(b []byte, r *http.Request) ([]byte, bool) {
 	if r.Body != nil && r.Body != http.NoBody {
 		return b, false
@@ -29,7 +29,7 @@ func appendHead(b []byte, r *http.Request) ([]byte, bool) {
 	case http.MethodPost, http.MethodPut, http.MethodPatch:
 		b = appendField(b, "Content-Length", "0")
 	}
-	var some [32]string // most have no more
+	var some [32]string // most requests have no more
 	names := some[:0]
 	for name := range r.Header {
 		names = append(names, name)

@@ -8,19 +8,19 @@ import (
 	"time"
 )
 
-// pool keeps connections to the program that are not in use, idleConns of them
-// for idleTimeout.
+// pool holds up to maxIdle idle connections to the program, each for
+// idleTimeout.
 type pool struct {
 	dial func(context.Context) (net.Conn, error)
 
-	mu    sync.Mutex
-	idle  []*directConn // in the order in which they became idle; the last is used next
-	timer *time.Timer   // to sweep
-	timed bool          // it runs
+	mu       sync.Mutex
+	idle     []*conn     // ordered by idleSince; the last is used next
+	timer    *time.Timer // calls sweep
+	timerSet bool        // timer runs
 }
 
-// get returns a connection, and whether it has been used before.
-func (p *pool) get(ctx context.Context) (c *directConn, reused bool, err error) {
+// get returns a connection, and whether it was used before.
+func (p *pool) get(ctx context.Context) (c *conn, reused bool, err error) {
 	for {
 		p.mu.Lock()
 		n := len(p.idle)
@@ -31,7 +31,7 @@ func (p *pool) get(ctx context.Context) (c *directConn, reused bool, err error) 
 		c, p.idle[n-1] = p.idle[n-1], nil
 		p.idle = p.idle[:n-1]
 		p.mu.Unlock()
-		if c.quiet() {
+		if c.noPendingInput() {
 			return c, true, nil
 		}
 		c.Close()
@@ -40,20 +40,21 @@ func (p *pool) get(ctx context.Context) (c *directConn, reused bool, err error) 
 	if err != nil {
 		return nil, false, err
 	}
-	return newDirectConn(nc, p), false, nil
+	return newConn(nc, p), false, nil
 }
 
-func (p *pool) put(c *directConn) {
+// put adds an idle connection.
+func (p *pool) put(c *conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.idle) == idleConns {
+	if len(p.idle) == maxIdle {
 		c.Close()
 		return
 	}
-	c.since = now()
+	c.idleSince = now()
 	p.idle = append(p.idle, c)
-	if !p.timed {
-		p.timed = true
+	if !p.timerSet {
+		p.timerSet = true
 		if p.timer == nil {
 			p.timer = time.AfterFunc(idleTimeout, p.sweep)
 		} else {
@@ -62,22 +63,22 @@ func (p *pool) put(c *directConn) {
 	}
 }
 
-// sweep closes the connections that have been idle for too long.
+// sweep closes the connections whose idle time is over.
 func (p *pool) sweep() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	old, t := 0, now()
-	for old < len(p.idle) && t-p.idle[old].since >= idleTimeout {
+	for old < len(p.idle) && t-p.idle[old].idleSince >= idleTimeout {
 		p.idle[old].Close()
 		old++
 	}
 	p.idle = slices.Delete(p.idle, 0, old)
-	if p.timed = len(p.idle) > 0; p.timed {
-		p.timer.Reset(idleTimeout - (t - p.idle[0].since))
+	if p.timerSet = len(p.idle) > 0; p.timerSet {
+		p.timer.Reset(idleTimeout - (t - p.idle[0].idleSince))
 	}
 }
 
-// close closes the connections that are idle.
+// close closes the idle connections.
 func (p *pool) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

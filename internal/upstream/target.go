@@ -19,35 +19,40 @@ import (
 
 // Config holds the settings of [New]. The zero value works.
 type Config struct {
-	// ResponseTimeout is how long the program may take to begin its answer,
-	// once it has the whole request. Zero means 1 minute, less means no limit.
+	// ResponseTimeout is how long the program may take from the end of the
+	// request to the beginning of its response. Zero means 1 minute, negative
+	// means no limit.
 	ResponseTimeout time.Duration
 
-	// DialTimeout is how long a connection to the program may take to be made.
-	// Zero means 5 seconds, less means no limit.
+	// DialTimeout is how long connecting to the program may take, and the TLS
+	// handshake. Zero means 5 seconds, negative means no limit.
 	DialTimeout time.Duration
 }
 
 const (
-	// idleConns is how many quiet connections to the program are kept.
-	idleConns = 1024
+	// maxIdle is the limit of idle connections to the program.
+	maxIdle = 1024
 
-	// idleTimeout is how long they are kept: less than the 5 s after which
-	// common servers (Node's) close them, because a request that crosses such
-	// a close is lost, and if it is a POST it must not be sent again.
+	// idleTimeout is shorter than the 5 s after which common servers (Node)
+	// close an idle connection: a request that is on its way at that moment is
+	// lost, and a POST must not be sent again.
 	idleTimeout = 4 * time.Second
 )
 
-// New makes the transport to a target, and the URL to ask there.
+// New returns the transport to a target, and the base URL of the requests to
+// it. The target is http://HOST:PORT, https://HOST:PORT or h2c://HOST:PORT
+// (HTTP/2 without TLS), each with an optional path, or unix:PATH (HTTP/1.1 over
+// a unix socket). The error says what a target looks like. New does not
+// connect.
 func New(target string, cfg Config) (*url.URL, http.RoundTripper, error) {
 	dialer := &net.Dialer{Timeout: timeout(cfg.DialTimeout, 5*time.Second), KeepAlive: 30 * time.Second}
 	transport := &http.Transport{
 		TLSHandshakeTimeout:   timeout(cfg.DialTimeout, 5*time.Second),
 		ResponseHeaderTimeout: timeout(cfg.ResponseTimeout, time.Minute),
-		MaxIdleConnsPerHost:   idleConns,
+		MaxIdleConnsPerHost:   maxIdle,
 		IdleConnTimeout:       idleTimeout,
 		ExpectContinueTimeout: time.Second, // the program may refuse a body before it is sent
-		DisableCompression:    true,        // what client and program agree on passes as it is
+		DisableCompression:    true,        // client and program agree on it
 		ReadBufferSize:        buffers.Size,
 		ForceAttemptHTTP2:     true,
 		Protocols:             new(http.Protocols),
@@ -61,14 +66,14 @@ func New(target string, cfg Config) (*url.URL, http.RoundTripper, error) {
 		if err != nil {
 			return nil, err
 		}
-		// ResponseHeaderTimeout begins when the request is written, so a
-		// program that takes none of it would be waited for without end.
-		// How slowly it takes it is its own affair.
+		// ResponseHeaderTimeout begins when the request is written. A program
+		// that reads nothing must not hold the request for ever. It may read
+		// as slowly as it wants.
 		return slowpeer.LimitWrites(nc, transport.ResponseHeaderTimeout, 1), nil
 	}
 	if unix && path != "" {
 		transport.Protocols.SetHTTP1(true)
-		return &url.URL{Scheme: "http", Host: "localhost"}, askDirectly(transport, ""), nil
+		return &url.URL{Scheme: "http", Host: "localhost"}, newTransport(transport, ""), nil
 	}
 	to, err := url.Parse(target)
 	const want = "want http://HOST:PORT, https://HOST:PORT, h2c://HOST:PORT or unix:PATH"
@@ -78,8 +83,8 @@ func New(target string, cfg Config) (*url.URL, http.RoundTripper, error) {
 	switch to.Scheme {
 	case "http":
 		transport.Protocols.SetHTTP1(true)
-		if host := to.Hostname(); strings.IndexFunc(host, func(r rune) bool { return r > unicode.MaxASCII }) < 0 { // else it is to be translated
-			return to, askDirectly(transport, net.JoinHostPort(host, cmp.Or(to.Port(), "80"))), nil
+		if host := to.Hostname(); strings.IndexFunc(host, func(r rune) bool { return r > unicode.MaxASCII }) < 0 { // others need to be converted to ASCII
+			return to, newTransport(transport, net.JoinHostPort(host, cmp.Or(to.Port(), "80"))), nil
 		}
 	case "https":
 		transport.Protocols.SetHTTP1(true)
@@ -93,21 +98,23 @@ func New(target string, cfg Config) (*url.URL, http.RoundTripper, error) {
 	return to, transport, nil
 }
 
-// isPort reports whether port can be dialled. None is that of the scheme.
+// isPort reports whether port can be dialled. An empty port is the default port
+// of the scheme.
 func isPort(port string) bool {
 	n, err := strconv.ParseUint(port, 10, 16)
 	return port == "" || err == nil && n > 0
 }
 
-// timeout is d where zero stands for otherwise, and less than zero for none.
-func timeout(d, otherwise time.Duration) time.Duration {
+// timeout returns d, or fallback if d is zero, or 0 (no limit) if d is
+// negative.
+func timeout(d, fallback time.Duration) time.Duration {
 	if d == 0 {
-		return otherwise
+		return fallback
 	}
 	return max(d, 0)
 }
 
-// now is a clock cheaper than time.Now: it leaves out the time of day.
+// now is a clock that costs less than time.Now: it leaves out the time of day.
 func now() time.Duration { return time.Since(epoch) }
 
 var epoch = time.Now()

@@ -1,3 +1,4 @@
+// Package upstream sends requests to the program behind the proxy.
 package upstream
 
 import (
@@ -19,65 +20,69 @@ import (
 )
 
 const (
-	// maxAnswerHeader is how long the header of an answer may be; that of
-	// http.Transport.
-	maxAnswerHeader = 10 << 20
+	// maxResponseHeader is the limit of http.Transport for the header of a
+	// response, in bytes.
+	maxResponseHeader = 10 << 20
 
-	// lastWrite is how long a request that was answered may take to be
-	// written to its end, before the connection is given up.
-	lastWrite = 50 * time.Millisecond
+	// writeGrace is how long the rest of a request may take to be written once
+	// its response has been read. After that the connection is closed.
+	writeGrace = 50 * time.Millisecond
 
-	// shortWait is how long an answer is waited for before anybody looks
-	// whether the client is still there: most come sooner, and it costs more
-	// to look than to read.
-	shortWait = 50 * time.Millisecond
+	// firstWait is how long a connection waits for a response before it watches
+	// for the cancellation of the request: most responses come sooner, and
+	// watching costs more than reading.
+	firstWait = 50 * time.Millisecond
 )
 
-// direct asks a program in HTTP/1.1 without TLS, on the goroutine of the
-// request: it writes, reads, and is done. http.Transport has two goroutines a
-// connection besides, and the hand-over among the three costs more than all
+// Transport is an http.RoundTripper for HTTP/1.1 without TLS. It writes and
+// reads on the goroutine of the request. http.Transport has two more goroutines
+// a connection, and the hand-over between the three costs more than everything
 // else that a proxy does.
 //
-// What it does not do it leaves to an http.Transport: upgrades, and requests
-// that wait for 100 (Continue). What it does do, it does as http.Transport does;
-// see there. But it does not look whether a header is valid: http.Server has
-// done so. And a request's body is the exception to the one goroutine: it is
-// sent by another, because the answer may come before.
-type direct struct {
+// Transport behaves as http.Transport does, with two differences. It does not
+// check the header of the request, because http.Server has done so. And it
+// leaves upgrades, and requests that wait for 100 (Continue), to an
+// http.Transport.
+//
+// The body of a request is sent by another goroutine, because the response may
+// come before its end.
+type Transport struct {
 	pool
 	responseTimeout time.Duration // 0: no limit
-	rest            *http.Transport
+	fallback        *http.Transport
 }
 
-// askDirectly asks the program at addr by direct, where the system can tell
-// whether a connection is still good.
-func askDirectly(t *http.Transport, addr string) http.RoundTripper {
-	if !canPoll {
+// newTransport returns a Transport to addr, or t itself where the system cannot
+// tell whether an idle connection is still good.
+func newTransport(t *http.Transport, addr string) http.RoundTripper {
+	if !canPeek {
 		return t
 	}
-	return &direct{
+	return &Transport{
 		pool: pool{dial: func(ctx context.Context) (net.Conn, error) {
 			return t.DialContext(ctx, "tcp", addr)
 		}},
 		responseTimeout: t.ResponseHeaderTimeout,
-		rest:            t,
+		fallback:        t,
 	}
 }
 
-// CloseIdleConnections is http.Transport's.
-func (d *direct) CloseIdleConnections() {
+// CloseIdleConnections closes the connections that no request uses.
+func (d *Transport) CloseIdleConnections() {
 	d.pool.close()
-	d.rest.CloseIdleConnections()
+	d.fallback.CloseIdleConnections()
 }
 
-func (d *direct) RoundTrip(r *http.Request) (*http.Response, error) {
+// RoundTrip sends the request again, on another connection, if the program
+// closed an idle connection at the same moment.
+func (d *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.Header["Upgrade"] != nil || r.Header["Expect"] != nil || r.Method == http.MethodConnect {
-		return d.rest.RoundTrip(r)
+		return d.fallback.RoundTrip(r)
 	}
 	for {
 		c, reused, err := d.get(r.Context())
 		if err == nil && r.Context().Err() != nil {
-			c.end(false)
+			c.release(false)
 			err = r.Context().Err()
 		}
 		if err != nil {
@@ -93,96 +98,96 @@ func (d *direct) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 }
 
-// directConn is a connection to the program. It is in the pool, or belongs to
-// one request.
-type directConn struct {
-	net.Conn // a timedConn
-	pool     *pool
-	quiet    func() bool   // nothing has come, nor the end
-	close    func()        // Close
-	since    time.Duration // it is in the pool, on the clock of now
+// conn is a connection to the program. It is in the pool, or belongs to one
+// request.
+type conn struct {
+	net.Conn       // with a write timeout
+	pool           *pool
+	noPendingInput func() bool   // nothing waits to be read, not even the end
+	close          func()        // Close
+	idleSince      time.Duration // when it came into the pool, by now()
 
-	br   *bufio.Reader
-	left int64 // bytes that may still be read: of the header, if that is not yet read
+	br        *bufio.Reader
+	readLimit int64 // bytes that may still be read; of the header, until that is read
 
-	bw      *bufio.Writer
-	wrote   int64      // bytes of the request
-	broken  error      // what writing to the connection failed with
-	written chan error // the end of writing, if it is by another goroutine
+	bw           *bufio.Writer
+	bytesWritten int64      // of the request
+	writeErr     error      // the error of writing to the connection
+	writeDone    chan error // the result of writing, if another goroutine writes
 
 	ctx  context.Context // of the request
-	stop func() bool     // ends the wait for its cancellation; nil: there is none
+	stop func() bool     // stops watching ctx; nil: not watching
 
-	mu       sync.Mutex
-	answered bool          // the answer has begun
-	until    time.Duration // when it must have, on the clock of now; 0: no limit
-	deadline time.Duration // the socket's for reading; 0: none
+	mu            sync.Mutex
+	responseBegun bool          // the header was read
+	responseDue   time.Duration // when the response timeout ends, by now(); 0: no limit
+	readDeadline  time.Duration // the socket's, by now(); 0: none
 }
 
-func newDirectConn(nc net.Conn, p *pool) *directConn {
-	c := &directConn{Conn: nc, pool: p, quiet: quiet(nc)}
+func newConn(nc net.Conn, p *pool) *conn {
+	c := &conn{Conn: nc, pool: p, noPendingInput: noPendingInput(nc)}
 	c.close = func() { nc.Close() }
-	c.br = bufio.NewReaderSize(directReader{c}, buffers.Size)
-	c.bw = bufio.NewWriter(directWriter{c})
+	c.br = bufio.NewReaderSize(connReader{c}, buffers.Size)
+	c.bw = bufio.NewWriter(connWriter{c})
 	return c
 }
 
-// roundTrip sends the request and reads the answer, of which the body may be
-// left to read. It reports whether the connection turned out to be stale: the
-// program closed it before it can have seen the request, or before it answered
-// one that it may see twice (RFC 9110 section 9.2.2).
-func (c *directConn) roundTrip(r *http.Request, timeout time.Duration) (res *http.Response, stale bool, err error) {
+// roundTrip sends the request and reads the response, whose body may be left to
+// read. It reports whether the connection was stale: the program closed it
+// before it can have seen the request, or before it answered a request that it
+// may see twice (RFC 9110 section 9.2.2).
+func (c *conn) roundTrip(r *http.Request, timeout time.Duration) (res *http.Response, stale bool, err error) {
 	ctx := r.Context()
 	c.ctx, c.stop = ctx, nil
-	c.left, c.wrote, c.broken, c.written, c.answered = maxAnswerHeader, 0, nil, nil, false
+	c.readLimit, c.bytesWritten, c.writeErr, c.writeDone, c.responseBegun = maxResponseHeader, 0, nil, nil, false
 
-	bare := r.Body == nil || r.Body == http.NoBody
-	if bare {
-		err = c.write(r, timeout)
-		stale = c.broken != nil && c.wrote == 0 && !isTimeout(err)
+	noBody := r.Body == nil || r.Body == http.NoBody
+	if noBody {
+		err = c.writeRequest(r, timeout)
+		stale = c.writeErr != nil && c.bytesWritten == 0 && !isTimeout(err)
 	} else {
 		written := make(chan error, 1)
-		c.written = written
+		c.writeDone = written
 		c.stop = context.AfterFunc(ctx, c.close)
 		go func() {
-			err := c.write(r, timeout)
+			err := c.writeRequest(r, timeout)
 			written <- err
-			if err != nil && (c.broken == nil || isTimeout(err)) {
-				c.Close() // else the program has, and may have answered before
+			if err != nil && (c.writeErr == nil || isTimeout(err)) {
+				c.Close() // otherwise the program has closed it, and may have answered before
 			}
 		}()
 	}
 	if err == nil {
 		if _, err = c.br.Peek(1); err != nil {
-			stale = bare && replayable(r) && !isTimeout(err)
+			stale = noBody && replayable(r) && !isTimeout(err)
 		} else {
-			res, err = c.answer(r)
+			res, err = c.readResponse(r)
 		}
 	}
 	if err != nil {
-		c.end(false)
+		c.release(false)
 		if ctx.Err() != nil {
 			return nil, false, ctx.Err()
 		}
-		if c.written != nil && errors.Is(err, net.ErrClosed) {
-			err = <-c.written // that was why
+		if c.writeDone != nil && errors.Is(err, net.ErrClosed) {
+			err = <-c.writeDone // the reason for it
 		}
 		return nil, stale, err
 	}
 
-	c.left = math.MaxInt64
-	c.begun()
+	c.readLimit = math.MaxInt64
+	c.setResponseBegun()
 	keep := !res.Close && !r.Close
 	if res.Body == http.NoBody {
-		c.end(keep)
+		c.release(keep)
 	} else {
-		res.Body = &directBody{body: res.Body, conn: c, ctx: ctx, keep: keep}
+		res.Body = &body{body: res.Body, conn: c, ctx: ctx, keep: keep}
 	}
 	return res, false, nil
 }
 
 // replayable reports whether a program may get the request, which has no body,
-// twice. The headers are what http.Transport looks for.
+// twice. The headers are those of http.Transport.
 func replayable(r *http.Request) bool {
 	switch r.Method {
 	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
@@ -191,9 +196,8 @@ func replayable(r *http.Request) bool {
 	return r.Header["Idempotency-Key"] != nil || r.Header["X-Idempotency-Key"] != nil
 }
 
-// write sends the request; from its end on the program may take so long to
-// answer.
-func (c *directConn) write(r *http.Request, timeout time.Duration) error {
+// writeRequest sends the request. The response timeout begins at its end.
+func (c *conn) writeRequest(r *http.Request, timeout time.Duration) error {
 	var err error
 	if head, ok := appendHead(c.bw.AvailableBuffer(), r); ok {
 		c.bw.Write(head)
@@ -203,22 +207,23 @@ func (c *directConn) write(r *http.Request, timeout time.Duration) error {
 	if err == nil {
 		err = c.bw.Flush()
 	}
-	if c.broken != nil {
-		return c.broken // Request.Write would hide what it is
+	if c.writeErr != nil {
+		return c.writeErr // Request.Write would hide its type
 	}
 	if err == nil {
-		c.await(timeout)
+		c.awaitResponse(timeout)
 	}
 	return err
 }
 
-// answer reads the header of the answer, and of those that are informational.
-func (c *directConn) answer(r *http.Request) (*http.Response, error) {
+// readResponse reads the header of the response, and of informational responses
+// before it.
+func (c *conn) readResponse(r *http.Request) (*http.Response, error) {
 	for {
 		res, err := http.ReadResponse(c.br, r)
 		switch {
-		case err != nil && c.left <= 0:
-			return nil, fmt.Errorf("the answer's header exceeds %d bytes", maxAnswerHeader)
+		case err != nil && c.readLimit <= 0:
+			return nil, fmt.Errorf("the answer's header exceeds %d bytes", maxResponseHeader)
 		case err != nil:
 			return nil, fmt.Errorf("connection broken: %w", err)
 		case res.StatusCode == http.StatusSwitchingProtocols:
@@ -230,158 +235,160 @@ func (c *directConn) answer(r *http.Request) (*http.Response, error) {
 			if err := trace.Got1xxResponse(res.StatusCode, textproto.MIMEHeader(res.Header)); err != nil {
 				return nil, err
 			}
-			c.left = maxAnswerHeader
+			c.readLimit = maxResponseHeader
 		}
 	}
 }
 
-// end is the end of the request: the connection goes back to the pool if it is
-// to be kept, and if nothing is left to write or to read.
-func (c *directConn) end(keep bool) {
+// release ends the request. The connection goes back to the pool if keep is
+// true and nothing is left to write or to read. Otherwise it is closed.
+func (c *conn) release(keep bool) {
 	c.mu.Lock()
 	stop := c.stop
 	c.ctx, c.stop = nil, nil
 	c.mu.Unlock()
-	if (stop == nil || stop()) && keep && c.sent() && c.br.Buffered() == 0 {
+	if (stop == nil || stop()) && keep && c.requestSent() && c.br.Buffered() == 0 {
 		c.pool.put(c)
 	} else {
 		c.Close()
 	}
 }
 
-// sent reports whether the whole request was sent.
-func (c *directConn) sent() bool {
-	if c.written == nil {
+// requestSent reports whether the whole request was sent.
+func (c *conn) requestSent() bool {
+	if c.writeDone == nil {
 		return true
 	}
 	select {
-	case err := <-c.written:
+	case err := <-c.writeDone:
 		return err == nil
-	case <-time.After(lastWrite):
+	case <-time.After(writeGrace):
 		return false
 	}
 }
 
-// await bounds the wait for an answer; 0 is no limit.
+// awaitResponse starts the response timeout; 0 means no limit.
 //
-// The socket's deadline comes first after shortWait, or before, because that
-// of an earlier request will do: to set one costs more than to read.
-func (c *directConn) await(timeout time.Duration) {
+// The deadline of the socket passes after firstWait or earlier: one that is
+// left of an earlier request will do, because setting a deadline costs more
+// than reading.
+func (c *conn) awaitResponse(timeout time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.answered {
+	if c.responseBegun {
 		return // before the whole request was written
 	}
-	t, wait := now(), shortWait
+	t, wait := now(), firstWait
 	if timeout > 0 {
-		c.until, wait = t+timeout, min(wait, timeout)
+		c.responseDue, wait = t+timeout, min(wait, timeout)
 	}
-	if c.deadline <= t || c.deadline > t+wait {
-		c.arm(wait)
+	if c.readDeadline <= t || c.readDeadline > t+wait {
+		c.setReadDeadlineLocked(wait)
 	}
 }
 
-// arm sets the socket's deadline for reading. c.mu is held.
-func (c *directConn) arm(wait time.Duration) {
-	c.deadline = now() + wait
+// setReadDeadlineLocked sets the read deadline of the socket.
+func (c *conn) setReadDeadlineLocked(wait time.Duration) {
+	c.readDeadline = now() + wait
 	c.SetReadDeadline(time.Now().Add(wait))
 }
 
-// begun ends the wait for the answer.
-func (c *directConn) begun() {
+// setResponseBegun ends the response timeout.
+func (c *conn) setResponseBegun() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.answered, c.until = true, 0
+	c.responseBegun, c.responseDue = true, 0
 }
 
-// expired is what there is to do when the socket's deadline has passed: to
-// look out for the cancellation of the request. It reports whether the answer
-// is late.
-func (c *directConn) expired() bool {
+// onReadDeadline handles the end of the socket's deadline: it begins to watch
+// for the cancellation of the request, and sets the next deadline. It reports
+// whether the response is late.
+func (c *conn) onReadDeadline() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.ctx == nil {
-		return true // the body was closed meanwhile
+		return true // the body was closed in the meantime
 	}
 	if c.stop == nil {
 		c.stop = context.AfterFunc(c.ctx, c.close)
 	}
-	switch left := c.until - now(); {
-	case c.until == 0:
-		c.deadline = 0
+	switch left := c.responseDue - now(); {
+	case c.responseDue == 0:
+		c.readDeadline = 0
 		c.SetReadDeadline(time.Time{})
 	case left <= 0:
 		return true
 	default:
-		c.arm(left)
+		c.setReadDeadlineLocked(left)
 	}
 	return false
 }
 
-// directReader is the connection as what a directConn reads from.
-type directReader struct{ *directConn }
+// connReader reads from the connection, up to readLimit.
+type connReader struct{ *conn }
 
-func (c directReader) Read(p []byte) (int, error) {
-	if c.left <= 0 {
+func (c connReader) Read(p []byte) (int, error) {
+	if c.readLimit <= 0 {
 		return 0, io.ErrUnexpectedEOF
 	}
 	for {
-		n, err := c.Conn.Read(p[:min(int64(len(p)), c.left)])
-		if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) && !c.expired() {
+		n, err := c.Conn.Read(p[:min(int64(len(p)), c.readLimit)])
+		if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) && !c.onReadDeadline() {
 			continue
 		}
-		c.left -= int64(n)
+		c.readLimit -= int64(n)
 		return n, err
 	}
 }
 
-// directWriter is the connection as what a directConn writes to.
-type directWriter struct{ *directConn }
+// connWriter writes to the connection, and counts.
+type connWriter struct{ *conn }
 
-func (c directWriter) Write(p []byte) (int, error) {
+func (c connWriter) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
-	c.wrote += int64(n)
-	c.broken = err
+	c.bytesWritten += int64(n)
+	c.writeErr = err
 	return n, err
 }
 
 // ReadFrom keeps bufio.Writer from collecting a body before it writes.
-func (c directWriter) ReadFrom(r io.Reader) (int64, error) {
+func (c connWriter) ReadFrom(r io.Reader) (int64, error) {
 	buf := buffers.Copy.Get()
 	defer buffers.Copy.Put(buf)
 	return io.CopyBuffer(struct{ io.Writer }{c}, struct{ io.Reader }{r}, buf)
 }
 
-// directBody is the body of an answer. When it has been read the connection is
-// free; if it is closed before, so is the connection, and a Read under way ends.
-type directBody struct {
-	body io.Reader // whose Close would read the rest
-	conn *directConn
+// body is the body of a response. At its end the connection is released. If it
+// is closed before its end, the connection is closed, and a Read that waits
+// returns.
+type body struct {
+	body io.Reader // its Close would read the rest
+	conn *conn
 	ctx  context.Context
 	keep bool
 
 	mu  sync.Mutex
-	err error // what it ended with
+	err error // the result of Read after the end
 }
 
-func (b *directBody) ended() error {
+func (b *body) ended() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.err
 }
 
-// end ends it with err, unless it has ended.
-func (b *directBody) end(err error) error {
+// end ends the body with err, unless it has ended.
+func (b *body) end(err error) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.err == nil {
 		b.err = err
-		b.conn.end(b.keep && err == io.EOF)
+		b.conn.release(b.keep && err == io.EOF)
 	}
 	return b.err
 }
 
-func (b *directBody) Read(p []byte) (int, error) {
+func (b *body) Read(p []byte) (int, error) {
 	if err := b.ended(); err != nil {
 		return 0, err
 	}
@@ -395,11 +402,11 @@ func (b *directBody) Read(p []byte) (int, error) {
 	return n, b.end(err)
 }
 
-// Buffered returns how many bytes of the body were read from the connection
-// already.
-func (b *directBody) Buffered() int { return b.conn.br.Buffered() }
+// Buffered returns how many bytes of the body were already read from the
+// connection.
+func (b *body) Buffered() int { return b.conn.br.Buffered() }
 
-func (b *directBody) Close() error {
+func (b *body) Close() error {
 	b.end(http.ErrBodyReadAfterClose)
 	return nil
 }

@@ -11,19 +11,19 @@ import (
 	"lastcall/internal/wiretest"
 )
 
-// BenchmarkRoundTrip measures a request to the program by direct, and by
-// http.Transport, from which it takes over; program and client in one process.
+// BenchmarkRoundTrip measures a request to the program by Transport, and by
+// http.Transport; program and client in one process.
 func BenchmarkRoundTrip(b *testing.B) {
 	addr := wiretest.Serve(b, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
 		io.WriteString(w, "hello, world\n")
 	}))
-	transport := &http.Transport{MaxIdleConnsPerHost: idleConns, DisableCompression: true}
+	transport := &http.Transport{MaxIdleConnsPerHost: maxIdle, DisableCompression: true}
 	defer transport.CloseIdleConnections()
 	for _, way := range []struct {
 		name string
 		http.RoundTripper
-	}{{"Direct", newDirect(b, addr)}, {"Transport", transport}} {
+	}{{"Upstream", testTransport(b, addr)}, {"Transport", transport}} {
 		for _, method := range []string{"GET", "POST"} {
 			b.Run(way.name+"/"+method, func(b *testing.B) {
 				b.ReportAllocs()

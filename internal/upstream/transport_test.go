@@ -26,10 +26,10 @@ import (
 	"lastcall/internal/wiretest"
 )
 
-// newDirect is a direct before the program at addr. Its connections end with
-// the test.
-func newDirect(t testing.TB, addr string) *direct {
-	d := &direct{responseTimeout: time.Minute}
+// testTransport returns a Transport to the program at addr. Its connections end
+// with the test.
+func testTransport(t testing.TB, addr string) *Transport {
+	d := &Transport{responseTimeout: time.Minute}
 	d.dial = func(ctx context.Context) (net.Conn, error) {
 		nc, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 		if err != nil {
@@ -109,10 +109,10 @@ func perform(t *testing.T, f script) (addr string, made *atomic.Int32) {
 	return l.Addr().String(), made
 }
 
-// transports are direct and its model, which are to do the same.
+// transports runs f with Transport and with http.Transport, which must do the same.
 func transports(t *testing.T, f func(t *testing.T, to func(addr string) http.RoundTripper)) {
-	t.Run("direct", func(t *testing.T) {
-		f(t, func(addr string) http.RoundTripper { return newDirect(t, addr) })
+	t.Run("upstream", func(t *testing.T) {
+		f(t, func(addr string) http.RoundTripper { return testTransport(t, addr) })
 	})
 	t.Run("Transport", func(t *testing.T) {
 		f(t, func(string) http.RoundTripper {
@@ -168,9 +168,9 @@ func ask(rt http.RoundTripper, addr, request string, header ...string) (g got) {
 	return g
 }
 
-// TestDirectAnswers has programs with answers of all kinds: what comes of each
+// TestTransportAnswers has programs with answers of all kinds: what comes of each
 // and of the request after it, and on how many connections.
-func TestDirectAnswers(t *testing.T) {
+func TestTransportAnswers(t *testing.T) {
 	const plain = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 	ok := got{Status: 200, Body: "ok"}
 	long := strings.Repeat("0123456789", 50_000)
@@ -218,7 +218,7 @@ func TestDirectAnswers(t *testing.T) {
 					if p.request() == nil {
 						return
 					}
-					if n > 0 { // it is another's turn
+					if n > 0 { // sent again, on another connection
 						p.say(plain)
 						<-p.done
 						return
@@ -247,9 +247,9 @@ func TestDirectAnswers(t *testing.T) {
 	}
 }
 
-// TestDirectLost has a program that takes a request on a connection that was
+// TestTransportLost has a program that takes a request on a connection that was
 // used before, and closes it without a word. Only what may be asked twice is.
-func TestDirectLost(t *testing.T) {
+func TestTransportLost(t *testing.T) {
 	for _, tt := range []struct {
 		ask, header string
 		again       bool
@@ -310,10 +310,10 @@ func TestDirectLost(t *testing.T) {
 	}
 }
 
-// TestDirectStale has a program that closes its connections, or says something
+// TestTransportStale has a program that closes its connections, or says something
 // unasked, while they are idle. What must not be sent twice must not be lost
 // to that either.
-func TestDirectStale(t *testing.T) {
+func TestTransportStale(t *testing.T) {
 	for _, way := range []string{"end", "reset", "408", "byte"} {
 		t.Run(way, func(t *testing.T) {
 			next := make(chan struct{})
@@ -337,7 +337,7 @@ func TestDirectStale(t *testing.T) {
 					<-p.done
 				}
 			})
-			d := newDirect(t, addr)
+			d := testTransport(t, addr)
 			for i := range int32(3) {
 				if g := ask(d, addr, "POST body"); g.Status != 200 {
 					t.Fatalf("request %d: %+v", i, g)
@@ -348,11 +348,11 @@ func TestDirectStale(t *testing.T) {
 				d.mu.Lock()
 				c := d.idle[0]
 				d.mu.Unlock()
-				if !c.quiet() {
+				if !c.noPendingInput() {
 					t.Error("the idle connection is not quiet")
 				}
 				next <- struct{}{}
-				for begun := time.Now(); c.quiet(); time.Sleep(time.Millisecond) {
+				for begun := time.Now(); c.noPendingInput(); time.Sleep(time.Millisecond) {
 					if time.Since(begun) > wiretest.Patience {
 						t.Fatal("the idle connection is quiet")
 					}
@@ -362,9 +362,9 @@ func TestDirectStale(t *testing.T) {
 	}
 }
 
-// TestDirectEarlyAnswer has a program that answers before it has the whole
+// TestTransportEarlyAnswer has a program that answers before it has the whole
 // request.
-func TestDirectEarlyAnswer(t *testing.T) {
+func TestTransportEarlyAnswer(t *testing.T) {
 	for _, last := range []bool{false, true} {
 		t.Run(fmt.Sprintf("last %v", last), func(t *testing.T) {
 			whole := make(chan bool, 1)
@@ -385,7 +385,7 @@ func TestDirectEarlyAnswer(t *testing.T) {
 				p.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 				<-p.done
 			})
-			d := newDirect(t, addr)
+			d := testTransport(t, addr)
 			body, more := io.Pipe()
 			r, _ := http.NewRequest("POST", "http://"+addr+"/", body)
 			r.ContentLength = 1 << 20
@@ -398,7 +398,7 @@ func TestDirectEarlyAnswer(t *testing.T) {
 				if b, err := io.ReadAll(res.Body); string(b) != "ok" || err != nil || res.StatusCode != 413 {
 					t.Errorf("the answer is %d %q, %v", res.StatusCode, b, err)
 				}
-				more.CloseWithError(errors.New("the client is told"))
+				more.CloseWithError(errors.New("the client gave up"))
 				return
 			}
 			b := make([]byte, 1)
@@ -420,9 +420,9 @@ func TestDirectEarlyAnswer(t *testing.T) {
 	}
 }
 
-// TestDirectGivenUp cancels a request, or closes an answer early: the program
+// TestTransportGivenUp cancels a request, or closes an answer early: the program
 // learns, and the connection is not used again.
-func TestDirectGivenUp(t *testing.T) {
+func TestTransportGivenUp(t *testing.T) {
 	for _, tt := range []struct {
 		name, ask, answer string
 		closes            bool
@@ -446,7 +446,7 @@ func TestDirectGivenUp(t *testing.T) {
 				}
 				close(ended)
 			})
-			d := newDirect(t, addr)
+			d := testTransport(t, addr)
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
 			method, body, _ := strings.Cut(tt.ask, " ")
@@ -484,8 +484,8 @@ func TestDirectGivenUp(t *testing.T) {
 	}
 }
 
-// TestDirectGivenUpUnsent cancels a request of which the body does not come.
-func TestDirectGivenUpUnsent(t *testing.T) {
+// TestTransportGivenUpUnsent cancels a request of which the body does not come.
+func TestTransportGivenUpUnsent(t *testing.T) {
 	got := make(chan struct{})
 	addr, _ := perform(t, func(t *testing.T, n int, p *peer) {
 		if r, err := http.ReadRequest(p.br); err == nil {
@@ -494,7 +494,7 @@ func TestDirectGivenUpUnsent(t *testing.T) {
 		}
 		<-p.done
 	})
-	d := newDirect(t, addr)
+	d := testTransport(t, addr)
 	body, more := io.Pipe()
 	ctx, cancel := context.WithCancel(context.Background())
 	r, _ := http.NewRequestWithContext(ctx, "POST", "http://"+addr+"/", body)
@@ -512,16 +512,16 @@ func TestDirectGivenUpUnsent(t *testing.T) {
 	more.Close()
 }
 
-// TestDirectTimeout is on in-memory connections and fake time. The limit is
+// TestTransportTimeout is on in-memory connections and fake time. The limit is
 // for the beginning of the answer, on each request anew.
-func TestDirectTimeout(t *testing.T) {
+func TestTransportTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const limit = 10 * time.Second
 		nc, program := net.Pipe()
-		d := &direct{responseTimeout: limit}
-		c := newDirectConn(slowpeer.LimitWrites(nc, limit, 1), &d.pool)
-		c.quiet = func() bool { return true }
-		d.idle = []*directConn{c}
+		d := &Transport{responseTimeout: limit}
+		c := newConn(slowpeer.LimitWrites(nc, limit, 1), &d.pool)
+		c.noPendingInput = func() bool { return true }
+		d.idle = []*conn{c}
 		go func() {
 			defer program.Close()
 			br := bufio.NewReader(program)
@@ -562,15 +562,15 @@ func TestDirectTimeout(t *testing.T) {
 	})
 }
 
-// TestPool keeps connections for idleTimeout, and not more than idleConns.
+// TestPool keeps connections for idleTimeout, and not more than maxIdle.
 func TestPool(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var p pool
 		var open atomic.Int32
 		put := func() {
 			open.Add(1)
-			c := newDirectConn(&countedConn{open: &open}, &p)
-			c.quiet = func() bool { return true }
+			c := newConn(&countedConn{open: &open}, &p)
+			c.noPendingInput = func() bool { return true }
 			p.put(c)
 		}
 		expect := func(want int32) {
@@ -598,13 +598,13 @@ func TestPool(t *testing.T) {
 		expect(1)
 		time.Sleep(time.Nanosecond)
 		expect(0)
-		for range idleConns + 10 {
+		for range maxIdle + 10 {
 			put()
 		}
-		expect(idleConns)
+		expect(maxIdle)
 		time.Sleep(idleTimeout)
 		expect(0)
-		if p.timed {
+		if p.timerSet {
 			t.Error("the timer runs for nobody")
 		}
 	})
@@ -620,9 +620,9 @@ func (c *countedConn) Close() error {
 	return nil
 }
 
-// TestDirectUnsent has a program that is done before the request is: its
+// TestTransportUnsent has a program that is done before the request is: its
 // connection is not for others.
-func TestDirectUnsent(t *testing.T) {
+func TestTransportUnsent(t *testing.T) {
 	ended := make(chan struct{})
 	addr, _ := perform(t, func(t *testing.T, n int, p *peer) {
 		http.ReadRequest(p.br)
@@ -630,7 +630,7 @@ func TestDirectUnsent(t *testing.T) {
 		io.Copy(io.Discard, p.br)
 		close(ended)
 	})
-	d := newDirect(t, addr)
+	d := testTransport(t, addr)
 	body, more := io.Pipe()
 	defer more.Close()
 	r, _ := http.NewRequest("POST", "http://"+addr+"/", body)
@@ -651,12 +651,12 @@ func TestDirectUnsent(t *testing.T) {
 	wiretest.Wait(t, ended, "the end of the connection")
 }
 
-// TestDirectSlowEarlyAnswer has a program that begins its answer before it has
+// TestTransportSlowEarlyAnswer has a program that begins its answer before it has
 // the whole request: from then on it has all the time of the world.
-func TestDirectSlowEarlyAnswer(t *testing.T) {
+func TestTransportSlowEarlyAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		nc, program := net.Pipe()
-		d := &direct{responseTimeout: 10 * time.Second}
+		d := &Transport{responseTimeout: 10 * time.Second}
 		d.dial = func(context.Context) (net.Conn, error) { return nc, nil }
 		go func() {
 			defer program.Close()

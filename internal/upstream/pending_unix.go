@@ -10,14 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const canPoll = true
+const canPeek = true
 
-// quiet returns a function that reports whether nothing waits to be read from
-// the socket: no byte, no end, no error.
-func quiet(nc net.Conn) func() bool {
+// noPendingInput returns a function that reports whether nothing waits to be
+// read from the socket: no byte, no end, no error.
+func noPendingInput(nc net.Conn) func() bool {
 	rc, err := syscallConn(nc)
 	if err != nil {
-		return func() bool { return false } // who knows
+		return func() bool { return false } // cannot tell
 	}
 	is := false
 	var b [1]byte
