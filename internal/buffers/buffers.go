@@ -1,5 +1,5 @@
-// Package buffers holds the buffers for all copying: to the clients, and to
-// and from the program behind the proxy.
+// Package buffers holds the buffers of all copying: to the clients, and to and
+// from the program behind the proxy.
 package buffers
 
 import (

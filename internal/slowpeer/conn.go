@@ -12,65 +12,66 @@ import (
 	"lastcall/internal/buffers"
 )
 
-// account is how much longer a peer may be waited for.
-type account struct {
-	limit time.Duration // it is full with this; 0: without limit
-	rate  int64         // bytes that pay for a second
+// budget is the time for which the server may still wait for a peer.
+type budget struct {
+	limit time.Duration // of a full budget; 0: no limit
+	rate  int64         // bytes that earn a second
 	left  time.Duration
 }
 
-// settle charges the time for which the peer was waited for, and pays in what
-// moved meanwhile.
-func (a *account) settle(waited time.Duration, moved int64) {
-	if full := float64(a.limit) / float64(time.Second) * float64(a.rate); float64(moved) >= full {
-		a.left = a.limit // and no overflow below
+// settle subtracts the time waited, and adds what the bytes moved are worth.
+func (b *budget) settle(waited time.Duration, moved int64) {
+	if full := float64(b.limit) / float64(time.Second) * float64(b.rate); float64(moved) >= full {
+		b.left = b.limit // and no overflow below
 		return
 	}
-	a.left = min(a.limit, a.left-waited+time.Duration(moved)*time.Second/time.Duration(a.rate))
+	b.left = min(b.limit, b.left-waited+time.Duration(moved)*time.Second/time.Duration(b.rate))
 }
 
-func (a *account) spent() bool { return a.limit > 0 && a.left <= 0 }
+func (b *budget) spent() bool { return b.limit > 0 && b.left <= 0 }
 
-// timedConn renews its deadlines for as long as the peer makes progress.
+// conn renews its deadlines while the peer makes progress.
 //
-// When writing, progress is not what Write returns. With megabytes in the
-// kernel's buffer, a socket becomes writable only in large steps, a third of
-// the buffer each, which are minutes apart on a slow line; and even a Write
-// that asks again finds room only when a piece of up to 64 KiB has gone as a
-// whole. Progress is what has left that buffer: what the peer has acknowledged.
-type timedConn struct {
+// Write does not show progress. With megabytes in the kernel's buffer a socket
+// becomes writable in large steps only: a third of the buffer each, which takes
+// minutes on a slow line. Even a Write that is repeated finds room only when a
+// piece of up to 64 KiB has left as a whole. Progress is what the peer has
+// acknowledged.
+//
+// Lock order: rmu alone; wmu, then dmu.
+type conn struct {
 	net.Conn
 
-	rmu     sync.Mutex
-	renews  bool // Read sets the read deadline; until somebody else does
-	in      account
-	reading bool          // on that account,
-	since   time.Duration // on the clock of now
+	rmu      sync.Mutex // guards the following
+	renewing bool       // Read sets the read deadline
+	in       budget
+	reading  bool          // Read waits
+	since    time.Duration // when the wait began, by now()
 
-	wmu    sync.Mutex // held while writing; guards the following
-	out    account
-	sent   int64         // bytes that the kernel took
-	taken  int64         // of them, those that the peer had taken at the last look
-	waited time.Duration // in Write since the last look
+	wmu          sync.Mutex // held while writing; guards the following
+	out          budget
+	bytesWritten int64         // to the kernel
+	bytesAcked   int64         // of them, acknowledged by the peer when last settled
+	waited       time.Duration // in Write since last settled
 
-	dmu   sync.Mutex
-	armed time.Duration // the socket's write deadline, on the clock of now
-	bound time.Time     // the write deadline that somebody else wants; zero: none
+	dmu            sync.Mutex    // guards the following
+	deadline       time.Duration // the socket's write deadline, by now()
+	callerDeadline time.Time     // set by SetWriteDeadline; zero: none
 }
 
-func newTimedConn(nc net.Conn, in, out account) *timedConn {
+func newConn(nc net.Conn, in, out budget) *conn {
 	in.left, out.left = in.limit, out.limit
-	return &timedConn{Conn: nc, in: in, out: out}
+	return &conn{Conn: nc, in: in, out: out}
 }
 
-// now is a clock cheaper than time.Now: it leaves out the time of day.
+// now is a clock that costs less than time.Now: it leaves out the time of day.
 func now() time.Duration { return time.Since(epoch) }
 
 var epoch = time.Now()
 
-func (c *timedConn) Read(p []byte) (int, error) {
+func (c *conn) Read(p []byte) (int, error) {
 	c.rmu.Lock()
-	if !c.renews {
+	if !c.renewing {
 		c.rmu.Unlock()
 		return c.Conn.Read(p)
 	}
@@ -91,12 +92,12 @@ func (c *timedConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// SetReadDeadline ends the renewing of read deadlines, or begins it, with a
-// full account: see renewed.
-func (c *timedConn) SetReadDeadline(t time.Time) error {
+// SetReadDeadline starts the renewing of read deadlines, with a full budget, if
+// t is renewMarker, and ends it otherwise.
+func (c *conn) SetReadDeadline(t time.Time) error {
 	c.rmu.Lock()
 	defer c.rmu.Unlock()
-	if c.renews = t.Unix() == renewed.Unix() && c.in.limit > 0; c.renews {
+	if c.renewing = t.Unix() == renewMarker.Unix() && c.in.limit > 0; c.renewing {
 		c.in.left = c.in.limit
 		if !c.reading {
 			return nil
@@ -106,29 +107,29 @@ func (c *timedConn) SetReadDeadline(t time.Time) error {
 	return c.Conn.SetReadDeadline(t)
 }
 
-func (c *timedConn) Write(p []byte) (n int, err error) {
+func (c *conn) Write(p []byte) (n int, err error) {
 	if c.out.limit == 0 {
 		return c.Conn.Write(p)
 	}
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
 	for {
-		start, err := c.arm()
+		start, err := c.beforeWriteLocked()
 		if err != nil {
 			return n, err
 		}
 		m, err := c.Conn.Write(p[n:])
 		n += m
-		if !c.goOn(start, int64(m), err) {
+		if !c.afterWriteLocked(start, int64(m), err) {
 			return n, err
 		}
 	}
 }
 
-// ReadFrom is sendfile's way. What is no file is copied by Write, because
-// splice, which the kernel has for sockets, loses data at a timeout: what it
-// has read but not yet written.
-func (c *timedConn) ReadFrom(r io.Reader) (n int64, err error) {
+// ReadFrom uses sendfile for a file. Everything else is copied by Write:
+// splice, which the kernel has for sockets, loses at a timeout the data that it
+// has read but not written.
+func (c *conn) ReadFrom(r io.Reader) (n int64, err error) {
 	rf, ok := c.Conn.(io.ReaderFrom)
 	part, file := filePart(r)
 	if !ok || file == nil {
@@ -142,14 +143,14 @@ func (c *timedConn) ReadFrom(r io.Reader) (n int64, err error) {
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
 	for {
-		start, err := c.arm()
+		start, err := c.beforeWriteLocked()
 		if err != nil {
 			return n, err
 		}
 		before := part.N
 		m, err := rf.ReadFrom(part)
 		n += m
-		if !c.goOn(start, m, err) {
+		if !c.afterWriteLocked(start, m, err) {
 			return n, err
 		}
 		// Where the system has no sendfile for this file, net copies, and has
@@ -163,8 +164,8 @@ func (c *timedConn) ReadFrom(r io.Reader) (n int64, err error) {
 	}
 }
 
-// filePart is r as a part of a file, if it is one. (It may be the type within
-// package os by which File.WriteTo hides itself.)
+// filePart returns r as a part of a file, or nil. r may be the type within
+// package os by which File.WriteTo hides itself.
 func filePart(r io.Reader) (*io.LimitedReader, io.Seeker) {
 	part, ok := r.(*io.LimitedReader)
 	if !ok {
@@ -181,11 +182,12 @@ func filePart(r io.Reader) (*io.LimitedReader, io.Seeker) {
 	return part, file
 }
 
-// arm sets the deadline for the next look, and tells the time.
+// beforeWriteLocked sets the deadline for the next check of progress, and
+// returns the time.
 //
-// A deadline that is far enough away is left alone: most writes do not wait,
-// and then cost a look at the clock.
-func (c *timedConn) arm() (time.Duration, error) {
+// It keeps a deadline that is far enough away: most writes do not wait, and
+// then cost a look at the clock only.
+func (c *conn) beforeWriteLocked() (time.Duration, error) {
 	if c.out.spent() {
 		return 0, os.ErrDeadlineExceeded
 	}
@@ -193,75 +195,76 @@ func (c *timedConn) arm() (time.Duration, error) {
 	c.dmu.Lock()
 	defer c.dmu.Unlock()
 	t := now()
-	if to := c.armed - t; to >= min(step, c.out.left) && to <= c.out.left {
+	if to := c.deadline - t; to >= min(step, c.out.left) && to <= c.out.left {
 		return t, nil
 	}
 	d := min(2*step, c.out.left)
-	if !c.bound.IsZero() {
-		d = min(d, time.Until(c.bound))
+	if !c.callerDeadline.IsZero() {
+		d = min(d, time.Until(c.callerDeadline))
 	}
-	c.armed = t + d
+	c.deadline = t + d
 	return t, c.Conn.SetWriteDeadline(time.Now().Add(d))
 }
 
-// goOn keeps the account of a write, and reports whether one that ended with
-// err is to go on.
-func (c *timedConn) goOn(start time.Duration, moved int64, err error) bool {
-	c.sent += moved
+// afterWriteLocked charges the budget for a write that ended with err, and
+// reports whether to repeat it.
+func (c *conn) afterWriteLocked(start time.Duration, moved int64, err error) bool {
+	c.bytesWritten += moved
 	c.waited += now() - start
 	expired := err != nil && errors.Is(err, os.ErrDeadlineExceeded)
 	if expired || c.waited >= c.out.limit/8 {
-		c.look()
+		c.settleLocked()
 	}
 	if !expired || c.out.spent() {
 		return false
 	}
 	c.dmu.Lock()
 	defer c.dmu.Unlock()
-	return c.bound.IsZero() || time.Now().Before(c.bound)
+	return c.callerDeadline.IsZero() || time.Now().Before(c.callerDeadline)
 }
 
-// look settles the account with what the peer has taken since the last look.
-func (c *timedConn) look() {
-	taken := c.sent
+// settleLocked charges the budget with what the peer has acknowledged since the
+// last time.
+func (c *conn) settleLocked() {
+	acked := c.bytesWritten
 	if waiting, ok := unacknowledged(c.Conn); ok {
-		taken -= waiting
+		acked -= waiting
 	}
-	c.out.settle(c.waited, max(taken-c.taken, 0))
-	c.taken, c.waited = max(taken, c.taken), 0
+	c.out.settle(c.waited, max(acked-c.bytesAcked, 0))
+	c.bytesAcked, c.waited = max(acked, c.bytesAcked), 0
 }
 
 // SetWriteDeadline sets a deadline that progress does not renew.
-func (c *timedConn) SetWriteDeadline(t time.Time) error {
+func (c *conn) SetWriteDeadline(t time.Time) error {
 	if c.out.limit == 0 {
 		return c.Conn.SetWriteDeadline(t)
 	}
 	c.dmu.Lock()
 	defer c.dmu.Unlock()
-	c.bound = t
+	c.callerDeadline = t
 	if t.IsZero() {
-		return nil // Write sets its own; net/http says this after each request
+		return nil // Write sets its own; net/http does this after each request
 	}
 	tick := now()
 	at := tick + time.Until(t)
-	if c.armed > tick && c.armed <= at {
-		return nil // comes first, and looks at the bound then
+	if c.deadline > tick && c.deadline <= at {
+		return nil // the earlier one comes first; Write then checks callerDeadline
 	}
-	c.armed = at
+	c.deadline = at
 	return c.Conn.SetWriteDeadline(t)
 }
 
-func (c *timedConn) SetDeadline(t time.Time) error {
+func (c *conn) SetDeadline(t time.Time) error {
 	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
 }
 
 // CloseWrite lets net/http close in two steps.
-func (c *timedConn) CloseWrite() error {
+func (c *conn) CloseWrite() error {
 	if cw, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return cw.CloseWrite()
 	}
 	return errors.ErrUnsupported
 }
 
-// SyscallConn gives access to the socket.
-func (c *timedConn) SyscallConn() (syscall.RawConn, error) { return syscallConn(c.Conn) }
+// SyscallConn returns the socket.
+func (c *conn) SyscallConn() (syscall.RawConn, error) { return syscallConn(c.Conn) }

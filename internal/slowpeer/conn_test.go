@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-func TestAccount(t *testing.T) {
+func TestBudget(t *testing.T) {
 	const s = time.Second
 	tests := []struct {
 		name         string
@@ -31,7 +31,7 @@ func TestAccount(t *testing.T) {
 		{"saved by less than full", 0, 1 * s, 2 * MinRate, 1 * s},
 	}
 	for _, tt := range tests {
-		a := account{limit: 10 * s, rate: MinRate, left: tt.left}
+		a := budget{limit: 10 * s, rate: MinRate, left: tt.left}
 		a.settle(tt.waited, tt.moved)
 		if a.left != tt.want {
 			t.Errorf("%s: settle(%v, %d) leaves %v, want %v", tt.name, tt.waited, tt.moved, a.left, tt.want)
@@ -72,7 +72,7 @@ func TestReadFromGoesBack(t *testing.T) {
 		}
 		defer f.Close()
 		inner := &readsAhead{}
-		c := newTimedConn(inner, account{}, account{limit: time.Minute, rate: MinRate})
+		c := newConn(inner, budget{}, budget{limit: time.Minute, rate: MinRate})
 		var src io.Reader = f
 		size := int64(len(want))
 		if limit > 0 {
@@ -131,7 +131,7 @@ func TestForwarding(t *testing.T) {
 	}
 
 	pipe, _ := net.Pipe()
-	bare := newTimedConn(pipe, account{}, account{})
+	bare := newConn(pipe, budget{}, budget{})
 	if err := bare.CloseWrite(); !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("CloseWrite of a pipe = %v", err)
 	}

@@ -41,8 +41,8 @@ func (c *slowConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// ask asks a server, in all layers at once, for body, and reads so many bytes
-// of what comes. judge is told what the handler's Write returned, and, if that
+// askSlowly asks a server, in all layers at once, for body, and reads so many bytes
+// of what comes. judge gets what the handler's Write returned, and, if that
 // is nil, what was read.
 func askSlowly(t *testing.T, body []byte, limit int, judge func(t *testing.T, written error, got []byte, took time.Duration)) {
 	ts := httptest.NewTLSServer(nil)

@@ -1,3 +1,18 @@
+// Package slowpeer ends transfers that make no progress. A transfer that makes
+// progress is never cut, however long it takes.
+//
+// It takes the place of the ReadTimeout and WriteTimeout of http.Server, which
+// end a transfer however well it goes: leave those zero. ReadHeaderTimeout and
+// IdleTimeout remain http.Server's.
+//
+// Each timeout is a budget of waiting time. The budget starts full. The time
+// for which the server waits for the client is subtracted; the bytes that move
+// are added, one second for each [MinRate] bytes, up to the full timeout. So a
+// client that stops is cut after the timeout, and a client that trickles is cut
+// when its budget is spent.
+//
+// The [Handler] knows that a body follows, the connections of the [Listener]
+// see each byte: a server needs both, with the same [Config].
 package slowpeer
 
 import (
@@ -9,61 +24,50 @@ import (
 	"time"
 )
 
-// Config says how long a client may make no progress. A transfer that
-// makes progress is never cut, however long it takes; one that stalls is.
-//
-// It takes the place of http.Server's ReadTimeout and WriteTimeout, which end
-// a transfer however well it goes: leave those zero. ReadHeaderTimeout and
-// IdleTimeout are still http.Server's.
-//
-// Each timeout is an account of waiting time. It begins full, is charged with
-// the time for which this end waits for the client to move, and is paid with
-// the bytes that move, at [MinRate], up to the full timeout again. So a
-// client that stops is let go after the timeout, and so is one that trickles
-// for so long that the account is spent.
+// Config holds how long a client may make no progress. The zero value works.
 type Config struct {
-	// Read is for a request's body. Time in which the handler does not read
-	// is not charged, and where a proxy is answering already, any progress of
-	// the answer fills the account. Zero means 5 seconds, less means no limit.
+	// Read applies to the body of a request. Time in which the handler does not
+	// read is free. [Renew] fills the budget. Zero means 5 seconds, negative
+	// means no limit.
 	Read time.Duration
-	// Write is for the answer. Time in which the handler has nothing to say is
-	// not charged, nor is the wait for what the kernel buffers after the last
-	// byte was handed over. It holds for a connection: over HTTP/2, for all of
-	// its streams together. Zero means 10 seconds, less means no limit.
+	// Write applies to the response. Time in which the handler writes nothing
+	// is free, and so is the time that the kernel takes to send what it buffers
+	// after the last write. It applies to a connection: over HTTP/2, to all of
+	// its streams together. Zero means 10 seconds, negative means no limit.
 	Write time.Duration
 }
 
-// MinRate is what a slow client must manage, in bytes a second, averaged
-// over the time that it is waited for.
+// MinRate is the rate that a slow client must reach, in bytes a second,
+// averaged over the time for which the server waits for it.
 const MinRate = 500
 
-// timeout is d where zero stands for otherwise, and less than zero for none.
-func timeout(d, otherwise time.Duration) time.Duration {
+// timeout returns d, or fallback if d is zero, or 0 (no limit) if d is
+// negative.
+func timeout(d, fallback time.Duration) time.Duration {
 	if d == 0 {
-		return otherwise
+		return fallback
 	}
 	return max(d, 0)
 }
 
-// renewed is not a time but a word between Handler and the connections of a
-// Listener: from now on renew the read deadline with each Read.
+// renewMarker is a read deadline by which [Handler] tells a connection of a
+// [Listener] to renew its read deadline with each Read from now on.
 //
-// The handler's side knows that a body follows, the connection's side sees
-// each read of it, also those by which net/http discards what a handler left.
-// What connects them, through whatever wraps either, is SetReadDeadline. And
-// net/http itself ends the arrangement, with the deadline that it sets at the
-// end of the body, before it looks for the next request or for the client's
-// going away. To a connection that does not know the word it is a deadline in
-// the far future. Only its seconds count, so that a word can be said anew.
-var renewed = time.Unix(1<<36, 0x1a57ca11)
+// The handler knows that a body follows. The connection sees each read of it,
+// including those by which net/http discards what a handler left.
+// SetReadDeadline reaches from one to the other through whatever wraps either.
+// And net/http itself ends the renewing: it sets a deadline at the end of the
+// body, before it waits for the next request. A connection that does not know
+// the marker gets a deadline in the far future. Only its seconds are compared,
+// so that it can be set again with other nanoseconds.
+var renewMarker = time.Unix(1<<36, 0x1a57ca11)
 
 // aLongTimeAgo is a deadline that makes a blocked Read return.
 var aLongTimeAgo = time.Unix(1, 0)
 
-// Handler applies cfg.Read to the bodies of requests. For those of HTTP/1 it
-// needs the connections of a [Listener], and does nothing on others; it
-// does not touch the request or its body. A request without a body costs
-// nothing.
+// Handler applies cfg.Read to the bodies of requests. HTTP/1 needs the
+// connections of a [Listener]: on others Handler does nothing. It does not
+// touch an HTTP/1 request or its body. A request without a body costs nothing.
 func Handler(next http.Handler, cfg Config) http.Handler {
 	read := timeout(cfg.Read, defaultRead)
 	if read == 0 {
@@ -73,37 +77,38 @@ func Handler(next http.Handler, cfg Config) http.Handler {
 		switch {
 		case r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0:
 		case r.ProtoMajor == 1:
-			word, rc := renewed, http.NewResponseController(w)
-			rc.SetReadDeadline(word)
+			marker, rc := renewMarker, http.NewResponseController(w)
+			rc.SetReadDeadline(marker)
 			r = r.WithContext(context.WithValue(r.Context(), renewKey{}, func() {
-				word = word.Add(1)
-				rc.SetReadDeadline(word)
+				marker = marker.Add(1)
+				rc.SetReadDeadline(marker)
 			}))
 		default:
-			s := &timedStream{ReadCloser: r.Body, rc: http.NewResponseController(w), in: account{limit: read, rate: MinRate, left: read}}
-			defer s.end()
-			r.Body = s
+			s := &stream{ReadCloser: r.Body, rc: http.NewResponseController(w), in: budget{limit: read, rate: MinRate, left: read}}
+			defer s.handlerReturned()
 			r = r.WithContext(context.WithValue(r.Context(), renewKey{}, s.renew))
+			r.Body = s
 		}
 		next.ServeHTTP(w, r)
 	})
 }
 
-// Renew fills the account of the body of the request that ctx belongs to.
+// Renew fills the read budget of the request that ctx belongs to. It does
+// nothing if the request has no body or no budget.
 func Renew(ctx context.Context) {
 	if renew, ok := ctx.Value(renewKey{}).(func()); ok {
 		renew()
 	}
 }
 
-// LimitWrites applies a timeout to what is written to nc, as [Listener] does;
-// the peer must take rate bytes a second.
+// LimitWrites returns nc with a timeout for writes, as [Listener] applies it:
+// the peer must acknowledge rate bytes a second. Zero means no limit.
 func LimitWrites(nc net.Conn, limit time.Duration, rate int64) net.Conn {
-	return newTimedConn(nc, account{}, account{limit: limit, rate: rate})
+	return newConn(nc, budget{}, budget{limit: limit, rate: rate})
 }
 
-// renewKey is the context's key to a func() that fills the account of the
-// request's body.
+// renewKey is the context key of a func() that fills the read budget of the
+// request.
 type renewKey struct{}
 
 const (
@@ -111,15 +116,14 @@ const (
 	defaultWrite = 10 * time.Second
 )
 
-// Listener applies cfg.Write to what is written to the connections that
-// it accepts, and cfg.Read to what is read from them on behalf of [Handler].
-// It works on the connection because only there the progress within one
-// sendfile, or behind the kernel's buffer, can be seen.
+// Listener applies cfg.Write to what is written to the connections that it
+// accepts, and cfg.Read to what is read from them for [Handler]. Only the
+// connection sees the progress within one sendfile, or behind the kernel's
+// buffer.
 //
-// A write deadline that somebody else sets is honoured as it is: progress does
-// not renew it. Only Write and ReadFrom know of the timeouts: whoever writes to
-// the descriptor behind SyscallConn finds a deadline there that may have
-// passed.
+// A write deadline that somebody else sets holds: progress does not renew it.
+// Only Write and ReadFrom know the timeouts. The descriptor behind SyscallConn
+// may have a deadline that has passed.
 func Listener(l net.Listener, cfg Config) net.Listener {
 	read, write := timeout(cfg.Read, defaultRead), timeout(cfg.Write, defaultWrite)
 	if read == 0 && write == 0 {
@@ -138,13 +142,13 @@ func (l *timeoutListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newTimedConn(nc, account{limit: l.read, rate: MinRate}, account{limit: l.write, rate: MinRate}), nil
+	return newConn(nc, budget{limit: l.read, rate: MinRate}, budget{limit: l.write, rate: MinRate}), nil
 }
 
-// SyscallConn gives access to the listening socket.
+// SyscallConn returns the listening socket.
 func (l *timeoutListener) SyscallConn() (syscall.RawConn, error) { return syscallConn(l.Listener) }
 
-// SetDeadline bounds Accept, where the listener can.
+// SetDeadline sets the deadline of Accept, if the listener has one.
 func (l *timeoutListener) SetDeadline(t time.Time) error {
 	if d, ok := l.Listener.(interface{ SetDeadline(time.Time) error }); ok {
 		return d.SetDeadline(t)
@@ -152,14 +156,14 @@ func (l *timeoutListener) SetDeadline(t time.Time) error {
 	return errors.ErrUnsupported
 }
 
-// SetUnlinkOnClose passes on what a unix socket's listener has.
+// SetUnlinkOnClose forwards to a listener of a unix socket.
 func (l *timeoutListener) SetUnlinkOnClose(unlink bool) {
 	if u, ok := l.Listener.(interface{ SetUnlinkOnClose(bool) }); ok {
 		u.SetUnlinkOnClose(unlink)
 	}
 }
 
-// Inherited passes on the mark of actors.Inherited.
+// Inherited reports whether the listener is one of actors.Inherited.
 func (l *timeoutListener) Inherited() bool {
 	i, ok := l.Listener.(interface{ Inherited() bool })
 	return ok && i.Inherited()

@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// Handler in these tests are short, and what is to be slower or faster than
-// them is so by a factor that a busy machine does not eat up.
+// short is a timeout on real sockets. What must be slower or faster differs by a
+// factor that a busy machine does not use up.
 const short = 400 * time.Millisecond
 
 func ExampleHandler() {
@@ -438,7 +438,7 @@ func TestTimeoutNone(t *testing.T) {
 	}
 	defer l.Close()
 	if got := Listener(l, Config{Read: -1, Write: -1}); got != l {
-		t.Errorf("TimeoutListener without limits = %T, want the listener itself", got)
+		t.Errorf("Listener without limits = %T, want the listener itself", got)
 	}
 	for _, cfg := range []Config{{Read: -1, Write: time.Second}, {Read: time.Second, Write: -1}} {
 		result := make(chan error, 1)

@@ -8,86 +8,86 @@ import (
 	"time"
 )
 
-// timedStream applies the read timeout to the body of one request over HTTP/2,
-// whose streams have no connection of their own.
+// stream applies the read timeout to the body of one request over HTTP/2, whose
+// streams have no connection of their own.
 //
-// Deadlines of net/http's go on while the handler does something else, and each
-// costs a message to the connection's goroutine. So the time is kept here, and
-// a deadline is set only when it has passed.
+// A deadline of net/http runs on while the handler does something else, and
+// each one costs a message to the goroutine of the connection. So stream
+// measures the time itself, and sets a deadline only when the budget is spent.
 //
-// It is not done for answers: a write that waits may wait for the line, on
-// which a [Listener] sees progress, or for the client to let this stream
-// go on, and nothing here can tell which.
-type timedStream struct {
+// It does not apply to responses. A write may wait for the line, on which a
+// [Listener] sees progress, or for the client to open the stream's window. It
+// cannot tell which.
+type stream struct {
 	io.ReadCloser
 	rc *http.ResponseController
-	in account
+	in budget
 
-	mu    sync.Mutex
-	timer *time.Timer
-	since time.Duration // when the charge of the current Read begins, on the clock of now
-	until time.Duration // when the account is spent, on the clock of now; 0: nobody reads
-	over  bool          // the handler has returned; rc must not be used any more
+	mu          sync.Mutex
+	timer       *time.Timer
+	since       time.Duration // when the current Read began to wait, by now()
+	due         time.Duration // when the budget is spent, by now(); 0: no Read waits
+	handlerDone bool          // the handler has returned; rc must not be used
 }
 
-// Read has what is left of the account.
-func (s *timedStream) Read(p []byte) (int, error) {
-	if !s.begin() {
+// Read may take what is left of the budget.
+func (s *stream) Read(p []byte) (int, error) {
+	if !s.beginRead() {
 		return 0, os.ErrDeadlineExceeded
 	}
 	n, err := s.ReadCloser.Read(p)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.timer.Stop()
-	s.until = 0
+	s.due = 0
 	s.in.settle(now()-s.since, int64(n))
 	return n, err
 }
 
-// begin reports whether there is time to read.
-func (s *timedStream) begin() bool {
+// beginRead starts the timer, and reports whether there is time to read.
+func (s *stream) beginRead() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.in.spent() {
 		return false
 	}
-	s.expect()
+	s.startTimerLocked()
 	return true
 }
 
-// expect waits for what is left of the account, from now on. s.mu is held.
-func (s *timedStream) expect() {
+// startTimerLocked starts the timer with what is left of the budget.
+func (s *stream) startTimerLocked() {
 	s.since = now()
-	s.until = s.since + s.in.left
+	s.due = s.since + s.in.left
 	if s.timer == nil {
-		s.timer = time.AfterFunc(s.in.left, s.expired)
+		s.timer = time.AfterFunc(s.in.left, s.onTimer)
 	} else {
 		s.timer.Reset(s.in.left)
 	}
 }
 
-// renew fills the account.
-func (s *timedStream) renew() {
+// renew fills the budget.
+func (s *stream) renew() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.in.left = s.in.limit
-	if s.until != 0 {
-		s.expect()
+	if s.due != 0 {
+		s.startTimerLocked()
 	}
 }
 
-// expired ends the body. The timer may be late, and tell of an earlier Read.
-func (s *timedStream) expired() {
+// onTimer ends the body. The timer may be late, and belong to an earlier Read.
+func (s *stream) onTimer() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.until != 0 && now() >= s.until && !s.over {
+	if s.due != 0 && now() >= s.due && !s.handlerDone {
 		s.rc.SetReadDeadline(aLongTimeAgo)
 	}
 }
 
-// end is the end of the handler.
-func (s *timedStream) end() {
+// handlerReturned ends the use of rc.
+func (s *stream) handlerReturned() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.over = true
+	s.handlerDone = true
 }

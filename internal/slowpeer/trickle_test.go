@@ -33,8 +33,8 @@ func TestRate(t *testing.T) {
 			t.Run(tt.name+"/"+way, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					nc, peer := net.Pipe()
-					full := account{limit: limit, rate: MinRate}
-					c := newTimedConn(nc, full, full)
+					full := budget{limit: limit, rate: MinRate}
+					c := newConn(nc, full, full)
 					body := make([]byte, 100_000)
 					if tt.size == 1 || tt.size == 0 {
 						body = body[:1000]
@@ -60,7 +60,7 @@ func TestRate(t *testing.T) {
 					if way == "written" {
 						_, err = c.Write(body)
 					} else {
-						c.SetReadDeadline(renewed)
+						c.SetReadDeadline(renewMarker)
 						_, err = io.ReadFull(c, body)
 					}
 					took := time.Since(start)
@@ -83,9 +83,9 @@ func TestRate(t *testing.T) {
 func TestIdleIsFree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		nc, peer := net.Pipe()
-		full := account{limit: time.Second, rate: MinRate}
-		c := newTimedConn(nc, full, full)
-		c.SetReadDeadline(renewed)
+		full := budget{limit: time.Second, rate: MinRate}
+		c := newConn(nc, full, full)
+		c.SetReadDeadline(renewMarker)
 		done := make(chan struct{})
 		go func() {
 			defer close(done)

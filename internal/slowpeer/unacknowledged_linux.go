@@ -6,9 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// unacknowledged is how many bytes wait in the kernel's buffer because the peer
-// has not taken them; see tcp(7), SIOCOUTQ. A unix socket counts in buffers, of
-// which each is freed when all of it was read.
+// unacknowledged returns how many bytes the kernel buffers because the peer has
+// not acknowledged them: SIOCOUTQ, see tcp(7). A unix socket counts in buffers,
+// and frees each when all of it was read.
 func unacknowledged(nc net.Conn) (n int64, ok bool) {
 	rc, err := syscallConn(nc)
 	if err != nil {
