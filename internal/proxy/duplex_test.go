@@ -129,7 +129,7 @@ func TestSilentBody(t *testing.T) {
 }
 
 // TestQuietBody has clients that pause in their bodies for as long as they
-// are answered, which takes longer than they may be silent otherwise.
+// are answered, which takes longer than they may otherwise be silent.
 func TestQuietBody(t *testing.T) {
 	const pieces = 12
 	program := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

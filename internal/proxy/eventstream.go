@@ -10,13 +10,14 @@ import (
 	"lastcall/actors"
 )
 
-// endEvents lets an answer that is an event stream end when draining begins.
+// endEventStream makes a response that is an event stream end when draining
+// begins.
 //
-// Only what EventSource would take, because it connects again by itself: an
-// answer of 200 to GET. To another client the clean end of a POST's answer
-// would say that this was all. In a stream that is compressed the end of an
-// event cannot be seen; and one of known length cannot end before.
-func (p *proxy) endEvents(res *http.Response) {
+// It does so only where EventSource connects again by itself: for a 200 to a
+// GET. To any other client a clean end would mean that the response is
+// complete. The end of an event cannot be seen in a compressed stream, and a
+// stream of known length cannot end early.
+func (p *proxy) endEventStream(res *http.Response) {
 	if res.ContentLength >= 0 {
 		return
 	}
@@ -29,39 +30,39 @@ func (p *proxy) endEvents(res *http.Response) {
 	}
 	s := &eventStream{body: res.Body, gone: make(chan struct{})}
 	ctx := res.Request.Context()
-	s.teller.Go(func() {
-		if p.turns.wait(ctx, s.gone) && !s.end(false) && !pause(untilDeadline(ctx)/2, s.gone) {
-			// An event that does not come to its end: EventSource drops it.
+	s.wg.Go(func() {
+		if p.spread.wait(ctx, s.gone) && !s.end(false) && !sleep(untilDeadline(ctx)/2, s.gone) {
+			// EventSource ignores the unfinished event.
 			s.end(true)
 		}
 	})
 	res.Body = s
 }
 
-// eventStream is the body of an answer that ends between two events when it is
-// told to.
+// eventStream is the body of a response that can end between two events.
 type eventStream struct {
-	body   io.ReadCloser // a Read of it returns when it is closed meanwhile
-	teller sync.WaitGroup
-	once   sync.Once
-	gone   chan struct{} // closed when nobody reads any more
+	body io.ReadCloser // Close makes a Read that waits return
+	wg   sync.WaitGroup
+	once sync.Once
+	gone chan struct{} // closed by Close
 
-	mu    sync.Mutex
-	at    events
-	due   bool // to end at the end of the current event
-	ended bool
+	mu     sync.Mutex
+	parser eventParser
+	due    bool // end at the end of the current event
+	ended  bool
 }
 
-// end ends the stream between two events, at once if it is there, or wherever
-// it is. It reports whether it has ended.
+// end ends the stream: now if it is between two events or if anywhere is true,
+// otherwise at the end of the current event. It reports whether the stream has
+// ended.
 func (s *eventStream) end(anywhere bool) bool {
 	s.mu.Lock()
 	s.due = true
-	s.ended = s.ended || anywhere || s.at.between()
+	s.ended = s.ended || anywhere || s.parser.between()
 	ended := s.ended
 	s.mu.Unlock()
 	if ended {
-		s.body.Close() // ends the Read that waits for the next event
+		s.body.Close() // ends a Read that waits for the next event
 	}
 	return ended
 }
@@ -74,43 +75,43 @@ func (s *eventStream) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	k := 0
-	for k < n && !(s.due && s.at.between()) {
-		k += s.at.next(p[k:n])
+	for k < n && !(s.due && s.parser.between()) {
+		k += s.parser.advance(p[k:n])
 	}
-	if s.due && s.at.between() {
+	if s.due && s.parser.between() {
 		s.ended = true
 		return k, io.EOF
 	}
 	return k, err
 }
 
-// Close is called when all has been read or written, or on failure.
+// Close is called when everything was read or written, or after an error.
 func (s *eventStream) Close() error {
 	s.once.Do(func() { close(s.gone) })
 	err := s.body.Close()
-	s.teller.Wait()
+	s.wg.Wait()
 	return err
 }
 
-// events follows a stream of server-sent events to where they end (HTML
-// Standard, section 9.2.6): at an empty line. LF, CR LF and CR end a line.
-// Lines that begin with a colon are comments, in an event or between two.
-type events struct {
-	begun bool // the current event has a line that is no comment
-	line  bool // in the middle of a line
-	cr    bool // after a CR, to which a LF may still belong
-	bare  bool // the line before ended with a CR alone
+// eventParser finds where server-sent events end (HTML Standard, section
+// 9.2.6): at an empty line. A line ends with LF, CR LF or CR. A line that
+// begins with a colon is a comment, in an event or between two.
+type eventParser struct {
+	inEvent bool // the current event has a line that is not a comment
+	inLine  bool // in the middle of a line
+	afterCR bool // after a CR, which a LF may follow
+	bareCR  bool // the line before ended with a CR alone
 }
 
 // between reports whether the stream is between two events.
 //
-// After the CR of an empty line it is only if lines end with a CR alone here.
-// Else a LF follows, and parsers are known to wait for it.
-func (e *events) between() bool { return !e.line && !e.begun && (!e.cr || e.bare) }
+// After the CR of an empty line that is so only if the lines of this stream end
+// with CR alone. Otherwise a LF follows, and some parsers wait for it.
+func (e *eventParser) between() bool { return !e.inLine && !e.inEvent && (!e.afterCR || e.bareCR) }
 
-// next goes on until the stream is between two events, or to the end of p, and
-// returns how far it got.
-func (e *events) next(p []byte) int {
+// advance parses up to the end of an event, or all of p. It returns how many
+// bytes it parsed.
+func (e *eventParser) advance(p []byte) int {
 	for i, b := range p {
 		e.step(b)
 		if e.between() {
@@ -120,25 +121,25 @@ func (e *events) next(p []byte) int {
 	return len(p)
 }
 
-func (e *events) step(b byte) {
-	if e.cr {
-		e.cr, e.bare = false, b != '\n'
+func (e *eventParser) step(b byte) {
+	if e.afterCR {
+		e.afterCR, e.bareCR = false, b != '\n'
 		if b == '\n' {
-			return // it belongs to the CR
+			return // part of CR LF
 		}
 	}
 	switch b {
 	case '\r', '\n':
-		e.begun = e.begun && e.line
-		e.line = false
+		e.inEvent = e.inEvent && e.inLine
+		e.inLine = false
 		if b == '\r' {
-			e.cr = true
+			e.afterCR = true
 		} else {
-			e.bare = false
+			e.bareCR = false
 		}
 	default:
-		if !e.line {
-			e.line, e.begun = true, e.begun || b != ':'
+		if !e.inLine {
+			e.inLine, e.inEvent = true, e.inEvent || b != ':'
 		}
 	}
 }

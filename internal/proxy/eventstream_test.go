@@ -43,15 +43,15 @@ func betweenEvents(s string) bool {
 	return true
 }
 
-// told is a body that tells the stream to end before one of its pieces.
-type told struct {
+// endingBody is a body that tells the stream to end before one of its pieces.
+type endingBody struct {
 	pieces [][]byte
 	before int
 	tell   func()
 	closed bool
 }
 
-func (b *told) Read(p []byte) (int, error) {
+func (b *endingBody) Read(p []byte) (int, error) {
 	if b.before--; b.before == -1 {
 		b.tell()
 	}
@@ -66,7 +66,7 @@ func (b *told) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-func (b *told) Close() error {
+func (b *endingBody) Close() error {
 	b.closed = true
 	return nil
 }
@@ -98,11 +98,11 @@ func FuzzEvents(f *testing.F) {
 				want = append(want, i)
 			}
 		}
-		var e events
+		var e eventParser
 		at := 0
 		for _, p := range pieces(stream, sizes) {
 			for len(p) > 0 {
-				n := e.next(p)
+				n := e.advance(p)
 				at, p = at+n, p[n:]
 				if e.between() {
 					got = append(got, at)
@@ -113,7 +113,7 @@ func FuzzEvents(f *testing.F) {
 			t.Errorf("%q in pieces of %d: ends (-want +got):\n%s", stream, sizes, diff)
 		}
 
-		body := &told{pieces: pieces(stream, sizes)}
+		body := &endingBody{pieces: pieces(stream, sizes)}
 		body.before = int(turn % uint(len(body.pieces)+1))
 		from := len(bytes.Join(body.pieces[:body.before], nil))
 		s := &eventStream{body: body, gone: make(chan struct{})}
@@ -129,7 +129,7 @@ func FuzzEvents(f *testing.F) {
 				break
 			}
 		}
-		var read bytes.Buffer // in reads that take a piece whole, as told wants it
+		var read bytes.Buffer // in reads that take a piece whole, as endingBody needs it
 		_, err := io.CopyBuffer(struct{ io.Writer }{&read}, s, make([]byte, 1000))
 		s.Close()
 		if all := read.Bytes(); !bytes.Equal(all, wantTo) || err != wantErr {
@@ -138,7 +138,7 @@ func FuzzEvents(f *testing.F) {
 	})
 }
 
-// eventProgram streams before, and once told to go on after, and then nothing
+// eventProgram streams before, then, when goOn is closed, after, and then nothing
 // until it is left.
 func eventProgram(t testing.TB, header http.Header, before, after string, goOn <-chan struct{}, left chan<- struct{}) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {

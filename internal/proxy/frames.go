@@ -6,15 +6,15 @@ import (
 	"math"
 )
 
-// frames follows one direction of a WebSocket from frame to frame (RFC 6455
-// section 5.2). Of a frame it reads no more than the header; what extensions
-// make of the rest, and of the header's reserved bits, does not matter to it.
-type frames struct {
-	head    [10]byte // the current frame's, without the mask
-	got     int      // bytes of it
-	left    uint64   // mask and payload yet to come, once the header is there
-	partial bool     // in the middle of a message: a frame of it without FIN was the last
-	closed  bool     // a Close frame has passed
+// frameParser follows one direction of a WebSocket from frame to frame (RFC
+// 6455 section 5.2). It reads only the header of a frame. It ignores the
+// reserved bits, and what extensions do to the payload.
+type frameParser struct {
+	header     [10]byte // of the current frame, without the mask
+	headerRead int      // bytes of the header so far
+	left       uint64   // bytes of mask and payload to come, once the header is complete
+	partial    bool     // in the middle of a message: its last frame had no FIN
+	closed     bool     // a Close frame has passed
 }
 
 // A frame's first byte.
@@ -25,20 +25,20 @@ const (
 )
 
 // between reports whether the stream is between two messages. Control frames
-// may come in the middle of one.
-func (f *frames) between() bool { return f.got == 0 && !f.partial }
+// may come in the middle of a message.
+func (f *frameParser) between() bool { return f.headerRead == 0 && !f.partial }
 
-// next goes on to the end of the current frame, or to the end of p, and
-// returns how far it got.
-func (f *frames) next(p []byte) (n int) {
-	for ; f.got < f.size(); n++ {
+// advance parses up to the end of the current frame, or all of p. It returns
+// how many bytes it parsed.
+func (f *frameParser) advance(p []byte) (n int) {
+	for ; f.headerRead < f.headerSize(); n++ {
 		if n == len(p) {
 			return n
 		}
-		f.head[f.got] = p[n]
-		f.got++
-		if f.got == f.size() {
-			f.left = f.rest()
+		f.header[f.headerRead] = p[n]
+		f.headerRead++
+		if f.headerRead == f.headerSize() {
+			f.left = f.payloadSize()
 		}
 	}
 	take := min(f.left, uint64(len(p)-n))
@@ -47,22 +47,23 @@ func (f *frames) next(p []byte) (n int) {
 	if f.left > 0 {
 		return n
 	}
-	switch opcode := f.head[0] & 0x0f; {
+	switch opcode := f.header[0] & 0x0f; {
 	case opcode == opClose:
 		f.closed = true
 	case opcode&control == 0:
-		f.partial = f.head[0]&fin == 0
+		f.partial = f.header[0]&fin == 0
 	}
-	f.got = 0
+	f.headerRead = 0
 	return n
 }
 
-// size is that of the header as far as it is known, without the mask.
-func (f *frames) size() int {
-	if f.got < 2 {
+// headerSize returns the size of the header, without the mask, as far as it is
+// known.
+func (f *frameParser) headerSize() int {
+	if f.headerRead < 2 {
 		return 2
 	}
-	switch f.head[1] & 0x7f {
+	switch f.header[1] & 0x7f {
 	case 126:
 		return 4
 	case 127:
@@ -71,16 +72,16 @@ func (f *frames) size() int {
 	return 2
 }
 
-// rest is the size of the mask and the payload.
-func (f *frames) rest() uint64 {
-	n := uint64(f.head[1] & 0x7f)
+// payloadSize returns the size of mask and payload.
+func (f *frameParser) payloadSize() uint64 {
+	n := uint64(f.header[1] & 0x7f)
 	switch n {
 	case 126:
-		n = uint64(binary.BigEndian.Uint16(f.head[2:]))
+		n = uint64(binary.BigEndian.Uint16(f.header[2:]))
 	case 127:
-		n = binary.BigEndian.Uint64(f.head[2:])
+		n = binary.BigEndian.Uint64(f.header[2:])
 	}
-	if f.head[1]&0x80 != 0 && n <= math.MaxUint64-4 {
+	if f.header[1]&0x80 != 0 && n <= math.MaxUint64-4 {
 		n += 4
 	}
 	return n
@@ -88,10 +89,11 @@ func (f *frames) rest() uint64 {
 
 const goingAway = 1001 // RFC 6455 section 7.4.1
 
-// closeToClient is a Close frame, going away, as a server sends it.
+// closeToClient is a Close frame (going away) of a server.
 var closeToClient = []byte{fin | opClose, 2, goingAway >> 8, goingAway & 0xff}
 
-// closeToServer is one as a client sends it: masked (RFC 6455 section 5.3).
+// closeToServer returns a Close frame (going away) of a client, which is masked
+// (RFC 6455 section 5.3).
 func closeToServer() []byte {
 	frame := []byte{fin | opClose, 0x80 | 2, 0, 0, 0, 0, goingAway >> 8, goingAway & 0xff}
 	mask := frame[2:6]

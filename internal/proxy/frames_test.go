@@ -115,12 +115,12 @@ func FuzzFrames(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, stream, sizes []byte, turn uint) {
 		wantEnds, wantClosed := messageEnds(stream)
-		var fs frames
+		var fs frameParser
 		var ends []int
 		at, closedAt := 0, -1
 		for _, p := range pieces(stream, sizes) {
 			for len(p) > 0 {
-				n := fs.next(p)
+				n := fs.advance(p)
 				if n == 0 {
 					t.Fatalf("next stays at %d", at)
 				}
@@ -145,9 +145,9 @@ func FuzzFrames(f *testing.F) {
 		for i, p := range append(list, nil) {
 			if i == before {
 				from = len(bytes.Join(list[:i], nil))
-				c.due = true
-				if c.atEnd() {
-					c.sayClose()
+				c.closeDue = true
+				if c.closeNowLocked() {
+					c.sendCloseLocked()
 				}
 			}
 			if n, err := c.Write(p); n != len(p) || err != nil {

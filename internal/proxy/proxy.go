@@ -22,57 +22,60 @@ import (
 	"lastcall/internal/upstream"
 )
 
-// Config is the optional part of [New]. The zero value works.
+// Config holds the optional settings of [New]. The zero value works.
 type Config struct {
-	// Logger gets a line each time that the program does not answer (warn),
-	// or that a client goes away before it does (debug). Nil logs nothing.
+	// Logger gets a line when the program does not answer (warn), and when a
+	// client goes away before it does (debug). Nil logs nothing.
 	Logger log.Logger
 
-	// ResponseTimeout is how long the program may take to begin its answer,
-	// once it has the whole request. Zero means 1 minute, less means no limit.
+	// ResponseTimeout is how long the program may take from the end of the
+	// request to the beginning of its response. Zero means 1 minute, negative
+	// means no limit.
 	ResponseTimeout time.Duration
 
-	// DialTimeout is how long a connection to the program may take to be made.
-	// Zero means 5 seconds, less means no limit.
+	// DialTimeout is how long connecting to the program may take. Zero means 5
+	// seconds, negative means no limit.
 	DialTimeout time.Duration
 
 	// Spread is the time over which WebSockets and event streams end when
-	// draining begins, each at a random moment, so that their clients do not
-	// all connect again in the same instant. It is the most: 10 ms for each
-	// of them, and half of the grace period, are the most as well. Zero means
-	// [DefaultSpread], less ends all of them at once.
+	// draining begins. Each ends at a random moment, so that their clients do
+	// not all connect again at once. The time is shorter if there are few of
+	// them (10 ms for each), and at most half of the grace period. Zero means
+	// [DefaultSpread], negative ends all of them at once.
 	Spread time.Duration
 }
 
-// statusClientClosed is what nginx calls a request whose client went away.
-// Nobody sees it but an access log.
+// statusClientClosed is the status that nginx logs for a request whose client
+// went away. Only an access log sees it.
 const statusClientClosed = 499
 
-// New returns a handler that stands in front of a program, the target: http://HOST:PORT,
-// https://HOST:PORT, h2c://HOST:PORT (HTTP/2 without TLS), each with a path to
-// put before the request's if need be; or unix:PATH, HTTP/1.1 over a unix
-// socket.
+// New returns a handler that passes requests on to a program, the target:
+// http://HOST:PORT, https://HOST:PORT or h2c://HOST:PORT (HTTP/2 without TLS),
+// each with an optional path that is put before the path of the request; or
+// unix:PATH, HTTP/1.1 over a unix socket. The error says what a target looks
+// like. New does not connect.
 //
-// What a client says of itself in X-Forwarded-* and Forwarded is dropped and
-// said anew. Requests and answers are passed on as they come, also both at
-// once. Upgrades (WebSocket), trailers and informational answers pass. A client that goes away ends its
-// request at the program.
+// The handler replaces X-Forwarded-* and Forwarded of the client by its own.
+// Requests and responses stream, in both directions at the same time. Upgrades
+// (WebSocket), trailers and informational responses pass. If a client goes
+// away, its request to the program is cancelled.
 //
-// Where it is served by [actors.HTTP], it ends long-lived streams when draining
-// begins, spread over cfg.Spread:
+// A handler that is served by [actors.HTTP] ends long-lived streams when
+// draining begins, spread over cfg.Spread:
 //
 //   - A WebSocket is closed with status 1001 (going away) and the closing
-//     handshake, between two messages of the program, if possible when nothing
-//     was said for 250 ms. In the middle of a message its end is waited for.
-//   - An event stream (text/event-stream), if it answers a GET, ends after the
-//     current event, so that EventSource connects again by itself. Those that
-//     are compressed, or of known length, are left alone. An event that does
-//     not end is waited for until half of the time left is gone.
+//     handshake. The Close frame comes between two messages of the program,
+//     preferably after 250 ms of silence. An unfinished message is waited for
+//     until the deadline.
+//   - An event stream (text/event-stream) that answers a GET ends after the
+//     current event, so that EventSource connects again. A compressed stream, or
+//     one of known length, continues. An event that does not end is cut when
+//     half of the remaining time has passed.
 //
-// Other upgrades, and other answers, are waited for until the deadline.
+// Other upgrades, and other responses, may take until the deadline.
 //
-// A program that cannot be reached, or breaks off, is 502 to the client; one
-// that takes too long is 504.
+// The client gets 502 if the program cannot be reached or breaks off, and 504
+// if it takes too long.
 func New(target string, cfg Config) (http.Handler, error) {
 	to, transport, err := upstream.New(target, upstream.Config{ResponseTimeout: cfg.ResponseTimeout, DialTimeout: cfg.DialTimeout})
 	if err != nil {
@@ -81,31 +84,31 @@ func New(target string, cfg Config) (http.Handler, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = log.NewNopLogger()
 	}
-	p := &proxy{logger: log.With(cfg.Logger, "target", target), turns: turns{spread: timeout(cfg.Spread, DefaultSpread)}}
+	p := &proxy{logger: log.With(cfg.Logger, "target", target), spread: spread{max: timeout(cfg.Spread, DefaultSpread)}}
 	p.ReverseProxy = httputil.ReverseProxy{
 		Transport: transport,
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(to)
 			r.Out.Host = r.In.Host
-			r.Out.URL.RawQuery = r.In.URL.RawQuery // as it is, also where Go would not parse it
+			r.Out.URL.RawQuery = r.In.URL.RawQuery // unchanged, even if Go cannot parse it
 			forwarded(r)
 			if body, ok := r.In.Body.(*clientBody); ok {
 				body.out = r.Out
 			}
 		},
-		ModifyResponse: p.modify,
+		ModifyResponse: p.modifyResponse,
 		BufferPool:     &buffers.Copy,
 		ErrorLog:       stdlog.New(errorLog{level.Warn(p.logger)}, "", 0),
-		ErrorHandler:   p.failed,
+		ErrorHandler:   p.handleError,
 	}
 	return p, nil
 }
 
-// forwarded says who asked, how, in X-Forwarded-* and Forwarded (RFC 7239).
+// forwarded sets X-Forwarded-* and Forwarded (RFC 7239).
 func forwarded(r *httputil.ProxyRequest) {
-	// ReverseProxy has removed the three that it knows. Programs trust others
-	// of that name too, and some take an underscore for a hyphen (CGI).
-	// Some merge trailers into the header.
+	// ReverseProxy has removed the three that it knows. Programs trust other
+	// names with this prefix, too. Some treat an underscore as a hyphen (CGI),
+	// and some merge trailers into the header.
 	const prefix = "X-Forwarded-"
 	for _, fields := range []http.Header{r.Out.Header, r.Out.Trailer} {
 		for name := range fields {
@@ -132,7 +135,7 @@ func forwarded(r *httputil.ProxyRequest) {
 	r.Out.Header["Forwarded"] = []string{"for=" + who + `;host="` + quoted(r.In.Host) + `";proto=` + proto}
 }
 
-// quoted escapes what ends a quoted-string (RFC 9110 section 5.6.4).
+// quoted escapes a quoted-string (RFC 9110 section 5.6.4).
 func quoted(s string) string {
 	if strings.ContainsAny(s, `"\`) {
 		s = strings.NewReplacer(`"`, `\"`, `\`, `\\`).Replace(s)
@@ -140,46 +143,47 @@ func quoted(s string) string {
 	return s
 }
 
-// proxy is a ReverseProxy that flushes when it should, and blames who is to blame.
+// proxy is a ReverseProxy that flushes early enough, and whose status tells
+// whose fault an error was.
 type proxy struct {
 	httputil.ReverseProxy
 	logger log.Logger
-	turns  turns
+	spread spread
 }
 
 func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	a := &answer{ResponseWriter: w, request: r, turns: &p.turns, expects: r.Header.Get("Expect") != ""}
+	a := &responseWriter{ResponseWriter: w, request: r, spread: &p.spread, expectsContinue: r.Header.Get("Expect") != ""}
 	if r.ContentLength != 0 {
 		a.body = &clientBody{ReadCloser: r.Body, in: r}
-		defer a.leaveBody()
+		defer a.abandonBody()
 		r = r.WithContext(r.Context())
 		r.Body = a.body
 	}
 	p.ReverseProxy.ServeHTTP(a, r)
 }
 
-// modify prepares an answer for the way to the client.
-func (p *proxy) modify(res *http.Response) error {
+// modifyResponse prepares a response for the client.
+func (p *proxy) modifyResponse(res *http.Response) error {
 	if res.StatusCode < 100 {
-		return fmt.Errorf("status %03d is none", res.StatusCode) // net/http would panic
+		return fmt.Errorf("status %03d is not valid", res.StatusCode) // net/http would panic
 	}
-	p.endEvents(res)
-	hurry(res)
+	p.endEventStream(res)
+	flushHeaderEarly(res)
 	return nil
 }
 
-// failed answers when there is no answer to pass on.
-func (p *proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
+// handleError answers when the program did not.
+func (p *proxy) handleError(w http.ResponseWriter, r *http.Request, err error) {
 	status, logger, msg := http.StatusBadGateway, level.Warn(p.logger), "no answer from the program"
-	a := w.(*answer)
+	a := w.(*responseWriter)
 	if r.Context().Err() != nil {
-		a.leaveBody() // net/http cancels when a Read fails, before that returns
+		a.abandonBody() // net/http cancels when a Read fails, before that returns
 	}
-	switch cause := a.body.failure(); {
+	switch cause := a.body.clientErr(); {
 	case errors.Is(r.Context().Err(), context.Canceled) && !isTimeout(cause):
 		status, logger, msg = statusClientClosed, level.Debug(p.logger), "the client went away"
 	case cause != nil:
-		status, logger, msg = blame(cause), level.Debug(p.logger), "the client broke off its request"
+		status, logger, msg = bodyErrorStatus(cause), level.Debug(p.logger), "the client broke off its request"
 	case isTimeout(err):
 		status = http.StatusGatewayTimeout
 	}
@@ -187,8 +191,8 @@ func (p *proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
 	http.Error(a.ResponseWriter, http.StatusText(status), status)
 }
 
-// blame is the status for a request whose body could not be read.
-func blame(err error) int {
+// bodyErrorStatus returns the status of a request whose body could not be read.
+func bodyErrorStatus(err error) int {
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
@@ -205,48 +209,47 @@ func isTimeout(err error) bool {
 	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// clientBody is the body of a request on its way to the program. It remembers
-// how it ended, because net/http closes it when the answer begins, and because
-// it may have been the client who broke off. It passes the trailers on, which
-// ReverseProxy forgets.
+// clientBody is the body of a request on its way to the program. It records how
+// it ended: net/http closes it when the response begins, and it may have been
+// the client that broke off. It passes trailers on, which ReverseProxy drops.
 type clientBody struct {
 	io.ReadCloser
 	in, out *http.Request
 
 	reading sync.Mutex // held in Read
 
-	mu  sync.Mutex // the transport may still read when it has failed, or has the answer
-	err error      // what reading ended with
+	mu  sync.Mutex // the transport may still read after it has failed or has the response
+	err error      // the result of Read after the end
 }
 
 func (b *clientBody) Read(p []byte) (int, error) {
 	b.reading.Lock()
 	defer b.reading.Unlock()
-	if err := b.ended(); err != nil {
+	if err := b.endErr(); err != nil {
 		return 0, err
 	}
 	n, err := b.ReadCloser.Read(p)
 	if err == io.EOF {
-		for name := range b.out.Trailer { // those announced: the transport writes no others
+		for name := range b.out.Trailer { // the announced ones: the transport writes no others
 			b.out.Trailer[name] = b.in.Trailer[name]
 		}
 	}
 	if err != nil {
-		b.end(err)
+		b.setEnd(err)
 	}
 	return n, err
 }
 
-// end ends it with err, unless it has ended.
-func (b *clientBody) end(err error) {
+// setEnd ends the body with err, unless it has ended.
+func (b *clientBody) setEnd(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.err = cmp.Or(b.err, err)
 }
 
-// ended is what reading the body ended with: io.EOF, also if there is none; or
-// nil if it has not ended.
-func (b *clientBody) ended() error {
+// endErr returns the error that reading the body ended with: io.EOF, also if
+// there is no body; or nil if it has not ended.
+func (b *clientBody) endErr() error {
 	if b == nil {
 		return io.EOF
 	}
@@ -255,15 +258,16 @@ func (b *clientBody) ended() error {
 	return b.err
 }
 
-// failure is the client's error that reading the body ended with, or nil.
-func (b *clientBody) failure() error {
-	if err := b.ended(); err != io.EOF && err != http.ErrBodyReadAfterClose {
+// clientErr returns the error of the client that reading the body ended with,
+// or nil.
+func (b *clientBody) clientErr() error {
+	if err := b.endErr(); err != io.EOF && err != http.ErrBodyReadAfterClose {
 		return err
 	}
 	return nil
 }
 
-// errorLog is where ReverseProxy says what it has no handler for.
+// errorLog logs the errors that ReverseProxy has no handler for.
 type errorLog struct{ logger log.Logger }
 
 func (l errorLog) Write(p []byte) (int, error) {
@@ -276,15 +280,16 @@ func (l errorLog) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// timeout is d where zero stands for otherwise, and less than zero for none.
-func timeout(d, otherwise time.Duration) time.Duration {
+// timeout returns d, or fallback if d is zero, or 0 (no limit) if d is
+// negative.
+func timeout(d, fallback time.Duration) time.Duration {
 	if d == 0 {
-		return otherwise
+		return fallback
 	}
 	return max(d, 0)
 }
 
-// now is a clock cheaper than time.Now: it leaves out the time of day.
+// now is a clock that costs less than time.Now: it leaves out the time of day.
 func now() time.Duration { return time.Since(epoch) }
 
 var epoch = time.Now()

@@ -12,67 +12,69 @@ import (
 	"lastcall/internal/slowpeer"
 )
 
-// answer is the way from ReverseProxy to the client. It flushes each part of a
-// body of known length, but for the last.
+// responseWriter passes a response from ReverseProxy to the client. It flushes
+// each part of a body of known length except the last.
 //
-// ReverseProxy flushes at once what has no known length. If it did so for all,
-// by a FlushInterval of -1, a second goroutine would send the header by itself,
-// ahead of the body: a write more. That is needed only if the body is not there
-// yet; see hurry.
-type answer struct {
+// ReverseProxy flushes a body of unknown length by itself. A FlushInterval of
+// -1 would make it flush all bodies, but then it sends the header alone, ahead
+// of the body: one more write. That is needed only if the body has not arrived;
+// see flushHeaderEarly.
+type responseWriter struct {
 	http.ResponseWriter
-	request *http.Request
-	turns   *turns
-	body    *clientBody // of the request; nil: it has none
-	expects bool        // the client wants to be told 100 before it sends its body
-	early   bool        // the answer began before the whole request had come
-	more    int64       // bytes of the body yet to come
+	request         *http.Request
+	spread          *spread
+	body            *clientBody // nil: the request has none
+	expectsContinue bool        // the client waits for 100 (Continue) before it sends its body
+	begunEarly      bool        // the response began before the end of the request
+	bodyLeft        int64       // bytes of the body to come
 }
 
-// WriteHeader leaves 100 to net/http, which says it when the body is first
-// read: when the program has asked for it. That happens on another goroutine,
-// and net/http does not keep the two from writing at once; so if there is to
-// be a 100, other informational answers are left out. HTTP/1.0 knows none (RFC
-// 9110 section 15.2).
+// WriteHeader leaves 100 (Continue) to net/http, which sends it when the body
+// is first read: when the program has asked for it. net/http does so on another
+// goroutine, without a lock between the two. So if the client expects a 100,
+// other informational responses are dropped. HTTP/1.0 has none (RFC 9110
+// section 15.2).
 //
-// An answer that begins before the whole request has come leaves the rest of it
-// to the program; else net/http would read it, away from the program. It is the
-// last of an HTTP/1 connection: when it has ended, nobody may read the rest.
-func (a *answer) WriteHeader(status int) {
+// A response that begins before the end of the request leaves the rest of the
+// body to the program; otherwise net/http would read it. Such a response is the
+// last of an HTTP/1 connection, because nobody may read the rest of the body
+// after it.
+func (w *responseWriter) WriteHeader(status int) {
 	if status < 200 && status != http.StatusSwitchingProtocols &&
-		(status == http.StatusContinue || a.expects || !a.request.ProtoAtLeast(1, 1)) {
+		(status == http.StatusContinue || w.expectsContinue || !w.request.ProtoAtLeast(1, 1)) {
 		return
 	}
-	if v := a.Header()["Content-Length"]; len(v) == 1 && status >= 200 {
-		a.more, _ = strconv.ParseInt(v[0], 10, 64)
+	if v := w.Header()["Content-Length"]; len(v) == 1 && status >= 200 {
+		w.bodyLeft, _ = strconv.ParseInt(v[0], 10, 64)
 	}
-	if status >= 200 && a.request.ProtoMajor == 1 && a.body.ended() != io.EOF {
-		a.precede()
+	if status >= 200 && w.request.ProtoMajor == 1 && w.body.endErr() != io.EOF {
+		w.beginEarly()
 	}
-	a.ResponseWriter.WriteHeader(status)
+	w.ResponseWriter.WriteHeader(status)
 }
 
-// precede has the answer begin before the whole request has come.
-func (a *answer) precede() {
-	a.early = true
-	http.NewResponseController(a.ResponseWriter).EnableFullDuplex()
-	a.Header().Set("Connection", "close")
+// beginEarly lets the response begin before the end of the request.
+func (w *responseWriter) beginEarly() {
+	w.begunEarly = true
+	http.NewResponseController(w.ResponseWriter).EnableFullDuplex()
+	w.Header().Set("Connection", "close")
 }
 
-func (a *answer) Write(p []byte) (int, error) {
-	n, err := a.ResponseWriter.Write(p)
-	if a.body.ended() == nil {
-		slowpeer.Renew(a.request.Context()) // who is listening may pause in speaking
+func (w *responseWriter) Write(p []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(p)
+	if w.body.endErr() == nil {
+		slowpeer.Renew(w.request.Context()) // a client that receives may pause in sending
 	}
-	if a.more -= int64(n); a.more > 0 && err == nil {
-		err = http.NewResponseController(a.ResponseWriter).Flush()
+	if w.bodyLeft -= int64(n); w.bodyLeft > 0 && err == nil {
+		err = http.NewResponseController(w.ResponseWriter).Flush()
 	}
 	return n, err
 }
 
-// hurry has ReverseProxy send the header at once where the first of the body
-// has not come with it, or where that is not known: as if the length were not.
-func hurry(res *http.Response) {
+// flushHeaderEarly makes ReverseProxy send the header at once, as if the length
+// were unknown, if no part of the body has arrived with the header or that is
+// not known.
+func flushHeaderEarly(res *http.Response) {
 	if res.StatusCode == http.StatusSwitchingProtocols || res.Body == http.NoBody {
 		return
 	}
@@ -81,63 +83,63 @@ func hurry(res *http.Response) {
 	}
 }
 
-// leaveBody ends what still reads a body when there is no more to answer: to
-// wait for the rest is no use, and net/http would do it without a deadline if
-// it has to break in on a Read. But a body of which nobody has asked for more
-// is net/http's to read, because the connection can then be used again.
-func (a *answer) leaveBody() {
-	b := a.body
-	if a.request.ProtoMajor != 1 || b.ended() != nil {
+// abandonBody ends a Read of the body that still waits when the response has
+// ended. The rest of the body is of no use, and net/http would wait for it
+// without a deadline. A body that nobody waits for is left to net/http, which
+// reads it and keeps the connection.
+func (w *responseWriter) abandonBody() {
+	b := w.body
+	if w.request.ProtoMajor != 1 || b.endErr() != nil {
 		return
 	}
-	if !a.early && b.reading.TryLock() {
+	if !w.begunEarly && b.reading.TryLock() {
 		b.reading.Unlock()
 		return
 	}
-	http.NewResponseController(a.ResponseWriter).SetReadDeadline(aLongTimeAgo)
-	b.reading.Lock() // a Read under way has ended
+	http.NewResponseController(w.ResponseWriter).SetReadDeadline(aLongTimeAgo)
+	b.reading.Lock() // a Read that waited has returned
 	defer b.reading.Unlock()
-	b.end(http.ErrBodyReadAfterClose)
+	b.setEnd(http.ErrBodyReadAfterClose)
 }
 
-// Hijack gives a connection that begins with what the client sent along with
-// its request. ReverseProxy does not look for that in the reader. It has made
-// sure that the program upgrades to what the client asked for. A body that is
-// still being read would be read from the same connection.
-func (a *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	if a.body.ended() != io.EOF {
-		a.precede() // the client waits to hear of it
+// Hijack returns a connection that begins with what the client sent after its
+// request, which ReverseProxy would drop. ReverseProxy has checked that the
+// program upgrades to what the client asked for. Hijack fails while the body of
+// the request is read from the same connection.
+func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if w.body.endErr() != io.EOF {
+		w.beginEarly() // the client waits for the response
 		return nil, nil, errors.New("the program switched protocols before it had the whole request")
 	}
-	nc, rw, err := http.NewResponseController(a.ResponseWriter).Hijack()
+	nc, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err != nil {
 		return nil, nil, err
 	}
 	raw := nc
 	if rw.Reader.Buffered() > 0 {
-		nc = &earlyConn{nc, rw.Reader}
+		nc = &prefixedConn{nc, rw.Reader}
 	}
-	if strings.EqualFold(a.request.Header.Get("Upgrade"), "websocket") {
-		nc = a.turns.webSocketConn(a.request.Context(), nc, raw)
+	if strings.EqualFold(w.request.Header.Get("Upgrade"), "websocket") {
+		nc = w.spread.webSocket(w.request.Context(), nc, raw)
 	}
 	return nc, rw, nil
 }
 
-// Unwrap gives http.ResponseController the rest.
-func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+// Unwrap gives http.ResponseController everything else.
+func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// earlyConn is a connection of which some has been read.
-type earlyConn struct {
+// prefixedConn is a connection whose first bytes are in a buffer.
+type prefixedConn struct {
 	net.Conn
-	early *bufio.Reader
+	prefix *bufio.Reader
 }
 
-func (c *earlyConn) Read(p []byte) (int, error) {
-	if c.early.Buffered() > 0 {
-		return c.early.Read(p)
+func (c *prefixedConn) Read(p []byte) (int, error) {
+	if c.prefix.Buffered() > 0 {
+		return c.prefix.Read(p)
 	}
 	return c.Conn.Read(p)
 }
 
-// CloseWrite passes on the end of what the program says.
-func (c *earlyConn) CloseWrite() error { return closeWrite(c.Conn) }
+// CloseWrite tells the client that the program has closed its side.
+func (c *prefixedConn) CloseWrite() error { return closeWrite(c.Conn) }

@@ -129,8 +129,8 @@ func expectEnd(t testing.TB, who string, r io.Reader) {
 	}
 }
 
-// TestWebSocketGoesAway has a real client and a real program echo, and then be
-// told 1001, both of them.
+// TestWebSocketGoesAway has a real client and a real program echo, and then
+// both get 1001.
 func TestWebSocketGoesAway(t *testing.T) {
 	lender := httptest.NewTLSServer(nil)
 	secure := &tls.Config{Certificates: lender.TLS.Certificates}
@@ -202,7 +202,7 @@ func TestWebSocketMessageIsWhole(t *testing.T) {
 	var fastest atomic.Int64 // of the stops, from the last message on
 	fastest.Store(math.MaxInt64)
 	t.Cleanup(func() {
-		if d := time.Duration(fastest.Load()); d > closePatience {
+		if d := time.Duration(fastest.Load()); d > closeTimeout {
 			t.Errorf("each stop took %v or more: it waited for something that had come", d)
 		}
 	})
@@ -229,7 +229,7 @@ func TestWebSocketMessageIsWhole(t *testing.T) {
 			nc, br := s.dialRaw(t, frame(0x81, true, "early"))
 			expect(t, "the client", br, tt.before)
 			s.stop.Begin(nil)
-			nc.SetReadDeadline(time.Now().Add(lull + lull/2)) // its turn comes meanwhile
+			nc.SetReadDeadline(time.Now().Add(quietTime + quietTime/2)) // its turn comes meanwhile
 			if b, err := br.Peek(1); err == nil {
 				t.Errorf("the client got %q in the middle of a message", b)
 			}
@@ -365,7 +365,7 @@ func TestWebSocketClosesByItself(t *testing.T) {
 				}
 				expect(t, "the program", r, frame(0x88, true, "\x03\xe8"))
 				asked <- true
-				time.Sleep(2 * lull) // so slow that its turn comes
+				time.Sleep(2 * quietTime) // so slow that its turn comes
 				io.WriteString(nc, answer)
 			}), Config{Spread: -1}, 30*time.Second, &http.Server{})
 			nc, br := s.dialRaw(t, "")
@@ -420,18 +420,18 @@ func TestUpgradesAreWaitedFor(t *testing.T) {
 	}
 }
 
-// TestWebSocketLull closes when nothing was said for a while, or when that
+// TestWebSocketQuietTime closes when nothing was said for a while, or when that
 // takes too long.
-func TestWebSocketLull(t *testing.T) {
+func TestWebSocketQuietTime(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		every time.Duration // the program speaks, times over
 		times int
 		want  time.Duration // when Close comes
 	}{
-		{"quiet", 0, 0, lull},
-		{"a few answers", lull - time.Millisecond, 3, 3*(lull-time.Millisecond) + lull},
-		{"no end of it", lull - time.Millisecond, 20, lullPatience},
+		{"quiet", 0, 0, quietTime},
+		{"a few answers", quietTime - time.Millisecond, 3, 3*(quietTime-time.Millisecond) + quietTime},
+		{"no end of it", quietTime - time.Millisecond, 20, maxQuietWait},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -447,7 +447,7 @@ func TestWebSocketLull(t *testing.T) {
 					}
 				}()
 				go c.end()
-				expect(t, "the client", client, strings.Repeat("\x81\x00", min(tt.times, int(tt.want/lull)))+string(closeToClient))
+				expect(t, "the client", client, strings.Repeat("\x81\x00", min(tt.times, int(tt.want/quietTime)))+string(closeToClient))
 				if got := time.Since(start); got != tt.want {
 					t.Errorf("closed after %v, want %v", got, tt.want)
 				}
