@@ -1,3 +1,4 @@
+// Package accesslog logs requests.
 package accesslog
 
 import (
@@ -11,12 +12,13 @@ import (
 	"github.com/go-kit/log/level"
 )
 
-// Handler logs a line a request (info), when it has ended: method, path as
-// asked for, protocol, status, bytes of the answer's body, time taken, client,
-// host and user agent. A request whose handler breaks off its answer is logged
-// with aborted=true, and status 0 if it had not begun to answer. A connection
-// that a handler takes over is logged when the handler returns, with status
-// 101 unless it wrote another; its bytes are not counted.
+// Handler logs one line a request (info) when the request has ended: method,
+// path as requested, protocol, status, bytes of the response body, elapsed
+// time, client, host and user agent. If the handler breaks off its response,
+// the line has aborted=true, and status 0 if the response had not begun. If the
+// handler takes over the connection, the line comes when the handler returns.
+// Its status is 101 unless the handler wrote another, and the bytes of the
+// connection are not counted.
 func Handler(next http.Handler, logger log.Logger) http.Handler {
 	logger = level.Info(logger)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -40,10 +42,10 @@ func Handler(next http.Handler, logger log.Logger) http.Handler {
 	})
 }
 
-// recorder notes the status and the size of an answer.
+// recorder records the status and the size of a response.
 type recorder struct {
 	http.ResponseWriter
-	status int // 0: none yet
+	status int // 0: not written yet
 	bytes  int64
 }
 
@@ -89,5 +91,5 @@ func (r *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return nc, buf, err
 }
 
-// Unwrap gives http.ResponseController the rest.
+// Unwrap gives http.ResponseController everything else.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }

@@ -1,3 +1,5 @@
+// Package certificate loads a TLS certificate, and loads it again when its
+// files change.
 package certificate
 
 import (
@@ -21,14 +23,14 @@ import (
 	"github.com/go-kit/log/level"
 )
 
-// lookEvery is how often the files of a certificate are looked at.
-const lookEvery = time.Second
+// pollInterval is how often Watch checks the files of a certificate.
+const pollInterval = time.Second
 
-// Pair is a TLS certificate with its key, in two PEM files that may
-// change while it is in use.
+// Pair is a TLS certificate with its key, in two PEM files that may change
+// while it is in use.
 //
-// A pair is taken only as a whole: if the files cannot be read, or do not
-// belong together, the one before stays. Connections that are open keep what
+// The two are replaced together only: if the files cannot be read, or do not
+// belong together, the pair in use stays. Open connections keep the pair that
 // they began with.
 type Pair struct {
 	certFile, keyFile string
@@ -36,28 +38,28 @@ type Pair struct {
 
 	current atomic.Pointer[tls.Certificate]
 
-	// The following are the watcher's.
-	seen   [2]fs.FileInfo // the files at the last look; nil: not there
+	// Only the actor uses the following.
+	seen   [2]fs.FileInfo // the files at the last check; nil: not there
 	read   [2]fs.FileInfo // the files when they were last read
-	failed string         // why that failed; empty: it did not
+	failed string         // why reading failed; empty: it did not
 }
 
-// Load reads a certificate, followed in its file by the chain that
-// signs it, and its key. The files must be regular ones. logger, which may be
-// nil, gets a line when a pair was taken (info), when one is out of its time
-// (warn), and when a changed one was not taken (warn).
+// Load reads a certificate, followed in its file by the chain that signs it,
+// and its key. Both must be regular files. logger may be nil. It gets a line
+// when a pair was loaded (info), when a pair is expired or not yet valid
+// (warn), and when a changed pair was refused (warn). The error names the file.
 func Load(certFile, keyFile string, logger log.Logger) (*Pair, error) {
 	if logger == nil {
 		logger = log.NewNopLogger()
 	}
 	c := &Pair{certFile: certFile, keyFile: keyFile, logger: logger}
-	c.seen = c.look()
+	c.seen = c.stat()
 	c.read = c.seen
 	pair, err := loadPair(certFile, keyFile)
 	if err != nil {
 		return nil, err
 	}
-	c.take(pair)
+	c.use(pair)
 	return c, nil
 }
 
@@ -69,14 +71,14 @@ func (c *Pair) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 // Watch returns an actor that loads the pair again when its files have changed,
 // and at SIGHUP.
 //
-// It looks at the files once a second, through symbolic links, and reads them
-// when they have not changed any more since the look before: who writes them
-// in two steps is not caught between the two. At SIGHUP it reads them at once.
-// A failure is said once, and tried again with each look.
+// It checks the files once a second, through symbolic links. It reads them when
+// they have changed and two checks in a row find the same: so a pair that is
+// written in two steps is not read between the two. At SIGHUP it reads them at
+// once. It logs a failure once, and tries again with each check.
 //
-// SIGHUP is caught from this call on, and for good: once the actor has
-// returned it does nothing, so that it cannot end a stop that is under way.
-// The pair that was taken last stays in use.
+// SIGHUP is caught from this call on, and for good: once the actor has returned
+// SIGHUP does nothing, so that it cannot end a stop that is under way. The last
+// pair stays in use.
 func (c *Pair) Watch() (execute func() error, interrupt func(error)) {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
@@ -87,19 +89,19 @@ func (c *Pair) Watch() (execute func() error, interrupt func(error)) {
 }
 
 func (c *Pair) watch(hangups <-chan os.Signal, done <-chan struct{}) error {
-	tick := time.NewTicker(lookEvery)
+	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
 			before := c.seen
-			c.seen = c.look()
-			quiet := same(c.seen, before)
-			if quiet && (c.failed != "" || !same(c.seen, c.read)) {
+			c.seen = c.stat()
+			unchanged := same(c.seen, before)
+			if unchanged && (c.failed != "" || !same(c.seen, c.read)) {
 				c.reload(false)
 			}
 		case <-hangups:
-			c.seen = c.look()
+			c.seen = c.stat()
 			c.reload(true)
 		case <-done:
 			return nil
@@ -107,10 +109,10 @@ func (c *Pair) watch(hangups <-chan os.Signal, done <-chan struct{}) error {
 	}
 }
 
-// look finds out, cheaply, what the files are now.
-func (c *Pair) look() (files [2]fs.FileInfo) {
+// stat returns what the files are now, without reading them.
+func (c *Pair) stat() (files [2]fs.FileInfo) {
 	for i, name := range []string{c.certFile, c.keyFile} {
-		files[i], _ = os.Stat(name) // the error is said by who reads the file
+		files[i], _ = os.Stat(name) // reading the file reports the error
 	}
 	return files
 }
@@ -124,8 +126,7 @@ func same(a, b [2]fs.FileInfo) bool {
 	})
 }
 
-// reload reads the files again. Somebody who asked for it is told also that
-// there is nothing new.
+// reload reads the files again. It logs that nothing is new only if asked.
 func (c *Pair) reload(asked bool) {
 	c.read = c.seen
 	before := c.failed
@@ -138,14 +139,14 @@ func (c *Pair) reload(asked bool) {
 			level.Warn(c.logger).Log("msg", "certificate not taken, the one before stays", "err", err)
 		}
 	case !slices.EqualFunc(pair.Certificate, c.current.Load().Certificate, bytes.Equal):
-		c.take(pair)
+		c.use(pair)
 	case asked || before != "":
 		level.Info(c.logger).Log("msg", "certificate unchanged", "cert", c.certFile)
 	}
 }
 
-// take puts a pair into use.
-func (c *Pair) take(pair *tls.Certificate) {
+// use puts a pair into use.
+func (c *Pair) use(pair *tls.Certificate) {
 	c.current.Store(pair)
 	leaf := pair.Leaf
 	level.Info(c.logger).Log("msg", "certificate taken", "cert", c.certFile, "subject", leaf.Subject,
@@ -172,14 +173,14 @@ func loadPair(certFile, keyFile string) (*tls.Certificate, error) {
 		return nil, fmt.Errorf("%s: %w", certFile, err)
 	}
 	pair, err := tls.X509KeyPair(cert, key)
-	if err != nil { // the certificate is good, and so it is about the key
+	if err != nil { // the certificate is good, so the key is wrong
 		return nil, fmt.Errorf("%s: %w", keyFile, err)
 	}
 	return &pair, nil
 }
 
-// checkChain finds what tls.X509KeyPair passes over: a block that is not whole,
-// as in a file that is still being written, and what is wrong behind the leaf.
+// checkChain finds what tls.X509KeyPair ignores: an incomplete block, as in a
+// file that is still being written, and errors behind the leaf.
 func checkChain(text []byte) error {
 	const begin = "-----BEGIN CERTIFICATE-----"
 	blocks := bytes.Count(text, []byte(begin))
@@ -202,7 +203,7 @@ func checkChain(text []byte) error {
 	return nil
 }
 
-// readRegular reads a file that is no pipe, which could hold us up for ever.
+// readRegular reads a regular file. A pipe could block for ever.
 func readRegular(name string) ([]byte, error) {
 	info, err := os.Stat(name)
 	if err != nil {

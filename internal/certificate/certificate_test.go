@@ -73,7 +73,7 @@ func watch(t *testing.T, steps func(w *watchedPair)) {
 			defer close(ended)
 			w.watch(w.hangups, done)
 		}()
-		time.Sleep(10 * lookEvery)
+		time.Sleep(10 * pollInterval)
 		w.want(1, `^level=info msg="certificate taken" cert=\S+ subject="?CN=test"? names=a.example,b.example serial=1 not_after=2000-01-02T00:00:00Z$`)
 		steps(w)
 		close(done)
@@ -121,13 +121,13 @@ func TestChanges(t *testing.T) {
 		cert, key := w.pair(2)
 		w.write("cert", cert)
 		w.write("key", key)
-		time.Sleep(2*lookEvery + time.Millisecond)
+		time.Sleep(2*pollInterval + time.Millisecond)
 		w.want(2, takenLine)
-		time.Sleep(10 * lookEvery)
+		time.Sleep(10 * pollInterval)
 		w.want(2, "^$")
 
 		w.write("cert", cert) // touched only
-		time.Sleep(10 * lookEvery)
+		time.Sleep(10 * pollInterval)
 		w.want(2, "^$")
 	})
 }
@@ -143,10 +143,10 @@ func TestWrittenInSteps(t *testing.T) {
 			func() { w.write("key", key) },
 		} {
 			step()
-			time.Sleep(lookEvery * 9 / 10)
+			time.Sleep(pollInterval * 9 / 10)
 			w.want(1, "^$")
 		}
-		time.Sleep(2 * lookEvery)
+		time.Sleep(2 * pollInterval)
 		w.want(2, takenLine)
 	})
 }
@@ -189,7 +189,7 @@ func TestNotTaken(t *testing.T) {
 					t.Fatal(err)
 				}
 				tt.spoil(w)
-				time.Sleep(10 * lookEvery)
+				time.Sleep(10 * pollInterval)
 				warned := `^level=warn msg="certificate not taken, the one before stays" err="[^\n]*` + tt.why + `[^\n]*"`
 				w.want(1, warned+"$")
 
@@ -199,14 +199,14 @@ func TestNotTaken(t *testing.T) {
 				os.Remove(w.keyFile)
 				w.write("cert", cert)
 				w.write("key", key)
-				time.Sleep(10 * lookEvery)
+				time.Sleep(10 * pollInterval)
 
 				w.want(1, `^level=info msg="certificate unchanged" cert=\S+$`)
 
 				cert, key = w.pair(3)
 				w.write("cert", cert)
 				w.write("key", key)
-				time.Sleep(3 * lookEvery)
+				time.Sleep(3 * pollInterval)
 				w.want(3, takenLine)
 			})
 		})
@@ -223,14 +223,14 @@ func TestTriedAgain(t *testing.T) {
 		}
 		at := time.Now()
 		w.write("key", make([]byte, len(key)))
-		time.Sleep(10 * lookEvery)
+		time.Sleep(10 * pollInterval)
 		w.want(1, `key: tls: failed to find any PEM data in key input"$`)
 
 		w.write("key", key)
 		if err := os.Chtimes(w.keyFile, at, at); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(10 * lookEvery)
+		time.Sleep(10 * pollInterval)
 		w.want(1, `^level=info msg="certificate unchanged" cert=\S+$`)
 	})
 }
@@ -276,11 +276,11 @@ func TestSecretMount(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		time.Sleep(3 * lookEvery)
+		time.Sleep(3 * pollInterval)
 		w.want(2, takenLine)
 		mount("..2", 3)
 		os.RemoveAll(filepath.Join(w.dir, "..1"))
-		time.Sleep(3 * lookEvery)
+		time.Sleep(3 * pollInterval)
 		w.want(3, takenLine)
 	})
 }

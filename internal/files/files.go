@@ -1,3 +1,4 @@
+// Package files serves the files of a directory.
 package files
 
 import (
@@ -11,19 +12,21 @@ import (
 	"syscall"
 )
 
-// Handler serves the regular files of a directory, to GET and HEAD: with ranges,
+// Handler serves the regular files of a directory to GET and HEAD: with ranges,
 // conditional requests by Last-Modified, content types, and index.html for
-// directories. A directory without one is listed if list is true, and is not
-// found otherwise.
+// directories. A directory without index.html is listed if list is true, and is
+// not found otherwise.
 //
-// There is no way out of the directory: a path or symbolic link that leads
-// outside is not found ([os.Root]). Names that begin with a dot are not found
-// and not listed, but for .well-known (RFC 8615); a link of another name leads
-// to them, as in a volume of a Kubernetes ConfigMap, where all files are links
-// into ..data. Devices, sockets and pipes, which could block, are not found.
+// Nothing outside the directory is served: a path or symbolic link that leads
+// outside is not found ([os.Root]). Names that begin with a dot are neither
+// found nor listed, except .well-known (RFC 8615). A link of another name may
+// lead to them, as in a volume of a Kubernetes ConfigMap, where all files are
+// links into ..data. Devices, sockets and pipes, which could block, are not
+// found.
 //
-// The directory is opened once, here. If it is moved or replaced later, the
-// one that was opened is still the one that is served.
+// Handler opens the directory once. If the directory is moved or replaced
+// later, the one that was opened is still served. The error says why the
+// directory cannot be opened.
 func Handler(dir string, list bool) (http.Handler, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -45,7 +48,7 @@ func methods(next http.Handler) http.Handler {
 }
 
 // tree is an http.FileSystem. Unlike http.FS it returns the *os.File itself,
-// of which net/http can make sendfile.
+// which net/http can send by sendfile.
 type tree struct {
 	root *os.Root
 	list bool
@@ -92,9 +95,9 @@ func hidden(name string) bool {
 	return strings.HasPrefix(name, ".") && name != ".well-known"
 }
 
-// notFound makes "does not exist" of all errors but those that say something
-// of this process: a way out of the root, a name too long, a file taken for a
-// directory. net/http would answer 500 to these.
+// notFound turns err into fs.ErrNotExist, unless it is about the process or the
+// disk. net/http would answer 500 to a path that leaves the root, to a name
+// that is too long, and to a file used as a directory.
 func notFound(err error) error {
 	for _, ours := range []error{fs.ErrPermission, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EIO} {
 		if errors.Is(err, ours) {
@@ -104,7 +107,7 @@ func notFound(err error) error {
 	return fs.ErrNotExist
 }
 
-// directory lists no hidden names.
+// directory is a directory without its hidden names.
 type directory struct{ *os.File }
 
 func (d directory) ReadDir(n int) ([]fs.DirEntry, error) {
