@@ -41,6 +41,7 @@ func (b *budget) spent() bool { return b.limit > 0 && b.left <= 0 }
 // Lock order: rmu alone; wmu, then dmu.
 type conn struct {
 	net.Conn
+	unacknowledged func(net.Conn) (n int64, ok bool) // tests replace it
 
 	rmu      sync.Mutex // guards the following
 	renewing bool       // Read sets the read deadline
@@ -61,7 +62,7 @@ type conn struct {
 
 func newConn(nc net.Conn, in, out budget) *conn {
 	in.left, out.left = in.limit, out.limit
-	return &conn{Conn: nc, in: in, out: out}
+	return &conn{Conn: nc, unacknowledged: unacknowledged, in: in, out: out}
 }
 
 // now is a clock that costs less than time.Now: it leaves out the time of day.
@@ -227,7 +228,7 @@ func (c *conn) afterWriteLocked(start time.Duration, moved int64, err error) boo
 // last time.
 func (c *conn) settleLocked() {
 	acked := c.bytesWritten
-	if waiting, ok := unacknowledged(c.Conn); ok {
+	if waiting, ok := c.unacknowledged(c.Conn); ok {
 		acked -= waiting
 	}
 	c.out.settle(c.waited, max(acked-c.bytesAcked, 0))

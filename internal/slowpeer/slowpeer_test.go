@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"lastcall/internal/wiretest"
 )
 
 // short is a timeout on real sockets. What must be slower or faster differs by a
@@ -135,6 +137,7 @@ func sender(t *testing.T, way string, body []byte) (http.Handler, <-chan error) 
 var ways = []string{"write", "copy", "sendfile"}
 
 func TestStalledReader(t *testing.T) {
+	t.Parallel()
 	body := pattern(32 << 20)
 	for _, way := range ways {
 		t.Run(way, func(t *testing.T) {
@@ -143,69 +146,54 @@ func TestStalledReader(t *testing.T) {
 			addr := serve(t, h, Config{Write: short})
 			request(t, addr, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 			start := time.Now()
-			if err := <-result; !errors.Is(err, os.ErrDeadlineExceeded) {
+			if err := wiretest.Wait(t, result, "the handler"); !errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Errorf("the handler got %v, want %v", err, os.ErrDeadlineExceeded)
 			}
-			if took := time.Since(start); took < short/2 || took > 5*short {
+			if took := time.Since(start); took < short/2 || took > wiretest.Patience {
 				t.Errorf("cut after %v, want about %v", took, short)
 			}
 		})
 	}
 }
 
+// TestTrickleReader reads 100 bytes a second.
 func TestTrickleReader(t *testing.T) {
-	t.Parallel()
-	h, result := sender(t, "write", pattern(32<<20))
-	addr := serve(t, h, Config{Write: 2 * short})
-	nc := request(t, addr, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-	cut := make(chan struct{})
-	go func() {
-		for b := make([]byte, 1); ; {
-			select {
-			case <-cut:
-				return
-			case <-time.After(10 * time.Millisecond):
-				nc.Read(b)
-			}
+	inMemory(t, func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		_, err := w.Write(pattern(32 << 20))
+		if took := time.Since(start); !errors.Is(err, os.ErrDeadlineExceeded) || took > 3*short/2 {
+			t.Errorf("the handler got %v after %v, want %v after about %v", err, took, os.ErrDeadlineExceeded, short)
 		}
-	}()
-	start := time.Now()
-	err := <-result
-	close(cut)
-	if !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("the handler got %v, want %v", err, os.ErrDeadlineExceeded)
-	}
-	if took := time.Since(start); took > 10*short {
-		t.Errorf("cut after %v, want about %v", took, 2*short)
-	}
+	}, Config{Write: short}, func(t *testing.T, m *wiretest.Memory) {
+		io.Copy(io.Discard, paced{dialMemory(t, m, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"), 1, 10 * time.Millisecond})
+	})
 }
 
 // TestSilentHandler has nothing to write for several timeouts: it is the
 // program that is silent, not the client.
 func TestSilentHandler(t *testing.T) {
-	t.Parallel()
-	addr := serve(t, Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	inMemory(t, func(w http.ResponseWriter, r *http.Request) {
 		for i := range 3 {
 			fmt.Fprintf(w, "data: %d\n\n", i)
 			http.NewResponseController(w).Flush()
-			time.Sleep(3 * short / 2)
+			time.Sleep(time.Hour)
 			if err := r.Context().Err(); err != nil {
 				t.Errorf("context: %v", err)
 			}
 		}
-	}), Config{Read: short, Write: short}), Config{Read: short, Write: short})
-	resp, err := http.ReadResponse(bufio.NewReader(request(t, addr, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := io.ReadAll(resp.Body)
-	if want := "data: 0\n\ndata: 1\n\ndata: 2\n\n"; string(got) != want || err != nil {
-		t.Errorf("body = %q, %v, want %q", got, err, want)
-	}
+	}, Config{}, func(t *testing.T, m *wiretest.Memory) {
+		resp, err := http.ReadResponse(bufio.NewReader(dialMemory(t, m, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(resp.Body)
+		if want := "data: 0\n\ndata: 1\n\ndata: 2\n\n"; string(got) != want || err != nil {
+			t.Errorf("body = %q, %v, want %q", got, err, want)
+		}
+	})
 }
 
 func TestUpload(t *testing.T) {
-	t.Parallel()
 	cfg := Config{Read: short}
 	tests := []struct {
 		name  string
@@ -224,59 +212,61 @@ func TestUpload(t *testing.T) {
 	for _, tt := range tests {
 		for _, framing := range []string{"length", "chunked"} {
 			t.Run(tt.name+"/"+framing, func(t *testing.T) {
-				t.Parallel()
 				type read struct {
 					n   int64
 					err error
 				}
-				result := make(chan read, 1)
-				addr := serve(t, Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				var result chan read
+				upload := func(w http.ResponseWriter, r *http.Request) {
 					n, err := io.Copy(io.Discard, r.Body)
 					result <- read{n, err}
-				}), cfg), cfg)
-				length := tt.size * tt.parts
-				if !tt.then {
-					length++
 				}
-				head := fmt.Sprintf("Content-Length: %d", length)
-				if framing == "chunked" {
-					head = "Transfer-Encoding: chunked"
-				}
-				nc := request(t, addr, "POST / HTTP/1.1\r\nHost: x\r\n"+head+"\r\n\r\n")
-				part := strings.Repeat("x", tt.size)
-				if framing == "chunked" {
-					part = fmt.Sprintf("%x\r\n%s\r\n", tt.size, part)
-				}
-				cut := make(chan struct{})
-				defer func() { <-cut }()
-				go func() {
-					defer close(cut)
-					for range tt.parts {
-						if _, err := io.WriteString(nc, part); err != nil {
-							return
+				inMemory(t, upload, cfg, func(t *testing.T, m *wiretest.Memory) {
+					result = make(chan read, 1)
+					length := tt.size * tt.parts
+					if !tt.then {
+						length++
+					}
+					head := fmt.Sprintf("Content-Length: %d", length)
+					if framing == "chunked" {
+						head = "Transfer-Encoding: chunked"
+					}
+					nc := dialMemory(t, m, "POST / HTTP/1.1\r\nHost: x\r\n"+head+"\r\n\r\n")
+					part := strings.Repeat("x", tt.size)
+					if framing == "chunked" {
+						part = fmt.Sprintf("%x\r\n%s\r\n", tt.size, part)
+					}
+					cut := make(chan struct{})
+					defer func() { <-cut }()
+					go func() {
+						defer close(cut)
+						for range tt.parts {
+							if _, err := io.WriteString(nc, part); err != nil {
+								return
+							}
+							time.Sleep(tt.every)
 						}
-						time.Sleep(tt.every)
+						if tt.then && framing == "chunked" {
+							io.WriteString(nc, "0\r\n\r\n")
+						}
+					}()
+					start := time.Now()
+					got := <-result
+					took := time.Since(start)
+					if tt.whole && (got.err != nil || got.n != int64(length)) {
+						t.Errorf("read %d bytes, %v after %v, want %d", got.n, got.err, took, length)
 					}
-					if tt.then && framing == "chunked" {
-						io.WriteString(nc, "0\r\n\r\n")
+					if tt.whole {
+						return
 					}
-				}()
-				start := time.Now()
-				got := <-result
-				took := time.Since(start)
-				if tt.whole && (got.err != nil || got.n != int64(length)) {
-					t.Errorf("read %d bytes, %v after %v, want %d", got.n, got.err, took, length)
-				}
-				if tt.whole {
-					return
-				}
-				if !errors.Is(got.err, os.ErrDeadlineExceeded) || took > 8*short {
-					t.Errorf("read %d bytes, %v after %v, want %v after about %v", got.n, got.err, took, os.ErrDeadlineExceeded, short)
-				}
-				nc.SetReadDeadline(time.Now().Add(10 * time.Second))
-				if _, err := io.Copy(io.Discard, nc); errors.Is(err, os.ErrDeadlineExceeded) {
-					t.Error("the connection was not closed")
-				}
+					if !errors.Is(got.err, os.ErrDeadlineExceeded) || took > 3*short {
+						t.Errorf("read %d bytes, %v after %v, want %v after about %v", got.n, got.err, took, os.ErrDeadlineExceeded, short)
+					}
+					nc.SetReadDeadline(time.Now().Add(10 * time.Second))
+					if _, err := io.Copy(io.Discard, nc); errors.Is(err, os.ErrDeadlineExceeded) {
+						t.Error("the connection was not closed")
+					}
+				})
 			})
 		}
 	}
@@ -285,13 +275,11 @@ func TestUpload(t *testing.T) {
 // TestUnreadBody has handlers that answer without reading the body, which
 // net/http then discards by itself: before it sends the header.
 func TestUnreadBody(t *testing.T) {
-	t.Parallel()
 	cfg := Config{Read: short}
 	for _, size := range []int{10, 100_000} { // one that is sent when the handler has returned, one before
 		for _, body := range []string{"none of it", "some of it", "all of it"} {
 			t.Run(fmt.Sprint(size, body), func(t *testing.T) {
-				t.Parallel()
-				addr := serve(t, Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				answer := func(w http.ResponseWriter, r *http.Request) {
 					time.Sleep(2 * short) // takes longer than any deadline that was set before
 					w.Write(make([]byte, size))
 					if size > 10 {
@@ -300,33 +288,35 @@ func TestUnreadBody(t *testing.T) {
 					if err := r.Context().Err(); err != nil && body == "all of it" {
 						t.Errorf("context: %v", err)
 					}
-				}), cfg), cfg)
-				sent := map[string]int{"none of it": 0, "some of it": 500, "all of it": 1000}[body]
-				nc := request(t, addr, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"+strings.Repeat("x", sent))
-				nc.SetReadDeadline(time.Now().Add(20 * time.Second))
-				br := bufio.NewReader(nc)
-				resp, err := http.ReadResponse(br, nil)
-				if err != nil {
-					t.Fatal(err)
 				}
-				if n, err := io.Copy(io.Discard, resp.Body); n != int64(size) || err != nil {
-					t.Errorf("answer of %d bytes, %v, want %d", n, err, size)
-				}
-				if resp.Close != (sent < 1000) {
-					t.Errorf("Connection: close = %v, want %v", resp.Close, sent < 1000)
-				}
-				if resp.Close {
-					return
-				}
-				// No deadline is left behind for the pause, or the next request.
-				time.Sleep(2 * short)
-				io.WriteString(nc, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-				if resp, err = http.ReadResponse(br, nil); err != nil {
-					t.Fatalf("next request: %v", err)
-				}
-				if n, err := io.Copy(io.Discard, resp.Body); n != int64(size) || err != nil {
-					t.Errorf("next answer of %d bytes, %v, want %d", n, err, size)
-				}
+				inMemory(t, answer, cfg, func(t *testing.T, m *wiretest.Memory) {
+					sent := map[string]int{"none of it": 0, "some of it": 500, "all of it": 1000}[body]
+					nc := dialMemory(t, m, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"+strings.Repeat("x", sent))
+					nc.SetReadDeadline(time.Now().Add(20 * time.Second))
+					br := bufio.NewReader(nc)
+					resp, err := http.ReadResponse(br, nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if n, err := io.Copy(io.Discard, resp.Body); n != int64(size) || err != nil {
+						t.Errorf("answer of %d bytes, %v, want %d", n, err, size)
+					}
+					if resp.Close != (sent < 1000) {
+						t.Errorf("Connection: close = %v, want %v", resp.Close, sent < 1000)
+					}
+					if resp.Close {
+						return
+					}
+					// No deadline is left behind for the pause, or the next request.
+					time.Sleep(2 * short)
+					io.WriteString(nc, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+					if resp, err = http.ReadResponse(br, nil); err != nil {
+						t.Fatalf("next request: %v", err)
+					}
+					if n, err := io.Copy(io.Discard, resp.Body); n != int64(size) || err != nil {
+						t.Errorf("next answer of %d bytes, %v, want %d", n, err, size)
+					}
+				})
 			})
 		}
 	}
@@ -334,29 +324,29 @@ func TestUnreadBody(t *testing.T) {
 
 // TestSlowHandler takes longer than all timeouts, and is left alone.
 func TestSlowHandler(t *testing.T) {
-	t.Parallel()
-	cfg := Config{Read: short / 2, Write: short / 2}
 	for _, first := range []bool{true, false} {
-		addr := serve(t, Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		inMemory(t, func(w http.ResponseWriter, r *http.Request) {
 			if first {
 				io.Copy(io.Discard, r.Body)
 			}
 			select {
 			case <-r.Context().Done():
 				t.Errorf("context: %v", context.Cause(r.Context()))
-			case <-time.After(2 * short):
+			case <-time.After(time.Hour):
 			}
 			n, err := io.Copy(w, r.Body)
 			if want := map[bool]int64{false: 4}[first]; n != want || err != nil {
 				t.Errorf("read %d, %v, want %d", n, err, want)
 			}
-		}), cfg), cfg)
-		resp, err := http.Post("http://"+addr, "text/plain", strings.NewReader("body"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		http.DefaultClient.CloseIdleConnections()
+		}, Config{}, func(t *testing.T, m *wiretest.Memory) {
+			transport := &http.Transport{DialContext: m.DialContext}
+			defer transport.CloseIdleConnections()
+			resp, err := (&http.Client{Transport: transport}).Post("http://x", "text/plain", strings.NewReader("body"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+		})
 	}
 }
 
@@ -401,9 +391,7 @@ func TestExpectContinue(t *testing.T) {
 
 // TestWriteDeadline sets one, which progress does not renew, and takes it back.
 func TestWriteDeadline(t *testing.T) {
-	t.Parallel()
-	result := make(chan error, 1)
-	addr := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	inMemory(t, func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
 		rc.SetWriteDeadline(time.Now().Add(-time.Second))
 		rc.SetWriteDeadline(time.Time{})
@@ -411,24 +399,15 @@ func TestWriteDeadline(t *testing.T) {
 		if err := rc.Flush(); err != nil {
 			t.Errorf("flush without a deadline: %v", err)
 		}
-		rc.SetWriteDeadline(time.Now().Add(short))
+		start := time.Now()
+		rc.SetWriteDeadline(start.Add(short))
 		_, err := w.Write(make([]byte, 64<<20))
-		result <- err
-	}), Config{Write: time.Minute})
-	nc := request(t, addr, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		io.Copy(io.Discard, paced{nc, 16 << 10, 5 * time.Millisecond})
-	}()
-	start := time.Now()
-	if err := <-result; !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("the handler got %v, want %v", err, os.ErrDeadlineExceeded)
-	}
-	if took := time.Since(start); took < short/2 || took > 8*short {
-		t.Errorf("cut after %v, want %v", took, short)
-	}
-	<-done
+		if took := time.Since(start); !errors.Is(err, os.ErrDeadlineExceeded) || took != short {
+			t.Errorf("the handler got %v after %v, want %v after %v", err, took, os.ErrDeadlineExceeded, short)
+		}
+	}, Config{Write: time.Minute}, func(t *testing.T, m *wiretest.Memory) {
+		io.Copy(io.Discard, paced{dialMemory(t, m, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"), 16 << 10, 5 * time.Millisecond})
+	})
 }
 
 func TestTimeoutNone(t *testing.T) {
@@ -447,7 +426,7 @@ func TestTimeoutNone(t *testing.T) {
 			result <- err
 		}), cfg), cfg)
 		request(t, addr, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody")
-		if err := <-result; err != nil {
+		if err := wiretest.Wait(t, result, "the handler"); err != nil {
 			t.Errorf("%+v: %v", cfg, err)
 		}
 	}

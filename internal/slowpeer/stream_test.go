@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -13,36 +12,22 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"lastcall/internal/wiretest"
 )
 
 // h2 is a client that sends frames by hand.
 type h2 struct {
 	*http2.Framer
 	t      *testing.T
-	nc     net.Conn
 	header bytes.Buffer
 }
 
-// dialH2 begins HTTP/2 with a handler under timeouts; streams may get so many
-// bytes at first.
-func dialH2(t *testing.T, h http.HandlerFunc, cfg Config, window uint32) *h2 {
+// dialH2 begins HTTP/2; the server may send so many bytes on a stream at first.
+func dialH2(t *testing.T, m *wiretest.Memory, window uint32) *h2 {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &http.Server{Handler: Handler(h, cfg), Protocols: new(http.Protocols)}
-	s.Protocols.SetUnencryptedHTTP2(true)
-	done := make(chan error)
-	go func() { done <- s.Serve(Listener(l, cfg)) }()
-	nc, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { nc.Close(); s.Close(); <-done })
-	nc.SetDeadline(time.Now().Add(20 * time.Second))
-	io.WriteString(nc, http2.ClientPreface)
-	c := &h2{Framer: http2.NewFramer(nc, nc), t: t, nc: nc}
+	nc := dialMemory(t, m, http2.ClientPreface)
+	c := &h2{Framer: http2.NewFramer(nc, nc), t: t}
 	c.check(c.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: window}))
 	c.check(c.WriteWindowUpdate(0, 1<<30))
 	return c
@@ -88,48 +73,56 @@ func (c *h2) answer(stream uint32) (data []byte, reset bool) {
 	}
 }
 
-func TestStreamStalledUpload(t *testing.T) {
-	ended := make(chan error, 1)
-	c := dialH2(t, func(w http.ResponseWriter, r *http.Request) {
-		_, err := io.Copy(io.Discard, r.Body)
-		ended <- err
-	}, Config{Read: short, Write: -1}, 1<<20)
-	c.ask(1, "POST", true)
-	c.check(c.WriteData(1, false, []byte("and no more")))
-	c.answer(1)
-	if err := <-ended; !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("the body ended with %v, want os.ErrDeadlineExceeded", err)
-	}
-}
-
-// TestStreamTrickle: a byte now and then is too little.
-func TestStreamTrickle(t *testing.T) {
-	ended := make(chan error, 1)
-	c := dialH2(t, func(w http.ResponseWriter, r *http.Request) {
-		_, err := io.Copy(io.Discard, r.Body)
-		ended <- err
-	}, Config{Read: short, Write: -1}, 1<<20)
-	c.ask(1, "POST", true)
-	for {
-		select {
-		case err := <-ended:
-			if !errors.Is(err, os.ErrDeadlineExceeded) {
-				t.Errorf("the body ended with %v, want os.ErrDeadlineExceeded", err)
+// testUpload has a client send parts of a body every pause, at most n, which is
+// too slow. The body ends with a timeout.
+func testUpload(t *testing.T, part string, n int, pause time.Duration) {
+	ended := errors.New("the body has not ended")
+	inMemory(t, func(w http.ResponseWriter, r *http.Request) {
+		_, ended = io.Copy(io.Discard, r.Body)
+	}, Config{Read: short, Write: -1}, func(t *testing.T, m *wiretest.Memory) {
+		c := dialH2(t, m, 1<<20)
+		answered := make(chan struct{})
+		go func() {
+			defer close(answered)
+			c.answer(1)
+		}()
+		c.ask(1, "POST", true)
+		for ; n > 0; n-- {
+			if c.WriteData(1, false, []byte(part)); !sleeps(pause, answered) {
+				break
 			}
-			return
-		case <-time.After(20 * time.Millisecond): // 50 bytes a second
-			c.check(c.WriteData(1, false, []byte("x")))
 		}
+		<-answered
+	})
+	if !errors.Is(ended, os.ErrDeadlineExceeded) {
+		t.Errorf("the body ended with %v, want os.ErrDeadlineExceeded", ended)
+	}
+	if pause > 0 && n == 0 {
+		t.Error("the client has sent everything")
 	}
 }
 
-// TestStreamProgress: transfers and handlers that take far longer than the
+// sleeps sleeps for d, and reports false if done is closed before.
+func sleeps(d time.Duration, done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
+func TestStreamStalledUpload(t *testing.T) { testUpload(t, "and no more", 1, 0) }
+
+// TestStreamTrickle sends 50 bytes a second.
+func TestStreamTrickle(t *testing.T) { testUpload(t, "x", 1000, 20*time.Millisecond) }
+
+// TestStreamProgress has transfers and handlers that take far longer than the
 // timeouts, but go on.
 func TestStreamProgress(t *testing.T) {
-	t.Parallel()
 	const limit, ticks = time.Second, 60
 	whole := strings.Repeat("0123456789abcdef", ticks*400/16)
-	c := dialH2(t, func(w http.ResponseWriter, r *http.Request) {
+	inMemory(t, func(w http.ResponseWriter, r *http.Request) {
 		b, err := io.ReadAll(r.Body)
 		if err != nil || string(b) != whole {
 			t.Errorf("upload: %d bytes, %v, want %d", len(b), err, len(whole))
@@ -139,28 +132,23 @@ func TestStreamProgress(t *testing.T) {
 		http.NewResponseController(w).Flush()
 		time.Sleep(limit * 3 / 2)
 		w.Write(b)
-	}, Config{Read: limit, Write: limit}, 0)
-	c.ask(1, "POST", true)
-	for i := range ticks {
-		c.check(c.WriteData(1, i == ticks-1, []byte(whole[i*400:(i+1)*400])))
-		time.Sleep(50 * time.Millisecond)
-	}
-	stop, stopped := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(stopped)
-		for {
-			select {
-			case <-time.After(50 * time.Millisecond):
-				c.WriteWindowUpdate(1, 400)
-			case <-stop:
-				return
+	}, Config{Read: limit, Write: limit}, func(t *testing.T, m *wiretest.Memory) {
+		c := dialH2(t, m, 0)
+		answered := make(chan struct{})
+		go func() {
+			defer close(answered)
+			data, reset := c.answer(1)
+			if reset || string(data) != "so far "+whole {
+				t.Errorf("answer: %d bytes, reset %v, want %d, false", len(data), reset, len("so far ")+len(whole))
 			}
+		}()
+		c.ask(1, "POST", true)
+		for i := range ticks {
+			c.check(c.WriteData(1, i == ticks-1, []byte(whole[i*400:(i+1)*400])))
+			time.Sleep(50 * time.Millisecond)
 		}
-	}()
-	data, reset := c.answer(1)
-	close(stop)
-	<-stopped
-	if reset || string(data) != "so far "+whole {
-		t.Errorf("answer: %d bytes, reset %v, want %d, false", len(data), reset, len("so far ")+len(whole))
-	}
+		for sleeps(50*time.Millisecond, answered) {
+			c.check(c.WriteWindowUpdate(1, 400))
+		}
+	})
 }
