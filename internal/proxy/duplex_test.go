@@ -132,52 +132,43 @@ func TestSilentBody(t *testing.T) {
 // are answered, which takes longer than they may otherwise be silent.
 func TestQuietBody(t *testing.T) {
 	const pieces = 12
-	program := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	program := func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
 		rc.EnableFullDuplex()
 		for range pieces {
 			io.WriteString(w, "piece")
 			rc.Flush()
-			time.Sleep(short / 4)
+			time.Sleep(2 * time.Second)
 		}
 		io.Copy(w, r.Body)
-	}), slowpeer.Config{Read: -1})
+	}
 	for name, set := range map[string]func(*http.Protocols, bool){
 		"HTTP1": (*http.Protocols).SetHTTP1, "h2c": (*http.Protocols).SetUnencryptedHTTP2,
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			cfg := slowpeer.Config{Read: short}
-			protocols := new(http.Protocols)
-			set(protocols, true)
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			s := &http.Server{Handler: slowpeer.Handler(newProxy(t, "http://"+program, Config{}), cfg), Protocols: protocols}
-			done := make(chan error)
-			go func() { done <- s.Serve(slowpeer.Listener(l, cfg)) }()
-			t.Cleanup(func() { s.Close(); <-done })
-			client := &http.Client{Transport: &http.Transport{Protocols: protocols}, Timeout: wiretest.Patience}
-			defer client.CloseIdleConnections()
-
-			body, more := io.Pipe()
-			go io.WriteString(more, "some")
-			res, err := client.Post("http://"+l.Addr().String(), "text/plain", body)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer res.Body.Close()
-			want := strings.Repeat("piece", pieces)
-			got := make([]byte, len(want))
-			if n, err := io.ReadFull(res.Body, got); err != nil {
-				t.Fatalf("got %q, %v, want %q", got[:n], err, want)
-			}
-			io.WriteString(more, "and more")
-			more.Close()
-			if rest, err := io.ReadAll(res.Body); string(rest) != "someand more" || err != nil {
-				t.Errorf("the rest is %q, %v, want the body", rest, err)
-			}
+			inMemory(t, program, time.Minute, func(t *testing.T, s *service) {
+				protocols := new(http.Protocols)
+				set(protocols, true)
+				transport := &http.Transport{Protocols: protocols, DialContext: s.memory.DialContext}
+				defer transport.CloseIdleConnections()
+				body, more := io.Pipe()
+				go io.WriteString(more, "some")
+				res, err := (&http.Client{Transport: transport}).Post("http://h", "text/plain", body)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer res.Body.Close()
+				want := strings.Repeat("piece", pieces)
+				got := make([]byte, len(want))
+				if n, err := io.ReadFull(res.Body, got); err != nil {
+					t.Fatalf("got %q, %v, want %q", got[:n], err, want)
+				}
+				io.WriteString(more, "and more")
+				more.Close()
+				if rest, err := io.ReadAll(res.Body); string(rest) != "someand more" || err != nil {
+					t.Errorf("the rest is %q, %v, want the body", rest, err)
+				}
+			})
 		})
 	}
 }

@@ -159,7 +159,7 @@ func eventProgram(t testing.TB, header http.Header, before, after string, goOn <
 		select {
 		case <-r.Context().Done():
 			left <- struct{}{}
-		case <-time.After(wiretest.Patience):
+		case <-time.After(time.Minute):
 			t.Error("the program was not left")
 		}
 	}
@@ -202,6 +202,7 @@ func TestEventStreamEnds(t *testing.T) {
 						t.Fatalf("GET = %+v, %v", res, err)
 					}
 					body = res.Body
+					hangUp = func() { nc.Close() }
 				}
 				expect(t, "the client", body, tt.before)
 				s.stop.Begin(nil)
@@ -254,28 +255,29 @@ func TestEventStreamEndsOverHTTP2(t *testing.T) {
 // TestEventStreamDoesNotHoldTheStop has a program that begins an event and
 // does not end it.
 func TestEventStreamDoesNotHoldTheStop(t *testing.T) {
-	t.Parallel()
-	left := make(chan struct{}, 1)
-	s := stoppable(t, eventProgram(t, nil, "data: 1\n\ndata: ", "", nil, left), Config{Spread: -1}, 3*time.Second, &http.Server{})
-	nc := wiretest.Connect(t, s.addr)
-	io.WriteString(nc, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
-	res, err := http.ReadResponse(bufio.NewReader(nc), nil)
-	if err != nil {
-		t.Fatal(err)
+	var left chan struct{}
+	program := func(w http.ResponseWriter, r *http.Request) {
+		eventProgram(t, nil, "data: 1\n\ndata: ", "", nil, left)(w, r)
 	}
-	expect(t, "the client", res.Body, "data: 1\n\ndata: ")
-	s.stop.Begin(nil)
-	expectEnd(t, "the client", res.Body)
-	wiretest.Wait(t, left, "the program to be left")
-	nc.Close()
-	if err := s.wait(t); err != nil {
-		t.Errorf("stop: %v", err)
-	}
+	inMemory(t, program, time.Minute, func(t *testing.T, s *service) {
+		left = make(chan struct{}, 1)
+		nc := s.connect(t)
+		io.WriteString(nc, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+		res, err := http.ReadResponse(bufio.NewReader(nc), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect(t, "the client", res.Body, "data: 1\n\ndata: ")
+		s.stop.Begin(nil)
+		expectEnd(t, "the client", res.Body)
+		wiretest.Wait(t, left, "the program to be left")
+		nc.Close()
+		s.early(t)
+	})
 }
 
 // TestOtherStreamsAreLeftAlone has answers whose clean end would say too much.
 func TestOtherStreamsAreLeftAlone(t *testing.T) {
-	t.Parallel()
 	for _, tt := range []struct {
 		name, method string
 		header       http.Header
@@ -286,27 +288,31 @@ func TestOtherStreamsAreLeftAlone(t *testing.T) {
 		{"other type", "GET", http.Header{"Content-Type": {"text/plain"}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			left := make(chan struct{}, 1)
-			s := stoppable(t, eventProgram(t, tt.header, "data: 1\n\n", "", nil, left), Config{Spread: -1}, time.Second, &http.Server{})
-			nc := wiretest.Connect(t, s.addr)
-			fmt.Fprintf(nc, "%s / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n", tt.method)
-			res, err := http.ReadResponse(bufio.NewReader(nc), nil)
-			if err != nil {
-				t.Fatal(err)
+			var left chan struct{}
+			program := func(w http.ResponseWriter, r *http.Request) {
+				eventProgram(t, tt.header, "data: 1\n\n", "", nil, left)(w, r)
 			}
-			s.stop.Begin(nil)
-			all, err := io.ReadAll(res.Body)
-			if string(all) != "data: 1\n\n" || err == nil {
-				t.Errorf("the client got %q, %v, want the event and a break", all, err)
-			}
-			if err := s.wait(t); !errors.Is(err, actors.ErrCut) {
-				t.Errorf("stop: %v, want %v", err, actors.ErrCut)
-			}
-			if late := time.Since(s.stop.Snapshot().Deadline); late < 0 {
-				t.Errorf("cut %v before the deadline", -late)
-			}
-			wiretest.Wait(t, left, "the program to be left")
+			inMemory(t, program, time.Second, func(t *testing.T, s *service) {
+				left = make(chan struct{}, 1)
+				nc := s.connect(t)
+				fmt.Fprintf(nc, "%s / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n", tt.method)
+				res, err := http.ReadResponse(bufio.NewReader(nc), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.stop.Begin(nil)
+				all, err := io.ReadAll(res.Body)
+				if string(all) != "data: 1\n\n" || err == nil {
+					t.Errorf("the client got %q, %v, want the event and a break", all, err)
+				}
+				if err := s.wait(t); !errors.Is(err, actors.ErrCut) {
+					t.Errorf("stop: %v, want %v", err, actors.ErrCut)
+				}
+				if late := time.Since(s.stop.Snapshot().Deadline); late < 0 {
+					t.Errorf("cut %v before the deadline", -late)
+				}
+				wiretest.Wait(t, left, "the program to be left")
+			})
 		})
 	}
 }

@@ -30,6 +30,8 @@ type service struct {
 	stop *actors.Stop
 	done chan struct{}
 	err  error // how the stop went, once done
+
+	memory *wiretest.Memory // nil: on sockets
 }
 
 // stoppable serves a proxy, timeouts and all, before a program.
@@ -45,7 +47,45 @@ func stoppableBefore(t testing.TB, target string, cfg Config, grace time.Duratio
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv.Handler = slowpeer.Handler(newProxy(t, target, cfg), slowpeer.Config{})
+	return start(t, l, newProxy(t, target, cfg), grace, srv)
+}
+
+// inMemory runs f in a bubble of fake time, with a service whose connections,
+// those to the program as well, are in memory.
+func inMemory(t *testing.T, program http.HandlerFunc, grace time.Duration, f func(t *testing.T, s *service)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		defer time.Sleep(time.Minute) // until all have ended
+		behind := wiretest.NewMemory()
+		server := &http.Server{Handler: program}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			server.Serve(behind)
+		}()
+		defer func() {
+			server.Close()
+			<-done
+		}()
+		p := newProxy(t, "http://program", Config{Spread: -1})
+		transport := &http.Transport{DialContext: behind.DialContext, DisableCompression: true}
+		defer transport.CloseIdleConnections()
+		p.Transport = transport
+		m := wiretest.NewMemory()
+		srv := &http.Server{Protocols: new(http.Protocols)}
+		srv.Protocols.SetHTTP1(true)
+		srv.Protocols.SetUnencryptedHTTP2(true)
+		s := start(t, m, p, grace, srv)
+		s.memory = m
+		f(t, s)
+		s.stop.Begin(nil)
+		s.wait(t)
+	})
+}
+
+// start serves p on l.
+func start(t testing.TB, l net.Listener, p *proxy, grace time.Duration, srv *http.Server) *service {
+	srv.Handler = slowpeer.Handler(p, slowpeer.Config{})
 	s := &service{addr: l.Addr().String(), stop: &actors.Stop{Grace: grace}, done: make(chan struct{})}
 	var g run.Group
 	g.Add(actors.HTTP(s.stop, srv, slowpeer.Listener(l, slowpeer.Config{})))
@@ -58,6 +98,20 @@ func stoppableBefore(t testing.TB, target string, cfg Config, grace time.Duratio
 		s.wait(t)
 	})
 	return s
+}
+
+// connect connects to the service until the test ends.
+func (s *service) connect(t testing.TB) net.Conn {
+	t.Helper()
+	if s.memory == nil {
+		return wiretest.Connect(t, s.addr)
+	}
+	nc, err := s.memory.Dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { nc.Close() })
+	return nc
 }
 
 // wait waits for the end of the stop, and returns how it went.
@@ -101,9 +155,9 @@ func rawSocket(t testing.TB, f func(nc net.Conn, r *bufio.Reader)) http.HandlerF
 }
 
 // dialRaw upgrades, and sends more along with the request.
-func (s *service) dialRaw(t testing.TB, more string) (*net.TCPConn, *bufio.Reader) {
+func (s *service) dialRaw(t testing.TB, more string) (net.Conn, *bufio.Reader) {
 	t.Helper()
-	nc := wiretest.Connect(t, s.addr)
+	nc := s.connect(t)
 	io.WriteString(nc, upgrade+more)
 	br := bufio.NewReader(nc)
 	if res, err := http.ReadResponse(br, nil); err != nil || res.StatusCode != 101 {
@@ -249,7 +303,6 @@ func TestWebSocketMessageIsWhole(t *testing.T) {
 // TestWebSocketNobodyAnswers has clients that do not close, but send, and
 // programs that do not either.
 func TestWebSocketNobodyAnswers(t *testing.T) {
-	t.Parallel()
 	for _, tt := range []struct {
 		name, says string
 		want       string // what the program gets of that, and then Close
@@ -259,25 +312,24 @@ func TestWebSocketNobodyAnswers(t *testing.T) {
 		{"half a message", frame(0x01, true, "and"), frame(0x01, true, "and")},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			told := make(chan string, 1)
-			s := stoppable(t, rawSocket(t, func(nc net.Conn, r *bufio.Reader) {
+			var got string
+			inMemory(t, rawSocket(t, func(nc net.Conn, r *bufio.Reader) {
 				all, _ := io.ReadAll(r) // without a word
-				told <- string(all)
-			}), Config{Spread: -1}, 30*time.Second, &http.Server{})
-			nc, br := s.dialRaw(t, "")
-			s.stop.Begin(nil)
-			expect(t, "the client", br, string(closeToClient))
-			io.WriteString(nc, tt.says)
-			expectEnd(t, "the client", br)
-			io.WriteString(nc, strings.Repeat("x", 100_000))
-			nc.Close()
-			got := wiretest.Wait(t, told, "the program's end")
+				got = string(all)
+			}), 30*time.Second, func(t *testing.T, s *service) {
+				nc, br := s.dialRaw(t, "")
+				s.stop.Begin(nil)
+				expect(t, "the client", br, string(closeToClient))
+				io.WriteString(nc, tt.says)
+				expectEnd(t, "the client", br)
+				io.WriteString(nc, strings.Repeat("x", 100_000))
+				nc.Close()
+				s.early(t)
+			})
 			f, ok := strings.CutPrefix(got, tt.want)
 			if !ok || len(f) != 8 || f[:2] != "\x88\x82" || f[6]^f[2] != 0x03 || f[7]^f[3] != 0xe9 {
 				t.Errorf("the program got %q, want %q and a masked Close of 1001", got, tt.want)
 			}
-			s.early(t)
 		})
 	}
 }
@@ -319,35 +371,36 @@ func TestWebSocketIsNotReset(t *testing.T) {
 // TestWebSocketDoesNotHoldTheStop has a program that reads nothing, and a
 // client that sends until nothing moves.
 func TestWebSocketDoesNotHoldTheStop(t *testing.T) {
-	t.Parallel()
-	over, full := make(chan struct{}), make(chan struct{})
-	s := stoppable(t, rawSocket(t, func(net.Conn, *bufio.Reader) { <-over }), Config{Spread: -1}, 6*time.Second, &http.Server{})
-	nc, br := s.dialRaw(t, "")
-	nc.SetWriteDeadline(time.Time{})
-	var sent atomic.Int64
-	go func() {
-		defer close(full)
-		for message := []byte(frame(0x82, true, strings.Repeat("x", 70_000))); ; {
-			n, err := nc.Write(message)
-			if sent.Add(int64(n)); err != nil {
-				return
+	var over chan struct{}
+	inMemory(t, rawSocket(t, func(net.Conn, *bufio.Reader) { <-over }), 6*time.Second, func(t *testing.T, s *service) {
+		over = make(chan struct{})
+		nc, br := s.dialRaw(t, "")
+		var sent atomic.Int64
+		full := make(chan struct{})
+		go func() {
+			defer close(full)
+			for message := []byte(frame(0x82, true, strings.Repeat("x", 70_000))); ; {
+				n, err := nc.Write(message)
+				if sent.Add(int64(n)); err != nil {
+					return
+				}
 			}
+		}()
+		for before := int64(-1); before != sent.Load(); time.Sleep(time.Second) {
+			before = sent.Load()
 		}
-	}()
-	for before := int64(-1); before != sent.Load(); time.Sleep(300 * time.Millisecond) {
-		before = sent.Load()
-	}
-	s.stop.Begin(nil)
-	expect(t, "the client", br, string(closeToClient))
-	if err := s.wait(t); err != nil {
-		t.Errorf("stop: %v", err)
-	}
-	if left := time.Until(s.stop.Snapshot().Deadline); left < 0 {
-		t.Errorf("the stop ended %v after its deadline", -left)
-	}
-	nc.Close()
-	<-full
-	close(over)
+		s.stop.Begin(nil)
+		expect(t, "the client", br, string(closeToClient))
+		if err := s.wait(t); err != nil {
+			t.Errorf("stop: %v", err)
+		}
+		if left := time.Until(s.stop.Snapshot().Deadline); left < 0 {
+			t.Errorf("the stop ended %v after its deadline", -left)
+		}
+		nc.Close()
+		<-full
+		close(over)
+	})
 }
 
 // TestWebSocketClosesByItself has the program, or the client, close when it is
@@ -388,34 +441,33 @@ func TestWebSocketClosesByItself(t *testing.T) {
 // TestUpgradesAreWaitedFor has connections that cannot be ended between two
 // messages: other upgrades, and a message that does not end.
 func TestUpgradesAreWaitedFor(t *testing.T) {
-	t.Parallel()
 	for _, tt := range []struct{ name, upgrade, says string }{
 		{"other", strings.Replace(upgrade, "WebSocket", "tcp", 1), "\x81\x05hello"},
 		{"half a message", upgrade, "\x81\x05hel"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			s := stoppable(t, rawSocket(t, func(nc net.Conn, r *bufio.Reader) {
+			inMemory(t, rawSocket(t, func(nc net.Conn, r *bufio.Reader) {
 				io.WriteString(nc, tt.says)
 				io.Copy(io.Discard, r)
-			}), Config{Spread: -1}, time.Second, &http.Server{})
-			nc := wiretest.Connect(t, s.addr)
-			io.WriteString(nc, tt.upgrade)
-			br := bufio.NewReader(nc)
-			if res, err := http.ReadResponse(br, nil); err != nil || res.StatusCode != 101 {
-				t.Fatalf("upgrade = %+v, %v, want 101", res, err)
-			}
-			expect(t, "the client", br, tt.says)
-			s.stop.Begin(nil)
-			if rest, _ := io.ReadAll(br); len(rest) > 0 {
-				t.Errorf("the client got %q", rest)
-			}
-			if err := s.wait(t); !errors.Is(err, actors.ErrCut) {
-				t.Errorf("stop: %v, want %v", err, actors.ErrCut)
-			}
-			if late := time.Since(s.stop.Snapshot().Deadline); late < 0 {
-				t.Errorf("cut %v before the deadline", -late)
-			}
+			}), time.Second, func(t *testing.T, s *service) {
+				nc := s.connect(t)
+				io.WriteString(nc, tt.upgrade)
+				br := bufio.NewReader(nc)
+				if res, err := http.ReadResponse(br, nil); err != nil || res.StatusCode != 101 {
+					t.Fatalf("upgrade = %+v, %v, want 101", res, err)
+				}
+				expect(t, "the client", br, tt.says)
+				s.stop.Begin(nil)
+				if rest, _ := io.ReadAll(br); len(rest) > 0 {
+					t.Errorf("the client got %q", rest)
+				}
+				if err := s.wait(t); !errors.Is(err, actors.ErrCut) {
+					t.Errorf("stop: %v, want %v", err, actors.ErrCut)
+				}
+				if late := time.Since(s.stop.Snapshot().Deadline); late < 0 {
+					t.Errorf("cut %v before the deadline", -late)
+				}
+			})
 		})
 	}
 }
