@@ -1,7 +1,6 @@
 package certificate
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -13,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -46,12 +46,32 @@ func newPair(t testing.TB, serial int64, from, to time.Time) (cert, key []byte) 
 		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
 }
 
+// buffer collects what is logged.
+type buffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+// take returns what was logged since the last call.
+func (b *buffer) take() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	defer b.text.Reset()
+	return b.text.String()
+}
+
 // watchedPair is a certificate under watch, in a bubble with a clock of its own.
 type watchedPair struct {
 	*Pair
 	t       *testing.T
 	dir     string
-	log     bytes.Buffer // what was not checked yet
+	log     buffer // what was not checked yet
 	hangups chan os.Signal
 }
 
@@ -107,8 +127,7 @@ func (w *watchedPair) want(serial int64, logged string) {
 	if got := pair.Leaf.SerialNumber.Int64(); serial >= 0 && got != serial {
 		w.t.Errorf("serial of the certificate in use = %d, want %d", got, serial)
 	}
-	got := strings.TrimSuffix(w.log.String(), "\n")
-	w.log.Reset()
+	got := strings.TrimSuffix(w.log.take(), "\n")
 	if !regexp.MustCompile(logged).MatchString(got) {
 		w.t.Errorf("logged:\n%s\nwant %s", got, logged)
 	}
@@ -304,11 +323,11 @@ func TestOutOfItsTime(t *testing.T) {
 		if err := os.WriteFile(keyFile, key, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		var out bytes.Buffer
+		var out buffer
 		if _, err := Load(certFile, keyFile, log.NewLogfmtLogger(&out)); err != nil {
 			t.Errorf("%s: Load() = %v, want it taken", tt.name, err)
 		}
-		if got := out.String(); !strings.Contains(got, "level=warn "+tt.want) {
+		if got := out.take(); !strings.Contains(got, "level=warn "+tt.want) {
 			t.Errorf("%s: logged:\n%s\nwant level=warn %s", tt.name, got, tt.want)
 		}
 	}
