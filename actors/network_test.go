@@ -50,8 +50,8 @@ type network struct {
 	shut       chan struct{} // closed with the listener
 
 	mu       sync.Mutex // the ends' too
-	filtered bool // SYNs are dropped,
-	hidden   bool // or refused
+	filtered bool       // SYNs are dropped,
+	hidden   bool       // or refused
 	queue    []*end
 	lines    []*line
 	closed   time.Time // the listener
