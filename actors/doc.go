@@ -45,10 +45,10 @@
 //	g.Add(actors.Once(&stop, migrate, actors.OnceConfig{}))
 //	g.Add(actors.Process(&stop, exec.Command("worker"), actors.ProcessConfig{}))
 //
-// [Admin] is a window onto all that: a status page, profiles, and the means to
-// take the process out of service and put it back.
+// Package lastcall/actors/admin has an actor that serves a status page, profiles,
+// and settings that take the process out of service and put it back:
 //
-//	g.Add(actors.Admin(&stop, l, actors.AdminConfig{}))
+//	g.Add(admin.Actor(&stop, l, admin.Config{}))
 //
 // An actor of one's own needs nothing of this package:
 //

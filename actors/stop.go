@@ -1,9 +1,11 @@
 package actors
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -92,7 +94,7 @@ type Stop struct {
 	ended  chan struct{} // closed when every actor that serves has returned
 	quiet  chan struct{} // closed when, besides, none of the others works any more
 
-	out     atomic.Bool // see SetLameDuck
+	out     atomic.Bool // of service, see SetReady
 	closing atomic.Bool // whether answers say "Connection: close"
 
 	mu       sync.Mutex
@@ -259,6 +261,15 @@ func (s *Stop) fails(err error) {
 	s.told = append(s.told, err)
 }
 
+// RecordError adds an error to those that [Stop.Err] returns, and logs it. It is
+// for an actor that fails once another one has begun the stop: run.Group.Run
+// returns only what ended first. A nil error changes nothing.
+func (s *Stop) RecordError(err error) {
+	if err != nil {
+		s.fails(err)
+	}
+}
+
 // keep notes an error of a supervised actor, with its name to it, unless the
 // actor has told of it already; it reports whether it was new. It does not log.
 func (s *Stop) keep(named, err error) bool {
@@ -367,29 +378,28 @@ func (s *Stop) Phase() Phase {
 	return s.phase
 }
 
-// SetLameDuck takes the process out of service, or puts it back: while on,
-// readiness fails ([Health]) and all else goes on as before, for load balancers
-// to look elsewhere. It is not the phase of that name, which precedes draining
-// and cannot be taken back; once a stop has begun it changes nothing.
-func (s *Stop) SetLameDuck(on bool) {
-	if s.out.Swap(on) == on {
+// SetReady(false) takes the process out of service, and SetReady(true) puts it
+// back. Out of service, readiness fails ([Health]), so that load balancers look
+// elsewhere, and everything else goes on as before. A process that is still
+// starting, or stops, is not ready whatever SetReady says.
+func (s *Stop) SetReady(ready bool) {
+	if s.out.Swap(!ready) == !ready {
 		return
 	}
-	msg := "put back into service"
-	if on {
-		msg = "taken out of service: not ready, still serving"
+	msg := "out of service: not ready, still serving"
+	if ready {
+		msg = "back in service"
 	}
 	level.Info(s.logger()).Log("msg", msg, "phase", s.Phase())
 }
-
-// ready reports whether newcomers are welcome.
-func (s *Stop) ready() bool { return s.Phase() == Ready && !s.out.Load() }
 
 // Snapshot is the state of a [Stop] at one moment.
 type Snapshot struct {
 	Phase Phase
 	Since time.Time // when the phase began
-	Out   bool      // taken out of service by [Stop.SetLameDuck]
+	Ready bool      // whether the phase is Ready and the process is in service; [Health] says so
+
+	OutOfService bool // by [Stop.SetReady]
 
 	Began    time.Time // when the stop began; zero while none has
 	Cause    error     // why it began; may be nil
@@ -434,15 +444,37 @@ func (s *Stop) Snapshot() Snapshot {
 	s.init()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := s.countLocked()
+	n, out := s.countLocked(), s.out.Load()
 	return Snapshot{
-		Phase: s.phase, Since: s.since, Out: s.out.Load(),
+		Phase: s.phase, Since: s.since, Ready: s.phase == Ready && !out, OutOfService: out,
 		Began: s.start, Cause: s.cause, Deadline: s.deadline,
 		Open: n.Open, New: n.New, Idle: n.Idle, Busy: n.Busy, Hijacked: n.Hijacked, InFlight: n.InFlight,
 		Streams: n.Streams,
 		Served:  n.Served, Drained: n.Drained, DrainedHTTP2: n.DrainedHTTP2, HijackedEnded: n.HijackedEnded,
 		Refused: n.Refused,
 		Cut:     append([]Request(nil), s.cut...), CutActors: append([]string(nil), s.closed...),
+	}
+}
+
+// InFlight returns the requests in flight, the oldest first.
+func (s *Stop) InFlight() []Request {
+	s.mu.Lock()
+	servers := slices.Clone(s.servers)
+	s.mu.Unlock()
+	var all []Request
+	for _, srv := range servers {
+		all = append(all, srv.inFlight()...)
+	}
+	slices.SortStableFunc(all, func(a, b Request) int { return cmp.Compare(b.Age, a.Age) })
+	return all
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -504,7 +536,7 @@ func (e *CutError) Is(target error) bool { return target == ErrCut }
 // run.Group.Run alone cannot tell: it returns only what ended first, and a
 // signal ends first also when the stop then fails. Err knows of failures in
 // this package's actors, and of those that a [Supervisor] was given. Any other
-// actor that fails once the stop has begun must keep its error itself.
+// actor that fails once the stop has begun calls [Stop.RecordError].
 func (s *Stop) Err(err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
