@@ -28,8 +28,8 @@ import (
 type Phase int
 
 const (
-	Starting Phase = iota // not every actor that serves does so yet: HTTP and Graceful ones
-	Ready                 // all of them do
+	Starting Phase = iota // an actor that serves (HTTP, Graceful) does not serve yet, or one with StartFirst is not ready
+	Ready                 // all of them are
 	LameDuck              // not ready any more, but still accepting; every answer says "Connection: close"
 	Draining              // no new connections; what is open is served and let go
 	Stopped               // every actor that serves has returned
@@ -112,11 +112,14 @@ type Stop struct {
 	serving  int           // how many of them have begun to
 	left     int           // how many of them are through with the lame-duck time
 	returned int           // how many of them have returned
+	holds    int           // how many actors with StartFirst are not ready
 	working  int           // how many other actors of this package execute
 	cut      []Request     // what was cut
 	closed   []string      // the actors that were ended hard
 	told     []error       // by fails
 	failed   error         // what went wrong meanwhile
+
+	readyFuncs map[uint64]func() // by goroutine, see reportReady
 }
 
 func (s *Stop) init() {
@@ -174,10 +177,10 @@ func (s *Stop) register(srv *server) {
 // serves notes that one of them serves.
 func (s *Stop) serves() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.serving++; s.serving == s.members && s.start.IsZero() {
-		s.enter(Ready)
-	}
+	s.serving++
+	s.setReadyLocked()
+	s.mu.Unlock()
+	s.reportReady()
 }
 
 // Begin starts the stop, for a reason of the caller's own. The actors call it

@@ -431,7 +431,7 @@ func TestManyLookAtOnce(t *testing.T) {
 				}
 			})
 			viewers.Go(func() {
-				for range 5000 {
+				for range 2000 {
 					stop.Snapshot()
 				}
 			})
