@@ -10,11 +10,32 @@ import (
 // [Stop.Deadline]. It works for HTTP/1, HTTP/2 and TLS, also once the handler
 // has hijacked the connection.
 //
-// It is nil for any other context. Draining and Deadline may be called on nil;
-// nothing else may.
+// It is nil for any other context. Begun, Draining, Done and Deadline work on a
+// nil Stop; nothing else does.
 func StopOf(ctx context.Context) *Stop {
 	stop, _ := ctx.Value(stopKey{}).(*Stop)
 	return stop
+}
+
+// Begun returns a channel that is closed when a stop begins. On a nil Stop the
+// channel is nil, which blocks forever.
+func (s *Stop) Begun() <-chan struct{} {
+	if s == nil {
+		return nil
+	}
+	s.init()
+	return s.begun
+}
+
+// Done returns a channel that is closed when the stop enters the phase
+// [Stopped]: every actor that serves has returned. Others may still run. On a
+// nil Stop the channel is nil, which blocks forever.
+func (s *Stop) Done() <-chan struct{} {
+	if s == nil {
+		return nil
+	}
+	s.init()
+	return s.ended
 }
 
 // Draining returns a channel that is closed when the stop enters the phase

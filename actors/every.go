@@ -77,6 +77,9 @@ func (e *every) runs() error {
 		if e.Jitter > 0 {
 			at = at.Add(rand.N(e.Jitter))
 		}
+		if !first {
+			e.stop.reportReady()
+		}
 		if !e.wait(at) {
 			return nil
 		}

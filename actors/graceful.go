@@ -69,6 +69,13 @@ type graceful struct {
 	shutdown func(context.Context) error
 }
 
+func (g *graceful) interrupt(cause error) {
+	g.actor.interrupt(cause)
+	if isUnstarted(cause) {
+		g.execute() // calls only shutdown
+	}
+}
+
 func (g *graceful) execute() error {
 	defer g.stop.returns(nil)
 	g.stop.serves()

@@ -207,6 +207,10 @@ func (s *server) deadline() (context.Context, context.CancelFunc) {
 }
 
 func (s *server) interrupt(cause error) {
+	if isUnstarted(cause) {
+		s.endUnstarted()
+		return
+	}
 	if deadline := ownDeadline(cause); !deadline.IsZero() {
 		select {
 		case s.own <- deadline:

@@ -121,6 +121,7 @@ func (p *process) runs() error {
 		return fmt.Errorf("%s: %w", p.name, err)
 	}
 	level.Info(p.logger).Log("msg", "started", "pid", cmd.Process.Pid)
+	p.stop.reportReady()
 	began := time.Now()
 	exited := make(chan struct{})
 	go func() {

@@ -17,8 +17,8 @@ import (
 // A further SIGINT cuts what is still open, at once, and [Stop.Err] says so.
 // Any other further signal is logged and changes nothing: orchestrators and
 // process groups send SIGTERM twice. When the actors of this package have
-// returned, all but [Admin], SIGINT gets its default action back, so that Ctrl-C
-// ends a process that some other actor holds up; SIGTERM is then ignored.
+// returned, SIGINT gets its default action back, so that Ctrl-C ends a process
+// that some other actor holds up; SIGTERM is then ignored.
 //
 // Signals are caught from the constructor on, not only in execute (as in
 // run.SignalHandler): call it early, and no signal takes its default action

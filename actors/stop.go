@@ -1,9 +1,11 @@
 package actors
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,8 +28,8 @@ import (
 type Phase int
 
 const (
-	Starting Phase = iota // not every actor that serves does so yet: HTTP and Graceful ones
-	Ready                 // all of them do
+	Starting Phase = iota // an actor that serves (HTTP, Graceful) does not serve yet, or one with StartFirst is not ready
+	Ready                 // all of them are
 	LameDuck              // not ready any more, but still accepting; every answer says "Connection: close"
 	Draining              // no new connections; what is open is served and let go
 	Stopped               // every actor that serves has returned
@@ -92,7 +94,7 @@ type Stop struct {
 	ended  chan struct{} // closed when every actor that serves has returned
 	quiet  chan struct{} // closed when, besides, none of the others works any more
 
-	out     atomic.Bool // see SetLameDuck
+	out     atomic.Bool // of service, see SetReady
 	closing atomic.Bool // whether answers say "Connection: close"
 
 	mu       sync.Mutex
@@ -110,11 +112,14 @@ type Stop struct {
 	serving  int           // how many of them have begun to
 	left     int           // how many of them are through with the lame-duck time
 	returned int           // how many of them have returned
+	holds    int           // how many actors with StartFirst are not ready
 	working  int           // how many other actors of this package execute
 	cut      []Request     // what was cut
 	closed   []string      // the actors that were ended hard
 	told     []error       // by fails
 	failed   error         // what went wrong meanwhile
+
+	readyFuncs map[uint64]func() // by goroutine, see reportReady
 }
 
 func (s *Stop) init() {
@@ -172,10 +177,10 @@ func (s *Stop) register(srv *server) {
 // serves notes that one of them serves.
 func (s *Stop) serves() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.serving++; s.serving == s.members && s.start.IsZero() {
-		s.enter(Ready)
-	}
+	s.serving++
+	s.setReadyLocked()
+	s.mu.Unlock()
+	s.reportReady()
 }
 
 // Begin starts the stop, for a reason of the caller's own. The actors call it
@@ -257,6 +262,15 @@ func (s *Stop) fails(err error) {
 	defer s.mu.Unlock()
 	s.failed = errors.Join(s.failed, err)
 	s.told = append(s.told, err)
+}
+
+// RecordError adds an error to those that [Stop.Err] returns, and logs it. It is
+// for an actor that fails once another one has begun the stop: run.Group.Run
+// returns only what ended first. A nil error changes nothing.
+func (s *Stop) RecordError(err error) {
+	if err != nil {
+		s.fails(err)
+	}
 }
 
 // keep notes an error of a supervised actor, with its name to it, unless the
@@ -367,29 +381,28 @@ func (s *Stop) Phase() Phase {
 	return s.phase
 }
 
-// SetLameDuck takes the process out of service, or puts it back: while on,
-// readiness fails ([Health]) and all else goes on as before, for load balancers
-// to look elsewhere. It is not the phase of that name, which precedes draining
-// and cannot be taken back; once a stop has begun it changes nothing.
-func (s *Stop) SetLameDuck(on bool) {
-	if s.out.Swap(on) == on {
+// SetReady(false) takes the process out of service, and SetReady(true) puts it
+// back. Out of service, readiness fails ([Health]), so that load balancers look
+// elsewhere, and everything else goes on as before. A process that is still
+// starting, or stops, is not ready whatever SetReady says.
+func (s *Stop) SetReady(ready bool) {
+	if s.out.Swap(!ready) == !ready {
 		return
 	}
-	msg := "put back into service"
-	if on {
-		msg = "taken out of service: not ready, still serving"
+	msg := "out of service: not ready, still serving"
+	if ready {
+		msg = "back in service"
 	}
 	level.Info(s.logger()).Log("msg", msg, "phase", s.Phase())
 }
-
-// ready reports whether newcomers are welcome.
-func (s *Stop) ready() bool { return s.Phase() == Ready && !s.out.Load() }
 
 // Snapshot is the state of a [Stop] at one moment.
 type Snapshot struct {
 	Phase Phase
 	Since time.Time // when the phase began
-	Out   bool      // taken out of service by [Stop.SetLameDuck]
+	Ready bool      // whether the phase is Ready and the process is in service; [Health] says so
+
+	OutOfService bool // by [Stop.SetReady]
 
 	Began    time.Time // when the stop began; zero while none has
 	Cause    error     // why it began; may be nil
@@ -429,14 +442,36 @@ func (s *Stop) Snapshot() Snapshot {
 	s.init()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := s.countLocked()
+	n, out := s.countLocked(), s.out.Load()
 	return Snapshot{
-		Phase: s.phase, Since: s.since, Out: s.out.Load(),
+		Phase: s.phase, Since: s.since, Ready: s.phase == Ready && !out, OutOfService: out,
 		Began: s.start, Cause: s.cause, Deadline: s.deadline,
 		Open: n.Open, New: n.New, Idle: n.Idle, Busy: n.Busy, Hijacked: n.Hijacked, InFlight: n.InFlight,
 		Streams: n.Streams,
 		Served:  n.Served, Drained: n.Drained, DrainedHTTP2: n.DrainedHTTP2, HijackedEnded: n.HijackedEnded,
 		Cut: append([]Request(nil), s.cut...), CutActors: append([]string(nil), s.closed...),
+	}
+}
+
+// InFlight returns the requests in flight, the oldest first.
+func (s *Stop) InFlight() []Request {
+	s.mu.Lock()
+	servers := slices.Clone(s.servers)
+	s.mu.Unlock()
+	var all []Request
+	for _, srv := range servers {
+		all = append(all, srv.inFlight()...)
+	}
+	slices.SortStableFunc(all, func(a, b Request) int { return cmp.Compare(b.Age, a.Age) })
+	return all
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -498,7 +533,7 @@ func (e *CutError) Is(target error) bool { return target == ErrCut }
 // run.Group.Run alone cannot tell: it returns only what ended first, and a
 // signal ends first also when the stop then fails. Err knows of failures in
 // this package's actors, and of those that a [Supervisor] was given. Any other
-// actor that fails once the stop has begun must keep its error itself.
+// actor that fails once the stop has begun calls [Stop.RecordError].
 func (s *Stop) Err(err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

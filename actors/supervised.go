@@ -28,12 +28,16 @@ type supervised struct {
 	contain bool
 	restart *Restart // nil: none
 
+	startFirst *StartFirst // nil: none
+
 	asking   atomic.Bool   // interrupt is or was called
 	told     chan struct{} // closed when it has returned
 	crashing atomic.Bool   // the process is going down
 	done     chan struct{}
 
 	// The rest is under sup.mu.
+	called   bool // execute was
+	ready    bool // with startFirst
 	state    ActorState
 	absent   bool // is not waited for, as it has not begun
 	began    time.Time
@@ -57,9 +61,13 @@ func (a *supervised) Execute() error {
 	if !a.begins() {
 		return fmt.Errorf("%s: %w", a.name, errTwice)
 	}
-	level.Debug(a.logger).Log("msg", "actor started")
-	a.sup.advance() // only if it came too late for its turn
-	go a.run()
+	if a.awaitStart() {
+		level.Debug(a.logger).Log("msg", "actor started")
+		a.sup.advance() // only if it came too late for its turn
+		go a.run()
+	} else {
+		go a.endUnstarted()
+	}
 	begun := a.sup.stop.begun
 	for {
 		select {
@@ -79,16 +87,17 @@ func (a *supervised) begins() bool {
 	s := a.sup
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if a.state != Waiting {
+	if a.called {
 		return false
 	}
-	a.state, a.began = Running, time.Now()
+	a.called = true
 	if a.absent { // not any more
 		a.absent = false
 		a.stage.left++
 	} else {
 		s.missing--
 	}
+	s.startStagesLocked()
 	return true
 }
 
@@ -103,6 +112,7 @@ func (a *supervised) run() {
 	a.sup.mu.Lock()
 	a.executing = goroutine()
 	a.sup.mu.Unlock()
+	a.watchReady()
 	err = a.attempts()
 }
 
@@ -149,7 +159,7 @@ func (a *supervised) ask() {
 	s := a.sup
 	s.mu.Lock()
 	a.asked, a.interrupting = time.Now(), goroutine()
-	if a.state == Running || a.state == Restarting {
+	if a.state == Running || a.state == Restarting || a.state == Waiting {
 		a.state = Stopping
 	}
 	cause := s.cause
@@ -158,6 +168,9 @@ func (a *supervised) ask() {
 	}
 	if deadline := a.bound(); a.within > 0 && !deadline.IsZero() {
 		cause = &bounded{cause, deadline}
+	}
+	if a.began.IsZero() {
+		cause = &unstarted{cause}
 	}
 	s.mu.Unlock()
 	if err := a.guard(func() error { a.interrupt(cause); return nil }); err != nil {

@@ -1,4 +1,4 @@
-package actors
+package admin
 
 import (
 	"context"
@@ -10,11 +10,10 @@ import (
 	"time"
 )
 
-// profiles serves the profiles that net/http/pprof does, for go tool pprof. That
-// package would put itself into http.DefaultServeMux, which somebody may serve
-// to the world, as soon as it is imported. A profile that takes its time ends
-// when closing does.
-func profiles(mux *http.ServeMux, closing <-chan struct{}) {
+// handleProfiles serves the profiles of net/http/pprof, for go tool pprof. It
+// does not import that package, which adds handlers to http.DefaultServeMux. A
+// profile that is being made ends when closing is closed.
+func handleProfiles(mux *http.ServeMux, closing <-chan struct{}) {
 	mux.HandleFunc("GET /debug/pprof/{$}", func(w http.ResponseWriter, r *http.Request) {
 		for _, p := range pprof.Profiles() {
 			fmt.Fprintf(w, "%s?debug=1 (%d)\n", p.Name(), p.Count())
@@ -38,7 +37,7 @@ func profiles(mux *http.ServeMux, closing <-chan struct{}) {
 			http.Error(w, err.Error(), http.StatusConflict)
 			return
 		}
-		await(w, r, 30*time.Second, closing)
+		sleep(w, r, 30*time.Second, closing)
 		pprof.StopCPUProfile()
 	})
 	mux.HandleFunc("GET /debug/pprof/trace", func(w http.ResponseWriter, r *http.Request) {
@@ -46,13 +45,13 @@ func profiles(mux *http.ServeMux, closing <-chan struct{}) {
 			http.Error(w, err.Error(), http.StatusConflict)
 			return
 		}
-		await(w, r, time.Second, closing)
+		sleep(w, r, time.Second, closing)
 		trace.Stop()
 	})
 }
 
-// await waits for as long as r asks for, five minutes at most.
-func await(w http.ResponseWriter, r *http.Request, d time.Duration, closing <-chan struct{}) {
+// sleep waits for as long as r asks for, at most five minutes; d is the default.
+func sleep(w http.ResponseWriter, r *http.Request, d time.Duration, closing <-chan struct{}) {
 	if s, err := strconv.ParseFloat(r.FormValue("seconds"), 64); err == nil && s > 0 {
 		d = time.Duration(min(s, 300) * float64(time.Second))
 	}

@@ -1,6 +1,6 @@
 "use strict";
 const $ = id => document.getElementById(id);
-const duck = $("lame-duck"), level = $("log-level");
+const out = $("out-of-service"), level = $("log-level");
 
 function show(status) {
 	if ($("phase").textContent !== status.phase) { // or screen readers say it each second
@@ -8,7 +8,7 @@ function show(status) {
 		document.title = document.title.replace(/^[^–]*/, status.phase + " ");
 	}
 	$("live").innerHTML = status.html; // escaped by the server
-	duck.setAttribute("aria-pressed", status.lameDuck);
+	out.setAttribute("aria-pressed", status.outOfService);
 	if (level && document.activeElement !== level) level.value = status.logLevel;
 }
 
@@ -21,10 +21,10 @@ async function put(path, value) {
 	}
 }
 
-duck.onclick = () => {
-	const on = duck.getAttribute("aria-pressed") !== "true";
-	duck.setAttribute("aria-pressed", on);
-	put("/lame-duck", on ? "on" : "off");
+out.onclick = () => {
+	const on = out.getAttribute("aria-pressed") !== "true";
+	out.setAttribute("aria-pressed", on);
+	put("/ready", on ? "off" : "on");
 };
 if (level) level.onchange = () => put("/log-level", level.value);
 $("settings").hidden = false;

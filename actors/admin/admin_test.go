@@ -1,4 +1,4 @@
-package actors_test
+package admin_test
 
 import (
 	"bufio"
@@ -16,14 +16,16 @@ import (
 	"time"
 
 	"github.com/oklog/run"
+	"go.uber.org/goleak"
 
 	"lastcall/actors"
+	"lastcall/actors/admin"
 )
 
 // administer runs an Admin in a group with an HTTP actor that serves h, and
 // returns their addresses. Its stage is the last one, if there are to be
 // stages. end stops the group and waits for it.
-func administer(t *testing.T, stages bool, h http.Handler, cfg actors.AdminConfig) (stop *actors.Stop, admin, serve string, end func()) {
+func administer(t *testing.T, stages bool, h http.Handler, cfg admin.Config) (stop *actors.Stop, window, serve string, end func()) {
 	t.Helper()
 	la, err := actors.Listen("127.0.0.1:0")
 	if err != nil {
@@ -39,9 +41,9 @@ func administer(t *testing.T, stages bool, h http.Handler, cfg actors.AdminConfi
 	cfg.Supervisor = sup
 	var g run.Group
 	if stages {
-		g.Add(sup.Actor("admin", actors.Stage(9))(actors.Admin(stop, la, cfg)))
+		g.Add(sup.Actor("admin", actors.Stage(9))(admin.Actor(stop, la, cfg)))
 	} else {
-		g.Add(actors.Admin(stop, la, cfg))
+		g.Add(admin.Actor(stop, la, cfg))
 	}
 	g.Add(sup.Actor("http")(actors.HTTP(stop, &http.Server{Handler: h}, l)))
 	g.Add(run.ContextHandler(ctx))
@@ -62,6 +64,10 @@ func administer(t *testing.T, stages bool, h http.Handler, cfg actors.AdminConfi
 	t.Cleanup(http.DefaultClient.CloseIdleConnections)
 	return stop, la.Addr().String(), l.Addr().String(), end
 }
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func hello(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") }
 
 // ask sends a request and returns status and body.
 func ask(t *testing.T, method, url, body string, header ...string) (int, string) {
@@ -109,7 +115,7 @@ func (v *setting) Set(s string) error {
 var _ flag.Value = (*setting)(nil)
 
 func TestAdmin(t *testing.T) {
-	_, admin, _, _ := administer(t, true, http.HandlerFunc(hello), actors.AdminConfig{
+	_, window, _, _ := administer(t, true, http.HandlerFunc(hello), admin.Config{
 		LogLevel: &setting{s: "e"},
 		Handlers: map[string]http.Handler{"GET /more": http.HandlerFunc(hello)},
 	})
@@ -138,15 +144,16 @@ func TestAdmin(t *testing.T) {
 		{"PUT", "/log-level", strings.Repeat("a", 1000), 400, "too large"},
 		{"GET", "/log-level", "", 200, "i\n"},
 		{"POST", "/log-level", "a", 405, ""},
-		{"PUT", "/lame-duck", "perhaps", 400, "want on or off"},
-		{"PUT", "/lame-duck", "on", 200, "on"},
+		{"PUT", "/ready", "perhaps", 400, "want on or off"},
+		{"GET", "/ready", "", 200, "on\n"},
+		{"PUT", "/ready", "off", 200, "off\n"},
 		{"GET", "/readyz", "", 503, "out of service"},
 		{"GET", "/livez", "", 200, "out of service"},
-		{"GET", "/status", "", 200, `"lame_duck": true`},
-		{"PUT", "/lame-duck", "off", 200, "off"},
+		{"GET", "/status", "", 200, `"out_of_service": true`},
+		{"PUT", "/ready", "on", 200, "on\n"},
 		{"GET", "/readyz", "", 200, "ready"},
 	} {
-		status, body := ask(t, tt.method, "http://"+admin+tt.path, tt.body)
+		status, body := ask(t, tt.method, "http://"+window+tt.path, tt.body)
 		if status != tt.status || !strings.Contains(body, tt.want) {
 			t.Errorf("%s %s %q: %d %.200q, want %d and %q", tt.method, tt.path, tt.body, status, body, tt.status, tt.want)
 		}
@@ -155,41 +162,41 @@ func TestAdmin(t *testing.T) {
 
 // TestAdminKeepsOut: what a web page could have a browser ask for.
 func TestAdminKeepsOut(t *testing.T) {
-	stop, admin, _, _ := administer(t, true, http.HandlerFunc(hello), actors.AdminConfig{Hosts: []string{"lastcall.example.net"}})
-	_, port, _ := net.SplitHostPort(admin)
+	stop, window, _, _ := administer(t, true, http.HandlerFunc(hello), admin.Config{Hosts: []string{"lastcall.example.net"}})
+	_, port, _ := net.SplitHostPort(window)
 	for _, tt := range []struct {
 		name, method, path string
 		header             []string
 		status             int
 	}{
-		{"another origin, old browser", "PUT", "/lame-duck", []string{"Origin", "http://evil.example"}, 403},
-		{"no origin, old browser", "PUT", "/lame-duck", []string{"Origin", "null"}, 403},
-		{"another site", "PUT", "/lame-duck", []string{"Sec-Fetch-Site", "cross-site"}, 403},
-		{"another port of this host", "PUT", "/lame-duck", []string{"Sec-Fetch-Site", "same-site"}, 403},
-		{"rebound", "PUT", "/lame-duck", []string{"Host", "evil.example:" + port, "Sec-Fetch-Site", "same-origin", "Origin", "http://evil.example:" + port}, 403},
+		{"another origin, old browser", "PUT", "/ready", []string{"Origin", "http://evil.example"}, 403},
+		{"no origin, old browser", "PUT", "/ready", []string{"Origin", "null"}, 403},
+		{"another site", "PUT", "/ready", []string{"Sec-Fetch-Site", "cross-site"}, 403},
+		{"another port of this host", "PUT", "/ready", []string{"Sec-Fetch-Site", "same-site"}, 403},
+		{"rebound", "PUT", "/ready", []string{"Host", "evil.example:" + port, "Sec-Fetch-Site", "same-origin", "Origin", "http://evil.example:" + port}, 403},
 		{"rebound, to read", "GET", "/status", []string{"Host", "evil.example:" + port, "Sec-Fetch-Site", "same-origin"}, 403},
 		{"rebound, the page", "GET", "/", []string{"Host", "evil.example", "Sec-Fetch-Site", "none"}, 403},
 		{"a picture", "GET", "/debug/pprof/profile", []string{"Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "no-cors"}, 403},
 		{"a stream", "GET", "/status/events", []string{"Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "cors", "Origin", "http://evil.example"}, 403},
 		{"navigation to what is not the page", "GET", "/debug/pprof/profile", []string{"Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate"}, 403},
 		{"a link to the page", "GET", "/", []string{"Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate"}, 200},
-		{"the page itself", "PUT", "/lame-duck", []string{"Sec-Fetch-Site", "same-origin", "Origin", "http://" + admin}, 400},
+		{"the page itself", "PUT", "/ready", []string{"Sec-Fetch-Site", "same-origin", "Origin", "http://" + window}, 400},
 		{"a short name", "GET", "/status", []string{"Host", "lastcall:" + port}, 200},
 		{"IPv6", "GET", "/status", []string{"Host", "[::1]:" + port}, 200},
 		{"a name that was given", "GET", "/status", []string{"Host", "lastcall.example.net"}, 200},
 	} {
-		body := "on"
+		body := "off"
 		if tt.status == 400 {
 			body = "neither" // it was let in
 		}
 		if tt.method == "GET" {
 			body = ""
 		}
-		if status, answer := ask(t, tt.method, "http://"+admin+tt.path, body, tt.header...); status != tt.status {
+		if status, answer := ask(t, tt.method, "http://"+window+tt.path, body, tt.header...); status != tt.status {
 			t.Errorf("%s: %d %.100q, want %d", tt.name, status, answer, tt.status)
 		}
 	}
-	if stop.Snapshot().Out {
+	if stop.Snapshot().OutOfService {
 		t.Error("a web page took the process out of service")
 	}
 }
@@ -204,10 +211,10 @@ func TestAdminGoesLast(t *testing.T) {
 
 func testAdminGoesLast(t *testing.T, stages bool) {
 	begun, release := make(chan struct{}), make(chan struct{})
-	stop, admin, serve, end := administer(t, stages, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	stop, window, serve, end := administer(t, stages, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		close(begun)
 		<-release
-	}), actors.AdminConfig{})
+	}), admin.Config{})
 	answered := make(chan struct{})
 	go func() {
 		defer close(answered)
@@ -217,18 +224,18 @@ func testAdminGoesLast(t *testing.T, stages bool) {
 	}()
 	<-begun
 
-	silent, err := net.Dial("tcp", admin)
+	silent, err := net.Dial("tcp", window)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer silent.Close()
-	stuck, err := net.Dial("tcp", admin) // follows, but does not read
+	stuck, err := net.Dial("tcp", window) // follows, but does not read
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer stuck.Close()
 	io.WriteString(stuck, "GET /status/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
-	res, err := http.Get("http://" + admin + "/status/events")
+	res, err := http.Get("http://" + window + "/status/events")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -261,7 +268,7 @@ func testAdminGoesLast(t *testing.T, stages bool) {
 	if last.Phase != "draining" {
 		t.Fatalf("the last event says %q, want draining", last.Phase)
 	}
-	if status, body := ask(t, "GET", "http://"+admin+"/readyz", ""); status != 503 || body != "draining\n" {
+	if status, body := ask(t, "GET", "http://"+window+"/readyz", ""); status != 503 || body != "draining\n" {
 		t.Errorf("while draining: %d %q, want 503 and draining", status, body)
 	}
 	close(release)
@@ -286,7 +293,7 @@ func TestAdminInterrupt(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		execute, interrupt := actors.Admin(nil, l, actors.AdminConfig{})
+		execute, interrupt := admin.Actor(nil, l, admin.Config{})
 		interrupt(nil)
 		if err := execute(); err != nil {
 			t.Errorf("execute() = %v, want nil", err)
@@ -301,7 +308,7 @@ func TestAdminInterrupt(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		execute, interrupt := actors.Admin(nil, l, actors.AdminConfig{})
+		execute, interrupt := admin.Actor(nil, l, admin.Config{})
 		done := make(chan error, 1)
 		go func() { done <- execute() }()
 		if status, _ := ask(t, "GET", "http://"+l.Addr().String()+"/healthz", ""); status != 200 {
@@ -324,7 +331,7 @@ func TestAdminInterrupt(t *testing.T) {
 			t.Fatal(err)
 		}
 		l.Close()
-		execute, interrupt := actors.Admin(nil, l, actors.AdminConfig{})
+		execute, interrupt := admin.Actor(nil, l, admin.Config{})
 		if err := execute(); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("execute() = %v, want net.ErrClosed", err)
 		}
@@ -332,9 +339,72 @@ func TestAdminInterrupt(t *testing.T) {
 	})
 }
 
-// Whoever looks at the stop, and the stop itself, take the same locks.
+// TestAdminOwnDeadline: the actor heeds the deadline that a Supervisor gives it,
+// which is earlier than the stop's.
+func TestAdminOwnDeadline(t *testing.T) {
+	l, err := actors.Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sup := &actors.Supervisor{Stop: new(actors.Stop)}
+	var g run.Group
+	serving, release := make(chan struct{}), make(chan struct{})
+	g.Add(sup.Actor("admin", actors.Within(50*time.Millisecond))(admin.Actor(sup.Stop, l, admin.Config{})))
+	g.Add(sup.Actor("held")(actors.Graceful(sup.Stop, func() error { close(serving); <-release; return nil }, func(context.Context) error { return nil }, actors.GracefulConfig{})))
+	done := make(chan error, 1)
+	go func() { done <- sup.Err(g.Run()) }()
+	<-serving
+	sup.Stop.Begin(nil)
+	for deadline := time.Now().Add(10 * time.Second); sup.Snapshot().Actors[0].State != actors.Ended; time.Sleep(5 * time.Millisecond) {
+		if a := sup.Snapshot().Actors[0]; a.State == actors.Hung || time.Now().After(deadline) {
+			t.Errorf("the actor is %s, want ended within its own deadline", a.State)
+			break
+		}
+	}
+	close(release)
+	if err := <-done; err != nil {
+		t.Errorf("Err = %v, want nil", err)
+	}
+}
+
+// failing is a listener that fails with what it is sent. Serve has seen that
+// when it closes the listener.
+type failing struct {
+	net.Listener
+	fail   chan error
+	closed chan struct{}
+}
+
+func (l failing) Accept() (net.Conn, error) { return nil, <-l.fail }
+func (l failing) Close() error              { defer close(l.closed); return l.Listener.Close() }
+
+// TestAdminFailsLate: a failure during the stop, after another actor has ended
+// first, is in Stop.Err.
+func TestAdminFailsLate(t *testing.T) {
+	inner, err := actors.Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := new(actors.Stop)
+	l := failing{inner, make(chan error, 1), make(chan struct{})}
+	asked, broken := make(chan struct{}), errors.New("broken")
+	var g run.Group
+	g.Add(admin.Actor(stop, l, admin.Config{}))
+	g.Add(actors.Graceful(stop, func() error { <-asked; return nil }, func(context.Context) error {
+		l.fail <- broken
+		<-l.closed
+		close(asked)
+		return nil
+	}, actors.GracefulConfig{}))
+	g.Add(func() error { return nil }, func(error) {})
+	if err := stop.Err(g.Run()); !errors.Is(err, broken) {
+		t.Errorf("Err = %v, want %v", err, broken)
+	}
+}
+
+// People who look at the stop, and the stop itself, take the same locks.
 func TestManyLookAtOnce(t *testing.T) {
-	stop, admin, serve, end := administer(t, false, http.HandlerFunc(hello), actors.AdminConfig{})
+	stop, window, serve, end := administer(t, false, http.HandlerFunc(hello), admin.Config{})
 	var open []net.Conn
 	for range 20 {
 		nc, err := net.Dial("tcp", serve)
@@ -345,7 +415,7 @@ func TestManyLookAtOnce(t *testing.T) {
 		open = append(open, nc)
 	}
 	for _, nc := range open[:10] {
-		io.WriteString(nc, get)
+		io.WriteString(nc, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
 		if _, err := http.ReadResponse(bufio.NewReader(nc), nil); err != nil {
 			t.Fatal(err)
 		}
@@ -356,12 +426,12 @@ func TestManyLookAtOnce(t *testing.T) {
 		var viewers sync.WaitGroup
 		for range 4 {
 			viewers.Go(func() {
-				for range 200 {
-					ask(t, "GET", "http://"+admin+"/status", "")
+				for range 50 {
+					ask(t, "GET", "http://"+window+"/status", "")
 				}
 			})
 			viewers.Go(func() {
-				for range 20000 {
+				for range 2000 {
 					stop.Snapshot()
 				}
 			})
@@ -384,7 +454,7 @@ func TestAdminTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Close()
-	execute, interrupt := actors.Admin(nil, l, actors.AdminConfig{})
+	execute, interrupt := admin.Actor(nil, l, admin.Config{})
 	for range 2 {
 		if err := execute(); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("execute() = %v, want net.ErrClosed", err)

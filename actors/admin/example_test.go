@@ -1,4 +1,4 @@
-package actors_test
+package admin_test
 
 import (
 	"context"
@@ -10,9 +10,10 @@ import (
 	"github.com/oklog/run"
 
 	"lastcall/actors"
+	"lastcall/actors/admin"
 )
 
-func ExampleAdmin() {
+func ExampleActor() {
 	l, err := actors.Listen("127.0.0.1:0") // or "unix:PATH"
 	if err != nil {
 		fmt.Println(err)
@@ -21,10 +22,10 @@ func ExampleAdmin() {
 	var stop actors.Stop
 	sup := &actors.Supervisor{Stop: &stop}
 	var g run.Group
-	g.Add(sup.Actor("admin", actors.Stage(2))(actors.Admin(&stop, l, actors.AdminConfig{Supervisor: sup})))
+	g.Add(sup.Actor("admin", actors.Stage(2))(admin.Actor(&stop, l, admin.Config{Supervisor: sup})))
 	g.Add(sup.Actor("ask")(actors.Once(&stop, func(context.Context) error {
 		defer http.DefaultClient.CloseIdleConnections()
-		req, err := http.NewRequest("PUT", "http://"+l.Addr().String()+"/lame-duck", strings.NewReader("on"))
+		req, err := http.NewRequest("PUT", "http://"+l.Addr().String()+"/ready", strings.NewReader("off"))
 		if err != nil {
 			return err
 		}
@@ -34,13 +35,13 @@ func ExampleAdmin() {
 		}
 		defer res.Body.Close()
 		b, err := io.ReadAll(res.Body)
-		fmt.Printf("lame duck: %s", b)
+		fmt.Printf("ready: %s", b)
 		stop.Begin(nil)
 		return err
 	}, actors.OnceConfig{})))
 	fmt.Println(sup.Err(g.Run()))
 
 	// Output:
-	// lame duck: on
+	// ready: off
 	// <nil>
 }
