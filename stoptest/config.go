@@ -34,6 +34,7 @@ type config struct {
 	stops    int
 	signal   signalFlag
 	second   signalFlag
+	allow    statusFlag
 	reload   string
 	reloadBy syscall.Signal // if reload is one
 
@@ -89,6 +90,8 @@ The stop
   -reload SIGNAL|COMMAND     instead of a stop; the server is to go on. A COMMAND is the
                              shell's, with $STOPTEST_PID
   -start-wait 30s            for the first answer
+  -allow-status 503,...      an answer 5xx counts as lost if it comes after the signal, to a
+                             request that began before or after it; but for these
 The report
   -json FILE
   -plot FILE,...             a picture: requests around the signal; .svg or .png
@@ -127,6 +130,7 @@ func (c *config) flags() *flag.FlagSet {
 	c.signal.Set("TERM")
 	fs.Var(&c.signal, "signal", "")
 	fs.Var(&c.second, "second", "")
+	fs.Var(&c.allow, "allow-status", "")
 	fs.StringVar(&c.reload, "reload", "", "")
 
 	fs.StringVar(&c.name, "name", "", "")
@@ -331,6 +335,23 @@ func (f *signalFlag) String() string {
 func (f *signalFlag) Set(s string) (err error) {
 	f.Signal, err = parseSignal(s)
 	return err
+}
+
+// statusFlag are statuses 5xx.
+type statusFlag []int
+
+func (f *statusFlag) String() string { return strings.Trim(fmt.Sprint([]int(*f)), "[]") }
+
+func (f *statusFlag) Set(s string) error {
+	*f = nil
+	for part := range strings.SplitSeq(s, ",") {
+		status, err := strconv.Atoi(part)
+		if err != nil || status < 500 || status > 599 {
+			return fmt.Errorf("%q: want statuses from 500 to 599, such as 503,504", part)
+		}
+		*f = append(*f, status)
+	}
+	return nil
 }
 
 // lineFlag is a line; nil: there is none.

@@ -106,7 +106,7 @@ func (c *config) drawAll() error {
 func (c *config) test(ctx context.Context, stderr io.Writer) *report.Report {
 	r := &report.Report{
 		Server: c.name, Command: c.command, URL: c.url.String(), Date: time.Now().UTC().Truncate(time.Second),
-		Kernel: kernel(), CPUs: runtime.NumCPU(), Profile: c.profile.name, Reload: c.reload,
+		AllowStatus: c.allow, Kernel: kernel(), CPUs: runtime.NumCPU(), Profile: c.profile.name, Reload: c.reload,
 		Versions: map[string]string{"stoptest": version(debug.ReadBuildInfo()), "go": runtime.Version()},
 	}
 	for k, v := range c.versions {

@@ -176,6 +176,51 @@ func TestServersThatLose(t *testing.T) {
 	}
 }
 
+// An answer 5xx is a failure once the signal has come, also to a request that
+// was in flight then, but not before it.
+func TestFailedStatus(t *testing.T) {
+	for _, tt := range []struct {
+		name, kind string
+		flags      []string
+		status     int
+		verdict    string
+	}{
+		{"after the signal", "proxy", nil, 1, "LOST 16 of"},
+		{"allowed", "proxy", []string{"-allow-status", "503,502"}, 0, "Lost none of"},
+		{"another is allowed", "proxy", []string{"-allow-status", "503"}, 1, "LOST 16 of"},
+		{"before the signal", "stumbles", nil, 0, "Lost none of"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r := stoptest(t, append([]string{"-think", "10ms", "-clients", "blind=5,slow=3", "-slow-url", "/slow"}, tt.flags...), tt.kind)
+			total, want := &r.report.Total, r.lost
+			if tt.status == 0 {
+				want = 0
+			}
+			if r.status != tt.status || total.FailedStatus != want || total.Failed() != want || !strings.Contains(r.stdout, tt.verdict) {
+				t.Errorf("status %d, total = %+v; want %d, and %d with a failed status", r.status, total, tt.status, want)
+			}
+			if total.ErrorStatus < r.lost || total.ErrorStatus == 0 || total.Answered == 0 {
+				t.Errorf("total = %+v, want %d or more with an error status, and answers", total, r.lost)
+			}
+			if want == 0 {
+				if strings.Contains(r.stdout, "failed status") {
+					t.Errorf("a failed status in:\n%s", r.stdout)
+				}
+				return
+			}
+			for _, s := range r.report.Stops {
+				if slow := s.Rows[1]; slow.Class != "slow" || slow.FailedStatus != 3 {
+					t.Errorf("in flight: %+v, want 3 with a failed status", slow)
+				}
+				if len(s.Losses) == 0 || !strings.Contains(s.Losses[0], ": 502 Bad Gateway") {
+					t.Errorf("losses = %q, want those answered 502", s.Losses)
+				}
+			}
+		})
+	}
+}
+
 // A server that does nothing about the signal dies of it, and so do all
 // requests of clients that do not look.
 func TestServerThatDies(t *testing.T) {

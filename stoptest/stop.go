@@ -94,7 +94,7 @@ func (t *trial) run(ctx context.Context) (stop report.Stop, err error) {
 		late = append(late, t.held(t.ln))
 	}
 	t.traffic, err = load.Start(load.Config{
-		Groups: early, EchoHeader: t.echo, GoesOn: t.reload != "", AnswerTimeout: t.maxWait,
+		Groups: early, EchoHeader: t.echo, AllowStatus: t.allow, GoesOn: t.reload != "", AnswerTimeout: t.maxWait,
 		MaxTime: t.startWait + t.load + lateWait + 2*t.maxWait + time.Minute, // this bounds what else does
 	})
 	if err != nil {

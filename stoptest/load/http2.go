@@ -168,11 +168,7 @@ func (c *client) stream() (goOn bool) {
 		loss.Outcome, loss.How = wrongOutcome(err), Malformed
 		return c.failed(loss, err)
 	}
-	outcome := Answered
-	if s.status >= 400 {
-		outcome = ErrorStatus
-	}
-	c.ledger(outcome, loss.Wrote, s.ended)
+	c.answeredWith(s.status, loss, s.ended)
 	return true
 }
 

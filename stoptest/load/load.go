@@ -48,6 +48,11 @@ type Config struct {
 	// refused dial ends no client then, and is early whenever it comes.
 	GoesOn bool
 
+	// AllowStatus are statuses, such as 503, with which the server may answer
+	// after the signal. Any other 5xx then is [FailedStatus], whether the
+	// request was in flight at the signal or began after it.
+	AllowStatus []int
+
 	// AnswerTimeout is how long a request, from its first byte written to its
 	// answer's last byte read, may take before it is lost; 30 s if 0. A BodyTime
 	// comes on top. Of a stream of events it is the time to its header; of a
@@ -378,6 +383,12 @@ func (l *Load) all() []*group {
 func (l *Load) Signalled(t time.Time) { l.signal.CompareAndSwap(nil, &t) }
 
 func (l *Load) signalled() bool { return l.signal.Load() != nil }
+
+// after reports whether t is not before the signal.
+func (l *Load) after(t time.Time) bool {
+	signal := l.signal.Load()
+	return signal != nil && !t.Before(*signal)
+}
 
 // Stop ends the load without a refusal, for a server that goes on: no further
 // request begins, and clients end their streams. It doesn't wait, and cuts no

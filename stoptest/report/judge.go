@@ -48,7 +48,10 @@ func (r *Report) Judge() {
 		}
 		r.Verdict += fmt.Sprintf(format, args...)
 	}
-	if n := r.Total.ErrorStatus; n > 0 {
+	if n := r.Total.FailedStatus; n > 0 {
+		add("%s of these answered with a failed status (5xx after the signal)", group(n))
+	}
+	if n := r.Total.ErrorStatus - r.Total.FailedStatus; n > 0 {
 		add("%s answered with an error status", group(n))
 	}
 	if n := r.Total.ClientError; n > 0 {
