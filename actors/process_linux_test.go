@@ -41,6 +41,8 @@ func TestHelper(t *testing.T) {
 			}
 		}
 		adopt()
+	case "terminal":
+		terminal()
 	case "zombie":
 		execute, _ := actors.Process(nil, exec.Command("sh", "-c", "(sleep 0.05 &) ; sleep 0.3"), actors.ProcessConfig{})
 		began := time.Now()
@@ -116,6 +118,77 @@ func TestProcessDiesWithParent(t *testing.T) {
 				break
 			}
 		}
+	}
+}
+
+// terminal runs programs that use the terminal.
+func terminal() {
+	for _, tt := range []struct {
+		script  string
+		session bool
+		stops   bool
+	}{
+		{"read x </dev/tty", false, true},
+		{"stty tostop </dev/tty", false, true},
+		{"read x; echo read", false, false}, // /dev/null
+		{"read x </dev/tty || echo refused", true, false},
+	} {
+		var log lines
+		stop := actors.Stop{Logger: &log}
+		cmd := sh(tt.script)
+		if tt.session {
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		}
+		a := begin(actors.Process(&stop, cmd, actors.ProcessConfig{}))
+		stopped := false
+		for deadline := time.Now().Add(20 * time.Second); !stopped && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+			if _, pid, ok := strings.Cut(log.String(), "pid="); ok {
+				pid, _, _ = strings.Cut(pid, "\n")
+				b, _ := os.ReadFile("/proc/" + pid + "/stat")
+				stopped = bytes.Contains(b, []byte(") T "))
+			}
+			select {
+			case <-a.done:
+				deadline = time.Time{}
+			default:
+			}
+		}
+		began := time.Now()
+		a.interrupt(nil)
+		<-a.done
+		if err := stop.Err(a.err); err != nil || stopped != tt.stops || time.Since(began) > 15*time.Second {
+			fmt.Printf("bad: %s: %v, stopped %v, ended %v after the interrupt\n%v\n", tt.script, err, stopped, time.Since(began), &log)
+		}
+	}
+	fmt.Println("done")
+}
+
+// TestProcessTerminal: in the background of a terminal a program that uses it is
+// stopped, and ends when it is asked to all the same.
+func TestProcessTerminal(t *testing.T) {
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer master.Close()
+	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Skip(err)
+	}
+	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Skip(err)
+	}
+	tty, err := os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer tty.Close()
+	cmd := helper("terminal")
+	var out bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = tty, &out, &out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := cmd.Run(); err != nil || out.String() != "done\n" {
+		t.Errorf("%v:\n%s", err, &out)
 	}
 }
 
