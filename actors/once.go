@@ -8,14 +8,14 @@ import (
 	"github.com/go-kit/log/level"
 )
 
-// OnceConfig is what [Once] may be told besides. The zero value works.
+// OnceConfig holds the optional settings of [Once]. The zero value works.
 type OnceConfig struct {
 	// Name is the actor's in logs and errors. Empty means "once".
 	Name string
 
 	// Grace is how long the job may go on once the actor was interrupted; its
 	// context is cancelled then. Zero means until the deadline of the stop,
-	// which it never exceeds; less cancels at once.
+	// which always holds; a negative value cancels at once.
 	Grace time.Duration
 }
 
