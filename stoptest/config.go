@@ -45,6 +45,7 @@ type config struct {
 
 	maxWait   time.Duration
 	startWait time.Duration
+	pauses    pauses
 	line      lineFlag
 
 	name     string

@@ -66,6 +66,9 @@ type result struct {
 	lost   int // as the servers counted
 }
 
+// quick are pauses for servers that need none, in the same order of length.
+var quick = pauses{upload: 900 * time.Millisecond, held: 3 * time.Second, second: 300 * time.Millisecond, settle: 250 * time.Millisecond, afterReload: 400 * time.Millisecond, end: 400 * time.Millisecond}
+
 // stoptest runs the program in this process, against a bad server.
 func stoptest(t *testing.T, flags []string, kind string, args ...string) result {
 	t.Helper()
@@ -75,7 +78,7 @@ func stoptest(t *testing.T, flags []string, kind string, args ...string) result 
 	all := []string{"-url", "http://" + addr + "/", "-profile", "none", "-stops", "2", "-max-wait", "20s", "-json", json, "-output", output}
 	all = append(append(all, flags...), "--", os.Args[0], "server", kind, addr)
 	var stdout, stderr bytes.Buffer
-	r := result{status: run(t.Context(), append(all, args...), &stdout, &stderr)}
+	r := result{status: runWith(t.Context(), append(all, args...), quick, &stdout, &stderr)}
 	r.stdout, r.stderr = stdout.String(), stderr.String()
 	b, err := os.ReadFile(output)
 	if err != nil {
@@ -325,12 +328,15 @@ func TestNotTested(t *testing.T) {
 // the signal.
 func TestLateClientsAlone(t *testing.T) {
 	for _, class := range []string{"slow", "upload"} {
-		r := stoptest(t, []string{"-clients", class + "=3", "-" + class + "-url", "/"}, "polite")
-		for _, stop := range r.report.Stops {
-			if len(stop.Rows) != 1 || stop.Rows[0].Class != class || stop.Rows[0].Answered != 3 {
-				t.Errorf("%s: rows %+v, want one with 3 answers", class, stop.Rows)
+		t.Run(class, func(t *testing.T) {
+			t.Parallel()
+			r := stoptest(t, []string{"-clients", class + "=3", "-" + class + "-url", "/"}, "polite")
+			for _, stop := range r.report.Stops {
+				if len(stop.Rows) != 1 || stop.Rows[0].Class != class || stop.Rows[0].Answered != 3 {
+					t.Errorf("rows %+v, want one with 3 answers", stop.Rows)
+				}
 			}
-		}
+		})
 	}
 }
 
@@ -346,7 +352,7 @@ func stoptestAt(t *testing.T, flags []string, kind string) result {
 	}
 	all = append(append(all, flags...), "--", os.Args[0], "server", kind, addr)
 	var stdout, stderr bytes.Buffer
-	return result{status: run(t.Context(), all, &stdout, &stderr), stdout: stdout.String(), stderr: stderr.String()}
+	return result{status: runWith(t.Context(), all, quick, &stdout, &stderr), stdout: stdout.String(), stderr: stderr.String()}
 }
 
 // A stoptest that is ended in the midst of its work leaves nothing behind, be

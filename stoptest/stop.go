@@ -18,22 +18,23 @@ import (
 	"lastcall/stoptest/report"
 )
 
-const (
-	secondAfter = 500 * time.Millisecond // of the second signal, after the first
-	heldTime    = 10 * time.Second       // of the request that is to be there then
+// lateWait is how long the late clients' requests may take to be sent.
+const lateWait = 5 * time.Second
 
-	// lateWait is how long the late clients' requests get to be sent, and
-	// lateSettle how long to arrive.
-	lateWait   = 5 * time.Second
-	lateSettle = 250 * time.Millisecond
+// pauses are those of a trial that no flag sets.
+type pauses struct {
+	upload      time.Duration // how long an upload's body takes
+	held        time.Duration // the same of the request that is in flight at the second signal
+	second      time.Duration // from the first signal to the second
+	settle      time.Duration // how long the late clients' requests may take to arrive
+	afterReload time.Duration // how long the load goes on after a reload
+	end         time.Duration // how long requests may take to end by themselves before a server that did not stop is killed
+}
 
-	// reloadWait is how long the load goes on after a reload.
-	reloadWait = 2 * time.Second
-
-	// endWait is how long requests get to end by themselves before a server
-	// that did not stop is killed.
-	endWait = 2 * time.Second
-)
+var defaultPauses = pauses{
+	upload: 3 * time.Second, held: 10 * time.Second, second: 500 * time.Millisecond,
+	settle: 250 * time.Millisecond, afterReload: 2 * time.Second, end: 2 * time.Second,
+}
 
 // errExited is the cause of a context that ends with the server.
 var errExited = errors.New("the server has exited")
@@ -131,7 +132,7 @@ func (t *trial) run(ctx context.Context) (stop report.Stop, err error) {
 		return stop, err
 	}
 	t.traffic.Stop()
-	patience := endWait
+	patience := t.pauses.end
 	if t.reload != "" {
 		patience = t.maxWait // the server goes on until they have their answers
 	}
@@ -277,7 +278,7 @@ func (t *trial) warm(ctx context.Context, late []load.Group) error {
 			return err
 		}
 	}
-	settle := lateSettle
+	settle := t.pauses.settle
 	if t.line.Config != nil {
 		settle += 4 * t.line.Delay // a handshake and the request
 	}
@@ -302,7 +303,7 @@ func (t *trial) stops(ctx context.Context, told time.Time, stop *report.Stop) er
 	t.show("stopping", t.traffic)
 	var second <-chan time.Time
 	if t.twice {
-		second = time.After(secondAfter)
+		second = time.After(t.pauses.second)
 	}
 	deadline := time.After(t.maxWait)
 	for exited, ended := t.srv.exited, t.ended; exited != nil || ended != nil; {
@@ -332,7 +333,7 @@ func (t *trial) reloads(ctx context.Context) (err error) {
 		if err := t.srv.signal(t.reloadBy); err != nil {
 			return t.why(err)
 		}
-		return sleep(ctx, reloadWait)
+		return sleep(ctx, t.pauses.afterReload)
 	}
 	// What it starts may be the server from now on.
 	env := []string{"STOPTEST_PID=" + strconv.Itoa(t.srv.pid)}
@@ -350,7 +351,7 @@ func (t *trial) reloads(ctx context.Context) (err error) {
 	if t.helper.status != 0 {
 		return fmt.Errorf("-reload: %s has exited with status %d", t.reload, t.helper.status)
 	}
-	return sleep(ctx, reloadWait)
+	return sleep(ctx, t.pauses.afterReload)
 }
 
 // quit ends a server that has gone on, as it wants to be ended.
