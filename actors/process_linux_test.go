@@ -196,7 +196,8 @@ func TestProcessTerminal(t *testing.T) {
 // their own and wait for them, some late.
 func adopt() {
 	const orphans = 60
-	stop := new(actors.Stop)
+	var log lines
+	stop := &actors.Stop{Logger: &log}
 	// Each ( & ) leaves an orphan; some have left the group as well.
 	execute, interrupt := actors.Process(stop, exec.Command("sh", "-c", `
 		i=0
@@ -224,22 +225,31 @@ func adopt() {
 		})
 	}
 	own.Wait()
-	time.Sleep(time.Second) // the last orphan has ended
-	zombies := func() (n int) {
-		out, err := exec.Command("ps", "-A", "-o", "ppid=,stat=").Output()
+	// children counts those of this process, and how many of them are zombies.
+	children := func() (all, zombies int) {
+		out, err := exec.Command("ps", "-A", "-o", "ppid=,stat=,comm=").Output()
 		if err != nil {
 			fmt.Println("bad:", err)
 		}
 		for line := range strings.Lines(string(out)) {
-			if f := strings.Fields(line); f[0] == strconv.Itoa(os.Getpid()) && f[1][0] == 'Z' {
-				n++
+			if f := strings.Fields(line); f[0] == strconv.Itoa(os.Getpid()) && f[2] != "ps" {
+				all++
+				if f[1][0] == 'Z' {
+					zombies++
+				}
 			}
 		}
-		return n
+		return all, zombies
 	}
-	for deadline := time.Now().Add(5 * time.Second); zombies() > 0; time.Sleep(10 * time.Millisecond) {
+	// All orphans are this process's children once the program says so. Then
+	// only the program itself is to be left.
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		all, zombies := children()
+		if log.count("msg=all") == 1 && all == 1 && zombies == 0 {
+			break
+		}
 		if time.Now().After(deadline) {
-			fmt.Println("bad:", zombies(), "zombies of", orphans)
+			fmt.Println("bad:", all, "children with", zombies, "zombies, of", orphans)
 			break
 		}
 	}
@@ -248,8 +258,8 @@ func adopt() {
 	if actor.err != nil || stop.Err(nil) != nil {
 		fmt.Println("bad:", actor.err, stop.Err(nil))
 	}
-	if n := zombies(); n > 0 {
-		fmt.Println("bad:", n, "zombies in the end")
+	if all, zombies := children(); all > 0 {
+		fmt.Println("bad:", all, "children with", zombies, "zombies in the end")
 	}
 	fmt.Println("done, as process", os.Getpid() == 1)
 }
@@ -267,6 +277,7 @@ func namespace(t *testing.T) []string {
 // TestProcessZombies: a process 1 that reaps nobody does not hold the actor,
 // whose group then never goes away.
 func TestProcessZombies(t *testing.T) {
+	t.Parallel()
 	cmd := helper("zombie", append(namespace(t), "sh", "-c", `"$@" & exec cat >/dev/null`, "sh")...)
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -291,13 +302,16 @@ func TestProcessZombies(t *testing.T) {
 
 // TestProcessAdopts: orphans are reaped, children are left to who waits.
 func TestProcessAdopts(t *testing.T) {
+	t.Parallel()
 	t.Run("subreaper", func(t *testing.T) {
+		t.Parallel()
 		out, err := helper("adopt").CombinedOutput()
 		if err != nil || string(out) != "done, as process false\n" {
 			t.Errorf("%v:\n%s", err, out)
 		}
 	})
 	t.Run("process 1", func(t *testing.T) {
+		t.Parallel()
 		out, err := helper("adopt", namespace(t)...).CombinedOutput()
 		if err != nil || string(out) != "done, as process true\n" {
 			t.Errorf("%v:\n%s", err, out)

@@ -214,6 +214,7 @@ func TestProcessAgain(t *testing.T) {
 }
 
 func TestProcessOutput(t *testing.T) {
+	t.Parallel()
 	var log lines
 	execute, _ := actors.Process(&actors.Stop{Logger: &log}, sh(`
 		printf 'one\ntwo\r\n\n'; sleep 0.05
@@ -246,6 +247,7 @@ func TestProcessOutput(t *testing.T) {
 
 // TestProcessMuchOutput: all of it, also when the log is slower than the program.
 func TestProcessMuchOutput(t *testing.T) {
+	t.Parallel()
 	n := 0
 	slow := log.NewSyncLogger(log.LoggerFunc(func(keyvals ...any) error {
 		for _, v := range keyvals {
@@ -264,11 +266,14 @@ func TestProcessMuchOutput(t *testing.T) {
 // TestProcessEscaped: a descendant that left the group, and has the pipe, does
 // not hold the actor.
 func TestProcessEscaped(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("setsid"); err != nil {
 		t.Skip(err)
 	}
 	var log lines
-	execute, _ := actors.Process(&actors.Stop{Logger: &log}, sh("setsid sh -c 'echo escaped_$$; exec sleep 1000' & sleep 0.5"), actors.ProcessConfig{})
+	cmd := sh(escaped("exec sleep 1000"))
+	cmd.Env = append(os.Environ(), "MARK="+t.TempDir()+"/mark")
+	execute, _ := actors.Process(&actors.Stop{Logger: &log}, cmd, actors.ProcessConfig{})
 	began := time.Now()
 	if err := execute(); err != nil {
 		t.Error(err)
