@@ -137,8 +137,7 @@ func (c *config) groups(ln *line.Line) (start, late []load.Group) {
 	return start, late
 }
 
-// held is a request that a stop cannot end before: an upload that takes its
-// time.
+// held is a request that is in flight during the whole stop: a slow upload.
 func (c *config) held(ln *line.Line) load.Group {
 	g := load.Group{Name: "held", Kind: load.Fresh, Requests: 1, Delay: -1, Method: c.uploadMethod(), Body: 10 << 10, BodyTime: c.pauses.held}
 	u := c.url

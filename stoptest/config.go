@@ -22,7 +22,7 @@ import (
 	"lastcall/stoptest/plot"
 )
 
-// config is what the flags and the environment say.
+// config holds the settings, from the flags and the environment.
 type config struct {
 	url, h2URL, slow, upload, sse, ws urlFlag
 
@@ -171,7 +171,7 @@ func parse(args []string) (config, error) {
 	return c, c.check()
 }
 
-// tidy drops what ff says of its own doings.
+// tidy removes ff's prefixes from an error.
 func tidy(err error) error {
 	s := err.Error()
 	for _, prefix := range []string{"error parsing commandline arguments: ", "error parsing environment variables: "} {
@@ -191,8 +191,8 @@ func (c *config) checkCompare() error {
 	return nil
 }
 
-// check finds what no single value can tell, and completes what depends on
-// others.
+// check finds values that do not fit together, and completes those that depend
+// on others.
 func (c *config) check() error {
 	switch {
 	case c.url.URL == nil:
@@ -251,7 +251,7 @@ func (c *config) check() error {
 	if c.think < 0 {
 		c.think = c.profile.think
 	}
-	// Found out now and not after an hour of testing.
+	// An error of these files shows now, and not after an hour of testing.
 	for _, f := range []struct{ flag, path string }{{"json", c.json}, {"output", c.output}} {
 		if f.path == "" {
 			continue
@@ -355,7 +355,7 @@ func (f *statusFlag) Set(s string) error {
 	return nil
 }
 
-// lineFlag is a line; nil: there is none.
+// lineFlag is a line. Nil means none.
 type lineFlag struct{ *line.Config }
 
 func (l *lineFlag) String() string { return "" }

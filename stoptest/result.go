@@ -13,7 +13,7 @@ const (
 	keepLosses = 10           // in words
 )
 
-// fill takes what the ledger says into the report.
+// fill copies the ledger into the report.
 func fill(stop *report.Stop, led *load.Ledger, clients report.Clients, goesOn bool) {
 	since := func(t time.Time) *float64 {
 		if t.IsZero() {

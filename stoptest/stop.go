@@ -53,8 +53,9 @@ type trial struct {
 	ended   chan struct{} // closed when all clients have
 }
 
-// run starts the server, and returns when nothing of it is left. An error says
-// why the stop could not be tested.
+// run makes the trial: it starts the server, loads it, and stops or reloads it.
+// It returns when nothing of the server is left. An error says why the stop could
+// not be tested.
 func (t *trial) run(ctx context.Context) (stop report.Stop, err error) {
 	t.in = func(f func() error) error { return f() }
 	if t.line.Config != nil {
@@ -165,8 +166,8 @@ func (t *trial) run(ctx context.Context) (stop report.Stop, err error) {
 	return stop, nil
 }
 
-// openOutput is where the server writes to: a file without a name, if it was
-// given none.
+// openOutput opens the file that the server writes to: that of -output, or one
+// without a name.
 func (t *trial) openOutput() (*os.File, error) {
 	if t.output != "" {
 		return os.OpenFile(t.output, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o644)
@@ -178,7 +179,8 @@ func (t *trial) openOutput() (*os.File, error) {
 	return f, os.Remove(f.Name())
 }
 
-// why adds to an error what the server said last, if that may be its cause.
+// why returns an error with the server's last output if the server has exited,
+// as that is the cause then; otherwise err.
 func (t *trial) why(err error) error {
 	if !t.srv.hasExited() {
 		return err
@@ -295,7 +297,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 }
 
 // stops sends the signal, and waits until the server has exited and all
-// clients have ended; both for no longer than they may take.
+// clients have ended, for maxWait at most.
 func (t *trial) stops(ctx context.Context, told time.Time, stop *report.Stop) error {
 	if err := t.srv.signal(t.signal.Signal); err != nil {
 		return t.why(err)
@@ -335,7 +337,7 @@ func (t *trial) reloads(ctx context.Context) (err error) {
 		}
 		return sleep(ctx, t.pauses.afterReload)
 	}
-	// What it starts may be the server from now on.
+	// A process that the command starts may be the server from now on.
 	env := []string{"STOPTEST_PID=" + strconv.Itoa(t.srv.pid)}
 	t.helper, err = startServer(t.in, []string{"/bin/sh", "-c", t.reload}, env, t.srv.output)
 	if err != nil {
@@ -354,7 +356,7 @@ func (t *trial) reloads(ctx context.Context) (err error) {
 	return sleep(ctx, t.pauses.afterReload)
 }
 
-// quit ends a server that has gone on, as it wants to be ended.
+// quit ends a server that has gone on, with -signal.
 func (t *trial) quit(ctx context.Context) {
 	if t.srv.signal(t.signal.Signal) != nil {
 		return

@@ -15,13 +15,13 @@ import (
 	"time"
 )
 
-// redial is the pause of a client that was refused before the signal, reset
-// on connect, or had an error of its own: none of that ends it, and none may
-// become a busy loop.
+// redial is the pause of a client that was refused before the signal, reset on
+// connect, or had an error of its own. It goes on after that, and must not loop
+// without a pause.
 const redial = 50 * time.Millisecond
 
-// client is one of a group's. Its goroutine has all of it to itself but for
-// what mu guards, which snapshots read.
+// client is one of a group. Only its goroutine uses it, except for the fields
+// that mu guards, which snapshots read.
 type client struct {
 	*group
 	index  int // in its group
@@ -229,7 +229,7 @@ func (c *client) answeredWith(status int, loss Loss, ended time.Time) {
 	c.ledger(outcome, loss.Wrote, ended)
 }
 
-// errEarly ends the sending of a body that nobody waits for any more.
+// errEarly ends the sending of a body when the answer has come before its end.
 var errEarly = errors.New("answered before the whole request")
 
 // bodyEvery is the pause between the pieces of a body that takes BodyTime.

@@ -25,7 +25,8 @@ const (
 	outcomes
 )
 
-// answered reports whether the server may say that it served such a request.
+// answered reports whether a server that counts the requests it served may have
+// counted such a one.
 func (o Outcome) answered() bool { return o == Answered || o == CleanEnd }
 
 func (o Outcome) String() string {

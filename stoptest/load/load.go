@@ -377,9 +377,9 @@ func (l *Load) all() []*group {
 	return l.groups[:len(l.groups):len(l.groups)]
 }
 
-// Signalled says when the server was told to stop; call it just before. From
-// here on a client whose dial is refused ends. Before, that is an error that
-// the ledger counts as early. Only the first call counts.
+// Signalled notes that the server is about to be told to stop, at t. From then on
+// a client whose dial is refused ends, and an answer 5xx is [FailedStatus]. A
+// dial that is refused before is counted as early. Only the first call counts.
 func (l *Load) Signalled(t time.Time) { l.signal.CompareAndSwap(nil, &t) }
 
 func (l *Load) signalled() bool { return l.signal.Load() != nil }

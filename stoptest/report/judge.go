@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// Judge adds up the stops, and comes to the verdict: status 0 if nothing
-// failed, 1 if something did, 3 if the server could not be tested to the end,
-// or never stopped.
+// Judge adds up the stops and sets the verdict and the status: 0 if nothing
+// failed (see [Row.Failed]), 1 if something did, 3 if the server could not be
+// tested to the end, or never stopped.
 func (r *Report) Judge() {
 	r.Rows, r.Total = nil, Row{Class: "total"}
 	stuck := 0

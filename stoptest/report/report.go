@@ -126,8 +126,9 @@ type Row struct {
 	ClientsLate float64 `json:"clients_late"` // the longest that a client was kept from its work
 }
 
-// Failed is how many requests failed by the server's fault. What was refused by
-// a server that was stopping, and what is safe to retry, did not.
+// Failed is how many requests failed because of the server, which is what the
+// verdict calls lost. Those that a stopping server refused, and those that are
+// safe to retry, did not fail.
 func (r *Row) Failed() int {
 	return r.Lost + r.ResetOnConnect + r.Duplicated + r.WrongAnswer + r.Cut + r.RefusedEarly + r.FailedStatus
 }
