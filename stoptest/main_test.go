@@ -374,7 +374,15 @@ func TestNothingLeftBehind(t *testing.T) {
 			}
 			ended := make(chan error, 1)
 			go func() { ended <- cmd.Wait() }()
-			eventually(t, "the server has forked", func() bool { _, err := os.Stat(pids); return err == nil })
+			eventually(t, "the server has forked", func() bool {
+				select {
+				case err := <-ended:
+					t.Fatalf("stoptest has ended before: %v\n%s", err, &out)
+				default:
+				}
+				_, err := os.Stat(pids)
+				return err == nil
+			})
 			eventually(t, "it serves", func() bool {
 				nc, err := net.Dial("tcp", addr)
 				if err == nil {
