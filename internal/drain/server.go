@@ -102,6 +102,7 @@ func (s *Server) Start() <-chan error {
 	for _, d := range s.doors {
 		d.check()
 		served.Go(func() {
+			defer close(d.over)
 			if err := serve(d); !d.closed.Load() {
 				failures <- err
 			}
