@@ -1,0 +1,32 @@
+//go:build unix
+
+package app
+
+import (
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// terminalOf returns the terminal that w is, or nil: a terminal is what has a
+// size, and a name that does not say that it can do nothing.
+func terminalOf(w io.Writer) *terminal {
+	f, ok := w.(*os.File)
+	if !ok || os.Getenv("TERM") == "dumb" || os.Getenv("TERM") == "" {
+		return nil
+	}
+	rc, err := f.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	is := false
+	rc.Control(func(fd uintptr) {
+		_, err := unix.IoctlGetWinsize(int(fd), unix.TIOCGWINSZ)
+		is = err == nil
+	})
+	if !is {
+		return nil
+	}
+	return &terminal{w: w}
+}

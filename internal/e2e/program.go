@@ -1,0 +1,124 @@
+//go:build unix
+
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/oklog/run"
+
+	"lastcall/actors"
+)
+
+// A Program serves until it is stopped. Its arguments begin with an address.
+type Program func(work *Work, args []string) error
+
+// programs are those that every test binary can run as.
+var programs = map[string]Program{
+	"program": func(work *Work, args []string) error { return idiom(work, args[0]) },
+	"library": func(work *Work, args []string) error { return library(work, args[0]) },
+}
+
+// runAs runs a program. When it has ended, the IDs of the requests that it
+// served are written to standard output.
+func runAs(program Program) (status int) {
+	work := &Work{finish: make(chan os.Signal, 1)}
+	signal.Notify(work.finish, syscall.SIGUSR1)
+	if err := program(work, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	work.report(os.Stdout)
+	return 0
+}
+
+// idiom stops as every tutorial teaches.
+func idiom(h http.Handler, addr string) error {
+	srv := &http.Server{Handler: h}
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer cancel()
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	go srv.Serve(l)
+	fmt.Fprintf(os.Stderr, "msg=serving addr=%s\n", l.Addr())
+	<-ctx.Done()
+	ctx, cancel = context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if err := srv.Shutdown(ctx); err != nil {
+		return srv.Close()
+	}
+	return nil
+}
+
+// library stops with the actors.
+func library(h http.Handler, addr string) error {
+	srv := &http.Server{Handler: h}
+	l, err := actors.Listen(addr)
+	if err != nil {
+		return err
+	}
+	var stop actors.Stop
+	var g run.Group
+	g.Add(actors.HTTP(&stop, srv, l))
+	g.Add(actors.Signal(&stop))
+	fmt.Fprintf(os.Stderr, "msg=serving addr=%s\n", l.Addr())
+	return stop.Err(g.Run())
+}
+
+// Work is a handler that remembers the IDs of the requests that it served. It
+// answers a request for /slow after 2 s, and one with the query "long" a second
+// after SIGUSR1: however slow the machine is, that request is in flight when the
+// stop begins.
+type Work struct {
+	finish chan os.Signal
+
+	mu  sync.Mutex
+	ids []string
+}
+
+func (p *Work) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch r.URL.Path {
+	case "/slow", "/upload":
+		fmt.Fprintf(os.Stderr, "msg=begun path=%s\n", r.URL.Path)
+	}
+	if _, err := io.Copy(io.Discard, r.Body); err != nil {
+		return
+	}
+	id := r.Header.Get("X-Request-Id")
+	if id != "" {
+		p.mu.Lock()
+		p.ids = append(p.ids, id)
+		p.mu.Unlock()
+	}
+	switch {
+	case r.URL.RawQuery == "long":
+		p.finish <- <-p.finish // the next request waits for it, too
+		time.Sleep(time.Second)
+	case r.URL.Path == "/slow":
+		time.Sleep(2 * time.Second)
+	}
+	w.Header().Set("X-Request-Id", id)
+	io.WriteString(w, "done\n")
+}
+
+func (p *Work) report(w io.Writer) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	b := bufio.NewWriter(w)
+	defer b.Flush()
+	for _, id := range p.ids {
+		fmt.Fprintln(b, id)
+	}
+}

@@ -1,0 +1,43 @@
+//go:build unix
+
+package e2e
+
+import (
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestSignalEarly sends a signal in the first milliseconds of the process. It
+// may come before main, and then kills; later it is a clean stop. In no case
+// is it forgotten.
+func TestSignalEarly(t *testing.T) {
+	t.Parallel()
+	clean := 0
+	for after := time.Duration(0); after < 20*time.Millisecond; after += 500 * time.Microsecond {
+		p := Start(t, Here, Lastcall("-listen", "127.0.0.1:0"))
+		time.Sleep(after)
+		p.Signal(t, syscall.SIGTERM)
+		switch status := p.Wait(t); status {
+		case 0:
+			clean++
+			if !strings.Contains(p.Log(), "msg=stopped") {
+				t.Errorf("after %v: exit status 0 without a stop:\n%s", after, p.Log())
+			}
+		case 128 + 15:
+			if p.Log() != "" {
+				t.Errorf("after %v: killed once it had begun:\n%s", after, p.Log())
+			}
+		default:
+			t.Errorf("after %v: exit status = %d, want 0, or 143 before main:\n%s", after, status, p.Log())
+		}
+	}
+	if p := Launch(t, Here, Lastcall("-listen", "127.0.0.1:0")); clean == 0 {
+		// A slow machine: the first moment at which it surely is set up.
+		p.Signal(t, syscall.SIGTERM)
+		if status := p.Wait(t); status != 0 {
+			t.Errorf("exit status = %d, want 0", status)
+		}
+	}
+}
