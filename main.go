@@ -14,6 +14,7 @@ import (
 )
 
 func main() {
+	app.SetGC()
 	err := serve(os.Args[1:], os.Stdout, os.Stderr)
 	app.EndBySignal(err)
 	os.Exit(app.Status(err))

@@ -1,12 +1,18 @@
 package app
 
-import "runtime"
+import (
+	"os"
+	"runtime/debug"
+)
 
-// ballast is memory that nobody touches, so that the system never provides it.
-// The collector counts it all the same, and runs when as much again has been
-// allocated. Without it, with as little in use as a proxy of small requests has,
-// it runs fifty times a second, and takes a tenth of the processor. The price
-// is up to 32 MiB of garbage more.
-var ballast = make([]byte, 32<<20)
-
-func init() { runtime.KeepAlive(ballast) }
+// SetGC makes the garbage collector run less often, unless GOGC says how often.
+// A proxy of small requests has so little in use that by default the collector
+// runs at every 4 MiB, some twenty times a second. With 400 % it runs at 16 MiB,
+// or at five times what is in use. (More than that saves no processor time that
+// can be measured, and 10,000 connections have 150 MiB in use.) GOMEMLIMIT holds
+// all the same.
+func SetGC() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400)
+	}
+}

@@ -22,12 +22,18 @@ var adminLine = regexp.MustCompile(`actor=admin msg="status page" addr=([^\s]+)`
 func launchWithAdmin(t *testing.T, args ...string) (p *Process, admin string) {
 	t.Helper()
 	p = Launch(t, Here, Lastcall(append([]string{"-listen", "127.0.0.1:0", "-admin", "127.0.0.1:0"}, args...)...))
+	return p, adminAddr(t, p)
+}
+
+// adminAddr returns the address of the status page.
+func adminAddr(t *testing.T, p *Process) string {
+	t.Helper()
 	m := adminLine.FindStringSubmatch(p.Log())
 	if m == nil {
-		t.Fatalf("no address of a status page in the log:\n%s", p.Log())
+		t.Fatal("no address of a status page in the log")
 	}
 	t.Cleanup(http.DefaultClient.CloseIdleConnections)
-	return p, m[1]
+	return m[1]
 }
 
 func ask(t *testing.T, client *http.Client, method, url, body string) (status int, answer string) {
