@@ -38,10 +38,11 @@ func stopBoth(t *testing.T, over *line.Line) {
 func TestStopUnderLoad(t *testing.T) { stopBoth(t, nil) }
 
 func TestStopWithLongThinkTime(t *testing.T) {
+	t.Parallel()
 	for range *e2e.Stops {
 		tr := e2e.Traffic{Warm: 3, Groups: []load.Group{
-			{Name: "blind", Kind: load.Blind, N: 500, Think: 1500 * time.Millisecond, Method: "POST", Body: 16},
-			{Name: "looking", Kind: load.Looking, N: 500, Think: 1500 * time.Millisecond, Method: "POST", Body: 16},
+			{Name: "blind", Kind: load.Blind, N: e2e.Few(500), Think: 1500 * time.Millisecond, Method: "POST", Body: 16},
+			{Name: "looking", Kind: load.Looking, N: e2e.Few(500), Think: 1500 * time.Millisecond, Method: "POST", Body: 16},
 		}}
 		ledger, served := e2e.StopUnderLoad(t, e2e.StartProxy, nil, tr)
 		e2e.CheckNothingLost(t, ledger, served, tr)
@@ -78,6 +79,7 @@ func TestSignals(t *testing.T) {
 		{"TERM then INT", []os.Signal{syscall.SIGTERM, syscall.SIGINT}, 128 + 2, true, `msg="request cut" class=http1 method=GET path=/slow`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			s := e2e.StartProxy(t, e2e.Here, "127.0.0.1")
 			answer := e2e.BeginSlow(t, s)
 			for i, sig := range tt.signals {
@@ -86,6 +88,7 @@ func TestSignals(t *testing.T) {
 				}
 				s.Server.Signal(t, sig)
 			}
+			e2e.FinishSlow(t, s)
 			if status := s.Server.Wait(t); status != tt.status {
 				t.Errorf("exit status = %d, want %d", status, tt.status)
 			}
@@ -102,13 +105,14 @@ func TestSignals(t *testing.T) {
 func TestCutAtDeadline(t *testing.T) {
 	t.Parallel()
 	s := e2e.StartProxyWith("-grace", "1s")(t, e2e.Here, "127.0.0.1")
+	begun := time.Now()
 	answer := e2e.BeginSlow(t, s)
 	at := s.Server.Signal(t, syscall.SIGTERM)
 	if status := s.Server.Wait(t); status != 3 { // clean, but for work that was cut
 		t.Errorf("exit status = %d, want 3", status)
 	}
-	if took := s.Server.Ended.Sub(at); took < time.Second || took > 1900*time.Millisecond {
-		t.Errorf("the stop took %v, want 1 s", took)
+	if took := s.Server.Ended.Sub(at); took < time.Second {
+		t.Errorf("the stop took %v, want the second of -grace", took)
 	}
 	if err := <-answer; err == nil {
 		t.Error("the request was answered, want it cut")
@@ -117,7 +121,7 @@ func TestCutAtDeadline(t *testing.T) {
 	if named == nil {
 		t.Fatal("the log does not name what was cut")
 	}
-	if age, err := time.ParseDuration(named[1]); err != nil || age < time.Second || age > 20*time.Second {
+	if age, err := time.ParseDuration(named[1]); err != nil || age < time.Second || age > s.Server.Ended.Sub(begun) {
 		t.Errorf("age = %s, want a second and what went before the signal", named[1])
 	}
 }

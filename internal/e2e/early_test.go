@@ -24,7 +24,11 @@ import (
 // would do as well, over the longer one it does not.
 func TestEarlyAnswerOverLongLine(t *testing.T) {
 	t.Parallel()
-	for _, delay := range []time.Duration{50 * time.Millisecond, 200 * time.Millisecond} {
+	delays := []time.Duration{200 * time.Millisecond}
+	if *Long {
+		delays = append(delays, 50*time.Millisecond)
+	}
+	for _, delay := range delays {
 		over := LongLine(t, line.Config{Delay: delay})
 		early := func(t *testing.T, start func(ip string) *Process) {
 			for range *Stops {
@@ -49,9 +53,11 @@ func TestEarlyAnswerOverLongLine(t *testing.T) {
 			}
 		}
 		t.Run("library/"+delay.String(), func(t *testing.T) {
+			t.Parallel()
 			early(t, func(ip string) *Process { return Launch(t, over.Server, As("untimed", ip+":0")) })
 		})
 		t.Run("proxy/"+delay.String(), func(t *testing.T) {
+			t.Parallel()
 			program := Launch(t, over.Server, As("untimed", "127.0.0.1:0"))
 			early(t, func(ip string) *Process {
 				return Launch(t, over.Server, Lastcall("-listen", ip+":0", "-proxy", "http://"+program.Addr))

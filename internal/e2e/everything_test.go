@@ -117,8 +117,12 @@ var everythingServers = map[string]func(testing.TB, *pki) everythingServer{
 	"proxy": func(t testing.TB, pki *pki) everythingServer {
 		program := Launch(t, Here, As("everything", "127.0.0.1:0"))
 		url := "http://" + program.Addr
-		plain := Launch(t, Here, Lastcall("-listen", "127.0.0.1:0", "-h2c", "-proxy", url))
-		encrypted := Launch(t, Here, Lastcall(pki.flags("-proxy", url)...))
+		spread := time.Second
+		if *Long {
+			spread = 5 * time.Second // the default
+		}
+		plain := Launch(t, Here, Lastcall("-listen", "127.0.0.1:0", "-h2c", "-proxy", url, "-ws-spread", spread.String()))
+		encrypted := Launch(t, Here, Lastcall(append(pki.flags(), "-listen", "127.0.0.1:0", "-proxy", url, "-ws-spread", spread.String())...))
 		return everythingServer{plain.Addr, encrypted.Addr, []*Process{plain, encrypted}, program}
 	},
 	"library": func(t testing.TB, pki *pki) everythingServer {
@@ -137,6 +141,10 @@ func atOnce(prefix, addr string, cfg *tls.Config, keepAlive, fresh int) (warm, i
 		return g
 	}
 	const think = 5 * time.Millisecond
+	pause, bodyTime := 300*time.Millisecond, time.Second
+	if *Long {
+		pause, bodyTime = time.Second, 3*time.Second
+	}
 	for _, g := range []load.Group{
 		{Name: "blind", Kind: load.Blind, N: keepAlive / 2, Think: think, Method: "POST", Body: 16},
 		{Name: "looking", Kind: load.Looking, N: keepAlive / 2, Think: think, Method: "POST", Body: 16},
@@ -144,7 +152,7 @@ func atOnce(prefix, addr string, cfg *tls.Config, keepAlive, fresh int) (warm, i
 		{Name: "h2", Kind: load.HTTP2, N: 8, Streams: 16, Think: think, Method: "POST", Body: 16},
 		{Name: "events", Kind: load.Events, N: 5, Path: "/events", Think: think},
 		{Name: "events h2", Kind: load.Events, Streams: 5, Path: "/events", Think: think},
-		{Name: "websocket", Kind: load.WebSocket, N: 5, Path: "/echo", Think: time.Second},
+		{Name: "websocket", Kind: load.WebSocket, N: 5, Path: "/echo", Think: pause},
 		{Name: "busy websocket", Kind: load.WebSocket, N: 5, Path: "/echo", Think: think},
 	} {
 		warm = append(warm, group(g))
@@ -152,8 +160,8 @@ func atOnce(prefix, addr string, cfg *tls.Config, keepAlive, fresh int) (warm, i
 	for _, g := range []load.Group{
 		{Name: "slow", Kind: load.Fresh, N: 20, Requests: 1, Path: "/slow?long", Delay: -1},
 		{Name: "slow h2", Kind: load.HTTP2, Streams: 20, Requests: 1, Path: "/slow?long", Delay: -1},
-		{Name: "upload", Kind: load.Fresh, N: 5, Requests: 1, Path: "/upload?long", Body: 1 << 20, BodyTime: 3 * time.Second, Delay: -1},
-		{Name: "upload h2", Kind: load.HTTP2, Streams: 5, Requests: 1, Path: "/upload?long", Body: 1 << 20, BodyTime: 3 * time.Second, Delay: -1},
+		{Name: "upload", Kind: load.Fresh, N: 5, Requests: 1, Path: "/upload?long", Body: 1 << 20, BodyTime: bodyTime, Delay: -1},
+		{Name: "upload h2", Kind: load.HTTP2, Streams: 5, Requests: 1, Path: "/upload?long", Body: 1 << 20, BodyTime: bodyTime, Delay: -1},
 	} {
 		inFlight = append(inFlight, group(g))
 	}
@@ -180,22 +188,14 @@ func (p *Process) begun(t testing.TB, inFlight []load.Group) {
 	for _, g := range inFlight {
 		want += max(g.N, g.Streams)
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
-		begun := strings.Count(p.Log(), "msg=begun")
-		if begun == want {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%d requests have begun after 20 s, want %d:\n%s", begun, want, p.Log())
-		}
-	}
+	WaitFor(t, fmt.Sprint(want, " requests to begin"), func() bool { return strings.Count(p.Log(), "msg=begun") == want })
 }
 
 func stopWithEverything(t *testing.T, start func(testing.TB, *pki) everythingServer) {
 	pki := newPKI(t)
 	s := start(t, pki)
-	warm, inFlight := atOnce("", s.plain, nil, 200, 16)
-	warmTLS, inFlightTLS := atOnce("TLS ", s.encrypted, &tls.Config{RootCAs: pki.pool}, 40, 4)
+	warm, inFlight := atOnce("", s.plain, nil, 2*Few(100), Few(16))
+	warmTLS, inFlightTLS := atOnce("TLS ", s.encrypted, &tls.Config{RootCAs: pki.pool}, 2*Few(20), Few(4))
 	l, err := load.Start(load.Config{EchoHeader: "X-Request-Id", MaxTime: 2 * time.Minute, Groups: append(warm, warmTLS...)})
 	if err != nil {
 		t.Fatal(err)
@@ -226,10 +226,7 @@ func stopWithEverything(t *testing.T, start func(testing.TB, *pki) everythingSer
 	}
 	ledger := l.Wait()
 	for _, p := range s.processes {
-		took := p.Ended.Sub(ledger.Signal)
-		if t.Logf("stopped in %v", took.Round(time.Millisecond)); took > 15*time.Second {
-			t.Errorf("the stop took %v of the 30 s that it may", took)
-		}
+		t.Logf("stopped in %v", p.Ended.Sub(ledger.Signal).Round(time.Millisecond))
 	}
 	if s.program != s.processes[0] {
 		s.program.Signal(t, syscall.SIGTERM)

@@ -258,10 +258,11 @@ func (a attacker) streams(settings, method, path string, flags byte) {
 // on begins the attack, and returns when it is under way. end ends it.
 func (at attack) on(t testing.TB, addr string) (end func()) {
 	t.Helper()
+	at.clients = Few(at.clients)
 	if raceEnabled() {
-		// The server needs ten times the processor then, and who takes it all
-		// takes it from the honest, whom nobody promises an answer by the
-		// deadline in that case.
+		// The server needs ten times the processor then. Attackers that take all
+		// of it take it from the honest clients, who may then not be served by
+		// the deadline.
 		at.clients = (at.clients + 3) / 4
 	}
 	over := make(chan struct{})
@@ -396,12 +397,14 @@ func underAttack(t *testing.T, attacks []attack, p *Process, overTLS *tls.Config
 
 	l.Signalled(time.Now())
 	at := p.Signal(t, syscall.SIGTERM)
-	memory := p.memory()
-	for running := true; running; memory = max(memory, p.memory()) {
+	var memory int64
+	for running := true; running; {
+		memory = max(memory, p.memory())
 		select {
 		case <-p.done:
 			running = false
 		case <-time.After(20 * time.Millisecond):
+			running = time.Since(at) < time.Minute
 		}
 	}
 	status, took, ledger := p.Wait(t), p.Ended.Sub(at), l.Wait()
@@ -445,6 +448,7 @@ var alone = flag.Bool("alone", false, "make each attack of TestHostileClients on
 // TestHostileClients stops the binary, whose timeouts are short but whose
 // deadline is far, and a program that has nothing but the deadline.
 func TestHostileClients(t *testing.T) {
+	inParallelIfFew(t)
 	pki := newPKI(t)
 	program := Launch(t, Here, As("target", "127.0.0.1:0"))
 	for _, tt := range []struct {
@@ -461,11 +465,13 @@ func TestHostileClients(t *testing.T) {
 	} {
 		stop := func(t *testing.T, attacks []attack) {
 			t.Run("binary", func(t *testing.T) {
+				inParallelIfFew(t)
 				p := Launch(t, Here, Lastcall(append(tt.flags, "-listen", "127.0.0.1:0", "-proxy", "http://"+program.Addr, "-idle-grace", "1s",
 					"-read-header-timeout", "1s", "-read-timeout", "1s", "-write-timeout", "1s")...))
 				underAttack(t, attacks, p, tt.overTLS, tt.within)
 			})
 			t.Run("library", func(t *testing.T) {
+				inParallelIfFew(t)
 				args := []string{"127.0.0.1:0"}
 				if tt.overTLS != nil {
 					args = append(args, pki.cert, pki.key)
@@ -474,6 +480,7 @@ func TestHostileClients(t *testing.T) {
 			})
 		}
 		t.Run(tt.name, func(t *testing.T) {
+			inParallelIfFew(t)
 			if !*alone {
 				stop(t, tt.attacks)
 				return
@@ -485,9 +492,18 @@ func TestHostileClients(t *testing.T) {
 	}
 }
 
+// inParallelIfFew runs a test in parallel, unless its attackers are so many that
+// they need the whole machine.
+func inParallelIfFew(t *testing.T) {
+	if !*Long {
+		t.Parallel()
+	}
+}
+
 // TestHostileClientsLeaveNothing makes each attack on one server, which does
-// not stop, and sees that nothing of it is left when its clients have gone.
+// not stop. Nothing of an attack is left when its clients have gone.
 func TestHostileClientsLeaveNothing(t *testing.T) {
+	t.Parallel()
 	p := Launch(t, Here, As("untimed", "127.0.0.1:0"))
 	goroutines := func() (n int) {
 		t.Helper()
@@ -504,15 +520,7 @@ func TestHostileClientsLeaveNothing(t *testing.T) {
 	before := goroutines()
 	for _, at := range slices.Concat(http1Attacks, http2Attacks, streamAttacks) {
 		at.on(t, p.Addr)()
-		var left int
-		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-			if left = goroutines(); left <= before || time.Now().After(deadline) {
-				break
-			}
-		}
-		if left > before {
-			t.Errorf("%s: %d goroutines are left, want %d", at.name, left, before)
-		}
+		WaitFor(t, "the goroutines of the attack "+at.name+" to end", func() bool { return goroutines() <= before })
 	}
 	p.Signal(t, syscall.SIGTERM)
 	if status := p.Wait(t); status != 0 || !strings.Contains(p.Log(), "cut=0") {

@@ -149,33 +149,32 @@ func TestHandOver(t *testing.T) {
 			if err := l.Ready(ctx, warm); err != nil {
 				t.Fatal(err)
 			}
-			handovers := *Stops + 1
+			handovers := *Stops
 			for i := range handovers {
 				slow := fmt.Sprintf("slow %d", i)
-				if err := l.Add(load.Group{Name: slow, Kind: load.Fresh, N: 5, Requests: 1, Path: "/slow", Delay: -1}); err != nil {
+				if err := l.Add(load.Group{Name: slow, Kind: load.Fresh, N: 5, Requests: 1, Path: fmt.Sprintf("/slow?long=%d", i+1), Delay: -1}); err != nil {
 					t.Fatal(err)
 				}
-				for snap := l.Snapshot(); snap.Row(slow).InFlight < 5; snap = l.Snapshot() {
-					if snap.Row(slow).Requests > 0 {
-						t.Fatalf("slow requests ended before the hand-over:\n%v", snap)
-					}
-					time.Sleep(time.Millisecond)
-				}
+				WaitFor(t, "slow requests to be in flight", func() bool {
+					snap := l.Snapshot()
+					return snap.Row(slow).InFlight == 5
+				})
+				old := server
 				if tt.overlap {
-					old := server
 					server = next()
-					old.stopped(t)
-				} else {
-					server.stopped(t)
+				}
+				old.Signal(t, syscall.SIGTERM)
+				program.Signal(t, syscall.SIGUSR1)
+				if status := old.Wait(t); status != 0 {
+					t.Errorf("exit status = %d, want 0", status)
+				}
+				if !tt.overlap {
 					server = next()
 				}
 				answered := l.Snapshot().Total.Answered
-				for l.Snapshot().Total.Answered < answered+warm*216 { // the clients of the mixed load
-					if ctx.Err() != nil {
-						t.Fatalf("the process after hand-over %d does not serve:\n%v", i, l.Snapshot())
-					}
-					time.Sleep(time.Millisecond)
-				}
+				WaitFor(t, "the next process to serve", func() bool {
+					return l.Snapshot().Total.Answered >= answered+warm*216 // the clients of the mixed load
+				})
 			}
 			l.Stop()
 			ledger := l.Wait()
@@ -197,6 +196,7 @@ func TestHandOver(t *testing.T) {
 
 // TestInheritedQueueIsLeft looks at who serves whom at a hand-over.
 func TestInheritedQueueIsLeft(t *testing.T) {
+	t.Parallel()
 	for _, network := range []string{"tcp", "unix"} {
 		t.Run(network, func(t *testing.T) {
 			addr, f := socket(t, network)
@@ -235,6 +235,7 @@ func TestInheritedQueueIsLeft(t *testing.T) {
 // TestSocketActivate has systemd's own tool start the binary when the first
 // client comes.
 func TestSocketActivate(t *testing.T) {
+	t.Parallel()
 	tool, err := exec.LookPath("systemd-socket-activate")
 	if err != nil {
 		t.Skip(err)
@@ -278,6 +279,7 @@ func TestSocketActivate(t *testing.T) {
 // TestInheritedAndOwn serves passed sockets beside the addresses that are
 // asked for, which are drained as always.
 func TestInheritedAndOwn(t *testing.T) {
+	t.Parallel()
 	addr, f := socket(t, "tcp")
 	p := Launch(t, Here, activated([]*os.File{f}, "-listen", "127.0.0.1:0", "-dir", site(t, "both"), "-log-level", "debug"))
 	inherited, own, _ := strings.Cut(strings.Fields(p.Log()[strings.Index(p.Log(), "addr=")+len("addr="):])[0], ",")
@@ -300,6 +302,7 @@ func TestInheritedAndOwn(t *testing.T) {
 
 // TestSeveralListeners drains all of them at once.
 func TestSeveralListeners(t *testing.T) {
+	t.Parallel()
 	path := "unix:" + t.TempDir() + "/s"
 	p := Launch(t, Here, Lastcall("-listen", "127.0.0.1:0,"+path, "-listen", "127.0.0.1:0", "-dir", site(t, "here"), "-read-header-timeout", "1m"))
 	addrs := strings.Split(strings.Fields(p.Log()[strings.Index(p.Log(), "addr=")+len("addr="):])[0], ",")
@@ -320,16 +323,13 @@ func TestSeveralListeners(t *testing.T) {
 		if i == 1 {
 			network, addr = "unix", strings.TrimPrefix(addr, "unix:")
 		}
-		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		WaitFor(t, addr+" to refuse newcomers", func() bool {
 			nc, err := net.DialTimeout(network, addr, time.Second)
-			if err != nil {
-				break
+			if err == nil {
+				nc.Close()
 			}
-			nc.Close()
-			if time.Now().After(deadline) {
-				t.Fatalf("%s still lets newcomers in", addr)
-			}
-		}
+			return err != nil
+		})
 	}
 	if status := p.Wait(t); status != 0 {
 		t.Errorf("exit status = %d, want 0:\n%s", status, p.Log())
@@ -337,6 +337,7 @@ func TestSeveralListeners(t *testing.T) {
 }
 
 func TestPassedBadly(t *testing.T) {
+	t.Parallel()
 	f, err := os.Open(os.DevNull)
 	if err != nil {
 		t.Fatal(err)

@@ -5,6 +5,8 @@ package e2e
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"lastcall/stoptest/line"
 	"lastcall/stoptest/load"
 	"math/rand/v2"
@@ -60,7 +62,7 @@ func StartIdiom(t testing.TB, in Place, ip string) Subject {
 type Traffic struct {
 	Groups []load.Group
 	Warm   int // each client has had so many answers
-	Slow   int // so many requests are in flight, until a second after the signal
+	Slow   int // so many requests are in flight, until half a second after the signal
 
 	dial func(addr string) func(ctx context.Context, client int) (net.Conn, error) // nil: the load's own
 }
@@ -115,7 +117,7 @@ func StopUnderLoad(t testing.TB, start Starter, over *line.Line, tr Traffic) (lo
 
 	l.Signalled(time.Now())
 	s.Server.Signal(t, syscall.SIGTERM)
-	s.Program.Signal(t, syscall.SIGUSR1)
+	FinishSlow(t, s)
 	status := s.Server.Wait(t)
 	ledger := l.Wait()
 	if status != 0 {
@@ -164,19 +166,32 @@ func LongLine(t testing.TB, cfg line.Config) *line.Line {
 	return l
 }
 
-// BeginSlow begins a request of 2 s, and returns how it ends, when the program
-// has begun to serve it.
+// BeginSlow begins a request that is answered half a second after FinishSlow, and
+// returns how it ends, when the program has begun to serve it.
 func BeginSlow(t testing.TB, s Subject) <-chan error {
 	t.Helper()
+	return beginSlow(t, s, http.DefaultClient, "http")
+}
+
+// FinishSlow lets the program answer its slow requests.
+func FinishSlow(t testing.TB, s Subject) { s.Program.Signal(t, syscall.SIGUSR1) }
+
+func beginSlow(t testing.TB, s Subject, c *http.Client, scheme string) <-chan error {
+	t.Helper()
 	done := make(chan error, 1)
-	before := strings.Count(s.Program.Log(), "msg=begun")
+	begun := strings.Count(s.Program.Log(), "msg=begun")
 	go func() {
-		resp, err := http.Get("http://" + s.Server.Addr + "/slow")
+		resp, err := c.Get(scheme + "://" + s.Server.Addr + "/slow?long")
 		if err == nil {
+			var body []byte
+			body, err = io.ReadAll(resp.Body)
 			resp.Body.Close()
+			if err == nil && (resp.StatusCode != 200 || string(body) != "done\n") {
+				err = fmt.Errorf("status %d, body %q", resp.StatusCode, body)
+			}
 		}
 		done <- err
 	}()
-	WaitFor(t, "the request to reach the program", func() bool { return strings.Count(s.Program.Log(), "msg=begun") > before })
+	WaitFor(t, "the request to reach the program", func() bool { return strings.Count(s.Program.Log(), "msg=begun") > begun })
 	return done
 }

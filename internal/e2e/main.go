@@ -14,8 +14,20 @@ import (
 	"testing"
 )
 
-// Stops is how many times each test stops the server under load.
-var Stops = flag.Int("stops", 1, "how many times each test stops the server under load")
+// Flags of go test. What runs without them waits for little, and needs little of
+// the machine.
+var (
+	Stops = flag.Int("stops", 1, "how many times each test stops the server under load")
+	Long  = flag.Bool("long", false, "all clients, attackers and situations, which takes minutes")
+)
+
+// Few returns n with -long, and a fraction of it without.
+func Few(n int) int {
+	if *Long {
+		return n
+	}
+	return (n + 7) / 8
+}
 
 var binary string // lastcall, which Main has built
 

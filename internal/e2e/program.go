@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -32,8 +33,15 @@ var programs = map[string]Program{
 // runAs runs a program. When it has ended, the IDs of the requests that it
 // served are written to standard output.
 func runAs(program Program) (status int) {
-	work := &Work{finish: make(chan os.Signal, 1)}
-	signal.Notify(work.finish, syscall.SIGUSR1)
+	work := new(Work)
+	work.cond.L = &work.mu
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGUSR1)
+	go func() {
+		for range signals {
+			work.finish()
+		}
+	}()
 	if err := program(work, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -78,14 +86,30 @@ func library(h http.Handler, addr string) error {
 }
 
 // Work is a handler that remembers the IDs of the requests that it served. It
-// answers a request for /slow after 2 s, and one with the query "long" a second
-// after SIGUSR1: however slow the machine is, that request is in flight when the
-// stop begins.
+// answers a request for /slow after 2 s. One with the query long it answers half a
+// second after the first SIGUSR1, one with long=2 after the second, and so on:
+// however slow the machine is, these are in flight when the stop begins.
 type Work struct {
-	finish chan os.Signal
+	mu       sync.Mutex
+	cond     sync.Cond
+	finished int // how often finish was called
+	ids      []string
+}
 
-	mu  sync.Mutex
-	ids []string
+func (p *Work) finish() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.finished++
+	p.cond.Broadcast()
+}
+
+// await waits for the n-th call of finish.
+func (p *Work) await(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.finished < n {
+		p.cond.Wait()
+	}
 }
 
 func (p *Work) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -103,9 +127,10 @@ func (p *Work) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.mu.Unlock()
 	}
 	switch {
-	case r.URL.RawQuery == "long":
-		p.finish <- <-p.finish // the next request waits for it, too
-		time.Sleep(time.Second)
+	case r.URL.Query().Has("long"):
+		n, _ := strconv.Atoi(r.URL.Query().Get("long"))
+		p.await(max(n, 1))
+		time.Sleep(500 * time.Millisecond)
 	case r.URL.Path == "/slow":
 		time.Sleep(2 * time.Second)
 	}

@@ -86,6 +86,7 @@ func TestReport(t *testing.T) {
 		{"by a second signal", nil, []os.Signal{syscall.SIGTERM, syscall.SIGINT}, 1, 130},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			dir := t.TempDir()
 			path := filepath.Join(dir, "report")
 			if err := os.WriteFile(path, []byte("the last one"), 0o600); err != nil {
@@ -99,6 +100,7 @@ func TestReport(t *testing.T) {
 				}
 				s.Server.Signal(t, sig)
 			}
+			FinishSlow(t, s)
 			if status := s.Server.Wait(t); status != tt.status {
 				t.Errorf("exit status = %d, want %d", status, tt.status)
 			}
@@ -152,6 +154,7 @@ func TestReport(t *testing.T) {
 }
 
 func TestReportBadPath(t *testing.T) {
+	t.Parallel()
 	dir, pipe := t.TempDir(), t.TempDir()+"/pipe"
 	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)

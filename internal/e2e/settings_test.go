@@ -17,6 +17,7 @@ import (
 
 // TestBadSettings starts the binary with settings that it refuses.
 func TestBadSettings(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
 	if err := os.WriteFile(file, []byte("nonsense 1\n"), 0o600); err != nil {
@@ -100,6 +101,7 @@ func TestBadSettings(t *testing.T) {
 }
 
 func TestHelp(t *testing.T) {
+	t.Parallel()
 	p := Start(t, Here, Lastcall("-help"))
 	if status := p.Wait(t); status != 0 || p.Log() != "" {
 		t.Errorf("exit status = %d, stderr %q, want 0, nothing", status, p.Log())
@@ -116,6 +118,7 @@ func TestHelp(t *testing.T) {
 }
 
 func TestLogJSON(t *testing.T) {
+	t.Parallel()
 	p := Start(t, Here, Lastcall("-listen", "127.0.0.1:0", "-log-format", "json"))
 	p.WaitLog(t, `"msg":"serving"`)
 	p.stopped(t)

@@ -85,9 +85,7 @@ func (p *pki) write(t testing.TB, certFile, keyFile string, serial int64) {
 }
 
 // flags are those of a server with the pair.
-func (p *pki) flags(more ...string) []string {
-	return append([]string{"-listen", "127.0.0.1:0", "-tls-cert", p.cert, "-tls-key", p.key}, more...)
-}
+func (p *pki) flags() []string { return []string{"-tls-cert", p.cert, "-tls-key", p.key} }
 
 // client speaks HTTP/1 or HTTP/2 over TLS, on connections of its own.
 func (p *pki) client(t testing.TB, major int) *http.Client {
@@ -132,8 +130,9 @@ func get(t testing.TB, c *http.Client, url string) *http.Response {
 }
 
 func TestTLS(t *testing.T) {
+	t.Parallel()
 	pki := newPKI(t)
-	p := Launch(t, Here, Lastcall(pki.flags("-access-log")...))
+	p := Launch(t, Here, Lastcall(append(pki.flags(), "-listen", "127.0.0.1:0", "-access-log")...))
 	if want := "scheme=https"; !strings.Contains(p.Log(), want) {
 		t.Errorf("the log lacks %s:\n%s", want, p.Log())
 	}
@@ -235,7 +234,7 @@ func TestTLSReload(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			p := Launch(t, Here, Lastcall(pki.flags()...))
+			p := Launch(t, Here, Lastcall(append(pki.flags(), "-listen", "127.0.0.1:0")...))
 			if got := pki.serial(t, p.Addr); got != 1 {
 				t.Fatalf("serial = %d, want 1", got)
 			}
@@ -326,7 +325,7 @@ func rename(t *testing.T, from, to string) {
 func TestTLSBadPairIsKeptOut(t *testing.T) {
 	t.Parallel()
 	pki := newPKI(t)
-	p := Launch(t, Here, Lastcall(pki.flags()...))
+	p := Launch(t, Here, Lastcall(append(pki.flags(), "-listen", "127.0.0.1:0")...))
 	good, err := os.ReadFile(pki.key)
 	if err != nil {
 		t.Fatal(err)
@@ -362,38 +361,19 @@ func TestHangup(t *testing.T) {
 	}
 
 	pki := newPKI(t)
-	program := Launch(t, Here, As("program", "127.0.0.1:0"))
-	p = Launch(t, Here, Lastcall(pki.flags("-proxy", "http://"+program.Addr)...))
-	answer := slowly(t, program, pki.client(t, 1), "https://"+p.Addr+"/slow")
+	s := StartProxyWith(pki.flags()...)(t, Here, "127.0.0.1")
+	p = s.Server
+	answer := beginSlow(t, s, pki.client(t, 1), "https")
 	p.Signal(t, syscall.SIGTERM)
 	p.WaitLog(t, "phase=draining")
 	p.Signal(t, syscall.SIGHUP)
+	FinishSlow(t, s)
 	if err := <-answer; err != nil {
 		t.Errorf("the request ended with %v", err)
 	}
 	if status := p.Wait(t); status != 0 {
 		t.Errorf("in a stop: exit status = %d, want 0:\n%s", status, p.Log())
 	}
-}
-
-// slowly starts a request of 2 s, and returns what becomes of it.
-func slowly(t *testing.T, program *Process, c *http.Client, url string) <-chan error {
-	t.Helper()
-	done := make(chan error, 1)
-	go func() {
-		resp, err := c.Get(url)
-		if err == nil {
-			var body []byte
-			body, err = io.ReadAll(resp.Body)
-			resp.Body.Close()
-			if err == nil && (resp.StatusCode != 200 || string(body) != "done\n") {
-				err = fmt.Errorf("status %d, body %q", resp.StatusCode, body)
-			}
-		}
-		done <- err
-	}()
-	program.WaitLog(t, "msg=begun")
-	return done
 }
 
 // TestStopFinishes: what is in flight at the signal is answered, whatever it
@@ -404,18 +384,20 @@ func TestStopFinishes(t *testing.T) {
 		name   string
 		flags  []string
 		client *http.Client
-		url    string
+		scheme string
 	}{
-		{"HTTP/1 over TLS", pki.flags(), pki.client(t, 1), "https://"},
-		{"HTTP/2 over TLS", pki.flags(), pki.client(t, 2), "https://"},
-		{"h2c", []string{"-listen", "127.0.0.1:0", "-h2c"}, h2cClient(t), "http://"},
+		{"HTTP/1 over TLS", pki.flags(), pki.client(t, 1), "https"},
+		{"HTTP/2 over TLS", pki.flags(), pki.client(t, 2), "https"},
+		{"h2c", []string{"-h2c"}, h2cClient(t), "http"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			program := Launch(t, Here, As("program", "127.0.0.1:0"))
-			p := Launch(t, Here, Lastcall(append(tt.flags, "-proxy", "http://"+program.Addr)...))
-			answer := slowly(t, program, tt.client, tt.url+p.Addr+"/slow")
+			s := StartProxyWith(tt.flags...)(t, Here, "127.0.0.1")
+			p := s.Server
+			answer := beginSlow(t, s, tt.client, tt.scheme)
 			p.Signal(t, syscall.SIGTERM)
+			p.WaitLog(t, "phase=draining")
+			FinishSlow(t, s)
 			if err := <-answer; err != nil {
 				t.Errorf("the request ended with %v", err)
 			}
@@ -427,6 +409,7 @@ func TestStopFinishes(t *testing.T) {
 }
 
 func TestH2C(t *testing.T) {
+	t.Parallel()
 	p := Launch(t, Here, Lastcall("-listen", "127.0.0.1:0", "-h2c"))
 	if want := "scheme=h2c"; !strings.Contains(p.Log(), want) {
 		t.Errorf("the log lacks %s:\n%s", want, p.Log())
@@ -445,6 +428,7 @@ func TestH2C(t *testing.T) {
 // TestHTTP2LargeFrame: a frame header that promises more than the least that a
 // server must take is refused, before memory is set aside for it.
 func TestHTTP2LargeFrame(t *testing.T) {
+	t.Parallel()
 	p := Launch(t, Here, Lastcall("-listen", "127.0.0.1:0", "-h2c"))
 	c, err := net.Dial("tcp", p.Addr)
 	if err != nil {
@@ -494,10 +478,7 @@ func TestStopUnderLoadOverTLS(t *testing.T) {
 		pki := newPKI(t)
 		tr := Mixed(5 * time.Millisecond)
 		tr.dial = pki.overTLS
-		ledger, served := StopUnderLoad(t, func(t testing.TB, in Place, _ string) Subject {
-			program := Launch(t, in, As("program", "127.0.0.1:0"))
-			return Subject{Launch(t, in, Lastcall(pki.flags("-proxy", "http://"+program.Addr)...)), program}
-		}, nil, tr)
+		ledger, served := StopUnderLoad(t, StartProxyWith(pki.flags()...), nil, tr)
 		CheckNothingLost(t, ledger, served, tr)
 	}
 }

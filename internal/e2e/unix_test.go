@@ -16,6 +16,7 @@ import (
 
 // TestUnixSocket stops a server on a unix socket, whose path is gone then.
 func TestUnixSocket(t *testing.T) {
+	t.Parallel()
 	path := t.TempDir() + "/s"
 	p := Launch(t, Here, Lastcall("-listen", "unix:"+path, "-log-level", "debug"))
 	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -44,6 +45,7 @@ func TestUnixSocket(t *testing.T) {
 
 // TestUnixPathOfSuccessor stops a server whose path has become another's.
 func TestUnixPathOfSuccessor(t *testing.T) {
+	t.Parallel()
 	path := t.TempDir() + "/s"
 	first := Launch(t, Here, Lastcall("-listen", "unix:"+path, "-dir", site(t, "first")))
 	if err := os.Remove(path); err != nil {
@@ -63,6 +65,7 @@ func TestUnixPathOfSuccessor(t *testing.T) {
 
 // TestUnixPathTaken finds something at the path of the socket.
 func TestUnixPathTaken(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "s")
 	refused := func(what string) {
 		t.Helper()
