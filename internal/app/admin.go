@@ -12,9 +12,9 @@ import (
 	"lastcall/actors/admin"
 )
 
-// listenAdmin listens on the address of -admin. Whoever can connect may use it,
-// so the path of a unix socket is ours alone, and other addresses that are not
-// loopback ones are warned of.
+// listenAdmin listens on the address of -admin. Anybody who can connect may use
+// it, so a unix socket is for its owner alone, and an address of a network other
+// than loopback logs a warning.
 func listenAdmin(addr string, logger log.Logger) (l net.Listener, err error) {
 	logger = log.With(logger, "actor", "admin")
 	bind := func() error {
@@ -36,7 +36,7 @@ func listenAdmin(addr string, logger log.Logger) (l net.Listener, err error) {
 	return l, nil
 }
 
-// ServeAdmin is the actor that serves the window onto this process.
+// ServeAdmin returns the actor of the status page.
 func (s Service) ServeAdmin(sup *actors.Supervisor) (execute func() error, interrupt func(error)) {
 	return admin.Actor(sup.Stop, s.Admin, admin.Config{
 		Supervisor: sup,

@@ -9,7 +9,7 @@ import (
 	"lastcall/actors"
 )
 
-// usageError is a setting that cannot be.
+// usageError is an error of the settings.
 type usageError struct{ error }
 
 // Status is the status of the process, as shells show it: 2 is usage, 130 a stop

@@ -14,7 +14,7 @@ import (
 	"lastcall/internal/slowpeer"
 )
 
-// newHandler is what the settings ask to serve.
+// newHandler returns the handler that the settings ask for.
 func newHandler(cfg *Settings, stop *actors.Stop, logger log.Logger) (h http.Handler, err error) {
 	switch {
 	case cfg.dir != "":

@@ -9,13 +9,12 @@ import (
 	"lastcall/actors"
 )
 
-// passed returns the listeners that were passed to this process as systemd
-// does: LISTEN_FDS and so on, see sd_listen_fds(3). The variables are unset,
-// because they are not meant for processes that this one starts.
+// passedListeners returns the listeners that were passed to this process as
+// systemd does: see sd_listen_fds(3). It unsets the variables LISTEN_FDS and so
+// on, because they are not meant for processes that this one starts.
 //
-// (activation.Listeners would leave out what is no listening socket, without a
-// word.)
-func passed() (listeners []net.Listener, err error) {
+// (activation.Listeners would silently leave out what is not a listening socket.)
+func passedListeners() (listeners []net.Listener, err error) {
 	for _, f := range activation.Files(true) {
 		l, ferr := net.FileListener(f)
 		f.Close()

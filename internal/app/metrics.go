@@ -12,15 +12,15 @@ import (
 	"lastcall/actors"
 )
 
-// metrics serves what a Supervisor and its Stop know, and Go's own, to
-// Prometheus.
+// metrics returns the handler for Prometheus, with the metrics of a Supervisor and
+// its Stop, and of Go.
 func metrics(sup *actors.Supervisor) http.Handler {
 	r := prometheus.NewRegistry()
 	r.MustRegister(collector{sup}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return promhttp.HandlerFor(r, promhttp.HandlerOpts{MaxRequestsInFlight: 8, Timeout: 10 * time.Second})
 }
 
-// collector reads a snapshot each time it is asked.
+// collector takes a snapshot at each scrape.
 type collector struct{ sup *actors.Supervisor }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {

@@ -13,14 +13,14 @@ import (
 	"lastcall/actors"
 )
 
-// A count is one of the things that a stop waits for.
+// A count is how many there are of something that a stop waits for.
 type count struct {
 	name string // in words
 	key  string // in a log line
 	n    int
 }
 
-// counts is what progress shows, on a terminal and in the log.
+// counts returns what Progress shows.
 func counts(s actors.Snapshot) []count {
 	return []count{
 		{"in flight", "inflight", s.InFlight},
@@ -32,8 +32,8 @@ func counts(s actors.Snapshot) []count {
 	}
 }
 
-// Progress shows how a stop comes along: on a terminal a line that changes in
-// place, elsewhere a log line when something has changed, at most one a second.
+// Progress shows what a stop still waits for: on a terminal in a line that changes
+// in place, elsewhere in a log line when a count has changed, at most one a second.
 type Progress struct {
 	snapshot func() actors.Snapshot
 	logger   log.Logger
@@ -42,10 +42,10 @@ type Progress struct {
 	once  sync.Once
 	begun chan struct{} // closed when the stop begins
 	ended chan struct{} // closed by Close
-	done  chan struct{} // closed when nothing is shown any more
+	done  chan struct{} // closed when run has returned
 }
 
-// NewProgress shows the progress of the stop of which snapshot tells.
+// NewProgress returns a Progress of the stop that snapshot is of.
 func NewProgress(snapshot func() actors.Snapshot, l Log) *Progress {
 	p := &Progress{
 		snapshot: snapshot, logger: level.Info(l.logger), terminal: l.terminal,
@@ -55,12 +55,12 @@ func NewProgress(snapshot func() actors.Snapshot, l Log) *Progress {
 	return p
 }
 
-// Actor is what tells it that the stop begins.
+// Actor returns the actor by which Progress learns that a stop has begun.
 func (p *Progress) Actor() (execute func() error, interrupt func(error)) {
 	return func() error { <-p.begun; return nil }, func(error) { p.once.Do(func() { close(p.begun) }) }
 }
 
-// Close ends it, when the stop has.
+// Close ends the display, once the stop has ended.
 func (p *Progress) Close() {
 	close(p.ended)
 	<-p.done
@@ -100,8 +100,8 @@ func (p *Progress) draw() {
 	p.terminal.set(fmt.Sprintf("%v: %s, %v left", s.Phase, strings.Join(words, ", "), left(s)))
 }
 
-// log returns a function that logs what has changed since it was last called.
-// (What there was at first is in the line by which the stop began.)
+// log returns a function that logs the counts if they have changed since it was
+// last called. (The first ones are in the line that says that the stop begins.)
 func (p *Progress) log() func() {
 	last := counts(p.snapshot())
 	return func() {
@@ -125,21 +125,20 @@ func left(s actors.Snapshot) time.Duration {
 	return max(time.Until(s.Deadline)+time.Second-1, 0).Truncate(time.Second)
 }
 
-// terminal has log lines on it and, while there is one, a last line that
-// changes in place.
+// terminal shows log lines and, below them, a line that changes in place.
 type terminal struct {
 	mu   sync.Mutex
 	w    io.Writer
-	line string
+	line string // the last line; empty: none
 }
 
 const (
-	erase  = "\r\x1b[K" // the line that the cursor is on
-	noWrap = "\x1b[?7l" // a line that is too long is cut off,
-	wrap   = "\x1b[?7h" // or it could not be erased
+	erase  = "\r\x1b[K" // erases the line that the cursor is on
+	noWrap = "\x1b[?7l" // cuts off a line that is too long: if wrapped, it could not be erased
+	wrap   = "\x1b[?7h"
 )
 
-// Write writes a log line, above the last line.
+// Write writes a log line above the last line.
 func (t *terminal) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -150,7 +149,7 @@ func (t *terminal) Write(p []byte) (int, error) {
 	return len(p), err
 }
 
-// set changes the last line. There is none if it is empty.
+// set changes the last line. An empty one removes it.
 func (t *terminal) set(line string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

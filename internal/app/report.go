@@ -37,7 +37,7 @@ type cutRequest struct {
 	Sent   int64        `json:"sent"`
 }
 
-// newReport tells of a stop that has ended with err.
+// newReport returns the report of a stop that has ended with err.
 func newReport(s actors.Snapshot, err error) report {
 	r := report{
 		Began: s.Began.UTC(), Elapsed: s.Since.Sub(s.Began).Seconds(),
@@ -56,13 +56,13 @@ func newReport(s actors.Snapshot, err error) report {
 	return r
 }
 
-// write replaces the file, so that it is whole whenever somebody reads it.
+// write replaces the file in one step: nobody can read half of it.
 func (r report) write(path string) error {
 	b, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err
 	}
-	f, err := beside(path)
+	f, err := createBeside(path)
 	if err != nil {
 		return err
 	}
@@ -77,23 +77,23 @@ func (r report) write(path string) error {
 	return err
 }
 
-// checkReport finds out at the start whether a report can be written.
+// checkReport returns an error if a report cannot be written.
 func checkReport(path string) error {
 	switch info, err := os.Lstat(path); {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
 		return err
 	case !info.Mode().IsRegular():
-		return fmt.Errorf("%s is no regular file", path) // which would be replaced, as a symbolic link would
+		return fmt.Errorf("%s is no regular file", path) // write would replace it, as it would a symbolic link
 	}
-	f, err := beside(path)
+	f, err := createBeside(path)
 	if err != nil {
 		return err
 	}
 	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
-// beside makes a temporary file in the directory of path.
-func beside(path string) (*os.File, error) {
+// createBeside creates a temporary file in the directory of path.
+func createBeside(path string) (*os.File, error) {
 	return os.CreateTemp(filepath.Dir(path), ".lastcall-report-*")
 }

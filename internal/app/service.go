@@ -30,8 +30,8 @@ type Service struct {
 	log      Log
 }
 
-// NewService does all that can go wrong before anything runs. If it fails,
-// nothing is left open.
+// NewService loads and opens all that the settings name. If it fails, nothing is
+// left open.
 func NewService(cfg *Settings, stop *actors.Stop, l Log) (s Service, err error) {
 	s = Service{settings: cfg, stop: stop, log: l}
 	logger := l.logger
@@ -73,7 +73,7 @@ func (s Service) LogServing() {
 }
 
 // End writes the report of a stop that has ended with err, and logs what went
-// wrong. It returns err, joined with what it has found itself.
+// wrong. It returns err, joined with its own error.
 func (s Service) End(err error) error {
 	if path := s.settings.report; path != "" {
 		if rerr := newReport(s.stop.Snapshot(), err).write(path); rerr != nil {
@@ -86,7 +86,7 @@ func (s Service) End(err error) error {
 	return err
 }
 
-// newServer is the server as the settings ask for it; with a certificate it
+// newServer returns the server that the settings ask for. With a certificate it
 // speaks TLS.
 func newServer(cfg *Settings, h http.Handler, certificate *certificate.Pair, logger log.Logger) *http.Server {
 	s := &http.Server{
@@ -97,9 +97,10 @@ func newServer(cfg *Settings, h http.Handler, certificate *certificate.Pair, log
 		ErrorLog:          stdlog.New(log.NewStdlibAdapter(level.Debug(logger)), "", 0),
 		Protocols:         new(http.Protocols),
 		HTTP2: &http.HTTP2Config{
-			// A connection keeps a buffer for the largest frame that it ever
-			// got: with net/http's 1 MiB anybody can have that set aside. The
-			// least that the RFC allows is what clients use anyway.
+			// A connection keeps a buffer for the largest frame that it has
+			// received: with net/http's limit of 1 MiB any client can make the
+			// server allocate that. The smallest limit of RFC 9113 is what
+			// clients use anyway.
 			MaxReadFrameSize: 16 << 10,
 			// No WriteByteTimeout, because slowpeer.Listener sees progress
 			// that this does not, and no SendPingTimeout, because a PING takes
@@ -120,16 +121,16 @@ func timeouts(cfg *Settings) slowpeer.Config {
 	return slowpeer.Config{Read: orNone(cfg.readTimeout), Write: orNone(cfg.writeTimeout)}
 }
 
-// listen takes over the sockets that were passed to the process, and binds all
-// of the addresses, or none. Passed sockets replace the default address, not
-// one that was asked for.
+// listen returns listeners on the sockets that were passed to the process and on
+// all of the addresses, or an error and nothing left open. Passed sockets replace
+// the default address, but not one that is set.
 func listen(addrs addresses) (listeners []net.Listener, err error) {
 	defer func() {
 		if err != nil {
 			closeAll(listeners)
 		}
 	}()
-	if listeners, err = passed(); err != nil || len(listeners) > 0 && !addrs.set {
+	if listeners, err = passedListeners(); err != nil || len(listeners) > 0 && !addrs.set {
 		return listeners, err
 	}
 	for _, addr := range addrs.list {

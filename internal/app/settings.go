@@ -101,25 +101,25 @@ func (c *Settings) flags() *flag.FlagSet {
 
 	c.listen = addresses{list: []string{":8080"}}
 	fs.Var(&c.listen, "listen", "")
-	fs.Var((*given)(&c.dir), "dir", "")
+	fs.Var((*nonEmpty)(&c.dir), "dir", "")
 	fs.Var((*boolean)(&c.list), "list", "")
-	fs.Var((*given)(&c.proxy), "proxy", "")
-	fs.Var((*given)(&c.tlsCert), "tls-cert", "")
-	fs.Var((*given)(&c.tlsKey), "tls-key", "")
+	fs.Var((*nonEmpty)(&c.proxy), "proxy", "")
+	fs.Var((*nonEmpty)(&c.tlsCert), "tls-cert", "")
+	fs.Var((*nonEmpty)(&c.tlsKey), "tls-key", "")
 	fs.Var((*boolean)(&c.h2c), "h2c", "")
-	fs.Var((*given)(&c.admin), "admin", "")
+	fs.Var((*nonEmpty)(&c.admin), "admin", "")
 	fs.StringVar(&c.healthPrefix, "health-prefix", "/", "")
-	fs.Var((*given)(&c.report), "report", "")
+	fs.Var((*nonEmpty)(&c.report), "report", "")
 	fs.Var((*boolean)(&c.accessLog), "access-log", "")
 	c.logFormat, c.logLevel, c.maxHeaderBytes = "logfmt", "info", 64<<10
 	fs.Var(choice{&c.logFormat, []string{"logfmt", "json"}}, "log-format", "")
 	fs.Var(choice{&c.logLevel, []string{"debug", "info", "warn", "error"}}, "log-level", "")
 	fs.Var((*size)(&c.maxHeaderBytes), "max-header-bytes", "")
 	fs.Var((*boolean)(&c.version), "version", "")
-	fs.Var(new(given), "config", "")
+	fs.Var(new(nonEmpty), "config", "")
 
-	setting := func(value *time.Duration, name string, otherwise time.Duration) {
-		*value = otherwise
+	setting := func(value *time.Duration, name string, byDefault time.Duration) {
+		*value = byDefault
 		fs.Var((*duration)(value), name, "")
 	}
 	setting(&c.lameDuck, "lame-duck", 0)
@@ -161,7 +161,7 @@ func (c *Settings) NewStop(l Log) *actors.Stop {
 func parse(args []string) (Settings, error) {
 	var c Settings
 	fs := c.flags()
-	os.Unsetenv("LASTCALL_VERSION") // no setting, but what images call the version that they hold
+	os.Unsetenv("LASTCALL_VERSION") // not a setting: images name the version that they hold so
 	err := ff.Parse(fs, args,
 		ff.WithEnvVarPrefix("LASTCALL"),
 		ff.WithConfigFileFlag("config"),
@@ -171,15 +171,15 @@ func parse(args []string) (Settings, error) {
 	case errors.Is(err, flag.ErrHelp):
 		return c, flag.ErrHelp
 	case err != nil:
-		return c, tidy(err)
+		return c, tidyError(err)
 	case fs.NArg() > 0:
 		return c, fmt.Errorf("unexpected argument %q: settings are flags, such as -dir %s", fs.Arg(0), fs.Arg(0))
 	}
 	return c, c.check()
 }
 
-// parseFile is ff.PlainParser, which takes a file that it cannot read for one
-// that ends there.
+// parseFile is ff.PlainParser, but returns read errors. PlainParser treats them as
+// the end of the file.
 func parseFile(r io.Reader, set func(name, value string) error) error {
 	var read bytes.Buffer
 	lines := bufio.NewScanner(io.TeeReader(r, &read))
@@ -194,8 +194,9 @@ func parseFile(r io.Reader, set func(name, value string) error) error {
 	return ff.PlainParser(&read, set)
 }
 
-// tidy drops what ff says of its own doings, and adds what it does not say.
-func tidy(err error) error {
+// tidyError removes what ff says of itself from an error, and adds what would be
+// right.
+func tidyError(err error) error {
 	if errors.As(err, new(*fs.PathError)) {
 		return fmt.Errorf("-config: %w", err)
 	}
@@ -209,7 +210,7 @@ func tidy(err error) error {
 	return errors.New(s)
 }
 
-// check finds what no single value can tell.
+// check finds settings that do not fit each other.
 func (c *Settings) check() error {
 	if c.admin != "" {
 		if err := checkAddress(c.admin); err != nil {
@@ -236,7 +237,7 @@ func (c *Settings) check() error {
 	return nil
 }
 
-// scheme is what the listeners speak.
+// scheme returns the scheme of the URLs that are served.
 func (c *Settings) scheme() string {
 	switch {
 	case c.tlsCert != "":
@@ -250,12 +251,13 @@ func (c *Settings) scheme() string {
 // addresses is the value of -listen.
 type addresses struct {
 	list []string
-	set  bool // list is no longer the default
+	set  bool // list is not the default
 }
 
 func (a *addresses) String() string { return strings.Join(a.list, ",") }
 
-// Set adds addresses, which commas separate where a flag cannot be repeated.
+// Set adds addresses. Commas separate them, because an environment variable cannot
+// be repeated as a flag can.
 func (a *addresses) Set(s string) error {
 	if !a.set {
 		a.list, a.set = nil, true
@@ -288,17 +290,17 @@ func checkAddress(addr string) error {
 	return nil
 }
 
-// given is a string that is not empty: what a variable that is not set makes of
-// a flag must not do without it.
-type given string
+// nonEmpty is a string flag that refuses "". A shell makes that of a variable that
+// is not set, and the process must not then run without the setting.
+type nonEmpty string
 
-func (g *given) String() string { return string(*g) }
+func (n *nonEmpty) String() string { return string(*n) }
 
-func (g *given) Set(s string) error {
+func (n *nonEmpty) Set(s string) error {
 	if s == "" {
 		return errors.New("want a value, or not the flag")
 	}
-	*g = given(s)
+	*n = nonEmpty(s)
 	return nil
 }
 
@@ -318,7 +320,7 @@ func (c choice) Set(s string) error {
 	return nil
 }
 
-// boolean says what it wants, which flag's own does not.
+// boolean is a bool flag whose error says which values are right.
 type boolean bool
 
 func (b *boolean) String() string   { return strconv.FormatBool(bool(*b)) }
@@ -361,8 +363,8 @@ func (d *duration) Set(s string) error {
 	return nil
 }
 
-// orNone turns a zero that somebody asked for into the "less than zero" that
-// means none where zero means the default.
+// orNone returns a setting as fields of the library have it: there 0 means the
+// default, and less than 0 means none.
 func orNone(d time.Duration) time.Duration {
 	if d == 0 {
 		return -1

@@ -2,7 +2,7 @@ package app
 
 import "runtime/debug"
 
-// version words what the build knows of itself.
+// version formats what the build info says of the version.
 func version(info *debug.BuildInfo, ok bool) string {
 	if !ok {
 		return "(unknown)"

@@ -20,8 +20,8 @@ import (
 
 // TestEarlyAnswerOverLongLine stops a server that answers uploads before it has
 // read them: the answer arrives, although the client is still sending (RFC
-// 9112 section 9.6). Over the shorter line the half second that net/http waits
-// would do as well, over the longer one it does not.
+// 9112 section 9.6). The half second that net/http waits for such a client is
+// enough over the line of 100 ms round trip, but not over that of 400 ms.
 func TestEarlyAnswerOverLongLine(t *testing.T) {
 	t.Parallel()
 	delays := []time.Duration{200 * time.Millisecond}
@@ -44,7 +44,7 @@ func TestEarlyAnswerOverLongLine(t *testing.T) {
 					})
 				}
 				asked.Wait()
-				time.Sleep(rand.N(5 * delay)) // any moment will do
+				time.Sleep(rand.N(5 * delay)) // a stop may come at any moment
 				p.Signal(t, syscall.SIGTERM)
 				if status := p.Wait(t); status != 0 {
 					t.Errorf("exit status = %d, want 0:\n%s", status, p.Log())
@@ -66,8 +66,8 @@ func TestEarlyAnswerOverLongLine(t *testing.T) {
 	}
 }
 
-// upload sends until the server has closed, and returns what is wrong with the
-// answer. asked is called when the header has been sent.
+// upload sends until the server closes the connection, and returns an error if the
+// answer is not complete. It calls asked when the header has been sent.
 func upload(ctx context.Context, over *line.Line, port int, asked func()) error {
 	nc, err := over.Dial(ctx, port)
 	if err == nil {
@@ -90,7 +90,7 @@ func upload(ctx context.Context, over *line.Line, port int, asked func()) error 
 		}
 	}()
 	defer func() { nc.Close(); <-sent }()
-	time.Sleep(300 * time.Millisecond) // does not read yet: what a reset does is to take the answer away
+	time.Sleep(300 * time.Millisecond) // a reset that comes meanwhile would delete the answer
 	res, err := http.ReadResponse(bufio.NewReader(nc), nil)
 	if err != nil {
 		return err

@@ -22,9 +22,9 @@ import (
 	"lastcall/stoptest/load"
 )
 
-// everything is a handler of requests, event streams and WebSockets. In a
-// program that uses the actors, the streams end when draining begins; in
-// another they know of nothing.
+// everything returns a handler of requests, event streams and WebSockets. In a
+// program that uses the actors, the streams end when draining begins; in another
+// program they go on.
 func everything(p *Work) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", p)
@@ -106,11 +106,11 @@ func everythingLibrary(h http.Handler, certFile, keyFile string) error {
 	return stop.Err(g.Run())
 }
 
-// an everythingServer serves without and with TLS, in one process or two.
+// An everythingServer serves without and with TLS, in one process or two.
 type everythingServer struct {
 	plain, encrypted string // addresses
 	processes        []*Process
-	program          *Process // knows what was served
+	program          *Process // the process that knows what was served
 }
 
 var everythingServers = map[string]func(testing.TB, *pki) everythingServer{
@@ -132,8 +132,8 @@ var everythingServers = map[string]func(testing.TB, *pki) everythingServer{
 	},
 }
 
-// atOnce is every class of client, in the clear or over TLS, and what is to be
-// in flight at the signal.
+// atOnce returns clients of every class, without or with TLS, and requests that are
+// to be in flight at the signal.
 func atOnce(prefix, addr string, cfg *tls.Config, keepAlive, fresh int) (warm, inFlight []load.Group) {
 	group := func(g load.Group) load.Group {
 		g.Addr, g.TLS = addr, cfg
@@ -180,9 +180,9 @@ func TestStopWithEverything(t *testing.T) {
 	}
 }
 
-// begun waits until the program has begun to serve what is to be in flight: a
-// request that has only been sent may still be refused, over HTTP/2.
-func (p *Process) begun(t testing.TB, inFlight []load.Group) {
+// waitBegun waits until the program has begun to serve the requests that are to be
+// in flight. Before that, the server may refuse a request over HTTP/2.
+func (p *Process) waitBegun(t testing.TB, inFlight []load.Group) {
 	t.Helper()
 	var want int
 	for _, g := range inFlight {
@@ -211,8 +211,8 @@ func stopWithEverything(t *testing.T, start func(testing.TB, *pki) everythingSer
 			t.Fatal(err)
 		}
 	}
-	s.program.begun(t, inFlight)
-	time.Sleep(rand.N(300 * time.Millisecond)) // any moment will do
+	s.program.waitBegun(t, inFlight)
+	time.Sleep(rand.N(300 * time.Millisecond)) // a stop may come at any moment
 
 	l.Signalled(time.Now())
 	for _, p := range s.processes {
@@ -244,7 +244,7 @@ func stopWithEverything(t *testing.T, start func(testing.TB, *pki) everythingSer
 		switch {
 		case r.Kind == load.WebSocket && (r.GoingAway != r.CleanEnd || r.GoingAway < r.Clients):
 			t.Errorf("%s: %d ended cleanly, %d with 1001, want all, and %d at the least", r.Group, r.CleanEnd, r.GoingAway, r.Clients)
-		case r.UnechoedFor > 2*time.Second: // of those that cross the Close frame there are always some
+		case r.UnechoedFor > 2*time.Second: // some messages always cross the Close frame
 			t.Errorf("%s: a message was not echoed for %v, and then came a Close frame", r.Group, r.UnechoedFor)
 		case r.Kind == load.Events && (r.CleanEnd < r.Clients || r.Answered > 0):
 			t.Errorf("%s: %d ended cleanly, %d not before the load's end, want %d, 0", r.Group, r.CleanEnd, r.Answered, r.Clients)

@@ -10,8 +10,7 @@ import (
 	"testing"
 )
 
-// TestGC: the collector runs as GOGC says, and less often than by default if it
-// says nothing. GOMEMLIMIT holds in either case.
+// TestGC starts the binary with and without GOGC and GOMEMLIMIT, which are obeyed.
 func TestGC(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

@@ -31,52 +31,52 @@ import (
 	"lastcall/stoptest/load"
 )
 
-// These tests stop servers under clients that mean harm. Such a client cannot
-// make the stop end after its deadline, nor cost anybody else a request.
+// These tests stop servers under hostile clients. Such a client cannot make the
+// stop last longer than its deadline, nor lose other clients a request.
 
 // An attack is what one client does, many times over.
 type attack struct {
 	name    string
 	clients int
 	do      func(a attacker)
-	again   bool // on another connection when one has ended
+	again   bool // on a new connection when one has ended
 }
 
 // An attacker is one connection of an attack.
 type attacker struct {
 	net.Conn
-	over    <-chan struct{} // closed when the attack is
-	working func()          // to be called when it is under way
+	ended   <-chan struct{} // closed when the attack ends
+	working func()          // called when the attack is under way
 }
 
-// say writes and reports whether the server could still be written to.
-func (a attacker) say(s string) bool {
+// send writes s, and reports whether the connection still takes it.
+func (a attacker) send(s string) bool {
 	_, err := io.WriteString(a, s)
 	return err == nil
 }
 
-// stay keeps the connection open without reading from it.
-func (a attacker) stay() { a.working(); <-a.over }
+// hold keeps the connection open, and does not read from it.
+func (a attacker) hold() { a.working(); <-a.ended }
 
 // drip writes s again and again, with pauses.
 func (a attacker) drip(every time.Duration, s string) {
-	for a.say(s) {
+	for a.send(s) {
 		a.working()
 		select {
-		case <-a.over:
+		case <-a.ended:
 			return
 		case <-time.After(every):
 		}
 	}
-	a.stay() // it does not close either
+	a.hold() // and do not close
 }
 
-// flood writes s again and again, some megabytes a second: the machine is the
-// honest clients' too.
+// flood writes s again and again, some megabytes a second: more would take the
+// machine from the honest clients.
 func (a attacker) flood(s string) { a.drip(time.Millisecond, strings.Repeat(s, max(1, 4096/len(s)))) }
 
-// swallow reads whatever comes.
-func (a attacker) swallow() { go io.Copy(io.Discard, a) }
+// discard reads and drops what the server sends.
+func (a attacker) discard() { go io.Copy(io.Discard, a) }
 
 const (
 	getSmall = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -88,65 +88,65 @@ const (
 )
 
 var http1Attacks = []attack{
-	{name: "silent", clients: 1500, do: attacker.stay},
-	{name: "slow header", clients: 100, do: func(a attacker) { a.say(halfHead); a.drip(100*time.Millisecond, "X: y\r\n") }},
+	{name: "silent", clients: 1500, do: attacker.hold},
+	{name: "slow header", clients: 100, do: func(a attacker) { a.send(halfHead); a.drip(100*time.Millisecond, "X: y\r\n") }},
 	{name: "empty lines", clients: 10, do: func(a attacker) { a.flood("\r\n") }},
 	{name: "large header", clients: 100, do: func(a attacker) {
-		a.say(halfHead)
-		a.say("X: " + strings.Repeat("x", 60<<10))
-		a.stay()
+		a.send(halfHead)
+		a.send("X: " + strings.Repeat("x", 60<<10))
+		a.hold()
 	}},
 	{name: "byte by byte", clients: 50, do: func(a attacker) {
-		a.swallow()
+		a.discard()
 		a.working()
-		for n := 0; a.say(getSmall[n%len(getSmall) : n%len(getSmall)+1]); n++ {
+		for n := 0; a.send(getSmall[n%len(getSmall) : n%len(getSmall)+1]); n++ {
 			time.Sleep(5 * time.Millisecond)
 		}
 	}},
-	{name: "slow body", clients: 50, do: func(a attacker) { a.say(post); a.drip(100*time.Millisecond, "x") }},
-	{name: "slow chunks", clients: 50, do: func(a attacker) { a.say(chunked); a.drip(100*time.Millisecond, "1\r\nx\r\n") }},
+	{name: "slow body", clients: 50, do: func(a attacker) { a.send(post); a.drip(100*time.Millisecond, "x") }},
+	{name: "slow chunks", clients: 50, do: func(a attacker) { a.send(chunked); a.drip(100*time.Millisecond, "1\r\nx\r\n") }},
 	{name: "no body", clients: 50, do: func(a attacker) {
-		a.say("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
-		a.stay()
+		a.send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+		a.hold()
 	}},
-	{name: "slow reader", clients: 50, do: func(a attacker) { a.say(getBig); a.stay() }},
-	{name: "half-closed", clients: 50, do: func(a attacker) { a.say(getBig); closeWrite(a); a.stay() }},
-	{name: "half-closed in the header", clients: 50, do: func(a attacker) { a.say(halfHead); closeWrite(a); a.stay() }},
+	{name: "slow reader", clients: 50, do: func(a attacker) { a.send(getBig); a.hold() }},
+	{name: "half-closed", clients: 50, do: func(a attacker) { a.send(getBig); closeWrite(a); a.hold() }},
+	{name: "half-closed in the header", clients: 50, do: func(a attacker) { a.send(halfHead); closeWrite(a); a.hold() }},
 	{name: "endless requests", clients: 8, do: func(a attacker) {
-		for r := bufio.NewReader(a); a.say(getSmall); a.working() {
+		for r := bufio.NewReader(a); a.send(getSmall); a.working() {
 			resp, err := http.ReadResponse(r, nil)
 			if err != nil {
 				break
 			}
 			io.Copy(io.Discard, resp.Body)
 		}
-		a.stay()
+		a.hold()
 	}},
-	{name: "endless pipeline", clients: 4, do: func(a attacker) { a.swallow(); a.flood(getSmall) }},
+	{name: "endless pipeline", clients: 4, do: func(a attacker) { a.discard(); a.flood(getSmall) }},
 	{name: "pipeline never read", clients: 20, do: func(a attacker) { a.flood(getSmall) }},
-	{name: "goes on after its answer", clients: 8, do: func(a attacker) { a.swallow(); a.say(early); a.flood(strings.Repeat("x", 16<<10)) }},
-	{name: "drips after its answer", clients: 50, do: func(a attacker) { a.swallow(); a.say(early); a.drip(100*time.Millisecond, "x") }},
+	{name: "goes on after its answer", clients: 8, do: func(a attacker) { a.discard(); a.send(early); a.flood(strings.Repeat("x", 16<<10)) }},
+	{name: "drips after its answer", clients: 50, do: func(a attacker) { a.discard(); a.send(early); a.drip(100*time.Millisecond, "x") }},
 	{name: "connects and resets", clients: 4, again: true, do: func(a attacker) { reset(a); a.working() }},
-	{name: "asks and resets", clients: 4, again: true, do: func(a attacker) { a.say(getSmall); reset(a); a.working() }},
+	{name: "asks and resets", clients: 4, again: true, do: func(a attacker) { a.send(getSmall); reset(a); a.working() }},
 }
 
 var http2Attacks = []attack{
-	{name: "half a preface", clients: 50, do: func(a attacker) { a.say(preface[:18]); a.stay() }},
-	{name: "without settings", clients: 50, do: func(a attacker) { a.say(preface); a.stay() }},
-	{name: "idle", clients: 200, do: func(a attacker) { a.say(preface + settings()); a.stay() }},
-	{name: "PING flood", clients: 4, do: func(a attacker) { a.swallow(); a.say(preface + settings()); a.flood(frame(ping, 0, 0, "12345678")) }},
-	{name: "PING flood never read", clients: 20, do: func(a attacker) { a.say(preface + settings()); a.flood(frame(ping, 0, 0, "12345678")) }},
-	{name: "SETTINGS flood", clients: 4, do: func(a attacker) { a.swallow(); a.say(preface); a.flood(settings()) }},
-	{name: "SETTINGS flood never read", clients: 20, do: func(a attacker) { a.say(preface); a.flood(settings()) }},
+	{name: "half a preface", clients: 50, do: func(a attacker) { a.send(preface[:18]); a.hold() }},
+	{name: "without settings", clients: 50, do: func(a attacker) { a.send(preface); a.hold() }},
+	{name: "idle", clients: 200, do: func(a attacker) { a.send(preface + settings()); a.hold() }},
+	{name: "PING flood", clients: 4, do: func(a attacker) { a.discard(); a.send(preface + settings()); a.flood(frame(ping, 0, 0, "12345678")) }},
+	{name: "PING flood never read", clients: 20, do: func(a attacker) { a.send(preface + settings()); a.flood(frame(ping, 0, 0, "12345678")) }},
+	{name: "SETTINGS flood", clients: 4, do: func(a attacker) { a.discard(); a.send(preface); a.flood(settings()) }},
+	{name: "SETTINGS flood never read", clients: 20, do: func(a attacker) { a.send(preface); a.flood(settings()) }},
 	{name: "CONTINUATION flood", clients: 4, do: func(a attacker) {
-		a.swallow()
-		a.say(preface + settings() + frame(headers, 0, 1, request("GET", "/")))
+		a.discard()
+		a.send(preface + settings() + frame(headers, 0, 1, request("GET", "/")))
 		a.flood(frame(continuation, 0, 1, "\x00\x01x\x01y"))
 	}},
 	{name: "rapid reset", clients: 2, again: true, do: func(a attacker) {
-		a.swallow()
-		a.say(preface + settings())
-		for id := uint32(1); a.say(frame(headers, endHeaders|endStream, id, request("GET", "/")) + frame(rstStream, 0, id, "\x00\x00\x00\x08")); id += 2 {
+		a.discard()
+		a.send(preface + settings())
+		for id := uint32(1); a.send(frame(headers, endHeaders|endStream, id, request("GET", "/")) + frame(rstStream, 0, id, "\x00\x00\x00\x08")); id += 2 {
 			a.working()
 			if id%32 == 1 {
 				time.Sleep(time.Millisecond)
@@ -154,48 +154,48 @@ var http2Attacks = []attack{
 		}
 	}},
 	{name: "endless requests", clients: 2, do: func(a attacker) {
-		a.swallow()
-		a.say(preface + settings())
-		for id := uint32(1); a.say(frame(headers, endHeaders|endStream, id, request("GET", "/"))); id += 2 {
+		a.discard()
+		a.send(preface + settings())
+		for id := uint32(1); a.send(frame(headers, endHeaders|endStream, id, request("GET", "/"))); id += 2 {
 			a.working()
 			time.Sleep(time.Millisecond)
 		}
-		a.stay()
+		a.hold()
 	}},
 	{name: "never read", clients: 5, do: func(a attacker) {
 		a.streams(frame(settingsFrame, 0, 0, "\x00\x04\x7f\xff\xff\xff")+frame(windowUpdate, 0, 0, "\x7f\xff\x00\x00"), "GET", "/big", endStream)
-		a.stay()
+		a.hold()
 	}},
 }
 
-// streamAttacks are those that the binary's timeouts do not end, because they
-// are not for single streams.
+// streamAttacks are attacks that the timeouts of the binary do not end, because
+// these are for connections and not for single streams.
 var streamAttacks = []attack{
 	{name: "empty DATA", clients: 4, do: func(a attacker) {
-		a.swallow()
-		a.say(preface + settings() + frame(headers, endHeaders, 1, request("POST", "/")))
+		a.discard()
+		a.send(preface + settings() + frame(headers, endHeaders, 1, request("POST", "/")))
 		a.flood(frame(data, 0, 1, ""))
 	}},
 	{name: "no window", clients: 5, do: func(a attacker) {
-		a.swallow()
+		a.discard()
 		a.streams(frame(settingsFrame, 0, 0, "\x00\x04\x00\x00\x00\x00"), "GET", "/big", endStream)
 		a.drip(100*time.Millisecond, frame(ping, 0, 0, "12345678"))
 	}},
 	{name: "slow bodies", clients: 5, do: func(a attacker) {
-		a.swallow()
+		a.discard()
 		a.streams(settings(), "POST", "/", 0)
 		a.drip(100*time.Millisecond, frame(data, 0, 1, "x"))
 	}},
 }
 
 var tlsAttacks = []attack{
-	{name: "silent", clients: 200, do: attacker.stay},
-	{name: "half a hello", clients: 100, do: func(a attacker) { a.say("\x16\x03\x01\x02\x00\x01"); a.stay() }},
-	{name: "slow hello", clients: 100, do: func(a attacker) { a.say("\x16\x03\x01\x02\x00\x01"); a.drip(50*time.Millisecond, "\x00") }},
-	{name: "silent after the handshake", clients: 100, do: func(a attacker) { a.handshake(); a.stay() }},
+	{name: "silent", clients: 200, do: attacker.hold},
+	{name: "half a hello", clients: 100, do: func(a attacker) { a.send("\x16\x03\x01\x02\x00\x01"); a.hold() }},
+	{name: "slow hello", clients: 100, do: func(a attacker) { a.send("\x16\x03\x01\x02\x00\x01"); a.drip(50*time.Millisecond, "\x00") }},
+	{name: "silent after the handshake", clients: 100, do: func(a attacker) { a.handshake(); a.hold() }},
 	{name: "slow header", clients: 50, do: func(a attacker) {
-		a.handshake().say(halfHead)
-		a.stay()
+		a.handshake().send(halfHead)
+		a.hold()
 	}},
 	{name: "hello flood", clients: 4, again: true, do: func(a attacker) { a.handshake(); reset(a); a.working() }},
 }
@@ -240,22 +240,23 @@ func frame(kind, flags byte, stream uint32, payload string) string {
 
 func settings() string { return frame(settingsFrame, 0, 0, "") }
 
-// request is a header block (RFC 7541): the pseudo-header fields, without an
-// entry for the table.
+// request returns a header block (RFC 7541) of the pseudo-header fields, without
+// entries for the table.
 func request(method, path string) string {
 	field := func(index byte, s string) string { return string([]byte{index, byte(len(s))}) + s }
-	return field(2, method) + field(4, path) + "\x86" + field(1, "x") // 6: the scheme http
+	return field(2, method) + field(4, path) + "\x86" + field(1, "x") // \x86: the scheme http
 }
 
 // streams begins 100 requests.
 func (a attacker) streams(settings, method, path string, flags byte) {
-	a.say(preface + settings)
+	a.send(preface + settings)
 	for id := uint32(1); id < 200; id += 2 {
-		a.say(frame(headers, endHeaders|flags, id, request(method, path)))
+		a.send(frame(headers, endHeaders|flags, id, request(method, path)))
 	}
 }
 
-// on begins the attack, and returns when it is under way. end ends it.
+// on begins the attack, and returns when it is under way, with a function that
+// ends it.
 func (at attack) on(t testing.TB, addr string) (end func()) {
 	t.Helper()
 	at.clients = Few(at.clients)
@@ -273,7 +274,7 @@ func (at attack) on(t testing.TB, addr string) (end func()) {
 		ended.Go(func() {
 			var once sync.Once
 			for {
-				// An address of one's own: there are not enough ports for all.
+				// Each has an address of its own: one has too few ports for all.
 				d := net.Dialer{Timeout: 20 * time.Second, LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 1, byte(n/200), byte(1+n%200))}}
 				nc, err := d.Dial("tcp", addr)
 				if err == nil {
@@ -303,16 +304,16 @@ func (at attack) on(t testing.TB, addr string) (end func()) {
 	return func() { close(over); ended.Wait() }
 }
 
-// contextOf is done when the channel is closed.
+// contextOf returns a context that ends when the channel is closed.
 func contextOf(c <-chan struct{}) context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() { <-c; cancel() }()
 	return ctx
 }
 
-// untimed is a program that uses the actors, and whose server has no timeouts:
-// only the deadline ends what its clients begin. It speaks HTTP/2 without TLS,
-// or, given a certificate and its key, TLS.
+// untimed serves with the actors, on a server that has no timeouts: only the
+// deadline ends its requests. It speaks HTTP/2 without TLS or, given a certificate
+// and its key, TLS.
 func untimed(h http.Handler, args []string) error {
 	srv := &http.Server{Handler: h, Protocols: new(http.Protocols)}
 	srv.Protocols.SetHTTP1(true)
@@ -334,16 +335,16 @@ func untimed(h http.Handler, args []string) error {
 	g.Add(actors.HTTP(&stop, srv, l))
 	g.Add(actors.Signal(&stop))
 	fmt.Fprintf(os.Stderr, "msg=serving addr=%s\n", l.Addr())
-	if err := stop.Err(g.Run()); err != nil { // that work was cut is no failure here
+	if err := stop.Err(g.Run()); err != nil { // cut requests are not an error here
 		fmt.Fprintln(os.Stderr, err)
 	}
 	return nil
 }
 
-// earlyAnswer is more than is under way at once on a long line.
+// earlyAnswer is larger than what a long line holds.
 var earlyAnswer = strings.Repeat("no need of that\n", 64<<10)
 
-// target is what attackers ask for.
+// target returns the handler of the attacked servers.
 func target(work http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", work)
@@ -361,11 +362,11 @@ func target(work http.Handler) http.Handler {
 
 const shortGrace = 3 * time.Second
 
-// slack is for a busy machine.
+// slack is how much longer a stop may take on a busy machine.
 const slack = 5 * time.Second
 
-// underAttack stops a server under attacks and honest clients. It must end
-// within the given time, and lose nothing of the honest.
+// underAttack stops a server under attacks and honest clients. The server must end
+// within the given time, and lose no request of the honest clients.
 func underAttack(t *testing.T, attacks []attack, p *Process, overTLS *tls.Config, within time.Duration) {
 	t.Helper()
 	cfg := load.Config{Addr: p.Addr, EchoHeader: "X-Request-Id", MaxTime: time.Minute, Groups: []load.Group{
@@ -393,7 +394,7 @@ func underAttack(t *testing.T, attacks []attack, p *Process, overTLS *tls.Config
 	if err := l.Ready(ctx, 5); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(rand.N(200 * time.Millisecond)) // any moment will do
+	time.Sleep(rand.N(200 * time.Millisecond)) // a stop may come at any moment
 
 	l.Signalled(time.Now())
 	at := p.Signal(t, syscall.SIGTERM)
@@ -431,8 +432,8 @@ func underAttack(t *testing.T, attacks []attack, p *Process, overTLS *tls.Config
 
 var highWater = regexp.MustCompile(`VmHWM:\s+(\d+) kB`)
 
-// memory is the most that the process ever had resident, in bytes; 0 where the
-// system does not tell.
+// memory returns the largest resident size that the process has had, in bytes, or 0
+// where the system does not say.
 func (p *Process) memory() int64 {
 	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	m := highWater.FindSubmatch(status)
@@ -445,8 +446,8 @@ func (p *Process) memory() int64 {
 
 var alone = flag.Bool("alone", false, "make each attack of TestHostileClients on a server of its own, which takes some minutes")
 
-// TestHostileClients stops the binary, whose timeouts are short but whose
-// deadline is far, and a program that has nothing but the deadline.
+// TestHostileClients stops the binary with short timeouts and a late deadline, and a
+// program without timeouts.
 func TestHostileClients(t *testing.T) {
 	inParallelIfFew(t)
 	pki := newPKI(t)
@@ -455,7 +456,7 @@ func TestHostileClients(t *testing.T) {
 		name    string
 		attacks []attack
 		overTLS *tls.Config
-		within  time.Duration // the binary's stop
+		within  time.Duration // of the stop of the binary
 		flags   []string
 	}{
 		{"HTTP1", http1Attacks, nil, 15 * time.Second, []string{"-h2c"}},

@@ -21,9 +21,9 @@ import (
 	"lastcall/stoptest/load"
 )
 
-// socket is a listening socket that this test holds, to pass it on. Its
-// address is as -listen has it. (It is made by actors.Listen because a
-// multipath TCP socket would refuse the filter that it must not get.)
+// socket returns a listening socket to pass to processes, and its address as
+// -listen takes it. (actors.Listen makes it because a multipath TCP socket refuses
+// the filter, and the test must see that none is set.)
 func socket(t *testing.T, network string) (addr string, f *os.File) {
 	t.Helper()
 	addr = "127.0.0.1:0"
@@ -48,8 +48,8 @@ func socket(t *testing.T, network string) (addr string, f *os.File) {
 	return addr, f
 }
 
-// activated is the command that runs lastcall with sockets that are passed to
-// it, as systemd does.
+// activated returns the command that runs lastcall and passes sockets to it as
+// systemd does.
 func activated(files []*os.File, args ...string) *exec.Cmd {
 	cmd := exec.Command("sh", append([]string{"-c", `LISTEN_PID=$$ exec "$0" "$@"`, binary}, args...)...)
 	cmd.Env = append(os.Environ(), "LISTEN_FDS="+strconv.Itoa(len(files)))
@@ -57,7 +57,7 @@ func activated(files []*os.File, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// site is a directory that tells its name.
+// site returns a directory with a file that says name.
 func site(t *testing.T, name string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -67,7 +67,7 @@ func site(t *testing.T, name string) string {
 	return dir
 }
 
-// visitor is one raw connection.
+// A visitor is a client with one connection.
 type visitor struct {
 	t *testing.T
 	net.Conn
@@ -96,8 +96,8 @@ func (v *visitor) send(s string) {
 	}
 }
 
-// hears wants an answer with that body.
-func (v *visitor) hears(body string) {
+// wantAnswer reads an answer, which must have that body.
+func (v *visitor) wantAnswer(body string) {
 	v.t.Helper()
 	resp, err := http.ReadResponse(v.r, nil)
 	if err != nil {
@@ -111,8 +111,8 @@ func (v *visitor) hears(body string) {
 
 const askWho = "GET /who HTTP/1.1\r\nHost: x\r\n\r\n"
 
-// stopped wants a clean stop.
-func (p *Process) stopped(t *testing.T) {
+// stopCleanly stops the process, which must exit with status 0.
+func (p *Process) stopCleanly(t *testing.T) {
 	t.Helper()
 	p.Signal(t, syscall.SIGTERM)
 	if status := p.Wait(t); status != 0 {
@@ -125,7 +125,7 @@ func (p *Process) stopped(t *testing.T) {
 func TestHandOver(t *testing.T) {
 	for _, tt := range []struct {
 		name, network string
-		overlap       bool // the next one starts before the last one stops
+		overlap       bool // the next process starts before the last one stops
 	}{
 		{"one after the other", "tcp", false},
 		{"overlapping", "tcp", true},
@@ -178,8 +178,8 @@ func TestHandOver(t *testing.T) {
 			}
 			l.Stop()
 			ledger := l.Wait()
-			server.stopped(t)
-			program.stopped(t)
+			server.stopCleanly(t)
+			program.stopCleanly(t)
 			served := ledger.Compare(strings.SplitSeq(strings.TrimSpace(program.Stdout.String()), "\n"))
 			n := ledger.Total
 			t.Logf("%d hand-overs\n%v", handovers, ledger)
@@ -194,7 +194,8 @@ func TestHandOver(t *testing.T) {
 	}
 }
 
-// TestInheritedQueueIsLeft looks at who serves whom at a hand-over.
+// TestInheritedQueueIsLeft: connections that nobody has accepted at a hand-over are
+// left to the next process.
 func TestInheritedQueueIsLeft(t *testing.T) {
 	t.Parallel()
 	for _, network := range []string{"tcp", "unix"} {
@@ -206,7 +207,7 @@ func TestInheritedQueueIsLeft(t *testing.T) {
 			first := start("first")
 			inside := visit(t, addr)
 			inside.send(askWho)
-			inside.hears("first")
+			inside.wantAnswer("first")
 			inside.send(askWho[:10])
 			first.Signal(t, syscall.SIGTERM)
 			first.WaitLog(t, `way="inherited`)
@@ -214,7 +215,7 @@ func TestInheritedQueueIsLeft(t *testing.T) {
 			queued := visit(t, addr) // a SYN filter would not let it in
 			queued.send(askWho)
 			inside.send(askWho[10:])
-			inside.hears("first")
+			inside.wantAnswer("first")
 			if status := first.Wait(t); status != 0 {
 				t.Errorf("exit status = %d, want 0:\n%s", status, first.Log())
 			}
@@ -222,17 +223,17 @@ func TestInheritedQueueIsLeft(t *testing.T) {
 			between.send(askWho)
 
 			second := start("second")
-			queued.hears("second")
-			between.hears("second")
+			queued.wantAnswer("second")
+			between.wantAnswer("second")
 			queued.Close()
 			between.Close()
-			second.stopped(t)
+			second.stopCleanly(t)
 			visit(t, addr) // the socket is still there
 		})
 	}
 }
 
-// TestSocketActivate has systemd's own tool start the binary when the first
+// TestSocketActivate lets systemd's own tool start the binary when the first
 // client comes.
 func TestSocketActivate(t *testing.T) {
 	t.Parallel()
@@ -253,10 +254,10 @@ func TestSocketActivate(t *testing.T) {
 
 	first := visit(t, addr)
 	first.send(askWho)
-	first.hears("activated")
+	first.wantAnswer("activated")
 	second := visit(t, "unix:"+path)
 	second.send(askWho)
-	second.hears("activated")
+	second.wantAnswer("activated")
 	if want := "msg=serving addr=" + addr + "," + path + " "; !strings.Contains(p.Log(), want) {
 		t.Errorf("the log lacks %s:\n%s", want, p.Log())
 	}
@@ -264,7 +265,7 @@ func TestSocketActivate(t *testing.T) {
 	p.Signal(t, syscall.SIGTERM)
 	p.WaitLog(t, `way="inherited`)
 	second.send(askWho[10:])
-	second.hears("activated")
+	second.wantAnswer("activated")
 	if status := p.Wait(t); status != 0 {
 		t.Errorf("exit status = %d, want 0:\n%s", status, p.Log())
 	}
@@ -276,8 +277,8 @@ func TestSocketActivate(t *testing.T) {
 	}
 }
 
-// TestInheritedAndOwn serves passed sockets beside the addresses that are
-// asked for, which are drained as always.
+// TestInheritedAndOwn serves passed sockets and the addresses of -listen. Only the
+// latter are closed.
 func TestInheritedAndOwn(t *testing.T) {
 	t.Parallel()
 	addr, f := socket(t, "tcp")
@@ -289,10 +290,10 @@ func TestInheritedAndOwn(t *testing.T) {
 	for _, addr := range []string{inherited, own} {
 		v := visit(t, addr)
 		v.send(askWho)
-		v.hears("both")
+		v.wantAnswer("both")
 		v.Close()
 	}
-	p.stopped(t)
+	p.stopCleanly(t)
 	visit(t, inherited)
 	if nc, err := net.Dial("tcp", own); err == nil {
 		nc.Close()
@@ -300,7 +301,7 @@ func TestInheritedAndOwn(t *testing.T) {
 	}
 }
 
-// TestSeveralListeners drains all of them at once.
+// TestSeveralListeners stops a server with three listeners, which drain at once.
 func TestSeveralListeners(t *testing.T) {
 	t.Parallel()
 	path := "unix:" + t.TempDir() + "/s"
@@ -312,13 +313,13 @@ func TestSeveralListeners(t *testing.T) {
 	addrs[1] = path
 	var visitors []*visitor
 	for _, addr := range addrs {
-		visitors = append(visitors, arriving(t, addr))
+		visitors = append(visitors, visitHalfway(t, addr))
 	}
 	p.Signal(t, syscall.SIGTERM)
 	p.WaitLog(t, "phase=draining")
 	for i, v := range visitors {
 		v.send(askWho[10:])
-		v.hears("here")
+		v.wantAnswer("here")
 		network, addr := "tcp", addrs[i]
 		if i == 1 {
 			network, addr = "unix", strings.TrimPrefix(addr, "unix:")

@@ -71,13 +71,13 @@ func (s *screen) written() string {
 	return s.all.String()
 }
 
-// until waits for what a regular expression matches.
+// until waits until the screen matches a regular expression.
 func (s *screen) until(t *testing.T, re string) {
 	t.Helper()
 	WaitFor(t, re+" on the screen", func() bool { return regexp.MustCompile(re).MatchString(s.written()) })
 }
 
-// lines is what somebody sees in the end.
+// lines returns the lines that are on the screen at last.
 func (s *screen) lines() []string {
 	written := strings.NewReplacer(noWrap, "", wrap, "").Replace(s.written())
 	var lines []string
@@ -124,19 +124,19 @@ func TestProgressOnTerminal(t *testing.T) {
 	}{{"clean", false}, {"cut", true}} {
 		t.Run(tt.name, func(t *testing.T) {
 			s, cmd, addr := serveOnScreen(t, "xterm")
-			first, second := arriving(t, addr), arriving(t, addr)
+			first, second := visitHalfway(t, addr), visitHalfway(t, addr)
 
 			io.WriteString(s.master, "\x03")
 			s.until(t, `draining: 0 in flight, 0 streams, 0 hijacked, 0 new, 0 idle, 2 open, \d+s left`)
 			s.until(t, `draining: 0 in flight, 0 streams, 0 hijacked, 0 new, 0 idle, 2 open, 2\ds left`) // of 30
 			first.send(askWho[10:])
-			first.hears("here")
+			first.wantAnswer("here")
 			s.until(t, `draining: 0 in flight, 0 streams, 0 hijacked, 0 new, 0 idle, 1 open, \d+s left`)
 			if tt.again {
 				io.WriteString(s.master, "\x03")
 			} else {
 				second.send(askWho[10:])
-				second.hears("here")
+				second.wantAnswer("here")
 			}
 			cmd.Wait()
 			ws := cmd.ProcessState.Sys().(syscall.WaitStatus)
@@ -167,11 +167,11 @@ func TestProgressOnDumbTerminal(t *testing.T) {
 	t.Parallel()
 	for _, term := range []string{"dumb", ""} {
 		s, cmd, addr := serveOnScreen(t, term)
-		v := arriving(t, addr)
+		v := visitHalfway(t, addr)
 		io.WriteString(s.master, "\x03")
 		s.until(t, `phase=draining`)
 		v.send(askWho[10:])
-		v.hears("here")
+		v.wantAnswer("here")
 		cmd.Wait()
 		s.until(t, `msg=stopped`)
 		if strings.Contains(s.written(), "\x1b") {

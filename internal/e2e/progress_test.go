@@ -14,12 +14,12 @@ import (
 	"time"
 )
 
-// arriving is a visitor whose request is on its way in.
-func arriving(t *testing.T, addr string) *visitor {
+// visitHalfway returns a visitor that has sent a part of a request.
+func visitHalfway(t *testing.T, addr string) *visitor {
 	t.Helper()
 	v := visit(t, addr)
 	v.send(askWho)
-	v.hears("here") // the server has accepted it
+	v.wantAnswer("here") // the server has accepted it
 	v.send(askWho[:10])
 	return v
 }
@@ -33,18 +33,18 @@ func TestProgressLog(t *testing.T) {
 	p := Launch(t, Here, Lastcall("-listen", "127.0.0.1:0", "-dir", site(t, "here"), "-read-header-timeout", "1m"))
 	visitors := make([]*visitor, 20)
 	for i := range visitors {
-		visitors[i] = arriving(t, p.Addr)
+		visitors[i] = visitHalfway(t, p.Addr)
 	}
 	begun := p.Signal(t, syscall.SIGTERM)
 	p.WaitLog(t, "phase=draining")
 	for _, v := range visitors[1:] {
 		v.send(askWho[10:])
-		v.hears("here")
+		v.wantAnswer("here")
 		time.Sleep(100 * time.Millisecond)
 	}
 	time.Sleep(2500 * time.Millisecond) // nothing changes for some ticks
 	visitors[0].send(askWho[10:])
-	visitors[0].hears("here")
+	visitors[0].wantAnswer("here")
 	if status := p.Wait(t); status != 0 {
 		t.Errorf("exit status = %d, want 0", status)
 	}
@@ -175,7 +175,7 @@ func TestReportBadPath(t *testing.T) {
 		}
 	}
 
-	// One that was good at the start.
+	// A directory that was there at the start.
 	gone := t.TempDir() + "/gone"
 	if err := os.Mkdir(gone, 0o700); err != nil {
 		t.Fatal(err)

@@ -121,7 +121,7 @@ func TestLogJSON(t *testing.T) {
 	t.Parallel()
 	p := Start(t, Here, Lastcall("-listen", "127.0.0.1:0", "-log-format", "json"))
 	p.WaitLog(t, `"msg":"serving"`)
-	p.stopped(t)
+	p.stopCleanly(t)
 	for line := range strings.Lines(p.Log()) {
 		if !json.Valid([]byte(line)) {
 			t.Errorf("log line %s is not JSON", line)

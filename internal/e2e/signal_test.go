@@ -9,9 +9,8 @@ import (
 	"time"
 )
 
-// TestSignalEarly sends a signal in the first milliseconds of the process. It
-// may come before main, and then kills; later it is a clean stop. In no case
-// is it forgotten.
+// TestSignalEarly sends a signal in the first milliseconds of the process. Before
+// main it kills the process; later it begins a clean stop. It is never ignored.
 func TestSignalEarly(t *testing.T) {
 	t.Parallel()
 	clean := 0
@@ -34,7 +33,7 @@ func TestSignalEarly(t *testing.T) {
 		}
 	}
 	if p := Launch(t, Here, Lastcall("-listen", "127.0.0.1:0")); clean == 0 {
-		// A slow machine: the first moment at which it surely is set up.
+		// On a slow machine all signals came before main.
 		p.Signal(t, syscall.SIGTERM)
 		if status := p.Wait(t); status != 0 {
 			t.Errorf("exit status = %d, want 0", status)

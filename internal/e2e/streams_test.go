@@ -18,8 +18,8 @@ import (
 	"github.com/coder/websocket"
 )
 
-// streams is a program that streams events, each in two writes, and echoes
-// what WebSockets say.
+// streams returns a handler that streams events, each in two writes, and echoes
+// what WebSockets send.
 func streams() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/events", func(w http.ResponseWriter, r *http.Request) {
@@ -95,7 +95,7 @@ func TestStopEndsStreams(t *testing.T) {
 					t.Errorf("event stream: %v", err)
 					return
 				}
-				rest, err := io.ReadAll(r) // the final chunk is its nil
+				rest, err := io.ReadAll(r) // nil: the final chunk has arrived
 				if all := first + string(rest); err != nil || !strings.HasSuffix(all, "tick\n\n") {
 					t.Errorf("event stream: ended with %q, %v, want a whole event, nil", all[max(0, len(all)-30):], err)
 				}

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// quiet is a load that makes no requests by the time of the stop, and does not
-// close its connections.
+// quiet starts a load whose clients, at the stop, make no requests and keep their
+// connections open.
 func quiet(t testing.TB, addr string, g load.Group) *load.Load {
 	t.Helper()
 	l, err := load.Start(load.Config{Addr: addr, Groups: []load.Group{g}, EchoHeader: "X-Request-Id", MaxTime: time.Minute})

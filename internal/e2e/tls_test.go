@@ -27,13 +27,13 @@ import (
 	"time"
 )
 
-// A pki is a certificate and a key in two files, and whom clients trust.
+// A pki is a certificate and its key, in two files, and what clients trust.
 type pki struct {
 	cert, key string
 	pool      *x509.CertPool
 }
 
-// newPKI makes the pair of serial number 1.
+// newPKI returns a certificate of serial number 1.
 func newPKI(t testing.TB) *pki {
 	t.Helper()
 	dir := t.TempDir()
@@ -42,7 +42,7 @@ func newPKI(t testing.TB) *pki {
 	return p
 }
 
-// write writes a new pair, always of the same size.
+// write writes a new certificate and key, always of the same size.
 func (p *pki) write(t testing.TB, certFile, keyFile string, serial int64) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -84,10 +84,10 @@ func (p *pki) write(t testing.TB, certFile, keyFile string, serial int64) {
 	p.pool.AddCert(c)
 }
 
-// flags are those of a server with the pair.
+// flags returns the flags of a server with the certificate.
 func (p *pki) flags() []string { return []string{"-tls-cert", p.cert, "-tls-key", p.key} }
 
-// client speaks HTTP/1 or HTTP/2 over TLS, on connections of its own.
+// client returns a client of HTTP/1 or HTTP/2 over TLS, on connections of its own.
 func (p *pki) client(t testing.TB, major int) *http.Client {
 	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: p.pool}, Protocols: new(http.Protocols)}
 	tr.Protocols.SetHTTP1(major == 1)
@@ -96,7 +96,7 @@ func (p *pki) client(t testing.TB, major int) *http.Client {
 	return &http.Client{Transport: tr}
 }
 
-// h2cClient speaks HTTP/2 without TLS, with prior knowledge.
+// h2cClient returns a client of HTTP/2 without TLS, with prior knowledge.
 func h2cClient(t testing.TB) *http.Client {
 	tr := &http.Transport{Protocols: new(http.Protocols)}
 	tr.Protocols.SetUnencryptedHTTP2(true)
@@ -104,7 +104,7 @@ func h2cClient(t testing.TB) *http.Client {
 	return &http.Client{Transport: tr}
 }
 
-// serial is that of the certificate that a new connection is shown.
+// serial returns the serial number of the certificate of a new connection.
 func (p *pki) serial(t testing.TB, addr string) int64 {
 	t.Helper()
 	c, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: p.pool})
@@ -115,7 +115,7 @@ func (p *pki) serial(t testing.TB, addr string) int64 {
 	return c.ConnectionState().PeerCertificates[0].SerialNumber.Int64()
 }
 
-// get asks for a page, which must come as status 200.
+// get gets a page, with status 200.
 func get(t testing.TB, c *http.Client, url string) *http.Response {
 	t.Helper()
 	resp, err := c.Get(url)
@@ -139,7 +139,7 @@ func TestTLS(t *testing.T) {
 	for _, tt := range []struct {
 		version uint16
 		offer   []string
-		proto   string // agreed upon
+		proto   string // negotiated
 		fails   string
 	}{
 		{tls.VersionTLS13, []string{"h2", "http/1.1"}, "h2", ""},
@@ -173,7 +173,7 @@ func TestTLS(t *testing.T) {
 		}
 		p.WaitLog(t, fmt.Sprintf("method=GET path=/ proto=HTTP/%d", major))
 	}
-	resp, err := http.Get("http://" + p.Addr) // without TLS: is told so
+	resp, err := http.Get("http://" + p.Addr) // without TLS
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,8 +183,8 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-// TestTLSReload changes the pair in all ways that are known, under connections
-// that are open, which go on with the pair that they began with.
+// TestTLSReload changes the certificate in all known ways. Connections that are open
+// keep the one that they began with.
 func TestTLSReload(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -205,7 +205,7 @@ func TestTLSReload(t *testing.T) {
 		{"SIGHUP", false, func(t *testing.T, pki *pki, p *Process) {
 			p.Signal(t, syscall.SIGHUP)
 			p.WaitLog(t, `msg="certificate unchanged"`)
-			// A change that none could see from outside.
+			// A change that does not show in the size and time of the files.
 			was, err := os.Stat(pki.cert)
 			if err != nil {
 				t.Fatal(err)
@@ -347,8 +347,8 @@ func TestTLSBadPairIsKeptOut(t *testing.T) {
 	}
 }
 
-// TestHangup: a SIGHUP ends the process where it means nothing else, and never
-// a stop that is under way.
+// TestHangup: SIGHUP ends a process that has nothing to load again, but never
+// during a stop.
 func TestHangup(t *testing.T) {
 	t.Parallel()
 	hangups := make(chan os.Signal, 1)
@@ -376,8 +376,8 @@ func TestHangup(t *testing.T) {
 	}
 }
 
-// TestStopFinishes: what is in flight at the signal is answered, whatever it
-// came over.
+// TestStopFinishes: a request that is in flight at the signal is answered, over
+// every protocol.
 func TestStopFinishes(t *testing.T) {
 	pki := newPKI(t)
 	for _, tt := range []struct {
@@ -425,8 +425,8 @@ func TestH2C(t *testing.T) {
 	}
 }
 
-// TestHTTP2LargeFrame: a frame header that promises more than the least that a
-// server must take is refused, before memory is set aside for it.
+// TestHTTP2LargeFrame: a frame larger than 16 KiB, the smallest limit of RFC 9113,
+// is refused at its header, before memory is allocated for it.
 func TestHTTP2LargeFrame(t *testing.T) {
 	t.Parallel()
 	p := Launch(t, Here, Lastcall("-listen", "127.0.0.1:0", "-h2c"))
@@ -447,9 +447,9 @@ func TestHTTP2LargeFrame(t *testing.T) {
 	}
 }
 
-// overTLS dials for the clients of a load, which looks for what has arrived on
-// the socket underneath. No session tickets are sent to a client without a
-// cache for them, so that nothing arrives unasked but the end.
+// overTLS returns a dial function for a load, whose clients look at the TCP socket
+// for what has arrived. A client without a cache for session tickets gets none, so
+// nothing but the end of the connection arrives unasked.
 func (p *pki) overTLS(addr string) func(context.Context, int) (net.Conn, error) {
 	cfg := &tls.Config{RootCAs: p.pool, ServerName: "localhost"}
 	return func(ctx context.Context, _ int) (net.Conn, error) {

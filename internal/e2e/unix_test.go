@@ -14,7 +14,7 @@ import (
 	"testing"
 )
 
-// TestUnixSocket stops a server on a unix socket, whose path is gone then.
+// TestUnixSocket stops a server on a unix socket, and finds its path removed.
 func TestUnixSocket(t *testing.T) {
 	t.Parallel()
 	path := t.TempDir() + "/s"
@@ -43,7 +43,7 @@ func TestUnixSocket(t *testing.T) {
 	}
 }
 
-// TestUnixPathOfSuccessor stops a server whose path has become another's.
+// TestUnixPathOfSuccessor stops a server when another one listens at its path.
 func TestUnixPathOfSuccessor(t *testing.T) {
 	t.Parallel()
 	path := t.TempDir() + "/s"
@@ -52,12 +52,12 @@ func TestUnixPathOfSuccessor(t *testing.T) {
 		t.Fatal(err)
 	}
 	second := Launch(t, Here, Lastcall("-listen", "unix:"+path, "-dir", site(t, "second")))
-	first.stopped(t)
+	first.stopCleanly(t)
 	v := visit(t, "unix:"+path)
 	v.send(askWho)
-	v.hears("second")
+	v.wantAnswer("second")
 	v.Close()
-	second.stopped(t)
+	second.stopCleanly(t)
 	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("stat of the socket's path: %v, want it gone", err)
 	}
@@ -82,9 +82,9 @@ func TestUnixPathTaken(t *testing.T) {
 	p := Launch(t, Here, Lastcall("-listen", "unix:"+path, "-dir", site(t, "after the crash")))
 	v := visit(t, "unix:"+path)
 	v.send(askWho)
-	v.hears("after the crash")
+	v.wantAnswer("after the crash")
 	v.Close()
-	p.stopped(t)
+	p.stopCleanly(t)
 
 	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
