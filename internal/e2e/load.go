@@ -62,7 +62,7 @@ func StartIdiom(t testing.TB, in Place, ip string) Subject {
 type Traffic struct {
 	Groups []load.Group
 	Warm   int // each client has had so many answers
-	Slow   int // so many requests are in flight, until half a second after the signal
+	Slow   int // so many requests are in flight, until a second after the signal
 
 	dial func(addr string) func(ctx context.Context, client int) (net.Conn, error) // nil: the load's own
 }
@@ -166,8 +166,8 @@ func LongLine(t testing.TB, cfg line.Config) *line.Line {
 	return l
 }
 
-// BeginSlow begins a request that is answered half a second after FinishSlow, and
-// returns how it ends, when the program has begun to serve it.
+// BeginSlow begins a request that is answered a second after FinishSlow. It
+// returns how the request ends, when the program has begun to serve it.
 func BeginSlow(t testing.TB, s Subject) <-chan error {
 	t.Helper()
 	return beginSlow(t, s, http.DefaultClient, "http")

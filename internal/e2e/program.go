@@ -86,9 +86,9 @@ func library(h http.Handler, addr string) error {
 }
 
 // Work is a handler that remembers the IDs of the requests that it served. It
-// answers a request for /slow after 2 s. One with the query long it answers half a
-// second after the first SIGUSR1, one with long=2 after the second, and so on:
-// however slow the machine is, these are in flight when the stop begins.
+// answers a request for /slow after 2 s. One with the query long it answers a
+// second after the first SIGUSR1, one with long=2 a second after the second, and so
+// on: however slow the machine is, these are in flight when the stop begins.
 type Work struct {
 	mu       sync.Mutex
 	cond     sync.Cond
@@ -130,7 +130,7 @@ func (p *Work) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.URL.Query().Has("long"):
 		n, _ := strconv.Atoi(r.URL.Query().Get("long"))
 		p.await(max(n, 1))
-		time.Sleep(500 * time.Millisecond)
+		time.Sleep(time.Second)
 	case r.URL.Path == "/slow":
 		time.Sleep(2 * time.Second)
 	}
