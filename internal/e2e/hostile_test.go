@@ -366,8 +366,9 @@ const shortGrace = 3 * time.Second
 const slack = 5 * time.Second
 
 // underAttack stops a server under attacks and honest clients. The server must end
-// within the given time, and lose no request of the honest clients.
-func underAttack(t *testing.T, attacks []attack, p *Process, overTLS *tls.Config, within time.Duration) {
+// by its deadline, with the wanted exit status, and lose no request of the honest
+// clients.
+func underAttack(t *testing.T, attacks []attack, p *Process, overTLS *tls.Config, grace time.Duration, want int) {
 	t.Helper()
 	cfg := load.Config{Addr: p.Addr, EchoHeader: "X-Request-Id", MaxTime: time.Minute, Groups: []load.Group{
 		{Name: "blind", Kind: load.Blind, N: 10},
@@ -415,11 +416,11 @@ func underAttack(t *testing.T, attacks []attack, p *Process, overTLS *tls.Config
 	if n.Lost != 0 || n.ResetOnConnect != 0 || n.ErrorStatus != 0 || n.WrongAnswer != 0 || n.ClientError != 0 || n.RefusedEarly != 0 || n.AnsweredAfter == 0 {
 		t.Errorf("honest clients lost requests:\n%v", ledger)
 	}
-	if took > within {
-		t.Errorf("the stop took %v, want at most %v", took, within)
+	if took > grace+slack {
+		t.Errorf("the stop took %v, want at most %v", took, grace+slack)
 	}
-	if status != 0 && status != 3 { // 3: work was cut
-		t.Errorf("exit status = %d, want 0 or 3", status)
+	if status != want {
+		t.Errorf("exit status = %d, want %d", status, want)
 	}
 	if limit := int64(400 << 20); memory > limit && !raceEnabled() {
 		t.Errorf("%d MiB of memory, want at most %d", memory>>20, limit>>20)
@@ -456,20 +457,21 @@ func TestHostileClients(t *testing.T) {
 		name    string
 		attacks []attack
 		overTLS *tls.Config
-		within  time.Duration // of the stop of the binary
+		grace   time.Duration // of the binary
+		status  int           // of the binary: 0 if its timeouts end the attacks, 3 if only the deadline does
 		flags   []string
 	}{
-		{"HTTP1", http1Attacks, nil, 15 * time.Second, []string{"-h2c"}},
-		{"HTTP2", http2Attacks, nil, 15 * time.Second, []string{"-h2c"}},
-		{"streams", streamAttacks, nil, 6*time.Second + slack, []string{"-h2c", "-grace", "6s"}}, // a connection to the program may take some of it
-		{"TLS", tlsAttacks, &tls.Config{RootCAs: pki.pool}, 15 * time.Second, []string{"-tls-cert", pki.cert, "-tls-key", pki.key}},
+		{"HTTP1", http1Attacks, nil, actors.DefaultGrace, 0, []string{"-h2c"}},
+		{"HTTP2", http2Attacks, nil, actors.DefaultGrace, 0, []string{"-h2c"}},
+		{"streams", streamAttacks, nil, 6 * time.Second, 3, []string{"-h2c"}},
+		{"TLS", tlsAttacks, &tls.Config{RootCAs: pki.pool}, actors.DefaultGrace, 0, pki.flags()},
 	} {
 		stop := func(t *testing.T, attacks []attack) {
 			t.Run("binary", func(t *testing.T) {
 				inParallelIfFew(t)
-				p := Launch(t, Here, Lastcall(append(tt.flags, "-listen", "127.0.0.1:0", "-proxy", "http://"+program.Addr, "-idle-grace", "1s",
+				p := Launch(t, Here, Lastcall(append(tt.flags, "-listen", "127.0.0.1:0", "-proxy", "http://"+program.Addr, "-grace", tt.grace.String(), "-idle-grace", "1s",
 					"-read-header-timeout", "1s", "-read-timeout", "1s", "-write-timeout", "1s")...))
-				underAttack(t, attacks, p, tt.overTLS, tt.within)
+				underAttack(t, attacks, p, tt.overTLS, tt.grace, tt.status)
 			})
 			t.Run("library", func(t *testing.T) {
 				inParallelIfFew(t)
@@ -477,7 +479,7 @@ func TestHostileClients(t *testing.T) {
 				if tt.overTLS != nil {
 					args = append(args, pki.cert, pki.key)
 				}
-				underAttack(t, attacks, Launch(t, Here, As("untimed", args...)), tt.overTLS, shortGrace+slack)
+				underAttack(t, attacks, Launch(t, Here, As("untimed", args...)), tt.overTLS, shortGrace, 0)
 			})
 		}
 		t.Run(tt.name, func(t *testing.T) {
