@@ -58,7 +58,7 @@ func TestEarlyAnswerOverLongLine(t *testing.T) {
 		})
 		t.Run("proxy/"+delay.String(), func(t *testing.T) {
 			t.Parallel()
-			program := Launch(t, over.Server, As("target", "127.0.0.1:0"))
+			program := Launch(t, over.Server, As("early", "127.0.0.1:0"))
 			early(t, func(ip string) *Process {
 				return Launch(t, over.Server, Lastcall("-listen", ip+":0", "-proxy", "http://"+program.Addr))
 			})
