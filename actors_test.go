@@ -27,7 +27,7 @@ func stopBoth(t *testing.T, over *line.Line) {
 	for name, start := range map[string]e2e.Starter{"proxy": e2e.StartProxy, "library": e2e.StartLibrary} {
 		t.Run(name, func(t *testing.T) {
 			for range *e2e.Stops {
-				tr := e2e.Mixed(5 * time.Millisecond)
+				tr := e2e.Mixed(5 * time.Millisecond).Few()
 				ledger, served := e2e.StopUnderLoad(t, start, over, tr)
 				e2e.CheckNothingLost(t, ledger, served, tr)
 			}
@@ -39,11 +39,11 @@ func TestStopUnderLoad(t *testing.T) { stopBoth(t, nil) }
 
 func TestStopWithLongThinkTime(t *testing.T) {
 	t.Parallel()
+	tr := e2e.Traffic{Warm: 3, Groups: []load.Group{
+		{Name: "blind", Kind: load.Blind, N: 500, Think: 1500 * time.Millisecond, Method: "POST", Body: 16},
+		{Name: "looking", Kind: load.Looking, N: 500, Think: 1500 * time.Millisecond, Method: "POST", Body: 16},
+	}}.Few()
 	for range *e2e.Stops {
-		tr := e2e.Traffic{Warm: 3, Groups: []load.Group{
-			{Name: "blind", Kind: load.Blind, N: e2e.Few(500), Think: 1500 * time.Millisecond, Method: "POST", Body: 16},
-			{Name: "looking", Kind: load.Looking, N: e2e.Few(500), Think: 1500 * time.Millisecond, Method: "POST", Body: 16},
-		}}
 		ledger, served := e2e.StopUnderLoad(t, e2e.StartProxy, nil, tr)
 		e2e.CheckNothingLost(t, ledger, served, tr)
 	}

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -75,6 +76,17 @@ func Mixed(think time.Duration) Traffic {
 		{Name: "looking", Kind: load.Looking, N: 100, Think: think, Method: "POST", Body: 16},
 		{Name: "fresh", Kind: load.Fresh, N: 16, Method: "POST", Body: 16},
 	}}
+}
+
+// Few returns the same with few clients, or all of them with -long. Many are late
+// on a busy machine, and a client that pauses for longer than it used to can lose
+// a request.
+func (tr Traffic) Few() Traffic {
+	tr.Groups = slices.Clone(tr.Groups)
+	for i := range tr.Groups {
+		tr.Groups[i].N = Few(tr.Groups[i].N)
+	}
+	return tr
 }
 
 // StopUnderLoad stops a server under load, over a line if one is given. It

@@ -476,7 +476,7 @@ func (c tlsConn) SyscallConn() (syscall.RawConn, error) { return c.tcp.SyscallCo
 func TestStopUnderLoadOverTLS(t *testing.T) {
 	for range *Stops {
 		pki := newPKI(t)
-		tr := Mixed(5 * time.Millisecond)
+		tr := Mixed(5 * time.Millisecond).Few()
 		tr.dial = pki.overTLS
 		ledger, served := StopUnderLoad(t, StartProxyWith(pki.flags()...), nil, tr)
 		CheckNothingLost(t, ledger, served, tr)
