@@ -35,7 +35,7 @@ func TestUnixSocket(t *testing.T) {
 	if status := p.Wait(t); status != 0 {
 		t.Errorf("exit status = %d, want 0:\n%s", status, p.Log())
 	}
-	if want := `way="path unlinked"`; !strings.Contains(p.Log(), want) {
+	if want := `way="path removed"`; !strings.Contains(p.Log(), want) {
 		t.Errorf("the log lacks %s:\n%s", want, p.Log())
 	}
 	if _, err := os.Stat(path); !os.IsNotExist(err) {
