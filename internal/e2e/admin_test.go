@@ -94,13 +94,13 @@ func TestAdmin(t *testing.T) {
 	http.DefaultClient.CloseIdleConnections()
 	p.Signal(t, syscall.SIGTERM)
 	if status := p.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0:\n%s", status, p.Log())
+		t.Errorf("exit status = %d, want 0", status)
 	}
 	if want := "level=debug"; !strings.Contains(p.Log(), want) {
-		t.Errorf("the log has no line of the level that was set, %s:\n%s", want, p.Log())
+		t.Errorf("the log has no line of the level that was set, %s", want)
 	}
 	if strings.Contains(p.Log(), "level=warn") {
-		t.Errorf("a warning:\n%s", p.Log())
+		t.Error("a warning")
 	}
 }
 
@@ -122,7 +122,7 @@ func TestOneWord(t *testing.T) {
 	line, _, _ = strings.Cut(line, "\n")
 	counts := regexp.MustCompile(`(\w+)=\d+\b`).FindAllStringSubmatch(line[strings.Index(line, "drained="):], -1)
 	if len(counts) < 5 {
-		t.Fatalf("counts %q in the log's last line, want five and more:\n%s", counts, p.Log())
+		t.Fatalf("counts %q in the log's last line, want five and more", counts)
 	}
 	for _, m := range counts {
 		for name, has := range map[string]bool{
@@ -157,7 +157,7 @@ func TestAdminSocketIsOurs(t *testing.T) {
 	}
 	p.Signal(t, syscall.SIGTERM)
 	if status := p.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0:\n%s", status, p.Log())
+		t.Errorf("exit status = %d, want 0", status)
 	}
 	if _, err := os.Stat(path); !os.IsNotExist(err) {
 		t.Errorf("stat of the socket's path: %v, want it gone", err)
@@ -168,6 +168,6 @@ func TestAdminForAllIsWarnedOf(t *testing.T) {
 	t.Parallel()
 	p := Launch(t, Here, Lastcall("-listen", "127.0.0.1:0", "-admin", ":0"))
 	if want := "whoever reaches this address may use it"; !strings.Contains(p.Log(), want) {
-		t.Errorf("the log lacks %q:\n%s", want, p.Log())
+		t.Errorf("the log lacks %q", want)
 	}
 }

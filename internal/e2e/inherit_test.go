@@ -116,7 +116,7 @@ func (p *Process) stopCleanly(t *testing.T) {
 	t.Helper()
 	p.Signal(t, syscall.SIGTERM)
 	if status := p.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0:\n%s", status, p.Log())
+		t.Errorf("exit status = %d, want 0", status)
 	}
 }
 
@@ -217,7 +217,7 @@ func TestInheritedQueueIsLeft(t *testing.T) {
 			inside.send(askWho[10:])
 			inside.wantAnswer("first")
 			if status := first.Wait(t); status != 0 {
-				t.Errorf("exit status = %d, want 0:\n%s", status, first.Log())
+				t.Errorf("exit status = %d, want 0", status)
 			}
 			between := visit(t, addr) // nobody serves now
 			between.send(askWho)
@@ -259,7 +259,7 @@ func TestSocketActivate(t *testing.T) {
 	second.send(askWho)
 	second.wantAnswer("activated")
 	if want := "msg=serving addr=" + addr + "," + path + " "; !strings.Contains(p.Log(), want) {
-		t.Errorf("the log lacks %s:\n%s", want, p.Log())
+		t.Errorf("the log lacks %s", want)
 	}
 	second.send(askWho[:10]) // accepted, and so drained
 	p.Signal(t, syscall.SIGTERM)
@@ -267,10 +267,10 @@ func TestSocketActivate(t *testing.T) {
 	second.send(askWho[10:])
 	second.wantAnswer("activated")
 	if status := p.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0:\n%s", status, p.Log())
+		t.Errorf("exit status = %d, want 0", status)
 	}
 	if doors, left := strings.Count(p.Log(), `msg="door shut"`), strings.Count(p.Log(), `way="inherited`); doors != 2 || left != 2 {
-		t.Errorf("an inherited socket was treated as our own:\n%s", p.Log())
+		t.Error("an inherited socket was treated as our own")
 	}
 	if _, err := os.Lstat(path); err != nil {
 		t.Error(err)
@@ -333,7 +333,7 @@ func TestSeveralListeners(t *testing.T) {
 		})
 	}
 	if status := p.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0:\n%s", status, p.Log())
+		t.Errorf("exit status = %d, want 0", status)
 	}
 }
 

@@ -93,7 +93,11 @@ func Start(t testing.TB, in Place, cmd *exec.Cmd) *Process {
 		cmd.Process.Kill()
 		<-p.done
 		if t.Failed() {
-			t.Logf("the log of %v:\n%s", cmd.Args, p.Log())
+			log := p.Log()
+			if len(log) > 8<<10 {
+				log = log[:4<<10] + "\n…\n" + log[len(log)-(4<<10):]
+			}
+			t.Logf("the log of %v:\n%s", cmd.Args, log)
 		}
 	})
 	return p

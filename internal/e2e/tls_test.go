@@ -134,7 +134,7 @@ func TestTLS(t *testing.T) {
 	pki := newPKI(t)
 	p := Launch(t, Here, Lastcall(append(pki.flags(), "-listen", "127.0.0.1:0", "-access-log")...))
 	if want := "scheme=https"; !strings.Contains(p.Log(), want) {
-		t.Errorf("the log lacks %s:\n%s", want, p.Log())
+		t.Errorf("the log lacks %s", want)
 	}
 	for _, tt := range []struct {
 		version uint16
@@ -253,11 +253,11 @@ func TestTLSReload(t *testing.T) {
 				}
 			}
 			if tt.mount && strings.Contains(p.Log(), "level=warn") { // only this change is made in one step
-				t.Errorf("the log warns:\n%s", p.Log())
+				t.Error("the log warns")
 			}
 			p.Signal(t, syscall.SIGTERM) // with both connections idle
 			if status := p.Wait(t); status != 0 {
-				t.Errorf("exit status = %d, want 0:\n%s", status, p.Log())
+				t.Errorf("exit status = %d, want 0", status)
 			}
 		})
 	}
@@ -333,7 +333,7 @@ func TestTLSBadPairIsKeptOut(t *testing.T) {
 	pki.write(t, pki.cert+".other", pki.key, 2)
 	p.WaitLog(t, `level=warn ts=`)
 	if want := fmt.Sprintf(`msg="certificate not taken, the one before stays" err="%s: tls: private key does not match public key"`, pki.key); !strings.Contains(p.Log(), want) {
-		t.Errorf("the log lacks %s:\n%s", want, p.Log())
+		t.Errorf("the log lacks %s", want)
 	}
 	if got := pki.serial(t, p.Addr); got != 1 {
 		t.Errorf("serial = %d, want 1", got)
@@ -343,7 +343,7 @@ func TestTLSBadPairIsKeptOut(t *testing.T) {
 	}
 	p.WaitLog(t, `msg="certificate unchanged"`)
 	if n := strings.Count(p.Log(), "level=warn"); n != 1 {
-		t.Errorf("%d warnings, want 1:\n%s", n, p.Log())
+		t.Errorf("%d warnings, want 1", n)
 	}
 }
 
@@ -372,7 +372,7 @@ func TestHangup(t *testing.T) {
 		t.Errorf("the request ended with %v", err)
 	}
 	if status := p.Wait(t); status != 0 {
-		t.Errorf("in a stop: exit status = %d, want 0:\n%s", status, p.Log())
+		t.Errorf("in a stop: exit status = %d, want 0", status)
 	}
 }
 
@@ -402,7 +402,7 @@ func TestStopFinishes(t *testing.T) {
 				t.Errorf("the request ended with %v", err)
 			}
 			if status := p.Wait(t); status != 0 {
-				t.Errorf("exit status = %d, want 0:\n%s", status, p.Log())
+				t.Errorf("exit status = %d, want 0", status)
 			}
 		})
 	}
@@ -412,7 +412,7 @@ func TestH2C(t *testing.T) {
 	t.Parallel()
 	p := Launch(t, Here, Lastcall("-listen", "127.0.0.1:0", "-h2c"))
 	if want := "scheme=h2c"; !strings.Contains(p.Log(), want) {
-		t.Errorf("the log lacks %s:\n%s", want, p.Log())
+		t.Errorf("the log lacks %s", want)
 	}
 	for major, c := range map[int]*http.Client{1: http.DefaultClient, 2: h2cClient(t)} {
 		if resp := get(t, c, "http://"+p.Addr+"/"); resp.ProtoMajor != major {

@@ -33,10 +33,10 @@ func TestUnixSocket(t *testing.T) {
 	client.CloseIdleConnections()
 	p.Signal(t, syscall.SIGINT)
 	if status := p.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0:\n%s", status, p.Log())
+		t.Errorf("exit status = %d, want 0", status)
 	}
 	if want := `way="path removed"`; !strings.Contains(p.Log(), want) {
-		t.Errorf("the log lacks %s:\n%s", want, p.Log())
+		t.Errorf("the log lacks %s", want)
 	}
 	if _, err := os.Stat(path); !os.IsNotExist(err) {
 		t.Errorf("stat of the socket's path: %v, want it gone", err)
@@ -71,7 +71,7 @@ func TestUnixPathTaken(t *testing.T) {
 		t.Helper()
 		p := Start(t, Here, Lastcall("-listen", "unix:"+path))
 		if status := p.Wait(t); status != 1 || !strings.Contains(p.Log(), "address already in use") {
-			t.Errorf("beside %s: exit status = %d, want 1 and the reason:\n%s", what, status, p.Log())
+			t.Errorf("beside %s: exit status = %d, want 1 and the reason", what, status)
 		}
 	}
 	crashed := Launch(t, Here, Lastcall("-listen", "unix:"+path))
