@@ -45,7 +45,7 @@ func (a *actor) interrupt(cause error) {
 		a.own = ownDeadline(cause)
 		close(a.asked)
 		if a.failed != nil && !errors.Is(cause, a.failed) {
-			a.stop.fails(a.failed)
+			a.stop.recordError(a.failed)
 		}
 	})
 }
@@ -61,22 +61,22 @@ func (a *actor) execute(f func() error) func() error {
 		if over {
 			return nil
 		}
-		a.stop.works(1)
-		defer a.stop.works(-1)
-		return a.returns(f())
+		a.stop.addWorkers(1)
+		defer a.stop.addWorkers(-1)
+		return a.returned(f())
 	}
 }
 
-// returns is for execute to return with. run.Group drops every error but the
-// first to come: the stop is told of those that come once the actor has been
-// interrupted, and of one that was there when it was interrupted for another.
-// Before that it is told nothing, as the actor may be started again.
-func (a *actor) returns(err error) error {
+// returned is for execute to return with. run.Group keeps only the first error
+// to come. So the stop records an error that comes once the actor has been
+// interrupted, and one that was there when it was interrupted for another.
+// An error before that is not recorded, as the actor may be started again.
+func (a *actor) returned(err error) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.failed = err
 	if a.over && err != nil {
-		a.stop.fails(err)
+		a.stop.recordError(err)
 	}
 	return err
 }

@@ -75,7 +75,7 @@ func Admin(stop *Stop, l net.Listener, cfg AdminConfig) (execute func() error, i
 	}
 	a.close = sync.OnceFunc(func() { close(a.closing) })
 	h := a.handler() // patterns that are wrong panic here
-	return func() error { return a.returns(a.execute(h)) }, a.interrupt
+	return func() error { return a.returned(a.execute(h)) }, a.interrupt
 }
 
 const (
@@ -116,7 +116,7 @@ func (a *admin) execute(h http.Handler) error {
 	case <-a.asked:
 	}
 	select {
-	case <-a.stop.ended:
+	case <-a.stop.done:
 	case <-time.After(time.Until(a.bound(0)) + adminLeave): // the end is to be seen, too
 	}
 	a.close()

@@ -70,8 +70,8 @@ type graceful struct {
 }
 
 func (g *graceful) execute() error {
-	defer g.stop.returns(nil)
-	g.stop.serves()
+	defer g.stop.memberDone(nil)
+	g.stop.memberReady()
 	served, down := make(chan struct{}), make(chan error, 1)
 	over := sync.OnceFunc(func() { close(served) })
 	defer over() // also if serve panics
@@ -87,7 +87,7 @@ func (g *graceful) execute() error {
 			failed = nil
 		case failed != nil:
 			failed = fmt.Errorf("%s: serve: %w", g.name, failed)
-			g.stop.fails(failed) // a signal may come first for run.Group
+			g.stop.recordError(failed) // a signal may come first for run.Group
 			fallthrough
 		case !asked:
 			g.stop.Begin(failed) // now: what is in flight may hold us up to the deadline
@@ -117,7 +117,7 @@ func (g *graceful) end(served <-chan struct{}) error {
 	case <-g.asked:
 	case <-served:
 	}
-	g.stop.leaves(g.lameDuck(served))
+	g.stop.memberLameDuckDone(g.lameDuck(served))
 
 	ctx, cancel := context.WithDeadline(context.Background(), g.bound(g.Grace))
 	defer cancel()
@@ -148,7 +148,7 @@ func (g *graceful) end(served <-chan struct{}) error {
 	} else {
 		err = nil
 		level.Warn(g.logger).Log("msg", "not stopped in time, closing")
-		g.stop.ends(g.name)
+		g.stop.recordForced(g.name)
 	}
 	cancel() // shutdown has nothing to wait for any more
 	if g.Close != nil {
@@ -160,7 +160,7 @@ func (g *graceful) end(served <-chan struct{}) error {
 		<-down
 	}
 	if err != nil {
-		g.stop.fails(err)
+		g.stop.recordError(err)
 	}
 	<-served
 	return err
@@ -169,13 +169,13 @@ func (g *graceful) end(served <-chan struct{}) error {
 // lameDuck waits for the end of that phase, in which serve goes on, and reports
 // whether serve has ended before.
 func (g *graceful) lameDuck(served <-chan struct{}) (early bool) {
-	over := time.NewTimer(time.Until(g.stop.drainsAt()))
+	over := time.NewTimer(time.Until(g.stop.drainTime()))
 	defer over.Stop()
 	select {
 	case <-over.C:
 	case <-g.stop.cutc:
 	case <-served:
-		return time.Now().Before(g.stop.drainsAt())
+		return time.Now().Before(g.stop.drainTime())
 	}
 	return false
 }

@@ -93,7 +93,7 @@ type server struct {
 
 func (s *server) execute() error {
 	var cut []Request
-	defer func() { s.stop.returns(cut) }()
+	defer func() { s.stop.memberDone(cut) }()
 
 	if len(s.listeners) == 0 {
 		addr := s.http.Addr
@@ -104,9 +104,9 @@ func (s *server) execute() error {
 		}
 		l, err := Listen(addr)
 		if err != nil {
-			s.stop.fails(err)
+			s.stop.recordError(err)
 			s.stop.Begin(err)
-			s.stop.leaves(true)
+			s.stop.memberLameDuckDone(true)
 			return err
 		}
 		s.listeners = []net.Listener{l}
@@ -121,7 +121,7 @@ func (s *server) execute() error {
 	engine := drain.New(s.http, s.listeners, policy{s.stop}, s.logger)
 	s.engine.Store(engine)
 	closed := engine.Start()
-	s.stop.serves()
+	s.stop.memberReady()
 
 	var failed error
 	gone := 0
@@ -129,7 +129,7 @@ func (s *server) execute() error {
 	case <-s.stop.begun:
 	case failed = <-closed: // nobody asked for that
 		gone++
-		s.stop.fails(failed) // a signal may come first for run.Group
+		s.stop.recordError(failed) // a signal may come first for run.Group
 		s.stop.Begin(failed)
 	}
 	lameDuck := time.NewTimer(time.Until(s.stop.drainAt))
@@ -141,17 +141,17 @@ func (s *server) execute() error {
 		case <-s.stop.cutc:
 			waiting = false
 		case err := <-closed:
-			s.stop.fails(err)
+			s.stop.recordError(err)
 			gone++
 		}
 	}
-	s.stop.leaves(gone == len(s.listeners))
+	s.stop.memberLameDuckDone(gone == len(s.listeners))
 
 	ctx, cancel := s.deadline()
 	defer cancel()
 	requests, failures := engine.Drain(ctx, gone)
 	for _, err := range failures {
-		s.stop.fails(err)
+		s.stop.recordError(err)
 	}
 	for i, r := range requests {
 		if i == mostNamed {

@@ -137,7 +137,7 @@ func (p *process) runs() error {
 
 	asked := p.interrupted()
 	if killed && asked {
-		p.stop.ends(p.name)
+		p.stop.recordForced(p.name)
 	}
 	switch {
 	case errors.Is(err, exec.ErrWaitDelay): // whoever has its input or output is none of its group

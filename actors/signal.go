@@ -85,7 +85,7 @@ func watch(stop *Stop, ints, others chan os.Signal, second bool) {
 		case sig := <-others:
 			second = true
 			level.Info(logger).Log("msg", "already stopping", "signal", sig)
-		case <-stop.quiet:
+		case <-stop.finished:
 			return
 		}
 	}

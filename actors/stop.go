@@ -85,12 +85,12 @@ type Stop struct {
 	// on their way.
 	IdleGrace time.Duration
 
-	setup  sync.Once
-	begun  chan struct{} // closed when a stop begins
-	drains chan struct{} // closed when draining begins
-	cutc   chan struct{} // closed when the rest is to be cut at once
-	ended  chan struct{} // closed when every actor that serves has returned
-	quiet  chan struct{} // closed when, besides, none of the others works any more
+	setup    sync.Once
+	begun    chan struct{} // closed when a stop begins
+	drains   chan struct{} // closed when draining begins
+	cutc     chan struct{} // closed when the rest is to be cut at once
+	done     chan struct{} // closed when every member has returned
+	finished chan struct{} // closed when, besides, no worker executes any more
 
 	out     atomic.Bool // see SetLameDuck
 	closing atomic.Bool // whether answers say "Connection: close"
@@ -105,16 +105,19 @@ type Stop struct {
 	aside    time.Duration // what a Supervisor keeps of Grace for its later stages
 	deadline time.Time     // when what is left is cut
 	cutBy    os.Signal     // the signal that asked for the cut, if one did
-	servers  []*server     // every HTTP actor
-	members  int           // how many actors serve: these, and the Graceful ones
-	serving  int           // how many of them have begun to
-	left     int           // how many of them are through with the lame-duck time
-	returned int           // how many of them have returned
-	working  int           // how many other actors of this package execute
 	cut      []Request     // what was cut
-	closed   []string      // the actors that were ended hard
-	told     []error       // by fails
+	forced   []string      // the actors that were ended hard
+	recorded []error       // by recordError
 	failed   error         // what went wrong meanwhile
+
+	// The members are the actors that serve: HTTP and Graceful ones. The
+	// workers are the other actors of this package.
+	servers      []*server // every HTTP actor
+	members      int
+	membersReady int // how many of them have begun to serve
+	membersLeft  int // how many of them are done with the lame-duck time
+	membersDone  int // how many of them have returned
+	workers      int // how many execute now
 }
 
 func (s *Stop) init() {
@@ -122,8 +125,8 @@ func (s *Stop) init() {
 		s.begun = make(chan struct{})
 		s.drains = make(chan struct{})
 		s.cutc = make(chan struct{})
-		s.ended = make(chan struct{})
-		s.quiet = make(chan struct{})
+		s.done = make(chan struct{})
+		s.finished = make(chan struct{})
 		s.since = time.Now()
 	})
 }
@@ -145,8 +148,8 @@ func orDefault(d, otherwise time.Duration) time.Duration {
 func (s *Stop) grace() time.Duration     { return orDefault(s.Grace, DefaultGrace) }
 func (s *Stop) idleGrace() time.Duration { return orDefault(s.IdleGrace, DefaultIdleGrace) }
 
-// enter advances to p and reports whether that was a change. s.mu is held.
-func (s *Stop) enter(p Phase) bool {
+// enterLocked advances to p and reports whether that was a change.
+func (s *Stop) enterLocked(p Phase) bool {
 	if p <= s.phase {
 		return false
 	}
@@ -158,8 +161,8 @@ func (s *Stop) enter(p Phase) bool {
 	return true
 }
 
-// register adds an actor that serves; srv is nil unless it is an HTTP actor.
-// Until each one serves, the process is starting.
+// register adds a member; srv is nil unless it is an HTTP actor. The process is
+// starting until every member serves.
 func (s *Stop) register(srv *server) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -169,12 +172,12 @@ func (s *Stop) register(srv *server) {
 	}
 }
 
-// serves notes that one of them serves.
-func (s *Stop) serves() {
+// memberReady records that a member serves.
+func (s *Stop) memberReady() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.serving++; s.serving == s.members && s.start.IsZero() {
-		s.enter(Ready)
+	if s.membersReady++; s.membersReady == s.members && s.start.IsZero() {
+		s.enterLocked(Ready)
 	}
 }
 
@@ -210,15 +213,15 @@ func (s *Stop) begin(cause error) bool {
 	return true
 }
 
-// advance enters a phase, unless it has been reached already, and says so.
+// advance enters a phase, unless it has been reached already, and logs it.
 func (s *Stop) advance(p Phase) {
 	s.mu.Lock()
-	changed := s.enter(p)
+	changed := s.enterLocked(p)
 	start, cause, cut, n := s.start, reason(s.cause), len(s.cut), s.countLocked()
 	grace := s.deadline.Sub(s.drainAt)
 	if changed && p == Stopped {
-		close(s.ended)
-		s.quieten()
+		close(s.done)
+		s.checkFinishedLocked()
 	}
 	s.mu.Unlock()
 	if !changed {
@@ -237,35 +240,36 @@ func (s *Stop) advance(p Phase) {
 	}
 }
 
-// leaves notes that an actor that serves is through with the lame-duck time. If
-// it has nobody left to accept that may be early: then the phase goes on until
-// the others are, too.
-func (s *Stop) leaves(early bool) {
+// memberLameDuckDone records that a member is done with the lame-duck time. A
+// member that has stopped accepting is done early: then the phase lasts until
+// all the others are done, too.
+func (s *Stop) memberLameDuckDone(early bool) {
 	s.mu.Lock()
-	s.left++
-	all := s.left == s.members
+	s.membersLeft++
+	all := s.membersLeft == s.members
 	s.mu.Unlock()
 	if all || !early {
 		s.advance(Draining)
 	}
 }
 
-// fails notes an error that run.Group may not return.
-func (s *Stop) fails(err error) {
+// recordError records and logs an error that run.Group may not return.
+func (s *Stop) recordError(err error) {
 	level.Error(s.logger()).Log("msg", "failed", "err", err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.failed = errors.Join(s.failed, err)
-	s.told = append(s.told, err)
+	s.recorded = append(s.recorded, err)
 }
 
-// keep notes an error of a supervised actor, with its name to it, unless the
-// actor has told of it already; it reports whether it was new. It does not log.
-func (s *Stop) keep(named, err error) bool {
+// recordActorError records err, which a supervised actor returned, as named: with
+// the actor's name. It reports whether err is new: false means that the actor
+// itself has recorded it. It does not log.
+func (s *Stop) recordActorError(named, err error) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, told := range s.told {
-		if errors.Is(told, err) {
+	for _, recorded := range s.recorded {
+		if errors.Is(recorded, err) {
 			return false
 		}
 	}
@@ -273,15 +277,15 @@ func (s *Stop) keep(named, err error) bool {
 	return true
 }
 
-// why is the cause.
-func (s *Stop) why() error {
+// beginCause returns why the stop began.
+func (s *Stop) beginCause() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.cause
 }
 
-// drainsAt is the end of the lame-duck time, once a stop has begun.
-func (s *Stop) drainsAt() time.Time {
+// drainTime returns the end of the lame-duck time, once a stop has begun.
+func (s *Stop) drainTime() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.drainAt
@@ -294,9 +298,9 @@ func (s *Stop) setAside(d time.Duration) {
 	s.aside = d
 }
 
-// share moves the deadline on to that of the next stage, and returns it. Of all
-// that was set aside, later is for stages still to come.
-func (s *Stop) share(later, all time.Duration) time.Time {
+// extendDeadline moves the deadline on to that of the next stage, and returns it.
+// Of all that was set aside, later is for stages still to come.
+func (s *Stop) extendDeadline(later, all time.Duration) time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if most := s.grace() / 2; all > most {
@@ -308,38 +312,38 @@ func (s *Stop) share(later, all time.Duration) time.Time {
 	return s.deadline
 }
 
-// returns notes that one actor that served has returned, and what it had to cut.
-func (s *Stop) returns(cut []Request) {
+// memberDone records that a member has returned, and what it had to cut.
+func (s *Stop) memberDone(cut []Request) {
 	s.mu.Lock()
 	s.cut = append(s.cut, cut...)
-	s.returned++
-	last := s.returned == s.members
+	s.membersDone++
+	last := s.membersDone == s.members
 	s.mu.Unlock()
 	if last {
 		s.advance(Stopped)
 	}
 }
 
-// works adds n to the actors that work without serving.
-func (s *Stop) works(n int) {
+// addWorkers adds n to the workers that execute now.
+func (s *Stop) addWorkers(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.working += n
-	s.quieten()
+	s.workers += n
+	s.checkFinishedLocked()
 }
 
-// quieten notes when there is nothing left to cut. s.mu is held.
-func (s *Stop) quieten() {
-	if s.phase == Stopped && s.working == 0 && !closed(s.quiet) {
-		close(s.quiet)
+// checkFinishedLocked closes finished when there is nothing left to cut.
+func (s *Stop) checkFinishedLocked() {
+	if s.phase == Stopped && s.workers == 0 && !closed(s.finished) {
+		close(s.finished)
 	}
 }
 
-// ends notes that an actor was ended hard.
-func (s *Stop) ends(name string) {
+// recordForced records that an actor was ended hard.
+func (s *Stop) recordForced(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.closed = append(s.closed, name)
+	s.forced = append(s.forced, name)
 }
 
 // cutNow cuts what is left, at once, because sig asked for it.
@@ -442,7 +446,7 @@ func (s *Stop) Snapshot() Snapshot {
 		Streams: n.Streams,
 		Served:  n.Served, Drained: n.Drained, DrainedHTTP2: n.DrainedHTTP2, HijackedEnded: n.HijackedEnded,
 		Refused: n.Refused,
-		Cut:     append([]Request(nil), s.cut...), CutActors: append([]string(nil), s.closed...),
+		Cut:     append([]Request(nil), s.cut...), CutActors: append([]string(nil), s.forced...),
 	}
 }
 
@@ -518,10 +522,10 @@ func (s *Stop) Err(err error) error {
 	default:
 		err = errors.Join(err, s.failed)
 	}
-	if len(s.cut) == 0 && len(s.closed) == 0 && s.cutBy == nil {
+	if len(s.cut) == 0 && len(s.forced) == 0 && s.cutBy == nil {
 		return err
 	}
-	cut := &CutError{Requests: s.cut, Actors: s.closed, Signal: s.cutBy}
+	cut := &CutError{Requests: s.cut, Actors: s.forced, Signal: s.cutBy}
 	if err == nil {
 		return cut
 	}

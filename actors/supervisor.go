@@ -77,7 +77,7 @@ type Option interface{ set(*supervised) }
 func (s *Supervisor) Actor(name string, options ...Option) func(execute func() error, interrupt func(error)) (func() error, func(error)) {
 	s.init()
 	return func(execute func() error, interrupt func(error)) (func() error, func(error)) {
-		a := &supervised{sup: s, execute: execute, interrupt: interrupt, state: Waiting, told: make(chan struct{}), done: make(chan struct{})}
+		a := &supervised{sup: s, execute: execute, interrupt: interrupt, state: Waiting, interruptDone: make(chan struct{}), done: make(chan struct{})}
 		for _, o := range options {
 			o.set(a)
 		}
@@ -111,7 +111,7 @@ func (s *Supervisor) add(a *supervised, name string) {
 	s.names[a.name]++
 	a.logger = log.With(s.stop.logger(), "actor", a.name)
 	s.actors = append(s.actors, a)
-	s.enlist(a)
+	s.addToStageLocked(a)
 }
 
 // begin is the interrupt of every actor: the first to be interrupted, or to
@@ -129,13 +129,13 @@ func (s *Supervisor) beginBy(a *supervised, cause error) {
 		s.mu.Lock()
 		s.began, s.cause = time.Now(), cause
 		if !by {
-			s.cause = s.stop.why()
+			s.cause = s.stop.beginCause()
 		}
 		if by && a != nil {
 			s.first = a.name
 		}
 		if s.missing > 0 {
-			time.AfterFunc(returnTime, s.passOver)
+			time.AfterFunc(returnTime, s.skipUnstarted)
 		}
 		s.mu.Unlock()
 		s.advance()
