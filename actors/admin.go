@@ -116,7 +116,7 @@ func (a *admin) execute(h http.Handler) error {
 	case <-a.asked:
 	}
 	select {
-	case <-a.stop.done:
+	case <-a.stop.Done():
 	case <-time.After(time.Until(a.bound(0)) + adminLeave): // the end is to be seen, too
 	}
 	a.close()

@@ -201,7 +201,7 @@ func (a *admin) events(w http.ResponseWriter, r *http.Request) {
 	rc := http.NewResponseController(w)
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	changes := []<-chan struct{}{a.stop.begun, a.stop.drains, a.stop.done}
+	changes := []<-chan struct{}{a.stop.Begun(), a.stop.Draining(), a.stop.Done()}
 	for last := false; ; {
 		st := a.now()
 		var b bytes.Buffer
