@@ -3,6 +3,7 @@ package actors
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -12,10 +13,10 @@ import (
 // actor is what [Graceful], [Every], [Once] and [Process] have in common.
 type actor struct {
 	stop   *Stop
+	used   bool // it was made when the group had stopped
 	name   string
 	logger log.Logger
 
-	once  sync.Once
 	asked chan struct{} // closed by the first interrupt
 
 	mu     sync.Mutex
@@ -32,33 +33,38 @@ func newActor(stop *Stop, name, otherwise string) *actor {
 	if name == "" {
 		name = otherwise
 	}
-	return &actor{stop: stop, name: name, logger: log.With(stop.logger(), "actor", name), asked: make(chan struct{})}
+	return &actor{stop: stop, used: stop.isUsed(), name: name, logger: log.With(stop.logger(), "actor", name), asked: make(chan struct{})}
 }
 
 // interrupt is the second half of the pair.
 func (a *actor) interrupt(cause error) {
-	a.stop.Begin(cause) // first, so that whoever was asked knows the deadline
-	a.once.Do(func() {
-		a.mu.Lock()
-		defer a.mu.Unlock()
+	a.stop.Begin(cause) // first, so that whatever is asked knows the deadline
+	a.mu.Lock()
+	first, failed := !a.over, a.failed
+	if first {
 		a.over = true
 		a.own = ownDeadline(cause)
 		close(a.asked)
-		if a.failed != nil && !errors.Is(cause, a.failed) {
-			a.stop.recordError(a.failed)
-		}
-	})
+	}
+	a.mu.Unlock()
+	if first && failed != nil && !errors.Is(cause, failed) {
+		a.stop.recordError(failed)
+	}
 }
 
-// execute makes f what the group executes: it is not called if the interrupt
-// came before.
+// execute makes f what the group executes. f is not called if the interrupt
+// came before, or the stop has begun.
 func (a *actor) execute(f func() error) func() error {
 	return func() error {
+		a.stop.recordExecute()
 		a.mu.Lock()
 		a.failed = nil
 		over := a.over
 		a.mu.Unlock()
-		if over {
+		switch {
+		case a.used, !over && a.stop.isOver():
+			return fmt.Errorf("%s: %w", a.name, ErrStopUsed)
+		case over, closed(a.stop.begun):
 			return nil
 		}
 		a.stop.addWorkers(1)
@@ -73,9 +79,10 @@ func (a *actor) execute(f func() error) func() error {
 // An error before that is not recorded, as the actor may be started again.
 func (a *actor) returned(err error) error {
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	a.failed = err
-	if a.over && err != nil {
+	over := a.over
+	a.mu.Unlock()
+	if over && err != nil {
 		a.stop.recordError(err)
 	}
 	return err

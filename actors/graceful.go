@@ -58,27 +58,47 @@ type GracefulConfig struct {
 // stopped when it has returned. A nil stop means the defaults of [Stop].
 func Graceful(stop *Stop, serve func() error, shutdown func(context.Context) error, cfg GracefulConfig) (execute func() error, interrupt func(error)) {
 	g := &graceful{actor: newActor(stop, cfg.Name, "graceful"), serve: serve, shutdown: shutdown, GracefulConfig: cfg}
-	g.stop.register(nil)
+	g.member = g.stop.register(g.logger, nil)
 	return g.execute, g.interrupt
 }
 
 type graceful struct {
 	*actor
 	GracefulConfig
+	member   *member
 	serve    func() error
 	shutdown func(context.Context) error
 }
 
 func (g *graceful) execute() error {
-	defer g.stop.memberDone(nil)
-	g.stop.memberReady()
+	if serve, err := g.stop.memberStarted(g.member); !serve {
+		if err != nil {
+			err = fmt.Errorf("%s: %w", g.name, err)
+		}
+		return err
+	}
+	g.stop.memberReady(g.member)
 	served, down := make(chan struct{}), make(chan error, 1)
+	go func() {
+		err := g.end(served)
+		g.stop.memberDone(g.member, nil)
+		down <- err
+	}()
 	over := sync.OnceFunc(func() { close(served) })
-	defer over() // also if serve panics
-	go func() { down <- g.end(served) }()
+	returned := false
+	defer func() {
+		if !returned {
+			// serve has panicked. Either the process ends, or somebody recovers
+			// it, and begins the stop.
+			go func() {
+				<-g.stop.begun
+				over()
+			}()
+		}
+	}()
 
-	// serve is called here, not in the other goroutine, so that whoever contains
-	// panics, or looks for the stack of an actor that hangs, finds it.
+	// serve is called on this goroutine, where panics are contained, and where
+	// the stack of an actor that hangs is looked for.
 	var failed error
 	if !g.interrupted() {
 		failed = g.serve()
@@ -93,6 +113,7 @@ func (g *graceful) execute() error {
 			g.stop.Begin(failed) // now: what is in flight may hold us up to the deadline
 		}
 	}
+	returned = true
 	over()
 	if err := <-down; failed == nil {
 		return err
@@ -117,7 +138,7 @@ func (g *graceful) end(served <-chan struct{}) error {
 	case <-g.asked:
 	case <-served:
 	}
-	g.stop.memberLameDuckDone(g.lameDuck(served))
+	g.stop.memberLameDuckDone(g.member, g.lameDuck(served))
 
 	ctx, cancel := context.WithDeadline(context.Background(), g.bound(g.Grace))
 	defer cancel()

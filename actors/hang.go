@@ -134,7 +134,7 @@ func (a *supervised) leaveBehind() error {
 	a.err = err
 	a.leaveStageLocked()
 	s.mu.Unlock()
-	s.stop.recordActorError(err, err)
+	s.stop.recordActorError(err, a.named)
 	level.Error(a.logger).Log("msg", "actor has not returned, leaving it behind", "elapsed", after, "stack", string(err.Stack))
 	s.advance()
 	return a.result()

@@ -1,9 +1,12 @@
 package actors
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -77,13 +80,18 @@ func HTTP(stop *Stop, srv *http.Server, listeners ...net.Listener) (execute func
 		logger:    log.With(stop.logger(), "actor", "http"),
 		own:       make(chan time.Time, 1),
 	}
-	stop.register(s)
+	addrs := make([]string, len(listeners))
+	for i, l := range listeners {
+		addrs[i] = l.Addr().String()
+	}
+	s.member = stop.register(log.With(s.logger, "addr", cmp.Or(strings.Join(addrs, ","), srv.Addr)), s)
 	return s.execute, s.interrupt
 }
 
 // server is the life cycle of an HTTP actor.
 type server struct {
 	stop      *Stop
+	member    *member
 	http      *http.Server
 	listeners []net.Listener
 	logger    log.Logger
@@ -92,8 +100,17 @@ type server struct {
 }
 
 func (s *server) execute() error {
+	if serve, err := s.stop.memberStarted(s.member); !serve {
+		for _, l := range s.listeners {
+			l.Close()
+		}
+		if err != nil {
+			err = fmt.Errorf("http: %w", err)
+		}
+		return err
+	}
 	var cut []Request
-	defer func() { s.stop.memberDone(cut) }()
+	defer func() { s.stop.memberDone(s.member, cut) }()
 
 	if len(s.listeners) == 0 {
 		addr := s.http.Addr
@@ -106,7 +123,7 @@ func (s *server) execute() error {
 		if err != nil {
 			s.stop.recordError(err)
 			s.stop.Begin(err)
-			s.stop.memberLameDuckDone(true)
+			s.stop.memberLameDuckDone(s.member, true)
 			return err
 		}
 		s.listeners = []net.Listener{l}
@@ -121,7 +138,7 @@ func (s *server) execute() error {
 	engine := drain.New(s.http, s.listeners, policy{s.stop}, s.logger)
 	s.engine.Store(engine)
 	closed := engine.Start()
-	s.stop.memberReady()
+	s.stop.memberReady(s.member)
 
 	var failed error
 	gone := 0
@@ -145,7 +162,7 @@ func (s *server) execute() error {
 			gone++
 		}
 	}
-	s.stop.memberLameDuckDone(gone == len(s.listeners))
+	s.stop.memberLameDuckDone(s.member, gone == len(s.listeners))
 
 	ctx, cancel := s.deadline()
 	defer cancel()

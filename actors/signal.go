@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"fmt"
 	"os"
 	"os/signal"
 	"sync"
@@ -30,6 +31,9 @@ func Signal(stop *Stop, signals ...os.Signal) (execute func() error, interrupt f
 		stop = new(Stop)
 	}
 	stop.init()
+	if stop.isUsed() {
+		return func() error { return fmt.Errorf("signal: %w", ErrStopUsed) }, func(error) {}
+	}
 	if len(signals) == 0 {
 		signals = []os.Signal{os.Interrupt, syscall.SIGTERM}
 	}
@@ -46,6 +50,7 @@ func Signal(stop *Stop, signals ...os.Signal) (execute func() error, interrupt f
 	interrupted := make(chan struct{})
 	var once sync.Once
 	execute = func() error {
+		stop.recordExecute()
 		var sig os.Signal
 		select {
 		case sig = <-ints:

@@ -123,15 +123,19 @@ func (s *Supervisor) runningInLocked(st *stage) string {
 // skipUnstarted gives up on the actors that have not started. A group calls all of
 // execute before any interrupt, if in goroutines, so they are not in it.
 func (s *Supervisor) skipUnstarted() {
+	var skipped []*supervised
 	s.mu.Lock()
 	for _, a := range s.actors {
 		if a.state == Waiting && !a.skipped {
 			a.skipped = true
 			a.stage.left--
 			s.missing--
-			level.Warn(a.logger).Log("msg", "actor was never started, not waiting for it")
+			skipped = append(skipped, a)
 		}
 	}
 	s.mu.Unlock()
+	for _, a := range skipped {
+		level.Warn(a.logger).Log("msg", "actor was never started, not waiting for it")
+	}
 	s.advance()
 }

@@ -1,9 +1,11 @@
 package actors
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -12,6 +14,7 @@ import (
 	"github.com/go-kit/log"
 	"github.com/go-kit/log/level"
 
+	"lastcall/internal/asynclog"
 	"lastcall/internal/drain"
 )
 
@@ -55,15 +58,36 @@ const (
 	DefaultIdleGrace = 5 * time.Second
 )
 
-// ErrCut is in the error of a stop that cut work off; see [CutError].
-var ErrCut = errors.New("work was cut")
+var (
+	// ErrCut is in the error of a stop that cut work off; see [CutError].
+	ErrCut = errors.New("work was cut")
+
+	// ErrFailed is in the error of a stop during which requests failed; see
+	// [Snapshot].
+	ErrFailed = errors.New("requests failed during the stop")
+
+	// ErrStopUsed is in the error with which an actor returns at once if the
+	// group that its [Stop] serves has stopped already.
+	ErrStopUsed = errors.New("the Stop has served another group")
+)
 
 // Stop is the stop of one process: its settings, and the state that its actors
 // share. The zero value works. Set the fields before the first actor is made,
 // and do not copy a Stop.
+//
+// A Stop serves one group. An actor of a second one, which is made or executed
+// when the first has stopped, returns an error at once; see [ErrStopUsed]. If a
+// stop begins before the group runs, [Every], [Once] and [Process] start
+// nothing.
 type Stop struct {
 	// Logger gets a line a change of phase (info) and a line a request that
 	// was cut (warn), up to a thousand of these. Nil logs nothing.
+	//
+	// It is called by a goroutine, one line after the other, while those who
+	// log wait. A logger that blocks holds up a stop for 100 ms in all. A
+	// thousand lines then wait for it, what is more is dropped, and a line
+	// says how much. So a log.Valuer in its context (a timestamp) is called
+	// when the line is written, and log.Caller does not find the caller.
 	Logger log.Logger
 
 	// LameDuck is how long to go on accepting connections once a stop has
@@ -94,6 +118,7 @@ type Stop struct {
 
 	out     atomic.Bool // see SetLameDuck
 	closing atomic.Bool // whether answers say "Connection: close"
+	log     *asynclog.Logger
 
 	mu       sync.Mutex
 	phase    Phase
@@ -107,18 +132,36 @@ type Stop struct {
 	cutBy    os.Signal     // the signal that asked for the cut, if one did
 	cut      []Request     // what was cut
 	forced   []string      // the actors that were ended hard
-	recorded []error       // by recordError
-	failed   error         // what went wrong meanwhile
+	failures []error       // what went wrong meanwhile; only appended to
 
 	// The members are the actors that serve: HTTP and Graceful ones. The
 	// workers are the other actors of this package.
-	servers      []*server // every HTTP actor
-	members      int
-	membersReady int // how many of them have begun to serve
-	membersLeft  int // how many of them are done with the lame-duck time
-	membersDone  int // how many of them have returned
-	workers      int // how many execute now
+	servers    []*server // every HTTP actor
+	members    []*member
+	workers    int       // how many execute now
+	executed   bool      // an actor has been executed
+	ran        bool      // one had been when the stop began
+	finishedAt time.Time // when finished was closed
 }
+
+// member is an actor that serves. Stop.mu guards it, from step on.
+type member struct {
+	logger  log.Logger
+	used    bool // it was made when the group had stopped
+	step    memberStep
+	skipped bool // it is not waited for, as it was not added to the group
+}
+
+// memberStep is how far a member is. Steps only advance.
+type memberStep int
+
+const (
+	memberIsMade memberStep = iota
+	memberIsStarted
+	memberIsReady
+	memberIsLameDuckDone
+	memberIsDone
+)
 
 func (s *Stop) init() {
 	s.setup.Do(func() {
@@ -128,14 +171,19 @@ func (s *Stop) init() {
 		s.done = make(chan struct{})
 		s.finished = make(chan struct{})
 		s.since = time.Now()
+		if s.Logger != nil {
+			s.log = asynclog.New(s.Logger)
+		}
 	})
 }
 
+// logger returns one that never blocks for long.
 func (s *Stop) logger() log.Logger {
-	if s.Logger == nil {
+	s.init()
+	if s.log == nil {
 		return log.NewNopLogger()
 	}
-	return s.Logger
+	return s.log
 }
 
 func orDefault(d, otherwise time.Duration) time.Duration {
@@ -161,24 +209,112 @@ func (s *Stop) enterLocked(p Phase) bool {
 	return true
 }
 
-// register adds a member; srv is nil unless it is an HTTP actor. The process is
-// starting until every member serves.
-func (s *Stop) register(srv *server) {
+// register adds a member, which logs to logger; srv is nil unless it is an HTTP
+// actor. The process is starting until every member serves.
+func (s *Stop) register(logger log.Logger, srv *server) *member {
+	m := &member{logger: logger, used: s.isUsed()}
+	if m.used {
+		return m
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.members++
+	s.members = append(s.members, m)
 	if srv != nil {
 		s.servers = append(s.servers, srv)
 	}
+	return m
+}
+
+// isUsed reports whether the group that the Stop serves has begun to stop. An
+// actor that is made then belongs to another group.
+func (s *Stop) isUsed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.executed && !s.start.IsZero()
+}
+
+// isOver reports whether the group that the Stop serves ended a while ago. An
+// actor of that group that is executed only now has been interrupted by then.
+func (s *Stop) isOver() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ran && !s.finishedAt.IsZero() && time.Since(s.finishedAt) > returnTime
+}
+
+// recordExecute records that the group runs: an actor is executed. Members that
+// are not executed soon after the first actor are not in it.
+func (s *Stop) recordExecute() {
+	s.mu.Lock()
+	first := !s.executed
+	s.executed = true
+	s.mu.Unlock()
+	if first {
+		time.AfterFunc(returnTime, s.skipUnstarted)
+	}
+}
+
+// skipUnstarted gives up on the members that have not been executed.
+func (s *Stop) skipUnstarted() {
+	var skipped []*member
+	s.mu.Lock()
+	for _, m := range s.members {
+		if m.step == memberIsMade && !m.skipped {
+			m.skipped = true
+			skipped = append(skipped, m)
+		}
+	}
+	s.checkReadyLocked()
+	begun := !s.start.IsZero()
+	draining, stopped := s.allLocked(memberIsLameDuckDone), s.allLocked(memberIsDone)
+	s.mu.Unlock()
+	for _, m := range skipped {
+		level.Warn(m.logger).Log("msg", "actor was made but not added to the group, not waiting for it")
+	}
+	switch {
+	case !begun:
+	case stopped:
+		s.advance(Stopped)
+	case draining:
+		s.advance(Draining)
+	}
+}
+
+// allLocked reports whether every member has come to a step, if it is waited
+// for.
+func (s *Stop) allLocked(step memberStep) bool {
+	return !slices.ContainsFunc(s.members, func(m *member) bool { return !m.skipped && m.step < step })
+}
+
+// checkReadyLocked enters Ready if it is time to.
+func (s *Stop) checkReadyLocked() {
+	started := slices.ContainsFunc(s.members, func(m *member) bool { return m.step >= memberIsReady })
+	if started && s.allLocked(memberIsReady) && s.start.IsZero() {
+		s.enterLocked(Ready)
+	}
+}
+
+// memberStarted records that a member is executed, and reports whether it is to
+// serve. If not, execute returns err.
+func (s *Stop) memberStarted(m *member) (serve bool, err error) {
+	s.recordExecute()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case m.used, s.phase == Stopped && s.ran:
+		return false, ErrStopUsed
+	case s.phase == Stopped: // it began before there was a member
+		return false, nil
+	}
+	m.step, m.skipped = memberIsStarted, false
+	return true, nil
 }
 
 // memberReady records that a member serves.
-func (s *Stop) memberReady() {
+func (s *Stop) memberReady(m *member) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.membersReady++; s.membersReady == s.members && s.start.IsZero() {
-		s.enterLocked(Ready)
-	}
+	m.step = memberIsReady
+	s.checkReadyLocked()
 }
 
 // Begin starts the stop, for a reason of the caller's own. The actors call it
@@ -194,16 +330,16 @@ func (s *Stop) begin(cause error) bool {
 		s.mu.Unlock()
 		return false
 	}
-	s.start, s.cause = time.Now(), cause
+	s.start, s.cause, s.ran = time.Now(), cause, s.executed
 	s.drainAt = s.start.Add(max(s.LameDuck, 0))
 	s.end = s.drainAt.Add(s.grace())
 	s.deadline = s.end.Add(-min(s.aside, s.grace()/2))
 	close(s.begun)
-	members := s.members
+	serves := slices.ContainsFunc(s.members, func(m *member) bool { return !m.skipped })
 	s.mu.Unlock()
 
 	switch {
-	case members == 0:
+	case !serves:
 		s.advance(Stopped)
 	case s.LameDuck > 0:
 		s.advance(LameDuck)
@@ -217,7 +353,7 @@ func (s *Stop) begin(cause error) bool {
 func (s *Stop) advance(p Phase) {
 	s.mu.Lock()
 	changed := s.enterLocked(p)
-	start, cause, cut, n := s.start, reason(s.cause), len(s.cut), s.countLocked()
+	start, cause, cut, n := s.start, s.cause, len(s.cut), s.countLocked()
 	grace := s.deadline.Sub(s.drainAt)
 	if changed && p == Stopped {
 		close(s.done)
@@ -230,51 +366,81 @@ func (s *Stop) advance(p Phase) {
 	logger := log.With(level.Info(s.logger()), "phase", p) // not under the lock: it may ask us, or block
 	switch p {
 	case LameDuck:
-		logger.Log("msg", "not ready any more, still accepting", "cause", cause, "for", s.LameDuck)
+		logger.Log("msg", "not ready any more, still accepting", "cause", reason(cause), "for", s.LameDuck)
 	case Draining:
-		logger.Log("msg", "no new connections, finishing what is open", "cause", cause,
+		logger.Log("msg", "no new connections, finishing what is open", "cause", reason(cause),
 			"inflight", n.InFlight, "open", n.Open, "grace", grace)
 	case Stopped:
-		logger.Log("msg", "stopped", "cause", cause, "elapsed", time.Since(start).Round(100*time.Microsecond),
-			"drained", n.Drained, "drained_http2", n.DrainedHTTP2, "hijacked_ended", n.HijackedEnded, "refused_at_door", n.Refused, "cut", cut)
+		logger.Log("msg", "stopped", "cause", reason(cause), "elapsed", time.Since(start).Round(100*time.Microsecond),
+			"drained", n.Drained, "drained_http2", n.DrainedHTTP2, "hijacked_ended", n.HijackedEnded, "refused_at_door", n.Refused,
+			"failed", n.Failed, "cut", cut)
 	}
 }
 
 // memberLameDuckDone records that a member is done with the lame-duck time. A
 // member that has stopped accepting is done early: then the phase lasts until
 // all the others are done, too.
-func (s *Stop) memberLameDuckDone(early bool) {
+func (s *Stop) memberLameDuckDone(m *member, early bool) {
 	s.mu.Lock()
-	s.membersLeft++
-	all := s.membersLeft == s.members
+	m.step = memberIsLameDuckDone
+	all := s.allLocked(memberIsLameDuckDone)
 	s.mu.Unlock()
 	if all || !early {
 		s.advance(Draining)
 	}
 }
 
-// recordError records and logs an error that run.Group may not return.
+// recordError records and logs an error that run.Group may not return, unless
+// it was recorded as that of a supervised actor.
 func (s *Stop) recordError(err error) {
-	level.Error(s.logger()).Log("msg", "failed", "err", err)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.failed = errors.Join(s.failed, err)
-	s.recorded = append(s.recorded, err)
+	if s.record(func(failures []error) error {
+		// Only an error that was made for the occasion tells that it is the same.
+		if errors.Unwrap(err) != nil && anyIs(failures, err) {
+			return nil
+		}
+		return err
+	}) {
+		level.Error(s.logger()).Log(withStack(err, "msg", "failed", "err", err)...)
+	}
 }
 
-// recordActorError records err, which a supervised actor returned, as named: with
-// the actor's name. It reports whether err is new: false means that the actor
-// itself has recorded it. It does not log.
-func (s *Stop) recordActorError(named, err error) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, recorded := range s.recorded {
-		if errors.Is(recorded, err) {
+// recordActorError records what a supervised actor returned, as named puts it:
+// with the actor's name. It leaves out what the actor has recorded itself, and
+// what this Stop has cut. It reports whether anything is left. It does not log.
+func (s *Stop) recordActorError(err error, named func(error) error) bool {
+	return s.record(func(failures []error) error {
+		rest := prune(err, func(e error, wrapped bool) bool {
+			_, joined := e.(interface{ Unwrap() []error }) // its parts come one by one
+			recorded := !wrapped && !joined && slices.ContainsFunc(failures, func(f error) bool { return errors.Is(e, f) })
+			return recorded || s.isOwnCut(e)
+		})
+		if rest == nil {
+			return nil
+		}
+		return named(rest)
+	})
+}
+
+// record adds what pick returns, given what was recorded before, and reports
+// whether that was an error. pick is not called under the lock, as it calls
+// methods of errors that are not ours.
+func (s *Stop) record(pick func(failures []error) error) bool {
+	for {
+		s.mu.Lock()
+		before := slices.Clip(s.failures)
+		s.mu.Unlock()
+		err := pick(before)
+		if err == nil {
 			return false
 		}
+		s.mu.Lock()
+		if len(s.failures) == len(before) {
+			s.failures = append(s.failures, err)
+			s.mu.Unlock()
+			return true
+		}
+		s.mu.Unlock()
 	}
-	s.failed = errors.Join(s.failed, named)
-	return true
 }
 
 // beginCause returns why the stop began.
@@ -313,11 +479,11 @@ func (s *Stop) extendDeadline(later, all time.Duration) time.Time {
 }
 
 // memberDone records that a member has returned, and what it had to cut.
-func (s *Stop) memberDone(cut []Request) {
+func (s *Stop) memberDone(m *member, cut []Request) {
 	s.mu.Lock()
 	s.cut = append(s.cut, cut...)
-	s.membersDone++
-	last := s.membersDone == s.members
+	m.step = memberIsDone
+	last := s.allLocked(memberIsDone) && !s.start.IsZero()
 	s.mu.Unlock()
 	if last {
 		s.advance(Stopped)
@@ -335,6 +501,7 @@ func (s *Stop) addWorkers(n int) {
 // checkFinishedLocked closes finished when there is nothing left to cut.
 func (s *Stop) checkFinishedLocked() {
 	if s.phase == Stopped && s.workers == 0 && !closed(s.finished) {
+		s.finishedAt = time.Now()
 		close(s.finished)
 	}
 }
@@ -421,6 +588,11 @@ type Snapshot struct {
 	Cut []Request // what was cut
 
 	CutActors []string // the actors that were ended hard, by name
+
+	// Failed counts the requests that failed since the stop began: those
+	// answered 502 or 504, and those whose handler panicked although the client
+	// was still there.
+	Failed uint64
 }
 
 // Request names a request that was in flight.
@@ -445,8 +617,8 @@ func (s *Stop) Snapshot() Snapshot {
 		Open: n.Open, New: n.New, Idle: n.Idle, Busy: n.Busy, Hijacked: n.Hijacked, InFlight: n.InFlight,
 		Streams: n.Streams,
 		Served:  n.Served, Drained: n.Drained, DrainedHTTP2: n.DrainedHTTP2, HijackedEnded: n.HijackedEnded,
-		Refused: n.Refused,
-		Cut:     append([]Request(nil), s.cut...), CutActors: append([]string(nil), s.forced...),
+		Refused: n.Refused, Failed: n.Failed,
+		Cut: append([]Request(nil), s.cut...), CutActors: append([]string(nil), s.forced...),
 	}
 }
 
@@ -474,6 +646,7 @@ func (s *Stop) countLocked() (sum drain.Stats) {
 		sum.DrainedHTTP2 += n.DrainedHTTP2
 		sum.HijackedEnded += n.HijackedEnded
 		sum.Refused += n.Refused
+		sum.Failed += n.Failed
 	}
 	return sum
 }
@@ -483,6 +656,8 @@ type CutError struct {
 	Requests []Request
 	Actors   []string  // those that were ended hard, by name: [Graceful], [Every], [Once] and [Process]
 	Signal   os.Signal // the second signal, which asked for it; nil at a deadline
+
+	stop *Stop
 }
 
 func (e *CutError) Error() string {
@@ -501,33 +676,67 @@ func (e *CutError) Error() string {
 func (e *CutError) Is(target error) bool { return target == ErrCut }
 
 // Err says how the stop went, given what run.Group.Run returned: nil if it was
-// clean, a [*CutError] if work was cut or a second signal asked for it, and the
-// errors of actors that failed, joined with such a cut if both happened. A
-// signal, a cancelled context and http.ErrServerClosed are clean.
+// clean, a [*CutError] if work was cut or a second signal asked for it, an error
+// with [ErrFailed] if requests failed, and the errors of actors that failed; all
+// of these joined if there are several. A signal, a cancelled context and
+// http.ErrServerClosed are clean. What err joins is looked at one by one.
 //
 // run.Group.Run alone cannot tell: it returns only what ended first, and a
 // signal ends first also when the stop then fails. Err knows of failures in
 // this package's actors, and of those that a [Supervisor] was given. Any other
 // actor that fails once the stop has begun must keep its error itself.
+//
+// Err waits, up to 100 ms, until Logger has written what was logged, unless it
+// is stuck.
 func (s *Stop) Err(err error) error {
+	s.init()
+	s.flush()
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if clean(err, false) || errors.Is(err, ErrCut) {
-		err = nil
+	failures := slices.Clip(s.failures)
+	failed := s.countLocked().Failed
+	var cut *CutError
+	if len(s.cut) > 0 || len(s.forced) > 0 || s.cutBy != nil {
+		cut = &CutError{Requests: s.cut, Actors: s.forced, Signal: s.cutBy, stop: s}
 	}
-	switch {
-	case s.failed == nil:
-	case err == nil || errors.Is(s.failed, err):
-		err = s.failed
-	default:
-		err = errors.Join(err, s.failed)
+	s.mu.Unlock()
+
+	err = prune(err, func(e error, wrapped bool) bool {
+		return s.isOwnCut(e) || isClean(e, wrapped) || !wrapped && anyIs(failures, e)
+	})
+	var all []error
+	if err != nil {
+		all = append(all, err)
 	}
-	if len(s.cut) == 0 && len(s.forced) == 0 && s.cutBy == nil {
-		return err
+	all = append(all, failures...)
+	if failed > 0 {
+		all = append(all, fmt.Errorf("%w: %d", ErrFailed, failed))
 	}
-	cut := &CutError{Requests: s.cut, Actors: s.forced, Signal: s.cutBy}
-	if err == nil {
-		return cut
+	if cut != nil {
+		all = append(all, cut)
 	}
-	return errors.Join(err, cut)
+	if len(all) == 1 {
+		return all[0]
+	}
+	return errors.Join(all...)
+}
+
+// flush waits for the log, but not for one that is stuck.
+func (s *Stop) flush() {
+	if s.log != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), asynclog.Patience)
+		defer cancel()
+		s.log.Flush(ctx)
+	}
+}
+
+// isOwnCut reports whether err says what this Stop has cut, as opposed to
+// another one.
+func (s *Stop) isOwnCut(err error) bool {
+	cut, ok := err.(*CutError)
+	return ok && cut.stop == s
+}
+
+// anyIs reports whether one of the errors is target.
+func anyIs(errs []error, target error) bool {
+	return slices.ContainsFunc(errs, func(err error) bool { return errors.Is(err, target) })
 }

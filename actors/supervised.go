@@ -18,6 +18,7 @@ import (
 type supervised struct {
 	sup       *Supervisor
 	name      string
+	used      bool // it was made when the group had stopped
 	logger    log.Logger
 	execute   func() error
 	interrupt func(error)
@@ -54,6 +55,10 @@ var (
 
 // Execute is what the group gets.
 func (a *supervised) Execute() error {
+	if a.used {
+		return fmt.Errorf("%s: %w", a.name, ErrStopUsed)
+	}
+	a.sup.stop.recordExecute()
 	if !a.markStarted() {
 		return fmt.Errorf("%s: %w", a.name, errTwice)
 	}
@@ -119,8 +124,11 @@ func (a *supervised) finish(err error) {
 func (a *supervised) recordResult(err error) {
 	s := a.sup
 	s.mu.Lock()
+	asked := !a.asked.IsZero()
+	s.mu.Unlock()
+	failed := !clean(err, asked) // not under the lock: err has methods of its own
+	s.mu.Lock()
 	late := a.state == Hung
-	failed := !clean(err, !a.asked.IsZero())
 	elapsed := time.Since(a.began)
 	a.executing = 0
 	if !late {
@@ -132,8 +140,8 @@ func (a *supervised) recordResult(err error) {
 	switch {
 	case late:
 		level.Info(a.logger).Log("msg", "actor returned after all", "err", err, "elapsed", elapsed)
-	case failed && s.stop.recordActorError(a.named(err), err):
-		level.Error(a.logger).Log("msg", "actor failed", "err", err, "elapsed", elapsed)
+	case failed && s.stop.recordActorError(err, a.named):
+		level.Error(a.logger).Log(withStack(err, "msg", "actor failed", "err", err, "elapsed", elapsed)...)
 	default: // or it has recorded the error itself, which logs it
 		level.Info(a.logger).Log("msg", "actor ended", "elapsed", elapsed)
 	}
@@ -164,8 +172,8 @@ func (a *supervised) callInterrupt() {
 		s.mu.Lock()
 		a.addResultLocked(err, true)
 		s.mu.Unlock()
-		s.stop.recordActorError(err, err)
-		level.Error(a.logger).Log("msg", "interrupt failed", "err", err)
+		s.stop.recordActorError(err, a.named)
+		level.Error(a.logger).Log(withStack(err, "msg", "interrupt failed", "err", err)...)
 	}
 }
 

@@ -46,6 +46,7 @@ type Stats struct {
 	Hijacked, InFlight, Streams                  int
 	Served, Drained, DrainedHTTP2, HijackedEnded uint64
 	Refused                                      uint64
+	Failed                                       uint64 // since Closing
 }
 
 // Server is an http.Server with its connections known.
