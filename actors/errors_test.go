@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/oklog/run"
 
@@ -131,4 +132,61 @@ func TestErrSupervised(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestPanicErrorIsOneLine, and the stack has a key of its own in the log.
+func TestPanicErrorIsOneLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var logged lines
+		sup := &actors.Supervisor{Stop: &actors.Stop{Logger: &logged}}
+		var g run.Group
+		g.Add(sup.Actor("jobs", actors.Contain{})(func() error { panic("one\ntwo\n") }, func(error) {}))
+		err := sup.Err(ends(t, &g))
+		if got := fmt.Sprint(err); got != "jobs: panic: one; two" {
+			t.Errorf("Err = %q, want one line", got)
+		}
+		if n := logged.count(`err="jobs: panic: one; two"`); n != 1 || logged.count("stack=") != 1 {
+			t.Errorf("want one line with the error and its stack:\n%s", &logged)
+		}
+	})
+}
+
+// TestContainedGraceful: a panic begins the stop as any other end does, with its
+// lame-duck time, and the actor shuts down what it served.
+func TestContainedGraceful(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var logged diary
+		stop := &actors.Stop{LameDuck: 3 * time.Second, Logger: &logged}
+		sup := &actors.Supervisor{Stop: stop}
+		start := time.Now()
+		var g run.Group
+		g.Add(sup.Actor("bad", actors.Contain{})(actors.Graceful(stop, func() error { time.Sleep(time.Second); panic("oh") },
+			func(context.Context) error {
+				logged.add("shutdown after %v, %v", time.Since(start), stop.Phase())
+				time.Sleep(2 * time.Second)
+				return nil
+			}, actors.GracefulConfig{Name: "bad"})))
+		g.Add(sup.Actor("good")(actors.Graceful(stop, func() error { <-stop.Draining(); return nil },
+			func(context.Context) error { return nil }, actors.GracefulConfig{Name: "good"})))
+		g.Add(sup.Actor("db", actors.Stage(1))(latch(nil)))
+		err := sup.Err(ends(t, &g))
+		if p := new(actors.PanicError); !errors.As(err, &p) || fmt.Sprint(err) != "bad: panic: oh" {
+			t.Errorf("Err = %v, want the panic, once", err)
+		}
+		if got := time.Since(start); got != 4*time.Second {
+			t.Errorf("stopped after %v, want 4s", got)
+		}
+		var phases []string
+		for _, line := range logged.read() {
+			for _, word := range []string{"phase=lame duck", "phase=draining", "phase=stopped", "shutdown after", "stage=1"} {
+				if strings.Contains(line, word) {
+					phases = append(phases, word)
+				}
+			}
+		}
+		if len(phases) == 0 || phases[0] != "phase=lame duck" || !slices.Contains(phases, "shutdown after") || !slices.Contains(phases, "phase=draining") ||
+			slices.Index(phases, "shutdown after") > slices.Index(phases, "stage=1") || slices.Index(phases, "phase=stopped") > slices.Index(phases, "stage=1") {
+			t.Errorf("in the order of %q:\n%s", phases, strings.Join(logged.read(), "\n"))
+		}
+	})
 }

@@ -101,12 +101,14 @@ func (g *graceful) execute() error {
 	// the stack of an actor that hangs is looked for.
 	var failed error
 	if !g.interrupted() {
-		failed = g.serve()
+		failed = g.callServe()
 		switch asked := g.interrupted(); {
 		case asked && g.clean(failed):
 			failed = nil
 		case failed != nil:
-			failed = fmt.Errorf("%s: serve: %w", g.name, failed)
+			if _, ok := failed.(*PanicError); !ok {
+				failed = fmt.Errorf("%s: serve: %w", g.name, failed)
+			}
 			g.stop.recordError(failed) // a signal may come first for run.Group
 			fallthrough
 		case !asked:
@@ -119,6 +121,15 @@ func (g *graceful) execute() error {
 		return err
 	}
 	return failed
+}
+
+// callServe calls serve. A panic that is contained is an error of serve, so that
+// it begins the stop as any other does.
+func (g *graceful) callServe() error {
+	if contained() {
+		return contain(g.name, g.serve)
+	}
+	return g.serve()
 }
 
 // clean reports whether err is how serve says that it was stopped.
