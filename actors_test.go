@@ -400,6 +400,7 @@ func TestSignals(t *testing.T) {
 			for i, sig := range tt.signals {
 				if i > 0 {
 					s.server.until(t, "phase=draining") // signals that are the same would become one
+					time.Sleep(400 * time.Millisecond)  // as would interrupts less than 0.3 s apart
 				}
 				s.server.signal(t, sig)
 			}
