@@ -118,7 +118,8 @@ func (s *Server) count(res *response, class Class) {
 func (s *Server) Stats() Stats {
 	list := s.list()
 	n := Stats{Open: len(list), Served: s.served.Load(), Refused: s.refused.Load(),
-		Drained: s.drained.Load(), DrainedHTTP2: s.drained2.Load(), HijackedEnded: s.hijackedEnded.Load()}
+		Drained: s.drained.Load(), DrainedHTTP2: s.drained2.Load(), HijackedEnded: s.hijackedEnded.Load(),
+		Failed: s.requestsFailed.Load()}
 	for _, c := range list {
 		c.mu.Lock()
 		switch {

@@ -16,11 +16,14 @@ import (
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := requestConn(r.Context())
 	handler := s.handler
+	var current *response
+	defer func() { s.countFailure(current, r) }()
 	if s.generalOptions && r.RequestURI == "*" && r.Method == http.MethodOptions {
 		handler = http.HandlerFunc(noOptions)
 	}
 	if r.ProtoMajor != 1 {
 		res := &response2{response: response{ResponseWriter: w, conn: c, policy: s.policy, method: r.Method, uri: r.RequestURI}}
+		current = &res.response
 		if c != nil {
 			c.beginStream(res)
 			defer c.endStream(res)
@@ -31,6 +34,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	res := &response1{response{ResponseWriter: w, conn: c, policy: s.policy, method: r.Method, uri: r.RequestURI, old: r.ProtoMinor == 0}}
+	current = &res.response
 	if c != nil {
 		c.begin(&res.response, r.ContentLength)
 		if r.ContentLength < 0 || r.ContentLength > 0 && s.tls {
@@ -43,6 +47,16 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	handler.ServeHTTP(res, r)
 	res.announce(0)
 	res.done.Store(true)
+}
+
+// countFailure counts a request that failed in the stop: its handler has
+// answered for something behind it that failed, or has panicked.
+func (s *Server) countFailure(res *response, r *http.Request) {
+	bad := res.status == http.StatusBadGateway || res.status == http.StatusGatewayTimeout
+	panicked := !res.done.Load() && r.Context().Err() == nil // else the client has gone
+	if s.policy.Closing() && (bad || panicked) {
+		s.requestsFailed.Add(1)
+	}
 }
 
 // followedBody tells the connection when a body has ended that it cannot follow:
@@ -105,6 +119,7 @@ type response struct {
 	uri       string
 	old       bool        // HTTP/1.0: the end of the connection may be that of the answer
 	announced bool        // the header was looked at
+	status    int         // of the answer, once announced
 	done      atomic.Bool // the handler returned
 }
 
@@ -122,7 +137,7 @@ func (w *response) announce(status int) {
 	if w.announced || status/100 == 1 { // 1xx comes before the answer; 101 is the end of HTTP
 		return
 	}
-	w.announced = true
+	w.announced, w.status = true, status
 	if !w.policy.Closing() || w.conn != nil && w.conn.more() && time.Since(w.policy.DrainingSince()) < w.policy.IdleGrace() {
 		return
 	}

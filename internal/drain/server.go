@@ -67,11 +67,12 @@ type Server struct {
 	usual    time.Duration // the longest recent pause of any client; set before draining
 	lossy    bool          // whether the network loses packets; set before draining
 
-	served        atomic.Uint64 // requests answered
-	drained       atomic.Uint64 // those of them that were answered once the stop had begun
-	drained2      atomic.Uint64 // those of them over HTTP/2
-	hijackedEnded atomic.Uint64 // hijacked connections that ended by themselves since the stop began
-	refused       atomic.Uint64 // newcomers at the doors
+	served         atomic.Uint64 // requests answered
+	drained        atomic.Uint64 // those of them that were answered once the stop had begun
+	drained2       atomic.Uint64 // those of them over HTTP/2
+	hijackedEnded  atomic.Uint64 // hijacked connections that ended by themselves since the stop began
+	requestsFailed atomic.Uint64 // requests that failed while Closing
+	refused        atomic.Uint64 // newcomers at the doors
 
 	open   int        // doors that are served, as far as Drain has learnt
 	closed chan error // how each Serve ended
