@@ -16,14 +16,19 @@ import (
 	"lastcall/actors"
 )
 
-// TestLoggerThatAsks has a logger that asks the actors for their state, and
-// interrupts them, at each line: nothing may be logged under a lock. In a
-// bubble a lock that is held lets no time pass, so it is a process of its own
-// that then hangs.
+// TestLoggerThatAsks has a logger that needs all locks at each line: nothing may
+// be logged under a lock. In a bubble a lock that is waited for lets no time
+// pass, so it is a process of its own that then hangs.
+//
+// Another one also begins and ends what logs again, while it is in Log. That
+// waits for itself, and 100 ms pass; so it would not find a lock that is held.
 func TestLoggerThatAsks(t *testing.T) {
-	if os.Getenv("LASTCALL_CHILD") == "" {
-		if out, status := childOf(t, "TestLoggerThatAsks", "x"); status != 0 {
-			t.Errorf("exit status = %d, want 0:\n%s", status, out)
+	child := os.Getenv("LASTCALL_CHILD")
+	if child == "" {
+		for _, name := range []string{"asks", "logs"} {
+			if out, status := childOf(t, "TestLoggerThatAsks", name); status != 0 {
+				t.Errorf("%s: exit status = %d, want 0:\n%s", name, status, out)
+			}
 		}
 		return
 	}
@@ -31,13 +36,19 @@ func TestLoggerThatAsks(t *testing.T) {
 		sup := new(actors.Supervisor)
 		var ready atomic.Bool
 		var interrupts []func(error)
+		boom := errors.New("boom")
 		var d diary
 		logger := log.LoggerFunc(func(keyvals ...any) error {
 			if ready.Load() {
 				sup.Snapshot()
-				sup.Err(nil)
-				for _, interrupt := range interrupts {
-					interrupt(nil)
+				if err, ok := keyvals[len(keyvals)-1].(error); ok && errors.Is(err, boom) { // it has been interrupted
+					interrupts[0](nil)
+				}
+				if child == "logs" {
+					sup.Err(nil)
+					for _, interrupt := range interrupts {
+						interrupt(nil)
+					}
 				}
 			}
 			return d.Log(keyvals...)
@@ -49,14 +60,13 @@ func TestLoggerThatAsks(t *testing.T) {
 			interrupts = append(interrupts, interrupt)
 			g.Add(execute, interrupt)
 		}
-		boom := errors.New("boom")
-		job := func(ctx context.Context) error { <-stop.Draining(); return boom }
+		job := func(ctx context.Context) error { <-stop.Begun(); time.Sleep(2 * time.Second); return boom }
 		add(actors.Once(stop, job, actors.OnceConfig{Name: "once"}))
 		add(sup.Actor("once")(actors.Once(stop, job, actors.OnceConfig{})))
-		add(sup.Actor("graceful", actors.Stage(1))(actors.Graceful(stop, func() error { <-stop.Draining(); return boom },
+		add(sup.Actor("graceful", actors.Stage(1))(actors.Graceful(stop, func() error { <-stop.Begun(); time.Sleep(2 * time.Second); return boom },
 			func(context.Context) error { return boom }, actors.GracefulConfig{})))
 		add(sup.Actor("every", actors.Restart{})(actors.Every(stop, actors.Interval(time.Second), func(context.Context) error { return boom }, actors.EveryConfig{EndOnError: true})))
-		add(sup.Actor("panics", actors.Contain{})(func() error { <-stop.Draining(); panic(boom) }, func(error) { panic(boom) }))
+		add(sup.Actor("panics", actors.Contain{})(func() error { <-stop.Begun(); time.Sleep(2 * time.Second); panic(boom) }, func(error) { panic(boom) }))
 		sup.Actor("forgotten")(latch(nil))
 		actors.Graceful(stop, nil, nil, actors.GracefulConfig{Name: "forgotten too"})
 		g.Add(func() error { time.Sleep(time.Minute); return nil }, func(error) {})
