@@ -7,6 +7,8 @@ import (
 
 	"github.com/go-kit/log"
 	"github.com/go-kit/log/level"
+
+	"lastcall/internal/asynclog"
 )
 
 // logLevel is the least level that is logged, as a flag.Value.
@@ -26,7 +28,7 @@ func newLogger(cfg config, w io.Writer) (log.Logger, *logLevel) {
 	}
 	l := &logLevel{logger: logger}
 	l.Set(cfg.logLevel) // which was checked
-	return log.With(&l.swap, "ts", log.DefaultTimestampUTC), l
+	return asynclog.New(&l.swap, "ts", log.DefaultTimestampUTC), l
 }
 
 func (l *logLevel) String() string {

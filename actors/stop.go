@@ -87,7 +87,8 @@ type Stop struct {
 	// log wait. A logger that blocks holds up a stop for 100 ms in all. A
 	// thousand lines then wait for it, what is more is dropped, and a line
 	// says how much. So a log.Valuer in its context (a timestamp) is called
-	// when the line is written, and log.Caller does not find the caller.
+	// when the line is written, and log.Caller does not find the caller. What
+	// its context has comes first in a line, before the level.
 	Logger log.Logger
 
 	// LameDuck is how long to go on accepting connections once a stop has
@@ -171,8 +172,12 @@ func (s *Stop) init() {
 		s.done = make(chan struct{})
 		s.finished = make(chan struct{})
 		s.since = time.Now()
-		if s.Logger != nil {
-			s.log = asynclog.New(s.Logger)
+		switch l := s.Logger.(type) {
+		case nil:
+		case *asynclog.Logger:
+			s.log = l
+		default:
+			s.log = asynclog.New(l)
 		}
 	})
 }

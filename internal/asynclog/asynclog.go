@@ -40,14 +40,13 @@ const (
 //
 // Values are formatted by that goroutine, perhaps after Log has returned, so
 // they must not change any more. That holds for strings, numbers, times, and
-// errors, and for whatever a [log.Valuer] of a context above the Logger
-// returns: contexts call it before they call Log. A Valuer of a context below
-// the Logger is called when the line is written: a timestamp is then that of
-// the writing, and a caller is not the one that logs. So wrap a logger first,
-// and then use log.With.
+// errors. A [log.Valuer] is called before, by Log or a context above the Logger.
+// A Valuer of a context below the Logger is called when the line is written: a
+// timestamp is then that of the writing, and a caller is not the one that logs.
+// So wrap a logger first, and then use log.With.
 type Logger struct {
 	next    log.Logger
-	notices log.Logger
+	keyvals []any
 	queue   chan *line
 	writing atomic.Bool   // the goroutine runs
 	dropped atomic.Uint64 // lines, since the last that was queued
@@ -64,19 +63,30 @@ type line struct {
 	written chan struct{}
 }
 
-// New returns a Logger that writes to next. The lines that it adds itself have
-// the keyvals, which may be Valuers.
+// New returns a Logger that writes to next. Each line has the keyvals, after its
+// level and before the rest. They may be Valuers. They come in pairs.
 func New(next log.Logger, keyvals ...any) *Logger {
-	return &Logger{
-		next:    next,
-		notices: log.With(level.Warn(next), keyvals...),
-		queue:   make(chan *line, MaxQueued),
+	return &Logger{next: next, keyvals: keyvals, queue: make(chan *line, MaxQueued)}
+}
+
+// whole returns a line with what all lines have.
+func (l *Logger) whole(keyvals []any) []any {
+	n := 0
+	if len(keyvals) > 1 && keyvals[0] == level.Key() {
+		n = 2
 	}
+	whole := slices.Concat(keyvals[:n], l.keyvals, keyvals[n:])
+	for i := range l.keyvals {
+		if v, ok := l.keyvals[i].(log.Valuer); ok {
+			whole[n+i] = v()
+		}
+	}
+	return whole
 }
 
 // Log returns the error of the logger below, or nil if it did not wait.
 func (l *Logger) Log(keyvals ...any) error {
-	ln := &line{keyvals: slices.Clone(keyvals), written: make(chan struct{})}
+	ln := &line{keyvals: l.whole(keyvals), written: make(chan struct{})}
 	patience := l.patience()
 	if patience <= 0 {
 		if !l.offer(ln) {
@@ -178,7 +188,7 @@ func (l *Logger) write() {
 		case ln := <-l.queue:
 			l.notice(ln.dropped)
 			if ln.keyvals != nil {
-				ln.err = l.timed(l.next, ln.keyvals)
+				ln.err = l.timed(ln.keyvals)
 			}
 			close(ln.written)
 			continue
@@ -194,17 +204,17 @@ func (l *Logger) write() {
 
 func (l *Logger) notice(dropped uint64) {
 	if dropped > 0 {
-		l.timed(l.notices, []any{"msg", "log was stuck, lines were dropped", "dropped", dropped})
+		l.timed(l.whole([]any{level.Key(), level.WarnValue(), "msg", "log was stuck, lines were dropped", "dropped", dropped}))
 	}
 }
 
 // timed writes a line and records what that took.
-func (l *Logger) timed(to log.Logger, keyvals []any) error {
+func (l *Logger) timed(keyvals []any) error {
 	began := time.Now()
 	l.mu.Lock()
 	l.since = began
 	l.mu.Unlock()
-	err := to.Log(keyvals...)
+	err := l.next.Log(keyvals...)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.since = time.Time{}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/go-kit/log"
+	"github.com/go-kit/log/level"
 	"go.uber.org/goleak"
 
 	"lastcall/internal/asynclog"
@@ -111,7 +112,7 @@ func TestStuck(t *testing.T) {
 			t.Fatalf("%d lines written, want %d", len(got), 1+asynclog.MaxQueued+1)
 		}
 		for i, line := range got[:len(got)-1] {
-			if line != fmt.Sprintf("n=%d", i) {
+			if line != fmt.Sprintf("ts=now n=%d", i) {
 				t.Fatalf("line %d is %q", i, line)
 			}
 		}
@@ -119,8 +120,26 @@ func TestStuck(t *testing.T) {
 			t.Errorf("last line = %q, want %q", got[len(got)-1], want)
 		}
 		l.Log("n", "well")
-		if got := below.read(); got[len(got)-1] != "n=well" {
+		if got := below.read(); got[len(got)-1] != "ts=now n=well" {
 			t.Errorf("a line after the recovery was not waited for: the last is %q", got[len(got)-1])
+		}
+	})
+}
+
+// TestKeyvals: they come after the level, and are those of the moment of Log.
+func TestKeyvals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		below := &slowLog{block: make(chan struct{})}
+		n := 0
+		l := asynclog.New(below, "n", log.Valuer(func() any { n++; return n }), "a", "b")
+		level.Info(l).Log("msg", "x")
+		l.Log("msg", "y")
+		log.With(level.Info(l), "actor", "z").Log()
+		close(below.block)
+		synctest.Wait()
+		want := "level=info n=1 a=b msg=x, n=2 a=b msg=y, level=info n=3 a=b actor=z"
+		if got := strings.Join(below.read(), ", "); got != want {
+			t.Errorf("written:\n%s\nwant\n%s", got, want)
 		}
 	})
 }
