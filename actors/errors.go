@@ -51,7 +51,7 @@ func isClean(err error, wrapped bool) bool {
 // prune returns err without the parts that drop reports true for, or nil if
 // nothing is left. Parts are what errors.Join has joined. An error that wraps
 // others with a text of its own is kept as it is, unless all that it wraps is
-// dropped; drop is told that these are wrapped.
+// dropped. For these drop is called with wrapped true.
 func prune(err error, drop func(err error, wrapped bool) bool) error {
 	return pruneIn(err, false, drop)
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/go-kit/log/level"
 )
 
-// GracefulConfig is what [Graceful] may be told besides. The zero value works.
+// GracefulConfig holds the optional settings of [Graceful]. The zero value works.
 type GracefulConfig struct {
 	// Name is the actor's in logs and errors. Empty means "graceful".
 	Name string

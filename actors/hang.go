@@ -141,7 +141,7 @@ func (a *supervised) leaveBehind() error {
 }
 
 // stacks returns those of all goroutines, as they were then or later. The world
-// is stopped for it, so those who hang together share one.
+// is stopped for it, so actors that hang together share one dump.
 func (s *Supervisor) stacks(then time.Time) []byte {
 	s.dumping.Lock()
 	defer s.dumping.Unlock()

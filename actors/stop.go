@@ -83,7 +83,7 @@ type Stop struct {
 	// Logger gets a line a change of phase (info) and a line a request that
 	// was cut (warn), up to a thousand of these. Nil logs nothing.
 	//
-	// It is called by a goroutine, one line after the other, while those who
+	// It is called by a goroutine, one line after the other, while those that
 	// log wait. A logger that blocks holds up a stop for 100 ms in all. A
 	// thousand lines then wait for it, what is more is dropped, and a line
 	// says how much. So a log.Valuer in its context (a timestamp) is called
@@ -115,7 +115,7 @@ type Stop struct {
 	drains   chan struct{} // closed when draining begins
 	cutc     chan struct{} // closed when the rest is to be cut at once
 	done     chan struct{} // closed when every member has returned
-	finished chan struct{} // closed when, besides, no worker executes any more
+	finished chan struct{} // closed when also no worker executes any more
 
 	out     atomic.Bool // see SetLameDuck
 	closing atomic.Bool // whether answers say "Connection: close"

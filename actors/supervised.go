@@ -223,7 +223,8 @@ func (a *supervised) result() error {
 	return a.sup.cause
 }
 
-// named says whose error it is, and, as the cause of a stop, who returned.
+// named puts the name of the actor before its error. Without an error it says
+// that the actor returned, as the cause of a stop.
 func (a *supervised) named(err error) error {
 	if err == nil {
 		return fmt.Errorf("%s returned", a.name)

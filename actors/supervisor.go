@@ -23,7 +23,7 @@ import (
 // A stop begins when the first actor returns, when the group interrupts, or by
 // [Stop.Begin]. Then the actors are interrupted, stage by stage; see [Stage].
 // The interrupt of an actor of yours is called exactly once, in a goroutine, so
-// one that blocks holds up nobody but its own actor. What the group itself
+// one that blocks holds up only its own actor. What the group itself
 // calls returns at once.
 //
 // An actor that does not return in time is left behind; see [HangError]. One
@@ -68,7 +68,7 @@ type Option interface{ set(*supervised) }
 // taken gets a number: a second "jobs" is "jobs#2".
 //
 // In a stop, execute returns the error by which it began, except for the actor
-// that began it. So that is what run.Group.Run returns, whoever is quicker; an
+// that began it. So that is what run.Group.Run returns, whichever is quicker; an
 // actor's own error is in [Supervisor.Err] and [Supervisor.Snapshot].
 //
 // An actor that is decorated but not added to the group holds the others for a
