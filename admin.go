@@ -9,6 +9,7 @@ import (
 	"github.com/go-kit/log/level"
 
 	"lastcall/actors"
+	"lastcall/actors/admin"
 )
 
 // listenAdmin listens on the address of -admin. Whoever can connect may use it,
@@ -37,7 +38,7 @@ func listenAdmin(addr string, logger log.Logger) (l net.Listener, err error) {
 
 // newAdmin is the actor that serves the window onto this process.
 func newAdmin(l net.Listener, sup *actors.Supervisor, logLevel *logLevel) (execute func() error, interrupt func(error)) {
-	return actors.Admin(sup.Stop, l, actors.AdminConfig{
+	return admin.Actor(sup.Stop, l, admin.Config{
 		Supervisor: sup,
 		LogLevel:   logLevel,
 		Handlers:   map[string]http.Handler{"GET /metrics": metrics(sup)},

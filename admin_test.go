@@ -58,7 +58,7 @@ func TestAdmin(t *testing.T) {
 		{"GET", p.addr + "/", "", 200, "lastcall"},
 		{"GET", p.addr + "/metrics", "", 404, ""}, // clients have no business there
 		{"GET", p.addr + "/status", "", 404, ""},
-		{"PUT", p.addr + "/lame-duck", "on", 405, ""},
+		{"PUT", p.addr + "/ready", "off", 405, ""},
 		{"GET", admin + "/metrics", "", 200, `lastcall_phase{phase="ready"} 1`},
 		{"GET", admin + "/metrics", "", 200, `lastcall_actor_up{actor="http",stage="0"} 1`},
 		{"GET", admin + "/metrics", "", 200, `lastcall_requests_served_total 4`},
@@ -66,11 +66,11 @@ func TestAdmin(t *testing.T) {
 		{"GET", admin + "/metrics", "", 200, `lastcall_ready 1`},
 		{"GET", admin + "/metrics", "", 200, `go_goroutines`},
 		{"GET", admin + "/status", "", 200, `"phase": "ready"`},
-		{"PUT", admin + "/lame-duck", "on", 200, "on"},
+		{"PUT", admin + "/ready", "off", 200, "off"},
 		{"GET", p.addr + "/readyz", "", 503, "out of service"},
 		{"GET", p.addr + "/", "", 200, "lastcall"},
 		{"GET", admin + "/metrics", "", 200, `lastcall_ready 0`},
-		{"PUT", admin + "/lame-duck", "off", 200, "off"},
+		{"PUT", admin + "/ready", "on", 200, "on"},
 		{"GET", p.addr + "/readyz", "", 200, "ready"},
 		{"PUT", admin + "/log-level", "loud", 400, `log level "loud": want debug, info, warn or error`},
 		{"PUT", admin + "/log-level", "debug", 200, "debug"},
@@ -95,6 +95,39 @@ func TestAdmin(t *testing.T) {
 	}
 	if strings.Contains(p.log(), "level=warn") {
 		t.Errorf("a warning:\n%s", p.log())
+	}
+}
+
+// TestOneWord: what the last log line of a stop counts has the same name in the
+// report, on the status page and in the metrics.
+func TestOneWord(t *testing.T) {
+	path := t.TempDir() + "/report"
+	p, admin := launchWithAdmin(t, "-report", path)
+	_, status := ask(t, http.DefaultClient, "GET", "http://"+admin+"/status", "")
+	_, metrics := ask(t, http.DefaultClient, "GET", "http://"+admin+"/metrics", "")
+	http.DefaultClient.CloseIdleConnections()
+	p.signal(t, syscall.SIGTERM)
+	p.wait(t)
+	report, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, line, _ := strings.Cut(p.log(), "msg=stopped")
+	line, _, _ = strings.Cut(line, "\n")
+	counts := regexp.MustCompile(`(\w+)=\d+\b`).FindAllStringSubmatch(line[strings.Index(line, "drained="):], -1)
+	if len(counts) < 5 {
+		t.Fatalf("counts %q in the log's last line, want five and more:\n%s", counts, p.log())
+	}
+	for _, m := range counts {
+		for name, has := range map[string]bool{
+			"report":  strings.Contains(string(report), `"`+m[1]+`": `),
+			"status":  strings.Contains(status, "\n  \""+m[1]+`": `), // at the top level
+			"metrics": regexp.MustCompile(`(?m)^lastcall_(requests|connections)_` + m[1] + `_total \d`).MatchString(metrics),
+		} {
+			if !has {
+				t.Errorf("the log says %s, the %s does not", m[1], name)
+			}
+		}
 	}
 }
 

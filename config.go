@@ -19,7 +19,7 @@ import (
 	"github.com/peterbourgon/ff/v3"
 
 	"lastcall/actors"
-	"lastcall/front"
+	"lastcall/internal/proxy"
 )
 
 // config is what the flags, the environment and the file say.
@@ -125,7 +125,7 @@ func (c *config) flags() *flag.FlagSet {
 	setting(&c.grace, "grace", actors.DefaultGrace)
 	setting(&c.idleGrace, "idle-grace", actors.DefaultIdleGrace)
 	setting(&c.proxyTimeout, "proxy-timeout", time.Minute)
-	setting(&c.wsSpread, "ws-spread", front.DefaultSpread)
+	setting(&c.wsSpread, "ws-spread", proxy.DefaultSpread)
 	setting(&c.readTimeout, "read-timeout", 5*time.Second)
 	setting(&c.readHeaderTimeout, "read-header-timeout", 5*time.Second)
 	setting(&c.writeTimeout, "write-timeout", 10*time.Second)

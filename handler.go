@@ -8,18 +8,22 @@ import (
 	"github.com/go-kit/log"
 
 	"lastcall/actors"
-	"lastcall/front"
+	"lastcall/internal/accesslog"
+	"lastcall/internal/app"
+	"lastcall/internal/files"
+	"lastcall/internal/proxy"
+	"lastcall/internal/slowpeer"
 )
 
 // newHandler is what the settings ask to serve.
 func newHandler(cfg config, stop *actors.Stop, logger log.Logger) (h http.Handler, err error) {
 	switch {
 	case cfg.dir != "":
-		if h, err = front.Files(cfg.dir, cfg.list); err != nil {
+		if h, err = files.Handler(cfg.dir, cfg.list); err != nil {
 			return nil, fmt.Errorf("-dir: %w", err)
 		}
 	case cfg.proxy != "":
-		h, err = front.Proxy(cfg.proxy, front.ProxyConfig{
+		h, err = proxy.New(cfg.proxy, proxy.Config{
 			Logger:          log.With(logger, "actor", "proxy"),
 			ResponseTimeout: orNone(cfg.proxyTimeout),
 			Spread:          orNone(cfg.wsSpread),
@@ -28,13 +32,13 @@ func newHandler(cfg config, stop *actors.Stop, logger log.Logger) (h http.Handle
 			return nil, fmt.Errorf("-proxy: %w", err)
 		}
 	default:
-		h = front.Start(func() string { return stop.Phase().String() }, version(debug.ReadBuildInfo()))
+		h = app.Start(func() string { return stop.Phase().String() }, version(debug.ReadBuildInfo()))
 	}
 	if cfg.healthPrefix != "off" {
 		h = actors.Health(stop, cfg.healthPrefix, h)
 	}
 	if cfg.accessLog {
-		h = front.AccessLog(h, log.With(logger, "actor", "access"))
+		h = accesslog.Handler(h, log.With(logger, "actor", "access"))
 	}
-	return front.Timeouts(h, timeouts(cfg)), nil
+	return slowpeer.Handler(h, timeouts(cfg)), nil
 }

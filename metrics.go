@@ -28,18 +28,22 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 }
 
 var (
-	phaseDesc       = desc("phase", "1 for the phase in which the process is.", "phase")
-	readyDesc       = desc("ready", "1 if /readyz says so.")
-	connectionsDesc = desc("connections", "Open connections by state; hijacked ones (WebSockets) are not among the busy ones here.", "state")
-	inFlightDesc    = desc("requests_in_flight", "Requests being answered.")
-	streamsDesc     = desc("http2_streams", "Those of them over HTTP/2.")
-	servedDesc      = desc("requests_served_total", "Requests answered.")
-	drainedDesc     = desc("requests_drained_total", "Those of them that were answered since the stop began.")
-	refusedDesc     = desc("connections_refused_total", "Connections turned away while the doors were being shut.")
-	cutDesc         = desc("requests_cut_total", "Requests cut off at the deadline, or by a second signal.")
-	drainDesc       = desc("drain_seconds", "How long the stop has taken until now, or took.")
-	upDesc          = desc("actor_up", "1 while the actor runs.", "actor", "stage")
-	restartsDesc    = desc("actor_restarts_total", "How often the actor was started again.", "actor", "stage")
+	// A name has the key of the log and the report, with the unit after it.
+	phaseDesc         = desc("phase", "1 for the phase in which the process is.", "phase")
+	readyDesc         = desc("ready", "1 if /readyz answers 200.")
+	connectionsDesc   = desc("connections", "Open connections by state.", "state")
+	hijackedDesc      = desc("connections_hijacked", "Busy connections that a handler has taken over (WebSocket).")
+	inFlightDesc      = desc("requests_inflight", "Requests being answered.")
+	streamsDesc       = desc("requests_streams", "Requests in flight over HTTP/2.")
+	servedDesc        = desc("requests_served_total", "Requests answered.")
+	drainedDesc       = desc("requests_drained_total", "Requests answered since the stop began.")
+	drainedHTTP2Desc  = desc("requests_drained_http2_total", "Requests answered over HTTP/2 since the stop began.")
+	cutDesc           = desc("requests_cut_total", "Requests cut at the deadline, or by a second signal.")
+	hijackedEndedDesc = desc("connections_hijacked_ended_total", "Hijacked connections that ended by themselves since the stop began.")
+	refusedDesc       = desc("connections_refused_at_door_total", "Connections refused while the doors were being shut.")
+	elapsedDesc       = desc("stop_elapsed_seconds", "How long the stop has taken until now, or took.")
+	upDesc            = desc("actor_up", "1 while the actor runs.", "actor", "stage")
+	restartsDesc      = desc("actor_restarts_total", "How often the actor was started again.", "actor", "stage")
 )
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, ch) }
@@ -53,24 +57,27 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for p := actors.Starting; p <= actors.Stopped; p++ {
 		send(phaseDesc, gauge, oneIf(p == s.Phase), p.String())
 	}
-	send(readyDesc, gauge, oneIf(s.Phase == actors.Ready && !s.Out))
-	for state, n := range map[string]int{"new": s.New, "idle": s.Idle, "busy": s.Busy - s.Hijacked, "hijacked": s.Hijacked} {
+	send(readyDesc, gauge, oneIf(s.Ready))
+	for state, n := range map[string]int{"new": s.New, "idle": s.Idle, "busy": s.Busy} {
 		send(connectionsDesc, gauge, float64(n), state)
 	}
+	send(hijackedDesc, gauge, float64(s.Hijacked))
 	send(inFlightDesc, gauge, float64(s.InFlight))
 	send(streamsDesc, gauge, float64(s.Streams))
 	send(servedDesc, counter, float64(s.Served))
 	send(drainedDesc, counter, float64(s.Drained))
-	send(refusedDesc, counter, float64(s.Refused))
+	send(drainedHTTP2Desc, counter, float64(s.DrainedHTTP2))
 	send(cutDesc, counter, float64(len(s.Snapshot.Cut)))
-	var drain time.Duration
+	send(hijackedEndedDesc, counter, float64(s.HijackedEnded))
+	send(refusedDesc, counter, float64(s.Refused))
+	var elapsed time.Duration
 	switch {
 	case s.Phase == actors.Stopped:
-		drain = s.Since.Sub(s.Began)
+		elapsed = s.Since.Sub(s.Began)
 	case !s.Began.IsZero():
-		drain = time.Since(s.Began)
+		elapsed = time.Since(s.Began)
 	}
-	send(drainDesc, gauge, drain.Seconds())
+	send(elapsedDesc, gauge, elapsed.Seconds())
 	for _, a := range s.Actors {
 		stage := strconv.Itoa(a.Stage)
 		send(upDesc, gauge, oneIf(a.State == actors.Running || a.State == actors.Stopping), a.Name, stage)

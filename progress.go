@@ -26,7 +26,8 @@ func counts(s actors.Snapshot) []count {
 		{"in flight", "inflight", s.InFlight},
 		{"streams", "streams", s.Streams},
 		{"hijacked", "hijacked", s.Hijacked},
-		{"idle", "idle", s.Open - s.Busy},
+		{"new", "new", s.New},
+		{"idle", "idle", s.Idle},
 		{"open", "open", s.Open},
 	}
 }

@@ -113,11 +113,11 @@ func TestProgressOnTerminal(t *testing.T) {
 			first, second := arriving(t, addr), arriving(t, addr)
 
 			io.WriteString(s.master, "\x03")
-			s.until(t, `draining: 0 in flight, 0 streams, 0 hijacked, 0 idle, 2 open, \d+s left`)
-			s.until(t, `draining: 0 in flight, 0 streams, 0 hijacked, 0 idle, 2 open, 2\ds left`) // of 30
+			s.until(t, `draining: 0 in flight, 0 streams, 0 hijacked, 0 new, 0 idle, 2 open, \d+s left`)
+			s.until(t, `draining: 0 in flight, 0 streams, 0 hijacked, 0 new, 0 idle, 2 open, 2\ds left`) // of 30
 			first.send(askWho[10:])
 			first.hears("here")
-			s.until(t, `draining: 0 in flight, 0 streams, 0 hijacked, 0 idle, 1 open, \d+s left`)
+			s.until(t, `draining: 0 in flight, 0 streams, 0 hijacked, 0 new, 0 idle, 1 open, \d+s left`)
 			if tt.again {
 				io.WriteString(s.master, "\x03")
 			} else {

@@ -57,7 +57,7 @@ func TestProgressLog(t *testing.T) {
 			lines = append(lines, timestamp.ReplaceAllString(line, ""))
 		}
 	}
-	if want := "level=info msg=stopping phase=draining inflight=0 streams=0 hijacked=0 idle=0 open=1 \n"; len(lines) == 0 || !strings.Contains(strings.Join(lines, ""), want) {
+	if want := "level=info msg=stopping phase=draining inflight=0 streams=0 hijacked=0 new=0 idle=0 open=1 \n"; len(lines) == 0 || !strings.Contains(strings.Join(lines, ""), want) {
 		t.Errorf("the log lacks %q:\n%s", want, p.log())
 	}
 	if max := int(p.ended.Sub(begun) / time.Second); len(lines) > max {

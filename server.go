@@ -12,15 +12,16 @@ import (
 	"github.com/go-kit/log/level"
 
 	"lastcall/actors"
-	"lastcall/front"
+	"lastcall/internal/certificate"
+	"lastcall/internal/slowpeer"
 )
 
 // service is what the settings ask to serve, and where.
 type service struct {
 	server      *http.Server
 	listeners   []net.Listener
-	certificate *front.Certificate // nil: none
-	admin       net.Listener       // nil: none
+	certificate *certificate.Pair // nil: none
+	admin       net.Listener      // nil: none
 }
 
 // newService does all that can go wrong before anything runs. If it fails,
@@ -36,7 +37,7 @@ func newService(cfg config, stop *actors.Stop, logger log.Logger) (s service, er
 		return s, usageError{err}
 	}
 	if cfg.tlsCert != "" {
-		s.certificate, err = front.LoadCertificate(cfg.tlsCert, cfg.tlsKey, log.With(logger, "actor", "tls"))
+		s.certificate, err = certificate.Load(cfg.tlsCert, cfg.tlsKey, log.With(logger, "actor", "tls"))
 		if err != nil {
 			return s, usageError{fmt.Errorf("-tls-cert, -tls-key: %w", err)}
 		}
@@ -51,7 +52,7 @@ func newService(cfg config, stop *actors.Stop, logger log.Logger) (s service, er
 		}
 	}
 	for i, l := range s.listeners {
-		s.listeners[i] = front.TimeoutListener(l, timeouts(cfg))
+		s.listeners[i] = slowpeer.Listener(l, timeouts(cfg))
 	}
 	s.server = newServer(cfg, handler, s.certificate, logger)
 	return s, nil
@@ -59,7 +60,7 @@ func newService(cfg config, stop *actors.Stop, logger log.Logger) (s service, er
 
 // newServer is the server as the settings ask for it; with a certificate it
 // speaks TLS.
-func newServer(cfg config, h http.Handler, certificate *front.Certificate, logger log.Logger) *http.Server {
+func newServer(cfg config, h http.Handler, certificate *certificate.Pair, logger log.Logger) *http.Server {
 	s := &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: cfg.readHeaderTimeout,
@@ -72,7 +73,7 @@ func newServer(cfg config, h http.Handler, certificate *front.Certificate, logge
 			// got: with net/http's 1 MiB anybody can have that set aside. The
 			// least that the RFC allows is what clients use anyway.
 			MaxReadFrameSize: 16 << 10,
-			// No WriteByteTimeout, because front.TimeoutListener sees progress
+			// No WriteByteTimeout, because slowpeer.Listener sees progress
 			// that this does not, and no SendPingTimeout, because a PING takes
 			// its turn behind all that the kernel buffers: either would cut
 			// clients that are slow, but read.
@@ -87,8 +88,8 @@ func newServer(cfg config, h http.Handler, certificate *front.Certificate, logge
 	return s
 }
 
-func timeouts(cfg config) front.TimeoutConfig {
-	return front.TimeoutConfig{Read: orNone(cfg.readTimeout), Write: orNone(cfg.writeTimeout)}
+func timeouts(cfg config) slowpeer.Config {
+	return slowpeer.Config{Read: orNone(cfg.readTimeout), Write: orNone(cfg.writeTimeout)}
 }
 
 // listen takes over the sockets that were passed to the process, and binds all

@@ -11,13 +11,13 @@ import (
 	"net"
 	"net/http"
 
-	"lastcall/front"
+	"lastcall/internal/files"
 )
 
 func main() {
 	closing := flag.Bool("close", false, "")
 	flag.Parse()
-	files, err := front.Files(flag.Arg(0), false)
+	h, err := files.Handler(flag.Arg(0), false)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -30,7 +30,7 @@ func main() {
 		if *closing {
 			w.Header().Set("Connection", "close")
 		}
-		files.ServeHTTP(w, r)
+		h.ServeHTTP(w, r)
 	})}
 	srv.Protocols.SetHTTP1(true)
 	if flag.NArg() > 1 {

@@ -19,36 +19,37 @@
 //
 // # The stop
 //
-// [Stop] is the state machine that the actors of one process share, and its
-// settings: how long to wait for what. The first actor of a group to return
-// starts it, or the first signal. [HTTP] then drains: it shuts the listening
-// socket's door without resetting anybody inside, answers what arrives on
-// connections that are open, says "Connection: close" with each answer, and
-// keeps an idle connection for as long as its client usually pauses. When the
-// last connection is gone, or at the deadline, its execute returns.
+// [Stop] holds the state that the actors of one process share, and its settings:
+// how long to wait for what. A stop begins when the first actor of the group
+// returns, or at the first signal. [HTTP] then drains. It refuses new
+// connections, but resets none that a client has begun to make. It answers the
+// requests that arrive on open connections, each with "Connection: close". It
+// keeps an idle connection for as long as its client usually pauses. Its execute
+// returns when the last connection is gone, or at the deadline.
 //
-// A handler that goes on for as long as its client stays (an event stream, a
-// WebSocket) learns from [StopOf] that it should end, see [Stop.Draining].
+// A handler that runs for as long as its client stays (an event stream, a
+// WebSocket) learns from [StopOf] that it should end, see [Stop.Draining]. Other
+// code waits for [Stop.Begun] or [Stop.Done].
 //
 // [Stop.Snapshot] is the one source for health ([Health]), logs and status
-// pages. [Stop.Err] says how the stop went: run.Group.Run returns only what
-// ended first.
+// pages. [Stop.SetReady] takes the process out of service. [Stop.Err] says how
+// the stop went: run.Group.Run returns only what ended first.
 //
-// # Others beside it
+// # Other actors
 //
-// What else is served until it is shut down, such as a gRPC server, is a
-// [Graceful]; a periodic job is an [Every], a migration before all else a
-// [Once], a child program a [Process]:
+// A server that is shut down in some other way, such as a gRPC server, is a
+// [Graceful]; a periodic job is an [Every], a job at the start a [Once], a child
+// program a [Process]:
 //
 //	g.Add(actors.Graceful(&stop, serve, shutdown, actors.GracefulConfig{}))
 //	g.Add(actors.Every(&stop, actors.Interval(time.Minute), refresh, actors.EveryConfig{}))
 //	g.Add(actors.Once(&stop, migrate, actors.OnceConfig{}))
 //	g.Add(actors.Process(&stop, exec.Command("worker"), actors.ProcessConfig{}))
 //
-// [Admin] is a window onto all that: a status page, profiles, and the means to
-// take the process out of service and put it back.
+// Package lastcall/actors/admin has an actor that serves a status page, profiles,
+// and settings that take the process out of service and put it back:
 //
-//	g.Add(actors.Admin(&stop, l, actors.AdminConfig{}))
+//	g.Add(admin.Actor(&stop, l, admin.Config{}))
 //
 // An actor of one's own needs nothing of this package:
 //
@@ -67,6 +68,11 @@
 //	g.Add(actors.Signal(&stop))
 //	os.Exit(actors.ExitStatus(sup.Err(g.Run())))
 //
+// All actors start at once. [StartFirst] makes the lower stages wait, so that HTTP
+// does not serve, and /readyz says 503, until the database has been migrated:
+//
+//	g.Add(sup.Actor("migrate", actors.Stage(1), actors.StartFirst{})(actors.Once(&stop, migrate, actors.OnceConfig{})))
+//
 // An actor that does not return is left behind at its deadline, and named with
 // the stack of its goroutine ([HangError]); one that panics is named before the
 // crash ([Contain]); one that fails may be started again ([Restart]).
@@ -75,7 +81,7 @@
 // # Lost
 //
 // A request is lost when it reached an established connection, even in part,
-// and got no whole answer. http.Server.Shutdown alone loses them: it closes
-// idle connections at once, while a client may just be sending on one, and
-// drops requests that it has read already (golang/go issue 75591).
+// and got no whole answer. http.Server.Shutdown alone loses requests: it closes
+// idle connections at once, even one that a client has started to use, and drops
+// requests that it has read already (golang/go issue 75591).
 package actors

@@ -9,7 +9,7 @@ import (
 	"github.com/go-kit/log/level"
 )
 
-// EveryConfig is what [Every] may be told besides. The zero value works.
+// EveryConfig holds the optional settings of [Every]. The zero value works.
 type EveryConfig struct {
 	// Name is the actor's in logs and errors. Empty means "every".
 	Name string
@@ -17,15 +17,15 @@ type EveryConfig struct {
 	// AtStart runs the job also when execute begins.
 	AtStart bool
 
-	// Jitter puts each run off by a time drawn anew from between zero and this,
-	// so that many processes do not do the same at once. Zero and less put off
-	// nothing. It is no reason to miss a run unless it is longer than the
+	// Jitter delays each run by a random time between zero and this, so that
+	// many processes do not do the same at once. Zero and negative values delay
+	// nothing. A run is missed because of it only if it is longer than the
 	// schedule's pauses.
 	Jitter time.Duration
 
 	// Grace is how long a run may go on once the actor was interrupted; its
 	// context is cancelled then. Zero means until the deadline of the stop,
-	// which it never exceeds; less cancels at once.
+	// which always holds; a negative value cancels at once.
 	Grace time.Duration
 
 	// EndOnError makes an error of the job the actor's, which ends the group.
@@ -39,45 +39,79 @@ type EveryConfig struct {
 //
 // Times that pass while a run goes on are not made up for: a line in the log
 // (warn) says how many were missed, and the next run is at the next time to
-// come. With [Cron] the same holds for times that passed while the machine was
-// suspended, or because the clock was set; that is noticed within a minute.
+// come.
+//
+// An [Interval] counts the time that passes while the machine runs, whatever
+// the clock shows. Every other schedule goes by the clock. If that jumps by more
+// than a minute, because it was set or because the machine was suspended, Every
+// notices within a minute and goes on from the time that the clock shows now. A
+// line in the log (warn) says so if it makes a difference. What a jump forward
+// skips is not made up for; what a jump backward repeats is run again.
+// A smaller jump at most delays a run. Daylight saving time is no jump, see
+// [Cron].
 //
 // When the actor is interrupted, no run begins any more, and one in progress
 // may finish within its grace. If its context had to be cancelled and it then
-// returns an error, it counts as cut, see [CutError]; one that ignores its
+// returns an error, it counts as cut, see [CutError]. A job that ignores its
 // context holds the group. In the stop an error of the job goes to [Stop.Err]
 // only with EndOnError.
 //
 // A schedule that comes to its end, or does not advance, is an error of
 // execute. A nil stop means the defaults of [Stop].
 func Every(stop *Stop, schedule Schedule, job func(context.Context) error, cfg EveryConfig) (execute func() error, interrupt func(error)) {
-	e := &every{actor: newActor(stop, cfg.Name, "every"), EveryConfig: cfg, schedule: schedule, job: job}
+	e := newEvery(stop, schedule, job, cfg)
 	return e.execute(e.runs), e.interrupt
 }
+
+const (
+	// maxJump is the largest difference between the clock and the time that
+	// passed which is no jump. An hour of NTP's fastest slewing makes 2 s.
+	maxJump = time.Minute
+
+	// clockCheck is how often the clock is compared with the time that passed. A
+	// timer knows nothing of a clock that is set, and stands still while the
+	// machine is suspended.
+	clockCheck = time.Minute
+
+	// maxMissed bounds how many missed times are counted one by one.
+	maxMissed = 1000
+)
 
 type every struct {
 	*actor
 	EveryConfig
 	schedule Schedule
 	job      func(context.Context) error
+
+	clock func() time.Time // what the clock on the wall shows
+	wall  time.Time        // what it showed when it was last looked at
+	mono  time.Time        // when that was; read with its monotonic reading
+}
+
+func newEvery(stop *Stop, schedule Schedule, job func(context.Context) error, cfg EveryConfig) *every {
+	return &every{actor: newActor(stop, cfg.Name, "every"), EveryConfig: cfg, schedule: schedule, job: job, clock: time.Now}
 }
 
 func (e *every) runs() error {
 	ctx, cancel := e.limit(e.Grace)
 	defer cancel()
-	due := time.Now()
+	due := e.now()
+	e.jump()
 	for first := e.AtStart; ; first = false {
+		var err error
 		if !first {
-			var err error
-			if due, err = e.next(due); err != nil {
-				return fmt.Errorf("%s: %w", e.name, err)
-			}
+			due, err = e.next(due)
 		}
-		at := due
-		if e.Jitter > 0 {
-			at = at.Add(rand.N(e.Jitter))
+		if err == nil && !first {
+			e.stop.reportReady()
 		}
-		if !e.wait(at) {
+		if err == nil {
+			due, err = e.wait(due)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", e.name, err)
+		}
+		if e.interrupted() {
 			return nil
 		}
 		began := time.Now()
@@ -95,40 +129,120 @@ func (e *every) runs() error {
 	}
 }
 
-// next returns when the next run is due, and says what was missed meanwhile.
-func (e *every) next(due time.Time) (time.Time, error) {
-	now, before := time.Now(), due
-	for missed := 0; ; missed++ {
-		next := e.schedule.Next(due)
-		if !next.After(due) {
-			return due, fmt.Errorf("the schedule has no time after %v", due.Round(0))
-		}
-		if next.After(now) {
-			if missed > 0 {
-				level.Warn(e.logger).Log("msg", "missed, not made up for", "times", missed, "since", before.UTC().Format(time.RFC3339), "next", next.UTC().Format(time.RFC3339))
-			}
-			return next, nil
-		}
-		due = next
-	}
+// byClock reports whether the schedule goes by the clock, and not by the time
+// that passes.
+func (e *every) byClock() bool {
+	_, interval := e.schedule.(Interval)
+	return !interval
 }
 
-// wait waits until at, and reports whether the job is to run then.
-func (e *every) wait(at time.Time) bool {
+// now returns the time by which the schedule goes. That of an Interval has a
+// monotonic reading.
+func (e *every) now() time.Time {
+	if e.byClock() {
+		return e.clock().Round(0)
+	}
+	return time.Now()
+}
+
+// jump returns by how much the clock moved since the last call beyond the time
+// that passed. It is 0 unless that is more than maxJump.
+func (e *every) jump() time.Duration {
+	if !e.byClock() {
+		return 0
+	}
+	wall, mono := e.now(), time.Now()
+	by := wall.Sub(e.wall) - mono.Sub(e.mono)
+	first := e.mono.IsZero()
+	e.wall, e.mono = wall, mono
+	if first || by.Abs() <= maxJump {
+		return 0
+	}
+	return by
+}
+
+// after returns the schedule's first time after t.
+func (e *every) after(t time.Time) (time.Time, error) {
+	next := e.schedule.Next(t)
+	if !next.After(t) {
+		return t, fmt.Errorf("the schedule has no time after %v", t.Round(0))
+	}
+	return next, nil
+}
+
+// next returns the first time to come after due, and logs how many were missed.
+func (e *every) next(due time.Time) (next time.Time, err error) {
+	next, err = e.after(due)
+	if by := e.jump(); by != 0 && err == nil {
+		return e.restart(next, by)
+	}
+	now := e.now()
+	if err != nil || next.After(now) {
+		return next, err
+	}
+	var missed any
+	if d, ok := e.schedule.(Interval); ok {
+		n := now.Sub(due) / time.Duration(d)
+		missed, next = int64(n), due.Add((n+1)*time.Duration(d))
+	} else {
+		n := 0
+		for ; err == nil && !next.After(now) && n < maxMissed && !e.interrupted(); n++ {
+			next, err = e.after(next)
+		}
+		if missed = n; err == nil && !next.After(now) {
+			missed = fmt.Sprint(n, " or more")
+			next, err = e.after(now)
+		}
+	}
+	if err == nil {
+		level.Warn(e.logger).Log("msg", "missed, not made up for", "times", missed, "since", due.UTC().Format(time.RFC3339), "next", next.UTC().Format(time.RFC3339))
+	}
+	return next, err
+}
+
+// restart returns the first time to come when the clock has jumped, and logs it
+// unless that is the one that was expected.
+func (e *every) restart(expected time.Time, by time.Duration) (time.Time, error) {
+	next, err := e.after(e.now())
+	if err == nil && !next.Equal(expected) {
+		level.Warn(e.logger).Log("msg", "the clock has jumped, going on from now", "by", by.Round(time.Second), "now", e.wall.UTC().Format(time.RFC3339), "next", next.UTC().Format(time.RFC3339))
+	}
+	return next, err
+}
+
+// wait waits until the run that is due, or the next one if the clock jumps, and
+// returns when it was due. It returns at once when the actor is interrupted.
+func (e *every) wait(due time.Time) (time.Time, error) {
+	at := e.jittered(due)
 	for {
-		// A timer stands still while the process is suspended, and knows
-		// nothing of a clock that is set.
-		t := time.NewTimer(min(time.Until(at), time.Minute))
+		now := e.now()
+		if by := e.jump(); by < 0 || by > 0 && !now.Before(at) {
+			next, err := e.restart(due, by)
+			if err != nil {
+				return due, err
+			}
+			due, at = next, e.jittered(next)
+			continue
+		}
+		if !now.Before(at) {
+			return due, nil
+		}
+		t := time.NewTimer(min(at.Sub(now), clockCheck))
 		select {
 		case <-e.asked:
 			t.Stop()
-			return false
+			return due, nil
 		case <-t.C:
-			if !time.Now().Before(at) {
-				return !e.interrupted()
-			}
 		}
 	}
+}
+
+// jittered returns when to run what is due.
+func (e *every) jittered(due time.Time) time.Time {
+	if e.Jitter > 0 {
+		return due.Add(rand.N(e.Jitter))
+	}
+	return due
 }
 
 // run runs a job, and reports whether it was cut, which it then counts.

@@ -119,3 +119,24 @@ func ExampleStop_Draining_webSocket() {
 	// failed to get reader: received close frame: status = StatusGoingAway and reason = "see you soon"
 	// <nil>
 }
+
+// A cache that is written out when the stop begins, while HTTP still drains.
+func ExampleStop_Begun() {
+	var stop actors.Stop
+	saved := make(chan struct{})
+	go func() {
+		defer close(saved)
+		<-stop.Begun()
+		fmt.Println("saved")
+	}()
+
+	var g run.Group
+	g.Add(actors.Signal(&stop))
+	g.Add(func() error { return nil }, func(error) {}) // when this ends, the group does
+	err := stop.Err(g.Run())
+	<-saved
+	fmt.Println(err)
+	// Output:
+	// saved
+	// <nil>
+}

@@ -74,6 +74,40 @@ func ExampleHealth() {
 	// 503 stopped
 }
 
+func ExampleStop_SetReady() {
+	l, err := actors.Listen("127.0.0.1:0")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	stop := new(actors.Stop)
+	srv := &http.Server{Handler: actors.Health(stop, "/", nil)}
+	var g run.Group
+	g.Add(actors.HTTP(stop, srv, l))
+	g.Add(func() error {
+		defer http.DefaultClient.CloseIdleConnections()
+		for _, ready := range []bool{false, true} {
+			stop.SetReady(ready)
+			resp, err := http.Get("http://" + l.Addr().String() + "/readyz")
+			if err != nil {
+				return err
+			}
+			body, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if err != nil {
+				return err
+			}
+			fmt.Print(resp.StatusCode, " ", string(body))
+		}
+		return nil
+	}, func(error) {})
+	fmt.Println(stop.Err(g.Run()))
+	// Output:
+	// 503 out of service
+	// 200 ready
+	// <nil>
+}
+
 func ExampleListen() {
 	l, err := actors.Listen("127.0.0.1:0")
 	if err != nil {

@@ -70,6 +70,13 @@ type graceful struct {
 	shutdown func(context.Context) error
 }
 
+func (g *graceful) interrupt(cause error) {
+	g.actor.interrupt(cause)
+	if isUnstarted(cause) {
+		g.execute() // calls only shutdown
+	}
+}
+
 func (g *graceful) execute() error {
 	if serve, err := g.stop.memberStarted(g.member); !serve {
 		if err != nil {

@@ -25,8 +25,8 @@ const returnTime = time.Second
 // that shrinks in proportion.
 //
 // The actors of this package cut what is left at that deadline, as they do at
-// the stop's. To tell them, interrupt is called with an error that wraps the
-// cause; so is that of your own actors.
+// the stop's. Interrupt is called with an error that wraps the cause and has the
+// deadline, for your own actors too: see [DeadlineOf].
 //
 //	// Grace is 30 s: cuts after 25 s.
 //	g.Add(sup.Actor("http")(actors.HTTP(&stop, srv, l)))
@@ -44,6 +44,13 @@ type bounded struct {
 
 func (b *bounded) Error() string { return reason(b.cause) }
 func (b *bounded) Unwrap() error { return b.cause }
+
+// DeadlineOf returns the deadline that an actor has of its own, given what its
+// interrupt was called with: see [Within]. ok is false if there is none.
+func DeadlineOf(cause error) (deadline time.Time, ok bool) {
+	deadline = ownDeadline(cause)
+	return deadline, !deadline.IsZero()
+}
 
 // ownDeadline is what a supervisor has told with the cause, or zero.
 func ownDeadline(cause error) time.Time {

@@ -5,17 +5,18 @@ import (
 	"strings"
 )
 
-// Health answers probes about the process whose stop it is, under the prefix:
+// Health returns a handler that answers probes of the process that stop belongs
+// to, below the prefix:
 //
 //	PREFIX/healthz, PREFIX/livez  200 for as long as the process answers
-//	PREFIX/readyz                 200 while ready, 503 before, from the moment the stop begins,
-//	                              and while out of service, see Stop.SetLameDuck
+//	PREFIX/readyz                 200 while ready; 503 while starting, out of service
+//	                              (see Stop.SetReady), and from the moment the stop begins
 //
 // Other paths go to next; nil means 404. Liveness never fails during a stop:
-// whoever watches it would end the process in mid-drain.
+// what watches it would kill the process before it has drained.
 //
-// The methods are GET and HEAD. The body of the answer is the phase, in a line.
-// A nil stop is never ready.
+// The methods are GET and HEAD. The body of the answer is one line: the phase, or
+// "out of service". A nil stop is never ready.
 func Health(stop *Stop, prefix string, next http.Handler) http.Handler {
 	if stop == nil {
 		stop = new(Stop)
@@ -38,17 +39,17 @@ func Health(stop *Stop, prefix string, next http.Handler) http.Handler {
 			http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
 			return
 		}
-		phase := stop.Phase().String()
-		if stop.out.Load() && phase == Ready.String() {
-			phase = "out of service"
+		phase, out := stop.Phase(), stop.out.Load()
+		status, body := http.StatusOK, phase.String()
+		if phase == Ready && out {
+			body = "out of service"
 		}
-		status := http.StatusOK
-		if name == "readyz" && !stop.ready() {
+		if name == "readyz" && (phase != Ready || out) {
 			status = http.StatusServiceUnavailable
 		}
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.Header().Set("Cache-Control", "no-store")
 		w.WriteHeader(status)
-		w.Write([]byte(phase + "\n"))
+		w.Write([]byte(body + "\n"))
 	})
 }

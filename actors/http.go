@@ -121,10 +121,7 @@ func (s *server) execute() error {
 		}
 		l, err := Listen(addr)
 		if err != nil {
-			s.stop.recordError(err)
-			s.stop.Begin(err)
-			s.stop.memberLameDuckDone(s.member, true)
-			return err
+			return s.fail(err)
 		}
 		s.listeners = []net.Listener{l}
 	}
@@ -135,39 +132,26 @@ func (s *server) execute() error {
 		}
 		return context.WithValue(ctx, stopKey{}, s.stop)
 	}
-	engine := drain.New(s.http, s.listeners, policy{s.stop}, s.logger)
+	engine, err := drain.New(s.http, s.listeners, policy{s.stop}, s.logger)
+	if err != nil {
+		return s.fail(err)
+	}
 	s.engine.Store(engine)
-	closed := engine.Start()
+	failures := engine.Start()
 	s.stop.memberReady(s.member)
 
-	var failed error
-	gone := 0
 	select {
 	case <-s.stop.begun:
-	case failed = <-closed: // nobody asked for that
-		gone++
-		s.stop.recordError(failed) // a signal may come first for run.Group
-		s.stop.Begin(failed)
+	case err = <-failures: // nobody asked for that
+		s.stop.recordError(err) // a signal may come first for run.Group
+		s.stop.Begin(err)
 	}
-	lameDuck := time.NewTimer(time.Until(s.stop.drainAt))
-	defer lameDuck.Stop()
-	for waiting := true; waiting && gone < len(s.listeners); {
-		select {
-		case <-lameDuck.C:
-			waiting = false
-		case <-s.stop.cutc:
-			waiting = false
-		case err := <-closed:
-			s.stop.recordError(err)
-			gone++
-		}
-	}
-	s.stop.memberLameDuckDone(s.member, gone == len(s.listeners))
+	s.stop.memberLameDuckDone(s.member, s.lameDuck(failures))
 
 	ctx, cancel := s.deadline()
 	defer cancel()
-	requests, failures := engine.Drain(ctx, gone)
-	for _, err := range failures {
+	requests := engine.Drain(ctx)
+	for err := range failures {
 		s.stop.recordError(err)
 	}
 	for i, r := range requests {
@@ -181,7 +165,35 @@ func (s *server) execute() error {
 	for _, r := range requests {
 		cut = append(cut, Request{Class(r.Class), r.Method, r.Path, r.Client, r.Age, r.Sent})
 	}
-	return failed
+	return err
+}
+
+// fail begins the stop with an error by which nothing was served.
+func (s *server) fail(err error) error {
+	s.stop.recordError(err)
+	s.stop.Begin(err)
+	s.stop.memberLameDuckDone(s.member, true)
+	return err
+}
+
+// lameDuck waits for the end of that phase, in which all goes on, and reports
+// whether every listener has ended before.
+func (s *server) lameDuck(failures <-chan error) (early bool) {
+	over := time.NewTimer(time.Until(s.stop.drainTime()))
+	defer over.Stop()
+	for {
+		select {
+		case <-over.C:
+			return false
+		case <-s.stop.cutc:
+			return false
+		case err, ok := <-failures:
+			if !ok {
+				return true
+			}
+			s.stop.recordError(err)
+		}
+	}
 }
 
 // deadline returns a context that ends when what is left is to be cut.
@@ -212,6 +224,10 @@ func (s *server) deadline() (context.Context, context.CancelFunc) {
 }
 
 func (s *server) interrupt(cause error) {
+	if isUnstarted(cause) {
+		s.endUnstarted()
+		return
+	}
 	if deadline := ownDeadline(cause); !deadline.IsZero() {
 		select {
 		case s.own <- deadline:

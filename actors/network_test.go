@@ -50,7 +50,8 @@ type network struct {
 	shut       chan struct{} // closed with the listener
 
 	mu       sync.Mutex // the ends' too
-	filtered bool
+	filtered bool       // SYNs are dropped,
+	hidden   bool       // or refused
 	queue    []*end
 	lines    []*line
 	closed   time.Time // the listener
@@ -63,6 +64,7 @@ type line struct {
 	client, server *end
 	opened         time.Time // when the SYN arrived
 	accepted       time.Time // zero: never
+	fin            time.Time // sent by a client that waits for its answer all the same
 
 	requests []*request // the client's, in order
 }
@@ -132,7 +134,7 @@ func (n *network) dial(delay time.Duration) (*end, error) {
 func (n *network) syn(delay time.Duration) (*end, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if !n.closed.IsZero() {
+	if !n.closed.IsZero() || n.hidden {
 		return nil, syscall.ECONNREFUSED
 	}
 	if n.filtered {
@@ -234,7 +236,8 @@ func (l socketListener) Control(f func(fd uintptr)) error {
 	f(uintptr(l.gate[0]))
 	// A filter of several instructions does not fit into an int: EINVAL.
 	_, err := unix.GetsockoptInt(l.gate[0], unix.SOL_SOCKET, unix.SO_GET_FILTER)
-	l.filtered = err != nil
+	index, _ := unix.GetsockoptInt(l.gate[0], unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX)
+	l.filtered, l.hidden = err != nil, index != 0
 	return nil
 }
 
@@ -408,6 +411,8 @@ func (e *end) SetWriteDeadline(t time.Time) error {
 
 func (e *end) LocalAddr() net.Addr  { return addr(e.port) }
 func (e *end) RemoteAddr() net.Addr { return addr(e.peer.port) }
+
+func (e *end) Transparent() {}
 
 func (e *end) SyscallConn() (syscall.RawConn, error) { return rawEnd{e}, nil }
 

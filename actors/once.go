@@ -8,25 +8,28 @@ import (
 	"github.com/go-kit/log/level"
 )
 
-// OnceConfig is what [Once] may be told besides. The zero value works.
+// OnceConfig holds the optional settings of [Once]. The zero value works.
 type OnceConfig struct {
 	// Name is the actor's in logs and errors. Empty means "once".
 	Name string
 
-	// Grace is how long the job may go on once the actor was interrupted; its
-	// context is cancelled then. Zero means until the deadline of the stop,
-	// which it never exceeds; less cancels at once.
+	// Grace is how long the job may take after the actor was interrupted. Then
+	// its context is cancelled. Zero means until the deadline of the stop, and
+	// so does a longer time. A negative one cancels at once.
 	Grace time.Duration
 }
 
 // Once returns an actor that runs a job to its end and then waits to be
-// interrupted: a migration, the warming of a cache. In a run.Group the job
-// itself would end everything when it is done.
+// interrupted: a migration, the warming of a cache. In a run.Group the job alone
+// would end the group when it is done.
 //
-// An error of the job ends the group, and is in [Stop.Err] also if another
-// actor ended first. If it returns one because its context had to be cancelled,
-// it counts as cut instead, see [CutError]. If the interrupt comes before
-// execute, the job is not run. A nil stop means the defaults of [Stop].
+// The other actors of the group start at the same time. Those that need what the
+// job does wait for it in a [Supervisor], with the option [StartFirst].
+//
+// An error of the job ends the group, and is in [Stop.Err] even if another actor
+// ended first. A job whose context was cancelled and that returns an error then
+// counts as cut, see [CutError]. If the interrupt comes before execute, the job
+// is not run. A nil stop means the defaults of [Stop].
 func Once(stop *Stop, job func(context.Context) error, cfg OnceConfig) (execute func() error, interrupt func(error)) {
 	a := newActor(stop, cfg.Name, "once")
 	return a.execute(func() error {
@@ -40,6 +43,7 @@ func Once(stop *Stop, job func(context.Context) error, cfg OnceConfig) (execute 
 			return fmt.Errorf("%s: %w", a.name, err)
 		}
 		level.Debug(a.logger).Log("msg", "job done", "elapsed", time.Since(began))
+		a.stop.reportReady()
 		<-a.asked
 		return nil
 	}), a.interrupt

@@ -1,26 +1,19 @@
 package actors
 
 import (
-	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strings"
-	"sync"
 	"syscall"
 	"time"
-	"unicode/utf8"
 
 	"github.com/go-kit/log"
 	"github.com/go-kit/log/level"
 )
 
-// ProcessConfig is what [Process] may be told besides. The zero value works.
+// ProcessConfig holds the optional settings of [Process]. The zero value works.
 type ProcessConfig struct {
 	// Name is the actor's in logs and errors. Empty means the last element of
 	// the program's path.
@@ -29,19 +22,16 @@ type ProcessConfig struct {
 	// Signal asks the program to end. Zero means SIGTERM.
 	Signal syscall.Signal
 
-	// Grace is how long the program has for that, until it is killed. Zero
-	// means until the deadline of the stop, which it never exceeds; less kills
-	// at once.
+	// Grace is how long the program may take to end before it is killed. Zero
+	// means until the deadline of the stop, which always holds; a negative
+	// value kills at once.
 	Grace time.Duration
 
 	// MaxLine is the longest line of output that makes one line in the log, in
-	// bytes; what is longer is logged in pieces. Zero and less mean 16 KiB.
+	// bytes. Longer lines are logged in pieces. Zero and negative values mean
+	// 16 KiB.
 	MaxLine int
 }
-
-// outputDelay is how long output is waited for once the program has ended: a
-// descendant that left the group may keep the pipe for as long as it lives.
-const outputDelay = time.Second
 
 // Process returns an actor that runs a program. execute returns when it has
 // ended, with all the processes of its group.
@@ -49,14 +39,15 @@ const outputDelay = time.Second
 //	g.Add(actors.Process(&stop, exec.Command("redis-server", "--port", "0"), actors.ProcessConfig{}))
 //
 // cmd is a template: each execute runs a copy, so the actor can be started
-// again. Its context, if it was made with one, is not heeded.
+// again. The context of [exec.CommandContext] is ignored.
 //
 // The program leads a process group of its own, so a Ctrl-C at the terminal
-// reaches it only through its interrupt. That sends ProcessConfig.Signal to
-// the group, and SIGKILL to what is left of it after the grace, or at the
-// second interrupt (see [Signal]). When the program ends while others of its
-// group go on, these are ended in the same way. Descendants that left the
-// group are not known.
+// reaches it only through the actor's interrupt. That sends ProcessConfig.Signal
+// to the group, and SIGCONT, since a process that is stopped acts on a signal
+// only once it is continued. SIGKILL ends what is left of the group after the
+// grace, or at the second interrupt (see [Signal]). When the program ends while
+// others of its group go on, these are ended in the same way. Descendants that
+// left the group are not known.
 //
 // A program that ends without having been asked to ends the actor: with nil if
 // its status was 0, otherwise with an error that wraps the [*exec.ExitError].
@@ -64,10 +55,36 @@ const outputDelay = time.Second
 // shell gives to that (143 for SIGTERM). What had to be killed counts as cut,
 // see [CutError].
 //
-// What it writes to stdout and stderr goes to Stop.Logger, a line a line
-// (info), with the actor's name; not if cmd.Stdout or cmd.Stderr is set. The
-// last line needs no newline. If the log is slow, the program has to wait.
-// Output of descendants that left the group is read for one more second.
+// # Output
+//
+// Each line that the program writes to stdout or stderr is logged to
+// Stop.Logger (info), with the actor's name. The last line needs no newline.
+// If the log is slow, the program has to wait. What it wrote before it ended is
+// logged however long the log takes, up to the deadline of the stop, or the
+// second interrupt; if no stop has begun, for as long as a stop would take.
+// What the log has not taken some 250 ms after that is dropped, and a line
+// (warn) counts it. Output of descendants that left the group is read for one
+// second after the end.
+//
+// If cmd.Stdout or cmd.Stderr is set, that output goes there, and not to the
+// log. Unless it is an [*os.File], cmd.WaitDelay, by default 1 s, is how long
+// after the end the copying may take.
+//
+// # Terminals
+//
+// The program is in the background of a terminal that it shares with this
+// process. If it reads from the terminal, the kernel stops it with SIGTTIN; if
+// it changes the terminal's settings, or writes to it after "stty tostop", with
+// SIGTTOU. It then hangs until it is continued or interrupted. A Ctrl-Z stops
+// this process only.
+//
+// By default the program has no part in the terminal: its stdin is /dev/null,
+// and its output goes to the log. Programs that open /dev/tty, such as those
+// that ask for a password, need cmd.SysProcAttr with Setsid: in a session of
+// its own the program has no terminal to open. cmd.Stdin should be no terminal
+// either: give a file or a pipe.
+//
+// # Systems
 //
 // On Linux the program is killed when this process ends in whatever way, also
 // by SIGKILL, unless it has gained privileges (setuid); its own children are
@@ -75,8 +92,8 @@ const outputDelay = time.Second
 // or a subreaper (see [prctl]), those that have ended are reaped while execute
 // runs. Children that others of this process wait for are left to them: they
 // are known by the handles that os.Process has. That takes /proc, and Linux
-// 5.4; without, a line in the log (warn) says so. Those of syscall.ForkExec
-// have no handle.
+// 5.4; without these a line in the log (warn) says so. Children of
+// syscall.ForkExec have no handle.
 //
 // On other Unix systems the program survives the SIGKILL of this process.
 // Elsewhere there are no groups and nothing to ask with: the interrupt kills
@@ -94,6 +111,9 @@ func Process(stop *Stop, cmd *exec.Cmd, cfg ProcessConfig) (execute func() error
 		cfg.MaxLine = 16 << 10
 	}
 	p := &process{actor: newActor(stop, cfg.Name, filepath.Base(cmd.Path)), ProcessConfig: cfg, template: cmd}
+	// Its lines wait for the log, as long as the actor may, and on a goroutine of
+	// their own. See output.
+	p.logger = log.With(p.stop.waitingLogger(), "actor", p.name)
 	return p.execute(p.runs), p.interrupt
 }
 
@@ -104,24 +124,30 @@ type process struct {
 }
 
 func (p *process) runs() error {
-	// The signal that a Linux child asks for at the death of its parent comes
-	// at the death of the thread that forked it: https://go.dev/issue/27505.
+	// A Linux child that asks for a signal at its parent's end gets it when the
+	// thread that forked it ends: https://go.dev/issue/27505.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	defer p.reap()()
+	stopReaping, reapErr := p.reap()
+	defer stopReaping()
 
 	cmd := p.command()
-	out := &output{max: p.MaxLine}
+	out := newOutput(p.MaxLine)
 	err := out.redirect(cmd, p.logger)
 	if err == nil {
 		err = cmd.Start()
 	}
-	out.begin(err == nil)
 	if err != nil {
+		out.discard()
 		return fmt.Errorf("%s: %w", p.name, err)
 	}
-	level.Info(p.logger).Log("msg", "started", "pid", cmd.Process.Pid)
 	began := time.Now()
+	if reapErr != nil {
+		out.log(level.Warn(p.logger), "msg", "orphans that this process adopts are not reaped", "err", reapErr)
+	}
+	out.log(level.Info(p.logger), "msg", "started", "pid", cmd.Process.Pid)
+	p.stop.reportReady()
+	out.begin()
 	exited := make(chan struct{})
 	go func() {
 		defer close(exited)
@@ -132,15 +158,21 @@ func (p *process) runs() error {
 	case <-p.asked:
 	}
 	killed := p.end(cmd, exited)
-	out.end()
-	level.Info(p.logger).Log("msg", "ended", "status", cmd.ProcessState, "elapsed", time.Since(began).Round(time.Millisecond))
+	elapsed := time.Since(began).Round(time.Millisecond)
+	out.end(p.logger, func() {
+		if killed {
+			level.Warn(p.logger).Log("msg", "did not end in time, killed")
+		}
+		level.Info(p.logger).Log("msg", "ended", "status", cmd.ProcessState, "elapsed", elapsed)
+	})
+	p.awaitLog(out)
 
 	asked := p.interrupted()
 	if killed && asked {
 		p.stop.recordForced(p.name)
 	}
 	switch {
-	case errors.Is(err, exec.ErrWaitDelay): // whoever has its input or output is none of its group
+	case errors.Is(err, exec.ErrWaitDelay): // its input or output is held by a process outside its group
 		err = nil
 	case asked && (killed && endedBy(cmd.ProcessState, syscall.SIGKILL) || endedBy(cmd.ProcessState, p.Signal)):
 		err = nil
@@ -176,6 +208,7 @@ func (p *process) command() *exec.Cmd {
 func (p *process) end(cmd *exec.Cmd, exited <-chan struct{}) (killed bool) {
 	pid := cmd.Process.Pid
 	signalGroup(cmd.Process, p.Signal)
+	continueGroup(cmd.Process)
 	bound := time.NewTimer(time.Until(p.bound(p.Grace)))
 	defer bound.Stop()
 	pause := time.Millisecond // there is no event for the end of a group
@@ -198,7 +231,6 @@ func (p *process) end(cmd *exec.Cmd, exited <-chan struct{}) (killed bool) {
 			look = time.After(pause)
 		}
 	}
-	level.Warn(p.logger).Log("msg", "not ended in time, killing")
 	signalGroup(cmd.Process, syscall.SIGKILL)
 	<-exited
 	for n := 0; n < 100 && groupRuns(pid); n++ { // it cannot refuse, but the kernel may take a moment
@@ -207,96 +239,30 @@ func (p *process) end(cmd *exec.Cmd, exited <-chan struct{}) (killed bool) {
 	return true
 }
 
-// output is what goes from the program to the log.
-type output struct {
-	max     int
-	pipes   []*os.File // the ends that are read
-	ends    []*os.File // those of the program
-	loggers []log.Logger
-	readers sync.WaitGroup
-}
-
-// redirect has what cmd writes come here, unless it goes elsewhere.
-func (o *output) redirect(cmd *exec.Cmd, logger log.Logger) error {
-	for _, w := range []struct {
-		name string
-		to   *io.Writer
-	}{{"stdout", &cmd.Stdout}, {"stderr", &cmd.Stderr}} {
-		if *w.to != nil {
-			continue
-		}
-		r, end, err := os.Pipe()
-		if err != nil {
-			return err
-		}
-		o.pipes, o.ends = append(o.pipes, r), append(o.ends, end)
-		o.loggers = append(o.loggers, log.With(level.Info(logger), "stream", w.name))
-		*w.to = end
-	}
-	return nil
-}
-
-// begin begins to read, if the program has been started.
-func (o *output) begin(started bool) {
-	for _, end := range o.ends {
-		end.Close()
-	}
-	for i, r := range o.pipes {
-		if !started {
-			r.Close()
-			continue
-		}
-		o.readers.Go(func() {
-			defer r.Close()
-			logLines(o.loggers[i], r, o.max)
-		})
-	}
-}
-
-// end returns when all has been read.
-func (o *output) end() {
-	for _, r := range o.pipes {
-		// Where that cannot be set (Windows), it is the caller's to see to it
-		// that nobody inherits the pipe and stays.
-		r.SetReadDeadline(time.Now().Add(outputDelay))
-	}
-	o.readers.Wait()
-}
-
-// logLines logs what r has, a line a line, of at most max bytes.
-func logLines(logger log.Logger, r io.Reader, max int) {
-	more := false
-	s := bufio.NewScanner(r)
-	s.Buffer(nil, max)
-	s.Split(func(data []byte, atEOF bool) (advance int, token []byte, err error) {
-		more = false
-		if i := bytes.IndexByte(data, '\n'); i >= 0 {
-			return i + 1, data[:i], nil
-		}
-		if len(data) >= max {
-			more = true
-			n := max
-			for n > max-utf8.UTFMax && n > 1 && !utf8.RuneStart(data[n-1]) {
-				n--
+// awaitLog returns when all has been logged, or at the deadline. What has not
+// been logged then is dropped. If nothing has asked the program to end, the
+// deadline is that of a stop which would begin now.
+func (p *process) awaitLog(out *output) {
+	bound := func() time.Duration { return max(time.Until(p.bound(0)), logDelay) }
+	timer := time.NewTimer(bound())
+	defer timer.Stop()
+	for asked, cut, gaveUp := p.asked, p.stop.cutc, false; ; {
+		select {
+		case <-out.done:
+			return
+		case <-asked:
+			asked = nil
+			timer.Reset(bound())
+		case <-cut:
+			asked, cut = nil, nil
+			timer.Reset(logDelay)
+		case <-timer.C:
+			if gaveUp {
+				return
 			}
-			if n > 1 && !utf8.FullRune(data[n-1:]) {
-				n-- // the last character goes on: it is for the next piece
-			} else {
-				n = max
-			}
-			return n, data[:n], nil
-		}
-		if atEOF && len(data) > 0 {
-			return len(data), data, nil
-		}
-		return 0, nil, nil
-	})
-	for s.Scan() {
-		line := strings.TrimSuffix(s.Text(), "\r")
-		if more {
-			logger.Log("msg", line, "more", true)
-		} else {
-			logger.Log("msg", line)
+			out.giveUp()
+			asked, cut, gaveUp = nil, nil, true
+			timer.Reset(logDelay)
 		}
 	}
 }

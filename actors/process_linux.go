@@ -12,7 +12,6 @@ import (
 	"syscall"
 	"unsafe"
 
-	"github.com/go-kit/log/level"
 	"golang.org/x/sys/unix"
 )
 
@@ -60,14 +59,14 @@ func processes(f func(procStat)) error {
 	return err
 }
 
-// reap reaps orphans, if this process adopts any, until stop is called.
-func (p *process) reap() (stop func()) {
+// reap reaps orphans, if this process adopts any, until stop is called. An error
+// says why it cannot.
+func (p *process) reap() (stop func(), err error) {
 	if !adopts() {
-		return func() {}
+		return func() {}, nil
 	}
 	if err := canReap(); err != nil {
-		level.Warn(p.logger).Log("msg", "orphans that this process adopts are not reaped", "err", err)
-		return func() {}
+		return func() {}, err
 	}
 	died := make(chan os.Signal, 1)
 	signal.Notify(died, syscall.SIGCHLD)
@@ -88,7 +87,7 @@ func (p *process) reap() (stop func()) {
 		close(end)
 		<-done
 		reapOrphans()
-	}
+	}, nil
 }
 
 // adopts reports whether orphans become children of this process.
@@ -119,8 +118,9 @@ func canReap() error {
 	return err
 }
 
-// reapOrphans reaps the children that have ended and that nobody here waits
-// for. Who does holds a handle, from the fork on, until the child is reaped.
+// reapOrphans reaps the children that have ended and that nothing in this
+// process waits for. What is waited for has a handle, from the fork until the
+// child is reaped.
 func reapOrphans() {
 	var info unix.Siginfo
 	err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
@@ -174,4 +174,17 @@ func held() (map[int]bool, error) {
 		}
 	}
 	return pids, nil
+}
+
+// pipeSize is how many bytes a pipe holds.
+func pipeSize(r *os.File) int {
+	size := defaultPipeSize
+	if raw, err := r.SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) {
+			if n, err := unix.FcntlInt(fd, unix.F_GETPIPE_SZ, 0); err == nil {
+				size = n
+			}
+		})
+	}
+	return size
 }

@@ -41,6 +41,8 @@ func TestHelper(t *testing.T) {
 			}
 		}
 		adopt()
+	case "terminal":
+		terminal()
 	case "zombie":
 		execute, _ := actors.Process(nil, exec.Command("sh", "-c", "(sleep 0.05 &) ; sleep 0.3"), actors.ProcessConfig{})
 		began := time.Now()
@@ -119,11 +121,83 @@ func TestProcessDiesWithParent(t *testing.T) {
 	}
 }
 
+// terminal runs programs that use the terminal.
+func terminal() {
+	for _, tt := range []struct {
+		script  string
+		session bool
+		stops   bool
+	}{
+		{"read x </dev/tty", false, true},
+		{"stty tostop </dev/tty", false, true},
+		{"read x; echo read", false, false}, // /dev/null
+		{"read x </dev/tty || echo refused", true, false},
+	} {
+		var log lines
+		stop := actors.Stop{Logger: &log}
+		cmd := sh(tt.script)
+		if tt.session {
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		}
+		a := begin(actors.Process(&stop, cmd, actors.ProcessConfig{}))
+		stopped := false
+		for deadline := time.Now().Add(20 * time.Second); !stopped && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+			if _, pid, ok := strings.Cut(log.String(), "pid="); ok {
+				pid, _, _ = strings.Cut(pid, "\n")
+				b, _ := os.ReadFile("/proc/" + pid + "/stat")
+				stopped = bytes.Contains(b, []byte(") T "))
+			}
+			select {
+			case <-a.done:
+				deadline = time.Time{}
+			default:
+			}
+		}
+		began := time.Now()
+		a.interrupt(nil)
+		<-a.done
+		if err := stop.Err(a.err); err != nil || stopped != tt.stops || time.Since(began) > 15*time.Second {
+			fmt.Printf("bad: %s: %v, stopped %v, ended %v after the interrupt\n%v\n", tt.script, err, stopped, time.Since(began), &log)
+		}
+	}
+	fmt.Println("done")
+}
+
+// TestProcessTerminal: in the background of a terminal a program that uses it is
+// stopped, and ends when it is asked to all the same.
+func TestProcessTerminal(t *testing.T) {
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer master.Close()
+	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Skip(err)
+	}
+	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Skip(err)
+	}
+	tty, err := os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer tty.Close()
+	cmd := helper("terminal")
+	var out bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = tty, &out, &out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := cmd.Run(); err != nil || out.String() != "done\n" {
+		t.Errorf("%v:\n%s", err, &out)
+	}
+}
+
 // adopt runs a program that leaves orphans, while others start children of
 // their own and wait for them, some late.
 func adopt() {
 	const orphans = 60
-	stop := new(actors.Stop)
+	var log lines
+	stop := &actors.Stop{Logger: &log}
 	// Each ( & ) leaves an orphan; some have left the group as well.
 	execute, interrupt := actors.Process(stop, exec.Command("sh", "-c", `
 		i=0
@@ -151,22 +225,31 @@ func adopt() {
 		})
 	}
 	own.Wait()
-	time.Sleep(time.Second) // the last orphan has ended
-	zombies := func() (n int) {
-		out, err := exec.Command("ps", "-A", "-o", "ppid=,stat=").Output()
+	// children counts those of this process, and how many of them are zombies.
+	children := func() (all, zombies int) {
+		out, err := exec.Command("ps", "-A", "-o", "ppid=,stat=,comm=").Output()
 		if err != nil {
 			fmt.Println("bad:", err)
 		}
 		for line := range strings.Lines(string(out)) {
-			if f := strings.Fields(line); f[0] == strconv.Itoa(os.Getpid()) && f[1][0] == 'Z' {
-				n++
+			if f := strings.Fields(line); f[0] == strconv.Itoa(os.Getpid()) && f[2] != "ps" {
+				all++
+				if f[1][0] == 'Z' {
+					zombies++
+				}
 			}
 		}
-		return n
+		return all, zombies
 	}
-	for deadline := time.Now().Add(5 * time.Second); zombies() > 0; time.Sleep(10 * time.Millisecond) {
+	// All orphans are this process's children once the program says so. Then
+	// only the program itself is to be left.
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		all, zombies := children()
+		if log.count("msg=all") == 1 && all == 1 && zombies == 0 {
+			break
+		}
 		if time.Now().After(deadline) {
-			fmt.Println("bad:", zombies(), "zombies of", orphans)
+			fmt.Println("bad:", all, "children with", zombies, "zombies, of", orphans)
 			break
 		}
 	}
@@ -175,8 +258,8 @@ func adopt() {
 	if actor.err != nil || stop.Err(nil) != nil {
 		fmt.Println("bad:", actor.err, stop.Err(nil))
 	}
-	if n := zombies(); n > 0 {
-		fmt.Println("bad:", n, "zombies in the end")
+	if all, zombies := children(); all > 0 {
+		fmt.Println("bad:", all, "children with", zombies, "zombies in the end")
 	}
 	fmt.Println("done, as process", os.Getpid() == 1)
 }
@@ -194,6 +277,7 @@ func namespace(t *testing.T) []string {
 // TestProcessZombies: a process 1 that reaps nobody does not hold the actor,
 // whose group then never goes away.
 func TestProcessZombies(t *testing.T) {
+	t.Parallel()
 	cmd := helper("zombie", append(namespace(t), "sh", "-c", `"$@" & exec cat >/dev/null`, "sh")...)
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -218,13 +302,16 @@ func TestProcessZombies(t *testing.T) {
 
 // TestProcessAdopts: orphans are reaped, children are left to who waits.
 func TestProcessAdopts(t *testing.T) {
+	t.Parallel()
 	t.Run("subreaper", func(t *testing.T) {
+		t.Parallel()
 		out, err := helper("adopt").CombinedOutput()
 		if err != nil || string(out) != "done, as process false\n" {
 			t.Errorf("%v:\n%s", err, out)
 		}
 	})
 	t.Run("process 1", func(t *testing.T) {
+		t.Parallel()
 		out, err := helper("adopt", namespace(t)...).CombinedOutput()
 		if err != nil || string(out) != "done, as process true\n" {
 			t.Errorf("%v:\n%s", err, out)

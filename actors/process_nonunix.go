@@ -10,9 +10,14 @@ import (
 func ownGroup(*syscall.SysProcAttr)      {}
 func dieWithParent(*syscall.SysProcAttr) {}
 
-func (p *process) reap() (stop func()) { return func() {} }
+func (p *process) reap() (stop func(), err error) { return func() {}, nil }
 
 func signalGroup(p *os.Process, sig syscall.Signal) { p.Kill() }
+func continueGroup(*os.Process)                     {}
+
+// Pipes have no read deadlines here.
+func pipeSize(*os.File) int                            { return 0 }
+func readPipe(r *os.File, b []byte) (n int, err error) { return 0, os.ErrDeadlineExceeded }
 
 func groupRuns(pgid int) bool { return false }
 

@@ -2,8 +2,14 @@
 
 package actors
 
-import "syscall"
+import (
+	"os"
+	"syscall"
+)
 
 func dieWithParent(*syscall.SysProcAttr) {}
 func onlyZombies(pgid int) bool          { return false }
-func (p *process) reap() (stop func())   { return func() {} }
+
+func (p *process) reap() (stop func(), err error) { return func() {}, nil }
+
+func pipeSize(*os.File) int { return defaultPipeSize }

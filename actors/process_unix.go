@@ -3,8 +3,11 @@
 package actors
 
 import (
+	"errors"
+	"io"
 	"os"
 	"syscall"
+	"time"
 )
 
 // ownGroup makes the process the leader of a group of its own.
@@ -15,6 +18,10 @@ func ownGroup(attr *syscall.SysProcAttr) {
 // signalGroup signals all of the group that p leads, or led.
 func signalGroup(p *os.Process, sig syscall.Signal) { syscall.Kill(-p.Pid, sig) }
 
+// continueGroup continues those of the group that are stopped (SIGSTOP, SIGTSTP,
+// SIGTTIN, SIGTTOU): they act on a signal only then.
+func continueGroup(p *os.Process) { syscall.Kill(-p.Pid, syscall.SIGCONT) }
+
 // groupRuns reports whether a process of the group runs. Zombies do not: where
 // process 1 is no init, they stay.
 func groupRuns(pgid int) bool { return syscall.Kill(-pgid, 0) != syscall.ESRCH && !onlyZombies(pgid) }
@@ -24,4 +31,35 @@ func groupRuns(pgid int) bool { return syscall.Kill(-pgid, 0) != syscall.ESRCH &
 func endedBy(state *os.ProcessState, sig syscall.Signal) bool {
 	ws, ok := state.Sys().(syscall.WaitStatus)
 	return ok && (ws.Signaled() && ws.Signal() == sig || ws.Exited() && ws.ExitStatus() == 128+int(sig))
+}
+
+// defaultPipeSize is what a pipe holds that nobody has made larger, or more.
+const defaultPipeSize = 64 << 10
+
+// readPipe reads what is in the pipe, past the read deadline, and does not wait.
+func readPipe(r *os.File, b []byte) (n int, err error) {
+	raw, err := r.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	r.SetReadDeadline(time.Time{}) // past it, raw.Read calls nothing
+	defer r.SetReadDeadline(time.Unix(1, 0))
+	if rawErr := raw.Read(func(fd uintptr) bool {
+		for {
+			if n, err = syscall.Read(int(fd), b); err != syscall.EINTR {
+				return true
+			}
+		}
+	}); rawErr != nil {
+		return 0, rawErr
+	}
+	switch {
+	case errors.Is(err, syscall.EAGAIN):
+		return 0, os.ErrDeadlineExceeded
+	case err != nil:
+		return 0, err
+	case n == 0:
+		return 0, io.EOF
+	}
+	return n, nil
 }

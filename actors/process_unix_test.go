@@ -110,6 +110,47 @@ func TestProcess(t *testing.T) {
 	}
 }
 
+// TestProcessStopped: a group that is stopped goes on at the interrupt, and ends.
+func TestProcessStopped(t *testing.T) {
+	for _, tt := range []struct{ name, script string }{
+		{"SIGSTOP", `trap 'echo bye; exit' TERM; echo ready; kill -STOP $$; while :; do sleep 0.01; done`},
+		{"SIGTSTP", `trap 'echo bye; exit' TERM; echo ready; kill -TSTP $$; while :; do sleep 0.01; done`},
+		{"another of the group", `trap 'echo bye; exit' TERM; sh -c 'kill -STOP $$; sleep 1000' & echo ready; wait`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			var log lines
+			stop := actors.Stop{Logger: &log, Grace: time.Minute}
+			a := begin(actors.Process(&stop, sh(tt.script), actors.ProcessConfig{}))
+			pid := strings.TrimPrefix(log.until(t, `pid=\d+`), "pid=")
+			log.until(t, "msg=ready")
+			for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+				out, err := exec.Command("ps", "-A", "-o", "pgid=,stat=").Output()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if regexp.MustCompile(`(?m)^ *` + pid + ` +T`).Match(out) {
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Fatal("nothing of the group is stopped after 20 s")
+				}
+			}
+			a.interrupt(nil)
+			select {
+			case <-a.done:
+			case <-time.After(20 * time.Second):
+				n, _ := strconv.Atoi(pid)
+				syscall.Kill(-n, syscall.SIGKILL)
+				t.Fatal("stopped for 20 s after the interrupt")
+			}
+			if err := stop.Err(a.err); err != nil || log.count("msg=bye") != 1 {
+				t.Errorf("err = %v, want none, and a bye:\n%v", err, &log)
+			}
+		})
+	}
+}
+
 // running reports whether a process of the group runs.
 func running(t testing.TB, pgid int) bool {
 	t.Helper()
@@ -172,6 +213,7 @@ func TestProcessAgain(t *testing.T) {
 }
 
 func TestProcessOutput(t *testing.T) {
+	t.Parallel()
 	var log lines
 	execute, _ := actors.Process(&actors.Stop{Logger: &log}, sh(`
 		printf 'one\ntwo\r\n\n'; sleep 0.05
@@ -204,6 +246,7 @@ func TestProcessOutput(t *testing.T) {
 
 // TestProcessMuchOutput: all of it, also when the log is slower than the program.
 func TestProcessMuchOutput(t *testing.T) {
+	t.Parallel()
 	n := 0
 	slow := log.NewSyncLogger(log.LoggerFunc(func(keyvals ...any) error {
 		for _, v := range keyvals {
@@ -222,11 +265,14 @@ func TestProcessMuchOutput(t *testing.T) {
 // TestProcessEscaped: a descendant that left the group, and has the pipe, does
 // not hold the actor.
 func TestProcessEscaped(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("setsid"); err != nil {
 		t.Skip(err)
 	}
 	var log lines
-	execute, _ := actors.Process(&actors.Stop{Logger: &log}, sh("setsid sh -c 'echo escaped_$$; exec sleep 1000' & sleep 0.5"), actors.ProcessConfig{})
+	cmd := sh(escaped("exec sleep 1000"))
+	cmd.Env = append(os.Environ(), "MARK="+t.TempDir()+"/mark")
+	execute, _ := actors.Process(&actors.Stop{Logger: &log}, cmd, actors.ProcessConfig{})
 	began := time.Now()
 	if err := execute(); err != nil {
 		t.Error(err)

@@ -37,7 +37,7 @@ func (s *simulation) checkPhases() {
 	if !slices.Equal(s.logged, want) {
 		s.faultf("phases logged: %v, want %v", s.logged, want)
 	}
-	if s.ended.After(s.deadline.Add(some)) {
+	if s.ended.After(s.deadline.Add(some + s.queueTime())) {
 		s.faultf("the stop ended %v after its deadline", s.ended.Sub(s.deadline))
 	}
 	last := s.net.closed
@@ -49,6 +49,20 @@ func (s *simulation) checkPhases() {
 	if s.ended.After(last.Add(some)) {
 		s.faultf("the stop ended %v after the last connection", s.ended.Sub(last))
 	}
+}
+
+// queueTime is how much longer than to the deadline the stop may take: what
+// waits to be accepted is accepted, to be named.
+func (s *simulation) queueTime() time.Duration {
+	if !s.net.socket { // nobody can tell whether the queue is empty
+		return 100 * time.Millisecond
+	}
+	for _, l := range s.net.lines {
+		if l.opened.Before(s.deadline) && !l.accepted.Before(s.deadline) {
+			return 100 * time.Millisecond
+		}
+	}
+	return 0
 }
 
 func (s *simulation) checkAnswers() {
@@ -95,6 +109,11 @@ func (s *simulation) owed(r *request) bool {
 	case !r.server.closed.Before(s.deadline) && (r.done.IsZero() || !r.done.Before(s.deadline)): // cut
 		return false
 	}
+	for p := r; p != nil; p = p.behind {
+		if p.minds && !r.fin.IsZero() && !r.fin.Add(r.delay).After(s.begun) {
+			return false // as with net/http, its handler learns that the client is gone
+		}
+	}
 	if p := r.behind; p != nil {
 		switch {
 		case p.served.IsZero():
@@ -109,12 +128,11 @@ func (s *simulation) owed(r *request) bool {
 }
 
 // until is how long a connection is kept for a request, as promised in the
-// comments of Stop.IdleGrace and conn.keep.
+// comments of Stop.IdleGrace and conn.scheduleCloseLocked.
 func (s *simulation) until(r *request) time.Time {
 	from := later(s.drain, r.accepted)
-	keep := max(250*time.Millisecond, r.accepted.Add(450*time.Millisecond).Sub(from))
+	keep := 250 * time.Millisecond
 	if i := slices.Index(r.requests, r); i > 0 {
-		keep = 250 * time.Millisecond
 		p := r.requests[i-1]
 		since := p.done
 		if p.early { // net/http reads the body, when it has answered
@@ -122,7 +140,7 @@ func (s *simulation) until(r *request) time.Time {
 		}
 		from = later(from, since)
 		pause, ok := r.line.pause(r.sent)
-		if pause == 0 && ok {
+		if pause == firstPause && ok {
 			pause = s.usual()
 		}
 		if from.Sub(since) <= 3*pause && !r.line.eventAt(s.drain) {
@@ -132,23 +150,20 @@ func (s *simulation) until(r *request) time.Time {
 	return from.Add(min(keep, s.idleGrace()))
 }
 
-// usual is the longest recent pause of any client when draining begins, or
-// less where that cannot be told.
-func (s *simulation) usual() (longest time.Duration) {
-	unknown := 500 * time.Millisecond
+// firstPause is the pause that a client is assumed to make until it has shown one.
+const firstPause = 500 * time.Millisecond
+
+// usual is the longest recent pause of any client when draining begins, or less
+// where that cannot be told.
+func (s *simulation) usual() time.Duration {
+	longest := firstPause
 	for _, l := range s.net.lines {
 		if l.accepted.IsZero() || l.accepted.After(s.drain) || l.server.closed.Before(s.drain) {
 			continue
 		}
-		pause, ok := l.pause(s.drain)
-		if !ok || l.eventAt(s.drain) {
-			unknown = 0
-		} else {
+		if pause, ok := l.pause(s.drain); ok && !l.eventAt(s.drain) {
 			longest = max(longest, pause)
 		}
-	}
-	if longest == 0 {
-		return unknown
 	}
 	return longest
 }
@@ -160,10 +175,10 @@ func later(t, u time.Time) time.Time {
 	return t
 }
 
-// pause is the longest recent pause between requests that arrived before t;
-// zero if there has been none. Where it cannot be told when a pause began, ok is
-// false.
+// pause is the longest recent pause between requests that arrived before t, or
+// firstPause. Where it cannot be told when a pause began, ok is false.
 func (l *line) pause(t time.Time) (longest time.Duration, ok bool) {
+	longest = firstPause
 	for i, r := range l.requests {
 		if r.behind != nil || r.early {
 			return 0, false
@@ -230,6 +245,12 @@ func (s *simulation) inFlight(l *line) *request {
 		if r.behind != nil && r.behind.closes {
 			return nil
 		}
+		if !l.accepted.Before(s.deadline) { // cut as soon as it was accepted
+			if r.arrived().After(l.accepted) {
+				return nil
+			}
+			return r
+		}
 		if r.arrived().Before(s.deadline) && (r.done.IsZero() || !r.done.Before(s.deadline)) {
 			return r
 		}
@@ -266,7 +287,7 @@ func (s *simulation) checkLines() {
 // letGo is until when a connection may be kept whose client keeps quiet in the
 // end. It is the counterpart of until.
 func (s *simulation) letGo(l *line) (t time.Time, quiet bool) {
-	from, since, longest := later(s.drain, l.accepted), time.Time{}, time.Duration(0)
+	from, since, longest := later(s.drain, l.accepted), time.Time{}, firstPause
 	for i, r := range l.requests {
 		if r.done.IsZero() || r.behind != nil || r.early || r.refused {
 			return t, false
@@ -276,11 +297,9 @@ func (s *simulation) letGo(l *line) (t time.Time, quiet bool) {
 		}
 		since = r.done
 	}
-	keep := max(250*time.Millisecond, l.accepted.Add(450*time.Millisecond).Sub(from))
+	keep := 250 * time.Millisecond
 	if !since.IsZero() {
-		keep = 250 * time.Millisecond
-		if longest == 0 {
-			longest = 500 * time.Millisecond
+		if longest == firstPause {
 			for _, other := range s.net.lines {
 				for i, r := range other.requests[min(1, len(other.requests)):] {
 					longest = max(longest, r.arrived().Sub(other.requests[i].done))

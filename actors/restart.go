@@ -22,7 +22,7 @@ import (
 // begins in a pause the actor has ended, without error.
 //
 // The actor has to bear being executed again once it has returned. [HTTP] and
-// [Graceful] do not: they begin the stop themselves when they fail. [Admin] has
+// [Graceful] do not: they begin the stop themselves when they fail. admin.Actor has
 // no listener any more then, and fails until the budget is spent.
 type Restart struct {
 	Budget   int           // zero means 5, less none at all

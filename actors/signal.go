@@ -20,8 +20,8 @@ import (
 // within 0.3 s of the first is the same one: timeout(1), npm and some terminals
 // send it both to a process and to its group. Any other further signal is logged and changes nothing: orchestrators and
 // process groups send SIGTERM twice. When the actors of this package have
-// returned, all but [Admin], SIGINT gets its default action back, so that Ctrl-C
-// ends a process that some other actor holds up; SIGTERM is then ignored.
+// returned, SIGINT gets its default action back, so that Ctrl-C ends a process
+// that some other actor holds up; SIGTERM is then ignored.
 //
 // Signals are caught from the constructor on, not only in execute (as in
 // run.SignalHandler): call it early, and no signal takes its default action

@@ -8,11 +8,12 @@ import (
 	"github.com/go-kit/log/level"
 )
 
-// Stage is an [Option]: when an actor is interrupted in a stop. Those of the
-// lowest stage are at once, those of the next one when all of them have
-// returned, and so on; the order in which actors are added to the group does
-// not matter. Without this option an actor is in stage 0: what serves should
-// be; what it depends on (pools, queues, telemetry) comes after.
+// Stage is an [Option]: the place of an actor in the order of a stop. The actors
+// of the lowest stage are interrupted at once, those of the next stage when all
+// of these have returned, and so on. The order in which actors are added to the
+// group does not matter. Without this option an actor is in stage 0. Put what
+// serves there, and what that depends on (pools, queues, telemetry) in higher
+// stages.
 //
 //	const (
 //		serving actors.Stage = iota // HTTP, gRPC
@@ -20,42 +21,51 @@ import (
 //		watching                    // telemetry, the admin listener
 //	)
 //
-// An actor of a later stage that ends by itself begins the stop, and the others
+// All actors start at once, unless one has the option [StartFirst]: then those of
+// the lower stages wait until it is ready.
+//
+// An actor of a higher stage that ends by itself begins the stop, and the others
 // are stopped in their order. Actors that are not supervised are in no stage.
 //
 // The HTTP actors of one [Stop] all drain when it begins, in whatever stage they
-// are: a server that is to go on for longer needs a Stop of its own.
+// are. A server that has to serve for longer needs a Stop of its own.
 //
-// The stages share one deadline, LameDuck and Grace of the Stop after it began.
-// A stage ends at the deadline less the time that is set aside for later ones
-// (see [Within]), and what an early stage leaves is the others' too. So
-// [Stop.Deadline] is that of the stage that is being stopped. It moves on with
-// the stages.
+// The stages share one deadline, Stop.LameDuck plus Stop.Grace after the stop
+// began. A stage ends at that deadline less the time that is set aside for later
+// stages (see [Within]). Time that a stage does not use is left to the next ones.
+// So [Stop.Deadline] is the deadline of the stage that is being stopped, and
+// moves on with the stages.
 type Stage int
 
 func (n Stage) set(a *supervised) { a.number = n }
 
-// stage is the actors that are interrupted together. Supervisor.mu guards it.
+// stage holds the actors that are interrupted together. Supervisor.mu guards it.
 type stage struct {
 	number   Stage
+	start    chan struct{} // closed when they may start
+	unready  int           // actors with StartFirst that are not ready
 	turn     chan struct{} // closed when they are to be interrupted
 	since    time.Time     // when that was; zero before
 	deadline time.Time     // set then
 	left     int           // actors that are waited for
-	share    time.Duration // set aside
+	share    time.Duration // set aside for this stage
 }
 
 // addToStageLocked puts an actor into its stage.
 func (s *Supervisor) addToStageLocked(a *supervised) {
 	i, found := slices.BinarySearchFunc(s.stages, a.number, func(st *stage, n Stage) int { return int(st.number) - int(n) })
 	if !found {
-		s.stages = slices.Insert(s.stages, i, &stage{number: a.number, turn: make(chan struct{})})
+		s.stages = slices.Insert(s.stages, i, &stage{number: a.number, start: make(chan struct{}), turn: make(chan struct{})})
 	}
 	a.stage = s.stages[i]
 	a.stage.left++
 	a.stage.share = max(a.stage.share, a.within)
 	if s.began.IsZero() {
 		s.missing++
+		if a.startFirst != nil {
+			a.stage.unready++
+			s.stop.holdReady(1)
+		}
 	} else { // nothing knows that it is to come
 		a.skipped = true
 		a.stage.left--
@@ -70,8 +80,8 @@ func (s *Supervisor) sharesLocked(stages []*stage) (sum time.Duration) {
 	return sum
 }
 
-// advance gives the stages their turn whose predecessors have ended, if the
-// stop has begun.
+// advance gives a turn to each stage whose lower stages have ended, if the stop
+// has begun.
 func (s *Supervisor) advance() {
 	var turned []*stage
 	s.mu.Lock()
@@ -92,7 +102,7 @@ func (s *Supervisor) advance() {
 		}
 	}
 	if len(s.stages) == 1 {
-		turned = nil // goes without saying
+		turned = nil // the line would say nothing new
 	}
 	lines := make([][]any, len(turned))
 	for i, st := range turned {
@@ -104,8 +114,8 @@ func (s *Supervisor) advance() {
 	}
 }
 
-// runningInLocked names the actors of a stage that have not ended, the first ten
-// of them.
+// runningInLocked returns the names of the actors of a stage that have not ended,
+// at most ten.
 func (s *Supervisor) runningInLocked(st *stage) string {
 	var names []string
 	for _, a := range s.actors {
@@ -126,7 +136,7 @@ func (s *Supervisor) skipUnstarted() {
 	var skipped []*supervised
 	s.mu.Lock()
 	for _, a := range s.actors {
-		if a.state == Waiting && !a.skipped {
+		if !a.called && !a.skipped {
 			a.skipped = true
 			a.stage.left--
 			s.missing--

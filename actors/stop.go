@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,8 +30,8 @@ import (
 type Phase int
 
 const (
-	Starting Phase = iota // not every actor that serves does so yet: HTTP and Graceful ones
-	Ready                 // all of them do
+	Starting Phase = iota // an actor that serves (HTTP, Graceful) does not serve yet, or one with StartFirst is not ready
+	Ready                 // all of them are
 	LameDuck              // not ready any more, but still accepting; every answer says "Connection: close"
 	Draining              // no new connections; what is open is served and let go
 	Stopped               // every actor that serves has returned
@@ -117,7 +118,7 @@ type Stop struct {
 	done     chan struct{} // closed when every member has returned
 	finished chan struct{} // closed when also no worker executes any more
 
-	out     atomic.Bool // see SetLameDuck
+	out     atomic.Bool // of service, see SetReady
 	closing atomic.Bool // whether answers say "Connection: close"
 	log     *asynclog.Logger
 
@@ -143,6 +144,11 @@ type Stop struct {
 	executed   bool      // an actor has been executed
 	ran        bool      // one had been when the stop began
 	finishedAt time.Time // when finished was closed
+
+	holds     int       // how many actors with StartFirst are not ready
+	heldUntil time.Time // when the last of them was
+
+	readyFuncs map[uint64]func() // by goroutine, see reportReady
 }
 
 // member is an actor that serves. Stop.mu guards it, from step on.
@@ -189,6 +195,15 @@ func (s *Stop) logger() log.Logger {
 		return log.NewNopLogger()
 	}
 	return s.log
+}
+
+// waitingLogger returns one that is waited for, however long it takes. It is for
+// what bounds that itself.
+func (s *Stop) waitingLogger() log.Logger {
+	if s.Logger == nil {
+		return log.NewNopLogger()
+	}
+	return s.Logger
 }
 
 func orDefault(d, otherwise time.Duration) time.Duration {
@@ -258,10 +273,15 @@ func (s *Stop) recordExecute() {
 	}
 }
 
-// skipUnstarted gives up on the members that have not been executed.
+// skipUnstarted gives up on the members that have not been executed, unless they
+// may wait for an actor with StartFirst.
 func (s *Stop) skipUnstarted() {
 	var skipped []*member
 	s.mu.Lock()
+	if s.start.IsZero() && (s.holds > 0 || time.Since(s.heldUntil) < returnTime) {
+		s.mu.Unlock()
+		return // holdReady calls it again
+	}
 	for _, m := range s.members {
 		if m.step == memberIsMade && !m.skipped {
 			m.skipped = true
@@ -293,7 +313,7 @@ func (s *Stop) allLocked(step memberStep) bool {
 // checkReadyLocked enters Ready if it is time to.
 func (s *Stop) checkReadyLocked() {
 	started := slices.ContainsFunc(s.members, func(m *member) bool { return m.step >= memberIsReady })
-	if started && s.allLocked(memberIsReady) && s.start.IsZero() {
+	if started && s.allLocked(memberIsReady) && s.holds == 0 && s.start.IsZero() {
 		s.enterLocked(Ready)
 	}
 }
@@ -317,9 +337,10 @@ func (s *Stop) memberStarted(m *member) (serve bool, err error) {
 // memberReady records that a member serves.
 func (s *Stop) memberReady(m *member) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	m.step = memberIsReady
 	s.checkReadyLocked()
+	s.mu.Unlock()
+	s.reportReady()
 }
 
 // Begin starts the stop, for a reason of the caller's own. The actors call it
@@ -341,6 +362,9 @@ func (s *Stop) begin(cause error) bool {
 	s.deadline = s.end.Add(-min(s.aside, s.grace()/2))
 	close(s.begun)
 	serves := slices.ContainsFunc(s.members, func(m *member) bool { return !m.skipped })
+	if s.executed && !s.allLocked(memberIsStarted) {
+		time.AfterFunc(returnTime, s.skipUnstarted)
+	}
 	s.mu.Unlock()
 
 	switch {
@@ -377,7 +401,7 @@ func (s *Stop) advance(p Phase) {
 			"inflight", n.InFlight, "open", n.Open, "grace", grace)
 	case Stopped:
 		logger.Log("msg", "stopped", "cause", reason(cause), "elapsed", time.Since(start).Round(100*time.Microsecond),
-			"drained", n.Drained, "drained_http2", n.DrainedHTTP2, "hijacked_ended", n.HijackedEnded, "refused_at_door", n.Refused,
+			"drained", n.Drained, "drained_http2", n.DrainedHTTP2, "hijacked_ended", n.HijackedEnded, "refused_at_door", 0,
 			"failed", n.Failed, "cut", cut)
 	}
 }
@@ -406,6 +430,15 @@ func (s *Stop) recordError(err error) {
 		return err
 	}) {
 		level.Error(s.logger()).Log(withStack(err, "msg", "failed", "err", err)...)
+	}
+}
+
+// RecordError adds an error to those that [Stop.Err] returns, and logs it. It is
+// for an actor that fails once another one has begun the stop: run.Group.Run
+// returns only what ended first. A nil error changes nothing.
+func (s *Stop) RecordError(err error) {
+	if err != nil {
+		s.recordError(err)
 	}
 }
 
@@ -543,29 +576,28 @@ func (s *Stop) Phase() Phase {
 	return s.phase
 }
 
-// SetLameDuck takes the process out of service, or puts it back: while on,
-// readiness fails ([Health]) and all else goes on as before, for load balancers
-// to look elsewhere. It is not the phase of that name, which precedes draining
-// and cannot be taken back; once a stop has begun it changes nothing.
-func (s *Stop) SetLameDuck(on bool) {
-	if s.out.Swap(on) == on {
+// SetReady(false) takes the process out of service, and SetReady(true) puts it
+// back. Out of service, readiness fails ([Health]), so that load balancers look
+// elsewhere, and everything else goes on as before. A process that is still
+// starting, or stops, is not ready whatever SetReady says.
+func (s *Stop) SetReady(ready bool) {
+	if s.out.Swap(!ready) == !ready {
 		return
 	}
-	msg := "put back into service"
-	if on {
-		msg = "taken out of service: not ready, still serving"
+	msg := "out of service: not ready, still serving"
+	if ready {
+		msg = "back in service"
 	}
 	level.Info(s.logger()).Log("msg", msg, "phase", s.Phase())
 }
-
-// ready reports whether newcomers are welcome.
-func (s *Stop) ready() bool { return s.Phase() == Ready && !s.out.Load() }
 
 // Snapshot is the state of a [Stop] at one moment.
 type Snapshot struct {
 	Phase Phase
 	Since time.Time // when the phase began
-	Out   bool      // taken out of service by [Stop.SetLameDuck]
+	Ready bool      // whether the phase is Ready and the process is in service; [Health] says so
+
+	OutOfService bool // by [Stop.SetReady]
 
 	Began    time.Time // when the stop began; zero while none has
 	Cause    error     // why it began; may be nil
@@ -583,12 +615,7 @@ type Snapshot struct {
 	DrainedHTTP2  uint64 // those of them over HTTP/2
 	HijackedEnded uint64 // hijacked connections that ended by themselves since the stop began
 
-	// Refused counts the newcomers (their SYNs) that were turned away while
-	// the doors were being shut, which takes some milliseconds. On Linux, by
-	// the socket filter; otherwise 0. Once its socket is closed the kernel
-	// refuses by itself, and does not count: if there are any here, there
-	// will have been more.
-	Refused uint64
+	Refused uint64 // always 0: to be removed
 
 	Cut []Request // what was cut
 
@@ -615,15 +642,37 @@ func (s *Stop) Snapshot() Snapshot {
 	s.init()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := s.countLocked()
+	n, out := s.countLocked(), s.out.Load()
 	return Snapshot{
-		Phase: s.phase, Since: s.since, Out: s.out.Load(),
+		Phase: s.phase, Since: s.since, Ready: s.phase == Ready && !out, OutOfService: out,
 		Began: s.start, Cause: s.cause, Deadline: s.deadline,
 		Open: n.Open, New: n.New, Idle: n.Idle, Busy: n.Busy, Hijacked: n.Hijacked, InFlight: n.InFlight,
 		Streams: n.Streams,
 		Served:  n.Served, Drained: n.Drained, DrainedHTTP2: n.DrainedHTTP2, HijackedEnded: n.HijackedEnded,
-		Refused: n.Refused, Failed: n.Failed,
-		Cut: append([]Request(nil), s.cut...), CutActors: append([]string(nil), s.forced...),
+		Failed: n.Failed,
+		Cut:    append([]Request(nil), s.cut...), CutActors: append([]string(nil), s.forced...),
+	}
+}
+
+// InFlight returns the requests in flight, the oldest first.
+func (s *Stop) InFlight() []Request {
+	s.mu.Lock()
+	servers := slices.Clone(s.servers)
+	s.mu.Unlock()
+	var all []Request
+	for _, srv := range servers {
+		all = append(all, srv.inFlight()...)
+	}
+	slices.SortStableFunc(all, func(a, b Request) int { return cmp.Compare(b.Age, a.Age) })
+	return all
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -650,7 +699,6 @@ func (s *Stop) countLocked() (sum drain.Stats) {
 		sum.Drained += n.Drained
 		sum.DrainedHTTP2 += n.DrainedHTTP2
 		sum.HijackedEnded += n.HijackedEnded
-		sum.Refused += n.Refused
 		sum.Failed += n.Failed
 	}
 	return sum
@@ -689,7 +737,7 @@ func (e *CutError) Is(target error) bool { return target == ErrCut }
 // run.Group.Run alone cannot tell: it returns only what ended first, and a
 // signal ends first also when the stop then fails. Err knows of failures in
 // this package's actors, and of those that a [Supervisor] was given. Any other
-// actor that fails once the stop has begun must keep its error itself.
+// actor that fails once the stop has begun calls [Stop.RecordError].
 //
 // Err waits, up to 100 ms, until Logger has written what was logged, unless it
 // is stuck.

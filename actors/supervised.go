@@ -29,12 +29,16 @@ type supervised struct {
 	contain bool
 	restart *Restart // nil: none
 
+	startFirst *StartFirst // nil: none
+
 	asking        atomic.Bool   // interrupt is or was called
 	interruptDone chan struct{} // closed when interrupt has returned
 	crashing      atomic.Bool   // the process is going down
 	done          chan struct{}
 
 	// The rest is under sup.mu.
+	called   bool // execute was
+	ready    bool // with startFirst
 	state    ActorState
 	skipped  bool // is not waited for, as it has not started
 	began    time.Time
@@ -62,9 +66,13 @@ func (a *supervised) Execute() error {
 	if !a.markStarted() {
 		return fmt.Errorf("%s: %w", a.name, errTwice)
 	}
-	level.Debug(a.logger).Log("msg", "actor started")
-	a.sup.advance() // only if it came too late for its turn
-	go a.run()
+	if a.awaitStart() {
+		level.Debug(a.logger).Log("msg", "actor started")
+		a.sup.advance() // only if it came too late for its turn
+		go a.run()
+	} else {
+		go a.endUnstarted()
+	}
 	begun := a.sup.stop.begun
 	for {
 		select {
@@ -84,16 +92,17 @@ func (a *supervised) markStarted() bool {
 	s := a.sup
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if a.state != Waiting {
+	if a.called {
 		return false
 	}
-	a.state, a.began = Running, time.Now()
+	a.called = true
 	if a.skipped { // not any more
 		a.skipped = false
 		a.stage.left++
 	} else {
 		s.missing--
 	}
+	s.startStagesLocked()
 	return true
 }
 
@@ -108,6 +117,7 @@ func (a *supervised) run() {
 	a.sup.mu.Lock()
 	a.executing = goroutine()
 	a.sup.mu.Unlock()
+	a.watchReady()
 	err = a.attempts()
 }
 
@@ -157,7 +167,7 @@ func (a *supervised) callInterrupt() {
 	s := a.sup
 	s.mu.Lock()
 	a.asked, a.interrupting = time.Now(), goroutine()
-	if a.state == Running || a.state == Restarting {
+	if a.state == Running || a.state == Restarting || a.state == Waiting {
 		a.state = Stopping
 	}
 	cause := s.cause
@@ -166,6 +176,9 @@ func (a *supervised) callInterrupt() {
 	}
 	if deadline := a.deadlineLocked(); a.within > 0 && !deadline.IsZero() {
 		cause = &bounded{cause, deadline}
+	}
+	if a.began.IsZero() {
+		cause = &unstarted{cause}
 	}
 	s.mu.Unlock()
 	if err := a.guard(func() error { a.interrupt(cause); return nil }); err != nil {

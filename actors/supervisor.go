@@ -26,6 +26,9 @@ import (
 // one that blocks holds up only its own actor. What the group itself
 // calls returns at once.
 //
+// All actors start at once, except those that wait for one with the option
+// [StartFirst], such as a migration.
+//
 // An actor that does not return in time is left behind; see [HangError]. One
 // that panics brings the process down, after a line on stderr that names it;
 // see [Contain]. One that fails ends the group; see [Restart].
@@ -60,7 +63,8 @@ type Supervisor struct {
 	dumped  time.Time
 }
 
-// Option is a setting of one actor: [Stage], [Within], [Contain] or [Restart].
+// Option is a setting of one actor: [Stage], [StartFirst], [Within], [Contain] or
+// [Restart].
 type Option interface{ set(*supervised) }
 
 // Actor returns the decorator for an actor with that name, which is its name in

@@ -5,17 +5,19 @@ import "time"
 // ActorState is where an actor is on its way from start to end.
 //
 //	Waiting ──► Running ──► Stopping ──► Ended, Failed or Hung
-//	             │    ▲        ▲              ▲
-//	             ▼    │        │              │
-//	            Restarting ────┘   from any but Waiting
+//	   │         │    ▲        ▲              ▲
+//	   │         ▼    │        │              │
+//	   │        Restarting ────┤   from any but Waiting
+//	   └───────────────────────┘
+//	    interrupted before it started, see [StartFirst]
 type ActorState string
 
 const (
-	Waiting    ActorState = "waiting"    // execute has not been called
-	Running    ActorState = "running"    // and not interrupted
-	Restarting ActorState = "restarting" // has failed, and is executed again after a pause
-	Stopping   ActorState = "stopping"   // interrupted, has not returned
-	Ended      ActorState = "ended"      // has returned, clean
+	Waiting    ActorState = "waiting"    // its execute has not been called
+	Running    ActorState = "running"    // its execute has been called
+	Restarting ActorState = "restarting" // has failed, and executes again after a pause
+	Stopping   ActorState = "stopping"   // has been interrupted, and has not returned
+	Ended      ActorState = "ended"      // has returned, clean; or has never started
 	Failed     ActorState = "failed"     // has returned an error
 	Hung       ActorState = "hung"       // was left behind
 )
@@ -24,28 +26,28 @@ const (
 type GroupSnapshot struct {
 	Snapshot // of the Stop
 
-	// First is the actor by which the stop began, if it is a supervised one;
-	// Snapshot.Cause is what it returned.
+	// First is the name of the supervised actor that began the stop. It is
+	// empty if something else did. Snapshot.Cause is what the actor returned.
 	First string
 
 	Actors []ActorSnapshot // in the order in which they were made
 }
 
-// ActorSnapshot is the state of a supervised actor. Times are zero until they
-// come.
+// ActorSnapshot is the state of a supervised actor. A time is zero until it is
+// known.
 type ActorSnapshot struct {
 	Name  string
 	Stage int
 	State ActorState
 
-	Began       time.Time // when execute was called
+	Began       time.Time // when its execute was called
 	Interrupted time.Time
-	Deadline    time.Time // when it should have returned; see [HangError]
+	Deadline    time.Time // by when it has to return, see [HangError]
 	Ended       time.Time // when it returned, or was left behind
 
 	Restarts int
 	LastErr  error // why it was restarted last
-	Err      error // what it ended with; also a clean one
+	Err      error // what it ended with, clean or not
 }
 
 // Snapshot returns the state now.

@@ -165,6 +165,7 @@ func (u *user) exchange(c *end, br *bufio.Reader, batch []*request, half bool) b
 	go func() {
 		defer close(sent)
 		if u.send(c, batch, proceed) && half {
+			c.fin = time.Now()
 			c.CloseWrite()
 		}
 	}()

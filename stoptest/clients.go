@@ -79,7 +79,6 @@ func (c *clientsFlag) Set(s string) error {
 
 const (
 	uploadBody  = 1 << 20
-	uploadTime  = 3 * time.Second
 	streamThink = 50 * time.Millisecond
 )
 
@@ -121,7 +120,7 @@ func (c *config) groups(ln *line.Line) (start, late []load.Group) {
 			g.Kind, g.Requests, g.Delay, u, then = load.Fresh, 1, -1, c.slow, &late
 		case "upload":
 			g.Kind, g.Requests, g.Delay, u, then = load.Fresh, 1, -1, c.upload, &late
-			g.Method, g.Body, g.BodyTime = c.uploadMethod(), uploadBody, uploadTime
+			g.Method, g.Body, g.BodyTime = c.uploadMethod(), uploadBody, c.pauses.upload
 		case "sse":
 			g.Kind, g.Think, g.Jitter, u = load.Events, streamThink, 0, c.sse
 			get()
@@ -138,10 +137,9 @@ func (c *config) groups(ln *line.Line) (start, late []load.Group) {
 	return start, late
 }
 
-// held is a request that a stop cannot end before: an upload that takes its
-// time.
+// held is a request that is in flight during the whole stop: a slow upload.
 func (c *config) held(ln *line.Line) load.Group {
-	g := load.Group{Name: "held", Kind: load.Fresh, Requests: 1, Delay: -1, Method: c.uploadMethod(), Body: 10 << 10, BodyTime: heldTime}
+	g := load.Group{Name: "held", Kind: load.Fresh, Requests: 1, Delay: -1, Method: c.uploadMethod(), Body: 10 << 10, BodyTime: c.pauses.held}
 	u := c.url
 	if c.upload.URL != nil {
 		u = c.upload

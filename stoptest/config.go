@@ -22,7 +22,7 @@ import (
 	"lastcall/stoptest/plot"
 )
 
-// config is what the flags and the environment say.
+// config holds the settings, from the flags and the environment.
 type config struct {
 	url, h2URL, slow, upload, sse, ws urlFlag
 
@@ -34,6 +34,7 @@ type config struct {
 	stops    int
 	signal   signalFlag
 	second   signalFlag
+	allow    statusFlag
 	reload   string
 	reloadBy syscall.Signal // if reload is one
 
@@ -44,6 +45,7 @@ type config struct {
 
 	maxWait   time.Duration
 	startWait time.Duration
+	pauses    pauses
 	line      lineFlag
 
 	name     string
@@ -89,6 +91,8 @@ The stop
   -reload SIGNAL|COMMAND     instead of a stop; the server is to go on. A COMMAND is the
                              shell's, with $STOPTEST_PID
   -start-wait 30s            for the first answer
+  -allow-status 503,...      an answer 5xx counts as lost if it comes after the signal, to a
+                             request that began before or after it; but for these
 The report
   -json FILE
   -plot FILE,...             a picture: requests around the signal; .svg or .png
@@ -127,6 +131,7 @@ func (c *config) flags() *flag.FlagSet {
 	c.signal.Set("TERM")
 	fs.Var(&c.signal, "signal", "")
 	fs.Var(&c.second, "second", "")
+	fs.Var(&c.allow, "allow-status", "")
 	fs.StringVar(&c.reload, "reload", "", "")
 
 	fs.StringVar(&c.name, "name", "", "")
@@ -166,7 +171,7 @@ func parse(args []string) (config, error) {
 	return c, c.check()
 }
 
-// tidy drops what ff says of its own doings.
+// tidy removes ff's prefixes from an error.
 func tidy(err error) error {
 	s := err.Error()
 	for _, prefix := range []string{"error parsing commandline arguments: ", "error parsing environment variables: "} {
@@ -186,8 +191,8 @@ func (c *config) checkCompare() error {
 	return nil
 }
 
-// check finds what no single value can tell, and completes what depends on
-// others.
+// check finds values that do not fit together, and completes those that depend
+// on others.
 func (c *config) check() error {
 	switch {
 	case c.url.URL == nil:
@@ -246,7 +251,7 @@ func (c *config) check() error {
 	if c.think < 0 {
 		c.think = c.profile.think
 	}
-	// Found out now and not after an hour of testing.
+	// An error of these files shows now, and not after an hour of testing.
 	for _, f := range []struct{ flag, path string }{{"json", c.json}, {"output", c.output}} {
 		if f.path == "" {
 			continue
@@ -333,7 +338,24 @@ func (f *signalFlag) Set(s string) (err error) {
 	return err
 }
 
-// lineFlag is a line; nil: there is none.
+// statusFlag are statuses 5xx.
+type statusFlag []int
+
+func (f *statusFlag) String() string { return strings.Trim(fmt.Sprint([]int(*f)), "[]") }
+
+func (f *statusFlag) Set(s string) error {
+	*f = nil
+	for part := range strings.SplitSeq(s, ",") {
+		status, err := strconv.Atoi(part)
+		if err != nil || status < 500 || status > 599 {
+			return fmt.Errorf("%q: want statuses from 500 to 599, such as 503,504", part)
+		}
+		*f = append(*f, status)
+	}
+	return nil
+}
+
+// lineFlag is a line. Nil means none.
 type lineFlag struct{ *line.Config }
 
 func (l *lineFlag) String() string { return "" }

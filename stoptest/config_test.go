@@ -49,6 +49,8 @@ func TestUsageErrors(t *testing.T) {
 		{url + " -body -1 -- x", "want a number of bytes"},
 		{url + " -max-wait 5 -- x", "is not a duration of zero or more"},
 		{url + " -think -5ms -- x", "is not a duration of zero or more"},
+		{url + " -allow-status 404 -- x", "want statuses from 500 to 599, such as 503,504"},
+		{url + " -allow-status 503, -- x", "want statuses from 500 to 599"},
 		{url + " -line delay -- x", "is not a duration of zero or more"},
 		{url + " -line latency=1ms -- x", "want delay=, jitter= or loss="},
 		{url + " -line loss=101% -- x", "want 0% to 100%"},

@@ -30,10 +30,15 @@ func main() {
 // errInterrupted is why a test that a signal ended is not complete.
 var errInterrupted = errors.New("interrupted")
 
-// run does what the settings say, and returns the exit status. Nothing that it
+// run does what the arguments say, and returns the exit status. Nothing that it
 // started is left then.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) (status int) {
+	return runWith(ctx, args, defaultPauses, stdout, stderr)
+}
+
+func runWith(ctx context.Context, args []string, p pauses, stdout, stderr io.Writer) (status int) {
 	cfg, err := parse(args)
+	cfg.pauses = p
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		fmt.Fprint(stdout, usage)
@@ -106,7 +111,7 @@ func (c *config) drawAll() error {
 func (c *config) test(ctx context.Context, stderr io.Writer) *report.Report {
 	r := &report.Report{
 		Server: c.name, Command: c.command, URL: c.url.String(), Date: time.Now().UTC().Truncate(time.Second),
-		Kernel: kernel(), CPUs: runtime.NumCPU(), Profile: c.profile.name, Reload: c.reload,
+		AllowStatus: c.allow, Kernel: kernel(), CPUs: runtime.NumCPU(), Profile: c.profile.name, Reload: c.reload,
 		Versions: map[string]string{"stoptest": version(debug.ReadBuildInfo()), "go": runtime.Version()},
 	}
 	for k, v := range c.versions {

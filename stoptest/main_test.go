@@ -66,6 +66,9 @@ type result struct {
 	lost   int // as the servers counted
 }
 
+// quick are pauses for servers that need none, in the same order of length.
+var quick = pauses{upload: 900 * time.Millisecond, held: 3 * time.Second, second: 300 * time.Millisecond, settle: 250 * time.Millisecond, afterReload: 400 * time.Millisecond, end: 400 * time.Millisecond}
+
 // stoptest runs the program in this process, against a bad server.
 func stoptest(t *testing.T, flags []string, kind string, args ...string) result {
 	t.Helper()
@@ -75,7 +78,7 @@ func stoptest(t *testing.T, flags []string, kind string, args ...string) result 
 	all := []string{"-url", "http://" + addr + "/", "-profile", "none", "-stops", "2", "-max-wait", "20s", "-json", json, "-output", output}
 	all = append(append(all, flags...), "--", os.Args[0], "server", kind, addr)
 	var stdout, stderr bytes.Buffer
-	r := result{status: run(t.Context(), append(all, args...), &stdout, &stderr)}
+	r := result{status: runWith(t.Context(), append(all, args...), quick, &stdout, &stderr)}
 	r.stdout, r.stderr = stdout.String(), stderr.String()
 	b, err := os.ReadFile(output)
 	if err != nil {
@@ -170,6 +173,51 @@ func TestServersThatLose(t *testing.T) {
 				}
 				if s.Total.ClientError != 0 || s.Total.Answered+s.Total.Messages == 0 {
 					t.Errorf("total = %+v, want answers and no errors of the clients", s.Total)
+				}
+			}
+		})
+	}
+}
+
+// An answer 5xx is a failure once the signal has come, also to a request that
+// was in flight then, but not before it.
+func TestFailedStatus(t *testing.T) {
+	for _, tt := range []struct {
+		name, kind string
+		flags      []string
+		status     int
+		verdict    string
+	}{
+		{"after the signal", "proxy", nil, 1, "LOST 16 of"},
+		{"allowed", "proxy", []string{"-allow-status", "503,502"}, 0, "Lost none of"},
+		{"another is allowed", "proxy", []string{"-allow-status", "503"}, 1, "LOST 16 of"},
+		{"before the signal", "stumbles", nil, 0, "Lost none of"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r := stoptest(t, append([]string{"-think", "10ms", "-clients", "blind=5,slow=3", "-slow-url", "/slow"}, tt.flags...), tt.kind)
+			total, want := &r.report.Total, r.lost
+			if tt.status == 0 {
+				want = 0
+			}
+			if r.status != tt.status || total.FailedStatus != want || total.Failed() != want || !strings.Contains(r.stdout, tt.verdict) {
+				t.Errorf("status %d, total = %+v; want %d, and %d with a failed status", r.status, total, tt.status, want)
+			}
+			if total.ErrorStatus < r.lost || total.ErrorStatus == 0 || total.Answered == 0 {
+				t.Errorf("total = %+v, want %d or more with an error status, and answers", total, r.lost)
+			}
+			if want == 0 {
+				if strings.Contains(r.stdout, "failed status") {
+					t.Errorf("a failed status in:\n%s", r.stdout)
+				}
+				return
+			}
+			for _, s := range r.report.Stops {
+				if slow := s.Rows[1]; slow.Class != "slow" || slow.FailedStatus != 3 {
+					t.Errorf("in flight: %+v, want 3 with a failed status", slow)
+				}
+				if len(s.Losses) == 0 || !strings.Contains(s.Losses[0], ": 502 Bad Gateway") {
+					t.Errorf("losses = %q, want those answered 502", s.Losses)
 				}
 			}
 		})
@@ -280,12 +328,15 @@ func TestNotTested(t *testing.T) {
 // the signal.
 func TestLateClientsAlone(t *testing.T) {
 	for _, class := range []string{"slow", "upload"} {
-		r := stoptest(t, []string{"-clients", class + "=3", "-" + class + "-url", "/"}, "polite")
-		for _, stop := range r.report.Stops {
-			if len(stop.Rows) != 1 || stop.Rows[0].Class != class || stop.Rows[0].Answered != 3 {
-				t.Errorf("%s: rows %+v, want one with 3 answers", class, stop.Rows)
+		t.Run(class, func(t *testing.T) {
+			t.Parallel()
+			r := stoptest(t, []string{"-clients", class + "=3", "-" + class + "-url", "/"}, "polite")
+			for _, stop := range r.report.Stops {
+				if len(stop.Rows) != 1 || stop.Rows[0].Class != class || stop.Rows[0].Answered != 3 {
+					t.Errorf("rows %+v, want one with 3 answers", stop.Rows)
+				}
 			}
-		}
+		})
 	}
 }
 
@@ -301,7 +352,7 @@ func stoptestAt(t *testing.T, flags []string, kind string) result {
 	}
 	all = append(append(all, flags...), "--", os.Args[0], "server", kind, addr)
 	var stdout, stderr bytes.Buffer
-	return result{status: run(t.Context(), all, &stdout, &stderr), stdout: stdout.String(), stderr: stderr.String()}
+	return result{status: runWith(t.Context(), all, quick, &stdout, &stderr), stdout: stdout.String(), stderr: stderr.String()}
 }
 
 // A stoptest that is ended in the midst of its work leaves nothing behind, be
@@ -323,7 +374,15 @@ func TestNothingLeftBehind(t *testing.T) {
 			}
 			ended := make(chan error, 1)
 			go func() { ended <- cmd.Wait() }()
-			eventually(t, "the server has forked", func() bool { _, err := os.Stat(pids); return err == nil })
+			eventually(t, "the server has forked", func() bool {
+				select {
+				case err := <-ended:
+					t.Fatalf("stoptest has ended before: %v\n%s", err, &out)
+				default:
+				}
+				_, err := os.Stat(pids)
+				return err == nil
+			})
 			eventually(t, "it serves", func() bool {
 				nc, err := net.Dial("tcp", addr)
 				if err == nil {

@@ -77,7 +77,7 @@ func (p *progress) line(now time.Time) string {
 
 // failedOf is report.Row.Failed of a load's row.
 func failedOf(r *load.Row) int {
-	return r.Lost + r.ResetOnConnect + r.Duplicated + r.WrongAnswer + r.Cut + r.RefusedEarly
+	return r.Lost + r.ResetOnConnect + r.Duplicated + r.WrongAnswer + r.Cut + r.RefusedEarly + r.FailedStatus
 }
 
 // show says what is being done now.

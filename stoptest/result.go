@@ -13,7 +13,7 @@ const (
 	keepLosses = 10           // in words
 )
 
-// fill takes what the ledger says into the report.
+// fill copies the ledger into the report.
 func fill(stop *report.Stop, led *load.Ledger, clients report.Clients, goesOn bool) {
 	since := func(t time.Time) *float64 {
 		if t.IsZero() {
@@ -32,7 +32,7 @@ func fill(stop *report.Stop, led *load.Ledger, clients report.Clients, goesOn bo
 			ClientError: r.ClientError, CleanEnd: r.CleanEnd, Cut: r.Cut,
 			FINBefore: r.LostFINBefore, RSTBefore: r.LostRSTBefore, FINAfter: r.LostFINAfter,
 			RSTAfter: r.LostRSTAfter, Timeout: r.LostTimeout, Other: r.LostOther,
-			RefusedEarly: r.RefusedEarly, AnsweredAfter: r.AnsweredAfter, ClosedIdle: r.ClosedIdle,
+			FailedStatus: r.FailedStatus, RefusedEarly: r.RefusedEarly, AnsweredAfter: r.AnsweredAfter, ClosedIdle: r.ClosedIdle,
 			SilentFIN: r.SilentFIN, SilentRST: r.SilentRST, SilentOpen: r.SilentOpen, LastClosed: since(r.LastClosed),
 			Messages: r.Messages, Slowest: r.Slowest.Seconds(), ClientsLate: r.Late.Seconds(),
 		}

@@ -115,6 +115,7 @@ type bad struct {
 	kind     string
 	stopping atomic.Bool
 	turn     atomic.Int64 // reloads
+	requests atomic.Int64
 	lost     atomic.Int64
 	conns    sync.WaitGroup
 }
@@ -146,9 +147,19 @@ func (s *bad) serve(nc net.Conn) {
 		if _, err := io.Copy(io.Discard, req.Body); err != nil {
 			return
 		}
+		for req.URL.Path == "/slow" && !s.stopping.Load() {
+			time.Sleep(time.Millisecond)
+		}
 		status, length := "200 OK", 0
-		if req.URL.Path == "/missing" {
+		n := s.requests.Add(1)
+		switch {
+		case req.URL.Path == "/missing":
 			status = "404 Not Found"
+		case s.kind == "proxy" && s.stopping.Load(): // the program behind it has ended first
+			status = "502 Bad Gateway"
+			s.lost.Add(1)
+		case s.kind == "stumbles" && n == 3: // some client's first: it has no answer yet
+			status = "503 Service Unavailable"
 		}
 		answer := fmt.Sprintf("HTTP/1.1 %s\r\nX-Request-Id: %s\r\nContent-Length: %d\r\n", status, req.Header.Get("X-Request-Id"), length)
 		now := s.turn.Load()

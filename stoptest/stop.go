@@ -18,22 +18,23 @@ import (
 	"lastcall/stoptest/report"
 )
 
-const (
-	secondAfter = 500 * time.Millisecond // of the second signal, after the first
-	heldTime    = 10 * time.Second       // of the request that is to be there then
+// lateWait is how long the late clients' requests may take to be sent.
+const lateWait = 5 * time.Second
 
-	// lateWait is how long the late clients' requests get to be sent, and
-	// lateSettle how long to arrive.
-	lateWait   = 5 * time.Second
-	lateSettle = 250 * time.Millisecond
+// pauses are those of a trial that no flag sets.
+type pauses struct {
+	upload      time.Duration // how long an upload's body takes
+	held        time.Duration // the same of the request that is in flight at the second signal
+	second      time.Duration // from the first signal to the second
+	settle      time.Duration // how long the late clients' requests may take to arrive
+	afterReload time.Duration // how long the load goes on after a reload
+	end         time.Duration // how long requests may take to end by themselves before a server that did not stop is killed
+}
 
-	// reloadWait is how long the load goes on after a reload.
-	reloadWait = 2 * time.Second
-
-	// endWait is how long requests get to end by themselves before a server
-	// that did not stop is killed.
-	endWait = 2 * time.Second
-)
+var defaultPauses = pauses{
+	upload: 3 * time.Second, held: 10 * time.Second, second: 500 * time.Millisecond,
+	settle: 250 * time.Millisecond, afterReload: 2 * time.Second, end: 2 * time.Second,
+}
 
 // errExited is the cause of a context that ends with the server.
 var errExited = errors.New("the server has exited")
@@ -52,8 +53,9 @@ type trial struct {
 	ended   chan struct{} // closed when all clients have
 }
 
-// run starts the server, and returns when nothing of it is left. An error says
-// why the stop could not be tested.
+// run makes the trial: it starts the server, loads it, and stops or reloads it.
+// It returns when nothing of the server is left. An error says why the stop could
+// not be tested.
 func (t *trial) run(ctx context.Context) (stop report.Stop, err error) {
 	t.in = func(f func() error) error { return f() }
 	if t.line.Config != nil {
@@ -94,7 +96,7 @@ func (t *trial) run(ctx context.Context) (stop report.Stop, err error) {
 		late = append(late, t.held(t.ln))
 	}
 	t.traffic, err = load.Start(load.Config{
-		Groups: early, EchoHeader: t.echo, GoesOn: t.reload != "", AnswerTimeout: t.maxWait,
+		Groups: early, EchoHeader: t.echo, AllowStatus: t.allow, GoesOn: t.reload != "", AnswerTimeout: t.maxWait,
 		MaxTime: t.startWait + t.load + lateWait + 2*t.maxWait + time.Minute, // this bounds what else does
 	})
 	if err != nil {
@@ -131,7 +133,7 @@ func (t *trial) run(ctx context.Context) (stop report.Stop, err error) {
 		return stop, err
 	}
 	t.traffic.Stop()
-	patience := endWait
+	patience := t.pauses.end
 	if t.reload != "" {
 		patience = t.maxWait // the server goes on until they have their answers
 	}
@@ -164,8 +166,8 @@ func (t *trial) run(ctx context.Context) (stop report.Stop, err error) {
 	return stop, nil
 }
 
-// openOutput is where the server writes to: a file without a name, if it was
-// given none.
+// openOutput opens the file that the server writes to: that of -output, or one
+// without a name.
 func (t *trial) openOutput() (*os.File, error) {
 	if t.output != "" {
 		return os.OpenFile(t.output, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o644)
@@ -177,7 +179,8 @@ func (t *trial) openOutput() (*os.File, error) {
 	return f, os.Remove(f.Name())
 }
 
-// why adds to an error what the server said last, if that may be its cause.
+// why returns an error with the server's last output if the server has exited,
+// as that is the cause then; otherwise err.
 func (t *trial) why(err error) error {
 	if !t.srv.hasExited() {
 		return err
@@ -277,7 +280,7 @@ func (t *trial) warm(ctx context.Context, late []load.Group) error {
 			return err
 		}
 	}
-	settle := lateSettle
+	settle := t.pauses.settle
 	if t.line.Config != nil {
 		settle += 4 * t.line.Delay // a handshake and the request
 	}
@@ -294,7 +297,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 }
 
 // stops sends the signal, and waits until the server has exited and all
-// clients have ended; both for no longer than they may take.
+// clients have ended, for maxWait at most.
 func (t *trial) stops(ctx context.Context, told time.Time, stop *report.Stop) error {
 	if err := t.srv.signal(t.signal.Signal); err != nil {
 		return t.why(err)
@@ -302,7 +305,7 @@ func (t *trial) stops(ctx context.Context, told time.Time, stop *report.Stop) er
 	t.show("stopping", t.traffic)
 	var second <-chan time.Time
 	if t.twice {
-		second = time.After(secondAfter)
+		second = time.After(t.pauses.second)
 	}
 	deadline := time.After(t.maxWait)
 	for exited, ended := t.srv.exited, t.ended; exited != nil || ended != nil; {
@@ -332,9 +335,9 @@ func (t *trial) reloads(ctx context.Context) (err error) {
 		if err := t.srv.signal(t.reloadBy); err != nil {
 			return t.why(err)
 		}
-		return sleep(ctx, reloadWait)
+		return sleep(ctx, t.pauses.afterReload)
 	}
-	// What it starts may be the server from now on.
+	// A process that the command starts may be the server from now on.
 	env := []string{"STOPTEST_PID=" + strconv.Itoa(t.srv.pid)}
 	t.helper, err = startServer(t.in, []string{"/bin/sh", "-c", t.reload}, env, t.srv.output)
 	if err != nil {
@@ -350,10 +353,10 @@ func (t *trial) reloads(ctx context.Context) (err error) {
 	if t.helper.status != 0 {
 		return fmt.Errorf("-reload: %s has exited with status %d", t.reload, t.helper.status)
 	}
-	return sleep(ctx, reloadWait)
+	return sleep(ctx, t.pauses.afterReload)
 }
 
-// quit ends a server that has gone on, as it wants to be ended.
+// quit ends a server that has gone on, with -signal.
 func (t *trial) quit(ctx context.Context) {
 	if t.srv.signal(t.signal.Signal) != nil {
 		return

@@ -151,7 +151,7 @@ func (s *server) hold(t *testing.T, paths ...string) (wait func()) {
 		})
 	}
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if in := s.get(t, "/status"); strings.Contains(in, fmt.Sprintf(`"in_flight": %d`, len(paths))) {
+		if in := s.get(t, "/status"); strings.Contains(in, fmt.Sprintf(`"inflight": %d`, len(paths))) {
 			return all.Wait
 		} else if time.Now().After(deadline) {
 			t.Fatalf("not in flight after 20 s: %s", in)
@@ -219,13 +219,13 @@ func TestPage(t *testing.T) {
 	// By keyboard: the first control is the button.
 	var log string
 	run(ctx, t, "out of service", chromedp.KeyEvent(kb.Tab), chromedp.KeyEvent(" "),
-		until(text("#live")+".includes('taken out of service')"))
+		until(text("#live")+".includes('out of service: not ready')"))
 	if got := s.get(t, "/readyz"); got != "out of service\n" {
 		t.Errorf("readyz = %q, want out of service", got)
 	}
-	shoot(ctx, t, "lame-duck")
+	shoot(ctx, t, "out-of-service")
 	run(ctx, t, "back in service", chromedp.KeyEvent(" "),
-		until("!"+text("#live")+".includes('taken out of service')"),
+		until("!"+text("#live")+".includes('out of service: not ready')"),
 		chromedp.KeyEvent(kb.Tab), chromedp.KeyEvent("d"))
 	for deadline := time.Now().Add(20 * time.Second); log != "debug\n"; time.Sleep(5 * time.Millisecond) {
 		if log = s.get(t, "/log-level"); time.Now().After(deadline) {
@@ -267,8 +267,8 @@ func TestOtherSites(t *testing.T) {
 async function tell(what, f) { try { return what + ": " + await f() } catch { return what + ": failed" } }
 const admin = "http://%[1]s";
 window.result = (async () => (await Promise.all([
-	tell("put", async () => (await fetch(admin + "/lame-duck", {method: "PUT", body: "on"})).status),
-	tell("blind put", async () => (await fetch(admin + "/lame-duck", {method: "POST", mode: "no-cors", body: "on"})).type),
+	tell("put", async () => (await fetch(admin + "/ready", {method: "PUT", body: "off"})).status),
+	tell("blind put", async () => (await fetch(admin + "/ready", {method: "POST", mode: "no-cors", body: "off"})).type),
 	tell("read", async () => (await fetch(admin + "/status")).text()),
 	tell("events", () => new Promise((ok, no) => { const e = new EventSource(admin + "/status/events"); e.onmessage = e => ok(e.data); e.onerror = no; })),
 	tell("script", () => new Promise((ok, no) => { const s = document.createElement("script"); s.src = admin + "/status/script.js"; s.onload = () => ok("loaded"); s.onerror = no; document.head.append(s); })),
@@ -284,7 +284,7 @@ window.result = (async () => (await Promise.all([
 	if result != want {
 		t.Errorf("another site:\n%s\nwant\n%s", result, want)
 	}
-	if got := s.get(t, "/lame-duck"); got != "off\n" {
-		t.Errorf("lame duck is %q: another site set it", got)
+	if got := s.get(t, "/ready"); got != "on\n" {
+		t.Errorf("ready is %q: another site set it", got)
 	}
 }

@@ -3,101 +3,120 @@ package drain
 import (
 	"errors"
 	"io"
-	"net"
 	"os"
 	"time"
 
 	"lastcall/internal/socket"
 )
 
-// lingerFor is how long a connection that closes waits at most for its client to
-// say the rest of its request, and to take what was written to it.
-const lingerFor = 5 * time.Second
-
-// lingerForStalled is the same for a client to whom a write has timed out. It
-// may be slow, or take nothing.
-const lingerForStalled = 2 * time.Second
-
-// Close closes the connection once what the client still sends has been taken
-// off it, if there is such, and in a stop once the client has all that was
-// written: a reset would overtake the answer (RFC 9112 section 9.6).
+// Close closes the connection when the client has finished sending, if it is
+// still at it, and in a stop when the client has everything that was written: a
+// reset would overtake the answer (RFC 9112 section 9.6).
 func (c *conn) Close() error {
 	c.mu.Lock()
-	first := c.state != gone
-	running := len(c.streams.running) > 0 // their handlers are waited for
-	linger, hear := false, false
-	if first {
-		asked := c.state == busy && c.current != nil
-		switch closing := c.server.policy.Closing(); {
-		case c.server.cutting.Load():
-			if asked && c.current.old {
-				socket.ResetOnClose(c.Conn) // or what there is of the answer would pass for the whole
-			}
-		case asked:
-			hear = c.requests.bodyLeft() || socket.Arrived(c.Conn)
-			linger = hear || closing && unacked(c.Conn)
-		case c.state == idle || c.state == multi:
-			linger = closing && unacked(c.Conn)
-		case c.state == hijacked && closing:
-			c.server.hijackedEnded.Add(1)
-		}
-		c.answered()
-		c.streams.none()
-		c.state = gone
-		if c.timer != nil {
-			c.timer.Stop()
-		}
-		if c.alarm != nil {
-			c.alarm.Stop()
-		}
-		c.wake()
+	lingers, sending := c.lingersLocked()
+	if lingers && c.state != stateLingering {
+		c.setStateLocked(stateLingering)
 	}
 	c.mu.Unlock()
-	if linger {
-		c.linger(hear)
+	if lingers {
+		c.linger(sending)
 	}
 	err := c.Conn.Close()
-	if first && !running {
-		c.server.untrack(c)
+	c.mu.Lock()
+	if c.state != stateClosed {
+		if c.state == stateHijacked && c.server.policy.Closing() {
+			c.server.hijackedEnded.Add(1)
+		}
+		c.streams.reset()
+		c.setStateLocked(stateClosed)
 	}
+	c.mu.Unlock()
+	c.untrack()
 	return err
 }
 
-// linger sends our FIN and discards what the client has still to say, until it
-// has all that was sent to it; with hear, not before it has closed its sending
-// side too, or said nothing for a second. It takes lingerFor at most, or
-// lingerForStalled, in a stop from when something has last reached the client.
-func (c *conn) linger(hear bool) {
+// CloseWrite sends our FIN. net/http closes in two steps where a client is still
+// sending: this, and Close half a second later.
+func (c *conn) CloseWrite() error {
+	c.mu.Lock()
+	if c.state.in(stateReading, stateAnswering, stateAnsweringNext) {
+		c.setStateLocked(stateLingering)
+	}
+	c.mu.Unlock()
+	if cw, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return cw.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
+// lingersLocked reports whether Close has to wait for the client, and whether the
+// client is still sending.
+func (c *conn) lingersLocked() (linger, sending bool) {
+	closing := c.server.policy.Closing()
+	switch c.state {
+	case stateAnswering, stateAnsweringNext:
+		sending = c.framing.bodyLeft() || socket.Arrived(c.Conn)
+		linger = sending || closing && socket.Unacked(c.Conn)
+	case stateIdle, stateReleasing, stateHTTP2:
+		linger = closing && socket.Unacked(c.Conn)
+	case stateLingering:
+		linger, sending = true, true
+	}
+	return linger && !c.stalled.Load(), sending
+}
+
+// untrack forgets a connection that is closed, once its handlers have returned.
+func (c *conn) untrack() {
+	c.mu.Lock()
+	over := c.state == stateClosed && len(c.streams.running) == 0
+	c.mu.Unlock()
+	if !over {
+		return
+	}
+	s := c.server
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+	if len(s.conns) == 0 {
+		select {
+		case s.empty <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// linger sends our FIN and discards what the client still sends, until it has
+// everything that was sent to it; if it is sending, not before it has closed its
+// sending side, too, or has been quiet for a second. It ends when the client has
+// taken nothing for stallTimeout, or, outside a stop, after stallTimeout.
+func (c *conn) linger(sending bool) {
 	if c.CloseWrite() != nil {
 		return
 	}
 	var buf [4096]byte
-	acked, hearing := c.moved(), hear
-	patience := lingerFor
-	if c.stalled.Load() {
-		patience = lingerForStalled
-	}
-	look := time.Millisecond // how long until the next one for an acknowledgement
-	for end := time.Now().Add(patience); time.Now().Before(end); look = min(2*look, 20*time.Millisecond) {
-		net, _ := socket.TCPInfo(c.Conn)
-		if !hearing && !net.Unacked {
+	acked, quiet := c.bytesAcked(), !sending
+	look := time.Millisecond // until the next look for an acknowledgement
+	for end := time.Now().Add(stallTimeout); time.Now().Before(end); look = min(2*look, 20*time.Millisecond) {
+		info, _ := socket.TCPInfo(c.Conn)
+		if quiet && !info.Unacked {
 			return
 		}
-		if net.Acked > acked && c.server.policy.Closing() {
-			acked, end = net.Acked, time.Now().Add(patience)
+		if info.Acked > acked && c.server.policy.Closing() {
+			acked, end = info.Acked, time.Now().Add(stallTimeout)
 		}
 		wait := look
-		if hearing {
+		if !quiet {
 			wait = time.Second
 		}
 		c.Conn.SetReadDeadline(time.Now().Add(wait))
 		switch _, err := c.Conn.Read(buf[:]); {
 		case err == nil:
-			hearing = hear
+			quiet = !sending
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			hearing = false
-		case err == io.EOF: // it may have closed its sending side only
-			hear, hearing = false, false
+			quiet = true
+		case err == io.EOF: // the client may have closed its sending side only
+			sending, quiet = false, true
 			time.Sleep(look)
 		default:
 			return
@@ -105,21 +124,25 @@ func (c *conn) linger(hear bool) {
 	}
 }
 
-// unacked reports whether something sent has not been acknowledged, as far as
-// can be known.
-func unacked(nc net.Conn) bool {
-	net, _ := socket.TCPInfo(nc)
-	return net.Unacked
-}
-
-// CloseWrite lets net/http close in two steps, so that an answer is not lost
-// to a reset where the client is still sending.
-func (c *conn) CloseWrite() error {
+// cut closes the connection at once, and names what was under way on it. Nothing
+// can begin in between, because the lock is held.
+func (c *conn) cut() (list []Request) {
 	c.mu.Lock()
-	c.said = true
-	c.mu.Unlock()
-	if cw, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return cw.CloseWrite()
+	defer c.mu.Unlock()
+	if c.state == stateClosed {
+		return nil
 	}
-	return errors.ErrUnsupported
+	list = c.inFlightLocked()
+	if len(list) == 0 && socket.Unacked(c.Conn) { // its last bytes are on their way, and may be lost
+		list = []Request{c.requestLocked(HTTP1)}
+		if c.state == stateHTTP2 {
+			list[0].Class = HTTP2
+		}
+	}
+	if c.state.in(stateAnswering, stateAnsweringNext) && c.current != nil && c.current.endsWithConn {
+		socket.ResetOnClose(c.Conn) // or what there is of the answer would look like all of it
+	}
+	c.setStateLocked(stateClosed)
+	c.Conn.Close()
+	return list
 }

@@ -1,6 +1,7 @@
 package drain
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"net"
@@ -14,25 +15,28 @@ import (
 	"lastcall/internal/socket"
 )
 
-// door is the way in by one listener. To close it takes two steps, because
-// closing a listening socket resets the connections in its accept queue and
-// those still in the handshake, whose clients may have sent a request already:
-// first nobody new is let in, then, when all who are inside have been accepted
-// (by http.Server.Serve, which goes on), the socket is closed.
+// door is a listener. To close it takes two steps, because closing a listening
+// socket resets the connections in its accept queue and those still in the
+// handshake, whose clients may have sent a request already: first newcomers are
+// refused, then, when everything inside has been accepted (by
+// http.Server.Serve, which goes on), the socket is closed.
 //
-// An [Inherited] listener is closed in one step: its socket and its queue
-// live on, because others hold them.
+// A listener that is inherited (see actors.Inherited) is closed in one step: its
+// socket and its queue live on, because others hold them.
 type door struct {
 	net.Listener
 	server *Server
 	logger log.Logger
 	path   fs.FileInfo  // of a unix socket that has one, as it was at first
 	waits  atomic.Int64 // since when Accept has been waiting; Unix nanoseconds
+	closed atomic.Bool  // by the drain
 }
 
 func newDoor(l net.Listener, s *Server) *door {
-	d := &door{Listener: l, server: s, logger: log.With(s.logger, "addr", l.Addr())}
-	if addr, ok := l.Addr().(*net.UnixAddr); ok && addr.Name != "" && addr.Name[0] != '@' {
+	d := &door{Listener: l, server: s}
+	addr := l.Addr()
+	d.logger = log.With(s.logger, "addr", addr)
+	if addr, ok := addr.(*net.UnixAddr); ok && addr.Name != "" && addr.Name[0] != '@' {
 		d.path, _ = os.Lstat(addr.Name)
 	}
 	return d
@@ -45,77 +49,118 @@ func (d *door) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return d.server.track(nc), nil
+	c := d.server.track(nc)
+	if stater, ok := nc.(connectionStater); ok {
+		return tlsConn{c, stater}, nil
+	}
+	return c, nil
 }
 
-// drain shuts the door, and closes the listener when everybody who was on the
+// inherited reports whether the socket is not this process's alone.
+func (d *door) inherited() bool {
+	i, ok := d.Listener.(interface{ Inherited() bool })
+	return ok && i.Inherited()
+}
+
+// check warns of a listener at which a stop may reset a connection.
+func (d *door) check() {
+	if d.inherited() {
+		return
+	}
+	err := error(nil)
+	if _, ok := d.Addr().(*net.UnixAddr); !ok {
+		err = socket.CanRefuse(d.Listener)
+	} else if d.path == nil {
+		err = errors.New("no path to remove")
+	}
+	if err != nil {
+		level.Warn(d.logger).Log("msg", "a stop may reset connections that are being made: newcomers cannot be refused before the socket is closed", "err", err)
+	}
+}
+
+// drain refuses newcomers, and closes the listener when everybody who was on the
 // way in has been accepted. It waits for handshakes for patience at the most,
-// because a client that has gone away never ends its own. For those in the
-// queue it waits until halt, if the door could be shut.
+// because a client that has gone away never ends its own. It waits for the queue
+// until ctx ends, if newcomers could be refused, and then for emptyTime.
 //
-// Closing waits for an Accept that is just getting somebody, who is served
-// like the others: nobody is taken out of an inherited queue and dropped.
-func (d *door) drain(halt <-chan struct{}, patience time.Duration) {
-	if i, ok := d.Listener.(interface{ Inherited() bool }); ok && i.Inherited() {
-		d.Close()
+// Closing waits for an Accept that has just got a connection, which is served
+// like the others: none is taken out of an inherited queue and dropped.
+func (d *door) drain(ctx context.Context, patience time.Duration) {
+	defer d.Close()
+	defer d.closed.Store(true)
+	if d.inherited() {
 		level.Debug(d.logger).Log("msg", "door shut", "way", "inherited: closed, the queue is left to others")
 		return
 	}
-	way, shut := d.shut()
-	before := socket.Dropped(d.Listener)
+	way, refused := d.refuse()
 	level.Debug(d.logger).Log("msg", "door shut", "way", way)
 
 	begun := time.Now()
-	// Twice, because a SYN that passed just before the filter was attached may
-	// not be on the books yet.
-	for empty := 0; empty < 2; {
+	var cutAt time.Time
+	// Twice, because a SYN that came just before may not be on the books yet.
+	for empty := 0; ; {
 		open := time.Since(begun)
 		handshaking, queued := d.handshaking(open), d.queued()
 		switch {
-		case queued && (shut || open < patience): // where newcomers still get in, there may be no end of them
+		case !cutAt.IsZero():
+			if !queued || time.Since(cutAt) > emptyTime {
+				return
+			}
+		case queued && (refused || open < patience): // where newcomers still get in, there may be no end of them
 			empty = 0
 		case handshaking && open < patience:
 			empty = 0
 		default:
 			empty++
 		}
+		if empty == 2 {
+			return
+		}
 		select {
 		case <-time.After(time.Millisecond):
-		case <-halt:
-			empty = 2
+		case <-ctx.Done():
+			if cutAt.IsZero() {
+				cutAt = time.Now()
+			} else {
+				<-time.After(time.Millisecond)
+			}
 		}
 	}
-	if shut {
-		d.server.refused.Add(uint64(socket.Dropped(d.Listener) - before))
-	}
-	d.Close()
 }
 
-// shut keeps newcomers out, and says how, and whether it could.
-func (d *door) shut() (way string, ok bool) {
+// emptyTime is how long the queue is accepted once the deadline has passed, so
+// that what was asked there can be named: much more than it takes.
+const emptyTime = 100 * time.Millisecond
+
+// refuse keeps newcomers out from now on, and says how, and whether it could.
+func (d *door) refuse() (way string, ok bool) {
 	if addr, ok := d.Addr().(*net.UnixAddr); ok {
 		// Without its path nobody finds the socket any more.
 		if u, ok := d.Listener.(interface{ SetUnlinkOnClose(bool) }); ok {
 			u.SetUnlinkOnClose(false) // by then the path may be a successor's
 		}
 		if d.path == nil {
-			return "accept until empty (no path to unlink)", false
+			return "accept until empty (no path to remove)", false
 		}
 		if err := socket.RemoveSame(addr.Name, d.path); err != nil {
 			return "accept until empty (" + err.Error() + ")", false
 		}
-		return "path unlinked", true
+		return "path removed", true
 	}
-	if err := socket.RefuseSYN(d.Listener); err != nil {
-		return "accept until empty (no filter: " + err.Error() + ")", false
+	err := socket.Hide(d.Listener)
+	if err == nil {
+		return "hidden", true
 	}
-	return "SYN filter", true
+	if ferr := socket.DropSYN(d.Listener); ferr != nil {
+		return "accept until empty (" + err.Error() + "; " + ferr.Error() + ")", false
+	}
+	return "SYNs dropped (" + err.Error() + ")", true
 }
 
-// handshaking reports whether a handshake is under way. Ask this first: who is
-// through with it is in the queue. Where the kernel does not tell although it
-// could (netlink may be forbidden), there may be some for a second: so long it
-// takes until a packet of theirs that was lost is sent again.
+// handshaking reports whether a handshake is under way. It is asked before
+// queued: what is through with it is in the queue. Where the kernel does not tell
+// although it could (netlink may be forbidden), there may be some for a second:
+// a packet that was lost is sent again by then.
 func (d *door) handshaking(open time.Duration) bool {
 	addr, ok := d.Addr().(*net.TCPAddr)
 	if !ok {
@@ -128,10 +173,10 @@ func (d *door) handshaking(open time.Duration) bool {
 	return n > 0
 }
 
-// queued reports whether somebody waits to be accepted.
+// queued reports whether a connection waits to be accepted.
 func (d *door) queued() bool {
-	waiting, err := socket.Readable(d.Listener)
-	if err != nil { // the system cannot tell: look whether Accept has found anybody lately
+	waiting, err := socket.Acceptable(d.Listener)
+	if err != nil { // the system cannot tell: look whether Accept has got one lately
 		return time.Now().UnixNano()-d.waits.Load() < int64(10*time.Millisecond)
 	}
 	return waiting

@@ -6,11 +6,12 @@ import "bytes"
 // where one ends, so that no more is read than belongs to it. The zero value
 // follows nothing, as is right under TLS.
 //
-// A header ends with an empty line, and so does a chunked body. Within a body
-// of known length nothing is looked for. To stop at an empty line within a
-// chunk does no harm: the rest is handed out with the next Read.
+// A header ends with an empty line, and so does a chunked body. Within a body of
+// known length nothing is looked for. To stop at an empty line within a chunk
+// does no harm: the rest is handed out with the next Read.
 type framing struct {
 	on      bool
+	started bool   // a line that is not empty precedes in this message
 	line    int    // bytes in the line so far; a CR at its end is not counted
 	cr      bool   // the last byte was that CR
 	ended   bool   // an empty line was the last that was handed out
@@ -21,26 +22,18 @@ type framing struct {
 // stop ends the following; what is pending is still handed out.
 func (f *framing) stop() { f.on, f.body = false, -1 }
 
-// beginBody says that a header has been read, and what it says of the body's
-// length: -1 is unknown.
+// beginBody notes what a header says of the body's length: -1 is unknown.
 func (f *framing) beginBody(length int64) { f.body = length }
 
-// endBody says that nothing of the body is left, so that what is pending is the
-// next request, or an empty line before it.
-func (f *framing) endBody() { f.body, f.pending = 0, f.trim(f.pending) }
-
-// next reports whether a Read into a buffer of this size can only be net/http's
-// look for the next request. The current one may have come to its handler
-// already, or be on its way there.
-func (f *framing) next(size int, handled bool) bool {
-	if f.on {
-		return size == 1 && (handled || f.ended)
-	}
-	return handled && f.body == 0
+// endBody notes that nothing of the body is left: what is pending is the next
+// request, or empty lines before it. It reports whether some of a request is.
+func (f *framing) endBody() bool {
+	f.body = 0
+	return !onlyEmptyLines(f.pending)
 }
 
-// early hands out from what is pending, or says how much may be read.
-func (f *framing) early(p []byte) (n, limit int) {
+// take hands out from what is pending, or returns how much may be read.
+func (f *framing) take(p []byte) (n, limit int) {
 	limit = len(p)
 	if f.on && f.body > 0 {
 		limit = int(min(int64(limit), f.body))
@@ -54,14 +47,6 @@ func (f *framing) early(p []byte) (n, limit int) {
 		f.pending = nil
 	}
 	return n, limit
-}
-
-// trim removes what may precede a request (RFC 9112 section 2.2).
-func (f *framing) trim(p []byte) []byte {
-	if !f.on || len(p) == 0 || p[0] != '\r' && p[0] != '\n' {
-		return p
-	}
-	return p[:copy(p, bytes.TrimLeft(p, "\r\n"))]
 }
 
 // split returns how much of p, which has just arrived, to hand out. It keeps
@@ -98,8 +83,12 @@ func (f *framing) end(p []byte) int {
 			length--
 		}
 		f.line, f.cr = 0, false
-		if i += nl + 1; length == 0 {
-			f.ended = true
+		i += nl + 1
+		switch {
+		case length > 0:
+			f.started = true
+		case f.started: // an empty line before a message does not end one
+			f.started, f.ended = false, true
 			return i
 		}
 	}
@@ -108,13 +97,27 @@ func (f *framing) end(p []byte) int {
 
 // behind reports whether something of a further request is pending. body is how
 // many bytes that are not will come before one; -1 is unknown.
-func (f *framing) behind() (is bool, body int64) {
+func (f *framing) behind() (yes bool, body int64) {
 	if f.body < 0 || !f.on && f.body > 0 { // records are longer than what is in them
 		return false, -1
 	}
-	n := int64(len(f.pending))
-	return n > f.body, max(f.body-n, 0)
+	if n := int64(len(f.pending)); n > f.body {
+		return !onlyEmptyLines(f.pending[f.body:]), 0
+	} else {
+		return false, f.body - n
+	}
 }
 
 // bodyLeft reports whether some of the body has not been read.
 func (f *framing) bodyLeft() bool { return f.on && f.body != 0 }
+
+// onlyEmptyLines reports whether p is nothing or what may precede a request:
+// RFC 9112 section 2.2.
+func onlyEmptyLines(p []byte) bool {
+	for _, b := range p {
+		if b != '\r' && b != '\n' {
+			return false
+		}
+	}
+	return true
+}

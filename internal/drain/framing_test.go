@@ -19,7 +19,7 @@ func FuzzFraming(f *testing.F) {
 		p := make([]byte, int(out)+1)
 		begun := 0 // of the message
 		for {
-			n, limit := fr.early(p)
+			n, limit := fr.take(p)
 			if n == 0 {
 				if n = copy(p[:min(limit, int(in)+1)], arrives); n == 0 {
 					break
@@ -42,8 +42,10 @@ func FuzzFraming(f *testing.F) {
 	})
 }
 
-// emptyLine returns where the first empty line of p ends, or -1.
+// emptyLine returns where the first empty line of p ends that another line
+// precedes, or -1.
 func emptyLine(p []byte) int {
+	started := false
 	for at := 0; ; {
 		nl := bytes.IndexByte(p[at:], '\n')
 		if nl < 0 {
@@ -51,7 +53,10 @@ func emptyLine(p []byte) int {
 		}
 		line := p[at : at+nl]
 		at += nl + 1
-		if len(line) == 0 || len(line) == 1 && line[0] == '\r' {
+		switch {
+		case len(line) > 1 || len(line) == 1 && line[0] != '\r':
+			started = true
+		case started:
 			return at
 		}
 	}
@@ -68,11 +73,11 @@ func TestFramingOfBody(t *testing.T) {
 	if behind, _ := fr.behind(); !behind {
 		t.Error("nothing behind, though the next request is")
 	}
-	n, _ := fr.early(p)
+	n, _ := fr.take(p)
 	if string(p[:n]) != body {
 		t.Errorf("handed out %q, want the body", p[:n])
 	}
-	if n, _ = fr.early(p); string(p[:n]) != next {
+	if n, _ = fr.take(p); string(p[:n]) != next {
 		t.Errorf("handed out %q, want the next request", p[:n])
 	}
 	if behind, body := fr.behind(); behind || body != 0 {

@@ -6,16 +6,17 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"sync/atomic"
+	"time"
 )
 
-// wrap2 makes HTTP/2 connections known, and finds a way to send them GOAWAY.
+// wrapHTTP2 makes HTTP/2 connections known, and finds a way to send them GOAWAY.
 //
 // net/http sends it when Server.Shutdown is called, and that cannot be called
-// while there may be HTTP/1 connections: it loses requests on them. But its
-// HTTP/2 lives in a table, Server.TLSNextProto, and heeds the Shutdown of the
-// server that filled the table. So another server fills it, one that serves
-// nobody.
-func (s *Server) wrap2() {
+// while there are HTTP/1 connections: it loses requests on them. But its HTTP/2
+// lives in a table, Server.TLSNextProto, and heeds the Shutdown of the server
+// that filled the table. So another server fills it, one that serves nobody.
+func (s *Server) wrapHTTP2() {
 	if s.http.TLSNextProto == nil {
 		other := &http.Server{
 			Protocols:   s.http.Protocols,
@@ -24,17 +25,21 @@ func (s *Server) wrap2() {
 			IdleTimeout: s.http.IdleTimeout,
 			ReadTimeout: s.http.ReadTimeout,
 		}
-		other.ServeTLS(noListener{}, "", "") // fills its table, and fails
-		if other.TLSNextProto == nil {
-			return // no HTTP/2, or a TLSConfig that is wrong for it, as net/http will say
+		if s.tls { // fills the table, and fails
+			other.ServeTLS(noListener{}, "", "")
+		} else {
+			other.Serve(noListener{})
 		}
-		s.goaway, s.http.TLSNextProto = other, other.TLSNextProto
+		if other.TLSNextProto == nil {
+			return // no HTTP/2, or a TLSConfig that does not go with it, as net/http will say
+		}
+		s.goAwayer, s.http.TLSNextProto = other, other.TLSNextProto
 	}
 	table := make(map[string]func(*http.Server, *tls.Conn, http.Handler))
 	for proto, serve := range s.http.TLSNextProto {
 		table[proto] = func(hs *http.Server, tc *tls.Conn, h http.Handler) {
 			if c := connOf(tc); c != nil {
-				c.speaks2()
+				c.markHTTP2()
 			}
 			serve(hs, tc, h)
 		}
@@ -42,11 +47,10 @@ func (s *Server) wrap2() {
 	s.http.TLSNextProto = table
 }
 
-// goAway tells the clients of all HTTP/2 connections to make new ones. To tell
-// one twice does no harm.
+// goAway sends GOAWAY to all HTTP/2 connections. A second one does no harm.
 func (s *Server) goAway() {
-	if s.goaway != nil {
-		s.goaway.Shutdown(context.Background()) // returns at once: it has no connections
+	if s.goAwayer != nil {
+		s.goAwayer.Shutdown(context.Background()) // returns at once: it has no connections
 	}
 }
 
@@ -56,3 +60,108 @@ type noListener struct{}
 func (noListener) Accept() (net.Conn, error) { return nil, errors.ErrUnsupported }
 func (noListener) Close() error              { return nil }
 func (noListener) Addr() net.Addr            { return new(net.TCPAddr) }
+
+// markHTTP2 notes that HTTP/2 is about to begin on the connection.
+func (c *conn) markHTTP2() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state == stateReleasing { // HTTP/2 without TLS: its preface came just then
+		c.beginLocked(stateReading)
+	}
+	if c.state.in(stateNew, stateReading) {
+		c.setStateLocked(stateHTTP2)
+		c.framing.stop()
+		if c.server.draining.Load() {
+			c.scheduleCloseLocked() // its preface may never come
+		}
+	}
+}
+
+// streams follows what an HTTP/2 connection is answering. For net/http a stream
+// ends when its answer has been written. For this package it ends when its
+// handler returns, which may be earlier, as long as the client opens no window,
+// or later.
+type streams struct {
+	running    map[*http2Response]struct{} // their handlers have not returned
+	registered bool                        // net/http sends GOAWAY to the connection
+	open       bool                        // net/http has some that are not closed
+	returned   int                         // handlers, since it had none
+	latest     *http2Response              // the last of those
+}
+
+// any reports whether there is a stream, by either measure.
+func (s *streams) any() bool { return s.open || len(s.running) > 0 }
+
+// reset notes that net/http has none.
+func (s *streams) reset() { s.open, s.returned, s.latest = false, 0, nil }
+
+func (s *streams) inFlight(client string) (list []Request) {
+	add := func(res *http2Response) {
+		list = append(list, Request{Class: HTTP2, Client: client, Method: res.method, Path: res.path(),
+			Age: time.Since(res.began), Sent: res.bodyWritten.Load()})
+	}
+	for res := range s.running {
+		add(res)
+	}
+	switch {
+	case len(list) > 0 || !s.open:
+	case s.returned == 1:
+		add(s.latest) // its answer waits for the client
+	case s.returned > 1:
+		list = append(list, Request{Class: HTTP2, Client: client}) // one or more of those
+	}
+	return list
+}
+
+func (c *conn) beginStream(res *http2Response) {
+	res.began = time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.streams.running == nil {
+		c.streams.running = make(map[*http2Response]struct{})
+	}
+	c.streams.running[res] = struct{}{}
+}
+
+func (c *conn) endStream(res *http2Response) {
+	c.mu.Lock()
+	delete(c.streams.running, res)
+	if c.streams.open { // else the client has given it up
+		c.streams.returned++
+		c.streams.latest = res
+	}
+	closed := c.state == stateClosed
+	c.mu.Unlock()
+	if closed {
+		c.untrack()
+	}
+	c.server.countAnswer(&res.response, HTTP2)
+}
+
+// http2Response adds what only HTTP/2 has, and what naming a stream needs, whose
+// bytes no connection counts.
+type http2Response struct {
+	response
+	began       time.Time // when the handler was called
+	bodyWritten atomic.Int64
+}
+
+// Push is http.Pusher's.
+func (w *http2Response) Push(target string, opts *http.PushOptions) error {
+	if p, ok := w.ResponseWriter.(http.Pusher); ok {
+		return p.Push(target, opts)
+	}
+	return http.ErrNotSupported
+}
+
+func (w *http2Response) Write(p []byte) (int, error) {
+	n, err := w.response.Write(p)
+	w.bodyWritten.Add(int64(n))
+	return n, err
+}
+
+func (w *http2Response) WriteString(s string) (int, error) {
+	n, err := w.response.WriteString(s)
+	w.bodyWritten.Add(int64(n))
+	return n, err
+}

@@ -3,8 +3,10 @@ package drain
 import (
 	"bufio"
 	"io"
+	"log"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -12,100 +14,94 @@ import (
 
 // ServeHTTP puts the caller's handler behind a response that says
 // "Connection: close" once the stop has begun, and notes which request the
-// connection is busy with, so that it can be named if it must be cut.
+// connection is busy with.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := requestConn(r.Context())
 	handler := s.handler
-	var current *response
-	defer func() { s.countFailure(current, r) }()
 	if s.generalOptions && r.RequestURI == "*" && r.Method == http.MethodOptions {
-		handler = http.HandlerFunc(noOptions)
+		handler = http.HandlerFunc(answerOptions)
 	}
-	if r.ProtoMajor != 1 {
-		res := &response2{response: response{ResponseWriter: w, conn: c, policy: s.policy, method: r.Method, uri: r.RequestURI}}
-		current = &res.response
+	if _, ok := w.(http.Hijacker); !ok {
+		res := &http2Response{response: response{ResponseWriter: w, conn: c, server: s, method: r.Method, uri: r.RequestURI}}
 		if c != nil {
 			c.beginStream(res)
 			defer c.endStream(res)
 		}
-		handler.ServeHTTP(res, r)
-		res.announce(0)
-		res.done.Store(true)
+		res.serve(handler, res, r)
 		return
 	}
-	res := &response1{response{ResponseWriter: w, conn: c, policy: s.policy, method: r.Method, uri: r.RequestURI, old: r.ProtoMinor == 0}}
-	current = &res.response
+	if s.draining.Load() && r.ProtoAtLeast(1, 1) && r.ContentLength != 0 && strings.EqualFold(r.Header.Get("Expect"), "100-continue") {
+		handler = http.HandlerFunc(refuseBody)
+	}
+	res := &http1Response{response{ResponseWriter: w, conn: c, server: s, method: r.Method, uri: r.RequestURI, endsWithConn: r.Proto == "HTTP/1.0"}}
 	if c != nil {
 		c.begin(&res.response, r.ContentLength)
-		if r.ContentLength < 0 || r.ContentLength > 0 && s.tls {
-			r.Body = &followedBody{r.Body, &res.response}
-		}
 	}
-	if s.draining.Load() && r.ProtoAtLeast(1, 1) && r.ContentLength != 0 && strings.EqualFold(r.Header.Get("Expect"), "100-continue") {
-		handler = http.HandlerFunc(unwilling)
+	if c == nil || r.ContentLength == 0 || r.ContentLength > 0 && !s.tls {
+		res.serve(handler, res, r)
+		return
 	}
-	handler.ServeHTTP(res, r)
-	res.announce(0)
-	res.done.Store(true)
+	// The connection has to learn of the body's end. net/http looks at the type
+	// of its own Request.Body: the handler gets a copy of the Request.
+	inner := r.WithContext(r.Context())
+	inner.Body = &followedBody{r.Body, &res.response, r, inner}
+	defer func() { r.MultipartForm = inner.MultipartForm }() // net/http removes its files
+	res.serve(handler, res, inner)
 }
 
-// countFailure counts a request that failed in the stop: its handler has
-// answered for something behind it that failed, or has panicked.
-func (s *Server) countFailure(res *response, r *http.Request) {
-	bad := res.status == http.StatusBadGateway || res.status == http.StatusGatewayTimeout
-	panicked := !res.done.Load() && r.Context().Err() == nil // else the client has gone
-	if s.policy.Closing() && (bad || panicked) {
-		s.requestsFailed.Add(1)
-	}
-}
-
-// followedBody tells the connection when a body has ended that it cannot follow:
-// one of unknown length, or under TLS.
+// followedBody tells the connection when a body ends that it cannot follow: one
+// of unknown length, or under TLS.
 type followedBody struct {
 	io.ReadCloser
-	res *response
+	res          *response
+	outer, inner *http.Request // net/http's, and the handler's
 }
 
 func (b *followedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err == io.EOF {
+		b.inner.Trailer = b.outer.Trailer
 		b.res.conn.endBody(b.res)
 	}
 	return n, err
 }
 
-// unwilling spares a client the body that it has asked about.
-func unwilling(w http.ResponseWriter, r *http.Request) {
-	// net/http would wait for the body all the same, to be rid of it.
+// refuseBody spares a client the body for which it has asked.
+func refuseBody(w http.ResponseWriter, r *http.Request) {
+	// net/http would read the body all the same, after the answer.
 	http.NewResponseController(w).SetReadDeadline(aLongTimeAgo)
 	w.Header().Set("Connection", "close")
 	http.Error(w, "about to stop", http.StatusServiceUnavailable)
 }
 
-// noOptions answers OPTIONS * as net/http does, which would do it without us.
-func noOptions(w http.ResponseWriter, r *http.Request) { w.Header().Set("Content-Length", "0") }
+// answerOptions answers OPTIONS * as net/http would.
+func answerOptions(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Length", "0")
+}
 
 // begin notes the request that the connection is busy with, and the length of
 // its body.
 func (c *conn) begin(res *response, length int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.state == gone {
+	switch {
+	case c.state == stateReading:
+		c.setStateLocked(stateAnswering)
+	case c.state.in(stateNew, stateIdle, stateReleasing): // under TLS it may have come with an earlier request
+		c.beginLocked(stateAnswering)
+	default:
 		return
 	}
-	if c.state != busy { // under TLS it may have come with an earlier request
-		c.begins()
-	}
-	c.current, c.base = res, c.written.Load()
-	c.requests.beginBody(length)
+	c.current, res.writtenBefore = res, c.written.Load()
+	c.framing.beginBody(length)
 }
 
 // endBody notes that the body of the request was read to its end.
 func (c *conn) endBody(res *response) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.current == res { // else who reads it has outlived the handler
-		c.requests.endBody()
+	if c.current == res { // else its reader has outlived the handler
+		c.framing.endBody()
 	}
 }
 
@@ -113,15 +109,42 @@ func (c *conn) endBody(res *response) {
 // the header just before it is sent, which may be long after the stop began.
 type response struct {
 	http.ResponseWriter
-	conn      *conn
-	policy    Policy
-	method    string
-	uri       string
-	old       bool        // HTTP/1.0: the end of the connection may be that of the answer
-	announced bool        // the header was looked at
-	status    int         // of the answer, once announced
-	done      atomic.Bool // the handler returned
+	conn          *conn
+	server        *Server
+	method        string
+	uri           string
+	endsWithConn  bool // HTTP/1.0: the end of the connection may be that of the answer
+	writtenBefore int64
+	status        int          // 0: the header was not looked at
+	wroteHeader   bool         // net/http has a final status
+	outcome       atomic.Int32 // one of the following
 }
+
+const (
+	running  = iota // or the client has gone
+	answered        // the handler has returned
+	failed          // it has panicked, or passes on that its server failed: 502, 504
+)
+
+// serve calls the handler and notes the outcome.
+func (w *response) serve(handler http.Handler, rw http.ResponseWriter, r *http.Request) {
+	returned := false
+	defer func() {
+		if !returned && r.Context().Err() == nil {
+			w.finish(failed)
+		}
+	}()
+	handler.ServeHTTP(rw, r)
+	returned = true
+	w.announce(http.StatusOK)
+	if w.status == http.StatusBadGateway || w.status == http.StatusGatewayTimeout {
+		w.finish(failed)
+	} else {
+		w.finish(answered)
+	}
+}
+
+func (w *response) finish(outcome int32) { w.outcome.Store(outcome) }
 
 // path is the request's, without the query, as far as it is of use in a log.
 func (w *response) path() string {
@@ -129,19 +152,31 @@ func (w *response) path() string {
 	return path[:min(len(path), 1<<10)]
 }
 
-// announce tells the client, in the header that is about to be sent with the
-// status, that this is the last answer on its connection, if it is. It is not
-// if more requests are there already, but who keeps sending them is not heard
-// forever.
+// announce says, in the header that is about to be sent with the status, that
+// this is the last answer on its connection, if it is. It is not if more
+// requests are there already; but a client that keeps sending them is not
+// served forever.
 func (w *response) announce(status int) {
-	if w.announced || status/100 == 1 { // 1xx comes before the answer; 101 is the end of HTTP
+	if w.status != 0 || isInformational(status) || status == http.StatusSwitchingProtocols { // 101 is the end of HTTP
 		return
 	}
-	w.announced, w.status = true, status
-	if !w.policy.Closing() || w.conn != nil && w.conn.more() && time.Since(w.policy.DrainingSince()) < w.policy.IdleGrace() {
-		return
+	w.status = status
+	s, header := w.server, w.ResponseWriter.Header()
+	switch {
+	case status == http.StatusRequestEntityTooLarge:
+		// http.MaxBytesReader, which cannot reach net/http's ResponseWriter, would
+		// have net/http close the connection instead of reading the body.
+		header.Set("Connection", "close")
+	case !s.policy.Closing():
+	case w.conn != nil && w.conn.nextRequestArrived() && time.Since(s.policy.DrainingSince()) < s.policy.IdleGrace():
+	default:
+		header.Set("Connection", "close")
 	}
-	w.ResponseWriter.Header().Set("Connection", "close")
+}
+
+// isInformational reports whether a status precedes the answer's own.
+func isInformational(status int) bool {
+	return status/100 == 1 && status != http.StatusSwitchingProtocols
 }
 
 func (w *response) WriteHeader(status int) {
@@ -151,11 +186,13 @@ func (w *response) WriteHeader(status int) {
 
 func (w *response) Write(p []byte) (int, error) {
 	w.announce(http.StatusOK)
+	w.wroteHeader = true
 	return w.ResponseWriter.Write(p)
 }
 
 func (w *response) WriteString(s string) (int, error) {
 	w.announce(http.StatusOK)
+	w.wroteHeader = true
 	return io.WriteString(w.ResponseWriter, s)
 }
 
@@ -164,6 +201,7 @@ func (w *response) Flush() { w.FlushError() }
 // FlushError is what http.ResponseController calls.
 func (w *response) FlushError() error {
 	w.announce(http.StatusOK)
+	w.wroteHeader = true
 	return http.NewResponseController(w.ResponseWriter).Flush()
 }
 
@@ -177,15 +215,59 @@ func (w *response) CloseNotify() <-chan bool {
 	return w.ResponseWriter.(http.CloseNotifier).CloseNotify()
 }
 
-// response1 adds what only HTTP/1 has.
-type response1 struct{ response }
+// http1Response adds what only HTTP/1 has.
+type http1Response struct{ response }
 
-// ReadFrom keeps sendfile.
-func (w *response1) ReadFrom(r io.Reader) (int64, error) {
-	w.announce(http.StatusOK)
-	return w.ResponseWriter.(io.ReaderFrom).ReadFrom(r)
+// WriteHeader logs as net/http does what a handler should not do, which would
+// otherwise name this package as the caller.
+func (w *http1Response) WriteHeader(status int) {
+	switch {
+	case w.conn != nil && w.conn.isHijacked():
+		w.logCaller("http: response.WriteHeader on hijacked connection")
+	case w.wroteHeader:
+		w.logCaller("http: superfluous response.WriteHeader call")
+	default:
+		w.response.WriteHeader(status) // panics if the status is not one
+		w.wroteHeader = !isInformational(status)
+	}
 }
 
-func (w *response1) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	return w.ResponseWriter.(http.Hijacker).Hijack()
+func (c *conn) isHijacked() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state == stateHijacked
+}
+
+// logCaller logs who has called WriteHeader: the first function outside
+// net/http.
+func (w *http1Response) logCaller(msg string) {
+	pc := make([]uintptr, 16)
+	frames := runtime.CallersFrames(pc[:runtime.Callers(3, pc)])
+	for {
+		frame, more := frames.Next()
+		if !strings.HasPrefix(frame.Function, "net/http.") {
+			logf := log.Printf
+			if l := w.server.http.ErrorLog; l != nil {
+				logf = l.Printf
+			}
+			logf("%s from %s (%s:%d)", msg, frame.Function, frame.File[strings.LastIndexByte(frame.File, '/')+1:], frame.Line)
+			return
+		}
+		if !more {
+			return
+		}
+	}
+}
+
+// ReadFrom keeps sendfile.
+func (w *http1Response) ReadFrom(r io.Reader) (n int64, err error) {
+	w.announce(http.StatusOK)
+	n, err = w.ResponseWriter.(io.ReaderFrom).ReadFrom(r)
+	w.wroteHeader = w.wroteHeader || n > 0
+	return n, err
+}
+
+func (w *http1Response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	nc, buf, err := w.ResponseWriter.(http.Hijacker).Hijack()
+	return nc, buf, err
 }

@@ -1,9 +1,15 @@
 // Package drain is an http.Server that stops without losing a request.
+//
+// [Server.Start] serves, as net/http does. [Server.Drain] is the stop. It works
+// at three places: the doors refuse newcomers, but nobody inside (door); a conn
+// knows what its client is doing, and lets it go when it can (conn); and a
+// response tells HTTP/1 clients so (response).
 package drain
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"sync"
@@ -17,115 +23,97 @@ import (
 // called often, and with locks held: they return at once and call nobody.
 type Policy interface {
 	Closing() bool            // whether answers say "Connection: close"
-	DrainingSince() time.Time // when draining begins or has begun, once Closing is true
+	DrainingSince() time.Time // when Drain is or was called, once Closing is true
 	IdleGrace() time.Duration // the longest that a connection without a request is waited for
 }
 
-// Class is a kind of work that a stop waits for.
-type Class string
-
-const (
-	HTTP1    Class = "http1"
-	HTTP2    Class = "http2"
-	Hijacked Class = "hijacked"
-)
-
-// Request names a request that is in flight. See actors.Request.
-type Request struct {
-	Class  Class
-	Method string
-	Path   string
-	Client string
-	Age    time.Duration
-	Sent   int64
-}
-
-// Stats is what the connections of a Server add up to. See actors.Snapshot.
-type Stats struct {
-	Open, New, Idle, Busy                        int
-	Hijacked, InFlight, Streams                  int
-	Served, Drained, DrainedHTTP2, HijackedEnded uint64
-	Refused                                      uint64
-	Failed                                       uint64 // since Closing
-}
+// ErrTLSListener is returned for a listener that ends TLS itself.
+var ErrTLSListener = errors.New("a listener of tls.NewListener: give the listener that is inside it, and its tls.Config to http.Server.TLSConfig")
 
 // Server is an http.Server with its connections known.
 type Server struct {
-	policy Policy
-	http   *http.Server
-	logger log.Logger
-	born   time.Time
-	doors  []*door
+	policy   Policy
+	http     *http.Server
+	logger   log.Logger
+	doors    []*door
+	tls      bool
+	goAwayer *http.Server // its Shutdown sends GOAWAY to the HTTP/2 connections; nil: there is no HTTP/2, or not net/http's own
 
-	tls            bool
-	goaway         *http.Server // its Shutdown sends GOAWAY to the HTTP/2 connections; nil: there is no HTTP/2, or not net/http's own
-	handler        http.Handler // what the caller wants served
-	generalOptions bool         // whether OPTIONS * is answered for it
+	handler        http.Handler // the caller's
+	generalOptions bool         // OPTIONS * is answered for it
 
 	draining atomic.Bool
-	cutting  atomic.Bool   // nothing is waited for any more
-	usual    time.Duration // the longest recent pause of any client; set before draining
-	lossy    bool          // whether the network loses packets; set before draining
+	maxPause time.Duration // the longest recent pause of any client; set before draining
 
-	served         atomic.Uint64 // requests answered
-	drained        atomic.Uint64 // those of them that were answered once the stop had begun
-	drained2       atomic.Uint64 // those of them over HTTP/2
-	hijackedEnded  atomic.Uint64 // hijacked connections that ended by themselves since the stop began
-	requestsFailed atomic.Uint64 // requests that failed while Closing
-	refused        atomic.Uint64 // newcomers at the doors
+	served        atomic.Uint64
+	drained       atomic.Uint64
+	drainedHTTP2  atomic.Uint64
+	failed        atomic.Uint64
+	hijackedEnded atomic.Uint64
 
-	open   int        // doors that are served, as far as Drain has learnt
-	closed chan error // how each Serve ended
-	failed chan error // how one ended before Drain
+	over chan struct{} // closed when no door is served
 
-	mu    sync.Mutex
-	conns map[*conn]struct{}
-	empty chan struct{} // told when a connection goes and none is left
+	mu       sync.Mutex
+	conns    map[*conn]struct{}
+	empty    chan struct{} // gets a value when a connection goes and none is left
+	cutting  bool          // the deadline has passed: what is still accepted is cut
+	requests []Request     // cut
 }
 
-// New returns a server of srv on the listeners. It speaks TLS if srv.TLSConfig
-// has certificates, or a function that gets them.
-func New(srv *http.Server, listeners []net.Listener, policy Policy, logger log.Logger) *Server {
+// New returns a server of srv on the listeners, which it closes in the end. It
+// speaks TLS if [SpeaksTLS]. The handler and the hooks of srv are wrapped, for
+// good. The error is ErrTLSListener.
+func New(srv *http.Server, listeners []net.Listener, policy Policy, logger log.Logger) (*Server, error) {
 	s := &Server{
 		policy: policy,
 		http:   srv,
 		logger: logger,
-		born:   time.Now(),
+		tls:    SpeaksTLS(srv),
+		over:   make(chan struct{}),
 		conns:  make(map[*conn]struct{}),
 		empty:  make(chan struct{}, 1),
-		tls:    SpeaksTLS(srv),
 	}
 	for _, l := range listeners {
+		if fmt.Sprintf("%T", l) == "*tls.listener" {
+			return nil, fmt.Errorf("serve %v: %w", l.Addr(), ErrTLSListener)
+		}
 		s.doors = append(s.doors, newDoor(l, s))
 	}
-	return s
+	s.wrap()
+	return s, nil
 }
 
-// SpeaksTLS reports whether srv is served over TLS.
+// SpeaksTLS reports whether srv is served over TLS: its TLSConfig has
+// certificates, or a function that gets them.
 func SpeaksTLS(srv *http.Server) bool {
 	c := srv.TLSConfig
 	return c != nil && (len(c.Certificates) > 0 || c.GetCertificate != nil || c.GetConfigForClient != nil)
 }
 
-// Start serves. The channel has the error of each listener that ends, until
-// Drain is called. It is closed when none is left.
+// Start serves. The channel has the error of each listener that ends before
+// Drain has closed it, and is closed when none is served any more.
 func (s *Server) Start() <-chan error {
-	s.wrap()
 	serve := s.http.Serve
 	if s.tls {
 		serve = func(l net.Listener) error { return s.http.ServeTLS(l, "", "") }
 	}
-	s.open = len(s.doors)
-	s.closed = make(chan error, len(s.doors))
+	failures := make(chan error, len(s.doors))
+	var served sync.WaitGroup
 	for _, d := range s.doors {
-		go func() { s.closed <- serve(d) }()
+		d.check()
+		served.Go(func() {
+			if err := serve(d); !d.closed.Load() {
+				failures <- err
+			}
+		})
 	}
-	return s.closed
+	go func() {
+		served.Wait()
+		close(failures)
+		close(s.over)
+	}()
+	return failures
 }
-
-// clock is the time since the server was made. It is read twice a request, at
-// half the cost of time.Now, which reads the wall clock too.
-func (s *Server) clock() time.Duration { return time.Since(s.born) }
 
 // headerTimeout is http.Server's for a request's header; 0: none.
 func (s *Server) headerTimeout() time.Duration {
@@ -135,7 +123,8 @@ func (s *Server) headerTimeout() time.Duration {
 	return s.http.ReadTimeout
 }
 
-// wrap puts our hooks around the caller's.
+// wrap puts our hooks around the caller's, which get what net/http would give
+// them.
 func (s *Server) wrap() {
 	s.handler = s.http.Handler
 	if s.handler == nil {
@@ -144,79 +133,100 @@ func (s *Server) wrap() {
 	s.generalOptions = !s.http.DisableGeneralOptionsHandler
 	s.http.Handler, s.http.DisableGeneralOptionsHandler = s, true
 
+	if baseContext := s.http.BaseContext; baseContext != nil {
+		s.http.BaseContext = func(l net.Listener) context.Context {
+			if d, ok := l.(*door); ok {
+				l = d.Listener
+			}
+			return baseContext(l)
+		}
+	}
 	connContext := s.http.ConnContext
 	s.http.ConnContext = func(ctx context.Context, nc net.Conn) context.Context {
 		if connContext != nil {
-			ctx = connContext(ctx, nc)
+			ctx = connContext(ctx, accepted(nc))
 		}
 		return context.WithValue(ctx, connKey{}, connOf(nc))
 	}
-
 	connState := s.http.ConnState
 	s.http.ConnState = func(nc net.Conn, state http.ConnState) {
 		if c := connOf(nc); c != nil {
 			switch state {
 			case http.StateActive:
-				c.active()
+				c.onActive()
 			case http.StateIdle:
-				c.idle()
+				c.onIdle()
 			case http.StateHijacked:
-				c.hijack()
+				c.onHijack()
 			}
 		}
 		if connState != nil {
-			connState(nc, state)
+			connState(accepted(nc), state)
 		}
 	}
-	s.wrap2()
+	s.wrapHTTP2()
 }
 
-// Drain lets every connection go, and returns when none is left, or ctx has
-// ended and the rest was cut; it returns what was cut, and the errors by which
-// listeners ended that it did not close. Of the channel of Start, the caller
-// has received gone errors.
-func (s *Server) Drain(ctx context.Context, gone int) (cut []Request, failed []error) {
-	s.open -= gone
-	halt := make(chan struct{}) // ends the doors' waiting
-	var doorkeepers sync.WaitGroup
+// accepted returns the connection that the listener accepted, under ours. Under
+// TLS it is net/http's own.
+func accepted(nc net.Conn) net.Conn {
+	switch t := nc.(type) {
+	case *conn:
+		return t.Conn
+	case tlsConn:
+		return t.Conn
+	}
+	return nc
+}
+
+// Drain lets every connection go, and returns when none is left. When ctx ends,
+// what is left is cut, and returned.
+func (s *Server) Drain(ctx context.Context) (cut []Request) {
+	var doors sync.WaitGroup
 	for _, d := range s.doors {
-		doorkeepers.Go(func() { d.drain(halt, s.policy.IdleGrace()) })
+		doors.Go(func() { d.drain(ctx, s.policy.IdleGrace()) })
 	}
 	s.release()
 	s.goAway()
 
-	late := false
-	for s.open > 0 || !s.gone() {
+	for over := s.over; over != nil || !s.gone(); {
 		select {
-		case err := <-s.closed: // whoever came in by that door is known now
-			if !errors.Is(err, net.ErrClosed) { // it was not us who closed it
-				failed = append(failed, err)
-			}
-			s.open--
+		case <-over: // whoever came in is known now
+			over = nil
 			continue
 		case <-s.empty:
 			continue
 		case <-ctx.Done():
 		}
-		late, cut = true, s.InFlight()
+		s.mu.Lock()
+		s.cutting = true // what is accepted from here on is cut by track
+		s.mu.Unlock()
+		for _, c := range s.list() {
+			s.cut(c)
+		}
+		<-s.over
 		break
 	}
-	s.cutting.Store(late)
-	close(halt)
-	doorkeepers.Wait()
-
-	if late { // there is nothing to wait for any more
-		s.closeAll() // hijacked ones, too; and before TLS says that all is well, or waits to say so
-	}
-	err := s.http.Shutdown(ctx)
-	if err != nil && ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
-		failed = append(failed, err)
-	}
-	s.cutting.Store(true)
+	doors.Wait()
+	s.http.Shutdown(ctx) // runs the functions of RegisterOnShutdown
 	s.http.Close()
-	for ; s.open > 0; s.open-- {
-		<-s.closed
-	}
-	s.closeAll() // who came in by an Accept that was under way
-	return cut, failed
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.requests
+}
+
+// cut closes a connection at once, and notes what was under way on it.
+func (s *Server) cut(c *conn) {
+	requests := c.cut()
+	s.mu.Lock()
+	s.requests = append(s.requests, requests...)
+	s.mu.Unlock()
+	c.untrack()
+}
+
+// gone reports whether no connection is left.
+func (s *Server) gone() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns) == 0
 }

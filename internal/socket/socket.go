@@ -1,4 +1,9 @@
-// Package socket is what the kernel knows of a socket, and can do to it.
+// Package socket is all that this module knows of system calls on sockets:
+// what the kernel can tell of one, and can do to it.
+//
+// Its functions take net.Conn and net.Listener values and look for the method
+// SyscallConn. Where there is none, or the system lacks the call, they return
+// false, zero or an error, and the caller does without.
 package socket
 
 import (
@@ -9,17 +14,67 @@ import (
 	"time"
 )
 
-// readSoon reads what has arrived, where the system has no way to do so
-// without waiting.
+// Info is what the kernel knows of a TCP connection (TCP_INFO in tcp(7)).
+type Info struct {
+	RTT           time.Duration // smoothed round-trip time
+	RTO           time.Duration // retransmission timeout
+	Unacked       bool          // bytes were written that the peer has not acknowledged
+	Acked         int64         // bytes that the peer has acknowledged
+	Received      int64         // bytes that have arrived
+	Retransmitted int           // segments
+}
+
+// An Informer answers TCPInfo itself. A network in memory is one.
+type Informer interface{ TCPInfo() Info }
+
+// Transparent marks a wrapper of a connection whose Read returns the very
+// bytes that the socket has received, in order and all of them. Any other
+// wrapper may change them (decipher, or take a PROXY header off), and then the
+// kernel's counts say nothing of what its reader is going to get.
+type Transparent interface{ Transparent() }
+
+// readsAsReceived reports whether what is read from nc is what its socket has received.
+func readsAsReceived(nc net.Conn) bool {
+	switch nc.(type) {
+	case *net.TCPConn, *net.UnixConn, Transparent:
+		return true
+	}
+	return false
+}
+
+// Unread returns how many bytes have arrived that no Read has returned, where
+// Reads have returned read bytes so far. It is 0 where the kernel cannot tell,
+// and at least 1, if there are any, where it cannot count.
+func Unread(nc net.Conn, read int64) int64 {
+	if !readsAsReceived(nc) {
+		return 0
+	}
+	if info, ok := TCPInfo(nc); ok {
+		return info.Received - read
+	}
+	return queued(nc)
+}
+
+// Arrived reports whether bytes have arrived that no Read has taken off the
+// socket. It is false where the kernel cannot tell.
+func Arrived(nc net.Conn) bool { return readsAsReceived(nc) && peek(nc) }
+
+// Unacked reports whether bytes were written that the peer has not
+// acknowledged. It is false where the kernel cannot tell.
+func Unacked(nc net.Conn) bool {
+	info, _ := TCPInfo(nc)
+	return info.Unacked
+}
+
+// readSoon is ReadNow by a deadline in the near future.
 func readSoon(nc net.Conn, p []byte) int {
 	nc.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
 	n, _ := nc.Read(p)
-	nc.SetReadDeadline(time.Time{})
 	return n
 }
 
-// RemoveSame removes a path, unless it has become another file than the one
-// that was found there: a socket that some other process has bound meanwhile.
+// RemoveSame removes the path of a unix socket, unless it has become another
+// file than the one found before: some other process may have bound it since.
 func RemoveSame(path string, found fs.FileInfo) error {
 	if now, err := os.Lstat(path); err == nil && !os.SameFile(now, found) {
 		return nil

@@ -2,23 +2,63 @@ package socket
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"syscall"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// RefuseSYN makes the listening socket drop the first packet of a connection,
-// and no other: the SYN of somebody new, who will send it again a second later
-// and be refused once the socket is closed. The ACK that completes a
-// handshake passes.
+// noInterface is an index that no network interface has: the kernel counts them
+// from 1.
+const noInterface = 0x7ffffffe
+
+var (
+	errShared = errors.New("SO_REUSEPORT is set: others may listen on the port")
+	errBound  = errors.New("bound to an interface already")
+)
+
+// Hide hides a listening TCP socket from new connections: the kernel finds no
+// listener for their SYN and refuses them at once. Handshakes under way
+// complete all the same, as the kernel finds them by themselves, and the accept
+// queue is served as before.
 //
-// Sockets that are accepted inherit the filter, to which it makes no
-// difference. It needs no privilege; see socket(7), SO_ATTACH_FILTER.
-func RefuseSYN(l net.Listener) error {
+// The socket is bound to an interface that does not exist (SO_BINDTOIFINDEX,
+// Linux 5.0). That takes no privilege since Linux 5.7, and works for multipath
+// TCP, too.
+//
+// A socket of a SO_REUSEPORT group is not hidden: newcomers whom the kernel had
+// assigned to it would be refused although another socket of the group listens.
+func Hide(l net.Listener) error {
+	return control(l, func(fd int) error {
+		if err := hideable(fd); err != nil {
+			return err
+		}
+		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, noInterface)
+	})
+}
+
+func hideable(fd int) error {
+	if on, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT); on != 0 {
+		return errShared
+	}
+	if index, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX); err != nil {
+		return err
+	} else if index != 0 {
+		return errBound
+	}
+	return nil
+}
+
+// DropSYN has a listening TCP socket drop the SYN of new connections, and no
+// other segment: a classic BPF filter (SO_ATTACH_FILTER in socket(7)) that
+// takes no privilege. A client sends its SYN again after a second, and is
+// refused once the socket is closed. Multipath TCP sockets refuse the filter.
+//
+// Sockets that are accepted inherit the filter, which passes all that they get.
+func DropSYN(l net.Listener) error {
 	const (
 		flags    = 13 // offset in the TCP header, where the kernel starts to look
 		syn, ack = 0x02, 0x10
@@ -36,19 +76,31 @@ func RefuseSYN(l net.Listener) error {
 	})
 }
 
-// Dropped counts the packets that the socket has dropped: where RefuseSYN is
-// in force, the SYNs of newcomers. (Rarely also the end of a handshake that
-// finds the queue full; it comes again.)
-func Dropped(l net.Listener) (n uint32) {
-	const drops = 8 // SK_MEMINFO_DROPS in linux/sock_diag.h
-	var info [drops + 1]uint32
-	size := uint32(unsafe.Sizeof(info))
-	control(l, func(fd int) error {
-		unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
-			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+// CanRefuse returns why neither Hide nor DropSYN is going to work, or nil.
+func CanRefuse(l net.Listener) error {
+	return control(l, func(fd int) error {
+		err := hideable(fd)
+		if err == nil {
+			err = knowsHide()
+		}
+		if err == nil {
+			return nil
+		}
+		if proto, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL); proto == unix.IPPROTO_MPTCP {
+			return fmt.Errorf("multipath TCP, %w", err)
+		}
 		return nil
 	})
-	return info[drops]
+}
+
+// knowsHide tries Hide on a socket of its own.
+func knowsHide() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, noInterface)
 }
 
 // Handshakes counts the handshakes under way at a local TCP port, by
@@ -115,16 +167,11 @@ func synReceived(fd int, family byte, port int) (n int, err error) {
 	}
 }
 
-// Info is what the kernel knows of a connection.
-type Info struct {
-	RTT, RTO            time.Duration // round trip and retransmission timeout now
-	Unacked             bool          // whether something sent has not been acknowledged
-	Acked, Received     int64         // bytes sent and acknowledged; bytes arrived
-	Sent, Retransmitted uint64        // segments
-}
-
-// TCPInfo asks the kernel, by TCP_INFO; ok is false if it is not a TCP socket.
+// TCPInfo asks the kernel; ok is false if nc is not a TCP connection.
 func TCPInfo(nc net.Conn) (_ Info, ok bool) {
+	if i, ok := nc.(Informer); ok {
+		return i.TCPInfo(), true
+	}
 	var info *unix.TCPInfo
 	err := control(nc, func(fd int) (err error) {
 		info, err = unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
@@ -135,7 +182,7 @@ func TCPInfo(nc net.Conn) (_ Info, ok bool) {
 	}
 	received := int64(info.Bytes_received)
 	if info.State == unix.BPF_TCP_CLOSE_WAIT {
-		received-- // a FIN counts
+		received-- // the kernel counts a FIN
 	}
 	return Info{
 		RTT:           time.Duration(info.Rtt) * time.Microsecond,
@@ -143,13 +190,11 @@ func TCPInfo(nc net.Conn) (_ Info, ok bool) {
 		Unacked:       info.Unacked > 0 || info.Notsent_bytes > 0,
 		Acked:         int64(info.Bytes_acked),
 		Received:      received,
-		Sent:          uint64(info.Segs_out),
-		Retransmitted: uint64(info.Total_retrans),
+		Retransmitted: int(info.Total_retrans),
 	}, true
 }
 
-// Unread is how many bytes have come that were not read yet.
-func Unread(nc net.Conn) (n int64) {
+func queued(nc net.Conn) (n int64) {
 	control(nc, func(fd int) error {
 		m, err := unix.IoctlGetInt(fd, unix.TIOCINQ)
 		n = int64(m)

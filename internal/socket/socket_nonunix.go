@@ -5,12 +5,21 @@ package socket
 import (
 	"errors"
 	"net"
+	"time"
 )
 
-func ReadNow(nc net.Conn, p []byte) (n int) { return readSoon(nc, p) }
+// ReadNow reads what has arrived, within 20 ms and whatever the deadline, which
+// is none afterwards.
+func ReadNow(nc net.Conn, p []byte) (n int) {
+	n = readSoon(nc, p)
+	nc.SetReadDeadline(time.Time{})
+	return n
+}
 
+// ResetOnClose is for systems that can.
 func ResetOnClose(net.Conn) {}
 
-func Arrived(net.Conn) bool { return false }
+func peek(net.Conn) bool { return false }
 
-func Readable(net.Listener) (bool, error) { return false, errors.ErrUnsupported }
+// Acceptable cannot tell.
+func Acceptable(net.Listener) (bool, error) { return false, errors.ErrUnsupported }

@@ -5,27 +5,32 @@ package socket
 import (
 	"errors"
 	"net"
-	"time"
 )
 
-func RefuseSYN(net.Listener) error           { return errors.ErrUnsupported }
-func Dropped(net.Listener) uint32            { return 0 }
-func Handshakes(port int) (n int, err error) { return 0, errors.ErrUnsupported }
+// CanRefuse is errors.ErrUnsupported: only Linux can refuse newcomers before
+// the socket is closed.
+func CanRefuse(net.Listener) error { return errors.ErrUnsupported }
 
-// Unread is known to Linux alone; elsewhere, whether there is anything.
-func Unread(nc net.Conn) int64 {
-	if Arrived(nc) {
+// Hide is errors.ErrUnsupported.
+func Hide(net.Listener) error { return errors.ErrUnsupported }
+
+// DropSYN is errors.ErrUnsupported.
+func DropSYN(net.Listener) error { return errors.ErrUnsupported }
+
+// Handshakes is errors.ErrUnsupported.
+func Handshakes(port int) (int, error) { return 0, errors.ErrUnsupported }
+
+// TCPInfo knows what an Informer says.
+func TCPInfo(nc net.Conn) (Info, bool) {
+	if i, ok := nc.(Informer); ok {
+		return i.TCPInfo(), true
+	}
+	return Info{}, false
+}
+
+func queued(nc net.Conn) int64 {
+	if peek(nc) {
 		return 1
 	}
 	return 0
 }
-
-// Info is what the kernel knows of a connection.
-type Info struct {
-	RTT, RTO            time.Duration
-	Unacked             bool
-	Acked, Received     int64
-	Sent, Retransmitted uint64
-}
-
-func TCPInfo(net.Conn) (info Info, ok bool) { return Info{}, false }

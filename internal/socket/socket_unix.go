@@ -11,11 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// control runs f on the descriptor of a connection or listener.
+// control calls f with the descriptor of a connection or listener.
 func control(x any, f func(fd int) error) error {
 	sc, ok := x.(syscall.Conn)
 	if !ok {
-		return fmt.Errorf("%T has no descriptor", x)
+		return fmt.Errorf("%T has no method SyscallConn", x)
 	}
 	rc, err := sc.SyscallConn()
 	if err != nil {
@@ -28,16 +28,19 @@ func control(x any, f func(fd int) error) error {
 	return ferr
 }
 
-// ReadNow reads what has arrived, without waiting and whatever the deadline.
+// ReadNow reads what has arrived, without waiting and whatever the deadline,
+// which is none afterwards.
 func ReadNow(nc net.Conn, p []byte) (n int) {
 	nc.SetReadDeadline(time.Time{})
 	sc, ok := nc.(syscall.Conn)
-	if !ok {
-		return readSoon(nc, p)
+	if !ok || !readsAsReceived(nc) {
+		n = readSoon(nc, p)
+		nc.SetReadDeadline(time.Time{})
+		return n
 	}
 	rc, err := sc.SyscallConn()
 	if err != nil {
-		return readSoon(nc, p)
+		return 0
 	}
 	rc.Read(func(fd uintptr) bool {
 		n, err = unix.Read(int(fd), p)
@@ -49,15 +52,14 @@ func ReadNow(nc net.Conn, p []byte) (n int) {
 	return n
 }
 
-// Arrived reports whether bytes have come that were not read yet.
-func Arrived(nc net.Conn) (is bool) {
+func peek(nc net.Conn) (found bool) {
 	control(nc, func(fd int) error {
 		var b [1]byte
 		n, _, err := unix.Recvfrom(fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		is = n > 0
+		found = n > 0
 		return err
 	})
-	return is
+	return found
 }
 
 // ResetOnClose makes the connection end with a reset when it is closed.
@@ -67,15 +69,15 @@ func ResetOnClose(nc net.Conn) {
 	})
 }
 
-// Readable reports whether an Accept on the listener would return at once.
-func Readable(l net.Listener) (is bool, err error) {
+// Acceptable reports whether Accept on the listener would return at once.
+func Acceptable(l net.Listener) (yes bool, err error) {
 	err = control(l, func(fd int) error {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 		if err == unix.EINTR {
-			n, err = 1, nil // who knows; the caller asks again
+			n, err = 1, nil // unknown; the caller asks again
 		}
-		is = n > 0
+		yes = n > 0
 		return err
 	})
-	return is, err
+	return yes, err
 }

@@ -8,18 +8,20 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
 )
 
-// redial is the pause of a client that was refused before the signal, reset
-// on connect, or had an error of its own: none of that ends it, and none may
-// become a busy loop.
+// redial is the pause of a client that was refused before the signal, reset on
+// connect, or had an error of its own. It goes on after that, and must not loop
+// without a pause.
 const redial = 50 * time.Millisecond
 
-// client is one of a group's. Its goroutine has all of it to itself but for
-// what mu guards, which snapshots read.
+// client is one of a group. Only its goroutine uses it, except for the fields
+// that mu guards, which snapshots read.
 type client struct {
 	*group
 	index  int // in its group
@@ -202,19 +204,32 @@ func (c *client) judge(cn *conn, loss Loss, ans *answer, err, writeErr error) (g
 		loss.Outcome, loss.How = wrongOutcome(err), Malformed
 		return c.failed(loss, err)
 	}
-	outcome := Answered
-	if ans.status >= 400 {
-		outcome = ErrorStatus
-	}
 	cn.answered = time.Now()
+	if ans.status >= 500 {
+		loss.at(cn.Conn)
+	}
 	if writeErr != nil || ans.close || c.Kind == Fresh || c.Kind == WebSocket {
 		c.drop()
 	}
-	c.ledger(outcome, loss.Wrote, cn.answered)
+	c.answeredWith(ans.status, loss, cn.answered)
 	return true
 }
 
-// errEarly ends the sending of a body that nobody waits for any more.
+// answeredWith ends a request by a whole answer, which came at ended.
+func (c *client) answeredWith(status int, loss Loss, ended time.Time) {
+	outcome := Answered
+	switch {
+	case status >= 500 && c.load.after(ended) && !slices.Contains(c.load.cfg.AllowStatus, status):
+		outcome = FailedStatus
+		loss.Outcome, loss.Failed, loss.Err = outcome, ended, strings.TrimSpace(fmt.Sprintf("%d %s", status, http.StatusText(status)))
+		c.load.keep(c.named(loss))
+	case status >= 400:
+		outcome = ErrorStatus
+	}
+	c.ledger(outcome, loss.Wrote, ended)
+}
+
+// errEarly ends the sending of a body when the answer has come before its end.
 var errEarly = errors.New("answered before the whole request")
 
 // bodyEvery is the pause between the pieces of a body that takes BodyTime.
@@ -268,7 +283,7 @@ func wrongOutcome(err error) Outcome {
 func (c *client) answeredBefore(id []byte) bool {
 	g, i, seq, ok := parseID(c.load.cfg.Run, string(id))
 	return ok && g == c.group.number && i == c.index && seq < len(c.outcomes) &&
-		(c.outcomes[seq] == Answered || c.outcomes[seq] == ErrorStatus)
+		(c.outcomes[seq] == Answered || c.outcomes[seq] == ErrorStatus || c.outcomes[seq] == FailedStatus)
 }
 
 // wrong says why an answer is not the present request's, or not only one.
@@ -367,8 +382,7 @@ func (c *client) failed(loss Loss, err error) (goOn bool) {
 	if err != nil {
 		loss.Err = err.Error()
 	}
-	loss.Group, loss.Client = c.Name, c.index
-	loss.ID = string(appendID(nil, c.load.cfg.Run, c.group.number, c.index, len(c.outcomes)))
+	loss = c.named(loss)
 	if c.cn != nil {
 		loss.at(c.cn.Conn)
 		c.drop()
@@ -386,9 +400,16 @@ func (c *client) failed(loss Loss, err error) (goOn bool) {
 	return true
 }
 
+// named adds which request of which client it was: the present one.
+func (c *client) named(loss Loss) Loss {
+	loss.Group, loss.Client = c.Name, c.index
+	loss.ID = string(appendID(nil, c.load.cfg.Run, c.group.number, c.index, len(c.outcomes)))
+	return loss
+}
+
 // ledger ends a request.
 func (c *client) ledger(o Outcome, began, ended time.Time) {
-	after := c.load.signalled()
+	after := c.load.after(ended)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.inFlight = false

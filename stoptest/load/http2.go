@@ -100,8 +100,8 @@ type stream2 struct {
 	unwatch   func() bool
 }
 
-// stream makes a request over HTTP/2. It ends in exactly one of: an
-// answer; told to be safe to retry, by GOAWAY or REFUSED_STREAM; lost.
+// stream makes a request over HTTP/2. It ends in exactly one of: an answer; safe
+// to retry, as GOAWAY or REFUSED_STREAM says; lost.
 func (c *client) stream() (goOn bool) {
 	c.nextID()
 	var cn *conn2
@@ -168,11 +168,7 @@ func (c *client) stream() (goOn bool) {
 		loss.Outcome, loss.How = wrongOutcome(err), Malformed
 		return c.failed(loss, err)
 	}
-	outcome := Answered
-	if s.status >= 400 {
-		outcome = ErrorStatus
-	}
-	c.ledger(outcome, loss.Wrote, s.ended)
+	c.answeredWith(s.status, loss, s.ended)
 	return true
 }
 
@@ -278,7 +274,7 @@ func (cn *conn2) writeLocked(f func()) error {
 	}
 	_ = cn.nc.SetWriteDeadline(time.Now().Add(cn.timeout))
 	_, err := cn.nc.Write(cn.out.Bytes())
-	if isReset(err) { // it is told once, and not to the reader then
+	if isReset(err) { // the kernel reports it once: here, and not to the reader
 		cn.mu.Lock()
 		cn.wasReset = err
 		cn.mu.Unlock()

@@ -11,7 +11,7 @@ type Outcome uint8
 
 const (
 	Answered       Outcome = iota // a whole answer 2xx or 3xx; a stream that the client ended, at the load's end
-	ErrorStatus                   // a whole answer 4xx or 5xx
+	ErrorStatus                   // a whole answer 4xx or 5xx, but for FailedStatus
 	Refused                       // connect refused, or the SYN not answered in time
 	ResetOnConnect                // connect reset, or the connection ended before a byte was written, or in the TLS handshake
 	Lost                          // written, if only in part, and no whole answer
@@ -21,15 +21,17 @@ const (
 	CleanEnd                      // a stream that the server ended as its protocol wants it
 	Cut                           // a stream that ended otherwise, once it had begun
 	Duplicated                    // a whole answer, to an earlier request that had been answered, or two; needs Config.EchoHeader
+	FailedStatus                  // a whole answer 5xx after the signal, see Config.AllowStatus
 	outcomes
 )
 
-// answered reports whether the server may say that it served such a request.
+// answered reports whether a server that counts the requests it served may have
+// counted such a one.
 func (o Outcome) answered() bool { return o == Answered || o == CleanEnd }
 
 func (o Outcome) String() string {
 	names := [outcomes]string{"answered", "error status", "refused", "reset on connect", "lost", "wrong answer", "client error",
-		"safe to retry", "clean end", "cut", "duplicated"}
+		"safe to retry", "clean end", "cut", "duplicated", "failed status"}
 	if o < outcomes {
 		return names[o]
 	}
@@ -77,8 +79,9 @@ func (p Pending) String() string {
 func (p Pending) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 
 // Loss is a request that ended as [Lost], [WrongAnswer], [Duplicated],
-// [ResetOnConnect], [ClientError] or [Cut], and what is known about it. On an HTTP/2 connection
-// AnswerBytes and Sent are those of the stream, without what frames add.
+// [ResetOnConnect], [ClientError], [Cut] or [FailedStatus], and what is known
+// about it. On an HTTP/2 connection AnswerBytes and Sent are those of the
+// stream, without what frames add.
 type Loss struct {
 	Outcome Outcome
 	ID      string
@@ -138,6 +141,8 @@ type Row struct {
 	CleanEnd       int
 	Cut            int
 	Duplicated     int
+
+	FailedStatus int // of ErrorStatus: 5xx after the signal, see Config.AllowStatus
 
 	// What the kernel said of those Lost: which end of the connection lay in
 	// the socket before the request was written, or came after. LostTimeout and
@@ -218,7 +223,7 @@ func (t *tally) lose(s *Loss) {
 func (t *tally) end(o Outcome, began, ended time.Time, signalled bool) {
 	t.counts[o]++
 	switch o {
-	case Answered, ErrorStatus:
+	case Answered, ErrorStatus, FailedStatus:
 		t.last = ended
 		t.slowest = max(t.slowest, ended.Sub(began))
 		if signalled {
@@ -262,6 +267,7 @@ func (r *Row) add(o *Row) {
 	r.CleanEnd += o.CleanEnd
 	r.Cut += o.Cut
 	r.Duplicated += o.Duplicated
+	r.FailedStatus += o.FailedStatus
 	r.LostFINBefore += o.LostFINBefore
 	r.LostRSTBefore += o.LostRSTBefore
 	r.LostFINAfter += o.LostFINAfter
@@ -360,7 +366,7 @@ func (t *tally) row() Row {
 	r := Row{
 		Clients:        1,
 		Answered:       t.counts[Answered],
-		ErrorStatus:    t.counts[ErrorStatus],
+		ErrorStatus:    t.counts[ErrorStatus] + t.counts[FailedStatus],
 		Refused:        t.counts[Refused],
 		ResetOnConnect: t.counts[ResetOnConnect],
 		Lost:           t.counts[Lost],
@@ -370,6 +376,7 @@ func (t *tally) row() Row {
 		CleanEnd:       t.counts[CleanEnd],
 		Cut:            t.counts[Cut],
 		Duplicated:     t.counts[Duplicated],
+		FailedStatus:   t.counts[FailedStatus],
 		LostFINBefore:  t.finBefore,
 		LostRSTBefore:  t.rstBefore,
 		LostFINAfter:   t.finAfter,

@@ -48,6 +48,11 @@ type Config struct {
 	// refused dial ends no client then, and is early whenever it comes.
 	GoesOn bool
 
+	// AllowStatus are statuses, such as 503, with which the server may answer
+	// after the signal. Any other 5xx then is [FailedStatus], whether the
+	// request was in flight at the signal or began after it.
+	AllowStatus []int
+
 	// AnswerTimeout is how long a request, from its first byte written to its
 	// answer's last byte read, may take before it is lost; 30 s if 0. A BodyTime
 	// comes on top. Of a stream of events it is the time to its header; of a
@@ -372,12 +377,18 @@ func (l *Load) all() []*group {
 	return l.groups[:len(l.groups):len(l.groups)]
 }
 
-// Signalled says when the server was told to stop; call it just before. From
-// here on a client whose dial is refused ends. Before, that is an error that
-// the ledger counts as early. Only the first call counts.
+// Signalled notes that the server is about to be told to stop, at t. From then on
+// a client whose dial is refused ends, and an answer 5xx is [FailedStatus]. A
+// dial that is refused before is counted as early. Only the first call counts.
 func (l *Load) Signalled(t time.Time) { l.signal.CompareAndSwap(nil, &t) }
 
 func (l *Load) signalled() bool { return l.signal.Load() != nil }
+
+// after reports whether t is not before the signal.
+func (l *Load) after(t time.Time) bool {
+	signal := l.signal.Load()
+	return signal != nil && !t.Before(*signal)
+}
 
 // Stop ends the load without a refusal, for a server that goes on: no further
 // request begins, and clients end their streams. It doesn't wait, and cuts no

@@ -25,12 +25,15 @@ func (l Ledger) String() string {
 		{"clients", func(r *Row) int { return r.Clients }},
 		{"requests", func(r *Row) int { return r.Requests }},
 		{"answered", func(r *Row) int { return r.Answered }},
-		{"error status", func(r *Row) int { return r.ErrorStatus }},
+		{"error status", func(r *Row) int { return r.ErrorStatus - r.FailedStatus }},
 		{"refused", func(r *Row) int { return r.Refused }},
 		{"reset", func(r *Row) int { return r.ResetOnConnect }},
 		{"lost", func(r *Row) int { return r.Lost }},
 		{"wrong", func(r *Row) int { return r.WrongAnswer }},
 		{"client error", func(r *Row) int { return r.ClientError }},
+	}
+	if l.Total.FailedStatus > 0 {
+		columns = append(columns, column{"failed status", func(r *Row) int { return r.FailedStatus }})
 	}
 	if l.Total.Duplicated > 0 {
 		columns = append(columns, column{"duplicated", func(r *Row) int { return r.Duplicated }})
@@ -122,9 +125,13 @@ func (l *Ledger) Describe(s *Loss) string {
 	} else {
 		fmt.Fprintf(&b, ", failed after %v", round(s.Failed.Sub(s.Wrote)))
 	}
-	fmt.Fprintf(&b, ": %s", s.How)
-	if s.Err != "" {
-		fmt.Fprintf(&b, ", %s", s.Err)
+	switch {
+	case s.Outcome == FailedStatus: // the connection may go on
+		fmt.Fprintf(&b, ": %s", s.Err)
+	case s.Err != "":
+		fmt.Fprintf(&b, ": %s, %s", s.How, s.Err)
+	default:
+		fmt.Fprintf(&b, ": %s", s.How)
 	}
 	if s.Local != "" {
 		fmt.Fprintf(&b, "; in the socket before: %s; sent %d bytes, got %d; %d requests before on it", s.Before, s.Sent, s.AnswerBytes, s.Earlier)

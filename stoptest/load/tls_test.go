@@ -51,6 +51,7 @@ func TestTLSLosesNothing(t *testing.T) {
 func TestTLSClosedBetweenRequests(t *testing.T) {
 	server, client := pair()
 	answer := "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+	var checks []func()
 	for _, tt := range []struct {
 		name  string
 		end   func(c *tls.Conn, raw *serverConn)
@@ -77,31 +78,37 @@ func TestTLSClosedBetweenRequests(t *testing.T) {
 		}, Row{Clients: 2, Requests: 8, Answered: 8, ClosedIdle: 6, Conns: 8}, Row{Clients: 2, Requests: 8, Answered: 4, WrongAnswer: 4, Conns: 4}, Malformed},
 	} {
 		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
-			t.Run(tt.name+", "+tls.VersionName(version), func(t *testing.T) {
-				cfg := client.Clone()
-				cfg.MaxVersion = version
-				addr := rawServer(t, func(raw *serverConn) {
-					c := tls.Server(raw.TCPConn, server)
-					if req, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
-						io.Copy(io.Discard, req.Body)
-						tt.end(c, raw)
-					}
-				})
-				l := start(t, Config{Addr: addr, Groups: []Group{
-					{Kind: Looking, TLS: cfg, N: 2, Requests: 4, Think: 100 * time.Millisecond, Delay: -1},
-					{Kind: Blind, TLS: cfg, N: 2, Requests: 4, Think: 100 * time.Millisecond, Delay: -1}}})
-				led := l.Wait()
-				if canGlance {
-					wantCounts(t, led, led.Row("looking"), tt.looks)
-				}
-				wantCounts(t, led, led.Row("blind"), tt.blind)
-				for _, s := range led.Losses {
-					if s.How != tt.how {
-						t.Errorf("loss = %+v, want how %v", s, tt.how)
-					}
+			cfg := client.Clone()
+			cfg.MaxVersion = version
+			addr := rawServer(t, func(raw *serverConn) {
+				c := tls.Server(raw.TCPConn, server)
+				if req, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
+					io.Copy(io.Discard, req.Body)
+					tt.end(c, raw)
 				}
 			})
+			// All cases run at the same time, as they mostly wait.
+			l := start(t, Config{Addr: addr, Groups: []Group{
+				{Kind: Looking, TLS: cfg, N: 2, Requests: 4, Think: 100 * time.Millisecond, Delay: -1},
+				{Kind: Blind, TLS: cfg, N: 2, Requests: 4, Think: 100 * time.Millisecond, Delay: -1}}})
+			checks = append(checks, func() {
+				t.Run(tt.name+", "+tls.VersionName(version), func(t *testing.T) {
+					led := l.Wait()
+					if canGlance {
+						wantCounts(t, led, led.Row("looking"), tt.looks)
+					}
+					wantCounts(t, led, led.Row("blind"), tt.blind)
+					for _, s := range led.Losses {
+						if s.How != tt.how {
+							t.Errorf("loss = %+v, want how %v", s, tt.how)
+						}
+					}
+				})
+			})
 		}
+	}
+	for _, check := range checks {
+		check()
 	}
 }
 

@@ -121,41 +121,49 @@ func TestWebSockets(t *testing.T) {
 		{"masked", func(c *serverConn, m string) { c.Write([]byte{0x81, 0x80, 0, 0, 0, 0}) }, cut, Malformed},
 		{"no echo", func(c *serverConn, _ string) { io.Copy(io.Discard, c.r) }, cut, Timeout},
 	}
+	var checks []func()
 	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			addr := rawServer(t, func(c *serverConn) {
-				if !c.upgrade() {
-					return
+		addr := rawServer(t, func(c *serverConn) {
+			if !c.upgrade() {
+				return
+			}
+			for range 2 {
+				if _, m, err := clientFrame(c.r); err == nil {
+					io.WriteString(c, serverFrame(0x80|wsText, string(m)))
 				}
-				for range 2 {
-					if _, m, err := clientFrame(c.r); err == nil {
-						io.WriteString(c, serverFrame(0x80|wsText, string(m)))
+			}
+			_, m, err := clientFrame(c.r)
+			if err != nil {
+				return
+			}
+			test.end(c, string(m))
+		})
+		cfg := Config{Addr: addr, EchoHeader: "X-Echo", EchoBody: true, Groups: []Group{{Kind: WebSocket, N: 2, Requests: 3}}}
+		if strings.HasPrefix(test.name, "echo") {
+			cfg.Groups[0].Think = 100 * time.Millisecond // no fourth message before the Close frame
+		}
+		if test.how == Timeout {
+			cfg.AnswerTimeout = 100 * time.Millisecond
+		}
+		// All cases run at the same time, as they mostly wait.
+		l := start(t, cfg)
+		checks = append(checks, func() {
+			t.Run(test.name, func(t *testing.T) {
+				led := l.Wait()
+				wantCounts(t, led, led.Total, test.want)
+				if age := led.Total.UnechoedFor; (age > 0) != (led.Total.Unechoed > 0) || strings.HasPrefix(test.name, "after") && age < 50*time.Millisecond {
+					t.Errorf("%d messages not echoed for %v", led.Total.Unechoed, age)
+				}
+				for _, s := range led.Losses {
+					if s.Outcome != Cut || s.How != test.how || s.AnswerBytes == 0 {
+						t.Errorf("loss = %+v, want how %v", s, test.how)
 					}
 				}
-				_, m, err := clientFrame(c.r)
-				if err != nil {
-					return
-				}
-				test.end(c, string(m))
 			})
-			cfg := Config{Addr: addr, EchoHeader: "X-Echo", EchoBody: true, Groups: []Group{{Kind: WebSocket, N: 2, Requests: 3}}}
-			if strings.HasPrefix(test.name, "echo") {
-				cfg.Groups[0].Think = 100 * time.Millisecond // no fourth message before the Close frame
-			}
-			if test.how == Timeout {
-				cfg.AnswerTimeout = 100 * time.Millisecond
-			}
-			led := start(t, cfg).Wait()
-			wantCounts(t, led, led.Total, test.want)
-			if age := led.Total.UnechoedFor; (age > 0) != (led.Total.Unechoed > 0) || strings.HasPrefix(test.name, "after") && age < 50*time.Millisecond {
-				t.Errorf("%d messages not echoed for %v", led.Total.Unechoed, age)
-			}
-			for _, s := range led.Losses {
-				if s.Outcome != Cut || s.How != test.how || s.AnswerBytes == 0 {
-					t.Errorf("loss = %+v, want how %v", s, test.how)
-				}
-			}
 		})
+	}
+	for _, check := range checks {
+		check()
 	}
 }
 

@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// Judge adds up the stops, and comes to the verdict: status 0 if nothing
-// failed, 1 if something did, 3 if the server could not be tested to the end,
-// or never stopped.
+// Judge adds up the stops and sets the verdict and the status: 0 if nothing
+// failed (see [Row.Failed]), 1 if something did, 3 if the server could not be
+// tested to the end, or never stopped.
 func (r *Report) Judge() {
 	r.Rows, r.Total = nil, Row{Class: "total"}
 	stuck := 0
@@ -48,7 +48,10 @@ func (r *Report) Judge() {
 		}
 		r.Verdict += fmt.Sprintf(format, args...)
 	}
-	if n := r.Total.ErrorStatus; n > 0 {
+	if n := r.Total.FailedStatus; n > 0 {
+		add("%s of these answered with a failed status (5xx after the signal)", group(n))
+	}
+	if n := r.Total.ErrorStatus - r.Total.FailedStatus; n > 0 {
 		add("%s answered with an error status", group(n))
 	}
 	if n := r.Total.ClientError; n > 0 {

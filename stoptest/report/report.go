@@ -27,6 +27,9 @@ type Report struct {
 	Reload   string            `json:"reload,omitempty"` // a signal or a command: the server was to go on serving
 	Line     *Line             `json:"line,omitempty"`   // nil: loopback, or a real network
 
+	// AllowStatus are the statuses that are no failed ones.
+	AllowStatus []int `json:"allow_status,omitempty"`
+
 	Stops []Stop `json:"stops"`
 	// Second is a further stop, with a second signal. It counts nowhere else.
 	Second *Stop `json:"second,omitempty"`
@@ -106,6 +109,7 @@ type Row struct {
 	Timeout   int `json:"lost_timeout"`
 	Other     int `json:"lost_other"` // HTTP/2's RST_STREAM, half an answer that is none, a server that was killed
 
+	FailedStatus  int `json:"failed_status"`  // of ErrorStatus: 5xx to a request in flight at the signal, or begun after it, unless allowed
 	RefusedEarly  int `json:"refused_early"`  // of Refused: before the signal, or of a server that was to go on
 	AnsweredAfter int `json:"answered_after"` // whole answers after the signal
 	ClosedIdle    int `json:"closed_idle"`    // connections that a client found closed, and left: nothing lost
@@ -122,10 +126,11 @@ type Row struct {
 	ClientsLate float64 `json:"clients_late"` // the longest that a client was kept from its work
 }
 
-// Failed is how many requests failed by the server's fault. What was refused by
-// a server that was stopping, and what is safe to retry, did not.
+// Failed is how many requests failed because of the server, which is what the
+// verdict calls lost. Those that a stopping server refused, and those that are
+// safe to retry, did not fail.
 func (r *Row) Failed() int {
-	return r.Lost + r.ResetOnConnect + r.Duplicated + r.WrongAnswer + r.Cut + r.RefusedEarly
+	return r.Lost + r.ResetOnConnect + r.Duplicated + r.WrongAnswer + r.Cut + r.RefusedEarly + r.FailedStatus
 }
 
 // Add adds o to r, but for its class.
@@ -146,7 +151,7 @@ func (r *Row) Sum(o *Row) {
 		{&r.ClientError, o.ClientError}, {&r.CleanEnd, o.CleanEnd}, {&r.Cut, o.Cut},
 		{&r.FINBefore, o.FINBefore}, {&r.RSTBefore, o.RSTBefore}, {&r.FINAfter, o.FINAfter},
 		{&r.RSTAfter, o.RSTAfter}, {&r.Timeout, o.Timeout}, {&r.Other, o.Other},
-		{&r.RefusedEarly, o.RefusedEarly}, {&r.AnsweredAfter, o.AnsweredAfter}, {&r.ClosedIdle, o.ClosedIdle},
+		{&r.FailedStatus, o.FailedStatus}, {&r.RefusedEarly, o.RefusedEarly}, {&r.AnsweredAfter, o.AnsweredAfter}, {&r.ClosedIdle, o.ClosedIdle},
 		{&r.SilentFIN, o.SilentFIN}, {&r.SilentRST, o.SilentRST}, {&r.SilentOpen, o.SilentOpen},
 		{&r.Messages, o.Messages},
 	} {
@@ -180,7 +185,7 @@ type Series struct {
 type ClassSeries struct {
 	Class    string `json:"class"`
 	Begun    []int  `json:"begun"`    // by when the first byte was written, or the dial began
-	Answered []int  `json:"answered"` // by the answer's end; error statuses and streams' clean ends, too
+	Answered []int  `json:"answered"` // by the answer's end; error statuses but failed ones, and streams' clean ends, too
 	Failed   []int  `json:"failed"`   // as Row.Failed, by when the client knew
 	Refused  []int  `json:"refused"`  // but early, and safe to retry; by when the client knew
 }

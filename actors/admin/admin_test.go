@@ -1,0 +1,464 @@
+package admin_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"io"
+	"net"
+	"net/http"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/oklog/run"
+	"go.uber.org/goleak"
+
+	"lastcall/actors"
+	"lastcall/actors/admin"
+)
+
+// administer runs an Admin in a group with an HTTP actor that serves h, and
+// returns their addresses. Its stage is the last one, if there are to be
+// stages. end stops the group and waits for it.
+func administer(t *testing.T, stages bool, h http.Handler, cfg admin.Config) (stop *actors.Stop, window, serve string, end func()) {
+	t.Helper()
+	la, err := actors.Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := actors.Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop = &actors.Stop{Grace: 5 * time.Second}
+	ctx, cancel := context.WithCancel(context.Background())
+	sup := &actors.Supervisor{Stop: stop}
+	cfg.Supervisor = sup
+	var g run.Group
+	if stages {
+		g.Add(sup.Actor("admin", actors.Stage(9))(admin.Actor(stop, la, cfg)))
+	} else {
+		g.Add(admin.Actor(stop, la, cfg))
+	}
+	g.Add(sup.Actor("http")(actors.HTTP(stop, &http.Server{Handler: h}, l)))
+	g.Add(run.ContextHandler(ctx))
+	done := make(chan error, 1)
+	go func() { done <- sup.Err(g.Run()) }()
+	end = sync.OnceFunc(func() {
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("the group ended with %v", err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Error("the group has not ended after 20 s")
+		}
+	})
+	t.Cleanup(end)
+	t.Cleanup(http.DefaultClient.CloseIdleConnections)
+	return stop, la.Addr().String(), l.Addr().String(), end
+}
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func hello(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") }
+
+// ask sends a request and returns status and body.
+func ask(t *testing.T, method, url, body string, header ...string) (int, string) {
+	t.Helper()
+	r, err := http.NewRequest(method, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+		if header[i] == "Host" {
+			r.Host = header[i+1]
+		}
+	}
+	res, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res.StatusCode, string(b)
+}
+
+// setting is a flag.Value that wants a vowel.
+type setting struct {
+	mu sync.Mutex
+	s  string
+}
+
+func (v *setting) String() string { v.mu.Lock(); defer v.mu.Unlock(); return v.s }
+
+func (v *setting) Set(s string) error {
+	if !strings.Contains("aeiou", s) {
+		return errors.New("want a vowel")
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.s = s
+	return nil
+}
+
+var _ flag.Value = (*setting)(nil)
+
+func TestAdmin(t *testing.T) {
+	_, window, _, _ := administer(t, true, http.HandlerFunc(hello), admin.Config{
+		LogLevel: &setting{s: "e"},
+		Handlers: map[string]http.Handler{"GET /more": http.HandlerFunc(hello)},
+	})
+	for _, tt := range []struct {
+		method, path, body string
+		status             int
+		want               string
+	}{
+		{"GET", "/", "", 200, "<h1>Process "},
+		{"GET", "/nothing", "", 404, ""},
+		{"POST", "/", "", 405, ""},
+		{"GET", "/status", "", 200, `"phase": "ready"`},
+		{"GET", "/status", "", 200, `"name": "http"`},
+		{"PUT", "/status", "", 405, ""},
+		{"GET", "/status/style.css", "", 200, "color-scheme"},
+		{"GET", "/more", "", 200, "hello"},
+		{"GET", "/healthz", "", 200, "ready"},
+		{"GET", "/readyz", "", 200, "ready"},
+		{"GET", "/debug/pprof/", "", 200, "goroutine"},
+		{"GET", "/debug/pprof/goroutine?debug=1", "", 200, "goroutine profile: total"},
+		{"GET", "/debug/pprof/nothing", "", 404, ""},
+		{"GET", "/debug/pprof/profile?seconds=0.1", "", 200, "\x1f\x8b"},
+		{"GET", "/log-level", "", 200, "e\n"},
+		{"PUT", "/log-level", " i \n", 200, "i\n"},
+		{"PUT", "/log-level", "x", 400, "want a vowel"},
+		{"PUT", "/log-level", strings.Repeat("a", 1000), 400, "too large"},
+		{"GET", "/log-level", "", 200, "i\n"},
+		{"POST", "/log-level", "a", 405, ""},
+		{"PUT", "/ready", "perhaps", 400, "want on or off"},
+		{"GET", "/ready", "", 200, "on\n"},
+		{"PUT", "/ready", "off", 200, "off\n"},
+		{"GET", "/readyz", "", 503, "out of service"},
+		{"GET", "/livez", "", 200, "out of service"},
+		{"GET", "/status", "", 200, `"out_of_service": true`},
+		{"PUT", "/ready", "on", 200, "on\n"},
+		{"GET", "/readyz", "", 200, "ready"},
+	} {
+		status, body := ask(t, tt.method, "http://"+window+tt.path, tt.body)
+		if status != tt.status || !strings.Contains(body, tt.want) {
+			t.Errorf("%s %s %q: %d %.200q, want %d and %q", tt.method, tt.path, tt.body, status, body, tt.status, tt.want)
+		}
+	}
+}
+
+// TestAdminKeepsOut: what a web page could have a browser ask for.
+func TestAdminKeepsOut(t *testing.T) {
+	stop, window, _, _ := administer(t, true, http.HandlerFunc(hello), admin.Config{Hosts: []string{"lastcall.example.net"}})
+	_, port, _ := net.SplitHostPort(window)
+	for _, tt := range []struct {
+		name, method, path string
+		header             []string
+		status             int
+	}{
+		{"another origin, old browser", "PUT", "/ready", []string{"Origin", "http://evil.example"}, 403},
+		{"no origin, old browser", "PUT", "/ready", []string{"Origin", "null"}, 403},
+		{"another site", "PUT", "/ready", []string{"Sec-Fetch-Site", "cross-site"}, 403},
+		{"another port of this host", "PUT", "/ready", []string{"Sec-Fetch-Site", "same-site"}, 403},
+		{"rebound", "PUT", "/ready", []string{"Host", "evil.example:" + port, "Sec-Fetch-Site", "same-origin", "Origin", "http://evil.example:" + port}, 403},
+		{"rebound, to read", "GET", "/status", []string{"Host", "evil.example:" + port, "Sec-Fetch-Site", "same-origin"}, 403},
+		{"rebound, the page", "GET", "/", []string{"Host", "evil.example", "Sec-Fetch-Site", "none"}, 403},
+		{"a picture", "GET", "/debug/pprof/profile", []string{"Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "no-cors"}, 403},
+		{"a stream", "GET", "/status/events", []string{"Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "cors", "Origin", "http://evil.example"}, 403},
+		{"navigation to what is not the page", "GET", "/debug/pprof/profile", []string{"Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate"}, 403},
+		{"a link to the page", "GET", "/", []string{"Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate"}, 200},
+		{"the page itself", "PUT", "/ready", []string{"Sec-Fetch-Site", "same-origin", "Origin", "http://" + window}, 400},
+		{"a short name", "GET", "/status", []string{"Host", "lastcall:" + port}, 200},
+		{"IPv6", "GET", "/status", []string{"Host", "[::1]:" + port}, 200},
+		{"a name that was given", "GET", "/status", []string{"Host", "lastcall.example.net"}, 200},
+	} {
+		body := "off"
+		if tt.status == 400 {
+			body = "neither" // it was let in
+		}
+		if tt.method == "GET" {
+			body = ""
+		}
+		if status, answer := ask(t, tt.method, "http://"+window+tt.path, body, tt.header...); status != tt.status {
+			t.Errorf("%s: %d %.100q, want %d", tt.name, status, answer, tt.status)
+		}
+	}
+	if stop.Snapshot().OutOfService {
+		t.Error("a web page took the process out of service")
+	}
+}
+
+// TestAdminGoesLast: it can be asked for as long as HTTP drains, a client that
+// follows the status is told of the end, and neither it nor one that says
+// nothing holds the process.
+func TestAdminGoesLast(t *testing.T) {
+	t.Run("stage", func(t *testing.T) { testAdminGoesLast(t, true) })
+	t.Run("no stages", func(t *testing.T) { testAdminGoesLast(t, false) })
+}
+
+func testAdminGoesLast(t *testing.T, stages bool) {
+	begun, release := make(chan struct{}), make(chan struct{})
+	stop, window, serve, end := administer(t, stages, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		close(begun)
+		<-release
+	}), admin.Config{})
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		if status, _ := ask(t, "POST", "http://"+serve+"/&lt;b>slow?secret=1", "x"); status != 200 {
+			t.Errorf("the request in flight: %d, want 200", status)
+		}
+	}()
+	<-begun
+
+	silent, err := net.Dial("tcp", window)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	stuck, err := net.Dial("tcp", window) // follows, but does not read
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stuck.Close()
+	io.WriteString(stuck, "GET /status/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+	res, err := http.Get("http://" + window + "/status/events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	events := bufio.NewScanner(res.Body)
+	events.Buffer(nil, 1<<20)
+	var last struct{ Phase, HTML string }
+	next := func() bool {
+		for events.Scan() {
+			if data, ok := strings.CutPrefix(events.Text(), "data: "); ok {
+				if err := json.Unmarshal([]byte(data), &last); err != nil {
+					t.Fatal(err)
+				}
+				return true
+			}
+		}
+		return false
+	}
+	if !next() || last.Phase != "ready" {
+		t.Fatalf("the first event says %q, want ready", last.Phase)
+	}
+	if want := "/&amp;lt;b%3Eslow</span>"; !strings.Contains(last.HTML, want) || strings.Contains(last.HTML, "secret") {
+		t.Errorf("the page has not %q, or has the query:\n%s", want, last.HTML)
+	}
+
+	ended := make(chan struct{})
+	go func() { end(); close(ended) }()
+	for next() && last.Phase != "draining" {
+	}
+	if last.Phase != "draining" {
+		t.Fatalf("the last event says %q, want draining", last.Phase)
+	}
+	if status, body := ask(t, "GET", "http://"+window+"/readyz", ""); status != 503 || body != "draining\n" {
+		t.Errorf("while draining: %d %q, want 503 and draining", status, body)
+	}
+	close(release)
+	<-answered
+	for next() {
+	}
+	if err := events.Err(); err != nil {
+		t.Errorf("the stream ended with %v, want a clean end", err)
+	}
+	if last.Phase != "stopped" {
+		t.Errorf("the last event says %q, want stopped", last.Phase)
+	}
+	<-ended
+	if s := stop.Snapshot(); s.Since.Sub(s.Began) > 4*time.Second || len(s.Cut) > 0 {
+		t.Errorf("the stop took %v and cut %v", s.Since.Sub(s.Began), s.Cut)
+	}
+}
+
+func TestAdminInterrupt(t *testing.T) {
+	t.Run("before", func(t *testing.T) {
+		l, err := actors.Listen("127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		execute, interrupt := admin.Actor(nil, l, admin.Config{})
+		interrupt(nil)
+		if err := execute(); err != nil {
+			t.Errorf("execute() = %v, want nil", err)
+		}
+		interrupt(nil)
+		if _, err := net.Dial("tcp", l.Addr().String()); err == nil {
+			t.Error("the listener is still open")
+		}
+	})
+	t.Run("alone", func(t *testing.T) { // without anything that serves, and a stop of 30 s
+		l, err := actors.Listen("127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		execute, interrupt := admin.Actor(nil, l, admin.Config{})
+		done := make(chan error, 1)
+		go func() { done <- execute() }()
+		if status, _ := ask(t, "GET", "http://"+l.Addr().String()+"/healthz", ""); status != 200 {
+			t.Errorf("healthz: %d", status)
+		}
+		http.DefaultClient.CloseIdleConnections()
+		interrupt(errors.New("enough"))
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("execute() = %v, want nil", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("it has not returned after 10 s")
+		}
+	})
+	t.Run("the listener fails", func(t *testing.T) {
+		l, err := actors.Listen("127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Close()
+		execute, interrupt := admin.Actor(nil, l, admin.Config{})
+		if err := execute(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("execute() = %v, want net.ErrClosed", err)
+		}
+		interrupt(nil)
+	})
+}
+
+// TestAdminOwnDeadline: the actor heeds the deadline that a Supervisor gives it,
+// which is earlier than the stop's.
+func TestAdminOwnDeadline(t *testing.T) {
+	l, err := actors.Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sup := &actors.Supervisor{Stop: new(actors.Stop)}
+	var g run.Group
+	serving, release := make(chan struct{}), make(chan struct{})
+	g.Add(sup.Actor("admin", actors.Within(50*time.Millisecond))(admin.Actor(sup.Stop, l, admin.Config{})))
+	g.Add(sup.Actor("held")(actors.Graceful(sup.Stop, func() error { close(serving); <-release; return nil }, func(context.Context) error { return nil }, actors.GracefulConfig{})))
+	done := make(chan error, 1)
+	go func() { done <- sup.Err(g.Run()) }()
+	<-serving
+	sup.Stop.Begin(nil)
+	for deadline := time.Now().Add(10 * time.Second); sup.Snapshot().Actors[0].State != actors.Ended; time.Sleep(5 * time.Millisecond) {
+		if a := sup.Snapshot().Actors[0]; a.State == actors.Hung || time.Now().After(deadline) {
+			t.Errorf("the actor is %s, want ended within its own deadline", a.State)
+			break
+		}
+	}
+	close(release)
+	if err := <-done; err != nil {
+		t.Errorf("Err = %v, want nil", err)
+	}
+}
+
+// failing is a listener that fails with what it is sent. Serve has seen that
+// when it closes the listener.
+type failing struct {
+	net.Listener
+	fail   chan error
+	closed chan struct{}
+}
+
+func (l failing) Accept() (net.Conn, error) { return nil, <-l.fail }
+func (l failing) Close() error              { defer close(l.closed); return l.Listener.Close() }
+
+// TestAdminFailsLate: a failure during the stop, after another actor has ended
+// first, is in Stop.Err.
+func TestAdminFailsLate(t *testing.T) {
+	inner, err := actors.Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := new(actors.Stop)
+	l := failing{inner, make(chan error, 1), make(chan struct{})}
+	asked, broken := make(chan struct{}), errors.New("broken")
+	var g run.Group
+	g.Add(admin.Actor(stop, l, admin.Config{}))
+	g.Add(actors.Graceful(stop, func() error { <-asked; return nil }, func(context.Context) error {
+		l.fail <- broken
+		<-l.closed
+		close(asked)
+		return nil
+	}, actors.GracefulConfig{}))
+	g.Add(func() error { return nil }, func(error) {})
+	if err := stop.Err(g.Run()); !errors.Is(err, broken) {
+		t.Errorf("Err = %v, want %v", err, broken)
+	}
+}
+
+// People who look at the stop, and the stop itself, take the same locks.
+func TestManyLookAtOnce(t *testing.T) {
+	stop, window, serve, end := administer(t, false, http.HandlerFunc(hello), admin.Config{})
+	var open []net.Conn
+	for range 20 {
+		nc, err := net.Dial("tcp", serve)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		open = append(open, nc)
+	}
+	for _, nc := range open[:10] {
+		io.WriteString(nc, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+		if _, err := http.ReadResponse(bufio.NewReader(nc), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		var viewers sync.WaitGroup
+		for range 4 {
+			viewers.Go(func() {
+				for range 50 {
+					ask(t, "GET", "http://"+window+"/status", "")
+				}
+			})
+			viewers.Go(func() {
+				for range 2000 {
+					stop.Snapshot()
+				}
+			})
+		}
+		viewers.Wait()
+	}()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		buf := make([]byte, 1<<20)
+		panic(string(buf[:runtime.Stack(buf, true)])) // nothing can be stopped any more
+	}
+	end()
+}
+
+// A second execute has no listener any more, which is an error like others.
+func TestAdminTwice(t *testing.T) {
+	l, err := actors.Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	execute, interrupt := admin.Actor(nil, l, admin.Config{})
+	for range 2 {
+		if err := execute(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("execute() = %v, want net.ErrClosed", err)
+		}
+	}
+	interrupt(nil)
+}

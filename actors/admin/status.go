@@ -1,0 +1,252 @@
+package admin
+
+import (
+	"bytes"
+	"embed"
+	"encoding/json"
+	"fmt"
+	"html/template"
+	"net/http"
+	"os"
+	"time"
+
+	"lastcall/actors"
+)
+
+// status is the answer to GET /status. Times that are not known yet are left
+// out. Durations are in seconds. Keys are the words of the log, the report and
+// the metrics.
+type status struct {
+	Now          time.Time `json:"now"`
+	PID          int       `json:"pid"`
+	Phase        string    `json:"phase"`
+	Since        time.Time `json:"since"`
+	Ready        bool      `json:"ready"`
+	OutOfService bool      `json:"out_of_service"` // by PUT /ready
+	LogLevel     string    `json:"log_level,omitempty"`
+
+	Began    time.Time `json:"began,omitzero"` // the stop
+	Cause    string    `json:"cause,omitempty"`
+	First    string    `json:"first,omitempty"` // the actor that began it
+	Deadline time.Time `json:"deadline,omitzero"`
+
+	// Connections.
+	Open     int `json:"open"` // the sum of the next three
+	New      int `json:"new"`
+	Idle     int `json:"idle"`
+	Busy     int `json:"busy"`
+	Hijacked int `json:"hijacked"` // of the busy ones
+
+	// Requests.
+	InFlight      int    `json:"inflight"`
+	Streams       int    `json:"streams"` // of those
+	Served        uint64 `json:"served"`
+	Drained       uint64 `json:"drained"`        // of those
+	DrainedHTTP2  uint64 `json:"drained_http2"`  // of those
+	HijackedEnded uint64 `json:"hijacked_ended"` // connections
+	RefusedAtDoor uint64 `json:"refused_at_door"`
+	Cut           int    `json:"cut"`
+
+	Longest     []statusRequest `json:"longest_inflight"` // at most 10
+	CutRequests []statusRequest `json:"cut_requests"`     // at most 20
+	CutActors   []string        `json:"cut_actors,omitempty"`
+	Actors      []statusActor   `json:"actors"`
+
+	hasLameDuck bool // a stop has a lame-duck phase
+}
+
+type statusRequest struct {
+	Class  actors.Class `json:"class"`
+	Method string       `json:"method"`
+	Path   string       `json:"path"`
+	Client string       `json:"client"`
+	Age    float64      `json:"age_seconds"`
+	Sent   int64        `json:"sent"`
+}
+
+type statusActor struct {
+	Name     string            `json:"name"`
+	Stage    int               `json:"stage"`
+	State    actors.ActorState `json:"state"`
+	Began    time.Time         `json:"began,omitzero"`
+	Ended    time.Time         `json:"ended,omitzero"`
+	Deadline time.Time         `json:"deadline,omitzero"`
+	Restarts int               `json:"restarts"`
+	Error    string            `json:"error,omitempty"` // the last
+}
+
+// The template calls these.
+
+func (s status) Levels() []string { return []string{"debug", "info", "warn", "error"} }
+func (s status) Total() float64   { return s.Deadline.Sub(s.Began).Seconds() }
+func (s status) Elapsed() float64 { return min(s.Now.Sub(s.Began).Seconds(), s.Total()) }
+
+// Phases returns the timeline: each phase, and whether it is over, now, or to
+// come.
+func (s status) Phases() (list [][2]string) {
+	when := "over"
+	for p := actors.Starting; p <= actors.Stopped; p++ {
+		switch name := p.String(); {
+		case name == s.Phase:
+			list = append(list, [2]string{name, "now"})
+			when = "to come"
+		case p != actors.LameDuck || s.hasLameDuck:
+			list = append(list, [2]string{name, when})
+		}
+	}
+	return list
+}
+
+func (a *admin) status() status {
+	var s actors.GroupSnapshot
+	if a.Supervisor != nil {
+		s = a.Supervisor.Snapshot()
+	} else {
+		s.Snapshot = a.stop.Snapshot()
+	}
+	st := status{
+		Now: time.Now(), PID: os.Getpid(),
+		Phase: s.Phase.String(), Since: s.Since, Ready: s.Ready, OutOfService: s.OutOfService,
+		Began: s.Began, First: s.First, Deadline: s.Deadline,
+		Open: s.Open, New: s.New, Idle: s.Idle, Busy: s.Busy, Hijacked: s.Hijacked,
+		InFlight: s.InFlight, Streams: s.Streams,
+		Served: s.Served, Drained: s.Drained, DrainedHTTP2: s.DrainedHTTP2, HijackedEnded: s.HijackedEnded,
+		RefusedAtDoor: s.Refused, Cut: len(s.Snapshot.Cut),
+		Longest:     requests(a.stop.InFlight(), 10),
+		CutRequests: requests(s.Snapshot.Cut, 20),
+		CutActors:   s.CutActors,
+		Actors:      []statusActor{},
+		hasLameDuck: a.stop.LameDuck > 0,
+	}
+	if a.LogLevel != nil {
+		st.LogLevel = a.LogLevel.String()
+	}
+	switch {
+	case s.Began.IsZero():
+	case s.Cause == nil:
+		st.Cause = "an actor returned"
+	default:
+		st.Cause = s.Cause.Error()
+	}
+	for _, b := range s.Actors {
+		sa := statusActor{Name: b.Name, Stage: b.Stage, State: b.State, Began: b.Began, Ended: b.Ended, Deadline: b.Deadline, Restarts: b.Restarts}
+		err := b.LastErr
+		if b.State == actors.Failed || b.State == actors.Hung {
+			err = b.Err
+		}
+		if err != nil {
+			sa.Error = err.Error()
+		}
+		st.Actors = append(st.Actors, sa)
+	}
+	return st
+}
+
+func requests(all []actors.Request, most int) []statusRequest {
+	list := []statusRequest{}
+	for _, r := range all[:min(len(all), most)] {
+		list = append(list, statusRequest{r.Class, r.Method, r.Path, r.Client, r.Age.Seconds(), r.Sent})
+	}
+	return list
+}
+
+//go:embed status
+var statusFiles embed.FS
+
+var statusPage = template.Must(template.New("page.html").Funcs(template.FuncMap{
+	"ago":   func(now, t time.Time) string { return formatDuration(now.Sub(t)) },
+	"s":     func(s float64) string { return formatDuration(time.Duration(s * float64(time.Second))) },
+	"bytes": formatBytes,
+}).ParseFS(statusFiles, "status/page.html"))
+
+// handleStatus serves the status page, the events that keep it up to date, and
+// the JSON.
+func (a *admin) handleStatus(mux *http.ServeMux) {
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		statusPage.Execute(w, a.status())
+	})
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		e.Encode(a.status())
+	})
+	mux.HandleFunc("GET /status/events", a.events)
+	for _, file := range []string{"style.css", "script.js", "icon.svg"} {
+		mux.HandleFunc("GET /status/"+file, func(w http.ResponseWriter, r *http.Request) {
+			http.ServeFileFS(w, r, statusFiles, "status/"+file)
+		})
+	}
+}
+
+// events sends the part of the page that changes, once a second and at each
+// change of phase, until the listener closes.
+func (a *admin) events(w http.ResponseWriter, r *http.Request) {
+	select {
+	case a.viewers <- struct{}{}:
+		defer func() { <-a.viewers }()
+	default:
+		http.Error(w, "too many clients follow the status", http.StatusServiceUnavailable)
+		return
+	}
+	w.Header().Set("Content-Type", "text/event-stream")
+	rc := http.NewResponseController(w)
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	begun, draining, done := a.stop.Begun(), a.stop.Draining(), a.stop.Done()
+	for last := false; ; {
+		st := a.status()
+		var b bytes.Buffer
+		statusPage.ExecuteTemplate(&b, "live", st)
+		data, _ := json.Marshal(map[string]any{
+			"phase": st.Phase, "ready": st.Ready, "outOfService": st.OutOfService, "logLevel": st.LogLevel, "html": b.String(),
+		})
+		rc.SetWriteDeadline(time.Now().Add(clientTimeout))
+		fmt.Fprintf(w, "data: %s\n\n", data)
+		if rc.Flush() != nil || last {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-begun:
+			begun = nil
+		case <-draining:
+			begun, draining = nil, nil
+		case <-done:
+			begun, draining, done = nil, nil, nil
+		case <-r.Context().Done():
+			return
+		case <-a.closing:
+			last = true
+		}
+	}
+}
+
+// formatDuration is for people to read.
+func formatDuration(d time.Duration) string {
+	switch {
+	case d < 0:
+		return "0 s"
+	case d < 10*time.Second:
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%d s", int(d.Seconds()))
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%d min", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h", int(d.Hours()))
+	}
+	return fmt.Sprintf("%d days", int(d.Hours()/24))
+}
+
+// formatBytes is for people to read.
+func formatBytes(n int64) string {
+	for _, unit := range []string{"B", "KiB", "MiB"} {
+		if n < 10<<10 {
+			return fmt.Sprintf("%d %s", n, unit)
+		}
+		n >>= 10
+	}
+	return fmt.Sprintf("%d GiB", n)
+}

@@ -1,8 +1,0 @@
-//go:build !linux
-
-package front
-
-import "net"
-
-// unacknowledged is not known here: progress is what the kernel takes.
-func unacknowledged(net.Conn) (n int64, ok bool) { return 0, false }

@@ -1,0 +1,143 @@
+package drain
+
+import (
+	"time"
+
+	"lastcall/internal/socket"
+)
+
+// Class is a kind of work that a stop waits for.
+type Class string
+
+const (
+	HTTP1    Class = "http1"
+	HTTP2    Class = "http2"
+	Hijacked Class = "hijacked"
+)
+
+// Request names a request that is in flight, or was cut.
+type Request struct {
+	Class  Class
+	Method string        // empty where the header was not read
+	Path   string        // without the query
+	Client string        // remote address
+	Age    time.Duration // since its first byte
+	Sent   int64         // bytes of the answer
+}
+
+// Stats is what the connections of a Server add up to.
+type Stats struct {
+	Open     int // connections
+	New      int // on which nothing has been asked
+	Idle     int // that wait for the next request
+	Busy     int // with a request, even a part of one; hijacked ones, too
+	Hijacked int
+	InFlight int // requests
+	Streams  int // those of them over HTTP/2
+
+	Served        uint64 // requests answered
+	Drained       uint64 // those answered since the stop began
+	DrainedHTTP2  uint64 // those of them over HTTP/2
+	Failed        uint64 // since the stop began
+	HijackedEnded uint64 // connections, by themselves, since the stop began
+}
+
+// list returns the connections that there are now.
+func (s *Server) list() []*conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]*conn, 0, len(s.conns))
+	for c := range s.conns {
+		list = append(list, c)
+	}
+	return list
+}
+
+// InFlight names the requests that are under way.
+func (s *Server) InFlight() (requests []Request) {
+	for _, c := range s.list() {
+		c.mu.Lock()
+		requests = append(requests, c.inFlightLocked()...)
+		c.mu.Unlock()
+	}
+	return requests
+}
+
+// inFlightLocked names what is under way on the connection.
+func (c *conn) inFlightLocked() []Request {
+	switch c.state {
+	case stateNew, stateIdle, stateReleasing:
+		if c.server.draining.Load() && socket.Arrived(c.Conn) { // too late to be read
+			return []Request{{Class: HTTP1, Client: c.RemoteAddr().String()}}
+		}
+	case stateReading, stateAnswering, stateAnsweringNext:
+		return []Request{c.requestLocked(HTTP1)}
+	case stateHijacked:
+		return []Request{c.requestLocked(Hijacked)}
+	case stateHTTP2, stateClosed: // handlers of a closed one may not know yet
+		return c.streams.inFlight(c.RemoteAddr().String())
+	}
+	return nil
+}
+
+// requestLocked names the request of HTTP/1 that the connection is, or was last,
+// busy with.
+func (c *conn) requestLocked(class Class) Request {
+	r := Request{Class: class, Client: c.RemoteAddr().String(), Age: time.Since(c.since)}
+	if res := c.current; res != nil && c.state != stateReading {
+		r.Method, r.Path = res.method, res.path()
+		r.Sent = max(c.bytesAcked()-res.writtenBefore, 0)
+	}
+	return r
+}
+
+// countAnswer counts a request whose answer is over.
+func (s *Server) countAnswer(res *response, class Class) {
+	if res == nil {
+		return
+	}
+	closing := s.policy.Closing()
+	switch outcome := res.outcome.Load(); {
+	case outcome == answered:
+		s.served.Add(1)
+		if closing {
+			s.drained.Add(1)
+		}
+		if closing && class == HTTP2 {
+			s.drainedHTTP2.Add(1)
+		}
+	case outcome == failed && closing:
+		s.failed.Add(1)
+	}
+}
+
+// Stats counts.
+func (s *Server) Stats() Stats {
+	list := s.list()
+	n := Stats{Open: len(list), Served: s.served.Load(), Drained: s.drained.Load(), DrainedHTTP2: s.drainedHTTP2.Load(),
+		Failed: s.failed.Load(), HijackedEnded: s.hijackedEnded.Load()}
+	for _, c := range list {
+		c.mu.Lock()
+		running := len(c.streams.running)
+		switch {
+		case c.state == stateNew:
+			n.New++
+		case c.state == stateHijacked:
+			n.Busy++
+			n.Hijacked++
+		case c.state == stateReading:
+			n.Busy++
+		case c.state.in(stateAnswering, stateAnsweringNext):
+			n.Busy++
+			n.InFlight++
+		case c.streams.any():
+			n.Busy++
+			n.InFlight += running
+			n.Streams += running
+		case c.state.in(stateIdle, stateReleasing, stateHTTP2):
+			n.Idle++
+		}
+		c.mu.Unlock()
+	}
+	return n
+}

@@ -1,0 +1,232 @@
+package drain
+
+import (
+	"errors"
+	"io"
+	"os"
+	"time"
+
+	"lastcall/internal/socket"
+)
+
+func (c *conn) Read(p []byte) (int, error) {
+	n, limit := c.beforeRead(p)
+	if n > 0 {
+		return n, nil
+	}
+	n, err := c.Conn.Read(p[:limit])
+	switch {
+	case n > 0:
+		c.mu.Lock()
+		n = c.onReadLocked(p[:n], len(p))
+		c.mu.Unlock()
+	case err == io.EOF && len(p) == backgroundReadSize:
+		err = c.awaitHalfClosed()
+	case err != nil:
+		return c.lastRead(p[:limit], err)
+	}
+	return n, err
+}
+
+// beforeRead hands out what arrived together with an earlier request, or says
+// how much may be read at once.
+func (c *conn) beforeRead(p []byte) (n, limit int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	next := c.isBackgroundReadLocked(len(p))
+	if next {
+		c.framing.endBody()
+	}
+	n, limit = c.framing.take(p)
+	if n > 0 {
+		c.onBytesLocked(p[:n], next)
+	}
+	return n, limit
+}
+
+// isBackgroundReadLocked reports whether a Read into a buffer of this size can
+// only be net/http's during a request whose body has been read: what it returns
+// is of the next request.
+func (c *conn) isBackgroundReadLocked(size int) bool {
+	if !c.state.in(stateReading, stateAnswering, stateAnsweringNext) {
+		return false
+	}
+	handled := c.state != stateReading
+	if c.framing.on {
+		return size == backgroundReadSize && (handled || c.framing.ended)
+	}
+	return handled && c.framing.body == 0
+}
+
+// onReadLocked notes that bytes have come from the socket, into a buffer of that
+// size, and returns how many of them to hand out now: those up to the end of the
+// message, so that what follows, which may be the next request, does not get
+// into net/http's buffer unseen.
+func (c *conn) onReadLocked(p []byte, size int) (n int) {
+	c.bytesRead += int64(len(p))
+	if !c.handshake.over && c.handshake.take(p) == len(p) {
+		c.since = time.Now() // nothing was asked yet
+		if c.state == stateNew && c.server.draining.Load() {
+			c.scheduleCloseLocked()
+		}
+		return len(p)
+	}
+	next := c.isBackgroundReadLocked(size)
+	n = c.framing.split(p)
+	c.onBytesLocked(p[:n], next)
+	return n
+}
+
+// onBytesLocked notes that bytes are handed out. Empty lines may precede a
+// request (RFC 9112 section 2.2) and are not part of one.
+func (c *conn) onBytesLocked(p []byte, next bool) {
+	if c.framing.on && onlyEmptyLines(p) {
+		return
+	}
+	switch {
+	case c.state.in(stateNew, stateIdle, stateReleasing):
+		c.beginLocked(stateReading)
+	case next && c.state == stateAnswering:
+		c.setStateLocked(stateAnsweringNext)
+	}
+}
+
+// beginLocked makes the connection busy with a request.
+func (c *conn) beginLocked(state connState) {
+	if c.state.in(stateIdle, stateReleasing) {
+		// The longest pause is forgotten by an eighth each request, so that one
+		// long pause does not count forever.
+		c.maxPause = max(time.Since(c.since), c.maxPause-c.maxPause/8)
+	}
+	c.setStateLocked(state)
+}
+
+// nextRequestArrived reports whether, as far as can be known, some of a further
+// request has arrived behind the current one.
+func (c *conn) nextRequestArrived() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state == stateAnsweringNext {
+		return true
+	}
+	behind, body := c.framing.behind()
+	if behind || body < 0 {
+		return behind
+	}
+	return socket.Unread(c.Conn, c.bytesRead) > body
+}
+
+// awaitHalfClosed is what net/http's background read ends with when the client
+// has sent its FIN. net/http takes that as the client's going away and cancels
+// the request; but the client may have closed its sending side only, and wait for
+// the answer. In a stop it gets it: the Read goes on until the request has been
+// answered, or the client has taken nothing for stallTimeout.
+func (c *conn) awaitHalfClosed() error {
+	if !c.server.policy.Closing() {
+		return io.EOF
+	}
+	unpark := make(chan struct{})
+	c.mu.Lock()
+	c.unpark = unpark
+	if passed(c.deadline) || !c.state.in(stateReading, stateAnswering, stateAnsweringNext) {
+		c.unparkLocked()
+	}
+	c.mu.Unlock()
+	for {
+		acked := c.bytesAcked()
+		select {
+		case <-unpark:
+			return os.ErrDeadlineExceeded // net/http has the answer, and ends its Read
+		case <-time.After(stallTimeout):
+		}
+		if c.bytesAcked() == acked {
+			return io.EOF
+		}
+	}
+}
+
+// unparkLocked ends awaitHalfClosed.
+func (c *conn) unparkLocked() {
+	if c.unpark != nil {
+		close(c.unpark)
+		c.unpark = nil
+	}
+}
+
+// bytesAcked is how many bytes have gone to the client, as far as can be known.
+func (c *conn) bytesAcked() int64 {
+	if info, ok := socket.TCPInfo(c.Conn); ok {
+		return info.Acked
+	}
+	return c.written.Load()
+}
+
+// lastRead ends a Read that failed. If the connection was to be released, or
+// net/http's idle timeout ends it in a stop, a request may have arrived in that
+// moment. It is read.
+func (c *conn) lastRead(p []byte, err error) (int, error) {
+	c.mu.Lock()
+	unasked := c.state.in(stateNew, stateIdle, stateReleasing) || c.state == stateHTTP2 && !c.streams.registered
+	c.mu.Unlock()
+	if !unasked || !c.server.draining.Load() || !errors.Is(err, os.ErrDeadlineExceeded) {
+		return 0, err
+	}
+	n := socket.ReadNow(c.Conn, p)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n > 0 {
+		n = c.onReadLocked(p[:n], len(p))
+	}
+	c.armed = time.Time{} // by ReadNow
+	c.setSocketDeadlineLocked(c.readDeadlineLocked())
+	if n > 0 {
+		return n, nil
+	}
+	return 0, err
+}
+
+// SetReadDeadline is net/http's wish. What applies is readDeadlineLocked.
+func (c *conn) SetReadDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.deadline = t
+	if passed(t) {
+		c.unparkLocked()
+	}
+	return c.setSocketDeadlineLocked(c.readDeadlineLocked())
+}
+
+func (c *conn) setSocketDeadlineLocked(t time.Time) error {
+	if t == c.armed {
+		return nil // net/http sets several a request, half of them for nothing
+	}
+	c.armed = t
+	return c.Conn.SetReadDeadline(t)
+}
+
+func (c *conn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.Conn.SetWriteDeadline(t))
+}
+
+// readDeadlineLocked is the socket's read deadline. It is net/http's but for two
+// states: a connection that is released does not wait, and a request's header
+// has its time from the first byte on. (net/http begins to count with the
+// fourth, and a stop would wait for the others until the idle timeout.)
+func (c *conn) readDeadlineLocked() time.Time {
+	switch c.state {
+	case stateReleasing:
+		return aLongTimeAgo
+	case stateReading:
+		if d := c.server.headerTimeout(); d > 0 && c.server.draining.Load() {
+			if t := c.since.Add(d); c.deadline.IsZero() || t.Before(c.deadline) {
+				return t
+			}
+		}
+	}
+	return c.deadline
+}
+
+// passed reports whether a deadline has.
+func passed(deadline time.Time) bool {
+	return !deadline.IsZero() && !time.Now().Before(deadline)
+}

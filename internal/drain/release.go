@@ -1,0 +1,127 @@
+package drain
+
+import (
+	"time"
+
+	"lastcall/internal/socket"
+)
+
+const (
+	// minKeep is how long a connection without a request is kept at least once
+	// draining has begun, or from when it was accepted: time for a request that
+	// was sent before its client could know. 250 ms is more than a client waits
+	// for a processor on a busy machine.
+	minKeep = 250 * time.Millisecond
+
+	// pausesKept is how many times its longest recent pause a client is waited
+	// for: pauses vary, and twice would lose one client in some hundred whose
+	// pauses are spread exponentially.
+	pausesKept = 3
+
+	// firstPause is the pause that a client is assumed to make until it has shown
+	// some: half a second, as many pages and pollers do.
+	firstPause = 500 * time.Millisecond
+
+	// stallTimeout is how long a client may take nothing of what was written to
+	// it, until it counts as gone: several retransmissions of TCP (after 0.2, 0.6,
+	// 1.4 and 3 s).
+	stallTimeout = 5 * time.Second
+)
+
+// release begins to let connections go: each after the time that it is kept.
+// Those that are accepted or become idle from now on do likewise by themselves.
+func (s *Server) release() {
+	list := s.list()
+	for _, c := range list {
+		c.mu.Lock()
+		s.maxPause = max(s.maxPause, c.maxPause)
+		c.mu.Unlock()
+	}
+	s.draining.Store(true)
+	for _, c := range list {
+		c.mu.Lock()
+		switch {
+		case !c.closeAt.IsZero(): // it has seen draining
+		case c.state.in(stateNew, stateIdle), c.state == stateHTTP2 && !c.streams.registered:
+			c.scheduleCloseLocked()
+		case c.state == stateHTTP2 && !c.streams.any():
+			c.scheduleHTTP2CloseLocked()
+		case c.state == stateReading:
+			c.setSocketDeadlineLocked(c.readDeadlineLocked())
+		}
+		c.mu.Unlock()
+	}
+}
+
+// scheduleCloseLocked sets how long a connection without a request is kept from
+// now on.
+//
+// Only an answer can tell an HTTP/1.1 client that its connection is about to
+// close, and a request that crosses our FIN is lost. So each client has the time
+// in which it should send its next request, which is then answered with
+// "Connection: close".
+func (c *conn) scheduleCloseLocked() {
+	keep := minKeep
+	if info, ok := socket.TCPInfo(c.Conn); ok {
+		// A request that crosses our FIN was sent up to a round trip before. If
+		// its packet was lost it comes a retransmission timeout later; where
+		// packets do get lost, so may the second and the third, each of which
+		// takes twice as long.
+		retransmission := info.RTO
+		if info.Retransmitted > 0 {
+			retransmission *= 1 + 2 + 4
+		}
+		keep = max(keep, info.RTT+retransmission)
+	}
+	if c.state == stateIdle {
+		pause := c.maxPause
+		if pause == firstPause { // it has shown none: it may be like the slowest of the others
+			pause = max(pause, c.server.maxPause)
+		}
+		if pause *= pausesKept; time.Since(c.since) <= pause { // else it has been quiet for longer already
+			keep = max(keep, pause)
+		}
+	}
+	c.closeInLocked(min(keep, c.server.policy.IdleGrace()))
+}
+
+// scheduleHTTP2CloseLocked bounds how long a connection without streams is kept
+// that was sent GOAWAY. net/http closes it a second later, but not while it
+// writes: never, if the client asks for answers (to PINGs) faster than it takes
+// them.
+func (c *conn) scheduleHTTP2CloseLocked() { c.closeInLocked(stallTimeout) }
+
+func (c *conn) closeInLocked(d time.Duration) {
+	c.closeAt = time.Now().Add(d)
+	if c.closeTimer == nil {
+		c.closeTimer = time.AfterFunc(d, c.closeIfIdle)
+	} else {
+		c.closeTimer.Reset(d)
+	}
+}
+
+// closeIfIdle lets the connection go if no request has begun to arrive: a read
+// deadline in the past ends net/http's wait for one, unless bytes are there.
+func (c *conn) closeIfIdle() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	http2 := c.state == stateHTTP2 && !c.streams.any()
+	if !http2 && !c.state.in(stateNew, stateIdle) {
+		return
+	}
+	if left := time.Until(c.closeAt); left > 0 { // the timer is that of an earlier pause
+		c.closeTimer.Reset(left)
+		return
+	}
+	if info, ok := socket.TCPInfo(c.Conn); ok && info.Unacked && time.Since(c.since) < c.server.policy.IdleGrace() {
+		// The client has not got the last answer yet: its pause has not begun.
+		c.closeTimer.Reset(min(minKeep, info.RTT+info.RTO))
+		return
+	}
+	if http2 {
+		c.stalled.Store(c.streams.registered) // it was sent GOAWAY stallTimeout ago
+		c.setSocketDeadlineLocked(aLongTimeAgo)
+		return
+	}
+	c.setStateLocked(stateReleasing)
+}

@@ -1,0 +1,298 @@
+package proxy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	stdlog "log"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-kit/log"
+	"github.com/go-kit/log/level"
+
+	"lastcall/internal/buffers"
+	"lastcall/internal/upstream"
+)
+
+// Config holds the optional settings of [New]. The zero value works.
+type Config struct {
+	// Logger gets a line when the program does not answer (warn), and when a
+	// client goes away before it does (debug). Nil logs nothing.
+	Logger log.Logger
+
+	// ResponseTimeout is how long the program may take from the end of the
+	// request to the beginning of its response. Zero means 1 minute, negative
+	// means no limit.
+	ResponseTimeout time.Duration
+
+	// DialTimeout is how long connecting to the program may take. Zero means 5
+	// seconds, negative means no limit.
+	DialTimeout time.Duration
+
+	// Spread is the time over which WebSockets and event streams end when
+	// draining begins. Each ends at a random moment, so that their clients do
+	// not all connect again at once. The time is shorter if there are few of
+	// them (10 ms for each), and at most half of the grace period. Zero means
+	// [DefaultSpread], negative ends all of them at once.
+	Spread time.Duration
+}
+
+// statusClientClosed is the status that nginx logs for a request whose client
+// went away. Only an access log sees it.
+const statusClientClosed = 499
+
+// New returns a handler that passes requests on to a program, the target:
+// http://HOST:PORT, https://HOST:PORT or h2c://HOST:PORT (HTTP/2 without TLS),
+// each with an optional path that is put before the path of the request; or
+// unix:PATH, HTTP/1.1 over a unix socket. The error says what a target looks
+// like. New does not connect.
+//
+// The handler replaces X-Forwarded-* and Forwarded of the client by its own.
+// Requests and responses stream, in both directions at the same time. Upgrades
+// (WebSocket), trailers and informational responses pass. If a client goes
+// away, its request to the program is cancelled.
+//
+// A handler that is served by [actors.HTTP] ends long-lived streams when
+// draining begins, spread over cfg.Spread:
+//
+//   - A WebSocket is closed with status 1001 (going away) and the closing
+//     handshake. The Close frame comes between two messages of the program,
+//     preferably after 250 ms of silence. An unfinished message is waited for
+//     until the deadline.
+//   - An event stream (text/event-stream) that answers a GET ends after the
+//     current event, so that EventSource connects again. A compressed stream, or
+//     one of known length, continues. An event that does not end is cut when
+//     half of the remaining time has passed.
+//
+// Other upgrades, and other responses, may take until the deadline.
+//
+// The client gets 502 if the program cannot be reached or breaks off, and 504
+// if it takes too long.
+func New(target string, cfg Config) (http.Handler, error) {
+	to, transport, err := upstream.New(target, upstream.Config{ResponseTimeout: cfg.ResponseTimeout, DialTimeout: cfg.DialTimeout})
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = log.NewNopLogger()
+	}
+	p := &proxy{logger: log.With(cfg.Logger, "target", target), spread: spread{max: timeout(cfg.Spread, DefaultSpread)}}
+	p.ReverseProxy = httputil.ReverseProxy{
+		Transport: transport,
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(to)
+			r.Out.Host = r.In.Host
+			r.Out.URL.RawQuery = r.In.URL.RawQuery // unchanged, even if Go cannot parse it
+			forwarded(r)
+			if body, ok := r.In.Body.(*clientBody); ok {
+				body.out = r.Out
+			}
+		},
+		ModifyResponse: p.modifyResponse,
+		BufferPool:     &buffers.Copy,
+		ErrorLog:       stdlog.New(errorLog{level.Warn(p.logger)}, "", 0),
+		ErrorHandler:   p.handleError,
+	}
+	return p, nil
+}
+
+// forwarded sets X-Forwarded-* and Forwarded (RFC 7239).
+func forwarded(r *httputil.ProxyRequest) {
+	// ReverseProxy has removed the three that it knows. Programs trust other
+	// names with this prefix, too. Some treat an underscore as a hyphen (CGI),
+	// and some merge trailers into the header.
+	const prefix = "X-Forwarded-"
+	for _, fields := range []http.Header{r.Out.Header, r.Out.Trailer} {
+		for name := range fields {
+			if len(name) > len(prefix) && name[0] == 'X' &&
+				strings.EqualFold(strings.ReplaceAll(name[:len(prefix)], "_", "-"), prefix) {
+				delete(fields, name)
+			}
+		}
+	}
+	delete(r.Out.Trailer, "Forwarded")
+	r.SetXForwarded()
+
+	who := "unknown"
+	if addr, err := netip.ParseAddrPort(r.In.RemoteAddr); err == nil {
+		who = addr.Addr().Unmap().WithZone("").String()
+		if strings.Contains(who, ":") {
+			who = `"[` + who + `]"`
+		}
+	}
+	proto := "http"
+	if r.In.TLS != nil {
+		proto = "https"
+	}
+	r.Out.Header["Forwarded"] = []string{"for=" + who + `;host="` + quoted(r.In.Host) + `";proto=` + proto}
+}
+
+// quoted escapes a quoted-string (RFC 9110 section 5.6.4).
+func quoted(s string) string {
+	if strings.ContainsAny(s, `"\`) {
+		s = strings.NewReplacer(`"`, `\"`, `\`, `\\`).Replace(s)
+	}
+	return s
+}
+
+// proxy is a ReverseProxy that flushes early enough, and whose status tells
+// whose fault an error was.
+type proxy struct {
+	httputil.ReverseProxy
+	logger log.Logger
+	spread spread
+}
+
+func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	a := &responseWriter{ResponseWriter: w, request: r, spread: &p.spread, expectsContinue: r.Header.Get("Expect") != ""}
+	if r.ContentLength != 0 {
+		a.body = &clientBody{ReadCloser: r.Body, in: r}
+		defer a.abandonBody()
+		r = r.WithContext(r.Context())
+		r.Body = a.body
+	}
+	p.ReverseProxy.ServeHTTP(a, r)
+}
+
+// modifyResponse prepares a response for the client.
+func (p *proxy) modifyResponse(res *http.Response) error {
+	if res.StatusCode < 100 {
+		return fmt.Errorf("status %03d is not valid", res.StatusCode) // net/http would panic
+	}
+	p.endEventStream(res)
+	flushHeaderEarly(res)
+	return nil
+}
+
+// handleError answers when the program did not.
+func (p *proxy) handleError(w http.ResponseWriter, r *http.Request, err error) {
+	status, logger, msg := http.StatusBadGateway, level.Warn(p.logger), "no answer from the program"
+	a := w.(*responseWriter)
+	if r.Context().Err() != nil {
+		a.abandonBody() // net/http cancels when a Read fails, before that returns
+	}
+	switch cause := a.body.clientErr(); {
+	case errors.Is(r.Context().Err(), context.Canceled) && !isTimeout(cause):
+		status, logger, msg = statusClientClosed, level.Debug(p.logger), "the client went away"
+	case cause != nil:
+		status, logger, msg = bodyErrorStatus(cause), level.Debug(p.logger), "the client broke off its request"
+	case isTimeout(err):
+		status = http.StatusGatewayTimeout
+	}
+	logger.Log("msg", msg, "method", r.Method, "path", r.URL.Path, "status", status, "err", err)
+	http.Error(a.ResponseWriter, http.StatusText(status), status)
+}
+
+// bodyErrorStatus returns the status of a request whose body could not be read.
+func bodyErrorStatus(err error) int {
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return http.StatusRequestEntityTooLarge
+	case isTimeout(err):
+		return http.StatusRequestTimeout
+	default:
+		return http.StatusBadRequest
+	}
+}
+
+func isTimeout(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
+// clientBody is the body of a request on its way to the program. It records how
+// it ended: net/http closes it when the response begins, and it may have been
+// the client that broke off. It passes trailers on, which ReverseProxy drops.
+type clientBody struct {
+	io.ReadCloser
+	in, out *http.Request
+
+	reading sync.Mutex // held in Read
+
+	mu  sync.Mutex // the transport may still read after it has failed or has the response
+	err error      // the result of Read after the end
+}
+
+func (b *clientBody) Read(p []byte) (int, error) {
+	b.reading.Lock()
+	defer b.reading.Unlock()
+	if err := b.endErr(); err != nil {
+		return 0, err
+	}
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		for name := range b.out.Trailer { // the announced ones: the transport writes no others
+			b.out.Trailer[name] = b.in.Trailer[name]
+		}
+	}
+	if err != nil {
+		b.setEnd(err)
+	}
+	return n, err
+}
+
+// setEnd ends the body with err, unless it has ended.
+func (b *clientBody) setEnd(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.err = cmp.Or(b.err, err)
+}
+
+// endErr returns the error that reading the body ended with: io.EOF, also if
+// there is no body; or nil if it has not ended.
+func (b *clientBody) endErr() error {
+	if b == nil {
+		return io.EOF
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.err
+}
+
+// clientErr returns the error of the client that reading the body ended with,
+// or nil.
+func (b *clientBody) clientErr() error {
+	if err := b.endErr(); err != io.EOF && err != http.ErrBodyReadAfterClose {
+		return err
+	}
+	return nil
+}
+
+// errorLog logs the errors that ReverseProxy has no handler for.
+type errorLog struct{ logger log.Logger }
+
+func (l errorLog) Write(p []byte) (int, error) {
+	text := strings.TrimSpace(string(p))
+	if err, ok := strings.CutPrefix(text, "httputil: ReverseProxy read error during body copy: "); ok {
+		l.logger.Log("msg", "the program broke off its answer", "err", err)
+	} else {
+		l.logger.Log("msg", "proxy", "err", text)
+	}
+	return len(p), nil
+}
+
+// timeout returns d, or fallback if d is zero, or 0 (no limit) if d is
+// negative.
+func timeout(d, fallback time.Duration) time.Duration {
+	if d == 0 {
+		return fallback
+	}
+	return max(d, 0)
+}
+
+// now is a clock that costs less than time.Now: it leaves out the time of day.
+func now() time.Duration { return time.Since(epoch) }
+
+var epoch = time.Now()
+
+// aLongTimeAgo is a deadline that makes a blocked Read return.
+var aLongTimeAgo = time.Unix(1, 0)

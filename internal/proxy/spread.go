@@ -1,0 +1,60 @@
+package proxy
+
+import (
+	"context"
+	"math"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"lastcall/actors"
+)
+
+// spread ends long-lived streams one after another when draining begins, so
+// that their clients do not all connect again at once.
+type spread struct {
+	max  time.Duration // the time in which all end
+	open atomic.Int64  // streams
+}
+
+// DefaultSpread is [Config]'s Spread if that is zero.
+const DefaultSpread = 5 * time.Second
+
+// spreadPerStream is how much each stream adds to the time in which all end. A
+// few streams need not be spread, and should not hold the stop.
+const spreadPerStream = 10 * time.Millisecond
+
+// wait returns true when a stream is to end, after draining has begun in the
+// stop that ctx belongs to. It returns false when gone is closed.
+func (s *spread) wait(ctx context.Context, gone <-chan struct{}) bool {
+	s.open.Add(1)
+	defer s.open.Add(-1)
+	select {
+	case <-actors.StopOf(ctx).Draining():
+	case <-gone:
+		return false
+	}
+	within := min(s.max, time.Duration(s.open.Load())*spreadPerStream, untilDeadline(ctx)/2)
+	return !sleep(rand.N(max(within, 1)), gone)
+}
+
+// sleep waits for d. It reports whether gone was closed before.
+func sleep(d time.Duration, gone <-chan struct{}) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return false
+	case <-gone:
+		return true
+	}
+}
+
+// untilDeadline returns the time until the deadline of the stop.
+func untilDeadline(ctx context.Context) time.Duration {
+	deadline, ok := actors.StopOf(ctx).Deadline()
+	if !ok {
+		return math.MaxInt64
+	}
+	return time.Until(deadline)
+}

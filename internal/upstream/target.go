@@ -1,0 +1,125 @@
+package upstream
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"lastcall/internal/buffers"
+	"lastcall/internal/slowpeer"
+)
+
+// Config holds the settings of [New]. The zero value works.
+type Config struct {
+	// ResponseTimeout is how long the program may take from the end of the
+	// request to the beginning of its response. Zero means 1 minute, negative
+	// means no limit.
+	ResponseTimeout time.Duration
+
+	// DialTimeout is how long connecting to the program may take, and the TLS
+	// handshake. Zero means 5 seconds, negative means no limit.
+	DialTimeout time.Duration
+}
+
+const (
+	// maxIdle is the limit of idle connections to the program.
+	maxIdle = 1024
+
+	// idleTimeout is shorter than the 5 s after which common servers (Node)
+	// close an idle connection: a request that is on its way at that moment is
+	// lost, and a POST must not be sent again.
+	idleTimeout = 4 * time.Second
+)
+
+// New returns the transport to a target, and the base URL of the requests to
+// it. The target is http://HOST:PORT, https://HOST:PORT or h2c://HOST:PORT
+// (HTTP/2 without TLS), each with an optional path, or unix:PATH (HTTP/1.1 over
+// a unix socket). The error says what a target looks like. New does not
+// connect.
+func New(target string, cfg Config) (*url.URL, http.RoundTripper, error) {
+	dialer := &net.Dialer{Timeout: timeout(cfg.DialTimeout, 5*time.Second), KeepAlive: 30 * time.Second}
+	transport := &http.Transport{
+		TLSHandshakeTimeout:   timeout(cfg.DialTimeout, 5*time.Second),
+		ResponseHeaderTimeout: timeout(cfg.ResponseTimeout, time.Minute),
+		MaxIdleConnsPerHost:   maxIdle,
+		IdleConnTimeout:       idleTimeout,
+		ExpectContinueTimeout: time.Second, // the program may refuse a body before it is sent
+		DisableCompression:    true,        // client and program agree on it
+		ReadBufferSize:        buffers.Size,
+		ForceAttemptHTTP2:     true,
+		Protocols:             new(http.Protocols),
+	}
+	path, unix := strings.CutPrefix(target, "unix:")
+	transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if unix {
+			network, addr = "unix", path
+		}
+		nc, err := dialer.DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		// ResponseHeaderTimeout begins when the request is written. A program
+		// that reads nothing must not hold the request for ever. It may read
+		// as slowly as it wants.
+		return slowpeer.LimitWrites(nc, transport.ResponseHeaderTimeout, 1), nil
+	}
+	if unix && path != "" {
+		transport.Protocols.SetHTTP1(true)
+		return &url.URL{Scheme: "http", Host: "localhost"}, newTransport(transport, ""), nil
+	}
+	to, err := url.Parse(target)
+	const want = "want http://HOST:PORT, https://HOST:PORT, h2c://HOST:PORT or unix:PATH"
+	if err != nil || to.Hostname() == "" || to.RawQuery != "" || to.Fragment != "" || to.User != nil || !isPort(to.Port()) {
+		return nil, nil, fmt.Errorf("target %q: %s", target, want)
+	}
+	switch to.Scheme {
+	case "http":
+		transport.Protocols.SetHTTP1(true)
+		if host := to.Hostname(); strings.IndexFunc(host, func(r rune) bool { return r > unicode.MaxASCII }) < 0 { // others need to be converted to ASCII
+			return to, newTransport(transport, net.JoinHostPort(host, cmp.Or(to.Port(), "80"))), nil
+		}
+	case "https":
+		transport.Protocols.SetHTTP1(true)
+		transport.Protocols.SetHTTP2(true)
+	case "h2c":
+		transport.Protocols.SetUnencryptedHTTP2(true)
+		to.Scheme = "http"
+	default:
+		return nil, nil, fmt.Errorf("target %q: %s", target, want)
+	}
+	return to, transport, nil
+}
+
+// isPort reports whether port can be dialled. An empty port is the default port
+// of the scheme.
+func isPort(port string) bool {
+	n, err := strconv.ParseUint(port, 10, 16)
+	return port == "" || err == nil && n > 0
+}
+
+// timeout returns d, or fallback if d is zero, or 0 (no limit) if d is
+// negative.
+func timeout(d, fallback time.Duration) time.Duration {
+	if d == 0 {
+		return fallback
+	}
+	return max(d, 0)
+}
+
+// now is a clock that costs less than time.Now: it leaves out the time of day.
+func now() time.Duration { return time.Since(epoch) }
+
+var epoch = time.Now()
+
+func isTimeout(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
+}

@@ -1,0 +1,90 @@
+// Package wiretest has what tests of HTTP over real connections need: a server,
+// a connection, an exchange by hand, and a bounded wait.
+package wiretest
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Patience is how long a test waits for what must come.
+const Patience = 10 * time.Second
+
+// Connect makes a connection to addr, for the time of the test.
+func Connect(t testing.TB, addr string) *net.TCPConn {
+	t.Helper()
+	nc, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { nc.Close() })
+	nc.SetDeadline(time.Now().Add(Patience))
+	return nc.(*net.TCPConn)
+}
+
+// Exchange sends a request as it stands, and returns the whole answer.
+func Exchange(t testing.TB, addr, method, request string) (*http.Response, string) {
+	t.Helper()
+	nc := Connect(t, addr)
+	if _, err := io.WriteString(nc, request); err != nil {
+		t.Fatal(err)
+	}
+	res, err := http.ReadResponse(bufio.NewReader(nc), &http.Request{Method: method})
+	if err != nil {
+		t.Fatalf("%s: %v", FirstLine(request), err)
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatalf("%s: %v", FirstLine(request), err)
+	}
+	return res, string(body)
+}
+
+func FirstLine(s string) string {
+	s, _, _ = strings.Cut(s, "\r\n")
+	return s
+}
+
+// Wait receives from c, or ends the test.
+func Wait[T any](t testing.TB, c <-chan T, what string) T {
+	t.Helper()
+	select {
+	case v := <-c:
+		return v
+	case <-time.After(Patience):
+		t.Fatalf("waited %v for %s", Patience, what)
+		panic("unreachable")
+	}
+}
+
+// Serve runs an http.Server with h until the test ends, and returns its address.
+func Serve(t testing.TB, h http.Handler) (addr string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ServeOn(t, l, h)
+}
+
+// ServeOn is Serve on a given listener.
+func ServeOn(t testing.TB, l net.Listener, h http.Handler) (addr string) {
+	t.Helper()
+	s := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.Serve(l)
+	}()
+	t.Cleanup(func() {
+		s.Close()
+		<-done
+	})
+	return l.Addr().String()
+}
