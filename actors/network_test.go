@@ -412,7 +412,7 @@ func (e *end) SetWriteDeadline(t time.Time) error {
 func (e *end) LocalAddr() net.Addr  { return addr(e.port) }
 func (e *end) RemoteAddr() net.Addr { return addr(e.peer.port) }
 
-func (e *end) Transparent() {}
+func (e *end) Transparent() bool { return true }
 
 func (e *end) SyscallConn() (syscall.RawConn, error) { return rawEnd{e}, nil }
 

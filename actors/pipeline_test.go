@@ -538,7 +538,7 @@ type pausingConn struct {
 	closed chan struct{}
 }
 
-func (c *pausingConn) Transparent() {}
+func (c *pausingConn) Transparent() bool { return true }
 
 func (c *pausingConn) Read([]byte) (int, error) {
 	<-c.closed

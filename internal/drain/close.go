@@ -133,7 +133,7 @@ func (c *conn) cut() (list []Request) {
 		return nil
 	}
 	list = c.inFlightLocked()
-	if len(list) == 0 && socket.Unacked(c.Conn) { // its last bytes are on their way, and may be lost
+	if len(list) == 0 && c.state != stateNew && socket.Unacked(c.Conn) { // its last bytes are on their way, and may be lost
 		list = []Request{c.requestLocked(HTTP1)}
 		if c.state == stateHTTP2 {
 			list[0].Class = HTTP2

@@ -27,13 +27,14 @@ type door struct {
 	net.Listener
 	server *Server
 	logger log.Logger
-	path   fs.FileInfo  // of a unix socket that has one, as it was at first
-	waits  atomic.Int64 // since when Accept has been waiting; Unix nanoseconds
-	closed atomic.Bool  // by the drain
+	path   fs.FileInfo   // of a unix socket that has one, as it was at first
+	waits  atomic.Int64  // since when Accept has been waiting; Unix nanoseconds
+	closed atomic.Bool   // by the drain
+	over   chan struct{} // closed when the listener is not served any more
 }
 
 func newDoor(l net.Listener, s *Server) *door {
-	d := &door{Listener: l, server: s}
+	d := &door{Listener: l, server: s, over: make(chan struct{})}
 	addr := l.Addr()
 	d.logger = log.With(s.logger, "addr", addr)
 	if addr, ok := addr.(*net.UnixAddr); ok && addr.Name != "" && addr.Name[0] != '@' {
@@ -79,9 +80,7 @@ func (d *door) check() {
 }
 
 // drain refuses newcomers, and closes the listener when everybody who was on the
-// way in has been accepted. It waits for handshakes for patience at the most,
-// because a client that has gone away never ends its own. It waits for the queue
-// until ctx ends, if newcomers could be refused, and then for emptyTime.
+// way in has been accepted.
 //
 // Closing waits for an Accept that has just got a connection, which is served
 // like the others: none is taken out of an inherited queue and dropped.
@@ -94,9 +93,17 @@ func (d *door) drain(ctx context.Context, patience time.Duration) {
 	}
 	way, refused := d.refuse()
 	level.Debug(d.logger).Log("msg", "door shut", "way", way)
+	d.awaitEmpty(ctx, refused, patience)
+}
 
+// awaitEmpty waits until nobody is on the way in. It waits for handshakes for
+// patience at the most, because a client that has gone away never ends its own;
+// for the queue likewise if newcomers still get in, as there may be no end of
+// them, and otherwise until ctx ends. After that the queue has emptyTime.
+func (d *door) awaitEmpty(ctx context.Context, refused bool, patience time.Duration) {
 	begun := time.Now()
-	var cutAt time.Time
+	var cutAt time.Time // when ctx ended
+	done := ctx.Done()
 	// Twice, because a SYN that came just before may not be on the books yet.
 	for empty := 0; ; {
 		open := time.Since(begun)
@@ -106,24 +113,19 @@ func (d *door) drain(ctx context.Context, patience time.Duration) {
 			if !queued || time.Since(cutAt) > emptyTime {
 				return
 			}
-		case queued && (refused || open < patience): // where newcomers still get in, there may be no end of them
-			empty = 0
-		case handshaking && open < patience:
+		case queued && (refused || open < patience), handshaking && open < patience:
 			empty = 0
 		default:
-			empty++
-		}
-		if empty == 2 {
-			return
+			if empty++; empty == 2 {
+				return
+			}
 		}
 		select {
 		case <-time.After(time.Millisecond):
-		case <-ctx.Done():
-			if cutAt.IsZero() {
-				cutAt = time.Now()
-			} else {
-				<-time.After(time.Millisecond)
-			}
+		case <-done:
+			cutAt, done = time.Now(), nil
+		case <-d.over: // the listener has ended by itself
+			return
 		}
 	}
 }

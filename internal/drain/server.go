@@ -42,6 +42,7 @@ type Server struct {
 	handler        http.Handler // the caller's
 	generalOptions bool         // OPTIONS * is answered for it
 
+	shutDown atomic.Bool // by others
 	draining atomic.Bool
 	maxPause time.Duration // the longest recent pause of any client; set before draining
 
@@ -102,9 +103,15 @@ func (s *Server) Start() <-chan error {
 	for _, d := range s.doors {
 		d.check()
 		served.Go(func() {
-			if err := serve(d); !d.closed.Load() {
-				failures <- err
+			defer close(d.over)
+			err := serve(d)
+			if d.closed.Load() {
+				return
 			}
+			if errors.Is(err, http.ErrServerClosed) {
+				s.shutDown.Store(true)
+			}
+			failures <- err
 		})
 	}
 	go func() {
@@ -208,7 +215,9 @@ func (s *Server) Drain(ctx context.Context) (cut []Request) {
 		break
 	}
 	doors.Wait()
-	s.http.Shutdown(ctx) // runs the functions of RegisterOnShutdown
+	if !s.shutDown.Load() {
+		s.http.Shutdown(ctx) // runs the functions of RegisterOnShutdown
+	}
 	s.http.Close()
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"lastcall/internal/buffers"
+	"lastcall/internal/socket"
 )
 
 // budget is the time for which the server may still wait for a peer.
@@ -266,6 +267,9 @@ func (c *conn) CloseWrite() error {
 	}
 	return errors.ErrUnsupported
 }
+
+// Transparent reports whether Read returns what the socket receives.
+func (c *conn) Transparent() bool { return socket.ReadsAsReceived(c.Conn) }
 
 // SyscallConn returns the socket.
 func (c *conn) SyscallConn() (syscall.RawConn, error) { return syscallConn(c.Conn) }

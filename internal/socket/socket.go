@@ -27,17 +27,17 @@ type Info struct {
 // An Informer answers TCPInfo itself. A network in memory is one.
 type Informer interface{ TCPInfo() Info }
 
-// Transparent marks a wrapper of a connection whose Read returns the very
-// bytes that the socket has received, in order and all of them. Any other
-// wrapper may change them (decipher, or take a PROXY header off), and then the
-// kernel's counts say nothing of what its reader is going to get.
-type Transparent interface{ Transparent() }
-
-// readsAsReceived reports whether what is read from nc is what its socket has received.
-func readsAsReceived(nc net.Conn) bool {
-	switch nc.(type) {
-	case *net.TCPConn, *net.UnixConn, Transparent:
+// ReadsAsReceived reports whether the Reads of nc return the very bytes that its
+// socket has received, in order and all of them. A wrapper may change them
+// (decipher, or take a PROXY header off); then the kernel's counts say nothing of
+// what is going to be read. It is true for net's own types, and for wrappers
+// whose method Transparent says so.
+func ReadsAsReceived(nc net.Conn) bool {
+	switch t := nc.(type) {
+	case *net.TCPConn, *net.UnixConn:
 		return true
+	case interface{ Transparent() bool }:
+		return t.Transparent()
 	}
 	return false
 }
@@ -46,7 +46,7 @@ func readsAsReceived(nc net.Conn) bool {
 // Reads have returned read bytes so far. It is 0 where the kernel cannot tell,
 // and at least 1, if there are any, where it cannot count.
 func Unread(nc net.Conn, read int64) int64 {
-	if !readsAsReceived(nc) {
+	if !ReadsAsReceived(nc) {
 		return 0
 	}
 	if info, ok := TCPInfo(nc); ok {
@@ -57,7 +57,7 @@ func Unread(nc net.Conn, read int64) int64 {
 
 // Arrived reports whether bytes have arrived that no Read has taken off the
 // socket. It is false where the kernel cannot tell.
-func Arrived(nc net.Conn) bool { return readsAsReceived(nc) && peek(nc) }
+func Arrived(nc net.Conn) bool { return ReadsAsReceived(nc) && peek(nc) }
 
 // Unacked reports whether bytes were written that the peer has not
 // acknowledged. It is false where the kernel cannot tell.

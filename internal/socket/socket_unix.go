@@ -33,7 +33,7 @@ func control(x any, f func(fd int) error) error {
 func ReadNow(nc net.Conn, p []byte) (n int) {
 	nc.SetReadDeadline(time.Time{})
 	sc, ok := nc.(syscall.Conn)
-	if !ok || !readsAsReceived(nc) {
+	if !ok || !ReadsAsReceived(nc) {
 		n = readSoon(nc, p)
 		nc.SetReadDeadline(time.Time{})
 		return n

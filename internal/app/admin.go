@@ -1,0 +1,46 @@
+package app
+
+import (
+	"net"
+	"net/http"
+	"strings"
+
+	"github.com/go-kit/log"
+	"github.com/go-kit/log/level"
+
+	"lastcall/actors"
+	"lastcall/actors/admin"
+)
+
+// listenAdmin listens on the address of -admin. Anybody who can connect may use
+// it, so a unix socket is for its owner alone, and an address of a network other
+// than loopback logs a warning.
+func listenAdmin(addr string, logger log.Logger) (l net.Listener, err error) {
+	logger = log.With(logger, "actor", "admin")
+	bind := func() error {
+		l, err = actors.Listen(addr)
+		return err
+	}
+	if strings.HasPrefix(addr, "unix:") {
+		err = asOwner(bind)
+	} else {
+		err = bind()
+	}
+	if err != nil {
+		return nil, err
+	}
+	level.Info(logger).Log("msg", "status page", "addr", l.Addr())
+	if tcp, ok := l.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() {
+		level.Warn(logger).Log("msg", "whoever reaches this address may use it: want a loopback address or unix:PATH", "addr", l.Addr())
+	}
+	return l, nil
+}
+
+// ServeAdmin returns the actor of the status page.
+func (s Service) ServeAdmin(sup *actors.Supervisor) (execute func() error, interrupt func(error)) {
+	return admin.Actor(sup.Stop, s.Admin, admin.Config{
+		Supervisor: sup,
+		LogLevel:   s.log.level,
+		Handlers:   map[string]http.Handler{"GET /metrics": metrics(sup)},
+	})
+}

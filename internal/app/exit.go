@@ -1,0 +1,48 @@
+package app
+
+import (
+	"errors"
+	"os"
+	"os/signal"
+	"time"
+
+	"lastcall/actors"
+)
+
+// usageError is an error of the settings.
+type usageError struct{ error }
+
+// Status is the status of the process, as shells show it: 2 is usage, 130 a stop
+// that a second SIGINT cut, the others are those of actors.ExitStatus.
+func Status(err error) int {
+	switch {
+	case errors.As(err, new(usageError)):
+		return 2
+	case cutBy(err) != nil:
+		return 130
+	}
+	return actors.ExitStatus(err)
+}
+
+// EndBySignal ends the process by the signal that cut the stop, as shells and
+// service managers expect. It returns if no signal did, and on systems where a
+// process cannot signal itself.
+func EndBySignal(err error) {
+	sig := cutBy(err)
+	if sig == nil {
+		return
+	}
+	signal.Reset(sig)
+	if self, err := os.FindProcess(os.Getpid()); err == nil && self.Signal(sig) == nil {
+		time.Sleep(time.Second) // the signal is on its way
+	}
+}
+
+// cutBy returns the signal that cut the stop, or nil.
+func cutBy(err error) os.Signal {
+	var cut *actors.CutError
+	if errors.As(err, &cut) {
+		return cut.Signal
+	}
+	return nil
+}

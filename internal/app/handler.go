@@ -1,0 +1,43 @@
+package app
+
+import (
+	"fmt"
+	"net/http"
+	"runtime/debug"
+
+	"github.com/go-kit/log"
+
+	"lastcall/actors"
+	"lastcall/internal/accesslog"
+	"lastcall/internal/files"
+	"lastcall/internal/proxy"
+	"lastcall/internal/slowpeer"
+)
+
+// newHandler returns the handler that the settings ask for.
+func newHandler(cfg *Settings, stop *actors.Stop, logger log.Logger) (h http.Handler, err error) {
+	switch {
+	case cfg.dir != "":
+		if h, err = files.Handler(cfg.dir, cfg.list); err != nil {
+			return nil, fmt.Errorf("-dir: %w", err)
+		}
+	case cfg.proxy != "":
+		h, err = proxy.New(cfg.proxy, proxy.Config{
+			Logger:          log.With(logger, "actor", "proxy"),
+			ResponseTimeout: orNone(cfg.proxyTimeout),
+			Spread:          orNone(cfg.wsSpread),
+		})
+		if err != nil {
+			return nil, fmt.Errorf("-proxy: %w", err)
+		}
+	default:
+		h = Start(func() string { return stop.Phase().String() }, version(debug.ReadBuildInfo()))
+	}
+	if cfg.healthPrefix != "off" {
+		h = actors.Health(stop, cfg.healthPrefix, h)
+	}
+	if cfg.accessLog {
+		h = accesslog.Handler(h, log.With(logger, "actor", "access"))
+	}
+	return slowpeer.Handler(h, timeouts(cfg)), nil
+}

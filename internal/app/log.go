@@ -1,0 +1,63 @@
+package app
+
+import (
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/go-kit/log"
+	"github.com/go-kit/log/level"
+
+	"lastcall/internal/asynclog"
+)
+
+// logLevel is the least level that is logged, as a flag.Value.
+type logLevel struct {
+	logger log.Logger // of all levels
+
+	mu   sync.Mutex
+	name string
+	swap log.SwapLogger
+}
+
+// Log is the log of the process.
+type Log struct {
+	logger   log.Logger
+	level    *logLevel
+	terminal *terminal // to which it is written; nil: none
+}
+
+// NewLog returns a log as the settings ask for it, written to w. If w is a
+// terminal, nothing else may write to it.
+func NewLog(cfg *Settings, w io.Writer) Log {
+	terminal := terminalOf(w)
+	if terminal != nil {
+		w = terminal
+	}
+	w = log.NewSyncWriter(w)
+	logger := log.NewLogfmtLogger(w)
+	if cfg.logFormat == "json" {
+		logger = log.NewJSONLogger(w)
+	}
+	l := &logLevel{logger: logger}
+	l.Set(cfg.logLevel) // which was checked
+	return Log{asynclog.New(&l.swap, "ts", log.DefaultTimestampUTC), l, terminal}
+}
+
+func (l *logLevel) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.name
+}
+
+func (l *logLevel) Set(name string) error {
+	v, err := level.Parse(name)
+	if err != nil {
+		return fmt.Errorf("log level %q: want debug, info, warn or error", name)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.name = v.String()
+	l.swap.Swap(level.NewFilter(l.logger, level.Allow(v)))
+	return nil
+}

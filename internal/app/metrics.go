@@ -1,0 +1,93 @@
+package app
+
+import (
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"lastcall/actors"
+)
+
+// metrics returns the handler for Prometheus, with the metrics of a Supervisor and
+// its Stop, and of Go.
+func metrics(sup *actors.Supervisor) http.Handler {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collector{sup}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return promhttp.HandlerFor(r, promhttp.HandlerOpts{MaxRequestsInFlight: 8, Timeout: 10 * time.Second})
+}
+
+// collector takes a snapshot at each scrape.
+type collector struct{ sup *actors.Supervisor }
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("lastcall_"+name, help, labels, nil)
+}
+
+var (
+	// A name has the key of the log and the report, with the unit after it.
+	phaseDesc         = desc("phase", "1 for the phase in which the process is.", "phase")
+	readyDesc         = desc("ready", "1 if /readyz answers 200.")
+	connectionsDesc   = desc("connections", "Open connections by state.", "state")
+	hijackedDesc      = desc("connections_hijacked", "Busy connections that a handler has taken over (WebSocket).")
+	inFlightDesc      = desc("requests_inflight", "Requests being answered.")
+	streamsDesc       = desc("requests_streams", "Requests in flight over HTTP/2.")
+	servedDesc        = desc("requests_served_total", "Requests answered.")
+	drainedDesc       = desc("requests_drained_total", "Requests answered since the stop began.")
+	drainedHTTP2Desc  = desc("requests_drained_http2_total", "Requests answered over HTTP/2 since the stop began.")
+	cutDesc           = desc("requests_cut_total", "Requests cut at the deadline, or by a second signal.")
+	hijackedEndedDesc = desc("connections_hijacked_ended_total", "Hijacked connections that ended by themselves since the stop began.")
+	refusedDesc       = desc("connections_refused_at_door_total", "Connections refused while the doors were being shut.")
+	elapsedDesc       = desc("stop_elapsed_seconds", "How long the stop has taken until now, or took.")
+	upDesc            = desc("actor_up", "1 while the actor runs.", "actor", "stage")
+	restartsDesc      = desc("actor_restarts_total", "How often the actor was started again.", "actor", "stage")
+)
+
+func (c collector) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, ch) }
+
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	s := c.sup.Snapshot()
+	send := func(d *prometheus.Desc, t prometheus.ValueType, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, t, v, labels...)
+	}
+	gauge, counter := prometheus.GaugeValue, prometheus.CounterValue
+	for p := actors.Starting; p <= actors.Stopped; p++ {
+		send(phaseDesc, gauge, oneIf(p == s.Phase), p.String())
+	}
+	send(readyDesc, gauge, oneIf(s.Ready))
+	for state, n := range map[string]int{"new": s.New, "idle": s.Idle, "busy": s.Busy} {
+		send(connectionsDesc, gauge, float64(n), state)
+	}
+	send(hijackedDesc, gauge, float64(s.Hijacked))
+	send(inFlightDesc, gauge, float64(s.InFlight))
+	send(streamsDesc, gauge, float64(s.Streams))
+	send(servedDesc, counter, float64(s.Served))
+	send(drainedDesc, counter, float64(s.Drained))
+	send(drainedHTTP2Desc, counter, float64(s.DrainedHTTP2))
+	send(cutDesc, counter, float64(len(s.Snapshot.Cut)))
+	send(hijackedEndedDesc, counter, float64(s.HijackedEnded))
+	send(refusedDesc, counter, float64(s.Refused))
+	var elapsed time.Duration
+	switch {
+	case s.Phase == actors.Stopped:
+		elapsed = s.Since.Sub(s.Began)
+	case !s.Began.IsZero():
+		elapsed = time.Since(s.Began)
+	}
+	send(elapsedDesc, gauge, elapsed.Seconds())
+	for _, a := range s.Actors {
+		stage := strconv.Itoa(a.Stage)
+		send(upDesc, gauge, oneIf(a.State == actors.Running || a.State == actors.Stopping), a.Name, stage)
+		send(restartsDesc, counter, float64(a.Restarts), a.Name, stage)
+	}
+}
+
+func oneIf(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

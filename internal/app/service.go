@@ -1,0 +1,158 @@
+package app
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	stdlog "log"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+
+	"github.com/go-kit/log"
+	"github.com/go-kit/log/level"
+
+	"lastcall/actors"
+	"lastcall/internal/certificate"
+	"lastcall/internal/slowpeer"
+)
+
+// Service is what the settings ask to serve, and where.
+type Service struct {
+	Server      *http.Server
+	Listeners   []net.Listener
+	Certificate *certificate.Pair // nil: none
+	Admin       net.Listener      // nil: none
+
+	settings *Settings
+	stop     *actors.Stop
+	log      Log
+}
+
+// NewService loads and opens all that the settings name. If it fails, nothing is
+// left open.
+func NewService(cfg *Settings, stop *actors.Stop, l Log) (s Service, err error) {
+	s = Service{settings: cfg, stop: stop, log: l}
+	logger := l.logger
+	if cfg.report != "" {
+		if err := checkReport(cfg.report); err != nil {
+			return s, usageError{fmt.Errorf("-report: %w", err)}
+		}
+	}
+	handler, err := newHandler(cfg, stop, logger)
+	if err != nil {
+		return s, usageError{err}
+	}
+	if cfg.tlsCert != "" {
+		s.Certificate, err = certificate.Load(cfg.tlsCert, cfg.tlsKey, log.With(logger, "actor", "tls"))
+		if err != nil {
+			return s, usageError{fmt.Errorf("-tls-cert, -tls-key: %w", err)}
+		}
+	}
+	if s.Listeners, err = listen(cfg.listen); err != nil {
+		return s, err
+	}
+	if cfg.admin != "" {
+		if s.Admin, err = listenAdmin(cfg.admin, logger); err != nil {
+			closeAll(s.Listeners)
+			return s, fmt.Errorf("-admin %s: %w", cfg.admin, err)
+		}
+	}
+	for i, l := range s.Listeners {
+		s.Listeners[i] = slowpeer.Listener(l, timeouts(cfg))
+	}
+	s.Server = newServer(cfg, handler, s.Certificate, logger)
+	return s, nil
+}
+
+// LogServing logs what is served, and how to stop it.
+func (s Service) LogServing() {
+	level.Info(s.log.logger).Log("msg", "serving", "addr", addrs(s.Listeners), "scheme", s.settings.scheme(), "pid", os.Getpid(),
+		"stop", fmt.Sprintf("kill -INT %d", os.Getpid()), "stop_within", s.settings.lameDuck+s.settings.grace)
+}
+
+// End writes the report of a stop that has ended with err, and logs what went
+// wrong. It returns err, joined with its own error.
+func (s Service) End(err error) error {
+	if path := s.settings.report; path != "" {
+		if rerr := newReport(s.stop.Snapshot(), err).write(path); rerr != nil {
+			err = errors.Join(err, fmt.Errorf("-report: %w", rerr))
+		}
+	}
+	if err != nil {
+		level.Error(s.log.logger).Log("msg", "not a clean stop", "err", err, "status", Status(err))
+	}
+	return err
+}
+
+// newServer returns the server that the settings ask for. With a certificate it
+// speaks TLS.
+func newServer(cfg *Settings, h http.Handler, certificate *certificate.Pair, logger log.Logger) *http.Server {
+	s := &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: cfg.readHeaderTimeout,
+		IdleTimeout:       cfg.idleTimeout,
+		MaxHeaderBytes:    cfg.maxHeaderBytes,
+		ErrorLog:          stdlog.New(log.NewStdlibAdapter(level.Debug(logger)), "", 0),
+		Protocols:         new(http.Protocols),
+		HTTP2: &http.HTTP2Config{
+			// A connection keeps a buffer for the largest frame that it has
+			// received: with net/http's limit of 1 MiB any client can make the
+			// server allocate that. The smallest limit of RFC 9113 is what
+			// clients use anyway.
+			MaxReadFrameSize: 16 << 10,
+			// No WriteByteTimeout, because slowpeer.Listener sees progress
+			// that this does not, and no SendPingTimeout, because a PING takes
+			// its turn behind all that the kernel buffers: either would cut
+			// clients that are slow, but read.
+		},
+	}
+	s.Protocols.SetHTTP1(true)
+	s.Protocols.SetUnencryptedHTTP2(cfg.h2c)
+	if certificate != nil {
+		s.Protocols.SetHTTP2(true)
+		s.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certificate.GetCertificate}
+	}
+	return s
+}
+
+func timeouts(cfg *Settings) slowpeer.Config {
+	return slowpeer.Config{Read: orNone(cfg.readTimeout), Write: orNone(cfg.writeTimeout)}
+}
+
+// listen returns listeners on the sockets that were passed to the process and on
+// all of the addresses, or an error and nothing left open. Passed sockets replace
+// the default address, but not one that is set.
+func listen(addrs addresses) (listeners []net.Listener, err error) {
+	defer func() {
+		if err != nil {
+			closeAll(listeners)
+		}
+	}()
+	if listeners, err = passedListeners(); err != nil || len(listeners) > 0 && !addrs.set {
+		return listeners, err
+	}
+	for _, addr := range addrs.list {
+		l, err := actors.Listen(addr)
+		if err != nil {
+			return listeners, fmt.Errorf("-listen %s: %w", addr, err)
+		}
+		listeners = append(listeners, l)
+	}
+	return listeners, nil
+}
+
+func closeAll(listeners []net.Listener) {
+	for _, l := range listeners {
+		l.Close()
+	}
+}
+
+func addrs(listeners []net.Listener) string {
+	var s []string
+	for _, l := range listeners {
+		s = append(s, l.Addr().String())
+	}
+	return strings.Join(s, ",")
+}

@@ -1,0 +1,71 @@
+//go:build unix
+
+package e2e
+
+import (
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"testing"
+)
+
+// Flags of go test. What runs without them waits for little, and needs little of
+// the machine.
+var (
+	Stops = flag.Int("stops", 1, "how many times each test stops the server under load")
+	Long  = flag.Bool("long", false, "all clients, attackers and situations, which takes minutes")
+)
+
+// Few returns n with -long, and a fraction of it without.
+func Few(n int) int {
+	if *Long {
+		return n
+	}
+	return (n + 7) / 8
+}
+
+var binary string // lastcall, which Main has built
+
+// Main is the TestMain of a package. It builds lastcall once, with the race
+// detector if the test has it, and runs the tests. A test binary that As starts
+// runs as one of the programs instead.
+func Main(m *testing.M, more map[string]Program) {
+	maps.Copy(programs, more)
+	if name := os.Getenv("RUN_AS"); name != "" {
+		os.Exit(runAs(programs[name]))
+	}
+	flag.Parse()
+	flag.Set("test.parallel", "8") // tests that run in parallel mostly wait
+	os.Exit(buildAndRun(m))
+}
+
+func buildAndRun(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "lastcall")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	binary = filepath.Join(dir, "lastcall")
+	info, _ := debug.ReadBuildInfo()
+	args := []string{"build", "-o", binary}
+	if raceEnabled() {
+		args = append(args, "-race")
+	}
+	if out, err := exec.Command("go", append(args, info.Main.Path)...).CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
+		return 1
+	}
+	return m.Run()
+}
+
+// raceEnabled reports whether this test was built with -race.
+func raceEnabled() bool {
+	info, _ := debug.ReadBuildInfo()
+	return slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
+}

@@ -1,0 +1,181 @@
+package e2e
+
+import (
+	"io"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Control sequences of a terminal.
+const (
+	erase  = "\r\x1b[K"
+	noWrap = "\x1b[?7l"
+	wrap   = "\x1b[?7h"
+)
+
+// screen is a pseudo terminal, and all that was written to it.
+type screen struct {
+	master, slave *os.File
+
+	mu  sync.Mutex
+	all strings.Builder
+}
+
+func newScreen(t *testing.T) *screen {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { master.Close() })
+	fd := int(master.Fd())
+	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slave, err := os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { slave.Close() })
+	s := &screen{master: master, slave: slave}
+	go func() {
+		buf := make([]byte, 4096)
+		for {
+			n, err := master.Read(buf)
+			s.mu.Lock()
+			s.all.Write(buf[:n])
+			s.mu.Unlock()
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return s
+}
+
+func (s *screen) written() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.all.String()
+}
+
+// until waits until the screen matches a regular expression.
+func (s *screen) until(t *testing.T, re string) {
+	t.Helper()
+	WaitFor(t, re+" on the screen", func() bool { return regexp.MustCompile(re).MatchString(s.written()) })
+}
+
+// lines returns the lines that are on the screen at last.
+func (s *screen) lines() []string {
+	written := strings.NewReplacer(noWrap, "", wrap, "").Replace(s.written())
+	var lines []string
+	for line := range strings.SplitSeq(written, "\r\n") {
+		for {
+			i := strings.Index(line, erase)
+			if i < 0 {
+				break
+			}
+			line = line[i+len(erase):] // what was there before is erased
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+// serveOnScreen starts the binary on a terminal of the given name.
+func serveOnScreen(t *testing.T, term string) (s *screen, cmd *exec.Cmd, addr string) {
+	t.Helper()
+	s = newScreen(t)
+	cmd = Lastcall("-listen", "127.0.0.1:0", "-dir", site(t, "here"), "-read-header-timeout", "1m", "-access-log")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.slave, s.slave, s.slave
+	cmd.Env = append(os.Environ(), "TERM="+term, "GORACE=atexit_sleep_ms=0")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		if t.Failed() {
+			t.Logf("the screen: %q", s.written())
+		}
+	})
+	s.until(t, `msg=serving addr=\S+ `)
+	return s, cmd, addrLine.FindStringSubmatch(s.written())[1]
+}
+
+// TestProgressOnTerminal stops a server on a real terminal, with Ctrl-C.
+func TestProgressOnTerminal(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		again bool // Ctrl-C once more
+	}{{"clean", false}, {"cut", true}} {
+		t.Run(tt.name, func(t *testing.T) {
+			s, cmd, addr := serveOnScreen(t, "xterm")
+			first, second := visitHalfway(t, addr), visitHalfway(t, addr)
+
+			io.WriteString(s.master, "\x03")
+			s.until(t, `draining: 0 in flight, 0 streams, 0 hijacked, 0 new, 0 idle, 2 open, \d+s left`)
+			s.until(t, `draining: 0 in flight, 0 streams, 0 hijacked, 0 new, 0 idle, 2 open, 2\ds left`) // of 30
+			first.send(askWho[10:])
+			first.wantAnswer("here")
+			s.until(t, `draining: 0 in flight, 0 streams, 0 hijacked, 0 new, 0 idle, 1 open, \d+s left`)
+			if tt.again {
+				io.WriteString(s.master, "\x03")
+			} else {
+				second.send(askWho[10:])
+				second.wantAnswer("here")
+			}
+			cmd.Wait()
+			ws := cmd.ProcessState.Sys().(syscall.WaitStatus)
+			if killed := ws.Signaled() && ws.Signal() == syscall.SIGINT; killed != tt.again || !killed && ws.ExitStatus() != 0 {
+				t.Errorf("wait status = %#x, want killed by SIGINT: %v", ws, tt.again)
+			}
+			s.until(t, `msg=stopped`)
+			lines := s.lines()
+			WaitFor(t, "the progress line to go", func() bool {
+				lines = s.lines()
+				return lines[len(lines)-1] == ""
+			})
+			for _, line := range lines[:len(lines)-1] {
+				line = strings.TrimPrefix(line, "^C") // the terminal's own
+				if !strings.HasPrefix(line, "level=") || strings.ContainsAny(line, "\x1b\r") {
+					t.Errorf("no clean log line: %q", line)
+				}
+			}
+			if n := strings.Count(s.written(), "msg=stopping"); n != 0 {
+				t.Errorf("%d log lines of progress besides, want none", n)
+			}
+		})
+	}
+}
+
+// TestProgressOnDumbTerminal stops a server on a terminal that cannot erase.
+func TestProgressOnDumbTerminal(t *testing.T) {
+	t.Parallel()
+	for _, term := range []string{"dumb", ""} {
+		s, cmd, addr := serveOnScreen(t, term)
+		v := visitHalfway(t, addr)
+		io.WriteString(s.master, "\x03")
+		s.until(t, `phase=draining`)
+		v.send(askWho[10:])
+		v.wantAnswer("here")
+		cmd.Wait()
+		s.until(t, `msg=stopped`)
+		if strings.Contains(s.written(), "\x1b") {
+			t.Errorf("with TERM=%s there are control sequences: %q", term, s.written())
+		}
+	}
+}

@@ -1,0 +1,122 @@
+//go:build unix
+
+package e2e
+
+import (
+	"context"
+	"lastcall/stoptest/line"
+	"lastcall/stoptest/load"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// quiet starts a load whose clients, at the stop, make no requests and keep their
+// connections open.
+func quiet(t testing.TB, addr string, g load.Group) *load.Load {
+	t.Helper()
+	l, err := load.Start(load.Config{Addr: addr, Groups: []load.Group{g}, EchoHeader: "X-Request-Id", MaxTime: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if err := l.Ready(ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// stopTimes are situations in which the server gets its signal. Each function
+// returns how long the stop took, from the signal or the last answer, whichever
+// was later.
+var stopTimes = []struct {
+	name    string
+	measure func(t testing.TB, s Subject) time.Duration
+}{
+	{"nothing open", func(t testing.TB, s Subject) time.Duration {
+		at := s.Server.Signal(t, syscall.SIGTERM)
+		s.Server.Wait(t)
+		return s.Server.Ended.Sub(at)
+	}},
+	{"50 quiet for 3s", func(t testing.TB, s Subject) time.Duration {
+		l := quiet(t, s.Server.Addr, load.Group{Kind: load.Idle, N: 50, Requests: 3, Think: 50 * time.Millisecond})
+		time.Sleep(3 * time.Second) // that is the situation
+		return untilClosed(t, s, l)
+	}},
+	{"50 used once, quiet for 3s", func(t testing.TB, s Subject) time.Duration {
+		l := quiet(t, s.Server.Addr, load.Group{Kind: load.Idle, N: 50, Requests: 1})
+		time.Sleep(3 * time.Second)
+		return untilClosed(t, s, l)
+	}},
+	{"50 never used", func(t testing.TB, s Subject) time.Duration {
+		return untilClosed(t, s, quiet(t, s.Server.Addr, load.Group{Kind: load.Idle, N: 50}))
+	}},
+	{"one request with 2s to go", func(t testing.TB, s Subject) time.Duration {
+		l, err := load.Start(load.Config{Addr: s.Server.Addr, EchoHeader: "X-Request-Id",
+			Groups: []load.Group{{Kind: load.Fresh, Requests: 1, Path: "/slow", Delay: -1}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		WaitFor(t, "the request to be in flight", func() bool { return l.Snapshot().Total.InFlight > 0 })
+		l.Signalled(time.Now())
+		s.Server.Signal(t, syscall.SIGTERM)
+		s.Server.Wait(t)
+		n := l.Wait().Total
+		if n.Answered != 1 {
+			t.Errorf("answered = %d, want 1", n.Answered)
+		}
+		return s.Server.Ended.Sub(n.LastAnswer)
+	}},
+}
+
+// untilClosed stops the server, and returns how long it took to close the last
+// connection and to end.
+func untilClosed(t testing.TB, s Subject, l *load.Load) time.Duration {
+	t.Helper()
+	at := time.Now()
+	l.Signalled(at)
+	s.Server.Signal(t, syscall.SIGTERM)
+	s.Server.Wait(t)
+	n := l.Wait().Total
+	if n.SilentFIN != n.Clients || n.SilentRST != 0 || n.SilentOpen != 0 {
+		t.Errorf("closed by FIN %d, RST %d, not at all %d, want all %d by FIN", n.SilentFIN, n.SilentRST, n.SilentOpen, n.Clients)
+	}
+	return max(s.Server.Ended.Sub(at), n.LastClosed.Sub(at))
+}
+
+// BenchmarkStopTimes reports how long stops take.
+func BenchmarkStopTimes(b *testing.B) {
+	for _, st := range stopTimes {
+		b.Run(st.name, func(b *testing.B) {
+			var sum time.Duration
+			for b.Loop() {
+				sum += st.measure(b, StartProxy(b, Here, "127.0.0.1"))
+			}
+			b.ReportMetric(float64(sum.Microseconds())/1000/float64(b.N), "ms/stop")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+// BenchmarkLossyLine reports what is lost a stop over a line of 100 ms round
+// trip that drops 2 % of the packets each way, beside what the idiom loses.
+// Nobody can promise 0: a request that is dropped often enough comes later than
+// any wait.
+func BenchmarkLossyLine(b *testing.B) {
+	over := LongLine(b, line.Config{Delay: 50 * time.Millisecond, Loss: 0.02, Seed: 1})
+	for _, s := range []struct {
+		name  string
+		start Starter
+	}{{"lastcall", StartProxy}, {"idiom", StartIdiom}} {
+		b.Run(s.name, func(b *testing.B) {
+			var lost float64
+			for b.Loop() {
+				ledger, _ := StopUnderLoad(b, s.start, over, Mixed(5*time.Millisecond))
+				lost += float64(ledger.Total.Lost + ledger.Total.ResetOnConnect)
+			}
+			b.ReportMetric(lost/float64(b.N), "lost/stop")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}

@@ -1,7 +1,0 @@
-//go:build !unix
-
-package main
-
-import "io"
-
-func terminalOf(io.Writer) *terminal { return nil }
