@@ -3,6 +3,7 @@ package actors
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -12,10 +13,10 @@ import (
 // actor is what [Graceful], [Every], [Once] and [Process] have in common.
 type actor struct {
 	stop   *Stop
+	used   bool // it was made when the group had stopped
 	name   string
 	logger log.Logger
 
-	once  sync.Once
 	asked chan struct{} // closed by the first interrupt
 
 	mu     sync.Mutex
@@ -32,51 +33,57 @@ func newActor(stop *Stop, name, otherwise string) *actor {
 	if name == "" {
 		name = otherwise
 	}
-	return &actor{stop: stop, name: name, logger: log.With(stop.logger(), "actor", name), asked: make(chan struct{})}
+	return &actor{stop: stop, used: stop.isUsed(), name: name, logger: log.With(stop.logger(), "actor", name), asked: make(chan struct{})}
 }
 
 // interrupt is the second half of the pair.
 func (a *actor) interrupt(cause error) {
-	a.stop.Begin(cause) // first, so that whoever was asked knows the deadline
-	a.once.Do(func() {
-		a.mu.Lock()
-		defer a.mu.Unlock()
+	a.stop.Begin(cause) // first, so that whatever is asked knows the deadline
+	a.mu.Lock()
+	first, failed := !a.over, a.failed
+	if first {
 		a.over = true
 		a.own = ownDeadline(cause)
 		close(a.asked)
-		if a.failed != nil && !errors.Is(cause, a.failed) {
-			a.stop.fails(a.failed)
-		}
-	})
+	}
+	a.mu.Unlock()
+	if first && failed != nil && !errors.Is(cause, failed) {
+		a.stop.recordError(failed)
+	}
 }
 
-// execute makes f what the group executes: it is not called if the interrupt
-// came before.
+// execute makes f what the group executes. f is not called if the interrupt
+// came before, or the stop has begun.
 func (a *actor) execute(f func() error) func() error {
 	return func() error {
+		a.stop.recordExecute()
 		a.mu.Lock()
 		a.failed = nil
 		over := a.over
 		a.mu.Unlock()
-		if over {
+		switch {
+		case a.used, !over && a.stop.isOver():
+			return fmt.Errorf("%s: %w", a.name, ErrStopUsed)
+		case over, closed(a.stop.begun):
 			return nil
 		}
-		a.stop.works(1)
-		defer a.stop.works(-1)
-		return a.returns(f())
+		a.stop.addWorkers(1)
+		defer a.stop.addWorkers(-1)
+		return a.returned(f())
 	}
 }
 
-// returns is for execute to return with. run.Group drops every error but the
-// first to come: the stop is told of those that come once the actor has been
-// interrupted, and of one that was there when it was interrupted for another.
-// Before that it is told nothing, as the actor may be started again.
-func (a *actor) returns(err error) error {
+// returned is for execute to return with. run.Group keeps only the first error
+// to come. So the stop records an error that comes once the actor has been
+// interrupted, and one that was there when it was interrupted for another.
+// An error before that is not recorded, as the actor may be started again.
+func (a *actor) returned(err error) error {
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	a.failed = err
-	if a.over && err != nil {
-		a.stop.fails(err)
+	over := a.over
+	a.mu.Unlock()
+	if over && err != nil {
+		a.stop.recordError(err)
 	}
 	return err
 }

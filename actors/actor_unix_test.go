@@ -3,17 +3,25 @@
 package actors_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"os"
+	"os/exec"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/go-kit/log"
 	"github.com/oklog/run"
+	"golang.org/x/sys/unix"
 
 	"lastcall/actors"
 )
+
+// notTheSame is longer than what makes two interrupts one.
+const notTheSame = 400 * time.Millisecond
 
 // TestSecondInterrupt: the second one ends hard what the first asked to end.
 func TestSecondInterrupt(t *testing.T) {
@@ -35,6 +43,7 @@ func TestSecondInterrupt(t *testing.T) {
 	}
 	press()
 	<-begun
+	time.Sleep(notTheSame)
 	press()
 	select {
 	case err := <-done:
@@ -63,15 +72,16 @@ func TestSignalBeforeExecute(t *testing.T) {
 
 // Also where nothing serves: the program is killed, not left to itself.
 func TestSecondInterruptWithoutServer(t *testing.T) {
-	var log lines
-	stop := actors.Stop{Logger: &log}
+	var logged lines
+	stop := actors.Stop{Logger: &logged}
 	var g run.Group
 	g.Add(actors.Process(&stop, sh("trap 'echo asked' TERM; trap '' INT; "+forever), actors.ProcessConfig{}))
 	g.Add(actors.Signal(&stop, os.Interrupt))
 	done := make(chan error)
 	go func() { done <- stop.Err(g.Run()) }()
 	for _, line := range []string{"msg=ready", "msg=asked"} {
-		log.until(t, line)
+		logged.until(t, line)
+		time.Sleep(notTheSame)
 		if err := syscall.Kill(os.Getpid(), syscall.SIGINT); err != nil {
 			t.Fatal(err)
 		}
@@ -84,5 +94,88 @@ func TestSecondInterruptWithoutServer(t *testing.T) {
 		}
 	case <-time.After(10 * time.Second):
 		t.Fatal("not ended 10 s after the second interrupt")
+	}
+}
+
+// TestTimeout has timeout(1) end a process, which sends the signal both to the
+// process and to its group. That is one interrupt, not two: nothing is cut.
+func TestTimeout(t *testing.T) {
+	if os.Getenv("LASTCALL_CHILD") != "" {
+		stop := &actors.Stop{Logger: log.NewLogfmtLogger(log.NewSyncWriter(os.Stderr))}
+		s := newServed()
+		s.linger = time.Second // under way when the second signal comes
+		var g run.Group
+		g.Add(actors.Graceful(stop, s.serve, s.shutdown, s.config()))
+		g.Add(actors.Signal(stop))
+		os.Exit(actors.ExitStatus(stop.Err(g.Run())))
+	}
+	timeout, err := exec.LookPath("timeout")
+	if err != nil {
+		t.Skip(err)
+	}
+	for range 5 {
+		ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, timeout, "--preserve-status", "-s", "INT", "1", os.Args[0], "-test.run=^TestTimeout$")
+		cmd.Env = append(os.Environ(), "LASTCALL_CHILD=x")
+		out, err := cmd.CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "received signal interrupt") {
+			t.Fatalf("%v, want a clean stop by the interrupt:\n%s", err, out)
+		}
+	}
+}
+
+// TestInterruptsWithLogStuck interrupts a process twice whose stderr nobody
+// reads, so that each line of its log blocks. It ends all the same.
+func TestInterruptsWithLogStuck(t *testing.T) {
+	if os.Getenv("LASTCALL_CHILD") != "" {
+		go os.Stderr.Write(make([]byte, 1<<20)) // more than a pipe takes
+		for fd := int(os.Stderr.Fd()); ; {      // until it is full
+			var set unix.FdSet
+			set.Set(fd)
+			if n, err := unix.Select(fd+1, nil, &set, nil, new(unix.Timeval)); err == nil && n == 0 {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		stop := &actors.Stop{Grace: time.Hour, Logger: log.NewLogfmtLogger(log.NewSyncWriter(os.Stderr))}
+		s := newServed()
+		s.linger = time.Hour
+		var g run.Group
+		g.Add(actors.Graceful(stop, s.serve, s.shutdown, s.config()))
+		g.Add(actors.Signal(stop))
+		go func() {
+			<-s.begun
+			os.Stdout.WriteString("serving\n")
+			<-stop.Begun()
+			os.Stdout.WriteString("stopping\n")
+		}()
+		os.Exit(actors.ExitStatus(stop.Err(g.Run())))
+	}
+	stderr, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stderr.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestInterruptsWithLogStuck$")
+	cmd.Env = append(os.Environ(), "LASTCALL_CHILD=x")
+	cmd.Stderr = w
+	stdout, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for out := bufio.NewScanner(stdout); out.Scan(); {
+		time.Sleep(notTheSame)
+		cmd.Process.Signal(os.Interrupt)
+	}
+	cmd.Wait()
+	if status := cmd.ProcessState.ExitCode(); ctx.Err() != nil || status != 3 {
+		t.Errorf("exit status = %d (%v), want 3 by the second interrupt", status, ctx.Err())
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strconv"
+	"strings"
 )
 
 // Contain is an [Option]: a panic of the actor, in its execute or its
@@ -25,21 +26,22 @@ type PanicError struct {
 	Stack []byte // where
 }
 
-// Error has the stack, too, so that it gets into the log.
+// Error is one line. It does not have the stack, which is logged with the key
+// "stack".
 func (e *PanicError) Error() string {
-	return fmt.Sprintf("%s: panic: %v\n%s", e.Actor, e.Value, e.Stack)
+	value := strings.ReplaceAll(strings.TrimSpace(fmt.Sprint(e.Value)), "\n", "; ")
+	return fmt.Sprintf("%s: panic: %s", e.Actor, value)
 }
 
 // guard calls f, which is the actor's.
 func (a *supervised) guard(f func() error) (err error) {
+	if a.contain {
+		return contain(a.name, f)
+	}
 	returned := false
 	defer func() {
 		switch {
 		case returned:
-		case a.contain:
-			if v := recover(); v != nil { // nil: runtime.Goexit
-				err = &PanicError{a.name, v, debug.Stack()}
-			}
 		case panicking():
 			a.crashing.Store(true)
 			// Not through the logger: the panic may be in there, with a lock held.
@@ -49,6 +51,33 @@ func (a *supervised) guard(f func() error) (err error) {
 	err = f()
 	returned = true
 	return err
+}
+
+// contain calls f, and returns a panic of it as an error.
+func contain(name string, f func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil { // nil: f has returned, or called runtime.Goexit
+			err = &PanicError{name, v, debug.Stack()}
+		}
+	}()
+	return f()
+}
+
+// contained reports whether the function that calls it is called by contain, on
+// the same goroutine. It is for the actors that have to stop in order also when
+// they panic, and must not recover a panic that ends the process.
+func contained() bool {
+	pc := make([]uintptr, 64)
+	frames := runtime.CallersFrames(pc[:runtime.Callers(2, pc)])
+	for {
+		frame, more := frames.Next()
+		if strings.HasSuffix(frame.Function, "/actors.contain") {
+			return true
+		}
+		if !more {
+			return false
+		}
+	}
 }
 
 // panicking reports whether the deferred function that calls it was called

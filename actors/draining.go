@@ -10,15 +10,19 @@ import (
 // [Stop.Deadline]. It works for HTTP/1, HTTP/2 and TLS, also once the handler
 // has hijacked the connection.
 //
-// It is nil for any other context. Begun, Draining, Done and Deadline work on a
-// nil Stop; nothing else does.
+// It is nil for any other context. Begun, Draining, Done and Deadline may be
+// called on nil; nothing else may.
 func StopOf(ctx context.Context) *Stop {
 	stop, _ := ctx.Value(stopKey{}).(*Stop)
 	return stop
 }
 
-// Begun returns a channel that is closed when a stop begins. On a nil Stop the
-// channel is nil, which blocks forever.
+// Begun returns a channel that is closed when the stop begins, by whatever
+// begins it: [Stop.Begin], the interrupt or the end of an actor, a signal. The
+// phase and [Stop.Deadline] are known then. With a lame-duck time the process
+// still accepts, and [Stop.Draining] comes later.
+//
+// On a nil Stop the channel is nil, which blocks forever.
 func (s *Stop) Begun() <-chan struct{} {
 	if s == nil {
 		return nil
@@ -28,14 +32,17 @@ func (s *Stop) Begun() <-chan struct{} {
 }
 
 // Done returns a channel that is closed when the stop enters the phase
-// [Stopped]: every actor that serves has returned. Others may still run. On a
-// nil Stop the channel is nil, which blocks forever.
+// [Stopped]: every actor that serves ([HTTP], [Graceful]) has returned. Other
+// actors may still be at work. In a process without one that serves, that is as
+// soon as the stop begins.
+//
+// On a nil Stop the channel is nil, which blocks forever.
 func (s *Stop) Done() <-chan struct{} {
 	if s == nil {
 		return nil
 	}
 	s.init()
-	return s.ended
+	return s.done
 }
 
 // Draining returns a channel that is closed when the stop enters the phase

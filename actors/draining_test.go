@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"lastcall/actors"
@@ -109,5 +110,47 @@ func TestDrainingWithoutStop(t *testing.T) {
 	case <-stop.Draining():
 	case <-time.After(10 * time.Second):
 		t.Error("draining was passed over without a word")
+	}
+}
+
+// TestBegunAndDone: each channel is closed when its moment has come, and not
+// before.
+func TestBegunAndDone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stop := actors.Stop{LameDuck: time.Second}
+		serving := make(chan struct{})
+		execute, interrupt := actors.Graceful(&stop, func() error { <-serving; return nil },
+			func(context.Context) error { time.Sleep(time.Second); close(serving); return nil }, actors.GracefulConfig{})
+		go execute()
+		check := func(when string, begun, draining, done bool) {
+			t.Helper()
+			synctest.Wait()
+			for _, c := range []struct {
+				name string
+				c    <-chan struct{}
+				want bool
+			}{{"Begun", stop.Begun(), begun}, {"Draining", stop.Draining(), draining}, {"Done", stop.Done(), done}} {
+				closed := false
+				select {
+				case <-c.c:
+					closed = true
+				default:
+				}
+				if closed != c.want {
+					t.Errorf("%s: %s is closed: %v, want %v", when, c.name, closed, c.want)
+				}
+			}
+		}
+		check("serving", false, false, false)
+		interrupt(nil)
+		check("lame duck", true, false, false)
+		time.Sleep(1500 * time.Millisecond)
+		check("draining", true, true, false)
+		time.Sleep(time.Second)
+		check("stopped", true, true, true)
+	})
+	var none *actors.Stop
+	if none.Begun() != nil || none.Done() != nil {
+		t.Error("the channels of a nil Stop are not nil")
 	}
 }

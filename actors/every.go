@@ -251,7 +251,7 @@ func (a *actor) run(ctx context.Context, job func(context.Context) error) (cut b
 	cut = err != nil && ctx.Err() != nil
 	if cut {
 		level.Warn(a.logger).Log("msg", "job cut", "err", err)
-		a.stop.ends(a.name)
+		a.stop.recordForced(a.name)
 	}
 	return cut, err
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/go-kit/log/level"
 )
 
-// GracefulConfig is what [Graceful] may be told besides. The zero value works.
+// GracefulConfig holds the optional settings of [Graceful]. The zero value works.
 type GracefulConfig struct {
 	// Name is the actor's in logs and errors. Empty means "graceful".
 	Name string
@@ -58,13 +58,14 @@ type GracefulConfig struct {
 // stopped when it has returned. A nil stop means the defaults of [Stop].
 func Graceful(stop *Stop, serve func() error, shutdown func(context.Context) error, cfg GracefulConfig) (execute func() error, interrupt func(error)) {
 	g := &graceful{actor: newActor(stop, cfg.Name, "graceful"), serve: serve, shutdown: shutdown, GracefulConfig: cfg}
-	g.stop.register(nil)
+	g.member = g.stop.register(g.logger, nil)
 	return g.execute, g.interrupt
 }
 
 type graceful struct {
 	*actor
 	GracefulConfig
+	member   *member
 	serve    func() error
 	shutdown func(context.Context) error
 }
@@ -77,34 +78,65 @@ func (g *graceful) interrupt(cause error) {
 }
 
 func (g *graceful) execute() error {
-	defer g.stop.returns(nil)
-	g.stop.serves()
+	if serve, err := g.stop.memberStarted(g.member); !serve {
+		if err != nil {
+			err = fmt.Errorf("%s: %w", g.name, err)
+		}
+		return err
+	}
+	g.stop.memberReady(g.member)
 	served, down := make(chan struct{}), make(chan error, 1)
+	go func() {
+		err := g.end(served)
+		g.stop.memberDone(g.member, nil)
+		down <- err
+	}()
 	over := sync.OnceFunc(func() { close(served) })
-	defer over() // also if serve panics
-	go func() { down <- g.end(served) }()
+	returned := false
+	defer func() {
+		if !returned {
+			// serve has panicked. Either the process ends, or somebody recovers
+			// it, and begins the stop.
+			go func() {
+				<-g.stop.begun
+				over()
+			}()
+		}
+	}()
 
-	// serve is called here, not in the other goroutine, so that whoever contains
-	// panics, or looks for the stack of an actor that hangs, finds it.
+	// serve is called on this goroutine, where panics are contained, and where
+	// the stack of an actor that hangs is looked for.
 	var failed error
 	if !g.interrupted() {
-		failed = g.serve()
+		failed = g.callServe()
 		switch asked := g.interrupted(); {
 		case asked && g.clean(failed):
 			failed = nil
 		case failed != nil:
-			failed = fmt.Errorf("%s: serve: %w", g.name, failed)
-			g.stop.fails(failed) // a signal may come first for run.Group
+			if _, ok := failed.(*PanicError); !ok {
+				failed = fmt.Errorf("%s: serve: %w", g.name, failed)
+			}
+			g.stop.recordError(failed) // a signal may come first for run.Group
 			fallthrough
 		case !asked:
 			g.stop.Begin(failed) // now: what is in flight may hold us up to the deadline
 		}
 	}
+	returned = true
 	over()
 	if err := <-down; failed == nil {
 		return err
 	}
 	return failed
+}
+
+// callServe calls serve. A panic that is contained is an error of serve, so that
+// it begins the stop as any other does.
+func (g *graceful) callServe() error {
+	if contained() {
+		return contain(g.name, g.serve)
+	}
+	return g.serve()
 }
 
 // clean reports whether err is how serve says that it was stopped.
@@ -124,7 +156,7 @@ func (g *graceful) end(served <-chan struct{}) error {
 	case <-g.asked:
 	case <-served:
 	}
-	g.stop.leaves(g.lameDuck(served))
+	g.stop.memberLameDuckDone(g.member, g.lameDuck(served))
 
 	ctx, cancel := context.WithDeadline(context.Background(), g.bound(g.Grace))
 	defer cancel()
@@ -155,7 +187,7 @@ func (g *graceful) end(served <-chan struct{}) error {
 	} else {
 		err = nil
 		level.Warn(g.logger).Log("msg", "not stopped in time, closing")
-		g.stop.ends(g.name)
+		g.stop.recordForced(g.name)
 	}
 	cancel() // shutdown has nothing to wait for any more
 	if g.Close != nil {
@@ -167,7 +199,7 @@ func (g *graceful) end(served <-chan struct{}) error {
 		<-down
 	}
 	if err != nil {
-		g.stop.fails(err)
+		g.stop.recordError(err)
 	}
 	<-served
 	return err
@@ -176,13 +208,13 @@ func (g *graceful) end(served <-chan struct{}) error {
 // lameDuck waits for the end of that phase, in which serve goes on, and reports
 // whether serve has ended before.
 func (g *graceful) lameDuck(served <-chan struct{}) (early bool) {
-	over := time.NewTimer(time.Until(g.stop.drainsAt()))
+	over := time.NewTimer(time.Until(g.stop.drainTime()))
 	defer over.Stop()
 	select {
 	case <-over.C:
 	case <-g.stop.cutc:
 	case <-served:
-		return time.Now().Before(g.stop.drainsAt())
+		return time.Now().Before(g.stop.drainTime())
 	}
 	return false
 }

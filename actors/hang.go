@@ -79,7 +79,7 @@ func (e *HangError) Error() string {
 // await waits for an actor that is being interrupted, up to its deadline.
 func (a *supervised) await() error {
 	a.sup.mu.Lock()
-	overdue := a.bound().Add(returnTime)
+	overdue := a.deadlineLocked().Add(returnTime)
 	a.sup.mu.Unlock()
 	timer := time.NewTimer(time.Until(overdue))
 	defer timer.Stop()
@@ -92,20 +92,20 @@ func (a *supervised) await() error {
 			cut = nil
 			timer.Reset(min(time.Until(overdue), returnTime))
 		case <-timer.C:
-			return a.hangs()
+			return a.leaveBehind()
 		}
 	}
 }
 
-// bound is the deadline, or zero while it is not known. s.mu is held.
-func (a *supervised) bound() time.Time {
+// deadlineLocked returns the actor's deadline, or zero while it is not known.
+func (a *supervised) deadlineLocked() time.Time {
 	st, s := a.stage, a.sup
 	if st.since.IsZero() {
 		return time.Time{}
 	}
 	deadline := st.deadline
 	if a.within > 0 {
-		from := s.stop.drainsAt()
+		from := s.stop.drainTime()
 		if from.Before(st.since) {
 			from = st.since
 		}
@@ -119,8 +119,8 @@ func (a *supervised) bound() time.Time {
 	return deadline
 }
 
-// hangs gives up on an actor.
-func (a *supervised) hangs() error {
+// leaveBehind gives up on an actor that hangs.
+func (a *supervised) leaveBehind() error {
 	s, now := a.sup, time.Now()
 	s.mu.Lock()
 	if a.state != Running && a.state != Restarting && a.state != Stopping { // has ended just now
@@ -139,16 +139,16 @@ func (a *supervised) hangs() error {
 	err := &HangError{Actor: a.name, After: after, Stack: stackOf(s.stacks(now), id)}
 	s.mu.Lock()
 	a.err = err
-	a.leaves()
+	a.leaveStageLocked()
 	s.mu.Unlock()
-	s.stop.keep(err, err)
+	s.stop.recordActorError(err, a.named)
 	level.Error(a.logger).Log("msg", "actor has not returned, leaving it behind", "elapsed", after, "stack", string(err.Stack))
 	s.advance()
 	return a.result()
 }
 
 // stacks returns those of all goroutines, as they were then or later. The world
-// is stopped for it, so those who hang together share one.
+// is stopped for it, so actors that hang together share one dump.
 func (s *Supervisor) stacks(then time.Time) []byte {
 	s.dumping.Lock()
 	defer s.dumping.Unlock()

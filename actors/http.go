@@ -1,9 +1,12 @@
 package actors
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -77,13 +80,18 @@ func HTTP(stop *Stop, srv *http.Server, listeners ...net.Listener) (execute func
 		logger:    log.With(stop.logger(), "actor", "http"),
 		own:       make(chan time.Time, 1),
 	}
-	stop.register(s)
+	addrs := make([]string, len(listeners))
+	for i, l := range listeners {
+		addrs[i] = l.Addr().String()
+	}
+	s.member = stop.register(log.With(s.logger, "addr", cmp.Or(strings.Join(addrs, ","), srv.Addr)), s)
 	return s.execute, s.interrupt
 }
 
 // server is the life cycle of an HTTP actor.
 type server struct {
 	stop      *Stop
+	member    *member
 	http      *http.Server
 	listeners []net.Listener
 	logger    log.Logger
@@ -92,8 +100,17 @@ type server struct {
 }
 
 func (s *server) execute() error {
+	if serve, err := s.stop.memberStarted(s.member); !serve {
+		for _, l := range s.listeners {
+			l.Close()
+		}
+		if err != nil {
+			err = fmt.Errorf("http: %w", err)
+		}
+		return err
+	}
 	var cut []Request
-	defer func() { s.stop.returns(cut) }()
+	defer func() { s.stop.memberDone(s.member, cut) }()
 
 	if len(s.listeners) == 0 {
 		addr := s.http.Addr
@@ -121,21 +138,21 @@ func (s *server) execute() error {
 	}
 	s.engine.Store(engine)
 	failures := engine.Start()
-	s.stop.serves()
+	s.stop.memberReady(s.member)
 
 	select {
 	case <-s.stop.begun:
 	case err = <-failures: // nobody asked for that
-		s.stop.fails(err) // a signal may come first for run.Group
+		s.stop.recordError(err) // a signal may come first for run.Group
 		s.stop.Begin(err)
 	}
-	s.stop.leaves(s.lameDuck(failures))
+	s.stop.memberLameDuckDone(s.member, s.lameDuck(failures))
 
 	ctx, cancel := s.deadline()
 	defer cancel()
 	requests := engine.Drain(ctx)
 	for err := range failures {
-		s.stop.fails(err)
+		s.stop.recordError(err)
 	}
 	for i, r := range requests {
 		if i == mostNamed {
@@ -153,16 +170,16 @@ func (s *server) execute() error {
 
 // fail begins the stop with an error by which nothing was served.
 func (s *server) fail(err error) error {
-	s.stop.fails(err)
+	s.stop.recordError(err)
 	s.stop.Begin(err)
-	s.stop.leaves(true)
+	s.stop.memberLameDuckDone(s.member, true)
 	return err
 }
 
 // lameDuck waits for the end of that phase, in which all goes on, and reports
 // whether every listener has ended before.
 func (s *server) lameDuck(failures <-chan error) (early bool) {
-	over := time.NewTimer(time.Until(s.stop.drainsAt()))
+	over := time.NewTimer(time.Until(s.stop.drainTime()))
 	defer over.Stop()
 	for {
 		select {
@@ -174,7 +191,7 @@ func (s *server) lameDuck(failures <-chan error) (early bool) {
 			if !ok {
 				return true
 			}
-			s.stop.fails(err)
+			s.stop.recordError(err)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/go-kit/log"
 	"github.com/go-kit/log/level"
 )
 
@@ -110,6 +111,9 @@ func Process(stop *Stop, cmd *exec.Cmd, cfg ProcessConfig) (execute func() error
 		cfg.MaxLine = 16 << 10
 	}
 	p := &process{actor: newActor(stop, cfg.Name, filepath.Base(cmd.Path)), ProcessConfig: cfg, template: cmd}
+	// Its lines wait for the log, as long as the actor may, and on a goroutine of
+	// their own. See output.
+	p.logger = log.With(p.stop.waitingLogger(), "actor", p.name)
 	return p.execute(p.runs), p.interrupt
 }
 
@@ -165,7 +169,7 @@ func (p *process) runs() error {
 
 	asked := p.interrupted()
 	if killed && asked {
-		p.stop.ends(p.name)
+		p.stop.recordForced(p.name)
 	}
 	switch {
 	case errors.Is(err, exec.ErrWaitDelay): // its input or output is held by a process outside its group

@@ -172,8 +172,7 @@ func running(t testing.TB, pgid int) bool {
 }
 
 func TestProcessNotStarted(t *testing.T) {
-	var stop actors.Stop
-	execute, interrupt := actors.Process(&stop, exec.Command("/no/such/program"), actors.ProcessConfig{})
+	execute, interrupt := actors.Process(nil, exec.Command("/no/such/program"), actors.ProcessConfig{})
 	if err := execute(); !errors.Is(err, os.ErrNotExist) || !strings.HasPrefix(err.Error(), "program: ") {
 		t.Errorf("err = %v, want program: and that it does not exist", err)
 	}
@@ -181,7 +180,7 @@ func TestProcessNotStarted(t *testing.T) {
 		t.Errorf("err = %v, want that it does not exist", err)
 	}
 	interrupt(nil)
-	execute, interrupt = actors.Process(&stop, exec.Command("no-such-program-in-path"), actors.ProcessConfig{})
+	execute, interrupt = actors.Process(nil, exec.Command("no-such-program-in-path"), actors.ProcessConfig{})
 	if err := execute(); !errors.Is(err, exec.ErrNotFound) {
 		t.Errorf("err = %v, want that it is not found", err)
 	}

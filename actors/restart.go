@@ -73,12 +73,12 @@ func (a *supervised) attempts() error {
 			pauses.Reset()
 		}
 		pause := pauses.NextBackOff()
-		a.restarting(Restarting, err)
+		a.markRestart(Restarting, err)
 		level.Warn(a.logger).Log("msg", "actor failed, restarting it", "err", err, "in", pause.Round(time.Millisecond), "elapsed", now.Sub(began))
 		if !a.pause(pause) {
 			return nil
 		}
-		a.restarting(Running, err)
+		a.markRestart(Running, err)
 	}
 }
 
@@ -108,8 +108,8 @@ func (a *supervised) pause(d time.Duration) bool {
 	}
 }
 
-// restarting notes where a restart has got to.
-func (a *supervised) restarting(state ActorState, err error) {
+// markRestart records how far a restart is.
+func (a *supervised) markRestart(state ActorState, err error) {
 	a.sup.mu.Lock()
 	defer a.sup.mu.Unlock()
 	if a.state == Running || a.state == Restarting {

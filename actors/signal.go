@@ -1,10 +1,12 @@
 package actors
 
 import (
+	"fmt"
 	"os"
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/go-kit/log/level"
 	"github.com/oklog/run"
@@ -14,8 +16,9 @@ import (
 // the signals; with none given, at SIGINT or SIGTERM. Its execute then returns
 // a *run.SignalError: match it with errors.Is(err, run.ErrSignal).
 //
-// A further SIGINT cuts what is still open, at once, and [Stop.Err] says so.
-// Any other further signal is logged and changes nothing: orchestrators and
+// A further SIGINT cuts what is still open, at once, and [Stop.Err] says so. One
+// within 0.3 s of the first is the same one: timeout(1), npm and some terminals
+// send it both to a process and to its group. Any other further signal is logged and changes nothing: orchestrators and
 // process groups send SIGTERM twice. When the actors of this package have
 // returned, SIGINT gets its default action back, so that Ctrl-C ends a process
 // that some other actor holds up; SIGTERM is then ignored.
@@ -24,12 +27,18 @@ import (
 // run.SignalHandler): call it early, and no signal takes its default action
 // once the program has begun to set itself up.
 //
+// SIGHUP is not among the default signals. It never cuts: it begins the stop if
+// it is given here and comes first, and is logged otherwise.
+//
 // With a nil stop only the first signal has a meaning.
 func Signal(stop *Stop, signals ...os.Signal) (execute func() error, interrupt func(error)) {
 	if stop == nil {
 		stop = new(Stop)
 	}
 	stop.init()
+	if stop.isUsed() {
+		return func() error { return fmt.Errorf("signal: %w", ErrStopUsed) }, func(error) {}
+	}
 	if len(signals) == 0 {
 		signals = []os.Signal{os.Interrupt, syscall.SIGTERM}
 	}
@@ -46,17 +55,21 @@ func Signal(stop *Stop, signals ...os.Signal) (execute func() error, interrupt f
 	interrupted := make(chan struct{})
 	var once sync.Once
 	execute = func() error {
+		stop.recordExecute()
 		var sig os.Signal
+		w := &watch{stop: stop, ints: ints, others: others}
 		select {
 		case sig = <-ints:
+			w.interrupted = time.Now()
 		case sig = <-others:
 		case <-interrupted:
 			// A stop for another reason: the first signal is still to come.
-			go watch(stop, ints, others, false)
+			go w.run()
 			return nil
 		}
 		err := &run.SignalError{Signal: sig}
-		go watch(stop, ints, others, true)
+		w.second = true
+		go w.run()
 		stop.Begin(err) // not left to the group, where an interrupt added earlier may block
 		return err
 	}
@@ -67,25 +80,38 @@ func Signal(stop *Stop, signals ...os.Signal) (execute func() error, interrupt f
 	return execute, interrupt
 }
 
-// watch listens for further signals until there is nothing left to cut. second
-// says whether there has been one already.
-func watch(stop *Stop, ints, others chan os.Signal, second bool) {
-	defer signal.Stop(ints)
-	logger := stop.logger()
+// sameInterrupt is how long after a SIGINT another one is the same.
+const sameInterrupt = 300 * time.Millisecond
+
+// watch listens for further signals until there is nothing left to cut.
+type watch struct {
+	stop         *Stop
+	ints, others chan os.Signal
+	second       bool      // there has been a signal: the next SIGINT is a second one
+	interrupted  time.Time // when the first SIGINT came
+}
+
+func (w *watch) run() {
+	defer signal.Stop(w.ints)
+	logger := w.stop.logger()
 	for {
 		select {
-		case sig := <-ints:
-			if second {
+		case sig := <-w.ints:
+			switch {
+			case !w.interrupted.IsZero() && time.Since(w.interrupted) < sameInterrupt:
+				level.Debug(logger).Log("msg", "the same interrupt again", "signal", sig)
+				continue
+			case w.second:
+				w.stop.cutNow(sig)
 				level.Warn(logger).Log("msg", "second interrupt: cutting what is left", "signal", sig)
-				stop.cutNow(sig)
 				continue
 			}
-			second = true
+			w.second, w.interrupted = true, time.Now()
 			level.Info(logger).Log("msg", "already stopping; interrupt again to cut what is left", "signal", sig)
-		case sig := <-others:
-			second = true
+		case sig := <-w.others:
+			w.second = true
 			level.Info(logger).Log("msg", "already stopping", "signal", sig)
-		case <-stop.quiet:
+		case <-w.stop.finished:
 			return
 		}
 	}

@@ -51,8 +51,8 @@ type stage struct {
 	share    time.Duration // set aside for this stage
 }
 
-// enlist puts an actor into its stage. s.mu is held.
-func (s *Supervisor) enlist(a *supervised) {
+// addToStageLocked puts an actor into its stage.
+func (s *Supervisor) addToStageLocked(a *supervised) {
 	i, found := slices.BinarySearchFunc(s.stages, a.number, func(st *stage, n Stage) int { return int(st.number) - int(n) })
 	if !found {
 		s.stages = slices.Insert(s.stages, i, &stage{number: a.number, start: make(chan struct{}), turn: make(chan struct{})})
@@ -66,14 +66,14 @@ func (s *Supervisor) enlist(a *supervised) {
 			a.stage.unready++
 			s.stop.holdReady(1)
 		}
-	} else { // nobody knows that it is to come
-		a.absent = true
+	} else { // nothing knows that it is to come
+		a.skipped = true
 		a.stage.left--
 	}
-	s.stop.setAside(s.shares(s.stages[1:]))
+	s.stop.setAside(s.sharesLocked(s.stages[1:]))
 }
 
-func (s *Supervisor) shares(stages []*stage) (sum time.Duration) {
+func (s *Supervisor) sharesLocked(stages []*stage) (sum time.Duration) {
 	for _, st := range stages {
 		sum += st.share
 	}
@@ -89,11 +89,11 @@ func (s *Supervisor) advance() {
 		s.mu.Unlock()
 		return
 	}
-	all := s.shares(s.stages[1:])
+	all := s.sharesLocked(s.stages[1:])
 	for i, st := range s.stages {
 		if st.since.IsZero() {
 			st.since = time.Now()
-			st.deadline = s.stop.share(s.shares(s.stages[i+1:]), all)
+			st.deadline = s.stop.extendDeadline(s.sharesLocked(s.stages[i+1:]), all)
 			close(st.turn)
 			turned = append(turned, st)
 		}
@@ -106,7 +106,7 @@ func (s *Supervisor) advance() {
 	}
 	lines := make([][]any, len(turned))
 	for i, st := range turned {
-		lines[i] = []any{"msg", "stopping stage", "stage", int(st.number), "actors", s.in(st), "left", max(time.Until(st.deadline), 0).Round(time.Millisecond)}
+		lines[i] = []any{"msg", "stopping stage", "stage", int(st.number), "actors", s.runningInLocked(st), "left", max(time.Until(st.deadline), 0).Round(time.Millisecond)}
 	}
 	s.mu.Unlock()
 	for _, line := range lines {
@@ -114,8 +114,9 @@ func (s *Supervisor) advance() {
 	}
 }
 
-// in returns the names of the actors of a stage that have not ended, at most ten.
-func (s *Supervisor) in(st *stage) string {
+// runningInLocked returns the names of the actors of a stage that have not ended,
+// at most ten.
+func (s *Supervisor) runningInLocked(st *stage) string {
 	var names []string
 	for _, a := range s.actors {
 		if a.stage == st && a.ended.IsZero() {
@@ -129,18 +130,22 @@ func (s *Supervisor) in(st *stage) string {
 	return strings.Join(names, ",")
 }
 
-// passOver gives up on the actors that have not begun. A group calls all of
+// skipUnstarted gives up on the actors that have not started. A group calls all of
 // execute before any interrupt, if in goroutines, so they are not in it.
-func (s *Supervisor) passOver() {
+func (s *Supervisor) skipUnstarted() {
+	var skipped []*supervised
 	s.mu.Lock()
 	for _, a := range s.actors {
-		if !a.called && !a.absent {
-			a.absent = true
+		if !a.called && !a.skipped {
+			a.skipped = true
 			a.stage.left--
 			s.missing--
-			level.Warn(a.logger).Log("msg", "actor was never started, not waiting for it")
+			skipped = append(skipped, a)
 		}
 	}
 	s.mu.Unlock()
+	for _, a := range skipped {
+		level.Warn(a.logger).Log("msg", "actor was never started, not waiting for it")
+	}
 	s.advance()
 }

@@ -93,8 +93,8 @@ func (s *Supervisor) holding(st *stage) string {
 func (a *supervised) endUnstarted() {
 	defer close(a.done)
 	<-a.stage.turn
-	a.ask()
-	a.ends()
+	a.callInterrupt()
+	a.markEnded()
 }
 
 // watchReady arranges for setReady to be called. The actor is about to execute,
@@ -130,9 +130,9 @@ func (a *supervised) awaitReady(ready func(context.Context) error) {
 	}
 	err = fmt.Errorf("not ready: %w", err)
 	s.mu.Lock()
-	a.note(err, true)
+	a.addResultLocked(err, true)
 	s.mu.Unlock()
-	if s.stop.keep(a.named(err), err) {
+	if s.stop.recordActorError(err, a.named) {
 		level.Error(a.logger).Log("msg", "actor failed", "err", err)
 	}
 	s.beginBy(a, err)
@@ -161,14 +161,11 @@ func (s *Stop) holdReady(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.holds += n
-	s.setReadyLocked()
-}
-
-// setReadyLocked enters Ready if nothing is missing for it.
-func (s *Stop) setReadyLocked() {
-	if s.members > 0 && s.serving == s.members && s.holds == 0 && s.start.IsZero() {
-		s.enter(Ready)
+	if s.holds == 0 {
+		s.heldUntil = time.Now()
+		time.AfterFunc(returnTime, s.skipUnstarted)
 	}
+	s.checkReadyLocked()
 }
 
 // onReady has f called when the actor that executes on that goroutine reports
@@ -215,6 +212,6 @@ func (s *server) endUnstarted() {
 	for _, l := range s.listeners {
 		l.Close()
 	}
-	s.stop.leaves(true)
-	s.stop.returns(nil)
+	s.stop.memberLameDuckDone(s.member, true)
+	s.stop.memberDone(s.member, nil)
 }

@@ -18,6 +18,7 @@ import (
 type supervised struct {
 	sup       *Supervisor
 	name      string
+	used      bool // it was made when the group had stopped
 	logger    log.Logger
 	execute   func() error
 	interrupt func(error)
@@ -30,16 +31,16 @@ type supervised struct {
 
 	startFirst *StartFirst // nil: none
 
-	asking   atomic.Bool   // interrupt is or was called
-	told     chan struct{} // closed when it has returned
-	crashing atomic.Bool   // the process is going down
-	done     chan struct{}
+	asking        atomic.Bool   // interrupt is or was called
+	interruptDone chan struct{} // closed when interrupt has returned
+	crashing      atomic.Bool   // the process is going down
+	done          chan struct{}
 
 	// The rest is under sup.mu.
 	called   bool // execute was
 	ready    bool // with startFirst
 	state    ActorState
-	absent   bool // is not waited for, as it has not begun
+	skipped  bool // is not waited for, as it has not started
 	began    time.Time
 	asked    time.Time // when interrupt was called
 	ended    time.Time
@@ -58,7 +59,11 @@ var (
 
 // Execute is what the group gets.
 func (a *supervised) Execute() error {
-	if !a.begins() {
+	if a.used {
+		return fmt.Errorf("%s: %w", a.name, ErrStopUsed)
+	}
+	a.sup.stop.recordExecute()
+	if !a.markStarted() {
 		return fmt.Errorf("%s: %w", a.name, errTwice)
 	}
 	if a.awaitStart() {
@@ -75,15 +80,15 @@ func (a *supervised) Execute() error {
 			return a.result()
 		case <-begun: // perhaps long before the group gets here, if an interrupt blocks
 			begun = nil
-			a.sup.begin(a.sup.stop.why())
+			a.sup.begin(a.sup.stop.beginCause())
 		case <-a.stage.turn:
-			go a.ask()
+			go a.callInterrupt()
 			return a.await()
 		}
 	}
 }
 
-func (a *supervised) begins() bool {
+func (a *supervised) markStarted() bool {
 	s := a.sup
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -91,8 +96,8 @@ func (a *supervised) begins() bool {
 		return false
 	}
 	a.called = true
-	if a.absent { // not any more
-		a.absent = false
+	if a.skipped { // not any more
+		a.skipped = false
 		a.stage.left++
 	} else {
 		s.missing--
@@ -119,22 +124,25 @@ func (a *supervised) run() {
 // finish is for what execute has returned.
 func (a *supervised) finish(err error) {
 	defer close(a.done)
-	defer a.ends()
-	a.returns(err)
+	defer a.markEnded()
+	a.recordResult(err)
 	a.sup.beginBy(a, err)
-	a.ask() // if it has not been; the group would do so too
+	a.callInterrupt() // if it has not been; the group would do so too
 }
 
-// returns records and logs how execute ended.
-func (a *supervised) returns(err error) {
+// recordResult records and logs how execute ended.
+func (a *supervised) recordResult(err error) {
 	s := a.sup
 	s.mu.Lock()
+	asked := !a.asked.IsZero()
+	s.mu.Unlock()
+	failed := !clean(err, asked) // not under the lock: err has methods of its own
+	s.mu.Lock()
 	late := a.state == Hung
-	failed := !clean(err, !a.asked.IsZero())
 	elapsed := time.Since(a.began)
 	a.executing = 0
 	if !late {
-		a.note(err, failed)
+		a.addResultLocked(err, failed)
 	}
 	s.mu.Unlock()
 
@@ -142,20 +150,20 @@ func (a *supervised) returns(err error) {
 	switch {
 	case late:
 		level.Info(a.logger).Log("msg", "actor returned after all", "err", err, "elapsed", elapsed)
-	case failed && s.stop.keep(a.named(err), err):
-		level.Error(a.logger).Log("msg", "actor failed", "err", err, "elapsed", elapsed)
-	default: // or it has told the stop, which has logged it
+	case failed && s.stop.recordActorError(err, a.named):
+		level.Error(a.logger).Log(withStack(err, "msg", "actor failed", "err", err, "elapsed", elapsed)...)
+	default: // or it has recorded the error itself, which logs it
 		level.Info(a.logger).Log("msg", "actor ended", "elapsed", elapsed)
 	}
 }
 
-// ask calls interrupt, once, and returns when that has returned.
-func (a *supervised) ask() {
+// callInterrupt calls interrupt, once, and returns when that has returned.
+func (a *supervised) callInterrupt() {
 	if !a.asking.CompareAndSwap(false, true) {
-		<-a.told
+		<-a.interruptDone
 		return
 	}
-	defer close(a.told)
+	defer close(a.interruptDone)
 	s := a.sup
 	s.mu.Lock()
 	a.asked, a.interrupting = time.Now(), goroutine()
@@ -166,7 +174,7 @@ func (a *supervised) ask() {
 	if a.err != nil { // it has returned by itself
 		cause = a.err
 	}
-	if deadline := a.bound(); a.within > 0 && !deadline.IsZero() {
+	if deadline := a.deadlineLocked(); a.within > 0 && !deadline.IsZero() {
 		cause = &bounded{cause, deadline}
 	}
 	if a.began.IsZero() {
@@ -175,15 +183,15 @@ func (a *supervised) ask() {
 	s.mu.Unlock()
 	if err := a.guard(func() error { a.interrupt(cause); return nil }); err != nil {
 		s.mu.Lock()
-		a.note(err, true)
+		a.addResultLocked(err, true)
 		s.mu.Unlock()
-		s.stop.keep(err, err)
-		level.Error(a.logger).Log("msg", "interrupt failed", "err", err)
+		s.stop.recordActorError(err, a.named)
+		level.Error(a.logger).Log(withStack(err, "msg", "interrupt failed", "err", err)...)
 	}
 }
 
-// note adds to what the actor ended with. sup.mu is held.
-func (a *supervised) note(err error, failed bool) {
+// addResultLocked adds to what the actor ended with.
+func (a *supervised) addResultLocked(err error, failed bool) {
 	if a.err != nil && err != nil { // execute and interrupt both
 		err = errors.Join(a.err, err)
 	}
@@ -193,8 +201,9 @@ func (a *supervised) note(err error, failed bool) {
 	a.failed = a.failed || failed
 }
 
-// ends marks the actor as ended, and lets go those who wait for that.
-func (a *supervised) ends() {
+// markEnded marks the actor as ended, and gives the next stage its turn if it
+// was the last of its own.
+func (a *supervised) markEnded() {
 	if a.crashing.Load() {
 		return
 	}
@@ -205,14 +214,14 @@ func (a *supervised) ends() {
 		if a.failed {
 			a.state = Failed
 		}
-		a.leaves()
+		a.leaveStageLocked()
 	}
 	s.mu.Unlock()
 	s.advance()
 }
 
-// leaves makes the stage wait for one actor less. sup.mu is held.
-func (a *supervised) leaves() {
+// leaveStageLocked makes the stage wait for one actor less.
+func (a *supervised) leaveStageLocked() {
 	a.ended = time.Now()
 	a.stage.left--
 }
@@ -227,7 +236,8 @@ func (a *supervised) result() error {
 	return a.sup.cause
 }
 
-// named says whose error it is, and, as the cause of a stop, who returned.
+// named puts the name of the actor before its error. Without an error it says
+// that the actor returned, as the cause of a stop.
 func (a *supervised) named(err error) error {
 	if err == nil {
 		return fmt.Errorf("%s returned", a.name)

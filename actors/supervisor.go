@@ -1,15 +1,13 @@
 package actors
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-kit/log"
-	"github.com/oklog/run"
 )
 
 // Supervisor gives the actors of one run.Group names, an order to stop in, and
@@ -25,7 +23,7 @@ import (
 // A stop begins when the first actor returns, when the group interrupts, or by
 // [Stop.Begin]. Then the actors are interrupted, stage by stage; see [Stage].
 // The interrupt of an actor of yours is called exactly once, in a goroutine, so
-// one that blocks holds up nobody but its own actor. What the group itself
+// one that blocks holds up only its own actor. What the group itself
 // calls returns at once.
 //
 // All actors start at once, except those that wait for one with the option
@@ -46,9 +44,10 @@ type Supervisor struct {
 	// too, for its Logger and its Grace.
 	Stop *Stop
 
-	setup  sync.Once
-	stop   *Stop
-	starts sync.Once // the stop
+	setup    sync.Once
+	stop     *Stop
+	starting atomic.Bool   // the stop: start is or was called
+	started  chan struct{} // closed when it has returned
 
 	mu      sync.Mutex
 	names   map[string]int // how often each was asked for
@@ -73,7 +72,7 @@ type Option interface{ set(*supervised) }
 // taken gets a number: a second "jobs" is "jobs#2".
 //
 // In a stop, execute returns the error by which it began, except for the actor
-// that began it. So that is what run.Group.Run returns, whoever is quicker; an
+// that began it. So that is what run.Group.Run returns, whichever is quicker; an
 // actor's own error is in [Supervisor.Err] and [Supervisor.Snapshot].
 //
 // An actor that is decorated but not added to the group holds the others for a
@@ -81,7 +80,7 @@ type Option interface{ set(*supervised) }
 func (s *Supervisor) Actor(name string, options ...Option) func(execute func() error, interrupt func(error)) (func() error, func(error)) {
 	s.init()
 	return func(execute func() error, interrupt func(error)) (func() error, func(error)) {
-		a := &supervised{sup: s, execute: execute, interrupt: interrupt, state: Waiting, told: make(chan struct{}), done: make(chan struct{})}
+		a := &supervised{sup: s, used: s.stop.isUsed(), execute: execute, interrupt: interrupt, state: Waiting, interruptDone: make(chan struct{}), done: make(chan struct{})}
 		for _, o := range options {
 			o.set(a)
 		}
@@ -98,6 +97,7 @@ func (s *Supervisor) init() {
 		}
 		s.stop.init()
 		s.names = make(map[string]int)
+		s.started = make(chan struct{})
 	})
 }
 
@@ -115,7 +115,7 @@ func (s *Supervisor) add(a *supervised, name string) {
 	s.names[a.name]++
 	a.logger = log.With(s.stop.logger(), "actor", a.name)
 	s.actors = append(s.actors, a)
-	s.enlist(a)
+	s.addToStageLocked(a)
 }
 
 // begin is the interrupt of every actor: the first to be interrupted, or to
@@ -124,83 +124,56 @@ func (s *Supervisor) begin(cause error) { s.beginBy(nil, cause) }
 
 // beginBy begins the stop, because of an actor if it is not nil.
 func (s *Supervisor) beginBy(a *supervised, cause error) {
-	s.starts.Do(func() {
-		named := cause
-		if a != nil {
-			named = a.named(cause)
-		}
-		by := s.stop.begin(named)
+	if s.starting.CompareAndSwap(false, true) {
+		s.start(a, cause)
+		close(s.started)
+	}
+	if a == nil || cause == nil {
+		return
+	}
+	<-s.started
+	// Actors of this package begin the stop themselves, with what they return.
+	s.mu.Lock()
+	unknown, stopCause := s.first == "", s.cause
+	s.mu.Unlock()
+	if unknown && errors.Is(stopCause, cause) {
 		s.mu.Lock()
-		s.began, s.cause = time.Now(), cause
-		if !by {
-			s.cause = s.stop.why()
-		}
-		if by && a != nil {
+		if s.first == "" {
 			s.first = a.name
 		}
-		if s.missing > 0 {
-			time.AfterFunc(returnTime, s.passOver)
-		}
 		s.mu.Unlock()
-		s.advance()
-	})
+	}
+}
+
+// start is called once, when the stop begins.
+func (s *Supervisor) start(a *supervised, cause error) {
+	named := cause
+	if a != nil {
+		named = a.named(cause)
+	}
+	by := s.stop.begin(named)
+	if !by {
+		cause = s.stop.beginCause()
+	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	// Actors of this package begin the stop themselves, with what they return.
-	if s.first == "" && a != nil && cause != nil && errors.Is(s.cause, cause) {
+	s.began, s.cause = time.Now(), cause
+	if by && a != nil {
 		s.first = a.name
 	}
+	if s.missing > 0 {
+		time.AfterFunc(returnTime, s.skipUnstarted)
+	}
+	s.mu.Unlock()
+	s.advance()
 }
 
 // Err says how the stop went, as [Stop.Err] does, given what run.Group.Run
 // returned. It knows of every failure of a supervised actor, also of one during
 // the stop, when the group has what ended first, which may be clean: a nil
-// error, a signal, [context.Canceled] or [http.ErrServerClosed]. Once an actor
+// error, a signal, context.Canceled or http.ErrServerClosed. Once an actor
 // has been interrupted these are clean also if they are wrapped. Errors have
 // the actor's name before them.
 func (s *Supervisor) Err(err error) error {
 	s.init()
 	return s.stop.Err(err)
-}
-
-// ExitStatus is the exit status for what [Supervisor.Err] or [Stop.Err] has
-// returned:
-//
-//	0  clean
-//	1  an actor failed, or hung
-//	3  nothing but work that was cut
-//
-// 2 is left for errors of usage, which are not the stop's. If CutError.Signal
-// is not nil, shells expect a process to end by that signal instead.
-func ExitStatus(err error) int {
-	var cut *CutError
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, &cut) && err == error(cut):
-		return 3
-	}
-	return 1
-}
-
-// clean reports whether err is how an actor says that it was asked to stop. Of
-// joined errors, all have to be. One that is wrapped counts if the actor was
-// asked; a signal always does.
-func clean(err error, asked bool) bool {
-	if err == nil || err == context.Canceled || err == http.ErrServerClosed {
-		return true
-	}
-	switch e := err.(type) {
-	case interface{ Unwrap() []error }:
-		for _, err := range e.Unwrap() {
-			if !clean(err, asked) {
-				return false
-			}
-		}
-		return true
-	case interface{ Unwrap() error }:
-		inner := e.Unwrap()
-		return inner != nil && (asked || errors.Is(err, run.ErrSignal)) && clean(inner, asked)
-	}
-	return errors.Is(err, run.ErrSignal)
 }

@@ -61,7 +61,7 @@ func (s *Supervisor) Snapshot() GroupSnapshot {
 	for i, a := range s.actors {
 		g.Actors[i] = ActorSnapshot{
 			Name: a.name, Stage: int(a.number), State: a.state,
-			Began: a.began, Interrupted: a.asked, Deadline: a.bound(), Ended: a.ended,
+			Began: a.began, Interrupted: a.asked, Deadline: a.deadlineLocked(), Ended: a.ended,
 			Restarts: a.restarts, LastErr: a.failure, Err: a.err,
 		}
 	}

@@ -7,6 +7,8 @@ import (
 
 	"github.com/go-kit/log"
 	"github.com/go-kit/log/level"
+
+	"lastcall/internal/asynclog"
 )
 
 // logLevel is the least level that is logged, as a flag.Value.
@@ -39,7 +41,7 @@ func NewLog(cfg *Settings, w io.Writer) Log {
 	}
 	l := &logLevel{logger: logger}
 	l.Set(cfg.logLevel) // which was checked
-	return Log{log.With(&l.swap, "ts", log.DefaultTimestampUTC), l, terminal}
+	return Log{asynclog.New(&l.swap, "ts", log.DefaultTimestampUTC), l, terminal}
 }
 
 func (l *logLevel) String() string {

@@ -1,0 +1,227 @@
+// Package asynclog keeps a log that blocks from blocking the program.
+//
+// A logger blocks when what it writes to does: a pipe that nobody reads, a
+// terminal that was stopped with Ctrl-S, a full disk on a network. Whoever logs
+// then waits for it, and a program that is to end does not.
+package asynclog
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-kit/log"
+	"github.com/go-kit/log/level"
+)
+
+const (
+	// Patience is how long calls of Log wait in all for a log that is stuck.
+	Patience = 100 * time.Millisecond
+
+	// MaxQueued is how many lines are kept while the log is stuck.
+	MaxQueued = 1000
+
+	// quick is how long a line may take that shows that the log is well. What
+	// slower lines take adds up to Patience.
+	quick = time.Millisecond
+)
+
+// Logger hands each line to a goroutine that writes it, one after the other.
+// Log returns when its line has been written, as with any logger, so that no
+// line is lost when the program ends. A log that is stuck is waited for by all
+// callers together for no longer than [Patience]. From then on, and until a
+// line is written quickly again, Log does not wait. Lines that find [MaxQueued]
+// others before them are dropped. The line that follows them says how many
+// there were.
+//
+// The goroutine runs while there are lines to write. It ends by itself.
+//
+// Values are formatted by that goroutine, perhaps after Log has returned, so
+// they must not change any more. That holds for strings, numbers, times, and
+// errors. A [log.Valuer] is called before, by Log or a context above the Logger.
+// A Valuer of a context below the Logger is called when the line is written: a
+// timestamp is then that of the writing, and a caller is not the one that logs.
+// So wrap a logger first, and then use log.With.
+type Logger struct {
+	next    log.Logger
+	keyvals []any
+	queue   chan *line
+	writing atomic.Bool   // the goroutine runs
+	dropped atomic.Uint64 // lines, since the last that was queued
+
+	mu    sync.Mutex
+	since time.Time     // when the line that is being written was begun; zero: none is
+	spent time.Duration // on lines that were not quick, since the last quick one
+}
+
+type line struct {
+	keyvals []any // nil: nothing to write
+	dropped uint64
+	err     error
+	written chan struct{}
+}
+
+// New returns a Logger that writes to next. Each line has the keyvals, after its
+// level and before the rest. They may be Valuers. They come in pairs.
+func New(next log.Logger, keyvals ...any) *Logger {
+	return &Logger{next: next, keyvals: keyvals, queue: make(chan *line, MaxQueued)}
+}
+
+// whole returns a line with what all lines have.
+func (l *Logger) whole(keyvals []any) []any {
+	n := 0
+	if len(keyvals) > 1 && keyvals[0] == level.Key() {
+		n = 2
+	}
+	whole := slices.Concat(keyvals[:n], l.keyvals, keyvals[n:])
+	for i := range l.keyvals {
+		if v, ok := l.keyvals[i].(log.Valuer); ok {
+			whole[n+i] = v()
+		}
+	}
+	return whole
+}
+
+// Log returns the error of the logger below, or nil if it did not wait.
+func (l *Logger) Log(keyvals ...any) error {
+	ln := &line{keyvals: l.whole(keyvals), written: make(chan struct{})}
+	patience := l.patience()
+	if patience <= 0 {
+		if !l.offer(ln) {
+			l.dropped.Add(1)
+		}
+		return nil
+	}
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	if !put(l, ln, timer.C) {
+		l.dropped.Add(1)
+		return nil
+	}
+	select {
+	case <-ln.written:
+		return ln.err
+	case <-timer.C:
+		return nil
+	}
+}
+
+// Flush waits until all that has been logged so far is written, or ctx is done,
+// whose error it returns then. It does not wait for a log that is stuck: its
+// error is then context.DeadlineExceeded.
+func (l *Logger) Flush(ctx context.Context) error {
+	if !l.writing.Load() {
+		return nil
+	}
+	if l.stuck() {
+		return context.DeadlineExceeded
+	}
+	ln := &line{written: make(chan struct{})}
+	if put(l, ln, ctx.Done()) {
+		select {
+		case <-ln.written:
+			return nil
+		case <-ctx.Done():
+		}
+	}
+	return ctx.Err()
+}
+
+// patience returns how long the log may be waited for now.
+func (l *Logger) patience() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.since.IsZero() {
+		return Patience - l.spent
+	}
+	return Patience - l.spent - time.Since(l.since)
+}
+
+// stuck reports whether the log does not take the line that is being written.
+func (l *Logger) stuck() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.since.IsZero() && time.Since(l.since) >= Patience
+}
+
+// offer queues a line if there is room for it.
+func (l *Logger) offer(ln *line) bool {
+	ln.dropped = l.dropped.Swap(0)
+	select {
+	case l.queue <- ln:
+		l.start()
+		return true
+	default:
+		l.dropped.Add(ln.dropped)
+		return false
+	}
+}
+
+// put queues a line when there is room for it. It reports false if there was
+// none until over.
+func put[T any](l *Logger, ln *line, over <-chan T) bool {
+	if l.offer(ln) {
+		return true
+	}
+	ln.dropped = 0
+	select {
+	case l.queue <- ln:
+		l.start()
+		return true
+	case <-over:
+		return false
+	}
+}
+
+// start starts the goroutine if it does not run.
+func (l *Logger) start() {
+	if l.writing.CompareAndSwap(false, true) {
+		go l.write()
+	}
+}
+
+func (l *Logger) write() {
+	for {
+		select {
+		case ln := <-l.queue:
+			l.notice(ln.dropped)
+			if ln.keyvals != nil {
+				ln.err = l.timed(ln.keyvals)
+			}
+			close(ln.written)
+			continue
+		default:
+		}
+		l.notice(l.dropped.Swap(0)) // no line came after these
+		l.writing.Store(false)
+		if len(l.queue) == 0 || !l.writing.CompareAndSwap(false, true) {
+			return
+		}
+	}
+}
+
+func (l *Logger) notice(dropped uint64) {
+	if dropped > 0 {
+		l.timed(l.whole([]any{level.Key(), level.WarnValue(), "msg", "log was stuck, lines were dropped", "dropped", dropped}))
+	}
+}
+
+// timed writes a line and records what that took.
+func (l *Logger) timed(keyvals []any) error {
+	began := time.Now()
+	l.mu.Lock()
+	l.since = began
+	l.mu.Unlock()
+	err := l.next.Log(keyvals...)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.since = time.Time{}
+	if took := time.Since(began); took <= quick {
+		l.spent = 0
+	} else {
+		l.spent = min(l.spent+took, Patience)
+	}
+	return err
+}

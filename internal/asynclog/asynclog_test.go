@@ -1,0 +1,202 @@
+package asynclog_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-kit/log"
+	"github.com/go-kit/log/level"
+	"go.uber.org/goleak"
+
+	"lastcall/internal/asynclog"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// slowLog is a log that takes its time, or all time until it is released.
+type slowLog struct {
+	takes time.Duration
+	block chan struct{} // nil: does not block
+
+	mu    sync.Mutex
+	lines []string
+}
+
+func (s *slowLog) Log(keyvals ...any) error {
+	time.Sleep(s.takes)
+	if s.block != nil {
+		<-s.block
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var words []string
+	for i := 0; i < len(keyvals); i += 2 {
+		words = append(words, fmt.Sprintf("%v=%v", keyvals[i], keyvals[i+1]))
+	}
+	s.lines = append(s.lines, strings.Join(words, " "))
+	return nil
+}
+
+func (s *slowLog) read() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]string(nil), s.lines...)
+}
+
+// TestWritten: a line has been written when Log returns, in order, and the
+// error is that of the logger.
+func TestWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		below := &slowLog{}
+		l := asynclog.New(below)
+		for i := range 3000 {
+			l.Log("n", i)
+			if got := below.read(); len(got) != i+1 || got[i] != fmt.Sprintf("n=%d", i) {
+				t.Fatalf("after line %d the log has %d lines", i, len(got))
+			}
+		}
+		boom := errors.New("boom")
+		if err := asynclog.New(log.LoggerFunc(func(...any) error { return boom })).Log("a", 1); err != boom {
+			t.Errorf("Log = %v, want the logger's error", err)
+		}
+	})
+}
+
+// TestMany has more callers at once than the queue has room for: a log that is
+// well drops nothing.
+func TestMany(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		below := &slowLog{}
+		l := asynclog.New(below)
+		var wg sync.WaitGroup
+		for i := range 5 * asynclog.MaxQueued {
+			wg.Go(func() { l.Log("n", i) })
+		}
+		wg.Wait()
+		if got := len(below.read()); got != 5*asynclog.MaxQueued {
+			t.Errorf("%d lines written, want %d", got, 5*asynclog.MaxQueued)
+		}
+	})
+}
+
+// TestStuck: all calls together wait for Patience, once. The queue keeps what
+// it has room for, and the count of the rest is in the log when it is well.
+func TestStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		below := &slowLog{block: make(chan struct{})}
+		l := asynclog.New(below, "ts", log.Valuer(func() any { return "now" }))
+		keyvals := []any{"n", 0}
+		start := time.Now()
+		const extra = 7
+		for i := range 1 + asynclog.MaxQueued + extra { // one is being written
+			keyvals[1] = i
+			l.Log(keyvals...)
+		}
+		if got := time.Since(start); got != asynclog.Patience {
+			t.Errorf("waited %v for a stuck log, want %v", got, asynclog.Patience)
+		}
+		if err := l.Flush(t.Context()); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != asynclog.Patience {
+			t.Errorf("Flush = %v after %v, want at once that it is too late", err, time.Since(start))
+		}
+		time.Sleep(time.Hour)
+		close(below.block)
+		synctest.Wait()
+		got := below.read()
+		if len(got) != 1+asynclog.MaxQueued+1 {
+			t.Fatalf("%d lines written, want %d", len(got), 1+asynclog.MaxQueued+1)
+		}
+		for i, line := range got[:len(got)-1] {
+			if line != fmt.Sprintf("ts=now n=%d", i) {
+				t.Fatalf("line %d is %q", i, line)
+			}
+		}
+		if want := fmt.Sprintf("level=warn ts=now msg=log was stuck, lines were dropped dropped=%d", extra); got[len(got)-1] != want {
+			t.Errorf("last line = %q, want %q", got[len(got)-1], want)
+		}
+		l.Log("n", "well")
+		if got := below.read(); got[len(got)-1] != "ts=now n=well" {
+			t.Errorf("a line after the recovery was not waited for: the last is %q", got[len(got)-1])
+		}
+	})
+}
+
+// TestKeyvals: they come after the level, and are those of the moment of Log.
+func TestKeyvals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		below := &slowLog{block: make(chan struct{})}
+		n := 0
+		l := asynclog.New(below, "n", log.Valuer(func() any { n++; return n }), "a", "b")
+		level.Info(l).Log("msg", "x")
+		l.Log("msg", "y")
+		log.With(level.Info(l), "actor", "z").Log()
+		close(below.block)
+		synctest.Wait()
+		want := "level=info n=1 a=b msg=x, n=2 a=b msg=y, level=info n=3 a=b actor=z"
+		if got := strings.Join(below.read(), ", "); got != want {
+			t.Errorf("written:\n%s\nwant\n%s", got, want)
+		}
+	})
+}
+
+// TestSlow: a log that takes 30 ms a line is waited for in the beginning only,
+// and Flush waits for the rest.
+func TestSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		below := &slowLog{takes: 30 * time.Millisecond}
+		l := asynclog.New(below)
+		start := time.Now()
+		for i := range 500 {
+			l.Log("n", i)
+		}
+		if got := time.Since(start); got > asynclog.Patience {
+			t.Errorf("waited %v in all, want %v at most", got, asynclog.Patience)
+		}
+		if err := l.Flush(t.Context()); err != nil || len(below.read()) != 500 {
+			t.Errorf("Flush = %v, with %d lines written, want 500", err, len(below.read()))
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		for i := range 500 {
+			l.Log("n", i)
+		}
+		if err := l.Flush(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Flush = %v, want that the time is over", err)
+		}
+		time.Sleep(time.Minute) // the rest is written
+	})
+}
+
+// TestReentry has a logger that logs: it waits for itself, but not for ever.
+func TestReentry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l *asynclog.Logger
+		below := &slowLog{}
+		l = asynclog.New(log.LoggerFunc(func(keyvals ...any) error {
+			if keyvals[1] == "outer" {
+				l.Log("n", "inner")
+			}
+			return below.Log(keyvals...)
+		}))
+		l.Log("n", "outer")
+		synctest.Wait()
+		if got := strings.Join(below.read(), ","); got != "n=outer,n=inner" {
+			t.Errorf("written: %s", got)
+		}
+	})
+}
+
+func BenchmarkLog(b *testing.B) {
+	l := asynclog.New(log.NewNopLogger())
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			l.Log("msg", "x", "n", 1)
+		}
+	})
+}
