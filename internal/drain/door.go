@@ -103,9 +103,14 @@ func (d *door) drain(ctx context.Context, patience time.Duration) {
 func (d *door) awaitEmpty(ctx context.Context, refused bool, patience time.Duration) {
 	begun := time.Now()
 	var cutAt time.Time // when ctx ended
-	done := ctx.Done()
-	// Twice, because a SYN that came just before may not be on the books yet.
-	for empty := 0; ; {
+	for done := ctx.Done(); ; {
+		select { // first, too: a SYN that came just before may not be on the books yet
+		case <-time.After(time.Millisecond):
+		case <-done:
+			cutAt, done = time.Now(), nil
+		case <-d.over: // the listener has ended by itself
+			return
+		}
 		open := time.Since(begun)
 		handshaking, queued := d.handshaking(open), d.queued()
 		switch {
@@ -114,17 +119,7 @@ func (d *door) awaitEmpty(ctx context.Context, refused bool, patience time.Durat
 				return
 			}
 		case queued && (refused || open < patience), handshaking && open < patience:
-			empty = 0
 		default:
-			if empty++; empty == 2 {
-				return
-			}
-		}
-		select {
-		case <-time.After(time.Millisecond):
-		case <-done:
-			cutAt, done = time.Now(), nil
-		case <-d.over: // the listener has ended by itself
 			return
 		}
 	}

@@ -1,0 +1,149 @@
+package socket
+
+import (
+	"context"
+	"errors"
+	"net"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// listen listens on loopback, with multipath TCP or without.
+func listen(t *testing.T, network string, multipath bool) *net.TCPListener {
+	t.Helper()
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(multipath)
+	addr := map[string]string{"tcp4": "127.0.0.1:0", "tcp6": "[::1]:0", "tcp": ":0"}[network]
+	l, err := lc.Listen(context.Background(), network, addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l.(*net.TCPListener)
+}
+
+func port(l net.Listener) int { return l.Addr().(*net.TCPAddr).Port }
+
+// half begins a handshake that it does not end: it has the kernel drop the SYN
+// and ACK that comes back.
+func half(t *testing.T, family int, sa unix.Sockaddr) {
+	t.Helper()
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	drop := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0}}
+	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &drop[0]}); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Connect(fd, sa); err != unix.EINPROGRESS {
+		t.Fatalf("connect: %v, want %v", err, unix.EINPROGRESS)
+	}
+}
+
+func TestHandshakes(t *testing.T) {
+	for _, tt := range []struct {
+		network string
+		family  int
+	}{{"tcp4", unix.AF_INET}, {"tcp6", unix.AF_INET6}, {"tcp", unix.AF_INET}, {"tcp", unix.AF_INET6}} {
+		l := listen(t, tt.network, false)
+		if n, err := Handshakes(port(l)); n != 0 || err != nil {
+			t.Errorf("%v: Handshakes() = %v, %v before any, want 0", tt, n, err)
+		}
+		var sa unix.Sockaddr = &unix.SockaddrInet4{Port: port(l), Addr: [4]byte{127, 0, 0, 1}}
+		if tt.family == unix.AF_INET6 {
+			sa = &unix.SockaddrInet6{Port: port(l), Addr: [16]byte{15: 1}}
+		}
+		for range 3 {
+			half(t, tt.family, sa)
+		}
+		if n, err := Handshakes(port(l)); n != 3 || err != nil {
+			t.Errorf("%v: Handshakes() = %v, %v, want 3", tt, n, err)
+		}
+		if n, err := Handshakes(port(listen(t, "tcp4", false))); n != 0 || err != nil {
+			t.Errorf("%v: Handshakes() of another port = %v, %v, want 0", tt, n, err)
+		}
+	}
+}
+
+// A hidden listener refuses at once whoever is new, and nobody who came before.
+func TestHide(t *testing.T) {
+	for _, multipath := range []bool{false, true} {
+		for _, network := range []string{"tcp4", "tcp6"} {
+			l := listen(t, network, multipath)
+			queued, err := net.Dial("tcp", l.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer queued.Close()
+			if err := CanRefuse(l); err != nil {
+				t.Errorf("CanRefuse() = %v, want nil", err)
+			}
+			if err := Hide(l); err != nil {
+				t.Errorf("%s, multipath %v: Hide() = %v", network, multipath, err)
+				continue
+			}
+			if nc, err := net.DialTimeout("tcp", l.Addr().String(), 10*time.Second); !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Errorf("%s, multipath %v: Dial() = %v, %v, want %v", network, multipath, nc, err, syscall.ECONNREFUSED)
+			}
+			nc, err := l.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			nc.Write([]byte("x"))
+			if _, err := queued.Read(make([]byte, 1)); err != nil {
+				t.Errorf("%s, multipath %v: Read() of who was queued = %v", network, multipath, err)
+			}
+			nc.Close()
+		}
+	}
+}
+
+// Where others may listen on the port, or the socket is bound to an interface,
+// hiding it is not tried; dropping SYNs is.
+func TestHideNot(t *testing.T) {
+	for _, tt := range []struct {
+		option, value int
+		want          error
+	}{{unix.SO_REUSEPORT, 1, errShared}, {unix.SO_BINDTOIFINDEX, 1, errBound}} {
+		lc := net.ListenConfig{Control: func(_, _ string, rc syscall.RawConn) (err error) {
+			cerr := rc.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, tt.option, tt.value) })
+			return errors.Join(err, cerr)
+		}}
+		for _, multipath := range []bool{false, true} {
+			lc.SetMultipathTCP(multipath)
+			l, err := lc.Listen(context.Background(), "tcp4", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			if err := Hide(l); !errors.Is(err, tt.want) {
+				t.Errorf("Hide() = %v, want %v", err, tt.want)
+			}
+			if got, want := CanRefuse(l), multipath; (got != nil) != want {
+				t.Errorf("multipath %v: CanRefuse() = %v, want an error: %v", multipath, got, want)
+			}
+			err = DropSYN(l)
+			if (err != nil) != multipath {
+				t.Errorf("multipath %v: DropSYN() = %v", multipath, err)
+			}
+			if err != nil {
+				continue
+			}
+			nc, err := net.DialTimeout("tcp", l.Addr().String(), 100*time.Millisecond)
+			if err == nil {
+				nc.Close()
+				t.Error("a newcomer got in")
+			}
+		}
+	}
+	if err := CanRefuse(noDescriptor{listen(t, "tcp4", false)}); err == nil {
+		t.Error("CanRefuse() = nil of a listener without SyscallConn, want an error")
+	}
+}
+
+type noDescriptor struct{ net.Listener }
