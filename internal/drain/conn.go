@@ -32,7 +32,7 @@ import (
 //	idle           answered; the next request is         first byte of it          reading
 //	               awaited                               its time is over          releasing
 //	releasing      the read deadline is in the past:     first byte, just then     reading
-//	               net/http closes it if nothing is
+//	               net/http closes it if nothing is      a part of a TLS handshake  new
 //	               there
 //	http2          its streams count, see streams
 //	hijacked       a handler has taken it over
@@ -115,7 +115,7 @@ var legalSteps = [...][]connState{
 	stateAnswering:     {stateAnsweringNext, stateIdle, stateHijacked},
 	stateAnsweringNext: {stateReading, stateHijacked},
 	stateIdle:          {stateReading, stateAnswering, stateReleasing},
-	stateReleasing:     {stateReading, stateAnswering},
+	stateReleasing:     {stateNew, stateReading, stateAnswering},
 	stateHTTP2:         {},
 	stateHijacked:      {},
 	stateLingering:     {stateClosed},
@@ -217,6 +217,13 @@ func (c *conn) SyscallConn() (syscall.RawConn, error) {
 func (c *conn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	c.noteWrite(int64(n), err)
+	if c.server.tls && c.server.draining.Load() {
+		c.mu.Lock()
+		if c.bytesRead > 0 { // the client's turn in the handshake
+			c.onHandshakeLocked()
+		}
+		c.mu.Unlock()
+	}
 	return n, err
 }
 

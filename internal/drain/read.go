@@ -65,16 +65,29 @@ func (c *conn) isBackgroundReadLocked(size int) bool {
 func (c *conn) onReadLocked(p []byte, size int) (n int) {
 	c.bytesRead += int64(len(p))
 	if !c.handshake.over && c.handshake.take(p) == len(p) {
-		c.since = time.Now() // nothing was asked yet
-		if c.state == stateNew && c.server.draining.Load() {
-			c.scheduleCloseLocked()
-		}
+		c.onHandshakeLocked()
 		return len(p)
 	}
 	next := c.isBackgroundReadLocked(size)
 	n = c.framing.split(p)
 	c.onBytesLocked(p[:n], next)
 	return n
+}
+
+// onHandshakeLocked notes a step of a TLS handshake, by which nothing is asked
+// yet. From then on the client has its time: the server may have taken long,
+// and even have been about to release the connection.
+func (c *conn) onHandshakeLocked() {
+	if !c.state.in(stateNew, stateReleasing) {
+		return
+	}
+	c.since = time.Now()
+	if c.server.draining.Load() {
+		if c.state == stateReleasing {
+			c.setStateLocked(stateNew)
+		}
+		c.scheduleCloseLocked()
+	}
 }
 
 // onBytesLocked notes that bytes are handed out. Empty lines may precede a

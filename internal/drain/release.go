@@ -73,6 +73,10 @@ func (c *conn) scheduleCloseLocked() {
 		}
 		keep = max(keep, info.RTT+retransmission)
 	}
+	if c.state == stateNew && !c.handshake.over && c.bytesRead > 0 {
+		// Its client is about to ask something, and has to compute before.
+		keep = max(keep, pausesKept*firstPause)
+	}
 	if c.state == stateIdle {
 		pause := c.maxPause
 		if pause == firstPause { // it has shown none: it may be like the slowest of the others
