@@ -31,14 +31,13 @@ const (
 // release begins to let connections go: each after the time that it is kept.
 // Those that are accepted or become idle from now on do likewise by themselves.
 func (s *Server) release() {
-	list := s.list()
-	for _, c := range list {
+	for _, c := range s.list() {
 		c.mu.Lock()
 		s.maxPause = max(s.maxPause, c.maxPause)
 		c.mu.Unlock()
 	}
 	s.draining.Store(true)
-	for _, c := range list {
+	for _, c := range s.list() { // again: those accepted since have not seen draining
 		c.mu.Lock()
 		switch {
 		case !c.closeAt.IsZero(): // it has seen draining
