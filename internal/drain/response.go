@@ -163,10 +163,6 @@ func (w *response) announce(status int) {
 	w.status = status
 	s, header := w.server, w.ResponseWriter.Header()
 	switch {
-	case status == http.StatusRequestEntityTooLarge:
-		// http.MaxBytesReader, which cannot reach net/http's ResponseWriter, would
-		// have net/http close the connection instead of reading the body.
-		header.Set("Connection", "close")
 	case !s.policy.Closing():
 	case w.conn != nil && w.conn.nextRequestArrived() && time.Since(s.policy.DrainingSince()) < s.policy.IdleGrace():
 	default:
@@ -227,6 +223,12 @@ func (w *http1Response) WriteHeader(status int) {
 	case w.wroteHeader:
 		w.logCaller("http: superfluous response.WriteHeader call")
 	default:
+		if status == http.StatusRequestEntityTooLarge {
+			// http.MaxBytesReader, which cannot reach net/http's ResponseWriter, would
+			// have net/http close the connection instead of reading the body. (Not that
+			// of HTTP/2: other streams are on it.)
+			w.Header().Set("Connection", "close")
+		}
 		w.response.WriteHeader(status) // panics if the status is not one
 		w.wroteHeader = !isInformational(status)
 	}
