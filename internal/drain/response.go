@@ -234,6 +234,13 @@ func (w *http1Response) WriteHeader(status int) {
 	}
 }
 
+// pending is how many bytes have arrived that were not handed out.
+func (c *conn) pending() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.framing.pending)
+}
+
 func (c *conn) isHijacked() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -271,5 +278,13 @@ func (w *http1Response) ReadFrom(r io.Reader) (n int64, err error) {
 
 func (w *http1Response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	nc, buf, err := w.ResponseWriter.(http.Hijacker).Hijack()
+	if err == nil && w.conn != nil {
+		// What came with the request is in the buffer, as with net/http: it is not
+		// on the connection that NetConn returns. The rest, if it is more than the
+		// buffer holds, comes with the next Read.
+		if n := w.conn.pending(); n > 0 {
+			buf.Reader.Peek(min(buf.Reader.Buffered()+n, buf.Reader.Size()))
+		}
+	}
 	return nc, buf, err
 }
