@@ -140,8 +140,12 @@ func (c *conn) awaitHalfClosed() error {
 	}
 	unpark := make(chan struct{})
 	c.mu.Lock()
+	if !c.state.in(stateReading, stateAnswering, stateAnsweringNext) { // somebody else's read of one byte
+		c.mu.Unlock()
+		return io.EOF
+	}
 	c.unpark = unpark
-	if passed(c.deadline) || !c.state.in(stateReading, stateAnswering, stateAnsweringNext) {
+	if passed(c.deadline) {
 		c.unparkLocked()
 	}
 	c.mu.Unlock()
