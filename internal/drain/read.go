@@ -210,12 +210,15 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	if passed(t) {
 		c.unparkLocked()
 	}
-	return c.setSocketDeadlineLocked(c.readDeadlineLocked())
+	// Whatever is armed: those who got the connection from ConnContext may have
+	// set a deadline on it, which net/http takes back.
+	c.armed = c.readDeadlineLocked()
+	return c.Conn.SetReadDeadline(c.armed)
 }
 
 func (c *conn) setSocketDeadlineLocked(t time.Time) error {
 	if t == c.armed {
-		return nil // net/http sets several a request, half of them for nothing
+		return nil
 	}
 	c.armed = t
 	return c.Conn.SetReadDeadline(t)
