@@ -341,3 +341,35 @@ func TestSlowHandshake(t *testing.T) {
 		t.Errorf("got %q, %v, want served", b, err)
 	}
 }
+
+// A client that has only shaken hands is released, whatever its handshake looked like.
+func TestPreconnectTLS(t *testing.T) {
+	cert := httptest.NewUnstartedServer(nil)
+	cert.StartTLS()
+	certs := cert.TLS.Certificates
+	cert.Close()
+	for name, conf := range map[string]struct{ client, server *tls.Config }{
+		"plain":         {&tls.Config{}, &tls.Config{}},
+		"tls12":         {&tls.Config{MaxVersion: tls.VersionTLS12}, &tls.Config{}},
+		"client cert":   {&tls.Config{Certificates: certs}, &tls.Config{ClientAuth: tls.RequireAnyClientCert}},
+		"client cert12": {&tls.Config{Certificates: certs, MaxVersion: tls.VersionTLS12}, &tls.Config{ClientAuth: tls.RequireAnyClientCert}},
+		"second hello":  {&tls.Config{}, &tls.Config{CurvePreferences: []tls.CurveID{tls.CurveP384}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := listenTCP(t)
+			conf.server.Certificates = certs
+			_, _, drained := serve(t, &http.Server{TLSConfig: conf.server, Handler: http.NotFoundHandler(), ErrorLog: nil}, l)
+			conf.client.InsecureSkipVerify = true
+			c := tls.Client(dial(t, l.Addr()), conf.client)
+			if err := c.Handshake(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(50 * time.Millisecond)
+			begun := time.Now()
+			cut := drained(4 * time.Second)
+			if took := time.Since(begun); took > 3*time.Second || len(cut) > 0 {
+				t.Errorf("drain took %v and cut %+v, want about 250 ms and nothing", took, cut)
+			}
+		})
+	}
+}

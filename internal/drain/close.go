@@ -133,16 +133,22 @@ func (c *conn) cut() (list []Request) {
 		return nil
 	}
 	list = c.inFlightLocked()
-	if len(list) == 0 && c.state != stateNew && socket.Unacked(c.Conn) { // its last bytes are on their way, and may be lost
-		list = []Request{c.requestLocked(HTTP1)}
+	answers := len(list) == 0 && c.state != stateNew || c.streams.returned > 0
+	if answers && socket.Unacked(c.Conn) { // the last bytes are on their way, and may be lost
+		r := c.requestLocked(HTTP1)
 		if c.state == stateHTTP2 {
-			list[0].Class = HTTP2
+			r.Class = HTTP2
 		}
+		list = append(list, r)
 	}
 	if c.state.in(stateAnswering, stateAnsweringNext) && c.current != nil && c.current.endsWithConn {
 		socket.ResetOnClose(c.Conn) // or what there is of the answer would look like all of it
 	}
 	c.setStateLocked(stateClosed)
-	c.Conn.Close()
+	if socket.ReadsAsReceived(c.Conn) {
+		c.Conn.Close()
+	} else {
+		go c.Conn.Close() // a wrapper may take its time: crypto/tls up to 5 s
+	}
 	return list
 }

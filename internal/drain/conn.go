@@ -155,7 +155,9 @@ func (c *conn) setStateLocked(to connState) {
 // track makes a connection known that was just accepted.
 func (s *Server) track(nc net.Conn) *conn {
 	c := &conn{Conn: nc, server: s, since: time.Now(), maxPause: firstPause}
-	c.handshake.over, c.framing.on = !s.tls, !s.tls
+	c.framing.on = !s.tls
+	c.handshake.over = !s.tls
+	c.handshake.clientCerts = s.clientCerts
 	s.mu.Lock()
 	s.conns[c] = struct{}{}
 	cutting := s.cutting

@@ -174,7 +174,7 @@ func (d *door) handshaking(open time.Duration) bool {
 func (d *door) queued() bool {
 	waiting, err := socket.Acceptable(d.Listener)
 	if err != nil { // the system cannot tell: look whether Accept has got one lately
-		return time.Now().UnixNano()-d.waits.Load() < int64(10*time.Millisecond)
+		return time.Now().UnixNano()-d.waits.Load() < int64(100*time.Millisecond)
 	}
 	return waiting
 }

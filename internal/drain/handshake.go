@@ -2,20 +2,22 @@ package drain
 
 // handshake follows the records that a TLS client sends just closely enough to
 // tell when the handshake is over, so that a connection on which nothing was
-// ever asked is not taken for a busy one. net/http does not say.
+// ever asked does not count as busy. net/http does not say.
 //
-// It is over with the client's Finished. In TLS 1.3 that is the first record
-// of type application data; in TLS 1.2 the first of type handshake behind the
-// change of cipher (RFC 8446 section 5 and appendix D.4, RFC 5246 section
-// 7.3). Where it is not as simple, with client certificates or a second
-// ClientHello, the end is seen too early or too late, and the connection counts
-// as busy until its first request was answered.
+// It is over with the client's Finished (RFC 8446 section 5 and appendix D.4,
+// RFC 5246 section 7.3). In TLS 1.2 that is the first record of type handshake
+// behind the change of cipher; a longer one is a second ClientHello of TLS 1.3.
+// In TLS 1.3 it is the first record of type application data, or, where the
+// client may send a certificate before it, the first that is as long as a
+// Finished. If none is, the handshake is over when the first handler is called.
 type handshake struct {
-	over    bool
-	header  [5]byte // of the record that is arriving
-	have    int     // bytes of header
-	left    int     // bytes of the record's content yet to come
-	ciphers bool    // the change of cipher has been seen
+	over        bool
+	clientCerts bool    // the client may send a certificate
+	header      [5]byte // of the record that is arriving
+	have        int     // bytes of header
+	left        int     // bytes of the record's content yet to come
+	length      int     // of the content
+	ciphers     bool    // the change of cipher has been seen
 }
 
 // take follows p, and returns how much of it belongs to the handshake.
@@ -33,7 +35,8 @@ func (h *handshake) take(p []byte) (n int) {
 			if h.have < len(h.header) {
 				break
 			}
-			h.left = int(h.header[3])<<8 | int(h.header[4])
+			h.length = int(h.header[3])<<8 | int(h.header[4])
+			h.left = h.length
 		}
 		m := min(h.left, len(p)-n)
 		h.left -= m
@@ -46,9 +49,11 @@ func (h *handshake) take(p []byte) (n int) {
 		case changeCipherSpec:
 			h.ciphers = true
 		case handshaking:
-			h.over = h.ciphers
+			h.over = h.ciphers && h.length < 128
 		case applicationData:
-			h.over = true
+			// Hash, header, content type and tag; the hash is that of the
+			// cipher suite.
+			h.over = !h.clientCerts || h.length == 32+4+1+16 || h.length == 48+4+1+16
 		}
 	}
 	return n

@@ -107,8 +107,8 @@ func (s *streams) inFlight(client string) (list []Request) {
 	case len(list) > 0 || !s.open:
 	case s.returned == 1:
 		add(s.latest) // its answer waits for the client
-	case s.returned > 1:
-		list = append(list, Request{Class: HTTP2, Client: client}) // one or more of those
+	default: // one or more of those returned, or one whose handler was not called
+		list = append(list, Request{Class: HTTP2, Client: client})
 	}
 	return list
 }
@@ -131,6 +131,9 @@ func (c *conn) endStream(res *http2Response) {
 		c.streams.latest = res
 	}
 	closed := c.state == stateClosed
+	if c.state == stateHTTP2 && c.server.draining.Load() && !c.streams.any() {
+		c.scheduleHTTP2CloseLocked()
+	}
 	c.mu.Unlock()
 	if closed {
 		c.untrack()

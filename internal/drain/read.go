@@ -17,11 +17,9 @@ func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p[:limit])
 	switch {
 	case n > 0:
-		c.mu.Lock()
-		n = c.onReadLocked(p[:n], len(p))
-		c.mu.Unlock()
-	case err == io.EOF && len(p) == backgroundReadSize:
-		err = c.awaitHalfClosed()
+		n = c.onRead(p[:n], len(p))
+	case err == io.EOF:
+		err = c.awaitHalfClosed(len(p))
 	case err != nil:
 		return c.lastRead(p[:limit], err)
 	}
@@ -56,6 +54,12 @@ func (c *conn) isBackgroundReadLocked(size int) bool {
 		return size == backgroundReadSize && (handled || c.framing.ended)
 	}
 	return handled && c.framing.body == 0
+}
+
+func (c *conn) onRead(p []byte, size int) (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.onReadLocked(p, size)
 }
 
 // onReadLocked notes that bytes have come from the socket, into a buffer of that
@@ -134,16 +138,13 @@ func (c *conn) nextRequestArrived() bool {
 // the request; but the client may have closed its sending side only, and wait for
 // the answer. In a stop it gets it: the Read goes on until the request has been
 // answered, or the client has taken nothing for stallTimeout.
-func (c *conn) awaitHalfClosed() error {
-	if !c.server.policy.Closing() {
-		return io.EOF
-	}
-	unpark := make(chan struct{})
+func (c *conn) awaitHalfClosed(size int) error {
 	c.mu.Lock()
-	if !c.state.in(stateReading, stateAnswering, stateAnsweringNext) { // somebody else's read of one byte
+	if !c.isBackgroundReadLocked(size) || size != backgroundReadSize || !c.server.policy.Closing() {
 		c.mu.Unlock()
 		return io.EOF
 	}
+	unpark := make(chan struct{})
 	c.unpark = unpark
 	if passed(c.deadline) {
 		c.unparkLocked()

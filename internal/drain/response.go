@@ -92,6 +92,7 @@ func (c *conn) begin(res *response, length int64) {
 	default:
 		return
 	}
+	c.handshake.over = true
 	c.current, res.writtenBefore = res, c.written.Load()
 	c.framing.beginBody(length)
 }

@@ -8,6 +8,7 @@ package drain
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -32,12 +33,14 @@ var ErrTLSListener = errors.New("a listener of tls.NewListener: give the listene
 
 // Server is an http.Server with its connections known.
 type Server struct {
-	policy   Policy
-	http     *http.Server
-	logger   log.Logger
-	doors    []*door
-	tls      bool
-	goAwayer *http.Server // its Shutdown sends GOAWAY to the HTTP/2 connections; nil: there is no HTTP/2, or not net/http's own
+	policy Policy
+	http   *http.Server
+	logger log.Logger
+	doors  []*door
+	tls    bool
+
+	clientCerts bool         // TLS clients may be asked for a certificate
+	goAwayer    *http.Server // its Shutdown sends GOAWAY to the HTTP/2 connections; nil: there is no HTTP/2, or not net/http's own
 
 	handler        http.Handler // the caller's
 	generalOptions bool         // OPTIONS * is answered for it
@@ -73,6 +76,9 @@ func New(srv *http.Server, listeners []net.Listener, policy Policy, logger log.L
 		over:   make(chan struct{}),
 		conns:  make(map[*conn]struct{}),
 		empty:  make(chan struct{}, 1),
+	}
+	if c := srv.TLSConfig; s.tls {
+		s.clientCerts = c.ClientAuth != tls.NoClientCert || c.GetConfigForClient != nil
 	}
 	for _, l := range listeners {
 		if fmt.Sprintf("%T", l) == "*tls.listener" {
