@@ -48,7 +48,7 @@ func serve(args []string, stdout, stderr io.Writer) error {
 	}
 
 	sup := &actors.Supervisor{Stop: stop}
-	progress := app.NewProgress(stop.Snapshot, logger)
+	progress := app.NewProgress(stop, logger)
 	var g run.Group
 	g.Add(sup.Actor("http", serving)(actors.HTTP(stop, s.Server, s.Listeners...)))
 	if s.Certificate != nil { // without one SIGHUP ends the process, as it does any whose terminal closes
@@ -58,7 +58,6 @@ func serve(args []string, stdout, stderr io.Writer) error {
 		g.Add(sup.Actor("admin", watching)(s.ServeAdmin(sup)))
 	}
 	g.Add(signals, interrupt)
-	g.Add(progress.Actor()) // not supervised: it has no turn, and learns at once that a stop begins
 	s.LogServing()
 	err = sup.Err(g.Run())
 	progress.Close()

@@ -401,7 +401,7 @@ func (s *Stop) advance(p Phase) {
 			"inflight", n.InFlight, "open", n.Open, "grace", grace)
 	case Stopped:
 		logger.Log("msg", "stopped", "cause", reason(cause), "elapsed", time.Since(start).Round(100*time.Microsecond),
-			"drained", n.Drained, "drained_http2", n.DrainedHTTP2, "hijacked_ended", n.HijackedEnded, "refused_at_door", 0,
+			"drained", n.Drained, "drained_http2", n.DrainedHTTP2, "hijacked_ended", n.HijackedEnded,
 			"failed", n.Failed, "cut", cut)
 	}
 }
@@ -614,8 +614,6 @@ type Snapshot struct {
 	Drained       uint64 // those of them that were answered since the stop began
 	DrainedHTTP2  uint64 // those of them over HTTP/2
 	HijackedEnded uint64 // hijacked connections that ended by themselves since the stop began
-
-	Refused uint64 // always 0: to be removed
 
 	Cut []Request // what was cut
 

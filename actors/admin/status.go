@@ -44,7 +44,7 @@ type status struct {
 	Drained       uint64 `json:"drained"`        // of those
 	DrainedHTTP2  uint64 `json:"drained_http2"`  // of those
 	HijackedEnded uint64 `json:"hijacked_ended"` // connections
-	RefusedAtDoor uint64 `json:"refused_at_door"`
+	Failed        uint64 `json:"failed"`         // since the stop began
 	Cut           int    `json:"cut"`
 
 	Longest     []statusRequest `json:"longest_inflight"` // at most 10
@@ -111,7 +111,7 @@ func (a *admin) status() status {
 		Open: s.Open, New: s.New, Idle: s.Idle, Busy: s.Busy, Hijacked: s.Hijacked,
 		InFlight: s.InFlight, Streams: s.Streams,
 		Served: s.Served, Drained: s.Drained, DrainedHTTP2: s.DrainedHTTP2, HijackedEnded: s.HijackedEnded,
-		RefusedAtDoor: s.Refused, Cut: len(s.Snapshot.Cut),
+		Failed: s.Failed, Cut: len(s.Snapshot.Cut),
 		Longest:     requests(a.stop.InFlight(), 10),
 		CutRequests: requests(s.Snapshot.Cut, 20),
 		CutActors:   s.CutActors,

@@ -17,11 +17,11 @@ type report struct {
 	Cause        string       `json:"cause"`
 	Began        time.Time    `json:"began"`
 	Elapsed      float64      `json:"elapsed_seconds"`
-	Served       uint64       `json:"served"`          // since the start
-	Drained      uint64       `json:"drained"`         // of those, since the stop began
-	DrainedHTTP2 uint64       `json:"drained_http2"`   // of those, over HTTP/2
-	Hijacked     uint64       `json:"hijacked_ended"`  // connections, since the stop began
-	Refused      uint64       `json:"refused_at_door"` // see actors.Snapshot
+	Served       uint64       `json:"served"`         // since the start
+	Drained      uint64       `json:"drained"`        // of those, since the stop began
+	DrainedHTTP2 uint64       `json:"drained_http2"`  // of those, over HTTP/2
+	Hijacked     uint64       `json:"hijacked_ended"` // connections, since the stop began
+	Failed       uint64       `json:"failed"`         // requests, since the stop began
 	Cut          int          `json:"cut"`
 	Requests     []cutRequest `json:"cut_requests,omitempty"`
 	Status       int          `json:"status"` // of the process, as shells have it
@@ -41,7 +41,7 @@ type cutRequest struct {
 func newReport(s actors.Snapshot, err error) report {
 	r := report{
 		Began: s.Began.UTC(), Elapsed: s.Since.Sub(s.Began).Seconds(),
-		Served: s.Served, Drained: s.Drained, DrainedHTTP2: s.DrainedHTTP2, Hijacked: s.HijackedEnded, Refused: s.Refused, Cut: len(s.Cut),
+		Served: s.Served, Drained: s.Drained, DrainedHTTP2: s.DrainedHTTP2, Hijacked: s.HijackedEnded, Failed: s.Failed, Cut: len(s.Cut),
 		Status: Status(err),
 	}
 	if s.Cause != nil {
