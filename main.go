@@ -15,6 +15,7 @@ import (
 
 func main() {
 	app.SetGC()
+	app.CatchSIGPIPE()
 	err := serve(os.Args[1:], os.Stdout, os.Stderr)
 	app.EndBySignal(err)
 	os.Exit(app.Status(err))
@@ -40,7 +41,7 @@ func serve(args []string, stdout, stderr io.Writer) error {
 	}
 	logger := app.NewLog(settings, stderr)
 	stop := settings.NewStop(logger)
-	signals, interrupt := actors.Signal(stop) // from here on no signal kills the process
+	signals, interrupt := actors.Signal(stop, settings.Signals(logger)...) // from here on none kills the process
 	s, err := app.NewService(settings, stop, logger)
 	if err != nil {
 		fmt.Fprintf(stderr, "lastcall: %v\n", err)
@@ -51,7 +52,7 @@ func serve(args []string, stdout, stderr io.Writer) error {
 	progress := app.NewProgress(stop, logger)
 	var g run.Group
 	g.Add(sup.Actor("http", serving)(actors.HTTP(stop, s.Server, s.Listeners...)))
-	if s.Certificate != nil { // without one SIGHUP ends the process, as it does any whose terminal closes
+	if s.Certificate != nil {
 		g.Add(sup.Actor("tls", backing)(s.Certificate.Watch()))
 	}
 	if s.Admin != nil {

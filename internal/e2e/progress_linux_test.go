@@ -36,11 +36,16 @@ func newScreen(t *testing.T) *screen {
 		t.Skip(err)
 	}
 	t.Cleanup(func() { master.Close() })
-	fd := int(master.Fd())
-	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+	raw, err := master.SyscallConn() // Fd would make Close wait for a Read
+	if err != nil {
 		t.Fatal(err)
 	}
-	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	var n int
+	raw.Control(func(fd uintptr) {
+		if err = unix.IoctlSetPointerInt(int(fd), unix.TIOCSPTLCK, 0); err == nil {
+			n, err = unix.IoctlGetInt(int(fd), unix.TIOCGPTN)
+		}
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,10 +100,10 @@ func (s *screen) lines() []string {
 }
 
 // serveOnScreen starts the binary on a terminal of the given name.
-func serveOnScreen(t *testing.T, term string) (s *screen, cmd *exec.Cmd, addr string) {
+func serveOnScreen(t *testing.T, term string, flags ...string) (s *screen, cmd *exec.Cmd, addr string) {
 	t.Helper()
 	s = newScreen(t)
-	cmd = Lastcall("-listen", "127.0.0.1:0", "-dir", site(t, "here"), "-read-header-timeout", "1m", "-access-log")
+	cmd = Lastcall(append(flags, "-listen", "127.0.0.1:0", "-dir", site(t, "here"), "-read-header-timeout", "1m", "-access-log")...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.slave, s.slave, s.slave
 	cmd.Env = append(os.Environ(), "TERM="+term, "GORACE=atexit_sleep_ms=0")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
