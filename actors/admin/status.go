@@ -47,6 +47,8 @@ type status struct {
 	Failed        uint64 `json:"failed"`         // since the stop began
 	Cut           int    `json:"cut"`
 
+	LogLinesDropped uint64 `json:"log_lines_dropped"`
+
 	Longest     []statusRequest `json:"longest_inflight"` // at most 10
 	CutRequests []statusRequest `json:"cut_requests"`     // at most 20
 	CutActors   []string        `json:"cut_actors,omitempty"`
@@ -111,12 +113,13 @@ func (a *admin) status() status {
 		Open: s.Open, New: s.New, Idle: s.Idle, Busy: s.Busy, Hijacked: s.Hijacked,
 		InFlight: s.InFlight, Streams: s.Streams,
 		Served: s.Served, Drained: s.Drained, DrainedHTTP2: s.DrainedHTTP2, HijackedEnded: s.HijackedEnded,
-		Failed: s.Failed, Cut: len(s.Snapshot.Cut),
-		Longest:     requests(a.stop.InFlight(), 10),
-		CutRequests: requests(s.Snapshot.Cut, 20),
-		CutActors:   s.CutActors,
-		Actors:      []statusActor{},
-		hasLameDuck: a.stop.LameDuck > 0,
+		Failed: s.Snapshot.Failed, Cut: len(s.Snapshot.Cut),
+		LogLinesDropped: s.LogLinesDropped,
+		Longest:         requests(a.stop.InFlight(), 10),
+		CutRequests:     requests(s.Snapshot.Cut, 20),
+		CutActors:       s.CutActors,
+		Actors:          []statusActor{},
+		hasLameDuck:     a.stop.LameDuck > 0,
 	}
 	if a.LogLevel != nil {
 		st.LogLevel = a.LogLevel.String()

@@ -41,6 +41,7 @@ var (
 	failedDesc        = desc("requests_failed_total", "Requests that failed since the stop began: answered 502 or 504, or broken off by the handler.")
 	cutDesc           = desc("requests_cut_total", "Requests cut at the deadline, or by a second signal.")
 	hijackedEndedDesc = desc("connections_hijacked_ended_total", "Hijacked connections that ended by themselves since the stop began.")
+	logDroppedDesc    = desc("log_lines_dropped_total", "Log lines that were dropped because the log was stuck.")
 	elapsedDesc       = desc("stop_elapsed_seconds", "How long the stop has taken until now, or took.")
 	upDesc            = desc("actor_up", "1 while the actor runs.", "actor", "stage")
 	restartsDesc      = desc("actor_restarts_total", "How often the actor was started again.", "actor", "stage")
@@ -70,6 +71,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	send(failedDesc, counter, float64(s.Snapshot.Failed))
 	send(cutDesc, counter, float64(len(s.Snapshot.Cut)))
 	send(hijackedEndedDesc, counter, float64(s.HijackedEnded))
+	send(logDroppedDesc, counter, float64(s.LogLinesDropped))
 	var elapsed time.Duration
 	switch {
 	case s.Phase == actors.Stopped:

@@ -11,6 +11,7 @@ import (
 	"github.com/go-kit/log/level"
 
 	"lastcall/actors"
+	"lastcall/internal/asynclog"
 )
 
 // A count is how many there are of something that a stop waits for.
@@ -54,10 +55,13 @@ func NewProgress(stop *actors.Stop, l Log) *Progress {
 }
 
 // Close ends the display, also of a stop that is not done because an actor hangs.
-// It is called once.
+// It does not wait for a terminal that is stuck (Ctrl-S). It is called once.
 func (p *Progress) Close() {
 	close(p.closing)
-	<-p.ended
+	select {
+	case <-p.ended:
+	case <-time.After(asynclog.Patience):
+	}
 }
 
 func (p *Progress) run() {

@@ -23,6 +23,7 @@ type report struct {
 	Hijacked     uint64       `json:"hijacked_ended"` // connections, since the stop began
 	Failed       uint64       `json:"failed"`         // requests, since the stop began
 	Cut          int          `json:"cut"`
+	LogDropped   uint64       `json:"log_lines_dropped"` // and those that were still to be written
 	Requests     []cutRequest `json:"cut_requests,omitempty"`
 	Status       int          `json:"status"` // of the process, as shells have it
 	Error        string       `json:"error,omitempty"`
@@ -37,12 +38,13 @@ type cutRequest struct {
 	Sent   int64        `json:"sent"`
 }
 
-// newReport returns the report of a stop that has ended with err.
-func newReport(s actors.Snapshot, err error) report {
+// newReport returns the report of a stop that has ended with err, and whose log
+// lacks so many lines.
+func newReport(s actors.Snapshot, err error, logDropped uint64) report {
 	r := report{
 		Began: s.Began.UTC(), Elapsed: s.Since.Sub(s.Began).Seconds(),
 		Served: s.Served, Drained: s.Drained, DrainedHTTP2: s.DrainedHTTP2, Hijacked: s.HijackedEnded, Failed: s.Failed, Cut: len(s.Cut),
-		Status: Status(err),
+		LogDropped: logDropped, Status: Status(err),
 	}
 	if s.Cause != nil {
 		r.Cause = s.Cause.Error()

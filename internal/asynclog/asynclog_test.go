@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -116,7 +117,7 @@ func TestStuck(t *testing.T) {
 				t.Fatalf("line %d is %q", i, line)
 			}
 		}
-		if want := fmt.Sprintf("level=warn ts=now msg=log was stuck, lines were dropped dropped=%d", extra); got[len(got)-1] != want {
+		if want := fmt.Sprintf("level=warn ts=now msg=log was stuck, lines were dropped log_lines_dropped=%d", extra); got[len(got)-1] != want {
 			t.Errorf("last line = %q, want %q", got[len(got)-1], want)
 		}
 		l.Log("n", "well")
@@ -199,4 +200,42 @@ func BenchmarkLog(b *testing.B) {
 			l.Log("msg", "x", "n", 1)
 		}
 	})
+}
+
+// BenchmarkLine is a line of an access log that goes to /dev/null, with and
+// without a Logger between.
+func BenchmarkLine(b *testing.B) {
+	f, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	below := log.NewLogfmtLogger(log.NewSyncWriter(f))
+	for _, bm := range []struct {
+		name   string
+		logger log.Logger
+	}{
+		{"direct", log.With(below, "ts", log.DefaultTimestampUTC)},
+		{"async", asynclog.New(below, "ts", log.DefaultTimestampUTC)},
+	} {
+		line := func() {
+			bm.logger.Log("msg", "request", "method", "GET", "path", "/a/path/of/some/length", "proto", "HTTP/1.1", "status", 200,
+				"bytes", int64(1234), "elapsed", 123*time.Microsecond, "client", "127.0.0.1:12345", "host", "localhost:8080", "agent", "curl/8.5.0")
+		}
+		b.Run(bm.name+"/one", func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				line()
+			}
+		})
+		b.Run(bm.name+"/many", func(b *testing.B) {
+			b.ReportAllocs()
+			b.SetParallelism(16)
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					line()
+				}
+			})
+		})
+	}
 }

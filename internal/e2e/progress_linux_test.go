@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"regexp"
@@ -10,6 +11,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -182,5 +184,26 @@ func TestProgressOnDumbTerminal(t *testing.T) {
 		if strings.Contains(s.written(), "\x1b") {
 			t.Errorf("with TERM=%s there are control sequences: %q", term, s.written())
 		}
+	}
+}
+
+// TestProgressOnStuckTerminal stops a server on a terminal that takes nothing any
+// more, as after Ctrl-S.
+func TestProgressOnStuckTerminal(t *testing.T) {
+	t.Parallel()
+	s, cmd, addr := serveOnScreen(t, "xterm")
+	s.master.SetReadDeadline(time.Unix(1, 0)) // ends the reading
+	client := &http.Client{Transport: new(http.Transport)}
+	askOften(t, client, "http://"+addr+aLongPath, 300)
+	client.CloseIdleConnections()
+	v := visitHalfway(t, addr)
+	cmd.Process.Signal(syscall.SIGTERM)
+	WaitFor(t, "a stop", func() bool { return !accepts(addr) })
+	v.send(askWho[10:])
+	v.wantAnswer("here")
+	late := time.AfterFunc(20*time.Second, func() { cmd.Process.Kill() })
+	defer late.Stop()
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("the process ended with %v, want a clean stop within 20 s", err)
 	}
 }
