@@ -143,6 +143,9 @@ func TestReport(t *testing.T) {
 			if log := elapsed.ReplaceAllString(s.Server.Log(), ""); !strings.Contains(log, elapsed.ReplaceAllString(line, "")) {
 				t.Errorf("the log lacks %s, as the report has it", line)
 			}
+			if line, want := regexp.MustCompile(`msg="not a clean stop" .*`).FindString(s.Server.Log()), fmt.Sprintf(" err=%q status=%d", r.Error, r.Status); (line != "") != (r.Status != 0) || line != "" && !strings.HasSuffix(line, want) {
+				t.Errorf("the log ends with %q, want%s as the report has it", line, want)
+			}
 			if took := s.Server.Ended.Sub(r.Began).Seconds(); r.Elapsed <= 0 || r.Elapsed > took {
 				t.Errorf("elapsed = %v s, want less than the %v s until the end", r.Elapsed, took)
 			}
