@@ -18,7 +18,7 @@ func TestFailed(t *testing.T) {
 	t.Parallel()
 	const n = 30
 	path := t.TempDir() + "/report"
-	s := StartProxyWith("-report", path, "-admin", "127.0.0.1:0")(t, Here, "127.0.0.1")
+	s := StartProxyWith("-report", path, "-admin", "127.0.0.1:0", "-read-header-timeout", "1m")(t, Here, "127.0.0.1")
 	admin := adminAddr(t, s.Server)
 	client := &http.Client{Transport: new(http.Transport)}
 	for range n {
