@@ -56,8 +56,7 @@ type Settings struct {
 }
 
 const usage = `lastcall serves files, or stands in front of a program, and stops without
-losing an HTTP request.  Stop it with kill -INT (Ctrl-C) or kill -TERM.  When its
-terminal closes (SIGHUP) it stops too, unless it has a certificate to load again.
+losing an HTTP request.  Stop it with kill -INT (Ctrl-C), kill -TERM, or by closing its terminal.
 
 usage: lastcall [flags]
 
@@ -87,7 +86,8 @@ Clients
   -max-header-bytes 65536
 Logs and settings
   -access-log                a line a request
-  -log-format logfmt, -log-level info  or json; or debug, warn, error
+  -log-format logfmt         or json
+  -log-level info            or debug, warn, error
   -config FILE               a setting a line: "grace 10s"; flags and environment win
   -version, -help
 Each flag is also an environment variable: LASTCALL_IDLE_GRACE=2s. Timeouts of 0s are off.
