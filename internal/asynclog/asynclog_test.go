@@ -105,6 +105,9 @@ func TestStuck(t *testing.T) {
 		if err := l.Flush(t.Context()); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != asynclog.Patience {
 			t.Errorf("Flush = %v after %v, want at once that it is too late", err, time.Since(start))
 		}
+		if d, u := l.Dropped(), l.Unwritten(); d != extra || u != 1+asynclog.MaxQueued+extra {
+			t.Errorf("Dropped = %d, Unwritten = %d, want %d, %d", d, u, extra, 1+asynclog.MaxQueued+extra)
+		}
 		time.Sleep(time.Hour)
 		close(below.block)
 		synctest.Wait()
@@ -119,6 +122,9 @@ func TestStuck(t *testing.T) {
 		}
 		if want := fmt.Sprintf("level=warn ts=now msg=log was stuck, lines were dropped log_lines_dropped=%d", extra); got[len(got)-1] != want {
 			t.Errorf("last line = %q, want %q", got[len(got)-1], want)
+		}
+		if d, u := l.Dropped(), l.Unwritten(); d != extra || u != extra {
+			t.Errorf("Dropped = %d, Unwritten = %d once all is written, want %d twice", d, u, extra)
 		}
 		l.Log("n", "well")
 		if got := below.read(); got[len(got)-1] != "ts=now n=well" {
