@@ -15,6 +15,7 @@ import (
 
 func main() {
 	app.SetGC()
+	app.CatchSIGPIPE()
 	err := serve(os.Args[1:], os.Stdout, os.Stderr)
 	app.EndBySignal(err)
 	os.Exit(app.Status(err))
@@ -40,7 +41,7 @@ func serve(args []string, stdout, stderr io.Writer) error {
 	}
 	logger := app.NewLog(settings, stderr)
 	stop := settings.NewStop(logger)
-	signals, interrupt := actors.Signal(stop) // from here on no signal kills the process
+	signals, interrupt := actors.Signal(stop, settings.Signals(logger)...) // from here on none kills the process
 	s, err := app.NewService(settings, stop, logger)
 	if err != nil {
 		fmt.Fprintf(stderr, "lastcall: %v\n", err)
@@ -48,17 +49,16 @@ func serve(args []string, stdout, stderr io.Writer) error {
 	}
 
 	sup := &actors.Supervisor{Stop: stop}
-	progress := app.NewProgress(stop.Snapshot, logger)
+	progress := app.NewProgress(stop, logger)
 	var g run.Group
 	g.Add(sup.Actor("http", serving)(actors.HTTP(stop, s.Server, s.Listeners...)))
-	if s.Certificate != nil { // without one SIGHUP ends the process, as it does any whose terminal closes
+	if s.Certificate != nil {
 		g.Add(sup.Actor("tls", backing)(s.Certificate.Watch()))
 	}
 	if s.Admin != nil {
 		g.Add(sup.Actor("admin", watching)(s.ServeAdmin(sup)))
 	}
 	g.Add(signals, interrupt)
-	g.Add(progress.Actor()) // not supervised: it has no turn, and learns at once that a stop begins
 	s.LogServing()
 	err = sup.Err(g.Run())
 	progress.Close()

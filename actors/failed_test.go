@@ -83,10 +83,56 @@ func TestFailedInStop(t *testing.T) {
 				if failed := errors.Is(s.err, actors.ErrFailed); failed != (tt.want > 0) || actors.ExitStatus(s.err) != int(tt.want) {
 					t.Errorf("Err = %v, status %d", s.err, actors.ExitStatus(s.err))
 				}
-				if want := map[uint64]string{0: " failed=0 ", 1: " failed=1 "}[tt.want]; logged.count(want) != 1 {
-					t.Errorf("no%sin the log:\n%s", want, &logged)
+				want := map[uint64]string{0: " failed=0 ", 1: " failed=1 "}[tt.want]
+				for deadline := time.Now().Add(10 * time.Second); logged.count(want) != 1; time.Sleep(time.Millisecond) {
+					if time.Now().After(deadline) { // on a busy machine Err does not wait for the last line
+						t.Fatalf("no%sin the log after 10 s:\n%s", want, &logged)
+					}
 				}
 			})
 		}
+	}
+}
+
+// TestFailedAfterCut has handlers that answer 502 when their request was cut: that
+// is counted once, as cut, also if they return after the stop.
+func TestFailedAfterCut(t *testing.T) {
+	t.Parallel()
+	for _, proto := range []string{"HTTP/1.1", "HTTP/2.0"} {
+		t.Run(proto, func(t *testing.T) {
+			t.Parallel()
+			var protocols http.Protocols
+			protocols.SetHTTP1(proto == "HTTP/1.1")
+			protocols.SetUnencryptedHTTP2(proto == "HTTP/2.0")
+			stop := &actors.Stop{Grace: -1}
+			arrived, release, returned := make(chan struct{}), make(chan struct{}), make(chan struct{})
+			s := start(t, stop, &http.Server{Protocols: &protocols, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				defer close(returned)
+				close(arrived)
+				<-release
+				w.WriteHeader(502)
+			})})
+			client := &http.Client{Transport: &http.Transport{Protocols: &protocols}}
+			defer client.CloseIdleConnections()
+			go func() {
+				if resp, err := client.Get("http://" + s.addr); err == nil {
+					resp.Body.Close()
+				}
+			}()
+			<-arrived
+			s.end()
+			<-s.done
+			close(release)
+			<-returned
+			for deadline := time.Now().Add(10 * time.Second); len(stop.InFlight()) > 0; time.Sleep(time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatal("a request is in flight after its handler has returned")
+				}
+			}
+			time.Sleep(10 * time.Millisecond) // a wrong count would come now
+			if n := stop.Snapshot(); n.Failed != 0 || len(n.Cut) != 1 || actors.ExitStatus(s.err) != 3 {
+				t.Errorf("failed %d, cut %d, status %d; want 0, 1, 3", n.Failed, len(n.Cut), actors.ExitStatus(s.err))
+			}
+		})
 	}
 }

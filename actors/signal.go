@@ -18,17 +18,22 @@ import (
 //
 // A further SIGINT cuts what is still open, at once, and [Stop.Err] says so. One
 // within 0.3 s of the first is the same one: timeout(1), npm and some terminals
-// send it both to a process and to its group. Any other further signal is logged and changes nothing: orchestrators and
-// process groups send SIGTERM twice. When the actors of this package have
-// returned, SIGINT gets its default action back, so that Ctrl-C ends a process
-// that some other actor holds up; SIGTERM is then ignored.
+// send it both to a process and to its group. Any other further signal is logged
+// and changes nothing: orchestrators and process groups send SIGTERM twice. When
+// the actors of this package have returned, SIGINT gets its default action back,
+// so that Ctrl-C ends a process that some other actor holds up; SIGTERM is then
+// ignored.
 //
 // Signals are caught from the constructor on, not only in execute (as in
 // run.SignalHandler): call it early, and no signal takes its default action
 // once the program has begun to set itself up.
 //
-// SIGHUP is not among the default signals. It never cuts: it begins the stop if
-// it is given here and comes first, and is logged otherwise.
+// SIGHUP is not among the default signals, so it ends a process that does not
+// catch it, and cuts its requests. Given here it begins the stop if it comes
+// first, and is logged otherwise. That suits a process whose terminal closes. One
+// without a terminal gets SIGHUP only from people, who want it to load something
+// again: it catches SIGHUP itself. Check signal.Ignored first, as nohup(1) works
+// by ignoring it.
 //
 // With a nil stop only the first signal has a meaning.
 func Signal(stop *Stop, signals ...os.Signal) (execute func() error, interrupt func(error)) {

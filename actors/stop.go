@@ -87,7 +87,7 @@ type Stop struct {
 	// It is called by a goroutine, one line after the other, while those that
 	// log wait. A logger that blocks holds up a stop for 100 ms in all. A
 	// thousand lines then wait for it, what is more is dropped, and a line
-	// says how much. So a log.Valuer in its context (a timestamp) is called
+	// says how much (log_lines_dropped); so does the Snapshot. So a log.Valuer in its context (a timestamp) is called
 	// when the line is written, and log.Caller does not find the caller. What
 	// its context has comes first in a line, before the level.
 	Logger log.Logger
@@ -401,7 +401,7 @@ func (s *Stop) advance(p Phase) {
 			"inflight", n.InFlight, "open", n.Open, "grace", grace)
 	case Stopped:
 		logger.Log("msg", "stopped", "cause", reason(cause), "elapsed", time.Since(start).Round(100*time.Microsecond),
-			"drained", n.Drained, "drained_http2", n.DrainedHTTP2, "hijacked_ended", n.HijackedEnded, "refused_at_door", 0,
+			"drained", n.Drained, "drained_http2", n.DrainedHTTP2, "hijacked_ended", n.HijackedEnded,
 			"failed", n.Failed, "cut", cut)
 	}
 }
@@ -615,8 +615,6 @@ type Snapshot struct {
 	DrainedHTTP2  uint64 // those of them over HTTP/2
 	HijackedEnded uint64 // hijacked connections that ended by themselves since the stop began
 
-	Refused uint64 // always 0: to be removed
-
 	Cut []Request // what was cut
 
 	CutActors []string // the actors that were ended hard, by name
@@ -625,6 +623,9 @@ type Snapshot struct {
 	// answered 502 or 504, and those whose handler panicked although the client
 	// was still there.
 	Failed uint64
+
+	// LogLinesDropped counts the lines that Stop.Logger was too slow for.
+	LogLinesDropped uint64
 }
 
 // Request names a request that was in flight.
@@ -643,14 +644,18 @@ func (s *Stop) Snapshot() Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n, out := s.countLocked(), s.out.Load()
+	var dropped uint64
+	if s.log != nil {
+		dropped = s.log.Dropped()
+	}
 	return Snapshot{
 		Phase: s.phase, Since: s.since, Ready: s.phase == Ready && !out, OutOfService: out,
 		Began: s.start, Cause: s.cause, Deadline: s.deadline,
 		Open: n.Open, New: n.New, Idle: n.Idle, Busy: n.Busy, Hijacked: n.Hijacked, InFlight: n.InFlight,
 		Streams: n.Streams,
 		Served:  n.Served, Drained: n.Drained, DrainedHTTP2: n.DrainedHTTP2, HijackedEnded: n.HijackedEnded,
-		Failed: n.Failed,
-		Cut:    append([]Request(nil), s.cut...), CutActors: append([]string(nil), s.forced...),
+		Failed: n.Failed, LogLinesDropped: dropped,
+		Cut: append([]Request(nil), s.cut...), CutActors: append([]string(nil), s.forced...),
 	}
 }
 

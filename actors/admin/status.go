@@ -44,8 +44,10 @@ type status struct {
 	Drained       uint64 `json:"drained"`        // of those
 	DrainedHTTP2  uint64 `json:"drained_http2"`  // of those
 	HijackedEnded uint64 `json:"hijacked_ended"` // connections
-	RefusedAtDoor uint64 `json:"refused_at_door"`
+	Failed        uint64 `json:"failed"`         // since the stop began
 	Cut           int    `json:"cut"`
+
+	LogLinesDropped uint64 `json:"log_lines_dropped"`
 
 	Longest     []statusRequest `json:"longest_inflight"` // at most 10
 	CutRequests []statusRequest `json:"cut_requests"`     // at most 20
@@ -111,12 +113,13 @@ func (a *admin) status() status {
 		Open: s.Open, New: s.New, Idle: s.Idle, Busy: s.Busy, Hijacked: s.Hijacked,
 		InFlight: s.InFlight, Streams: s.Streams,
 		Served: s.Served, Drained: s.Drained, DrainedHTTP2: s.DrainedHTTP2, HijackedEnded: s.HijackedEnded,
-		RefusedAtDoor: s.Refused, Cut: len(s.Snapshot.Cut),
-		Longest:     requests(a.stop.InFlight(), 10),
-		CutRequests: requests(s.Snapshot.Cut, 20),
-		CutActors:   s.CutActors,
-		Actors:      []statusActor{},
-		hasLameDuck: a.stop.LameDuck > 0,
+		Failed: s.Snapshot.Failed, Cut: len(s.Snapshot.Cut),
+		LogLinesDropped: s.LogLinesDropped,
+		Longest:         requests(a.stop.InFlight(), 10),
+		CutRequests:     requests(s.Snapshot.Cut, 20),
+		CutActors:       s.CutActors,
+		Actors:          []statusActor{},
+		hasLameDuck:     a.stop.LameDuck > 0,
 	}
 	if a.LogLevel != nil {
 		st.LogLevel = a.LogLevel.String()

@@ -22,7 +22,7 @@ type logLevel struct {
 
 // Log is the log of the process.
 type Log struct {
-	logger   log.Logger
+	logger   *asynclog.Logger
 	level    *logLevel
 	terminal *terminal // to which it is written; nil: none
 }

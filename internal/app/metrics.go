@@ -38,9 +38,10 @@ var (
 	servedDesc        = desc("requests_served_total", "Requests answered.")
 	drainedDesc       = desc("requests_drained_total", "Requests answered since the stop began.")
 	drainedHTTP2Desc  = desc("requests_drained_http2_total", "Requests answered over HTTP/2 since the stop began.")
+	failedDesc        = desc("requests_failed_total", "Requests that failed since the stop began: answered 502 or 504, or broken off by the handler.")
 	cutDesc           = desc("requests_cut_total", "Requests cut at the deadline, or by a second signal.")
 	hijackedEndedDesc = desc("connections_hijacked_ended_total", "Hijacked connections that ended by themselves since the stop began.")
-	refusedDesc       = desc("connections_refused_at_door_total", "Connections refused while the doors were being shut.")
+	logDroppedDesc    = desc("log_lines_dropped_total", "Log lines that were dropped because the log was stuck.")
 	elapsedDesc       = desc("stop_elapsed_seconds", "How long the stop has taken until now, or took.")
 	upDesc            = desc("actor_up", "1 while the actor runs.", "actor", "stage")
 	restartsDesc      = desc("actor_restarts_total", "How often the actor was started again.", "actor", "stage")
@@ -67,9 +68,10 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	send(servedDesc, counter, float64(s.Served))
 	send(drainedDesc, counter, float64(s.Drained))
 	send(drainedHTTP2Desc, counter, float64(s.DrainedHTTP2))
+	send(failedDesc, counter, float64(s.Snapshot.Failed))
 	send(cutDesc, counter, float64(len(s.Snapshot.Cut)))
 	send(hijackedEndedDesc, counter, float64(s.HijackedEnded))
-	send(refusedDesc, counter, float64(s.Refused))
+	send(logDroppedDesc, counter, float64(s.LogLinesDropped))
 	var elapsed time.Duration
 	switch {
 	case s.Phase == actors.Stopped:

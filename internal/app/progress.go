@@ -11,6 +11,7 @@ import (
 	"github.com/go-kit/log/level"
 
 	"lastcall/actors"
+	"lastcall/internal/asynclog"
 )
 
 // A count is how many there are of something that a stop waits for.
@@ -35,42 +36,39 @@ func counts(s actors.Snapshot) []count {
 // Progress shows what a stop still waits for: on a terminal in a line that changes
 // in place, elsewhere in a log line when a count has changed, at most one a second.
 type Progress struct {
-	snapshot func() actors.Snapshot
+	stop     *actors.Stop
 	logger   log.Logger
 	terminal *terminal // nil: there is none
 
-	once  sync.Once
-	begun chan struct{} // closed when the stop begins
-	ended chan struct{} // closed by Close
-	done  chan struct{} // closed when run has returned
+	closing chan struct{} // closed by Close
+	ended   chan struct{} // closed when run has returned
 }
 
-// NewProgress returns a Progress of the stop that snapshot is of.
-func NewProgress(snapshot func() actors.Snapshot, l Log) *Progress {
+// NewProgress returns a Progress of the stop. The display begins and ends with it.
+func NewProgress(stop *actors.Stop, l Log) *Progress {
 	p := &Progress{
-		snapshot: snapshot, logger: level.Info(l.logger), terminal: l.terminal,
-		begun: make(chan struct{}), ended: make(chan struct{}), done: make(chan struct{}),
+		stop: stop, logger: level.Info(l.logger), terminal: l.terminal,
+		closing: make(chan struct{}), ended: make(chan struct{}),
 	}
 	go p.run()
 	return p
 }
 
-// Actor returns the actor by which Progress learns that a stop has begun.
-func (p *Progress) Actor() (execute func() error, interrupt func(error)) {
-	return func() error { <-p.begun; return nil }, func(error) { p.once.Do(func() { close(p.begun) }) }
-}
-
-// Close ends the display, once the stop has ended.
+// Close ends the display, also of a stop that is not done because an actor hangs.
+// It does not wait for a terminal that is stuck (Ctrl-S). It is called once.
 func (p *Progress) Close() {
-	close(p.ended)
-	<-p.done
+	close(p.closing)
+	select {
+	case <-p.ended:
+	case <-time.After(asynclog.Patience):
+	}
 }
 
 func (p *Progress) run() {
-	defer close(p.done)
+	defer close(p.ended)
 	select {
-	case <-p.begun:
-	case <-p.ended:
+	case <-p.stop.Begun():
+	case <-p.closing:
 		return
 	}
 	show, every := p.log(), time.Second
@@ -85,14 +83,16 @@ func (p *Progress) run() {
 		select {
 		case <-tick.C:
 			show()
-		case <-p.ended:
+		case <-p.stop.Done():
+			return
+		case <-p.closing:
 			return
 		}
 	}
 }
 
 func (p *Progress) draw() {
-	s := p.snapshot()
+	s := p.stop.Snapshot()
 	var words []string
 	for _, c := range counts(s) {
 		words = append(words, fmt.Sprintf("%d %s", c.n, c.name))
@@ -103,9 +103,9 @@ func (p *Progress) draw() {
 // log returns a function that logs the counts if they have changed since it was
 // last called. (The first ones are in the line that says that the stop begins.)
 func (p *Progress) log() func() {
-	last := counts(p.snapshot())
+	last := counts(p.stop.Snapshot())
 	return func() {
-		s := p.snapshot()
+		s := p.stop.Snapshot()
 		now := counts(s)
 		line := []any{"msg", "stopping", "phase", s.Phase}
 		changed := false

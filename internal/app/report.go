@@ -17,12 +17,13 @@ type report struct {
 	Cause        string       `json:"cause"`
 	Began        time.Time    `json:"began"`
 	Elapsed      float64      `json:"elapsed_seconds"`
-	Served       uint64       `json:"served"`          // since the start
-	Drained      uint64       `json:"drained"`         // of those, since the stop began
-	DrainedHTTP2 uint64       `json:"drained_http2"`   // of those, over HTTP/2
-	Hijacked     uint64       `json:"hijacked_ended"`  // connections, since the stop began
-	Refused      uint64       `json:"refused_at_door"` // see actors.Snapshot
+	Served       uint64       `json:"served"`         // since the start
+	Drained      uint64       `json:"drained"`        // of those, since the stop began
+	DrainedHTTP2 uint64       `json:"drained_http2"`  // of those, over HTTP/2
+	Hijacked     uint64       `json:"hijacked_ended"` // connections, since the stop began
+	Failed       uint64       `json:"failed"`         // requests, since the stop began
 	Cut          int          `json:"cut"`
+	LogDropped   uint64       `json:"log_lines_dropped"` // and those that were still to be written
 	Requests     []cutRequest `json:"cut_requests,omitempty"`
 	Status       int          `json:"status"` // of the process, as shells have it
 	Error        string       `json:"error,omitempty"`
@@ -37,12 +38,13 @@ type cutRequest struct {
 	Sent   int64        `json:"sent"`
 }
 
-// newReport returns the report of a stop that has ended with err.
-func newReport(s actors.Snapshot, err error) report {
+// newReport returns the report of a stop that has ended with err, and whose log
+// lacks so many lines.
+func newReport(s actors.Snapshot, err error, logDropped uint64) report {
 	r := report{
 		Began: s.Began.UTC(), Elapsed: s.Since.Sub(s.Began).Seconds(),
-		Served: s.Served, Drained: s.Drained, DrainedHTTP2: s.DrainedHTTP2, Hijacked: s.HijackedEnded, Refused: s.Refused, Cut: len(s.Cut),
-		Status: Status(err),
+		Served: s.Served, Drained: s.Drained, DrainedHTTP2: s.DrainedHTTP2, Hijacked: s.HijackedEnded, Failed: s.Failed, Cut: len(s.Cut),
+		LogDropped: logDropped, Status: Status(err),
 	}
 	if s.Cause != nil {
 		r.Cause = s.Cause.Error()

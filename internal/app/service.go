@@ -76,7 +76,7 @@ func (s Service) LogServing() {
 // wrong. It returns err, joined with its own error.
 func (s Service) End(err error) error {
 	if path := s.settings.report; path != "" {
-		if rerr := newReport(s.stop.Snapshot(), err).write(path); rerr != nil {
+		if rerr := newReport(s.stop.Snapshot(), err, s.log.logger.Unwritten()).write(path); rerr != nil {
 			err = errors.Join(err, fmt.Errorf("-report: %w", rerr))
 		}
 	}

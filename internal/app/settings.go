@@ -56,7 +56,7 @@ type Settings struct {
 }
 
 const usage = `lastcall serves files, or stands in front of a program, and stops without
-losing an HTTP request.  Stop it with kill -INT (Ctrl-C) or kill -TERM.
+losing an HTTP request.  Stop it with kill -INT (Ctrl-C), kill -TERM, or by closing its terminal.
 
 usage: lastcall [flags]
 

@@ -50,6 +50,8 @@ type Logger struct {
 	queue   chan *line
 	writing atomic.Bool   // the goroutine runs
 	dropped atomic.Uint64 // lines, since the last that was queued
+	total   atomic.Uint64 // lines dropped, since New
+	lines   sync.Pool     // of *line that nobody waits for, nor writes
 
 	mu    sync.Mutex
 	since time.Time     // when the line that is being written was begun; zero: none is
@@ -60,7 +62,26 @@ type line struct {
 	keyvals []any // nil: nothing to write
 	dropped uint64
 	err     error
-	written chan struct{}
+	written chan struct{} // gets one value
+	timer   *time.Timer   // that Log waits for
+}
+
+// newLine returns a line whose timer runs out after patience.
+func (l *Logger) newLine(keyvals []any, patience time.Duration) *line {
+	ln, ok := l.lines.Get().(*line)
+	if !ok {
+		return &line{keyvals: keyvals, written: make(chan struct{}, 1), timer: time.NewTimer(patience)}
+	}
+	ln.keyvals = keyvals
+	ln.timer.Reset(patience)
+	return ln
+}
+
+// release keeps a line that has been written for the next call of Log.
+func (l *Logger) release(ln *line) {
+	ln.timer.Stop()
+	ln.keyvals, ln.err = nil, nil
+	l.lines.Put(ln)
 }
 
 // New returns a Logger that writes to next. Each line has the keyvals, after its
@@ -86,39 +107,57 @@ func (l *Logger) whole(keyvals []any) []any {
 
 // Log returns the error of the logger below, or nil if it did not wait.
 func (l *Logger) Log(keyvals ...any) error {
-	ln := &line{keyvals: l.whole(keyvals), written: make(chan struct{})}
 	patience := l.patience()
 	if patience <= 0 {
-		if !l.offer(ln) {
-			l.dropped.Add(1)
+		if !l.offer(&line{keyvals: l.whole(keyvals), written: make(chan struct{}, 1)}) {
+			l.drop()
 		}
 		return nil
 	}
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
-	if !put(l, ln, timer.C) {
-		l.dropped.Add(1)
+	ln := l.newLine(l.whole(keyvals), patience)
+	if !put(l, ln, ln.timer.C) {
+		l.drop()
 		return nil
 	}
 	select {
 	case <-ln.written:
-		return ln.err
-	case <-timer.C:
+		err := ln.err
+		l.release(ln)
+		return err
+	case <-ln.timer.C:
 		return nil
 	}
+}
+
+// Dropped returns how many lines were dropped since New.
+func (l *Logger) Dropped() uint64 { return l.total.Load() }
+
+// Unwritten returns how many lines are not written: those that were dropped, and
+// those that wait for the log. If the process ends now, these are lost too.
+func (l *Logger) Unwritten() uint64 {
+	n := l.Dropped() + uint64(len(l.queue))
+	if l.stuck() {
+		n++ // the one that is being written
+	}
+	return n
+}
+
+func (l *Logger) drop() {
+	l.dropped.Add(1)
+	l.total.Add(1)
 }
 
 // Flush waits until all that has been logged so far is written, or ctx is done,
 // whose error it returns then. It does not wait for a log that is stuck: its
 // error is then context.DeadlineExceeded.
 func (l *Logger) Flush(ctx context.Context) error {
-	if !l.writing.Load() {
+	if !l.writing.Load() && len(l.queue) == 0 {
 		return nil
 	}
 	if l.stuck() {
 		return context.DeadlineExceeded
 	}
-	ln := &line{written: make(chan struct{})}
+	ln := &line{written: make(chan struct{}, 1)}
 	if put(l, ln, ctx.Done()) {
 		select {
 		case <-ln.written:
@@ -190,7 +229,7 @@ func (l *Logger) write() {
 			if ln.keyvals != nil {
 				ln.err = l.timed(ln.keyvals)
 			}
-			close(ln.written)
+			ln.written <- struct{}{}
 			continue
 		default:
 		}
@@ -204,7 +243,7 @@ func (l *Logger) write() {
 
 func (l *Logger) notice(dropped uint64) {
 	if dropped > 0 {
-		l.timed(l.whole([]any{level.Key(), level.WarnValue(), "msg", "log was stuck, lines were dropped", "dropped", dropped}))
+		l.timed(l.whole([]any{level.Key(), level.WarnValue(), "msg", "log was stuck, lines were dropped", "log_lines_dropped", dropped}))
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -104,6 +105,9 @@ func TestStuck(t *testing.T) {
 		if err := l.Flush(t.Context()); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != asynclog.Patience {
 			t.Errorf("Flush = %v after %v, want at once that it is too late", err, time.Since(start))
 		}
+		if d, u := l.Dropped(), l.Unwritten(); d != extra || u != 1+asynclog.MaxQueued+extra {
+			t.Errorf("Dropped = %d, Unwritten = %d, want %d, %d", d, u, extra, 1+asynclog.MaxQueued+extra)
+		}
 		time.Sleep(time.Hour)
 		close(below.block)
 		synctest.Wait()
@@ -116,8 +120,11 @@ func TestStuck(t *testing.T) {
 				t.Fatalf("line %d is %q", i, line)
 			}
 		}
-		if want := fmt.Sprintf("level=warn ts=now msg=log was stuck, lines were dropped dropped=%d", extra); got[len(got)-1] != want {
+		if want := fmt.Sprintf("level=warn ts=now msg=log was stuck, lines were dropped log_lines_dropped=%d", extra); got[len(got)-1] != want {
 			t.Errorf("last line = %q, want %q", got[len(got)-1], want)
+		}
+		if d, u := l.Dropped(), l.Unwritten(); d != extra || u != extra {
+			t.Errorf("Dropped = %d, Unwritten = %d once all is written, want %d twice", d, u, extra)
 		}
 		l.Log("n", "well")
 		if got := below.read(); got[len(got)-1] != "ts=now n=well" {
@@ -199,4 +206,42 @@ func BenchmarkLog(b *testing.B) {
 			l.Log("msg", "x", "n", 1)
 		}
 	})
+}
+
+// BenchmarkLine is a line of an access log that goes to /dev/null, with and
+// without a Logger between.
+func BenchmarkLine(b *testing.B) {
+	f, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	below := log.NewLogfmtLogger(log.NewSyncWriter(f))
+	for _, bm := range []struct {
+		name   string
+		logger log.Logger
+	}{
+		{"direct", log.With(below, "ts", log.DefaultTimestampUTC)},
+		{"async", asynclog.New(below, "ts", log.DefaultTimestampUTC)},
+	} {
+		line := func() {
+			bm.logger.Log("msg", "request", "method", "GET", "path", "/a/path/of/some/length", "proto", "HTTP/1.1", "status", 200,
+				"bytes", int64(1234), "elapsed", 123*time.Microsecond, "client", "127.0.0.1:12345", "host", "localhost:8080", "agent", "curl/8.5.0")
+		}
+		b.Run(bm.name+"/one", func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				line()
+			}
+		})
+		b.Run(bm.name+"/many", func(b *testing.B) {
+			b.ReportAllocs()
+			b.SetParallelism(16)
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					line()
+				}
+			})
+		})
+	}
 }

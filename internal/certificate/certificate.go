@@ -77,11 +77,13 @@ func (c *Pair) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 // once. It logs a failure once, and tries again with each check.
 //
 // SIGHUP is caught from this call on, and for good: once the actor has returned
-// SIGHUP does nothing, so that it cannot end a stop that is under way. The last
-// pair stays in use.
+// SIGHUP does nothing, so that it cannot end a stop that is under way. If it is
+// ignored already, as under nohup, it stays ignored. The last pair stays in use.
 func (c *Pair) Watch() (execute func() error, interrupt func(error)) {
 	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP)
+	if !signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(hangups, syscall.SIGHUP)
+	}
 	done := make(chan struct{})
 	var once sync.Once
 	return func() error { return c.watch(hangups, done) },

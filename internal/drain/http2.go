@@ -135,8 +135,9 @@ func (c *conn) endStream(res *http2Response) {
 		c.scheduleHTTP2CloseLocked()
 	}
 	c.mu.Unlock()
-	if closed {
+	if closed { // the request was cut, or its client has gone
 		c.untrack()
+		return
 	}
 	c.server.countAnswer(&res.response, HTTP2)
 }

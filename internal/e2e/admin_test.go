@@ -53,6 +53,13 @@ func ask(t *testing.T, client *http.Client, method, url, body string) (status in
 	return res.StatusCode, string(b)
 }
 
+// dialUnix returns a DialContext that connects to a socket whatever the address.
+func dialUnix(path string) func(ctx context.Context, network, addr string) (net.Conn, error) {
+	return func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}
+}
+
 func TestAdmin(t *testing.T) {
 	p, admin := launchWithAdmin(t)
 	for _, tt := range []struct {
@@ -148,9 +155,7 @@ func TestAdminSocketIsOurs(t *testing.T) {
 	if got := info.Mode(); got != fs.ModeSocket|0o600 {
 		t.Errorf("mode = %v, want 0600", got)
 	}
-	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", path)
-	}}}
+	client := &http.Client{Transport: &http.Transport{DialContext: dialUnix(path)}}
 	defer client.CloseIdleConnections()
 	if status, _ := ask(t, client, "GET", "http://admin/status", ""); status != 200 {
 		t.Errorf("status = %d, want 200", status)

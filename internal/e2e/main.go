@@ -8,9 +8,11 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"syscall"
 	"testing"
 )
 
@@ -38,6 +40,9 @@ func Main(m *testing.M, more map[string]Program) {
 	maps.Copy(programs, more)
 	if name := os.Getenv("RUN_AS"); name != "" {
 		os.Exit(runAs(programs[name]))
+	}
+	if signal.Ignored(syscall.SIGHUP) { // under nohup, which the processes are not to inherit
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	}
 	flag.Parse()
 	flag.Set("test.parallel", "8") // tests that run in parallel mostly wait

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"regexp"
@@ -10,6 +11,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -36,11 +38,16 @@ func newScreen(t *testing.T) *screen {
 		t.Skip(err)
 	}
 	t.Cleanup(func() { master.Close() })
-	fd := int(master.Fd())
-	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+	raw, err := master.SyscallConn() // Fd would make Close wait for a Read
+	if err != nil {
 		t.Fatal(err)
 	}
-	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	var n int
+	raw.Control(func(fd uintptr) {
+		if err = unix.IoctlSetPointerInt(int(fd), unix.TIOCSPTLCK, 0); err == nil {
+			n, err = unix.IoctlGetInt(int(fd), unix.TIOCGPTN)
+		}
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,10 +102,10 @@ func (s *screen) lines() []string {
 }
 
 // serveOnScreen starts the binary on a terminal of the given name.
-func serveOnScreen(t *testing.T, term string) (s *screen, cmd *exec.Cmd, addr string) {
+func serveOnScreen(t *testing.T, term string, flags ...string) (s *screen, cmd *exec.Cmd, addr string) {
 	t.Helper()
 	s = newScreen(t)
-	cmd = Lastcall("-listen", "127.0.0.1:0", "-dir", site(t, "here"), "-read-header-timeout", "1m", "-access-log")
+	cmd = Lastcall(append(flags, "-listen", "127.0.0.1:0", "-dir", site(t, "here"), "-read-header-timeout", "1m", "-access-log")...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.slave, s.slave, s.slave
 	cmd.Env = append(os.Environ(), "TERM="+term, "GORACE=atexit_sleep_ms=0")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
@@ -177,5 +184,26 @@ func TestProgressOnDumbTerminal(t *testing.T) {
 		if strings.Contains(s.written(), "\x1b") {
 			t.Errorf("with TERM=%s there are control sequences: %q", term, s.written())
 		}
+	}
+}
+
+// TestProgressOnStuckTerminal stops a server on a terminal that takes nothing any
+// more, as after Ctrl-S.
+func TestProgressOnStuckTerminal(t *testing.T) {
+	t.Parallel()
+	s, cmd, addr := serveOnScreen(t, "xterm")
+	s.master.SetReadDeadline(time.Unix(1, 0)) // ends the reading
+	client := &http.Client{Transport: new(http.Transport)}
+	askOften(t, client, "http://"+addr+aLongPath, 300)
+	client.CloseIdleConnections()
+	v := visitHalfway(t, addr)
+	cmd.Process.Signal(syscall.SIGTERM)
+	WaitFor(t, "a stop", func() bool { return !accepts(addr) })
+	v.send(askWho[10:])
+	v.wantAnswer("here")
+	late := time.AfterFunc(20*time.Second, func() { cmd.Process.Kill() })
+	defer late.Stop()
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("the process ended with %v, want a clean stop within 20 s", err)
 	}
 }

@@ -117,7 +117,7 @@ func TestReport(t *testing.T) {
 				Began    time.Time
 				Elapsed  float64 `json:"elapsed_seconds"`
 				Drained  uint64
-				Refused  uint64 `json:"refused_at_door"`
+				Failed   uint64
 				Cut      int
 				Requests []struct {
 					Method, Path, Client string
@@ -137,11 +137,14 @@ func TestReport(t *testing.T) {
 					t.Errorf("cut request %+v, want GET /slow of a client", c)
 				}
 			}
-			line := fmt.Sprintf("phase=stopped msg=stopped cause=%q elapsed=%v drained=%d drained_http2=0 hijacked_ended=0 refused_at_door=%d failed=0 cut=%d\n", r.Cause,
-				time.Duration(r.Elapsed*float64(time.Second)).Round(100*time.Microsecond), r.Drained, r.Refused, r.Cut)
+			line := fmt.Sprintf("phase=stopped msg=stopped cause=%q elapsed=%v drained=%d drained_http2=0 hijacked_ended=0 failed=%d cut=%d\n", r.Cause,
+				time.Duration(r.Elapsed*float64(time.Second)).Round(100*time.Microsecond), r.Drained, r.Failed, r.Cut)
 			elapsed := regexp.MustCompile(`elapsed=\S+`) // one reads the clock later than the other
 			if log := elapsed.ReplaceAllString(s.Server.Log(), ""); !strings.Contains(log, elapsed.ReplaceAllString(line, "")) {
 				t.Errorf("the log lacks %s, as the report has it", line)
+			}
+			if line, want := regexp.MustCompile(`msg="not a clean stop" .*`).FindString(s.Server.Log()), fmt.Sprintf(" err=%q status=%d", r.Error, r.Status); (line != "") != (r.Status != 0) || line != "" && !strings.HasSuffix(line, want) {
+				t.Errorf("the log ends with %q, want%s as the report has it", line, want)
 			}
 			if took := s.Server.Ended.Sub(r.Began).Seconds(); r.Elapsed <= 0 || r.Elapsed > took {
 				t.Errorf("elapsed = %v s, want less than the %v s until the end", r.Elapsed, took)

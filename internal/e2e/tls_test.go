@@ -19,7 +19,6 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -344,35 +343,6 @@ func TestTLSBadPairIsKeptOut(t *testing.T) {
 	p.WaitLog(t, `msg="certificate unchanged"`)
 	if n := strings.Count(p.Log(), "level=warn"); n != 1 {
 		t.Errorf("%d warnings, want 1", n)
-	}
-}
-
-// TestHangup: SIGHUP ends a process that has nothing to load again, but never
-// during a stop.
-func TestHangup(t *testing.T) {
-	t.Parallel()
-	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP) // or a nohup before go test would be inherited
-	defer signal.Stop(hangups)
-	p := Launch(t, Here, Lastcall("-listen", "127.0.0.1:0"))
-	p.Signal(t, syscall.SIGHUP)
-	if status := p.Wait(t); status != 128+1 {
-		t.Errorf("without TLS: exit status = %d, want 129, as any program's", status)
-	}
-
-	pki := newPKI(t)
-	s := StartProxyWith(pki.flags()...)(t, Here, "127.0.0.1")
-	p = s.Server
-	answer := beginSlow(t, s, pki.client(t, 1), "https")
-	p.Signal(t, syscall.SIGTERM)
-	p.WaitLog(t, "phase=draining")
-	p.Signal(t, syscall.SIGHUP)
-	FinishSlow(t, s)
-	if err := <-answer; err != nil {
-		t.Errorf("the request ended with %v", err)
-	}
-	if status := p.Wait(t); status != 0 {
-		t.Errorf("in a stop: exit status = %d, want 0", status)
 	}
 }
 
