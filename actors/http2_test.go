@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"lastcall/actors"
+	"lastcall/internal/servetest"
 )
 
 // certificate is a fresh one, signed by itself.
@@ -53,7 +54,7 @@ func server2(t *testing.T, overTLS bool, h http.HandlerFunc) *http.Server {
 
 // client2 is an HTTP/2 client on one connection, which it does not close by
 // itself.
-func client2(t *testing.T, s *service, overTLS bool) *http.Client {
+func client2(t *testing.T, s *servetest.Service, overTLS bool) *http.Client {
 	tr := &http.Transport{Protocols: new(http.Protocols), TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 	if overTLS {
 		tr.Protocols.SetHTTP2(true)
@@ -64,12 +65,12 @@ func client2(t *testing.T, s *service, overTLS bool) *http.Client {
 	return &http.Client{Transport: tr, Timeout: 15 * time.Second}
 }
 
-func fetch(c *http.Client, s *service, overTLS bool) (string, error) {
+func fetch(c *http.Client, s *servetest.Service, overTLS bool) (string, error) {
 	scheme := "http"
 	if overTLS {
 		scheme = "https"
 	}
-	resp, err := c.Get(scheme + "://" + s.addr + "/")
+	resp, err := c.Get(scheme + "://" + s.Addr + "/")
 	if err != nil {
 		return "", err
 	}
@@ -80,9 +81,9 @@ func fetch(c *http.Client, s *service, overTLS bool) (string, error) {
 
 // raw2 is a connection that says only what HTTP/2 demands of a client, and
 // stays when it is sent GOAWAY.
-func (s *service) raw2(t *testing.T, overTLS bool) net.Conn {
+func raw2(t *testing.T, s *servetest.Service, overTLS bool) net.Conn {
 	t.Helper()
-	nc, err := net.Dial("tcp", s.addr)
+	nc, err := net.Dial("tcp", s.Addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,22 +130,22 @@ func both(t *testing.T, f func(t *testing.T, overTLS bool)) {
 func TestDrainSendsGOAWAY(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, overTLS bool) {
-		s := start(t, new(actors.Stop), server2(t, overTLS, hello))
+		s := servetest.Start(t, new(actors.Stop), server2(t, overTLS, servetest.Hello))
 		c := client2(t, s, overTLS)
 		if got, err := fetch(c, s, overTLS); got != "HTTP/2 hello" || err != nil {
 			t.Fatalf("got %q, %v", got, err)
 		}
-		quiet := s.raw2(t, overTLS)
+		quiet := raw2(t, s, overTLS)
 		if _, err := quiet.Read(make([]byte, 1)); err != nil { // SETTINGS: net/http serves it
 			t.Fatal(err)
 		}
 		io.CopyN(io.Discard, quiet, 8)
-		for s.stop.Snapshot().Open < 2 {
+		for s.Stop.Snapshot().Open < 2 {
 			time.Sleep(time.Millisecond)
 		}
 		begun := time.Now()
-		s.end()
-		if err := s.wait(t); err != nil {
+		s.End()
+		if err := s.Wait(t); err != nil {
 			t.Errorf("Err() = %v, want nil", err)
 		}
 		if took := time.Since(begun); took > 2400*time.Millisecond {
@@ -159,19 +160,19 @@ func TestDrainSendsGOAWAYToLate(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, overTLS bool) {
 		proceed := make(chan struct{})
-		s := start(t, new(actors.Stop), server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
+		s := servetest.Start(t, new(actors.Stop), server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
 			<-proceed
 		}))
-		late, slow := s.dial(t), s.dial(t)
+		late, slow := s.Dial(t), s.Dial(t)
 		if overTLS {
 			slow.Conn = tls.Client(slow.Conn, &tls.Config{InsecureSkipVerify: true})
 		}
-		slow.send(get) // holds the stop
-		for s.stop.Snapshot().InFlight < 1 || s.stop.Snapshot().Open < 2 {
+		slow.Send(servetest.Get) // holds the stop
+		for s.Stop.Snapshot().InFlight < 1 || s.Stop.Snapshot().Open < 2 {
 			time.Sleep(time.Millisecond)
 		}
-		s.end()
-		s.until(t, actors.Draining)
+		s.End()
+		s.Until(t, actors.Draining)
 		if overTLS {
 			late.Conn = tls.Client(late.Conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
 		}
@@ -185,7 +186,7 @@ func TestDrainSendsGOAWAYToLate(t *testing.T) {
 			t.Errorf("the connection was closed after %v, want about 1 s", took)
 		}
 		close(proceed)
-		if err := s.wait(t); err != nil {
+		if err := s.Wait(t); err != nil {
 			t.Errorf("Err() = %v, want nil", err)
 		}
 	})
@@ -202,7 +203,7 @@ func TestDrainFinishesStreams(t *testing.T) {
 				if cut {
 					stop.Grace = 300 * time.Millisecond
 				}
-				s := start(t, stop, server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
+				s := servetest.Start(t, stop, server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
 					io.WriteString(w, "hel")
 					http.NewResponseController(w).Flush()
 					select {
@@ -223,13 +224,13 @@ func TestDrainFinishesStreams(t *testing.T) {
 						results <- result{body, err}
 					}()
 				}
-				for deadline := time.Now().Add(10 * time.Second); s.stop.Snapshot().InFlight < n; time.Sleep(time.Millisecond) {
+				for deadline := time.Now().Add(10 * time.Second); s.Stop.Snapshot().InFlight < n; time.Sleep(time.Millisecond) {
 					if time.Now().After(deadline) {
-						t.Fatalf("Snapshot() = %+v, want %d in flight", s.stop.Snapshot(), n)
+						t.Fatalf("Snapshot() = %+v, want %d in flight", s.Stop.Snapshot(), n)
 					}
 				}
-				s.end()
-				s.until(t, actors.Draining)
+				s.End()
+				s.Until(t, actors.Draining)
 				if !cut {
 					close(proceed)
 				}
@@ -239,9 +240,9 @@ func TestDrainFinishesStreams(t *testing.T) {
 						t.Errorf("answer %q, %v", r.body, r.err)
 					}
 				}
-				err := s.wait(t)
+				err := s.Wait(t)
 				if !cut {
-					if snap := s.stop.Snapshot(); err != nil || snap.Drained != n || snap.Served != n {
+					if snap := s.Stop.Snapshot(); err != nil || snap.Drained != n || snap.Served != n {
 						t.Errorf("Err() = %v, Snapshot() = %+v, want nil, %d drained", err, snap, n)
 					}
 					return
@@ -267,14 +268,14 @@ func TestDrainWaitsForHandlersWithoutClient(t *testing.T) {
 	both(t, func(t *testing.T, overTLS bool) {
 		var ended atomic.Bool
 		deserted, proceed := make(chan struct{}), make(chan struct{})
-		s := start(t, new(actors.Stop), server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
+		s := servetest.Start(t, new(actors.Stop), server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
 			<-r.Context().Done()
 			close(deserted)
 			<-proceed
 			ended.Store(true)
 		}))
 		ctx, leave := context.WithCancel(t.Context())
-		r, err := http.NewRequestWithContext(ctx, "GET", map[bool]string{true: "https://", false: "http://"}[overTLS]+s.addr, nil)
+		r, err := http.NewRequestWithContext(ctx, "GET", map[bool]string{true: "https://", false: "http://"}[overTLS]+s.Addr, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -284,21 +285,21 @@ func TestDrainWaitsForHandlersWithoutClient(t *testing.T) {
 				res.Body.Close()
 			}
 		}()
-		for s.stop.Snapshot().InFlight < 1 {
+		for s.Stop.Snapshot().InFlight < 1 {
 			time.Sleep(time.Millisecond)
 		}
 		leave()
 		<-deserted
 		c.CloseIdleConnections()
-		s.end()
-		s.until(t, actors.Draining)
+		s.End()
+		s.Until(t, actors.Draining)
 		select {
-		case <-s.done:
+		case <-s.Done:
 			t.Error("the actor has returned before the handler")
 		case <-time.After(1500 * time.Millisecond): // net/http's second, and some
 		}
 		close(proceed)
-		if err := s.wait(t); err != nil || !ended.Load() {
+		if err := s.Wait(t); err != nil || !ended.Load() {
 			t.Errorf("Err() = %v, handler ended: %v, want nil, true", err, ended.Load())
 		}
 	})
@@ -337,7 +338,7 @@ func TestResponseWriterHasAll(t *testing.T) {
 		}
 		want := fmt.Sprintf("%s %s", res.Proto[:len("HTTP/1")], b)
 
-		s := start(t, new(actors.Stop), server2(t, true, h))
+		s := servetest.Start(t, new(actors.Stop), server2(t, true, h))
 		c := client2(t, s, true)
 		c.Transport.(*http.Transport).Protocols.SetHTTP1(!two)
 		c.Transport.(*http.Transport).Protocols.SetHTTP2(two)
@@ -352,7 +353,7 @@ func TestResponseWriterHasAll(t *testing.T) {
 // again by the client itself on a new connection, which is refused.
 func TestDrainLosesNoStream(t *testing.T) {
 	both(t, func(t *testing.T, overTLS bool) {
-		s := start(t, new(actors.Stop), server2(t, overTLS, hello))
+		s := servetest.Start(t, new(actors.Stop), server2(t, overTLS, servetest.Hello))
 		const clients = 8
 		done := make(chan error, clients)
 		for range clients {
@@ -372,16 +373,16 @@ func TestDrainLosesNoStream(t *testing.T) {
 				}
 			}()
 		}
-		for s.stop.Snapshot().Served < 500 {
+		for s.Stop.Snapshot().Served < 500 {
 			time.Sleep(time.Millisecond)
 		}
-		s.end()
+		s.End()
 		for range clients {
 			if err := <-done; err != nil {
 				t.Error(err)
 			}
 		}
-		if err := s.wait(t); err != nil {
+		if err := s.Wait(t); err != nil {
 			t.Errorf("Err() = %v, want nil", err)
 		}
 	})
@@ -417,18 +418,18 @@ func TestDrainOfUnused(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			s := start(t, new(actors.Stop), server2(t, tt.overTLS, hello))
+			s := servetest.Start(t, new(actors.Stop), server2(t, tt.overTLS, servetest.Hello))
 			for range 20 {
-				if err := tt.greet(s.dial(t)); err != nil {
+				if err := tt.greet(s.Dial(t)); err != nil {
 					t.Fatal(err)
 				}
 			}
-			for s.stop.Snapshot().Open < 20 {
+			for s.Stop.Snapshot().Open < 20 {
 				time.Sleep(time.Millisecond)
 			}
 			begun := time.Now()
-			s.end()
-			if err := s.wait(t); err != nil {
+			s.End()
+			if err := s.Wait(t); err != nil {
 				t.Errorf("Err() = %v, want nil", err)
 			}
 			if took := time.Since(begun); took > 3*time.Second {
@@ -441,17 +442,17 @@ func TestDrainOfUnused(t *testing.T) {
 // A client that needs long for its handshake, and begins it before the stop,
 // gets its answer.
 func TestDrainWaitsForSlowHandshake(t *testing.T) {
-	s := start(t, new(actors.Stop), server2(t, true, hello))
-	c := s.dial(t)
-	for s.stop.Snapshot().Open < 1 {
+	s := servetest.Start(t, new(actors.Stop), server2(t, true, servetest.Hello))
+	c := s.Dial(t)
+	for s.Stop.Snapshot().Open < 1 {
 		time.Sleep(time.Millisecond)
 	}
-	s.end()
-	s.until(t, actors.Draining)
+	s.End()
+	s.Until(t, actors.Draining)
 	c.Conn = tls.Client(slowConn{c.Conn}, &tls.Config{InsecureSkipVerify: true})
-	c.r.Reset(c.Conn)
-	c.send(get)
-	if body, last := c.answer(); body != "hello" || !last {
+	c.R.Reset(c.Conn)
+	c.Send(servetest.Get)
+	if body, last := c.Answer(); body != "hello" || !last {
 		t.Errorf("answer = %q, last %v, want hello, true", body, last)
 	}
 }
