@@ -332,4 +332,3 @@ func TestTwoServersOneStop(t *testing.T) {
 		t.Errorf("phase = %v, want stopped", p)
 	}
 }
-

@@ -1,6 +1,6 @@
 //go:build linux
 
-package actors_test
+package drain_test
 
 import (
 	"context"
@@ -30,11 +30,11 @@ var (
 // TestSimulation stops servers over a network in memory and with a clock that
 // jumps, each with a few dozen clients whose behaviour follows from a seed:
 //
-//	go test ./actors -run TestSimulation -seed 123 -runs 1
+//	go test ./internal/drain -run TestSimulation -seed 123 -runs 1
 //
 // simulates one stop again; within the seeds that are run anyway, so does
 //
-//	go test ./actors -run 'TestSimulation/seed=123$'
+//	go test ./internal/drain -run 'TestSimulation/seed=123$'
 //
 // A run can differ from another one with the same seed where events coincide:
 // in what order goroutines then run is not the seed's to say.
@@ -297,7 +297,7 @@ func simulate(t *testing.T, seed uint64, sum *tally) {
 	s.check()
 	sum.add(s)
 	if len(s.faults) > 0 {
-		t.Errorf("%v\n%s\nagain: go test ./actors -run TestSimulation -seed %d -runs 1", s, strings.Join(s.faults, "\n"), seed)
+		t.Errorf("%v\n%s\nagain: go test ./internal/drain -run TestSimulation -seed %d -runs 1", s, strings.Join(s.faults, "\n"), seed)
 	}
 }
 
