@@ -5,7 +5,6 @@ package drain_test
 import (
 	"cmp"
 	"errors"
-	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -20,6 +19,15 @@ import (
 
 // check holds what happened against what is promised.
 func (s *simulation) check() {
+	s.named = make(map[string][]string)
+	var cut *actors.CutError
+	if err := s.Err(nil); errors.As(err, &cut) {
+		for _, r := range cut.Requests {
+			s.named[r.Client] = append(s.named[r.Client], strings.TrimSpace(r.Method+" "+r.Path))
+		}
+	} else if err != nil {
+		s.faultf("Err() = %v", err)
+	}
 	s.checkPhases()
 	s.checkAnswers()
 	s.checkCut()
@@ -58,7 +66,7 @@ func (s *simulation) queueTime() time.Duration {
 		return 100 * time.Millisecond
 	}
 	for _, l := range s.net.lines {
-		if l.opened.Before(s.deadline) && !l.accepted.Before(s.deadline) {
+		if !l.opened.After(s.deadline) && !l.accepted.Before(s.deadline) {
 			return 100 * time.Millisecond
 		}
 	}
@@ -66,7 +74,7 @@ func (s *simulation) queueTime() time.Duration {
 }
 
 func (s *simulation) checkAnswers() {
-	var served, drained, drainedAt uint64
+	var served, servedAt, drained, drainedAt uint64
 	for _, r := range s.requests {
 		if !r.got && s.owed(r) {
 			s.faultf("lost: %v\n%v", r, r.line)
@@ -87,10 +95,13 @@ func (s *simulation) checkAnswers() {
 			} else if r.done.Equal(s.begun) {
 				drainedAt++
 			}
+		} else if r.done.Equal(s.deadline) {
+			servedAt++
+			drainedAt++
 		}
 	}
 	n := s.Snapshot()
-	if n.Open != 0 || n.Busy != 0 || n.InFlight != 0 || n.Served != served || n.Drained < drained || n.Drained > drained+drainedAt {
+	if n.Open != 0 || n.Busy != 0 || n.InFlight != 0 || n.Served < served || n.Served > served+servedAt || n.Drained < drained || n.Drained > drained+drainedAt {
 		s.faultf("at the end Snapshot() = %+v, want nothing open, %d served, %d drained", n, served, drained)
 	}
 }
@@ -106,13 +117,13 @@ func (s *simulation) owed(r *request) bool {
 			(s.net.socket || r.opened.Before(s.drain) && s.net.closed.Before(s.drain.Add(s.idleGrace())))
 	case !a.Before(s.deadline):
 		return false
-	case !r.server.closed.Before(s.deadline) && (r.done.IsZero() || !r.done.Before(s.deadline)): // cut
+	case !r.server.closed.Before(s.deadline) && s.named[r.client.LocalAddr().String()] != nil: // cut: see checkCut
+		return false
+	case !r.server.closed.Before(s.deadline) && (r.done.IsZero() || !r.done.Before(s.deadline)):
 		return false
 	}
-	for p := r; p != nil; p = p.behind {
-		if p.minds && !r.fin.IsZero() && !r.fin.Add(r.delay).After(s.begun) {
-			return false // as with net/http, its handler learns that the client is gone
-		}
+	if s.seemsGone(r) {
+		return false
 	}
 	if p := r.behind; p != nil {
 		switch {
@@ -127,18 +138,36 @@ func (s *simulation) owed(r *request) bool {
 	return !a.After(s.until(r))
 }
 
+// seemsGone reports whether, as with net/http, the handler of a request, or of one
+// before it, learns that the client is gone, and minds.
+func (s *simulation) seemsGone(r *request) bool {
+	for p := r; p != nil; p = p.behind {
+		if p.minds && !r.fin.IsZero() && !r.fin.After(s.begun) {
+			return true
+		}
+	}
+	return false
+}
+
 // until is how long a connection is kept for a request, as promised in the
 // comments of Stop.IdleGrace and conn.scheduleCloseLocked.
 func (s *simulation) until(r *request) time.Time {
+	a := r.arrived()
 	from := later(s.drain, r.accepted)
-	keep := 250 * time.Millisecond
+	keep := r.line.leastKeep(from.Add(-1))
+	acked := time.Time{}
 	if i := slices.Index(r.requests, r); i > 0 {
 		p := r.requests[i-1]
 		since := p.done
 		if p.early { // net/http reads the body, when it has answered
-			since = later(since, p.whole.Add(p.delay))
+			since = later(since, p.wholeArrives)
 		}
 		from = later(from, since)
+		keep = r.line.leastKeep(from.Add(-1))
+		acked = r.server.ackedBefore(a)
+		if end := since.Add(s.idleGrace()); acked.After(end) {
+			acked = end
+		}
 		pause, ok := r.line.pause(r.sent)
 		if pause == firstPause && ok {
 			pause = s.usual()
@@ -147,7 +176,28 @@ func (s *simulation) until(r *request) time.Time {
 			keep = max(keep, 3*pause)
 		}
 	}
-	return from.Add(min(keep, s.idleGrace()))
+	return later(from.Add(min(keep, s.idleGrace())), acked)
+}
+
+// leastKeep is how long a connection without a request is kept at least, as told at
+// t: minKeep, or a round trip and the time in which a packet that was lost is sent
+// again, three times where some were lost before.
+func (l *line) leastKeep(t time.Time) time.Duration {
+	rto := l.rto()
+	if l.server.resent(t) > 0 {
+		rto *= 7
+	}
+	return max(250*time.Millisecond, 2*l.delay+rto)
+}
+
+// ackedBefore is when all data that was sent before t is acknowledged, as far as it is.
+func (e *end) ackedBefore(t time.Time) (acked time.Time) {
+	for _, p := range e.sent {
+		if p.data && p.sent.Before(t) {
+			acked = later(acked, p.acked)
+		}
+	}
+	return acked
 }
 
 // firstPause is the pause that a client is assumed to make until it has shown one.
@@ -196,69 +246,138 @@ func (l *line) eventAt(t time.Time) bool {
 		slices.ContainsFunc(l.requests, func(r *request) bool { return r.arrived().Equal(t) || r.done.Equal(t) })
 }
 
-// checkCut compares what was cut with what Err says.
+// checkCut compares what was cut with what Err says. Where something coincides
+// with the cut, it may have come before or after.
 func (s *simulation) checkCut() {
-	var got []string
-	err := s.Err(nil)
-	var cut *actors.CutError
-	if errors.As(err, &cut) {
-		for _, r := range cut.Requests {
-			got = append(got, strings.TrimSpace(r.Client+" "+r.Method+" "+r.Path))
-		}
-	}
-	var want []string
+	waited := 0
 	for _, l := range s.net.lines {
-		if n := len(l.requests); n > 0 {
-			// One whose answer precedes its end goes on until that end.
-			r := l.requests[n-1]
-			if r.early && !r.done.IsZero() && r.done.Before(s.deadline) {
-				got = slices.DeleteFunc(got, func(name string) bool { return strings.HasSuffix(name, " "+r.path) })
-			}
-		}
-		if r := s.inFlight(l); r != nil {
-			name := l.client.LocalAddr().String()
-			if !r.served.IsZero() && r.served.Before(s.deadline) {
-				name += " " + r.method + " " + r.path
-			}
-			want = append(want, name)
+		if l.opened.Before(s.deadline) && !l.accepted.Before(s.deadline) || l.accepted.IsZero() {
+			waited++
 		}
 	}
-	slices.Sort(got)
-	slices.Sort(want)
-	if !slices.Equal(got, want) || err == nil && len(want) > 0 {
-		s.faultf("Err() = %v, which names %v, want %v", err, got, want)
-		for _, l := range s.net.lines {
-			if a := l.client.LocalAddr().String() + " "; strings.Contains(fmt.Sprintln(got), a) != strings.Contains(fmt.Sprintln(want), a) {
-				s.faultf("%v", l)
+	for _, l := range s.net.lines {
+		got := s.named[l.client.LocalAddr().String()]
+		must, may := s.cutOf(l)
+		switch {
+		case len(got) > 1:
+			s.faultf("Err names %q of one connection:\n%v", got, l)
+		case len(got) == 0 && must != nil:
+			s.faultf("Err lacks one of %q:\n%v", must, l)
+		case len(got) == 1 && must != nil && !slices.Contains(must, got[0]):
+			s.faultf("Err names %q, want one of %q:\n%v", got, must, l)
+		case len(got) == 1 && must == nil && !slices.Contains(may, got[0]):
+			s.faultf("Err names %q, want one of %q or nothing:\n%v", got, may, l)
+		}
+		// Who was in the queue at the deadline is accepted, if that takes no longer than 100 ms.
+		if s.net.socket && l.accepted.IsZero() && l.opened.Before(s.deadline) && time.Duration(waited)*s.patience < 80*time.Millisecond {
+			s.faultf("left in the queue:\n%v", l)
+		}
+		for _, r := range l.requests {
+			if !r.served.IsZero() && !r.refused && !r.inTime && len(got) == 0 {
+				s.faultf("its handler began when the connection was closed, and Err does not name it: %v\n%v", r, l)
 			}
 		}
 	}
 }
 
-// inFlight returns the request that a connection was busy with when it was cut
-// off, if it was.
-func (s *simulation) inFlight(l *line) *request {
+// cutOf returns what Err may say of a connection; if must is not nil, it must.
+func (s *simulation) cutOf(l *line) (must, may []string) {
 	if s.ended.Before(s.deadline) || l.accepted.IsZero() || l.server.closed.Before(s.deadline) {
-		return nil
+		return nil, nil
+	}
+	at := later(s.deadline, l.accepted) // of the cut
+	fin := l.server.finSent()
+	for _, r := range l.requests {
+		if r.arrived().After(at) {
+			break
+		}
+		may = append(may, "")
+		if !r.served.IsZero() && !r.served.After(at) {
+			may = append(may, r.method+" "+r.path)
+		}
 	}
 	for _, r := range l.requests {
+		if r.arrived().After(at) {
+			break
+		}
 		if r.behind != nil && r.behind.closes {
-			return nil
+			break
 		}
-		if !l.accepted.Before(s.deadline) { // cut as soon as it was accepted
-			if r.arrived().After(l.accepted) {
-				return nil
+		name := r.method + " " + r.path
+		switch {
+		case r.arrived().After(fin): // too late
+			return nil, may
+		case !r.done.IsZero() && r.done.Before(at): // answered
+		case s.seemsGone(r):
+			return nil, may
+		case r.inTime && !r.doneInTime: // it was under way, whatever coincided
+			if r.served.Before(at) {
+				return []string{name}, nil
 			}
-			return r
-		}
-		if r.arrived().Before(s.deadline) && (r.done.IsZero() || !r.done.Before(s.deadline)) {
-			return r
+			return []string{"", name}, nil
+		case !r.done.IsZero() && !r.done.After(at):
+		case r.arrived().Before(s.deadline) && r.arrived().Before(fin):
+			if !r.served.IsZero() && r.served.Before(at) {
+				return []string{name}, nil
+			}
+			return may, nil
 		}
 	}
-	return nil
+	if len(l.requests) == 0 {
+		return nil, nil
+	}
+	// What was answered, but has not arrived.
+	gone := passedBy(l.client.closed, at.Add(-l.delay)) // its FIN may have come
+	if !gone && l.server.unacked(at, func(p packet) bool { return p.data && p.sent.Before(at) }) && l.server.closed.Equal(at) && !l.server.stalledAt(at) {
+		return may, nil
+	}
+	if l.server.unacked(at.Add(-1), func(p packet) bool { return !p.sent.After(at) }) {
+		return nil, may
+	}
+	last := l.requests[len(l.requests)-1]
+	for _, r := range l.requests {
+		if r.arrived().Equal(at) || r.done.Equal(at) || r.served.Equal(at) {
+			return nil, may
+		}
+		// One whose answer precedes its end goes on until that end.
+		if r.early && !r.wholeArrives.Before(at) || last.gaveUp {
+			return nil, may
+		}
+	}
+	return nil, nil
+}
+
+// lastAcked is when the last acknowledgement arrived.
+func (e *end) lastAcked() (acked time.Time) {
+	for _, p := range e.sent {
+		acked = later(acked, p.acked)
+	}
+	return acked
+}
+
+// finSent is when its FIN was sent.
+func (e *end) finSent() time.Time {
+	if n := len(e.sent); n > 0 && !e.sent[n-1].data {
+		return e.sent[n-1].sent
+	}
+	return time.Now() // not at all
+}
+
+// stalledAt reports whether the other end had not taken anything for five
+// seconds by then, and so was not waited for.
+func (e *end) stalledAt(t time.Time) bool {
+	progress := time.Time{}
+	for _, p := range e.sent {
+		progress = later(progress, p.sent)
+		if !p.acked.After(t) {
+			progress = later(progress, p.acked)
+		}
+	}
+	return !progress.Add(5 * time.Second).After(t)
 }
 
 func (s *simulation) checkLines() {
+	const some = 25 * time.Millisecond // in linger, who waits for acknowledgements looks each 20 ms
 	for _, l := range s.net.lines {
 		if l.accepted.IsZero() {
 			continue
@@ -278,8 +397,21 @@ func (s *simulation) checkLines() {
 				s.faultf("kept for %v after its last answer: %v", d, l)
 			}
 		}
-		if until, quiet := s.letGo(l); quiet && l.server.closed.After(until.Add(time.Millisecond)) {
-			s.faultf("kept for %v too long: %v", l.server.closed.Sub(until), l)
+		// A stop closes when the client has got all that was written.
+		if c := l.server.closed; c.After(s.begun) && c.Before(s.deadline) && (l.client.closed.IsZero() || l.client.closed.After(c)) &&
+			l.server.unacked(c, func(p packet) bool { return p.data }) && !l.server.stalledAt(c) {
+			s.faultf("closed before the client had got all: %v", l)
+		}
+		until, quiet := s.letGo(l)
+		end := l.server.finSent()
+		if end.After(l.server.closed) { // reset
+			end = l.server.closed
+		}
+		if quiet && end.After(until.Add(some)) {
+			s.faultf("kept for %v too long: %v", end.Sub(until), l)
+		}
+		if acked := later(end, l.server.lastAcked()); quiet && l.server.closed.After(acked.Add(some)) {
+			s.faultf("lingered for %v too long: %v", l.server.closed.Sub(acked), l)
 		}
 	}
 }
@@ -297,18 +429,30 @@ func (s *simulation) letGo(l *line) (t time.Time, quiet bool) {
 		}
 		since = r.done
 	}
-	keep := 250 * time.Millisecond
+	keep := l.leastKeep(from)
 	if !since.IsZero() {
-		if longest == firstPause {
+		if decayed, _ := l.pause(since.Add(1)); longest == firstPause || decayed == firstPause {
 			for _, other := range s.net.lines {
 				for i, r := range other.requests[min(1, len(other.requests)):] {
 					longest = max(longest, r.arrived().Sub(other.requests[i].done))
 				}
 			}
 		}
-		if from = later(from, since); from.Sub(since) <= 3*longest {
+		from = later(from, since)
+		keep = l.leastKeep(from)
+		if from.Sub(since) <= 3*longest {
 			keep = max(keep, 3*longest)
 		}
 	}
-	return from.Add(min(keep, s.idleGrace())), true
+	t = from.Add(min(keep, s.idleGrace()))
+	acked := l.server.ackedBefore(t)
+	for _, p := range l.server.sent {
+		if p.acked.IsZero() {
+			return t, false
+		}
+	}
+	if acked.After(t) { // it is looked for each 250 ms
+		t = acked.Add(250 * time.Millisecond)
+	}
+	return t, true
 }
