@@ -16,9 +16,13 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 
 	"lastcall/actors"
 	"lastcall/internal/servetest"
@@ -119,6 +123,43 @@ func frames(nc net.Conn) (types []byte, err error) {
 
 const goaway = 7 // the type of the frame
 
+// ask2 sends the preface, with the settings, and a request on stream 1.
+func ask2(t *testing.T, nc net.Conn, settings ...http2.Setting) *http2.Framer {
+	t.Helper()
+	if _, err := io.WriteString(nc, http2.ClientPreface); err != nil {
+		t.Fatal(err)
+	}
+	fr := http2.NewFramer(nc, nc)
+	var block bytes.Buffer
+	enc := hpack.NewEncoder(&block)
+	for _, f := range []hpack.HeaderField{{Name: ":method", Value: "GET"}, {Name: ":scheme", Value: "http"},
+		{Name: ":authority", Value: "x"}, {Name: ":path", Value: "/asked"}} {
+		enc.WriteField(f)
+	}
+	if err := errors.Join(fr.WriteSettings(settings...), fr.WriteWindowUpdate(0, 1<<30),
+		fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true})); err != nil {
+		t.Fatal(err)
+	}
+	return fr
+}
+
+// answer2 reads the answer on stream 1 to its end.
+func answer2(fr *http2.Framer) (body string, err error) {
+	var b strings.Builder
+	for {
+		f, err := fr.ReadFrame()
+		if err != nil {
+			return b.String(), err
+		}
+		if d, ok := f.(*http2.DataFrame); ok {
+			b.Write(d.Data())
+			if d.StreamEnded() {
+				return b.String(), nil
+			}
+		}
+	}
+}
+
 func both(t *testing.T, f func(t *testing.T, overTLS bool)) {
 	for _, overTLS := range []bool{true, false} {
 		t.Run(map[bool]string{true: "TLS", false: "h2c"}[overTLS], func(t *testing.T) { f(t, overTLS) })
@@ -194,6 +235,7 @@ func TestDrainSendsGOAWAYToLate(t *testing.T) {
 
 // Streams that are under way are finished, counted, and named if they are cut.
 func TestDrainFinishesStreams(t *testing.T) {
+	t.Parallel()
 	both(t, func(t *testing.T, overTLS bool) {
 		for _, cut := range []bool{false, true} {
 			t.Run(fmt.Sprintf("cut=%v", cut), func(t *testing.T) {
@@ -307,6 +349,7 @@ func TestDrainWaitsForHandlersWithoutClient(t *testing.T) {
 
 // A handler finds on its ResponseWriter what it finds there without the actor.
 func TestResponseWriterHasAll(t *testing.T) {
+	t.Parallel()
 	found := func(w http.ResponseWriter) string {
 		_, flusher := w.(http.Flusher)
 		_, pusher := w.(http.Pusher)
@@ -352,6 +395,7 @@ func TestResponseWriterHasAll(t *testing.T) {
 // every answer: what comes too late is above GOAWAY's last stream, and asked
 // again by the client itself on a new connection, which is refused.
 func TestDrainLosesNoStream(t *testing.T) {
+	t.Parallel()
 	both(t, func(t *testing.T, overTLS bool) {
 		s := servetest.Start(t, new(actors.Stop), server2(t, overTLS, servetest.Hello))
 		const clients = 8
@@ -392,6 +436,7 @@ func TestDrainLosesNoStream(t *testing.T) {
 // was a TLS handshake, or a part of it, and though net/http looks twice at what
 // may be HTTP/2 without TLS.
 func TestDrainOfUnused(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name    string
 		overTLS bool
@@ -437,35 +482,4 @@ func TestDrainOfUnused(t *testing.T) {
 			}
 		})
 	}
-}
-
-// A client that needs long for its handshake, and begins it before the stop,
-// gets its answer.
-func TestDrainWaitsForSlowHandshake(t *testing.T) {
-	s := servetest.Start(t, new(actors.Stop), server2(t, true, servetest.Hello))
-	c := s.Dial(t)
-	for s.Stop.Snapshot().Open < 1 {
-		time.Sleep(time.Millisecond)
-	}
-	s.End()
-	s.Until(t, actors.Draining)
-	c.Conn = tls.Client(slowConn{c.Conn}, &tls.Config{InsecureSkipVerify: true})
-	c.R.Reset(c.Conn)
-	c.Send(servetest.Get)
-	if body, last := c.Answer(); body != "hello" || !last {
-		t.Errorf("answer = %q, last %v, want hello, true", body, last)
-	}
-}
-
-// slowConn sends in pieces, a little apart.
-type slowConn struct{ net.Conn }
-
-func (c slowConn) Write(p []byte) (n int, err error) {
-	for n < len(p) && err == nil {
-		var m int
-		m, err = c.Conn.Write(p[n:min(len(p), n+50)])
-		n += m
-		time.Sleep(30 * time.Millisecond)
-	}
-	return n, err
 }

@@ -19,6 +19,7 @@ import (
 // accepted by then, and who comes later, is for the one who holds the socket
 // besides. Each is answered by one of the two.
 func TestInheritedIsLeft(t *testing.T) {
+	t.Parallel()
 	l, err := actors.Listen("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -71,6 +72,7 @@ func TestInheritedIsLeft(t *testing.T) {
 }
 
 func TestInheritedKeepsPath(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "socket")
 	l, err := actors.Listen("unix:" + path)
 	if err != nil {

@@ -9,6 +9,6 @@ import (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	flag.Set("test.parallel", "8") // these wait, more than they work
+	flag.Set("test.parallel", "32") // most of these wait more than they work
 	goleak.VerifyTestMain(m)
 }

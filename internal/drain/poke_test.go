@@ -127,6 +127,7 @@ func TestDrainTakesBackTheDeadline(t *testing.T) {
 }
 
 func TestDrainIsNotOverruled(t *testing.T) {
+	t.Parallel()
 	// net/http sets the deadline for idle connections only when it has said
 	// that the connection is idle; if that was told to close meanwhile, it
 	// stays so.

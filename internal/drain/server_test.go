@@ -31,6 +31,7 @@ func (l lateListener) Accept() (net.Conn, error) {
 }
 
 func TestDrainLetsGoWhatItAccepts(t *testing.T) {
+	t.Parallel()
 	// Of a connection that is accepted while draining, and says nothing.
 	l, err := actors.Listen("127.0.0.1:0")
 	if err != nil {
@@ -47,6 +48,7 @@ func TestDrainLetsGoWhatItAccepts(t *testing.T) {
 }
 
 func TestDrainAcceptsWhoeverQueues(t *testing.T) {
+	t.Parallel()
 	// However long it takes, as when the process has no descriptors left, or
 	// was stopped for a while.
 	l, err := actors.Listen("127.0.0.1:0")
@@ -67,6 +69,7 @@ func TestDrainAcceptsWhoeverQueues(t *testing.T) {
 }
 
 func TestDrainServesOpenConnections(t *testing.T) {
+	t.Parallel()
 	entered, proceed := make(chan struct{}), make(chan struct{})
 	s := servetest.Start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/slow" {
@@ -141,6 +144,7 @@ func TestDrainWaitsForPipelined(t *testing.T) {
 }
 
 func TestDrainSaysCloseToOptions(t *testing.T) {
+	t.Parallel()
 	stop := &actors.Stop{LameDuck: 300 * time.Millisecond}
 	s := servetest.Start(t, stop, &http.Server{Handler: http.HandlerFunc(servetest.Hello)})
 	c := s.Dial(t)
@@ -190,6 +194,7 @@ func TestDrainWaitsForUsualPause(t *testing.T) {
 }
 
 func TestIdleGraceBounds(t *testing.T) {
+	t.Parallel()
 	s := servetest.Start(t, &actors.Stop{IdleGrace: 300 * time.Millisecond}, &http.Server{Handler: http.HandlerFunc(servetest.Hello)})
 	c := s.Dial(t)
 	c.Send(servetest.Get)
@@ -205,6 +210,7 @@ func TestIdleGraceBounds(t *testing.T) {
 }
 
 func TestHijackedConnectionsAreWaitedFor(t *testing.T) {
+	t.Parallel()
 	for name, end := range map[string]struct {
 		grace time.Duration
 		byeBy string
@@ -270,6 +276,7 @@ func (c recorderConn) ReadFrom(r io.Reader) (int64, error) {
 }
 
 func TestSendfileIsKept(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "f"), bytes.Repeat([]byte("x"), 1<<20), 0o600); err != nil {
 		t.Fatal(err)

@@ -1,7 +1,6 @@
 package drain_test
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -12,52 +11,15 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/hpack"
 
 	"lastcall/actors"
 	"lastcall/internal/servetest"
 )
 
-// ask2 sends the preface, with the settings, and a request on stream 1.
-func ask2(t *testing.T, nc net.Conn, settings ...http2.Setting) *http2.Framer {
-	t.Helper()
-	if _, err := io.WriteString(nc, http2.ClientPreface); err != nil {
-		t.Fatal(err)
-	}
-	fr := http2.NewFramer(nc, nc)
-	var block bytes.Buffer
-	enc := hpack.NewEncoder(&block)
-	for _, f := range []hpack.HeaderField{{Name: ":method", Value: "GET"}, {Name: ":scheme", Value: "http"},
-		{Name: ":authority", Value: "x"}, {Name: ":path", Value: "/asked"}} {
-		enc.WriteField(f)
-	}
-	if err := errors.Join(fr.WriteSettings(settings...), fr.WriteWindowUpdate(0, 1<<30),
-		fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true})); err != nil {
-		t.Fatal(err)
-	}
-	return fr
-}
-
-// answer2 reads the answer on stream 1 to its end.
-func answer2(fr *http2.Framer) (body string, err error) {
-	var b strings.Builder
-	for {
-		f, err := fr.ReadFrame()
-		if err != nil {
-			return b.String(), err
-		}
-		if d, ok := f.(*http2.DataFrame); ok {
-			b.Write(d.Data())
-			if d.StreamEnded() {
-				return b.String(), nil
-			}
-		}
-	}
-}
-
 // An answer that is written is not yet with its client: while the client still
 // sends, to close would be a reset, which overtakes what the kernel holds.
 func TestAnswerArrivesBeforeTheEnd(t *testing.T) {
+	t.Parallel()
 	const size = 400 << 10
 	for _, tt := range []struct {
 		name string
@@ -125,6 +87,7 @@ func TestAnswerArrivesBeforeTheEnd(t *testing.T) {
 // What a handler has written may have to wait for the client's window when the
 // handler is long gone.
 func TestAnswerAfterItsHandler(t *testing.T) {
+	t.Parallel()
 	ask := func(t *testing.T, stop *actors.Stop) (*servetest.Service, *http2.Framer) {
 		s := servetest.Start(t, stop, server2(t, false, servetest.Hello))
 		nc, err := net.Dial("tcp", s.Addr)
@@ -193,6 +156,7 @@ func TestStalledClientEndsWithItsWrite(t *testing.T) {
 // be asked: on an idle connection, and on one whose client has closed its
 // sending side.
 func TestStopWaitsForWhatIsWritten(t *testing.T) {
+	t.Parallel()
 	const size = 400 << 10
 	for _, halfClosed := range []bool{false, true} {
 		t.Run(fmt.Sprintf("half closed %v", halfClosed), func(t *testing.T) {
