@@ -122,7 +122,7 @@ func (s *simulation) owed(r *request) bool {
 	case !r.server.closed.Before(s.deadline) && (r.done.IsZero() || !r.done.Before(s.deadline)):
 		return false
 	}
-	if s.seemsGone(r) {
+	if s.seemsGone(r, r.fin) {
 		return false
 	}
 	if p := r.behind; p != nil {
@@ -139,10 +139,11 @@ func (s *simulation) owed(r *request) bool {
 }
 
 // seemsGone reports whether, as with net/http, the handler of a request, or of one
-// before it, learns that the client is gone, and minds.
-func (s *simulation) seemsGone(r *request) bool {
+// before it, learns before the stop that the client is gone, by a FIN that arrives
+// then, and minds.
+func (s *simulation) seemsGone(r *request, fin time.Time) bool {
 	for p := r; p != nil; p = p.behind {
-		if p.minds && !r.fin.IsZero() && !r.fin.After(s.begun) {
+		if p.minds && passedBy(fin, s.begun) {
 			return true
 		}
 	}
@@ -308,7 +309,7 @@ func (s *simulation) cutOf(l *line) (must, may []string) {
 		case r.arrived().After(fin): // too late
 			return nil, may
 		case !r.done.IsZero() && r.done.Before(at): // answered
-		case s.seemsGone(r):
+		case s.seemsGone(r, r.fin), !l.client.closed.IsZero() && s.seemsGone(r, l.client.closed.Add(l.delay)):
 			return nil, may
 		case r.inTime && !r.doneInTime: // it was under way, whatever coincided
 			if r.served.Before(at) {

@@ -94,7 +94,7 @@ func newUser(s *simulation, seed uint64, id int) *user {
 		random:     r,
 		id:         id,
 		delay:      r.tick + r.upTo(50*time.Millisecond-r.tick),
-		start:      r.upTo(s.stopAt),
+		start:      oneOf(r, r.upTo(s.stopAt), r.upTo(s.stopAt), max(0, s.stopAt-r.upTo(200*time.Millisecond))),
 		left:       1 + r.IntN(20),
 		perLine:    1 + r.IntN(10),
 		first:      oneOf(r, 0, 10*time.Millisecond, 300*time.Millisecond),
