@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"lastcall/actors"
+	"lastcall/internal/servetest"
 )
 
 // TestDrainingIsTold has a handler that goes on until draining begins, over
@@ -68,23 +69,23 @@ func TestDrainingIsTold(t *testing.T) {
 				}
 				io.WriteString(w, "told")
 			})
-			s := start(t, stop, srv)
+			s := servetest.Start(t, stop, srv)
 
 			transport := &http.Transport{Protocols: protocols, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 			defer transport.CloseIdleConnections()
-			resp, err := (&http.Client{Transport: transport, Timeout: 15 * time.Second}).Get(url + s.addr)
+			resp, err := (&http.Client{Transport: transport, Timeout: 15 * time.Second}).Get(url + s.Addr)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer resp.Body.Close()
-			s.end()
+			s.End()
 			if body, err := io.ReadAll(resp.Body); string(body) != "told" || err != nil {
 				t.Errorf("answer: %q, %v, want told", body, err)
 			}
 			if p := <-told; p < actors.Draining {
 				t.Errorf("told in phase %v, want %v", p, actors.Draining)
 			}
-			if err := s.wait(t); err != nil {
+			if err := s.Wait(t); err != nil {
 				t.Errorf("stop: %v", err)
 			}
 		})

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"lastcall/actors"
+	"lastcall/internal/servetest"
 )
 
 // TestFailedInStop has requests under way when the stop begins, which then fail
@@ -44,7 +45,7 @@ func TestFailedInStop(t *testing.T) {
 				var logged lines
 				stop := &actors.Stop{Logger: &logged}
 				arrived, release := make(chan struct{}), make(chan struct{})
-				s := start(t, stop, &http.Server{Protocols: &protocols, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				s := servetest.Start(t, stop, &http.Server{Protocols: &protocols, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					close(arrived)
 					<-release
 					tt.end(w)
@@ -54,7 +55,7 @@ func TestFailedInStop(t *testing.T) {
 				got := make(chan struct{})
 				go func() {
 					defer close(got)
-					if resp, err := client.Get("http://" + s.addr); err == nil {
+					if resp, err := client.Get("http://" + s.Addr); err == nil {
 						io.Copy(io.Discard, resp.Body)
 						resp.Body.Close()
 					}
@@ -70,18 +71,18 @@ func TestFailedInStop(t *testing.T) {
 						}
 					}
 				}
-				s.end()
+				s.End()
 				<-stop.Draining()
 				if !tt.before {
 					close(release)
 				}
-				<-s.done
+				<-s.Done
 				<-got
 				if n := stop.Snapshot().Failed; n != tt.want {
 					t.Errorf("Failed = %d, want %d", n, tt.want)
 				}
-				if failed := errors.Is(s.err, actors.ErrFailed); failed != (tt.want > 0) || actors.ExitStatus(s.err) != int(tt.want) {
-					t.Errorf("Err = %v, status %d", s.err, actors.ExitStatus(s.err))
+				if failed := errors.Is(s.Wait(t), actors.ErrFailed); failed != (tt.want > 0) || actors.ExitStatus(s.Wait(t)) != int(tt.want) {
+					t.Errorf("Err = %v, status %d", s.Wait(t), actors.ExitStatus(s.Wait(t)))
 				}
 				want := map[uint64]string{0: " failed=0 ", 1: " failed=1 "}[tt.want]
 				for deadline := time.Now().Add(10 * time.Second); logged.count(want) != 1; time.Sleep(time.Millisecond) {

@@ -23,6 +23,7 @@ import (
 	"github.com/oklog/run"
 
 	"lastcall/actors"
+	"lastcall/internal/servetest"
 )
 
 //go:noinline
@@ -156,7 +157,7 @@ func TestWithin(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer nc.Close()
-		io.WriteString(nc, get)
+		io.WriteString(nc, servetest.Get)
 		stop := new(actors.Stop)
 		sup := &actors.Supervisor{Stop: stop}
 		var g run.Group

@@ -12,16 +12,31 @@ import "time"
 //   - A Read that fails by a deadline in the past, which net/http sets when the
 //     handler has returned (abortPendingRead), ends the background read and
 //     nothing else. io.EOF cancels the request.
-//   - After an answer, the hook ConnState is called with StateIdle before the
-//     read deadline for idle connections is set, and before the next Read.
-//   - A Read that fails by its deadline while a connection is idle closes it
-//     without a word to the client.
-//   - The time for a request's header begins with its fourth byte.
+//   - After an answer, when all of it is written, the hook ConnState is called
+//     with StateIdle before the read deadline for idle connections is set, and
+//     before the next Read.
+//   - A Read that fails by its deadline while a connection is new or idle closes
+//     it without a word to the client.
+//   - The time for the header of a request after the first begins with its fourth
+//     byte.
+//   - Where a client is still sending behind an answer that ends the connection,
+//     CloseWrite is called, and Close half a second later.
+//   - A read deadline in the past, set by the handler, spares the body of a
+//     request with Expect: 100-continue.
+//   - The Trailer of net/http's own Request is filled at the end of the body, and
+//     the files of its MultipartForm are removed after the handler.
+//   - A ResponseWriter is an http.Hijacker in HTTP/1, and not in HTTP/2.
+//   - Request.TLS is filled from the connection's method ConnectionState; under
+//     ServeTLS the hooks get a *tls.Conn around the listener's connection. The
+//     type of what tls.NewListener returns is called *tls.listener.
 //   - An http.Server whose TLSNextProto is nil fills it when Serve or ServeTLS
 //     is called, before Accept, and the entries heed the Shutdown of the server
-//     that filled the table.
-//   - HTTP/2 calls ConnState with StateActive when it has registered a connection,
-//     and sets no read deadline later on.
+//     that filled the table. What they get of a connection without TLS has the
+//     method UnencryptedNetConn.
+//   - HTTP/2 calls ConnState with StateActive when it has registered a connection
+//     and when it has streams, with StateIdle when it has none, and sets no read
+//     deadline from then on but none. GOAWAY closes it a second later, if it has
+//     no streams. An answer with "Connection: close" sends GOAWAY.
 const backgroundReadSize = 1
 
 // aLongTimeAgo is a deadline by which a Read ends at once.

@@ -1,4 +1,4 @@
-package actors_test
+package drain_test
 
 import (
 	"bytes"
@@ -16,11 +16,16 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
 	"lastcall/actors"
+	"lastcall/internal/servetest"
 )
 
 // certificate is a fresh one, signed by itself.
@@ -53,7 +58,7 @@ func server2(t *testing.T, overTLS bool, h http.HandlerFunc) *http.Server {
 
 // client2 is an HTTP/2 client on one connection, which it does not close by
 // itself.
-func client2(t *testing.T, s *service, overTLS bool) *http.Client {
+func client2(t *testing.T, s *servetest.Service, overTLS bool) *http.Client {
 	tr := &http.Transport{Protocols: new(http.Protocols), TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 	if overTLS {
 		tr.Protocols.SetHTTP2(true)
@@ -64,12 +69,12 @@ func client2(t *testing.T, s *service, overTLS bool) *http.Client {
 	return &http.Client{Transport: tr, Timeout: 15 * time.Second}
 }
 
-func fetch(c *http.Client, s *service, overTLS bool) (string, error) {
+func fetch(c *http.Client, s *servetest.Service, overTLS bool) (string, error) {
 	scheme := "http"
 	if overTLS {
 		scheme = "https"
 	}
-	resp, err := c.Get(scheme + "://" + s.addr + "/")
+	resp, err := c.Get(scheme + "://" + s.Addr + "/")
 	if err != nil {
 		return "", err
 	}
@@ -80,9 +85,9 @@ func fetch(c *http.Client, s *service, overTLS bool) (string, error) {
 
 // raw2 is a connection that says only what HTTP/2 demands of a client, and
 // stays when it is sent GOAWAY.
-func (s *service) raw2(t *testing.T, overTLS bool) net.Conn {
+func raw2(t *testing.T, s *servetest.Service, overTLS bool) net.Conn {
 	t.Helper()
-	nc, err := net.Dial("tcp", s.addr)
+	nc, err := net.Dial("tcp", s.Addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,6 +123,43 @@ func frames(nc net.Conn) (types []byte, err error) {
 
 const goaway = 7 // the type of the frame
 
+// ask2 sends the preface, with the settings, and a request on stream 1.
+func ask2(t *testing.T, nc net.Conn, settings ...http2.Setting) *http2.Framer {
+	t.Helper()
+	if _, err := io.WriteString(nc, http2.ClientPreface); err != nil {
+		t.Fatal(err)
+	}
+	fr := http2.NewFramer(nc, nc)
+	var block bytes.Buffer
+	enc := hpack.NewEncoder(&block)
+	for _, f := range []hpack.HeaderField{{Name: ":method", Value: "GET"}, {Name: ":scheme", Value: "http"},
+		{Name: ":authority", Value: "x"}, {Name: ":path", Value: "/asked"}} {
+		enc.WriteField(f)
+	}
+	if err := errors.Join(fr.WriteSettings(settings...), fr.WriteWindowUpdate(0, 1<<30),
+		fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true})); err != nil {
+		t.Fatal(err)
+	}
+	return fr
+}
+
+// answer2 reads the answer on stream 1 to its end.
+func answer2(fr *http2.Framer) (body string, err error) {
+	var b strings.Builder
+	for {
+		f, err := fr.ReadFrame()
+		if err != nil {
+			return b.String(), err
+		}
+		if d, ok := f.(*http2.DataFrame); ok {
+			b.Write(d.Data())
+			if d.StreamEnded() {
+				return b.String(), nil
+			}
+		}
+	}
+}
+
 func both(t *testing.T, f func(t *testing.T, overTLS bool)) {
 	for _, overTLS := range []bool{true, false} {
 		t.Run(map[bool]string{true: "TLS", false: "h2c"}[overTLS], func(t *testing.T) { f(t, overTLS) })
@@ -129,22 +171,22 @@ func both(t *testing.T, f func(t *testing.T, overTLS bool)) {
 func TestDrainSendsGOAWAY(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, overTLS bool) {
-		s := start(t, new(actors.Stop), server2(t, overTLS, hello))
+		s := servetest.Start(t, new(actors.Stop), server2(t, overTLS, servetest.Hello))
 		c := client2(t, s, overTLS)
 		if got, err := fetch(c, s, overTLS); got != "HTTP/2 hello" || err != nil {
 			t.Fatalf("got %q, %v", got, err)
 		}
-		quiet := s.raw2(t, overTLS)
+		quiet := raw2(t, s, overTLS)
 		if _, err := quiet.Read(make([]byte, 1)); err != nil { // SETTINGS: net/http serves it
 			t.Fatal(err)
 		}
 		io.CopyN(io.Discard, quiet, 8)
-		for s.stop.Snapshot().Open < 2 {
+		for s.Stop.Snapshot().Open < 2 {
 			time.Sleep(time.Millisecond)
 		}
 		begun := time.Now()
-		s.end()
-		if err := s.wait(t); err != nil {
+		s.End()
+		if err := s.Wait(t); err != nil {
 			t.Errorf("Err() = %v, want nil", err)
 		}
 		if took := time.Since(begun); took > 2400*time.Millisecond {
@@ -159,19 +201,19 @@ func TestDrainSendsGOAWAYToLate(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, overTLS bool) {
 		proceed := make(chan struct{})
-		s := start(t, new(actors.Stop), server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
+		s := servetest.Start(t, new(actors.Stop), server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
 			<-proceed
 		}))
-		late, slow := s.dial(t), s.dial(t)
+		late, slow := s.Dial(t), s.Dial(t)
 		if overTLS {
 			slow.Conn = tls.Client(slow.Conn, &tls.Config{InsecureSkipVerify: true})
 		}
-		slow.send(get) // holds the stop
-		for s.stop.Snapshot().InFlight < 1 || s.stop.Snapshot().Open < 2 {
+		slow.Send(servetest.Get) // holds the stop
+		for s.Stop.Snapshot().InFlight < 1 || s.Stop.Snapshot().Open < 2 {
 			time.Sleep(time.Millisecond)
 		}
-		s.end()
-		s.until(t, actors.Draining)
+		s.End()
+		s.Until(t, actors.Draining)
 		if overTLS {
 			late.Conn = tls.Client(late.Conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
 		}
@@ -185,7 +227,7 @@ func TestDrainSendsGOAWAYToLate(t *testing.T) {
 			t.Errorf("the connection was closed after %v, want about 1 s", took)
 		}
 		close(proceed)
-		if err := s.wait(t); err != nil {
+		if err := s.Wait(t); err != nil {
 			t.Errorf("Err() = %v, want nil", err)
 		}
 	})
@@ -193,6 +235,7 @@ func TestDrainSendsGOAWAYToLate(t *testing.T) {
 
 // Streams that are under way are finished, counted, and named if they are cut.
 func TestDrainFinishesStreams(t *testing.T) {
+	t.Parallel()
 	both(t, func(t *testing.T, overTLS bool) {
 		for _, cut := range []bool{false, true} {
 			t.Run(fmt.Sprintf("cut=%v", cut), func(t *testing.T) {
@@ -202,7 +245,7 @@ func TestDrainFinishesStreams(t *testing.T) {
 				if cut {
 					stop.Grace = 300 * time.Millisecond
 				}
-				s := start(t, stop, server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
+				s := servetest.Start(t, stop, server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
 					io.WriteString(w, "hel")
 					http.NewResponseController(w).Flush()
 					select {
@@ -223,13 +266,13 @@ func TestDrainFinishesStreams(t *testing.T) {
 						results <- result{body, err}
 					}()
 				}
-				for deadline := time.Now().Add(10 * time.Second); s.stop.Snapshot().InFlight < n; time.Sleep(time.Millisecond) {
+				for deadline := time.Now().Add(10 * time.Second); s.Stop.Snapshot().InFlight < n; time.Sleep(time.Millisecond) {
 					if time.Now().After(deadline) {
-						t.Fatalf("Snapshot() = %+v, want %d in flight", s.stop.Snapshot(), n)
+						t.Fatalf("Snapshot() = %+v, want %d in flight", s.Stop.Snapshot(), n)
 					}
 				}
-				s.end()
-				s.until(t, actors.Draining)
+				s.End()
+				s.Until(t, actors.Draining)
 				if !cut {
 					close(proceed)
 				}
@@ -239,9 +282,9 @@ func TestDrainFinishesStreams(t *testing.T) {
 						t.Errorf("answer %q, %v", r.body, r.err)
 					}
 				}
-				err := s.wait(t)
+				err := s.Wait(t)
 				if !cut {
-					if snap := s.stop.Snapshot(); err != nil || snap.Drained != n || snap.Served != n {
+					if snap := s.Stop.Snapshot(); err != nil || snap.Drained != n || snap.Served != n {
 						t.Errorf("Err() = %v, Snapshot() = %+v, want nil, %d drained", err, snap, n)
 					}
 					return
@@ -267,14 +310,14 @@ func TestDrainWaitsForHandlersWithoutClient(t *testing.T) {
 	both(t, func(t *testing.T, overTLS bool) {
 		var ended atomic.Bool
 		deserted, proceed := make(chan struct{}), make(chan struct{})
-		s := start(t, new(actors.Stop), server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
+		s := servetest.Start(t, new(actors.Stop), server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
 			<-r.Context().Done()
 			close(deserted)
 			<-proceed
 			ended.Store(true)
 		}))
 		ctx, leave := context.WithCancel(t.Context())
-		r, err := http.NewRequestWithContext(ctx, "GET", map[bool]string{true: "https://", false: "http://"}[overTLS]+s.addr, nil)
+		r, err := http.NewRequestWithContext(ctx, "GET", map[bool]string{true: "https://", false: "http://"}[overTLS]+s.Addr, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -284,21 +327,21 @@ func TestDrainWaitsForHandlersWithoutClient(t *testing.T) {
 				res.Body.Close()
 			}
 		}()
-		for s.stop.Snapshot().InFlight < 1 {
+		for s.Stop.Snapshot().InFlight < 1 {
 			time.Sleep(time.Millisecond)
 		}
 		leave()
 		<-deserted
 		c.CloseIdleConnections()
-		s.end()
-		s.until(t, actors.Draining)
+		s.End()
+		s.Until(t, actors.Draining)
 		select {
-		case <-s.done:
+		case <-s.Done:
 			t.Error("the actor has returned before the handler")
 		case <-time.After(1500 * time.Millisecond): // net/http's second, and some
 		}
 		close(proceed)
-		if err := s.wait(t); err != nil || !ended.Load() {
+		if err := s.Wait(t); err != nil || !ended.Load() {
 			t.Errorf("Err() = %v, handler ended: %v, want nil, true", err, ended.Load())
 		}
 	})
@@ -306,6 +349,7 @@ func TestDrainWaitsForHandlersWithoutClient(t *testing.T) {
 
 // A handler finds on its ResponseWriter what it finds there without the actor.
 func TestResponseWriterHasAll(t *testing.T) {
+	t.Parallel()
 	found := func(w http.ResponseWriter) string {
 		_, flusher := w.(http.Flusher)
 		_, pusher := w.(http.Pusher)
@@ -337,7 +381,7 @@ func TestResponseWriterHasAll(t *testing.T) {
 		}
 		want := fmt.Sprintf("%s %s", res.Proto[:len("HTTP/1")], b)
 
-		s := start(t, new(actors.Stop), server2(t, true, h))
+		s := servetest.Start(t, new(actors.Stop), server2(t, true, h))
 		c := client2(t, s, true)
 		c.Transport.(*http.Transport).Protocols.SetHTTP1(!two)
 		c.Transport.(*http.Transport).Protocols.SetHTTP2(two)
@@ -351,8 +395,9 @@ func TestResponseWriterHasAll(t *testing.T) {
 // every answer: what comes too late is above GOAWAY's last stream, and asked
 // again by the client itself on a new connection, which is refused.
 func TestDrainLosesNoStream(t *testing.T) {
+	t.Parallel()
 	both(t, func(t *testing.T, overTLS bool) {
-		s := start(t, new(actors.Stop), server2(t, overTLS, hello))
+		s := servetest.Start(t, new(actors.Stop), server2(t, overTLS, servetest.Hello))
 		const clients = 8
 		done := make(chan error, clients)
 		for range clients {
@@ -372,16 +417,16 @@ func TestDrainLosesNoStream(t *testing.T) {
 				}
 			}()
 		}
-		for s.stop.Snapshot().Served < 500 {
+		for s.Stop.Snapshot().Served < 500 {
 			time.Sleep(time.Millisecond)
 		}
-		s.end()
+		s.End()
 		for range clients {
 			if err := <-done; err != nil {
 				t.Error(err)
 			}
 		}
-		if err := s.wait(t); err != nil {
+		if err := s.Wait(t); err != nil {
 			t.Errorf("Err() = %v, want nil", err)
 		}
 	})
@@ -391,6 +436,7 @@ func TestDrainLosesNoStream(t *testing.T) {
 // was a TLS handshake, or a part of it, and though net/http looks twice at what
 // may be HTTP/2 without TLS.
 func TestDrainOfUnused(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name    string
 		overTLS bool
@@ -417,18 +463,18 @@ func TestDrainOfUnused(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			s := start(t, new(actors.Stop), server2(t, tt.overTLS, hello))
+			s := servetest.Start(t, new(actors.Stop), server2(t, tt.overTLS, servetest.Hello))
 			for range 20 {
-				if err := tt.greet(s.dial(t)); err != nil {
+				if err := tt.greet(s.Dial(t)); err != nil {
 					t.Fatal(err)
 				}
 			}
-			for s.stop.Snapshot().Open < 20 {
+			for s.Stop.Snapshot().Open < 20 {
 				time.Sleep(time.Millisecond)
 			}
 			begun := time.Now()
-			s.end()
-			if err := s.wait(t); err != nil {
+			s.End()
+			if err := s.Wait(t); err != nil {
 				t.Errorf("Err() = %v, want nil", err)
 			}
 			if took := time.Since(begun); took > 3*time.Second {
@@ -436,35 +482,4 @@ func TestDrainOfUnused(t *testing.T) {
 			}
 		})
 	}
-}
-
-// A client that needs long for its handshake, and begins it before the stop,
-// gets its answer.
-func TestDrainWaitsForSlowHandshake(t *testing.T) {
-	s := start(t, new(actors.Stop), server2(t, true, hello))
-	c := s.dial(t)
-	for s.stop.Snapshot().Open < 1 {
-		time.Sleep(time.Millisecond)
-	}
-	s.end()
-	s.until(t, actors.Draining)
-	c.Conn = tls.Client(slowConn{c.Conn}, &tls.Config{InsecureSkipVerify: true})
-	c.r.Reset(c.Conn)
-	c.send(get)
-	if body, last := c.answer(); body != "hello" || !last {
-		t.Errorf("answer = %q, last %v, want hello, true", body, last)
-	}
-}
-
-// slowConn sends in pieces, a little apart.
-type slowConn struct{ net.Conn }
-
-func (c slowConn) Write(p []byte) (n int, err error) {
-	for n < len(p) && err == nil {
-		var m int
-		m, err = c.Conn.Write(p[n:min(len(p), n+50)])
-		n += m
-		time.Sleep(30 * time.Millisecond)
-	}
-	return n, err
 }

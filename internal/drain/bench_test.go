@@ -1,4 +1,4 @@
-package actors_test
+package drain_test
 
 import (
 	"bytes"

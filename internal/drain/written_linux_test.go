@@ -1,7 +1,6 @@
-package actors_test
+package drain_test
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -12,59 +11,23 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/hpack"
 
 	"lastcall/actors"
+	"lastcall/internal/servetest"
 )
-
-// ask2 sends the preface, with the settings, and a request on stream 1.
-func ask2(t *testing.T, nc net.Conn, settings ...http2.Setting) *http2.Framer {
-	t.Helper()
-	if _, err := io.WriteString(nc, http2.ClientPreface); err != nil {
-		t.Fatal(err)
-	}
-	fr := http2.NewFramer(nc, nc)
-	var block bytes.Buffer
-	enc := hpack.NewEncoder(&block)
-	for _, f := range []hpack.HeaderField{{Name: ":method", Value: "GET"}, {Name: ":scheme", Value: "http"},
-		{Name: ":authority", Value: "x"}, {Name: ":path", Value: "/asked"}} {
-		enc.WriteField(f)
-	}
-	if err := errors.Join(fr.WriteSettings(settings...), fr.WriteWindowUpdate(0, 1<<30),
-		fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true})); err != nil {
-		t.Fatal(err)
-	}
-	return fr
-}
-
-// answer2 reads the answer on stream 1 to its end.
-func answer2(fr *http2.Framer) (body string, err error) {
-	var b strings.Builder
-	for {
-		f, err := fr.ReadFrame()
-		if err != nil {
-			return b.String(), err
-		}
-		if d, ok := f.(*http2.DataFrame); ok {
-			b.Write(d.Data())
-			if d.StreamEnded() {
-				return b.String(), nil
-			}
-		}
-	}
-}
 
 // An answer that is written is not yet with its client: while the client still
 // sends, to close would be a reset, which overtakes what the kernel holds.
 func TestAnswerArrivesBeforeTheEnd(t *testing.T) {
+	t.Parallel()
 	const size = 400 << 10
 	for _, tt := range []struct {
 		name string
 		ask  func(t *testing.T, nc net.Conn) (say func() error, answer func() (string, error))
 	}{
 		{"HTTP1", func(t *testing.T, nc net.Conn) (func() error, func() (string, error)) {
-			io.WriteString(nc, get)
-			return func() error { _, err := io.WriteString(nc, get); return err },
+			io.WriteString(nc, servetest.Get)
+			return func() error { _, err := io.WriteString(nc, servetest.Get); return err },
 				func() (string, error) {
 					b, err := io.ReadAll(nc)
 					_, body, _ := strings.Cut(string(b), "\r\n\r\n")
@@ -79,13 +42,13 @@ func TestAnswerArrivesBeforeTheEnd(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			stopped := make(chan struct{})
-			s := start(t, new(actors.Stop), server2(t, false, func(w http.ResponseWriter, r *http.Request) {
+			s := servetest.Start(t, new(actors.Stop), server2(t, false, func(w http.ResponseWriter, r *http.Request) {
 				if r.ProtoMajor == 1 {
 					<-stopped // so that this is the last answer
 				}
 				io.WriteString(w, strings.Repeat("x", size))
 			}))
-			nc, err := net.Dial("tcp", s.addr)
+			nc, err := net.Dial("tcp", s.Addr)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -94,16 +57,16 @@ func TestAnswerArrivesBeforeTheEnd(t *testing.T) {
 			nc.SetDeadline(time.Now().Add(15 * time.Second))
 			say, answer := tt.ask(t, nc)
 			if tt.name == "HTTP2" {
-				for s.stop.Snapshot().Served == 0 {
+				for s.Stop.Snapshot().Served == 0 {
 					time.Sleep(time.Millisecond)
 				}
 			} else {
-				for s.stop.Snapshot().InFlight == 0 {
+				for s.Stop.Snapshot().InFlight == 0 {
 					time.Sleep(time.Millisecond)
 				}
 			}
-			s.end()
-			s.until(t, actors.Draining)
+			s.End()
+			s.Until(t, actors.Draining)
 			close(stopped)
 			for range 25 { // it takes its time, and says something meanwhile
 				time.Sleep(100 * time.Millisecond)
@@ -114,7 +77,7 @@ func TestAnswerArrivesBeforeTheEnd(t *testing.T) {
 				t.Errorf("answer of %d bytes, %v, want %d", len(body), err, size)
 			}
 			nc.Close()
-			if err := s.wait(t); err != nil {
+			if err := s.Wait(t); err != nil {
 				t.Errorf("Err() = %v, want nil", err)
 			}
 		})
@@ -124,16 +87,17 @@ func TestAnswerArrivesBeforeTheEnd(t *testing.T) {
 // What a handler has written may have to wait for the client's window when the
 // handler is long gone.
 func TestAnswerAfterItsHandler(t *testing.T) {
-	ask := func(t *testing.T, stop *actors.Stop) (*service, *http2.Framer) {
-		s := start(t, stop, server2(t, false, hello))
-		nc, err := net.Dial("tcp", s.addr)
+	t.Parallel()
+	ask := func(t *testing.T, stop *actors.Stop) (*servetest.Service, *http2.Framer) {
+		s := servetest.Start(t, stop, server2(t, false, servetest.Hello))
+		nc, err := net.Dial("tcp", s.Addr)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { nc.Close() })
 		nc.SetDeadline(time.Now().Add(15 * time.Second))
 		fr := ask2(t, nc, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
-		for s.stop.Snapshot().Served == 0 {
+		for s.Stop.Snapshot().Served == 0 {
 			time.Sleep(time.Millisecond)
 		}
 		return s, fr
@@ -141,23 +105,23 @@ func TestAnswerAfterItsHandler(t *testing.T) {
 	t.Run("in time", func(t *testing.T) {
 		t.Parallel()
 		s, fr := ask(t, &actors.Stop{IdleGrace: time.Second})
-		s.end()
-		s.until(t, actors.Draining)
+		s.End()
+		s.Until(t, actors.Draining)
 		time.Sleep(3 * time.Second) // longer than a connection without streams is left
 		fr.WriteWindowUpdate(1, 100)
 		if body, err := answer2(fr); body != "hello" {
 			t.Errorf("answer %q, %v, want hello", body, err)
 		}
-		if err := s.wait(t); err != nil {
+		if err := s.Wait(t); err != nil {
 			t.Errorf("Err() = %v, want nil", err)
 		}
 	})
 	t.Run("cut", func(t *testing.T) {
 		t.Parallel()
 		s, _ := ask(t, &actors.Stop{Grace: time.Second})
-		s.end()
+		s.End()
 		cut := new(actors.CutError)
-		if err := s.wait(t); !errors.As(err, &cut) || len(cut.Requests) != 1 || cut.Requests[0].Path != "/asked" {
+		if err := s.Wait(t); !errors.As(err, &cut) || len(cut.Requests) != 1 || cut.Requests[0].Path != "/asked" {
 			t.Errorf("Err() = %v, want that /asked was cut", err)
 		}
 	})
@@ -172,15 +136,15 @@ func TestStalledClientEndsWithItsWrite(t *testing.T) {
 			_, err = w.Write(make([]byte, 1<<20))
 		}
 	})}
-	s := start(t, new(actors.Stop), srv)
-	c := s.dial(t)
-	c.send(get)
-	for s.stop.Snapshot().InFlight == 0 {
+	s := servetest.Start(t, new(actors.Stop), srv)
+	c := s.Dial(t)
+	c.Send(servetest.Get)
+	for s.Stop.Snapshot().InFlight == 0 {
 		time.Sleep(time.Millisecond)
 	}
-	s.end()
+	s.End()
 	at := time.Now()
-	if err := s.wait(t); err != nil {
+	if err := s.Wait(t); err != nil {
 		t.Errorf("Err() = %v, want nil", err)
 	}
 	if took := time.Since(at); took > 4500*time.Millisecond {
@@ -192,44 +156,45 @@ func TestStalledClientEndsWithItsWrite(t *testing.T) {
 // be asked: on an idle connection, and on one whose client has closed its
 // sending side.
 func TestStopWaitsForWhatIsWritten(t *testing.T) {
+	t.Parallel()
 	const size = 400 << 10
 	for _, halfClosed := range []bool{false, true} {
 		t.Run(fmt.Sprintf("half closed %v", halfClosed), func(t *testing.T) {
 			t.Parallel()
 			proceed := make(chan struct{})
-			s := start(t, &actors.Stop{IdleGrace: 100 * time.Millisecond}, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			s := servetest.Start(t, &actors.Stop{IdleGrace: 100 * time.Millisecond}, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				<-proceed
 				io.WriteString(w, strings.Repeat("x", size))
 			})})
-			c := s.dial(t)
+			c := s.Dial(t)
 			c.Conn.(*net.TCPConn).SetReadBuffer(4 << 10)
-			c.send(get)
-			for s.stop.Snapshot().InFlight == 0 {
+			c.Send(servetest.Get)
+			for s.Stop.Snapshot().InFlight == 0 {
 				time.Sleep(time.Millisecond)
 			}
 			if halfClosed {
 				c.Conn.(*net.TCPConn).CloseWrite()
-				s.end()
-				s.until(t, actors.Draining)
+				s.End()
+				s.Until(t, actors.Draining)
 				close(proceed)
 			} else {
 				close(proceed)
-				for s.stop.Snapshot().Idle == 0 {
+				for s.Stop.Snapshot().Idle == 0 {
 					time.Sleep(time.Millisecond)
 				}
-				s.end()
+				s.End()
 			}
 			select {
-			case <-s.done:
+			case <-s.Done:
 				t.Error("the stop has ended before the answer has arrived")
 			case <-time.After(1500 * time.Millisecond):
 			}
 			c.Conn.(*net.TCPConn).SetReadBuffer(1 << 20)
-			if body, last := c.answer(); len(body) != size || last != halfClosed {
+			if body, last := c.Answer(); len(body) != size || last != halfClosed {
 				t.Errorf("answer of %d bytes, last %v, want %d, %v", len(body), last, size, halfClosed)
 			}
 			c.Close()
-			if err := s.wait(t); err != nil {
+			if err := s.Wait(t); err != nil {
 				t.Errorf("Err() = %v, want nil", err)
 			}
 		})

@@ -1,6 +1,6 @@
 //go:build linux
 
-package actors_test
+package drain_test
 
 import (
 	"bytes"
@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"lastcall/internal/socket"
 )
 
 // A network is TCP in memory, for a bubble of testing/synctest: one listening
@@ -24,13 +26,17 @@ import (
 //   - Each connection has a delay. What is sent arrives then, all of it and in
 //     order, and whoever looks at that instant finds it, whichever goroutine
 //     runs first: a segment lies on the line with its time of arrival on it.
+//
 //   - A Read whose deadline has passed fails, even if data is there.
+//
 //   - Close sends FIN; with data unread it sends RST. Data that arrives at a
 //     closed end is answered with RST. A RST that arrives discards what was
 //     not read yet.
+//
 //   - A handshake is over for the server when the SYN arrives, for the client a
 //     delay later. From then to the Accept the connection is in the queue. When
 //     the listener is closed, those in the queue are reset.
+//
 //   - Connections and listener have descriptors, those of real socket pairs, so
 //     that the code that is tested makes its own system calls: read(2) reads
 //     what has arrived; poll(2) says whether the queue has somebody; a filter
@@ -38,9 +44,17 @@ import (
 //     be one without, of which nobody can tell and which newcomers reach until
 //     it is closed.
 //
-// What it has not: loss, windows (a Write never waits), TCP_INFO, and the
-// state SYN_RECV, in which the kernel's listener does not know of a connection
-// whose SYN has passed the filter.
+//   - A line may lose packets: what was sent then arrives one retransmission
+//     timeout later, or three, or seven, and all that follows it not before.
+//
+//   - What has arrived is acknowledged at once or, by an end whose window is
+//     shut, when it is read.
+//
+//   - A connection knows its TCP_INFO.
+//
+// What it has not: windows that a Write has to wait for, the loss of SYN, RST and
+// acknowledgements, and the state SYN_RECV, in which the kernel's listener does
+// not know of a connection whose SYN has passed the filter.
 type network struct {
 	socket   bool                 // whether the listener has a descriptor
 	patience func() time.Duration // how long an Accept leaves its connection in the queue
@@ -62,9 +76,10 @@ type line struct {
 	net            *network
 	delay          time.Duration
 	client, server *end
-	opened         time.Time // when the SYN arrived
-	accepted       time.Time // zero: never
-	fin            time.Time // sent by a client that waits for its answer all the same
+	opened         time.Time   // when the SYN arrived
+	accepted       time.Time   // zero: never
+	fin            time.Time   // when that of a client arrives that waits for its answer all the same
+	loses          func() bool // whether the next packet is lost
 
 	requests []*request // the client's, in order
 }
@@ -82,6 +97,19 @@ type end struct {
 	finished      bool // no Write any more
 	readDeadline  time.Time
 	writeDeadline time.Time
+
+	read    int64 // bytes
+	shut    bool  // its window: it acknowledges what it reads
+	sent    []packet
+	resends []time.Time
+}
+
+// A packet is what an end has sent.
+type packet struct {
+	sent, arrives time.Time
+	end           int64     // bytes sent up to its end
+	data          bool      // else a FIN
+	acked         time.Time // when the acknowledgement arrives; zero: not known yet
 }
 
 // A segment without data is a FIN.
@@ -117,10 +145,11 @@ func notify(c chan struct{}) {
 }
 
 // dial makes a connection over a line of that delay.
-func (n *network) dial(delay time.Duration) (*end, error) {
+// loses says of each packet whether it is lost.
+func (n *network) dial(delay time.Duration, loses func() bool) (*end, error) {
 	for again := time.Second; again < 10*time.Second; again *= 2 {
 		time.Sleep(delay)
-		c, err := n.syn(delay)
+		c, err := n.syn(delay, loses)
 		if c != nil || err != nil {
 			time.Sleep(delay)
 			return c, err
@@ -131,7 +160,7 @@ func (n *network) dial(delay time.Duration) (*end, error) {
 }
 
 // syn is the arrival of one.
-func (n *network) syn(delay time.Duration) (*end, error) {
+func (n *network) syn(delay time.Duration, loses func() bool) (*end, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if !n.closed.IsZero() || n.hidden {
@@ -140,7 +169,7 @@ func (n *network) syn(delay time.Duration) (*end, error) {
 	if n.filtered {
 		return nil, nil
 	}
-	l := &line{net: n, delay: delay, opened: time.Now()}
+	l := &line{net: n, delay: delay, opened: time.Now(), loses: loses}
 	l.client = &end{line: l, port: len(n.lines) + 1, wake: make(chan struct{}, 1)}
 	l.server = &end{line: l, peer: l.client, wake: make(chan struct{}, 1)}
 	l.client.peer = l.server
@@ -263,6 +292,8 @@ func (e *end) look(p []byte) (n int, again time.Time, err error) {
 		}
 		m := copy(p[n:], s.data)
 		n += m
+		e.read += int64(m)
+		e.acknowledge()
 		if s.data = s.data[m:]; len(s.data) == 0 {
 			e.in = e.in[1:]
 		}
@@ -336,13 +367,109 @@ func (e *end) Write(p []byte) (int, error) {
 
 // send puts a segment on the line; without data it is the last.
 func (e *end) send(data []byte) {
-	at := time.Now().Add(e.delay)
+	now := time.Now()
+	p := packet{sent: now, arrives: now.Add(e.delay), end: int64(len(data)), data: data != nil}
+	rto := e.rto()
+	for range 3 {
+		if !e.loses() {
+			break
+		}
+		p.arrives, rto = p.arrives.Add(rto), 2*rto
+		e.resends = append(e.resends, p.arrives.Add(-e.delay))
+	}
+	if len(e.sent) > 0 {
+		last := e.sent[len(e.sent)-1]
+		p.end += last.end
+		p.arrives = later(p.arrives, last.arrives)
+	}
+	at := p.arrives
+	e.sent = append(e.sent, p)
+	e.peer.acknowledge()
 	if e.peer.closed.IsZero() {
 		e.peer.in = append(e.peer.in, segment{at, data})
 		notify(e.peer.wake)
 	} else if data != nil {
 		e.resetAt(at.Add(e.delay))
 	}
+}
+
+// acknowledge sends acknowledgements of what the other end has sent.
+func (e *end) acknowledge() {
+	for i := range e.peer.sent {
+		if p := &e.peer.sent[i]; p.acked.IsZero() && (!e.shut || p.end <= e.read || !p.data && !e.closed.IsZero()) {
+			p.acked = later(p.arrives, time.Now()).Add(e.delay)
+		}
+	}
+}
+
+// rto is the retransmission timeout: Linux's shortest, and a round trip.
+func (l *line) rto() time.Duration { return 200*time.Millisecond + 2*l.delay }
+
+// wrote is when data was sent last.
+func (e *end) wrote() (t time.Time) {
+	e.net.mu.Lock()
+	defer e.net.mu.Unlock()
+	for _, p := range e.sent {
+		if p.data {
+			t = p.sent
+		}
+	}
+	return t
+}
+
+// arrival is when that which was sent last arrives.
+func (e *end) arrival() time.Time {
+	e.net.mu.Lock()
+	defer e.net.mu.Unlock()
+	if len(e.sent) == 0 {
+		return time.Time{}
+	}
+	return e.sent[len(e.sent)-1].arrives
+}
+
+// unacked reports whether some packet, of those for which sent is true, is not
+// acknowledged at t.
+func (e *end) unacked(t time.Time, sent func(packet) bool) bool {
+	return !passedBy(e.reset, t) && slices.ContainsFunc(e.sent, func(p packet) bool {
+		return sent(p) && (p.acked.IsZero() || p.acked.After(t) || !e.peer.closed.IsZero() && p.data && p.arrives.After(e.peer.closed))
+	})
+}
+
+func passedBy(deadline, t time.Time) bool { return !deadline.IsZero() && !deadline.After(t) }
+
+// TCPInfo makes it a socket.Informer.
+func (e *end) TCPInfo() (info socket.Info) {
+	e.net.mu.Lock()
+	defer e.net.mu.Unlock()
+	now := time.Now()
+	if !e.closed.IsZero() {
+		return info
+	}
+	info.RTT, info.RTO = 2*e.delay, e.rto()
+	info.Unacked = e.unacked(now, func(packet) bool { return true })
+	for _, p := range e.sent {
+		if !p.acked.IsZero() && !p.acked.After(now) && (e.peer.closed.IsZero() || !p.arrives.After(e.peer.closed)) {
+			info.Acked = p.end
+		}
+	}
+	info.Received = e.read
+	for _, s := range e.in {
+		if !s.at.After(now) {
+			info.Received += int64(len(s.data))
+		}
+	}
+	info.Retransmitted = e.resent(now)
+	return info
+}
+
+// resent counts retransmissions up to t.
+func (e *end) resent(t time.Time) (n int) {
+	for _, at := range e.resends {
+		if !at.After(t) {
+			n++
+		}
+	}
+	return n
 }
 
 // resetAt lets a RST arrive.
@@ -371,6 +498,7 @@ func (e *end) Close() error {
 		return net.ErrClosed
 	}
 	e.closed = time.Now()
+	e.acknowledge()
 	notify(e.wake)
 	for _, s := range e.in {
 		if s.data != nil { // unread, or on its way
@@ -438,6 +566,7 @@ func (r rawEnd) Control(f func(fd uintptr)) error {
 	}
 	if left, _ := unix.Read(r.net.pair[0], buf[:]); left > 0 {
 		r.in = slices.Insert(r.in, 0, segment{time.Now(), bytes.Clone(buf[:left])})
+		r.read -= int64(left)
 	}
 	return nil
 }

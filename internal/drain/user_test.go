@@ -1,6 +1,6 @@
 //go:build linux
 
-package actors_test
+package drain_test
 
 import (
 	"bufio"
@@ -41,6 +41,8 @@ type user struct {
 	work    time.Duration // at most, of a handler
 	streams int           // percent
 	earlies int           // percent
+	dawdles time.Duration // at most, before it reads an answer, which is not acknowledged before
+	losses  int           // percent of packets, of its and of those to it
 }
 
 // kinds are the users that there are.
@@ -68,6 +70,8 @@ var kinds = []func(u *user){
 	func(u *user) { u.work = 500 * time.Millisecond; u.streams = 100 },
 	func(u *user) { u.halves = true; u.perLine = 1 + u.IntN(3) },
 	func(u *user) { u.givesUp = 30 },
+	func(u *user) { u.dawdles = oneOf(u.random, 300*time.Millisecond, 2*time.Second) },
+	func(u *user) { u.dawdles = 4 * time.Second; u.perLine = 1 + u.IntN(2); u.streams = 50 },
 	func(u *user) { u.piped = 50 },
 	func(u *user) {
 		u.piped = 50
@@ -90,7 +94,7 @@ func newUser(s *simulation, seed uint64, id int) *user {
 		random:     r,
 		id:         id,
 		delay:      r.tick + r.upTo(50*time.Millisecond-r.tick),
-		start:      r.upTo(s.stopAt),
+		start:      oneOf(r, r.upTo(s.stopAt), r.upTo(s.stopAt), max(0, s.stopAt-r.upTo(200*time.Millisecond))),
 		left:       1 + r.IntN(20),
 		perLine:    1 + r.IntN(10),
 		first:      oneOf(r, 0, 10*time.Millisecond, 300*time.Millisecond),
@@ -101,6 +105,9 @@ func newUser(s *simulation, seed uint64, id int) *user {
 		work:       oneOf(r, 0, 0, 5*time.Millisecond, 100*time.Millisecond),
 		streams:    10,
 	}
+	if s.lossy {
+		u.losses = oneOf(r, 0, 5, 20)
+	}
 	oneOf(r, s.kinds...)(u)
 	return u
 }
@@ -108,7 +115,8 @@ func newUser(s *simulation, seed uint64, id int) *user {
 func (u *user) live() {
 	time.Sleep(u.start)
 	for u.left > 0 {
-		c, err := u.net.dial(u.delay)
+		luck := rand.New(rand.NewPCG(u.Uint64(), uint64(u.left)))
+		c, err := u.net.dial(u.delay, func() bool { return luck.IntN(100) < u.losses })
 		if err != nil {
 			return
 		}
@@ -119,6 +127,9 @@ func (u *user) live() {
 // use makes requests on a connection until it ends.
 func (u *user) use(c *end) {
 	defer c.Close()
+	c.net.mu.Lock()
+	c.shut = u.dawdles > 0
+	c.net.mu.Unlock()
 	c.SetReadDeadline(time.Now().Add(10 * time.Minute))
 	r := bufio.NewReader(c)
 	time.Sleep(u.upTo(u.first))
@@ -165,8 +176,8 @@ func (u *user) exchange(c *end, br *bufio.Reader, batch []*request, half bool) b
 	go func() {
 		defer close(sent)
 		if u.send(c, batch, proceed) && half {
-			c.fin = time.Now()
 			c.CloseWrite()
+			c.fin = c.arrival()
 		}
 	}()
 	for _, r := range batch {
@@ -275,6 +286,16 @@ func (u *user) send(c *end, batch []*request, proceed <-chan struct{}) bool {
 		if _, err := io.WriteString(c, all[from:to]); err != nil {
 			return false
 		}
+		begin, end = 0, 0
+		for _, r := range batch {
+			begin, end = end, end+len(r.message)
+			if from <= begin && begin < to {
+				r.arrives = c.arrival()
+			}
+			if from < end && end <= to {
+				r.wholeArrives = c.arrival()
+			}
+		}
 		if u.bodies == "continue" && to < len(all) {
 			select {
 			case <-proceed:
@@ -288,6 +309,7 @@ func (u *user) send(c *end, batch []*request, proceed <-chan struct{}) bool {
 
 // receive reads the answer to a request.
 func (u *user) receive(br *bufio.Reader, r *request, proceed chan<- struct{}) bool {
+	time.Sleep(u.upTo(u.dawdles))
 	resp, err := http.ReadResponse(br, nil)
 	asked := u.bodies == "continue"
 	if err == nil && asked && resp.StatusCode == http.StatusContinue {
@@ -309,7 +331,7 @@ func (u *user) receive(br *bufio.Reader, r *request, proceed chan<- struct{}) bo
 	}
 	if asked && resp.StatusCode == http.StatusServiceUnavailable && resp.Close {
 		// Not wanted any more, and nothing lost. The handler did not see it.
-		r.served = time.Now().Add(-r.delay)
+		r.served = r.server.wrote()
 		r.said, r.done = r.served, r.served
 		r.got, r.last, r.closes, r.refused = true, true, true, true
 		if r.done.Before(u.drain) {

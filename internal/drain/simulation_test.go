@@ -1,6 +1,6 @@
 //go:build linux
 
-package actors_test
+package drain_test
 
 import (
 	"context"
@@ -30,11 +30,11 @@ var (
 // TestSimulation stops servers over a network in memory and with a clock that
 // jumps, each with a few dozen clients whose behaviour follows from a seed:
 //
-//	go test ./actors -run TestSimulation -seed 123 -runs 1
+//	go test ./internal/drain -run TestSimulation -seed 123 -runs 1
 //
 // simulates one stop again; within the seeds that are run anyway, so does
 //
-//	go test ./actors -run 'TestSimulation/seed=123$'
+//	go test ./internal/drain -run 'TestSimulation/seed=123$'
 //
 // A run can differ from another one with the same seed where events coincide:
 // in what order goroutines then run is not the seed's to say.
@@ -84,6 +84,9 @@ type simulation struct {
 	stopAt  time.Duration // after the start
 	clients int
 	kinds   []func(*user) // of them
+	lossy   bool          // whether some of their lines lose packets
+
+	patience time.Duration // at most, for which an Accept leaves somebody in the queue
 
 	begun    time.Time // when the stop began; like the following, known before it happens
 	drain    time.Time // when draining begins
@@ -96,6 +99,7 @@ type simulation struct {
 	seen     actors.Phase // the latest that somebody saw
 	faults   []string
 	states   map[string][]http.ConnState // of net/http, by remote address
+	named    map[string][]string         // what Err says was cut, by remote address: "GET /1/1", or ""
 }
 
 // An entry is a line of the log about a phase.
@@ -109,32 +113,41 @@ func (e entry) String() string { return e.Phase.String() + " " + at(e.at) }
 // A request is what both sides know of one.
 type request struct {
 	*line
-	path    string
-	method  string
-	message string // as it is sent
-	body    string
-	work    time.Duration // of the handler
-	stream  bool          // whether the answer's header is sent before that
-	early   bool          // whether the handler answers without reading the body
-	minds   bool          // whether the handler ends when it is told that the client is gone
-	behind  *request      // sent without waiting for the answer to this one
-	gaveUp  bool          // the client closed the connection
-	asks    bool          // for the end of the connection
-	sent    time.Time     // the first byte
-	whole   time.Time     // the last
-	blind   bool          // the client could know by then that the connection was closed
-	served  time.Time     // when the handler began,
-	said    time.Time     // sent its header,
-	closes  bool          // with "Connection: close",
-	refused bool          // by the server itself, which did not want the body
-	done    time.Time     // and ended
-	got     bool          // whether the client got the whole answer,
-	last    bool          // with "Connection: close",
-	failure error         // or why not
+	path                  string
+	method                string
+	message               string // as it is sent
+	body                  string
+	work                  time.Duration // of the handler
+	stream                bool          // whether the answer's header is sent before that
+	early                 bool          // whether the handler answers without reading the body
+	minds                 bool          // whether the handler ends when it is told that the client is gone
+	behind                *request      // sent without waiting for the answer to this one
+	gaveUp                bool          // the client closed the connection
+	asks                  bool          // for the end of the connection
+	sent                  time.Time     // the first byte
+	whole                 time.Time     // the last
+	arrives, wholeArrives time.Time     // when they arrive
+	blind                 bool          // the client could know by then that the connection was closed
+	served                time.Time     // when the handler began,
+	said                  time.Time     // sent its header,
+	closes                bool          // with "Connection: close",
+	refused               bool          // by the server itself, which did not want the body
+	done                  time.Time     // and ended
+	got                   bool          // whether the client got the whole answer,
+	last                  bool          // with "Connection: close",
+	failure               error         // or why not
+
+	inTime, doneInTime bool // the connection was not closed when the handler began, and ended
 }
 
 // arrived is when its first byte was at the server.
-func (r *request) arrived() time.Time { return r.sent.Add(r.delay) }
+// arrived is when its first byte did, or would have.
+func (r *request) arrived() time.Time {
+	if r.arrives.IsZero() { // the connection was closed by then
+		return r.sent.Add(r.delay)
+	}
+	return r.arrives
+}
 
 // random draws times that are multiples of its tick, so that events coincide.
 type random struct {
@@ -171,16 +184,9 @@ func newSimulation(seed uint64) (*simulation, error) {
 		requests: make(map[string]*request),
 		states:   make(map[string][]http.ConnState),
 	}
-	// Nothing else happens at the moment of the cut, so that it is certain
-	// what is in flight. For the moment of the drain that is left to chance.
-	switch {
-	case s.Grace < 0:
-		s.stopAt += r.tick / 4
-	case r.chance(50):
+	// Whether other things happen at the moments of the stop is left to chance.
+	if r.chance(50) {
 		s.stopAt += r.tick / 2
-	}
-	if s.Grace > 0 {
-		s.Grace += r.tick / 4
 	}
 	if r.chance(50) { // clients that have more in common
 		s.kinds = nil
@@ -188,6 +194,7 @@ func newSimulation(seed uint64) (*simulation, error) {
 			s.kinds = append(s.kinds, oneOf(r, kinds...))
 		}
 	}
+	s.lossy = r.chance(30)
 	patience := time.Duration(0)
 	switch {
 	case r.chance(50):
@@ -196,6 +203,7 @@ func newSimulation(seed uint64) (*simulation, error) {
 	default:
 		patience = r.upTo(8 * time.Millisecond) // who waits for 10 ms is taken for idle
 	}
+	s.patience = patience
 	waits := random{rand.New(rand.NewPCG(seed, 1)), r.tick}
 	n.patience = func() time.Duration { return waits.upTo(patience) }
 
@@ -297,7 +305,7 @@ func simulate(t *testing.T, seed uint64, sum *tally) {
 	s.check()
 	sum.add(s)
 	if len(s.faults) > 0 {
-		t.Errorf("%v\n%s\nagain: go test ./actors -run TestSimulation -seed %d -runs 1", s, strings.Join(s.faults, "\n"), seed)
+		t.Errorf("%v\n%s\nagain: go test ./internal/drain -run TestSimulation -seed %d -runs 1", s, strings.Join(s.faults, "\n"), seed)
 	}
 }
 
@@ -323,6 +331,7 @@ func (s *simulation) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	r.served = time.Now()
+	r.inTime = !r.isCut()
 	if !r.early {
 		body, err := io.ReadAll(req.Body)
 		if err == nil && string(body) != r.body {
@@ -351,6 +360,14 @@ func (s *simulation) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	io.WriteString(w, filler)
 	r.done = time.Now()
+	r.doneInTime = !r.isCut()
+}
+
+// isCut reports whether the server has closed the connection already.
+func (l *line) isCut() bool {
+	l.net.mu.Lock()
+	defer l.net.mu.Unlock()
+	return !l.server.closed.IsZero()
 }
 
 // gone is the channel that tells the handler, if it minds.
@@ -372,13 +389,13 @@ func at(t time.Time) string {
 }
 
 func (s *simulation) String() string {
-	return fmt.Sprintf("%d clients, socket %v, tick %v, lame duck %v, grace %v, idle grace %v; stop %s, drain %s, door closed %s, deadline %s, end %s",
-		s.clients, s.net.socket, s.tick, s.LameDuck, s.Grace, s.IdleGrace, at(s.begun), at(s.drain), at(s.net.closed), at(s.deadline), at(s.ended))
+	return fmt.Sprintf("%d clients, socket %v, patience %v, tick %v, lame duck %v, grace %v, idle grace %v; stop %s, drain %s, door closed %s, deadline %s, end %s",
+		s.clients, s.net.socket, s.patience, s.tick, s.LameDuck, s.Grace, s.IdleGrace, at(s.begun), at(s.drain), at(s.net.closed), at(s.deadline), at(s.ended))
 }
 
 func (l *line) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "  line %v: delay %v, opened %s, accepted %s, closed by client %s, by server %s", l.client.LocalAddr(), l.delay,
+	fmt.Fprintf(&b, "  line %v: delay %v, %d and %d packets resent, opened %s, accepted %s, closed by client %s, by server %s", l.client.LocalAddr(), l.delay, len(l.client.resends), len(l.server.resends),
 		at(l.opened), at(l.accepted), at(l.client.closed), at(l.server.closed))
 	for _, r := range l.requests {
 		fmt.Fprintf(&b, "\n    %v", r)

@@ -1,6 +1,6 @@
 //go:build unix
 
-package actors_test
+package drain_test
 
 import (
 	"io"
@@ -12,12 +12,14 @@ import (
 	"time"
 
 	"lastcall/actors"
+	"lastcall/internal/servetest"
 )
 
 // TestInheritedIsLeft stops while many are in the queue: whoever has not been
 // accepted by then, and who comes later, is for the one who holds the socket
 // besides. Each is answered by one of the two.
 func TestInheritedIsLeft(t *testing.T) {
+	t.Parallel()
 	l, err := actors.Listen("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -33,22 +35,22 @@ func TestInheritedIsLeft(t *testing.T) {
 	}
 	defer other.Close()
 
-	s := &service{addr: l.Addr().String(), stop: new(actors.Stop)}
-	clients := make([]*client, 50)
+	s := &servetest.Service{Addr: l.Addr().String(), Stop: new(actors.Stop)}
+	clients := make([]*servetest.Client, 50)
 	for i := range clients {
-		clients[i] = s.dial(t)
-		clients[i].send(get)
+		clients[i] = s.Dial(t)
+		clients[i].Send(servetest.Get)
 	}
-	execute, interrupt := actors.HTTP(s.stop, &http.Server{Handler: http.HandlerFunc(hello)},
-		actors.Inherited(lateListener{l.(*net.TCPListener), s.stop, 5 * time.Millisecond}))
+	execute, interrupt := actors.HTTP(s.Stop, &http.Server{Handler: http.HandlerFunc(servetest.Hello)},
+		actors.Inherited(lateListener{l.(*net.TCPListener), s.Stop, 5 * time.Millisecond}))
 	interrupt(nil)
 	if err := execute(); err != nil {
 		t.Errorf("execute() = %v, want nil", err)
 	}
-	clients = append(clients, s.dial(t)) // a SYN filter would not let it in
-	clients[50].send(get)
+	clients = append(clients, s.Dial(t)) // a SYN filter would not let it in
+	clients[50].Send(servetest.Get)
 
-	left := len(clients) - int(s.stop.Snapshot().Drained)
+	left := len(clients) - int(s.Stop.Snapshot().Drained)
 	if left == 1 {
 		t.Error("the whole queue was accepted, want it left")
 	}
@@ -58,18 +60,19 @@ func TestInheritedIsLeft(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		io.ReadFull(nc, make([]byte, len(get)))
+		io.ReadFull(nc, make([]byte, len(servetest.Get)))
 		io.WriteString(nc, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
 		nc.Close()
 	}
 	for _, c := range clients {
-		if body, _ := c.answer(); body != "hello" {
+		if body, _ := c.Answer(); body != "hello" {
 			t.Errorf("answer = %q, want hello", body)
 		}
 	}
 }
 
 func TestInheritedKeepsPath(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "socket")
 	l, err := actors.Listen("unix:" + path)
 	if err != nil {

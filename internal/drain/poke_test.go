@@ -1,4 +1,4 @@
-package actors_test
+package drain_test
 
 import (
 	"io"
@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"lastcall/actors"
+	"lastcall/internal/servetest"
 )
 
 // A poked connection is one that a test gets hold of at the very moment at
@@ -59,14 +60,14 @@ func (l pokedListener) Accept() (net.Conn, error) {
 // poke answers one request on a connection, stops the server, and calls onPoke
 // when it tells the connection to close. It returns the client and how
 // execute ended.
-func poke(t *testing.T, srv *http.Server, onPoke func(client *client, c *poked, at time.Time)) (*client, <-chan error) {
+func poke(t *testing.T, srv *http.Server, onPoke func(client *servetest.Client, c *poked, at time.Time)) (*servetest.Client, <-chan error) {
 	t.Helper()
 	l, err := actors.Listen("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	stop := new(actors.Stop)
-	c := (&service{addr: l.Addr().String()}).dial(t)
+	c := (&servetest.Service{Addr: l.Addr().String()}).Dial(t)
 	execute, interrupt := actors.HTTP(stop, srv, pokedListener{l.(*net.TCPListener), func(tc *net.TCPConn) net.Conn {
 		return &poked{
 			TCPConn:  tc,
@@ -77,8 +78,8 @@ func poke(t *testing.T, srv *http.Server, onPoke func(client *client, c *poked, 
 	}})
 	done := make(chan error, 1)
 	go func() { done <- execute() }()
-	c.send(get)
-	c.answer()
+	c.Send(servetest.Get)
+	c.Answer()
 	for stop.Snapshot().Busy > 0 {
 		time.Sleep(time.Millisecond)
 	}
@@ -89,13 +90,13 @@ func poke(t *testing.T, srv *http.Server, onPoke func(client *client, c *poked, 
 func TestDrainLooksOnceMore(t *testing.T) {
 	t.Parallel()
 	// The Read that was waiting has ended at the deadline; then the request comes.
-	c, done := poke(t, &http.Server{Handler: http.HandlerFunc(hello)}, func(c *client, p *poked, at time.Time) {
+	c, done := poke(t, &http.Server{Handler: http.HandlerFunc(servetest.Hello)}, func(c *servetest.Client, p *poked, at time.Time) {
 		<-p.read // of the first request
 		p.TCPConn.SetReadDeadline(at)
 		<-p.read
-		io.WriteString(c, get)
+		io.WriteString(c, servetest.Get)
 	})
-	if body, last := c.answer(); body != "hello" || !last {
+	if body, last := c.Answer(); body != "hello" || !last {
 		t.Errorf("answer = %q, last %v, want hello, true", body, last)
 	}
 	if err := <-done; err != nil {
@@ -108,16 +109,16 @@ func TestDrainTakesBackTheDeadline(t *testing.T) {
 	// The Read that was waiting has found the first bytes of a request; then it
 	// is told to close. The rest is still read.
 	some := make(chan struct{})
-	c, done := poke(t, &http.Server{Handler: http.HandlerFunc(hello)}, func(c *client, p *poked, at time.Time) {
+	c, done := poke(t, &http.Server{Handler: http.HandlerFunc(servetest.Hello)}, func(c *servetest.Client, p *poked, at time.Time) {
 		<-p.read // of the first request
-		io.WriteString(c, get[:2])
+		io.WriteString(c, servetest.Get[:2])
 		<-p.read
 		p.TCPConn.SetReadDeadline(at)
 		close(some)
 	})
 	<-some
-	c.send(get[2:])
-	if body, last := c.answer(); body != "hello" || !last {
+	c.Send(servetest.Get[2:])
+	if body, last := c.Answer(); body != "hello" || !last {
 		t.Errorf("answer = %q, last %v, want hello, true", body, last)
 	}
 	if err := <-done; err != nil {
@@ -126,6 +127,7 @@ func TestDrainTakesBackTheDeadline(t *testing.T) {
 }
 
 func TestDrainIsNotOverruled(t *testing.T) {
+	t.Parallel()
 	// net/http sets the deadline for idle connections only when it has said
 	// that the connection is idle; if that was told to close meanwhile, it
 	// stays so.
@@ -137,7 +139,7 @@ func TestDrainIsNotOverruled(t *testing.T) {
 	told := make(chan struct{})
 	var execute func() error
 	var interrupt func(error)
-	srv := &http.Server{Handler: http.HandlerFunc(hello), ConnState: func(_ net.Conn, state http.ConnState) {
+	srv := &http.Server{Handler: http.HandlerFunc(servetest.Hello), ConnState: func(_ net.Conn, state http.ConnState) {
 		if state == http.StateIdle {
 			interrupt(nil)
 			<-told
@@ -152,10 +154,10 @@ func TestDrainIsNotOverruled(t *testing.T) {
 	}})
 	done := make(chan error, 1)
 	go func() { done <- execute() }()
-	c := (&service{addr: l.Addr().String()}).dial(t)
-	c.send(get)
-	c.answer()
-	c.closed()
+	c := (&servetest.Service{Addr: l.Addr().String()}).Dial(t)
+	c.Send(servetest.Get)
+	c.Answer()
+	c.Closed()
 	if err := <-done; err != nil {
 		t.Errorf("execute() = %v, want nil", err)
 	}

@@ -1,6 +1,6 @@
 //go:build unix
 
-package actors_test
+package drain_test
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lastcall/actors"
+	"lastcall/internal/servetest"
 )
 
 // small makes a buffer of a connection as small as it can be.
@@ -34,21 +35,21 @@ func small(t *testing.T, sc syscall.Conn, buffer int) {
 // net/http writing, which then does not close the connection.
 func TestDrainOfHTTP2NotRead(t *testing.T) {
 	t.Parallel()
-	srv := server2(t, false, hello)
+	srv := server2(t, false, servetest.Hello)
 	srv.ConnContext = func(ctx context.Context, nc net.Conn) context.Context {
 		small(t, nc.(syscall.Conn), unix.SO_SNDBUF)
 		return ctx
 	}
-	s := start(t, &actors.Stop{IdleGrace: time.Second}, srv)
-	nc := s.raw2(t, false)
+	s := servetest.Start(t, &actors.Stop{IdleGrace: time.Second}, srv)
+	nc := raw2(t, s, false)
 	small(t, nc.(*net.TCPConn), unix.SO_RCVBUF)
 	const ping = "\x00\x00\x08\x06\x00\x00\x00\x00\x00" + "12345678"
 	if _, err := nc.Write([]byte(strings.Repeat(ping, 9000))); err != nil { // net/http gives up at 10,000 that wait
 		t.Fatal(err)
 	}
 	begun := time.Now()
-	s.end()
-	if err := s.wait(t); err != nil {
+	s.End()
+	if err := s.Wait(t); err != nil {
 		t.Errorf("Err() = %v, want nil", err)
 	}
 	if took := time.Since(begun); took > 10*time.Second {

@@ -1,4 +1,4 @@
-package actors_test
+package drain_test
 
 import (
 	"bufio"
@@ -17,31 +17,33 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"lastcall/actors"
+	"lastcall/internal/servetest"
 )
 
 // The first part of the next request came in one segment with the request that
 // was answered before the stop, so that it is in nobody's socket any more.
 func TestDrainWaitsForPart(t *testing.T) {
+	t.Parallel()
 	for _, first := range []string{
-		get,
+		servetest.Get,
 		"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello",
 		"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
 	} {
 		for _, part := range []int{1, 4, 20} {
-			t.Run(fmt.Sprintf("%s behind %.4s %d", get[:part], first, len(first)), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%s behind %.4s %d", servetest.Get[:part], first, len(first)), func(t *testing.T) {
 				t.Parallel()
-				s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(hello)})
-				c := s.dial(t)
-				c.send(first + get[:part])
-				c.answer()
-				s.end()
-				s.until(t, actors.Draining)
-				if n := s.stop.Snapshot(); n.Busy != 1 {
+				s := servetest.Start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(servetest.Hello)})
+				c := s.Dial(t)
+				c.Send(first + servetest.Get[:part])
+				c.Answer()
+				s.End()
+				s.Until(t, actors.Draining)
+				if n := s.Stop.Snapshot(); n.Busy != 1 {
 					t.Errorf("Snapshot() = %+v, want 1 busy", n)
 				}
 				time.Sleep(2 * time.Second) // longer than an idle connection is kept
-				c.send(get[part:])
-				if body, last := c.answer(); body != "hello" || !last {
+				c.Send(servetest.Get[part:])
+				if body, last := c.Answer(); body != "hello" || !last {
 					t.Errorf("answer = %q, last %v, want hello, true", body, last)
 				}
 			})
@@ -52,20 +54,21 @@ func TestDrainWaitsForPart(t *testing.T) {
 // Requests that are there already when the answer is about to be sent are
 // answered too: nothing before the last says "Connection: close".
 func TestDrainAnswersPipelined(t *testing.T) {
+	t.Parallel()
 	post := "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
 	chunked := "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
 	for _, behind := range []string{
-		strings.Repeat(get, 10),
-		strings.Repeat(get, 1000), // more than any buffer takes at once
+		strings.Repeat(servetest.Get, 10),
+		strings.Repeat(servetest.Get, 1000), // more than any buffer takes at once
 		strings.Repeat(post, 10),
-		strings.Repeat(chunked+get, 5),
+		strings.Repeat(chunked+servetest.Get, 5),
 	} {
 		n := strings.Count(behind, "HTTP/1.1")
 		for _, together := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%d %.4s %v", n, behind, together), func(t *testing.T) {
 				t.Parallel()
 				entered, proceed := make(chan struct{}), make(chan struct{})
-				s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				s := servetest.Start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					io.Copy(io.Discard, r.Body)
 					if r.URL.Path == "/slow" {
 						close(entered)
@@ -73,21 +76,21 @@ func TestDrainAnswersPipelined(t *testing.T) {
 					}
 					io.WriteString(w, "hello")
 				})})
-				c := s.dial(t)
+				c := s.Dial(t)
 				slow := "GET /slow HTTP/1.1\r\nHost: x\r\n\r\n"
 				if together {
-					c.send(slow + behind)
+					c.Send(slow + behind)
 					<-entered
 				} else {
-					c.send(slow)
+					c.Send(slow)
 					<-entered
-					c.send(behind) // it fits into the socket's buffers: it has arrived then
+					c.Send(behind) // it fits into the socket's buffers: it has arrived then
 				}
-				s.end()
-				s.until(t, actors.Draining)
+				s.End()
+				s.Until(t, actors.Draining)
 				close(proceed)
 				for i := range n + 1 {
-					if body, last := c.answer(); body != "hello" || last && i < n {
+					if body, last := c.Answer(); body != "hello" || last && i < n {
 						t.Fatalf("answer %d of %d = %q, last %v", i, n+1, body, last)
 					}
 				}
@@ -98,34 +101,35 @@ func TestDrainAnswersPipelined(t *testing.T) {
 
 // A request is also seen behind a body that nobody has read.
 func TestDrainAnswersBehindUnreadBody(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS != "linux" {
 		t.Skip("no other system tells how much is there to be read")
 	}
 	for _, length := range []int{5, 100_000} {
-		for _, behind := range []string{"", get} {
+		for _, behind := range []string{"", servetest.Get} {
 			t.Run(fmt.Sprintf("%d %.3s", length, behind), func(t *testing.T) {
 				t.Parallel()
 				entered, proceed := make(chan struct{}), make(chan struct{})
-				s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				s := servetest.Start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					if r.Method == "POST" {
 						close(entered)
 						<-proceed
 					}
 					io.WriteString(w, "hello")
 				})})
-				c := s.dial(t)
-				c.send(fmt.Sprintf("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", length))
+				c := s.Dial(t)
+				c.Send(fmt.Sprintf("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", length))
 				<-entered
-				c.send(strings.Repeat("x", length) + behind)
-				s.end()
-				s.until(t, actors.Draining)
+				c.Send(strings.Repeat("x", length) + behind)
+				s.End()
+				s.Until(t, actors.Draining)
 				time.Sleep(50 * time.Millisecond) // for that to arrive
 				close(proceed)
-				if body, last := c.answer(); body != "hello" || last != (behind == "") {
+				if body, last := c.Answer(); body != "hello" || last != (behind == "") {
 					t.Errorf("answer = %q, last %v", body, last)
 				}
 				if behind != "" {
-					if body, last := c.answer(); body != "hello" || !last {
+					if body, last := c.Answer(); body != "hello" || !last {
 						t.Errorf("second answer = %q, last %v", body, last)
 					}
 				}
@@ -137,43 +141,44 @@ func TestDrainAnswersBehindUnreadBody(t *testing.T) {
 // A client that never stops sending is told to stop at some time.
 func TestDrainEndsPipelining(t *testing.T) {
 	t.Parallel()
-	s := start(t, &actors.Stop{IdleGrace: 300 * time.Millisecond}, &http.Server{Handler: http.HandlerFunc(hello)})
-	c := s.dial(t)
+	s := servetest.Start(t, &actors.Stop{IdleGrace: 300 * time.Millisecond}, &http.Server{Handler: http.HandlerFunc(servetest.Hello)})
+	c := s.Dial(t)
 	go func() {
 		for {
-			if _, err := io.WriteString(c, strings.Repeat(get, 100)); err != nil {
+			if _, err := io.WriteString(c, strings.Repeat(servetest.Get, 100)); err != nil {
 				return
 			}
 		}
 	}()
-	c.answer()
-	s.end()
+	c.Answer()
+	s.End()
 	for last := false; !last; {
-		_, last = c.answer()
+		_, last = c.Answer()
 	}
-	if err := s.wait(t); err != nil {
+	if err := s.Wait(t); err != nil {
 		t.Errorf("Err() = %v, want nil", err)
 	}
 }
 
 func TestDrainOfHTTP10(t *testing.T) {
+	t.Parallel()
 	for _, keep := range []bool{true, false} {
 		t.Run(fmt.Sprint(keep), func(t *testing.T) {
-			s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(hello)})
-			c := s.dial(t)
+			s := servetest.Start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(servetest.Hello)})
+			c := s.Dial(t)
 			req := "GET / HTTP/1.0\r\n"
 			if keep {
 				req += "Connection: keep-alive\r\n"
-				c.send(req + "\r\n")
-				c.answer()
+				c.Send(req + "\r\n")
+				c.Answer()
 			}
-			s.end()
-			s.until(t, actors.Draining)
-			c.send(req + "\r\n")
-			if body, last := c.answer(); body != "hello" || !last {
+			s.End()
+			s.Until(t, actors.Draining)
+			c.Send(req + "\r\n")
+			if body, last := c.Answer(); body != "hello" || !last {
 				t.Errorf("answer = %q, last %v, want hello, true", body, last)
 			}
-			c.closed()
+			c.Closed()
 		})
 	}
 }
@@ -181,26 +186,27 @@ func TestDrainOfHTTP10(t *testing.T) {
 // An answer that only the end of its connection ends must not look whole when
 // it is cut.
 func TestCutOfHTTP10(t *testing.T) {
+	t.Parallel()
 	both(t, func(t *testing.T, overTLS bool) {
-		s := start(t, &actors.Stop{Grace: 200 * time.Millisecond}, server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
+		s := servetest.Start(t, &actors.Stop{Grace: 200 * time.Millisecond}, server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
 			io.WriteString(w, "hel")
 			http.NewResponseController(w).Flush()
 			<-r.Context().Done()
 		}))
-		c := s.dial(t)
+		c := s.Dial(t)
 		if overTLS {
 			c.Conn = tls.Client(c.Conn, &tls.Config{InsecureSkipVerify: true})
-			c.r.Reset(c.Conn)
+			c.R.Reset(c.Conn)
 		}
-		c.send("GET / HTTP/1.0\r\n\r\n")
-		for s.stop.Snapshot().InFlight == 0 {
+		c.Send("GET / HTTP/1.0\r\n\r\n")
+		for s.Stop.Snapshot().InFlight == 0 {
 			time.Sleep(time.Millisecond)
 		}
-		s.end()
-		if answer, err := io.ReadAll(c.r); err == nil {
+		s.End()
+		if answer, err := io.ReadAll(c.R); err == nil {
 			t.Errorf("read %q to its end, want a reset", answer)
 		}
-		if err := s.wait(t); !errors.Is(err, actors.ErrCut) {
+		if err := s.Wait(t); !errors.Is(err, actors.ErrCut) {
 			t.Errorf("Err() = %v, want a cut", err)
 		}
 	})
@@ -208,11 +214,12 @@ func TestCutOfHTTP10(t *testing.T) {
 
 // In a stop, a client may close its sending side and wait for the answer.
 func TestHalfClosedIsAnswered(t *testing.T) {
-	for _, req := range []string{get, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello", "GET / HTTP/1.0\r\n\r\n", get + get} {
+	t.Parallel()
+	for _, req := range []string{servetest.Get, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello", "GET / HTTP/1.0\r\n\r\n", servetest.Get + servetest.Get} {
 		t.Run(fmt.Sprintf("%.30q", req), func(t *testing.T) {
 			t.Parallel()
 			began := make(chan struct{}, 2)
-			s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			s := servetest.Start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				began <- struct{}{}
 				io.Copy(io.Discard, r.Body)
 				time.Sleep(100 * time.Millisecond)
@@ -224,18 +231,18 @@ func TestHalfClosedIsAnswered(t *testing.T) {
 				}
 				io.WriteString(w, "hello")
 			})})
-			c := s.dial(t)
-			c.send(req)
+			c := s.Dial(t)
+			c.Send(req)
 			<-began
-			s.end()
-			s.until(t, actors.Draining)
+			s.End()
+			s.Until(t, actors.Draining)
 			c.Conn.(*net.TCPConn).CloseWrite()
 			for range strings.Count(req, "HTTP") {
-				if body, _ := c.answer(); body != "hello" {
+				if body, _ := c.Answer(); body != "hello" {
 					t.Errorf("answer = %q, want hello", body)
 				}
 			}
-			c.closed()
+			c.Closed()
 		})
 	}
 }
@@ -243,18 +250,19 @@ func TestHalfClosedIsAnswered(t *testing.T) {
 // Its FIN may come at any moment, also when the answer is just being sent: that
 // must not hold the connection.
 func TestHalfClosedAtAnswer(t *testing.T) {
-	s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(hello)})
+	t.Parallel()
+	s := servetest.Start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(servetest.Hello)})
 	var clients sync.WaitGroup
 	for range 8 {
 		clients.Go(func() {
 			for i := range 400 {
-				nc, err := net.Dial("tcp", s.addr)
+				nc, err := net.Dial("tcp", s.Addr)
 				if err != nil {
 					t.Error(err)
 					return
 				}
 				begun := time.Now()
-				io.WriteString(nc, get)
+				io.WriteString(nc, servetest.Get)
 				for range i * 10 { // a while
 					runtime.Gosched()
 				}
@@ -270,45 +278,16 @@ func TestHalfClosedAtAnswer(t *testing.T) {
 	clients.Wait()
 }
 
-// In a stop, a client that has closed its sending side may take its time over
-// the answer.
-func TestHalfClosedStreams(t *testing.T) {
-	t.Parallel()
-	const pieces = 35 // 7 s
-	s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		for range pieces {
-			io.WriteString(w, "x")
-			http.NewResponseController(w).Flush()
-			select {
-			case <-r.Context().Done():
-				panic(http.ErrAbortHandler)
-			case <-time.After(200 * time.Millisecond):
-			}
-		}
-	})})
-	c := s.dial(t)
-	c.send(get)
-	if _, err := c.r.Peek(1); err != nil {
-		t.Fatal(err)
-	}
-	s.end()
-	s.until(t, actors.Draining)
-	c.Conn.(*net.TCPConn).CloseWrite()
-	if body, _ := c.answer(); body != strings.Repeat("x", pieces) {
-		t.Errorf("answer = %q, want %d pieces", body, pieces)
-	}
-}
-
 // A client that is gone is found out all the same, also if nothing is written.
 func TestGoneClientCancels(t *testing.T) {
 	t.Parallel()
 	cancelled := make(chan struct{})
-	s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s := servetest.Start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done()
 		close(cancelled)
 	})})
-	c := s.dial(t)
-	c.send(get)
+	c := s.Dial(t)
+	c.Send(servetest.Get)
 	c.Close()
 	select {
 	case <-cancelled:
@@ -319,24 +298,25 @@ func TestGoneClientCancels(t *testing.T) {
 
 // Old clients send an empty line after a body. That is not a request.
 func TestDrainIgnoresEmptyLines(t *testing.T) {
-	s := start(t, &actors.Stop{Grace: 10 * time.Second}, &http.Server{Handler: http.HandlerFunc(hello)})
+	t.Parallel()
+	s := servetest.Start(t, &actors.Stop{Grace: 10 * time.Second}, &http.Server{Handler: http.HandlerFunc(servetest.Hello)})
 	for _, stray := range []string{"\r\n", "\n", "\r\n\r\n"} {
-		c := s.dial(t)
-		c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi" + stray)
-		c.answer()
-		c.send(get)
-		c.answer()
-		c.send(stray)
-		c = s.dial(t)
-		c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi" + stray)
-		c.answer()
-		c.send(stray)
-		c = s.dial(t)
-		c.send("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n" + stray)
-		c.answer()
+		c := s.Dial(t)
+		c.Send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi" + stray)
+		c.Answer()
+		c.Send(servetest.Get)
+		c.Answer()
+		c.Send(stray)
+		c = s.Dial(t)
+		c.Send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi" + stray)
+		c.Answer()
+		c.Send(stray)
+		c = s.Dial(t)
+		c.Send("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n" + stray)
+		c.Answer()
 	}
-	s.end()
-	if err := s.wait(t); err != nil {
+	s.End()
+	if err := s.Wait(t); err != nil {
 		t.Errorf("Err() = %v, want nil", err)
 	}
 }
@@ -344,84 +324,85 @@ func TestDrainIgnoresEmptyLines(t *testing.T) {
 // In a stop, the time for a header begins with its first byte, also if that came
 // while the request before it was being answered.
 func TestHeaderTimeoutFromFirstByte(t *testing.T) {
+	t.Parallel()
 	for _, together := range []string{"", "G", "GET /"} {
-		s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(hello),
+		s := servetest.Start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(servetest.Hello),
 			ReadHeaderTimeout: 200 * time.Millisecond, IdleTimeout: time.Hour})
-		c := s.dial(t)
-		c.send(get + together)
-		c.answer()
+		c := s.Dial(t)
+		c.Send(servetest.Get + together)
+		c.Answer()
 		if together == "" {
 			time.Sleep(10 * time.Millisecond) // net/http waits by now, or will soon: both must do
-			c.send("G")
+			c.Send("G")
 		}
-		s.end()
-		if _, err := io.Copy(io.Discard, c.r); err != nil { // c's own deadline
+		s.End()
+		if _, err := io.Copy(io.Discard, c.R); err != nil { // c's own deadline
 			t.Errorf("behind %q: %v, want the end", together, err)
 		}
 	}
 }
 
 func TestDrainRefusesToContinue(t *testing.T) {
+	t.Parallel()
 	entered, proceed := make(chan struct{}), make(chan struct{})
-	s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s := servetest.Start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		close(entered)
 		body, err := io.ReadAll(r.Body)
 		<-proceed
 		fmt.Fprintf(w, "%s %v", body, err)
 	})})
 	const expect = "POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
-	begun, late := s.dial(t), s.dial(t)
-	begun.send(expect)
+	begun, late := s.Dial(t), s.Dial(t)
+	begun.Send(expect)
 	<-entered
-	if line, _ := begun.r.ReadString('\n'); !strings.HasPrefix(line, "HTTP/1.1 100 ") {
+	if line, _ := begun.R.ReadString('\n'); !strings.HasPrefix(line, "HTTP/1.1 100 ") {
 		t.Fatalf("got %q, want 100", line)
 	}
-	begun.r.ReadString('\n')
-	late.send(expect[:20])
-	for s.stop.Snapshot().Busy < 2 {
+	begun.R.ReadString('\n')
+	late.Send(expect[:20])
+	for s.Stop.Snapshot().Busy < 2 {
 		time.Sleep(time.Millisecond)
 	}
-	s.end()
-	s.until(t, actors.Draining)
-	late.send(expect[20:])
-	resp, err := http.ReadResponse(late.r, nil)
+	s.End()
+	s.Until(t, actors.Draining)
+	late.Send(expect[20:])
+	resp, err := http.ReadResponse(late.R, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if resp.StatusCode != http.StatusServiceUnavailable || !resp.Close {
 		t.Errorf("got %s, close %v, want 503, true", resp.Status, resp.Close)
 	}
-	begun.send("hello") // that one was asked for
+	begun.Send("hello") // that one was asked for
 	close(proceed)
-	if body, last := begun.answer(); body != "hello <nil>" || !last {
+	if body, last := begun.Answer(); body != "hello <nil>" || !last {
 		t.Errorf("answer = %q, last %v", body, last)
 	}
 }
 
 // Where there is no body to ask about, and in HTTP/1.0, Expect means nothing.
 func TestExpectWhereNobodyAsks(t *testing.T) {
-	s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	t.Parallel()
+	s := servetest.Start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(w, r.Body)
 		io.WriteString(w, "hello")
 	})})
-	var clients []*client
 	requests := map[string]string{
 		"GET / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\r\n":                "hello",
 		"POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\noh, ": "oh, hello",
 	}
-	for range requests {
-		clients = append(clients, s.dial(t))
+	clients := make(map[string]*servetest.Client)
+	for req := range requests {
+		clients[req] = s.Dial(t)
+		clients[req].Send(req[:1])
 	}
-	for s.stop.Snapshot().Open < len(clients) {
-		time.Sleep(time.Millisecond)
-	}
-	s.end()
-	s.until(t, actors.Draining)
+	servetest.WaitFor(t, "a byte of each request", func() bool { return s.Stop.Snapshot().Busy == len(requests) })
+	s.End()
+	s.Until(t, actors.Draining)
 	for req, want := range requests {
-		c := clients[0]
-		clients = clients[1:]
-		c.send(req)
-		if body, _ := c.answer(); body != want {
+		c := clients[req]
+		c.Send(req[1:])
+		if body, _ := c.Answer(); body != want {
 			t.Errorf("%q: answer %q, want %q", req, body, want)
 		}
 	}
@@ -429,7 +410,8 @@ func TestExpectWhereNobodyAsks(t *testing.T) {
 
 // Under TLS a next request is seen by its records, also behind a body.
 func TestPipelinedOverTLS(t *testing.T) {
-	for _, first := range []string{get, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"} {
+	t.Parallel()
+	for _, first := range []string{servetest.Get, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"} {
 		t.Run(first[:4], func(t *testing.T) {
 			t.Parallel()
 			entered, proceed := make(chan struct{}, 2), make(chan struct{})
@@ -439,18 +421,18 @@ func TestPipelinedOverTLS(t *testing.T) {
 				<-proceed
 				io.WriteString(w, "hello")
 			})
-			s := start(t, new(actors.Stop), srv)
-			raw := s.dial(t)
+			s := servetest.Start(t, new(actors.Stop), srv)
+			raw := s.Dial(t)
 			nc := tls.Client(raw.Conn, &tls.Config{InsecureSkipVerify: true})
-			c := &client{t, nc, bufio.NewReader(nc)}
-			c.send(first)
+			c := &servetest.Client{T: t, Conn: nc, R: bufio.NewReader(nc)}
+			c.Send(first)
 			<-entered
-			s.end()
-			s.until(t, actors.Draining)
-			c.send(get) // has arrived, read or not, when that returns
+			s.End()
+			s.Until(t, actors.Draining)
+			c.Send(servetest.Get) // has arrived, read or not, when that returns
 			close(proceed)
 			for i := range 2 {
-				if body, last := c.answer(); body != "hello" || last != (i == 1) {
+				if body, last := c.Answer(); body != "hello" || last != (i == 1) {
 					t.Errorf("answer %d = %q, last %v", i, body, last)
 				}
 			}
@@ -462,32 +444,36 @@ func TestPipelinedOverTLS(t *testing.T) {
 // the client is still sending.
 func TestAnswerBeforeBody(t *testing.T) {
 	t.Parallel()
-	s := start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s := servetest.Start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Connection", "close")
 		http.Error(w, "too much", http.StatusRequestEntityTooLarge)
 	})})
-	for range 3 {
-		c := s.dial(t)
-		c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 20000000\r\n\r\n")
-		for sent := 0; sent < 20000000; sent += 100000 {
-			if _, err := c.Write(make([]byte, 100000)); err != nil {
-				t.Fatalf("after %d bytes: %v", sent, err)
+	for i := range 3 {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			t.Parallel()
+			c := s.Dial(t)
+			c.Send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 6000000\r\n\r\n")
+			for sent := 0; sent < 6000000; sent += 100000 {
+				if _, err := c.Write(make([]byte, 100000)); err != nil {
+					t.Fatalf("after %d bytes: %v", sent, err)
+				}
+				time.Sleep(15 * time.Millisecond) // longer in all than net/http would wait
 			}
-			time.Sleep(4 * time.Millisecond) // longer in all than net/http would wait
-		}
-		resp, err := http.ReadResponse(c.r, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if body, err := io.ReadAll(resp.Body); resp.StatusCode != http.StatusRequestEntityTooLarge || err != nil {
-			t.Errorf("got %s %q, %v", resp.Status, body, err)
-		}
-		c.Close()
+			resp, err := http.ReadResponse(c.R, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if body, err := io.ReadAll(resp.Body); resp.StatusCode != http.StatusRequestEntityTooLarge || err != nil {
+				t.Errorf("got %s %q, %v", resp.Status, body, err)
+			}
+			c.Close()
+		})
 	}
 }
 
 // What has arrived at the deadline but was not read is cut, and said to be.
 func TestUnreadIsNamed(t *testing.T) {
+	t.Parallel()
 	l := &pausingListener{}
 	nl, err := actors.Listen("127.0.0.1:0")
 	if err != nil {
@@ -495,7 +481,7 @@ func TestUnreadIsNamed(t *testing.T) {
 	}
 	l.Listener = nl
 	stop := &actors.Stop{Grace: 300 * time.Millisecond}
-	execute, interrupt := actors.HTTP(stop, &http.Server{Handler: http.HandlerFunc(hello)}, l)
+	execute, interrupt := actors.HTTP(stop, &http.Server{Handler: http.HandlerFunc(servetest.Hello)}, l)
 	done := make(chan error)
 	go func() { done <- execute() }()
 	nc, err := net.Dial("tcp", nl.Addr().String())
@@ -506,7 +492,7 @@ func TestUnreadIsNamed(t *testing.T) {
 	for stop.Snapshot().Open == 0 {
 		time.Sleep(time.Millisecond)
 	}
-	io.WriteString(nc, get)
+	io.WriteString(nc, servetest.Get)
 	interrupt(nil)
 	if err := <-done; err != nil {
 		t.Errorf("execute() = %v", err)

@@ -1,0 +1,109 @@
+package drain
+
+import (
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestSteps tries every step from one state to another: those of the table in
+// conn's comment are taken, and all others panic.
+func TestSteps(t *testing.T) {
+	table := stepsOfComment(t)
+	for from := range connState(len(stateNames)) {
+		for to := range connState(len(stateNames)) {
+			step := fmt.Sprintf("%v to %v", from, to)
+			if want, got := table[step], canStep(t, from, to); got != want {
+				t.Errorf("a step from %s: legal %v, want %v as in the comment", step, got, want)
+			}
+			delete(table, step)
+		}
+	}
+	for step := range table {
+		t.Errorf("the comment has %q, which is not a step between states", step)
+	}
+}
+
+// canStep reports whether setStateLocked takes the step.
+func canStep(t *testing.T, from, to connState) (legal bool) {
+	a, b := net.Pipe()
+	defer a.Close()
+	defer b.Close()
+	c := &conn{Conn: a, server: &Server{http: new(http.Server)}, state: from}
+	defer func() {
+		if p := recover(); p == nil {
+			if legal = true; c.state != to {
+				t.Errorf("after a step from %v to %v the state is %v", from, to, c.state)
+			}
+		} else if want := fmt.Sprintf("drain: a connection cannot become %v that is %v", to, from); p != want || c.state != from {
+			t.Errorf("a step from %v to %v panics with %v, and leaves %v", from, to, p, c.state)
+		}
+	}()
+	c.setStateLocked(to)
+	return true
+}
+
+// stepsOfComment reads them.
+func stepsOfComment(t *testing.T) map[string]bool {
+	f, err := parser.ParseFile(token.NewFileSet(), "conn.go", nil, parser.ParseComments)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc string
+	for _, d := range f.Decls {
+		if g, ok := d.(*ast.GenDecl); ok && g.Tok == token.TYPE && g.Specs[0].(*ast.TypeSpec).Name.Name == "conn" {
+			doc = g.Doc.Text()
+		}
+	}
+	var lines []string
+	for line := range strings.Lines(doc) {
+		if row, ok := strings.CutPrefix(line, "\t"); ok {
+			lines = append(lines, strings.TrimRight(row, "\n"))
+		}
+	}
+	if len(lines) == 0 {
+		t.Fatal("conn's comment has no table")
+	}
+	steps := make(map[string]bool)
+	meaning, on := strings.Index(lines[0], "meaning"), strings.Index(lines[0], "on  ")
+	to := strings.LastIndex(lines[0], "to")
+	var states []string
+	for _, row := range lines[1:] {
+		row = fmt.Sprintf("%-*s", to+1, row)
+		if state := strings.TrimSpace(row[:meaning]); state != "" {
+			states = append(states, state)
+		}
+		if strings.TrimSpace(row[on:]) != "" {
+			steps[states[len(states)-1]+" to "+strings.TrimSpace(row[to:])] = true
+		}
+	}
+	if !slices.Equal(states, stateNames[:]) {
+		t.Errorf("states of the comment: %v, want %v", states, stateNames)
+	}
+
+	// What it has in words.
+	words := strings.Join(strings.Fields(doc), " ")
+	for _, rule := range []struct {
+		words    string
+		from, to []string
+	}{
+		{"Any state but closed may become lingering or closed.", stateNames[:stateClosed], []string{"lingering", "closed"}},
+		{"new, idle and releasing may become answering.", []string{"new", "idle", "releasing"}, []string{"answering"}},
+	} {
+		if !strings.Contains(words, rule.words) {
+			t.Errorf("conn's comment lacks %q", rule.words)
+		}
+		for _, from := range rule.from {
+			for _, to := range rule.to {
+				steps[from+" to "+to] = true
+			}
+		}
+	}
+	return steps
+}

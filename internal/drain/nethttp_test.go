@@ -1,0 +1,542 @@
+package drain_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"mime/multipart"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	"lastcall/internal/servetest"
+)
+
+// The tests of this file are of bare net/http: each fails when Go changes what
+// nethttp.go says is assumed of it.
+
+// A diary notes what net/http does to a connection, and with it.
+type diary struct {
+	mu      sync.Mutex
+	entries []string
+}
+
+func (d *diary) add(format string, args ...any) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.entries = append(d.entries, fmt.Sprintf(format, args...))
+}
+
+// since returns what was noted behind the n-th entry that is the given one.
+func (d *diary) since(entry string, n int) []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for i, e := range d.entries {
+		if e == entry {
+			if n--; n == 0 {
+				return slices.Clone(d.entries[i+1:])
+			}
+		}
+	}
+	return nil
+}
+
+func (d *diary) String() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return strings.Join(d.entries, ", ")
+}
+
+// waitFor waits until what was noted ends like that.
+func (d *diary) waitFor(t *testing.T, end ...string) {
+	t.Helper()
+	defer func() {
+		if t.Failed() {
+			t.Logf("noted: %v", d)
+		}
+	}()
+	servetest.WaitFor(t, strings.Join(end, ", "), func() bool {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return len(d.entries) >= len(end) && slices.Equal(d.entries[len(d.entries)-len(end):], end)
+	})
+}
+
+// A noted connection writes the diary.
+type noted struct {
+	net.Conn
+	*diary
+}
+
+func (c noted) Read(p []byte) (int, error) {
+	c.add("read %d", len(p))
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.add("%d came", n)
+	}
+	return n, err
+}
+
+func (c noted) Write(p []byte) (int, error) {
+	c.add("write")
+	return c.Conn.Write(p)
+}
+
+func (c noted) SetReadDeadline(t time.Time) error {
+	switch left := time.Until(t); {
+	case t.IsZero():
+		c.add("deadline none")
+	case left < 0:
+		c.add("deadline past")
+	default:
+		c.add("deadline %v", left.Round(time.Minute))
+	}
+	return c.Conn.SetReadDeadline(t)
+}
+
+func (c noted) Close() error {
+	c.add("close")
+	return c.Conn.Close()
+}
+
+func (c noted) CloseWrite() error {
+	c.add("close write")
+	return c.Conn.(*net.TCPConn).CloseWrite()
+}
+
+type notedListener struct {
+	net.Listener
+	wrap func(net.Conn) net.Conn
+}
+
+func (l notedListener) Accept() (net.Conn, error) {
+	nc, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return l.wrap(nc), nil
+}
+
+// bareServer serves with net/http, and notes.
+func bareServer(t *testing.T, srv *http.Server) (*servetest.Service, *diary) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := new(diary)
+	hook := srv.ConnState
+	srv.ConnState = func(nc net.Conn, state http.ConnState) {
+		d.add("%v", state)
+		if hook != nil {
+			hook(nc, state)
+		}
+	}
+	serve := srv.Serve
+	if srv.TLSConfig != nil {
+		serve = func(l net.Listener) error { return srv.ServeTLS(l, "", "") }
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		serve(notedListener{l, func(nc net.Conn) net.Conn { return noted{Conn: nc, diary: d} }})
+	}()
+	t.Cleanup(func() {
+		srv.Close()
+		<-done
+	})
+	return &servetest.Service{Addr: l.Addr().String()}, d
+}
+
+// While a handler runs and the body has been read, net/http reads one byte
+// ahead. No other Read in that time is of one byte, also if the handler's are.
+func TestAssumeBackgroundRead(t *testing.T) {
+	t.Parallel()
+	proceed := make(chan struct{})
+	s, d := bareServer(t, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var b [1]byte
+		for range 5 {
+			io.ReadFull(r.Body, b[:])
+		}
+		r.Body.Read(b[:]) // the end
+		<-proceed
+	})})
+	c := s.Dial(t)
+	c.Send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
+	for i := range 5 {
+		servetest.WaitFor(t, "a Read", func() bool { return strings.Count(d.String(), " came") == i+1 })
+		c.Send("x")
+	}
+	d.waitFor(t, "1 came", "deadline none", "read 1")
+	if n := strings.Count(d.String(), "read 1,"); n > 0 {
+		t.Errorf("%d Reads of one byte before the end of the body: %v", n, d)
+	}
+	close(proceed)
+	c.Answer()
+}
+
+// A deadline in the past, which net/http sets when the handler has returned and
+// the answer is written, ends the background read and nothing else. Then, in this
+// order: the hook ConnState hears of StateIdle, the read deadline for idle
+// connections is set, the next Read is made. The time for the next header begins
+// with its fourth byte.
+func TestAssumeIdle(t *testing.T) {
+	t.Parallel()
+	reading := make(chan struct{})
+	s, d := bareServer(t, &http.Server{ReadHeaderTimeout: time.Hour, IdleTimeout: 2 * time.Hour,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			<-reading
+			io.WriteString(w, "hello")
+			if err := r.Context().Err(); err != nil {
+				t.Errorf("the request was cancelled: %v", err)
+			}
+		})})
+	c := s.Dial(t)
+	for range 2 {
+		c.Send(servetest.Get)
+		d.waitFor(t, "read 1")
+		reading <- struct{}{}
+		if body, last := c.Answer(); body != "hello" || last {
+			t.Errorf("answer = %q, last %v", body, last)
+		}
+		d.waitFor(t, "read 1", "write", "deadline past", "deadline none", "idle", "deadline 2h0m0s", "read 4096")
+	}
+	c.Send("GET")
+	d.waitFor(t, "deadline 2h0m0s", "read 4096", "3 came", "read 4093")
+	c.Send(" ")
+	servetest.WaitFor(t, "the deadline of the header", func() bool {
+		after := d.since("3 came", 1)
+		return len(after) > 3 && slices.Equal(after[:3], []string{"read 4093", "1 came", "deadline 1h0m0s"})
+	})
+}
+
+// io.EOF in the background read cancels the request.
+func TestAssumeEOFCancels(t *testing.T) {
+	t.Parallel()
+	cancelled := make(chan error, 1)
+	s, d := bareServer(t, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-r.Context().Done():
+			cancelled <- nil
+		case <-time.After(10 * time.Second):
+			cancelled <- errors.New("not cancelled after 10 s")
+		}
+	})})
+	c := s.Dial(t)
+	c.Send(servetest.Get)
+	d.waitFor(t, "read 1")
+	c.Conn.(*net.TCPConn).CloseWrite()
+	if err := <-cancelled; err != nil {
+		t.Error(err)
+	}
+}
+
+// A Read that fails by its deadline while a connection is idle closes it without
+// a word to the client.
+func TestAssumeIdleTimeout(t *testing.T) {
+	t.Parallel()
+	var conns sync.Map
+	s, d := bareServer(t, &http.Server{Handler: http.HandlerFunc(servetest.Hello),
+		ConnState: func(nc net.Conn, state http.ConnState) { conns.Store(nc, nil) }})
+	fresh, idle := s.Dial(t), s.Dial(t)
+	idle.Send(servetest.Get)
+	idle.Answer()
+	d.waitFor(t, "deadline none", "read 4096")
+	conns.Range(func(nc, _ any) bool {
+		nc.(net.Conn).SetReadDeadline(time.Unix(1, 0))
+		return true
+	})
+	idle.Closed()
+	fresh.Closed()
+}
+
+// An http.Server whose TLSNextProto is nil fills it before Accept, and the
+// entries heed the Shutdown of the server that filled the table. HTTP/2 calls
+// ConnState with StateActive when it has registered a connection, so that a
+// Shutdown from there sends GOAWAY to it, and sets no read deadline from then on,
+// other than none. Without streams it is idle, and closed a second after GOAWAY.
+// The connection of HTTP/2 without TLS is found by the method UnencryptedNetConn.
+func TestAssumeHTTP2(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, overTLS bool) {
+		t.Parallel()
+		protocols := new(http.Protocols)
+		protocols.SetHTTP1(true)
+		protocols.SetHTTP2(overTLS)
+		protocols.SetUnencryptedHTTP2(!overTLS)
+		var config *tls.Config
+		if overTLS {
+			config = &tls.Config{Certificates: []tls.Certificate{certificate(t)}, NextProtos: []string{"h2", "http/1.1"}}
+		}
+		filler := &http.Server{Protocols: protocols, TLSConfig: config.Clone(), IdleTimeout: time.Hour, ReadTimeout: time.Hour}
+		filled := false
+		none := acceptFunc(func() (net.Conn, error) {
+			filled = filler.TLSNextProto != nil
+			return nil, io.EOF
+		})
+		if overTLS {
+			filler.ServeTLS(none, "", "")
+		} else {
+			filler.Serve(none)
+		}
+		if !filled || filler.TLSNextProto == nil {
+			t.Fatal("TLSNextProto is not filled before Accept")
+		}
+
+		table := make(map[string]func(*http.Server, *tls.Conn, http.Handler))
+		for proto, serve := range filler.TLSNextProto {
+			table[proto] = func(s *http.Server, tc *tls.Conn, h http.Handler) {
+				u, ok := tc.NetConn().(interface{ UnencryptedNetConn() net.Conn })
+				if ok == overTLS {
+					t.Errorf("%s: has %T the method UnencryptedNetConn: %v", proto, tc.NetConn(), ok)
+				} else if ok {
+					if _, ok := u.UnencryptedNetConn().(noted); !ok {
+						t.Errorf("%s: UnencryptedNetConn is %T, want the listener's", proto, u.UnencryptedNetConn())
+					}
+				}
+				serve(s, tc, h)
+			}
+		}
+		goAway := make(chan struct{})
+		srv := &http.Server{Protocols: protocols, TLSConfig: config, TLSNextProto: table, IdleTimeout: time.Hour, ReadTimeout: time.Hour}
+		srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if _, ok := w.(http.Hijacker); ok == (r.ProtoMajor == 2) {
+				t.Errorf("a ResponseWriter of %s is a Hijacker: %v", r.Proto, ok)
+			}
+			io.WriteString(w, "hello")
+		})
+		var second sync.Once
+		srv.ConnState = func(nc net.Conn, state http.ConnState) {
+			if state == http.StateActive {
+				select {
+				case <-goAway:
+					second.Do(func() { filler.Shutdown(context.Background()) })
+				default:
+				}
+			}
+		}
+		s, d := bareServer(t, srv)
+
+		// With streams it is active, without it is idle.
+		nc, err := net.Dial("tcp", s.Addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		nc.SetDeadline(time.Now().Add(15 * time.Second))
+		if overTLS {
+			nc = tls.Client(nc, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+		}
+		if body, err := answer2(ask2(t, nc)); body != "hello" || err != nil {
+			t.Fatalf("answer = %q, %v", body, err)
+		}
+		states := func() (list []string) {
+			for _, e := range strings.Split(d.String(), ", ") {
+				switch e {
+				case "new", "active", "idle", "closed":
+					list = append(list, e)
+				}
+			}
+			return list
+		}
+		want := []string{"new", "active", "idle", "active", "idle"}
+		servetest.WaitFor(t, "the states "+fmt.Sprint(want), func() bool { return slices.Equal(states(), want) })
+		for _, e := range d.since("active", 1) {
+			if strings.HasPrefix(e, "deadline") && e != "deadline none" {
+				t.Errorf("a read deadline when HTTP/2 has begun: %v", d)
+			}
+		}
+		nc.Close()
+		d.waitFor(t, "closed")
+
+		// A connection on which nothing was asked gets GOAWAY from the hook.
+		close(goAway)
+		quiet := raw2(t, s, overTLS)
+		at := time.Now()
+		types, err := frames(quiet)
+		if took := time.Since(at); !bytes.Contains(types, []byte{goaway}) || took < 900*time.Millisecond || took > 5*time.Second {
+			t.Errorf("frames of types %v until %v after %v, want GOAWAY (7), and the end a second later", types, err, took)
+		}
+	})
+}
+
+// acceptFunc is a listener.
+type acceptFunc func() (net.Conn, error)
+
+func (f acceptFunc) Accept() (net.Conn, error) { return f() }
+func (f acceptFunc) Close() error              { return nil }
+func (f acceptFunc) Addr() net.Addr            { return new(net.TCPAddr) }
+
+// HTTP/2 turns "Connection: close" into GOAWAY.
+func TestAssumeHTTP2ConnectionClose(t *testing.T) {
+	t.Parallel()
+	s, _ := bareServer(t, server2(t, false, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Connection", "close")
+	}))
+	nc, err := net.Dial("tcp", s.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	nc.SetDeadline(time.Now().Add(15 * time.Second))
+	fr := ask2(t, nc)
+	for {
+		f, err := fr.ReadFrame()
+		if err != nil {
+			t.Fatalf("%v, want GOAWAY", err)
+		}
+		if _, ok := f.(*http2.GoAwayFrame); ok {
+			return
+		}
+	}
+}
+
+// If the client is still sending when an answer says "Connection: close",
+// net/http closes in two steps: CloseWrite, and Close half a second later. It
+// reads nothing in between.
+func TestAssumeCloseWrite(t *testing.T) {
+	t.Parallel()
+	s, d := bareServer(t, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Connection", "close")
+	})})
+	c := s.Dial(t)
+	c.Send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+	c.Answer()
+	at := time.Now()
+	d.waitFor(t, "write", "close write", "close", "closed")
+	if took := time.Since(at); took < 400*time.Millisecond {
+		t.Errorf("closed after %v, want half a second", took)
+	}
+}
+
+// A read deadline that the handler sets in the past spares the body of a request
+// that asks before it sends it: net/http neither asks for it nor waits for it.
+func TestAssumeRefusedBody(t *testing.T) {
+	t.Parallel()
+	s, d := bareServer(t, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0))
+		w.Header().Set("Connection", "close")
+		w.WriteHeader(http.StatusServiceUnavailable)
+	})})
+	c := s.Dial(t)
+	c.Send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+	b, err := io.ReadAll(c.R)
+	if !strings.HasPrefix(string(b), "HTTP/1.1 503 ") || err != nil {
+		t.Errorf("got %q, %v, want 503 and the end", b, err)
+	}
+	d.waitFor(t, "closed")
+}
+
+// net/http fills the Trailer of its own Request at the end of the body, and
+// removes the files of its own Request's MultipartForm after the handler.
+func TestAssumeOwnRequest(t *testing.T) {
+	t.Parallel()
+	path := make(chan string, 1)
+	s, d := bareServer(t, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		inner := r.WithContext(r.Context())
+		if r.URL.Path == "/trailer" {
+			io.Copy(io.Discard, inner.Body)
+			io.WriteString(w, r.Trailer.Get("X"))
+			return
+		}
+		if err := inner.ParseMultipartForm(1); err != nil {
+			t.Error(err)
+			return
+		}
+		f, err := inner.MultipartForm.File["f"][0].Open()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer f.Close()
+		path <- f.(*os.File).Name()
+		r.MultipartForm = inner.MultipartForm
+	})})
+	c := s.Dial(t)
+	c.Send("POST /trailer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\n\r\n1\r\nx\r\n0\r\nX: 1\r\n\r\n")
+	if body, _ := c.Answer(); body != "1" {
+		t.Errorf("Trailer of the original = %q, want 1", body)
+	}
+	var form bytes.Buffer
+	mw := multipart.NewWriter(&form)
+	part, _ := mw.CreateFormFile("f", "f")
+	part.Write(make([]byte, 64<<10))
+	mw.Close()
+	c.Send(fmt.Sprintf("POST / HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s", mw.FormDataContentType(), form.Len(), form.String()))
+	c.Answer()
+	d.waitFor(t, "idle", "deadline none", "read 4096")
+	if name := <-path; name == "" {
+		t.Error("no file")
+	} else if _, err := os.Stat(name); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s is still there: %v", name, err)
+	}
+}
+
+// Request.TLS comes from the connection's method ConnectionState. Under ServeTLS
+// the hooks get a *tls.Conn around the listener's connection. A listener that
+// tls.NewListener made is known by its type's name.
+func TestAssumeTLS(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.TLS != nil {
+			io.WriteString(w, r.TLS.ServerName)
+		}
+	})}
+	done := make(chan error)
+	go func() {
+		done <- srv.Serve(notedListener{l, func(nc net.Conn) net.Conn { return stated{nc} }})
+	}()
+	c := (&servetest.Service{Addr: l.Addr().String()}).Dial(t)
+	c.Send(servetest.Get)
+	if body, _ := c.Answer(); body != "of the connection" {
+		t.Errorf("Request.TLS.ServerName = %q", body)
+	}
+	srv.Close()
+	<-done
+
+	if got := fmt.Sprintf("%T", tls.NewListener(l, nil)); got != "*tls.listener" {
+		t.Errorf("tls.NewListener returns a %s, want *tls.listener", got)
+	}
+
+	inner := make(chan net.Conn, 1)
+	secure := server2(t, true, servetest.Hello)
+	secure.ConnContext = func(ctx context.Context, nc net.Conn) context.Context {
+		if tc, ok := nc.(*tls.Conn); ok {
+			inner <- tc.NetConn()
+		}
+		return ctx
+	}
+	s, _ := bareServer(t, secure)
+	if got, err := fetch(client2(t, s, true), s, true); got != "HTTP/2 hello" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+	select {
+	case nc := <-inner:
+		if _, ok := nc.(noted); !ok {
+			t.Errorf("ConnContext got a *tls.Conn around %T, want the listener's", nc)
+		}
+	default:
+		t.Error("ConnContext did not get a *tls.Conn")
+	}
+}
+
+// stated has a state of TLS.
+type stated struct{ net.Conn }
+
+func (stated) ConnectionState() tls.ConnectionState {
+	return tls.ConnectionState{ServerName: "of the connection"}
+}

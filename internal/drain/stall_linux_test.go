@@ -1,0 +1,187 @@
+package drain_test
+
+import (
+	"bufio"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"lastcall/actors"
+	"lastcall/internal/servetest"
+)
+
+// memory serves in a bubble of testing/synctest, and returns a connection and
+// what stops.
+func memory(t *testing.T, stop *actors.Stop, srv *http.Server) (c *servetest.Client, interrupt func(error)) {
+	t.Helper()
+	n, err := newNetwork(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.patience = func() time.Duration { return 0 }
+	execute, interrupt := actors.HTTP(stop, srv, n.listener())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := execute(); err != nil {
+			t.Errorf("execute() = %v, want nil", err)
+		}
+	}()
+	e, err := n.dial(10*time.Millisecond, func() bool { return false })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		e.Close()
+		interrupt(errors.New("the end"))
+		<-done
+		n.release()
+	})
+	return &servetest.Client{T: t, Conn: e, R: bufio.NewReader(e)}, interrupt
+}
+
+// In a stop, a client that has closed its sending side may take its time over
+// the answer.
+func TestHalfClosedStreams(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const pieces = 35 // 7 s
+		stop := new(actors.Stop)
+		c, interrupt := memory(t, stop, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			for range pieces {
+				w.Write([]byte("x"))
+				http.NewResponseController(w).Flush()
+				select {
+				case <-r.Context().Done():
+					panic(http.ErrAbortHandler)
+				case <-time.After(200 * time.Millisecond):
+				}
+			}
+		})})
+		c.Send(servetest.Get)
+		if _, err := c.R.Peek(1); err != nil {
+			t.Fatal(err)
+		}
+		interrupt(nil)
+		<-stop.Draining()
+		c.Conn.(*end).CloseWrite()
+		if body, _ := c.Answer(); body != strings.Repeat("x", pieces) {
+			t.Errorf("answer = %q, want %d pieces", body, pieces)
+		}
+	})
+}
+
+// In a stop, the handler of a client that has closed its sending side learns that
+// it is gone when it has taken nothing for five seconds.
+func TestHalfClosedStalls(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		stop, gone := new(actors.Stop), make(chan time.Time, 1)
+		c, interrupt := memory(t, stop, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			<-r.Context().Done()
+			gone <- time.Now()
+		})})
+		c.Send(servetest.Get)
+		time.Sleep(time.Second)
+		interrupt(nil)
+		<-stop.Draining()
+		c.Conn.(*end).CloseWrite()
+		at := time.Now()
+		if took := (<-gone).Sub(at); took != 5*time.Second+10*time.Millisecond {
+			t.Errorf("its handler learned that it was gone after %v, want 5 s from when its FIN arrived", took)
+		}
+	})
+}
+
+// In a stop, a client that takes its time over the last answer gets all of it, as
+// long as it takes something each five seconds; and if it does not, the connection
+// is closed then.
+func TestLingerWhileTaken(t *testing.T) {
+	t.Parallel()
+	for _, stalls := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			stop := new(actors.Stop)
+			const pieces = 4
+			c, interrupt := memory(t, stop, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				<-stop.Draining()
+				for range pieces {
+					w.Write([]byte(strings.Repeat("x", 1000)))
+					http.NewResponseController(w).Flush()
+				}
+			})})
+			e := c.Conn.(*end)
+			e.net.mu.Lock()
+			e.shut = true
+			e.net.mu.Unlock()
+			c.Send(servetest.Get)
+			synctest.Wait()
+			time.Sleep(time.Second)
+			interrupt(nil)
+			<-stop.Draining()
+			at := time.Now()
+			buf := make([]byte, 1300) // a piece and what is around it
+			for range pieces {
+				time.Sleep(3 * time.Second)
+				if stalls {
+					continue
+				}
+				if !e.server.closedAt().IsZero() {
+					t.Errorf("closed %v after the answer, which was not taken yet", e.server.closedAt().Sub(at))
+				}
+				e.Read(buf)
+			}
+			time.Sleep(time.Second)
+			took := e.server.closedAt().Sub(at)
+			if stalls && took.Round(time.Second) != 5*time.Second || !stalls && took.Round(time.Second) != 12*time.Second {
+				t.Errorf("stalls %v: closed after %v, want 5 s if so and 12 s if not", stalls, took)
+			}
+		})
+	}
+}
+
+// A client that needs long for its handshake gets its answer.
+func TestDrainWaitsForSlowHandshake(t *testing.T) {
+	t.Parallel()
+	cert := certificate(t)
+	synctest.Test(t, func(t *testing.T) {
+		stop := new(actors.Stop)
+		c, interrupt := memory(t, stop, &http.Server{Handler: http.HandlerFunc(servetest.Hello),
+			TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}}})
+		interrupt(nil)
+		<-stop.Draining()
+		c.Conn = tls.Client(slowConn{c.Conn}, &tls.Config{InsecureSkipVerify: true})
+		c.R.Reset(c.Conn)
+		at := time.Now()
+		c.Send(servetest.Get)
+		if body, last := c.Answer(); body != "hello" || !last {
+			t.Errorf("answer = %q, last %v, want hello, true", body, last)
+		}
+		if took := time.Since(at); took < 500*time.Millisecond {
+			t.Errorf("that took %v, want longer than an unused connection is kept", took)
+		}
+	})
+}
+
+func (e *end) closedAt() time.Time {
+	e.net.mu.Lock()
+	defer e.net.mu.Unlock()
+	return e.closed
+}
+
+// slowConn sends in pieces, a little apart.
+type slowConn struct{ net.Conn }
+
+func (c slowConn) Write(p []byte) (n int, err error) {
+	for n < len(p) && err == nil {
+		var m int
+		m, err = c.Conn.Write(p[n:min(len(p), n+50)])
+		n += m
+		time.Sleep(30 * time.Millisecond)
+	}
+	return n, err
+}
