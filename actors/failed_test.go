@@ -107,7 +107,7 @@ func TestFailedAfterCut(t *testing.T) {
 			protocols.SetUnencryptedHTTP2(proto == "HTTP/2.0")
 			stop := &actors.Stop{Grace: -1}
 			arrived, release, returned := make(chan struct{}), make(chan struct{}), make(chan struct{})
-			s := start(t, stop, &http.Server{Protocols: &protocols, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			s := servetest.Start(t, stop, &http.Server{Protocols: &protocols, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				defer close(returned)
 				close(arrived)
 				<-release
@@ -116,13 +116,13 @@ func TestFailedAfterCut(t *testing.T) {
 			client := &http.Client{Transport: &http.Transport{Protocols: &protocols}}
 			defer client.CloseIdleConnections()
 			go func() {
-				if resp, err := client.Get("http://" + s.addr); err == nil {
+				if resp, err := client.Get("http://" + s.Addr); err == nil {
 					resp.Body.Close()
 				}
 			}()
 			<-arrived
-			s.end()
-			<-s.done
+			s.End()
+			<-s.Done
 			close(release)
 			<-returned
 			for deadline := time.Now().Add(10 * time.Second); len(stop.InFlight()) > 0; time.Sleep(time.Millisecond) {
