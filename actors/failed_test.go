@@ -132,7 +132,7 @@ func TestFailedAfterCut(t *testing.T) {
 			}
 			time.Sleep(10 * time.Millisecond) // a wrong count would come now
 			if n := stop.Snapshot(); n.Failed != 0 || len(n.Cut) != 1 || actors.ExitStatus(s.Wait(t)) != 3 {
-				t.Errorf("failed %d, cut %d, status %d; want 0, 1, 3", n.Failed, len(n.Cut), actors.ExitStatus(s.err))
+				t.Errorf("failed %d, cut %d, status %d; want 0, 1, 3", n.Failed, len(n.Cut), actors.ExitStatus(s.Wait(t)))
 			}
 		})
 	}
