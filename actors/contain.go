@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -97,4 +98,13 @@ func panicking() bool {
 			return false
 		}
 	}
+}
+
+// withStack adds to what is logged of err the stack of the panic, if it is one.
+func withStack(err error, keyvals ...any) []any {
+	var p *PanicError
+	if errors.As(err, &p) {
+		keyvals = append(keyvals, "stack", string(p.Stack))
+	}
+	return keyvals
 }

@@ -1,13 +1,96 @@
 package actors
 
 import (
-	"context"
 	"errors"
-	"net/http"
+	"fmt"
+	"os"
+	"slices"
 	"strings"
 
-	"github.com/oklog/run"
+	"github.com/go-kit/log/level"
 )
+
+var (
+	// ErrCut is in the error of a stop that cut work off; see [CutError].
+	ErrCut = errors.New("work was cut")
+
+	// ErrFailed is in the error of a stop during which requests failed; see
+	// [Snapshot].
+	ErrFailed = errors.New("requests failed during the stop")
+
+	// ErrStopUsed is in the error with which an actor returns at once if the
+	// group that its [Stop] serves has stopped already.
+	ErrStopUsed = errors.New("the Stop has served another group")
+)
+
+// CutError says what a stop cut off. It matches [ErrCut].
+type CutError struct {
+	Requests []Request
+	Actors   []string  // those that were ended hard, by name: [Graceful], [Every], [Once] and [Process]
+	Signal   os.Signal // the second signal, which asked for it; nil at a deadline
+
+	stop *Stop
+}
+
+func (e *CutError) Error() string {
+	why := "at the deadline"
+	if e.Signal != nil {
+		why = "by a second signal (" + e.Signal.String() + ")"
+	}
+	msg := fmt.Sprintf("requests cut %s: %d", why, len(e.Requests))
+	if len(e.Actors) > 0 {
+		msg += "; ended hard: " + strings.Join(e.Actors, ", ")
+	}
+	return msg
+}
+
+// Is makes errors.Is(err, ErrCut) true.
+func (e *CutError) Is(target error) bool { return target == ErrCut }
+
+// Err says how the stop went, given what run.Group.Run returned: nil if it was
+// clean, a [*CutError] if work was cut or a second signal asked for it, an error
+// with [ErrFailed] if requests failed, and the errors of actors that failed; all
+// of these joined if there are several. A signal, a cancelled context and
+// http.ErrServerClosed are clean. What err joins is looked at one by one.
+//
+// run.Group.Run alone cannot tell: it returns only what ended first, and a
+// signal ends first also when the stop then fails. Err knows of failures in
+// this package's actors, and of those that a [Supervisor] was given. Any other
+// actor that fails once the stop has begun calls [Stop.RecordError].
+//
+// Err waits, up to 100 ms, until Logger has written what was logged, unless it
+// is stuck.
+func (s *Stop) Err(err error) error {
+	s.init()
+	s.flush()
+	s.mu.Lock()
+	failures := slices.Clip(s.failures)
+	failed := s.countLocked().Failed
+	var cut *CutError
+	if len(s.cut) > 0 || len(s.forced) > 0 || s.cutBy != nil {
+		cut = &CutError{Requests: s.cut, Actors: s.forced, Signal: s.cutBy, stop: s}
+	}
+	s.mu.Unlock()
+
+	err = prune(err, func(e error, wrapped bool) bool {
+		return s.isOwnCut(e) || isClean(e, wrapped) || !wrapped && anyIs(failures, e)
+	})
+	var all []error
+	if err != nil {
+		all = append(all, err)
+	}
+	all = append(all, failures...)
+	if failed > 0 {
+		all = append(all, fmt.Errorf("%w: %d", ErrFailed, failed))
+	}
+	if cut != nil {
+		all = append(all, cut)
+	}
+	if len(all) == 1 {
+		return all[0]
+	}
+	return errors.Join(all...)
+}
 
 // ExitStatus is the exit status for what [Supervisor.Err] or [Stop.Err] has
 // returned:
@@ -28,84 +111,83 @@ func ExitStatus(err error) int {
 	return 1
 }
 
-func isCut(err error, wrapped bool) bool {
-	_, ok := err.(*CutError)
-	return ok || err == ErrCut
-}
-
-// clean reports whether err is how an actor says that it was asked to stop. Of
-// joined errors, all have to be. One that is wrapped counts if the actor was
-// asked; a signal always does.
-func clean(err error, asked bool) bool {
-	return prune(err, func(e error, wrapped bool) bool { return isClean(e, wrapped && !asked) }) == nil
-}
-
-func isClean(err error, wrapped bool) bool {
-	if err == context.Canceled || err == http.ErrServerClosed {
-		return !wrapped
+// RecordError adds an error to those that [Stop.Err] returns, and logs it. It is
+// for an actor that fails once another one has begun the stop: run.Group.Run
+// returns only what ended first. A nil error changes nothing.
+func (s *Stop) RecordError(err error) {
+	if err != nil {
+		s.recordError(err)
 	}
-	is, ok := err.(interface{ Is(error) bool })
-	return err == run.ErrSignal || ok && is.Is(run.ErrSignal)
 }
 
-// prune returns err without the parts that drop reports true for, or nil if
-// nothing is left. Parts are what errors.Join has joined. An error that wraps
-// others with a text of its own is kept as it is, unless all that it wraps is
-// dropped. For these drop is called with wrapped true.
-func prune(err error, drop func(err error, wrapped bool) bool) error {
-	return pruneIn(err, false, drop)
-}
-
-func pruneIn(err error, wrapped bool, drop func(error, bool) bool) error {
-	if err == nil || drop(err, wrapped) {
-		return nil
-	}
-	switch e := err.(type) {
-	case interface{ Unwrap() []error }:
-		parts := e.Unwrap()
-		if len(parts) == 0 {
-			return err
-		}
-		joined := isJoin(err, parts)
-		var kept []error
-		for _, part := range parts {
-			if rest := pruneIn(part, wrapped || !joined, drop); rest != nil {
-				kept = append(kept, rest)
-			}
-		}
-		switch {
-		case len(kept) == 0:
-			return nil
-		case !joined:
-			return err
-		case len(kept) == 1:
-			return kept[0]
-		}
-		return errors.Join(kept...)
-	case interface{ Unwrap() error }:
-		if inner := e.Unwrap(); inner != nil && pruneIn(inner, true, drop) == nil {
+// recordError records and logs an error that run.Group may not return, unless
+// it was recorded as that of a supervised actor.
+func (s *Stop) recordError(err error) {
+	if s.record(func(failures []error) error {
+		// Only an error that was made for the occasion tells that it is the same.
+		if errors.Unwrap(err) != nil && anyIs(failures, err) {
 			return nil
 		}
+		return err
+	}) {
+		level.Error(s.logger()).Log(withStack(err, "msg", "failed", "err", err)...)
 	}
-	return err
 }
 
-// isJoin reports whether err says what its parts say, and nothing else.
-func isJoin(err error, parts []error) bool {
-	var texts []string
-	for _, part := range parts {
-		if part != nil {
-			texts = append(texts, part.Error())
+// recordActorError records what a supervised actor returned, as named puts it:
+// with the actor's name. It leaves out what the actor has recorded itself, and
+// what this Stop has cut. It reports whether anything is left. It does not log.
+func (s *Stop) recordActorError(err error, named func(error) error) bool {
+	return s.record(func(failures []error) error {
+		rest := prune(err, func(e error, wrapped bool) bool {
+			_, joined := e.(interface{ Unwrap() []error }) // its parts come one by one
+			recorded := !wrapped && !joined && slices.ContainsFunc(failures, func(f error) bool { return errors.Is(e, f) })
+			return recorded || s.isOwnCut(e)
+		})
+		if rest == nil {
+			return nil
 		}
-	}
-	return err.Error() == strings.Join(texts, "\n")
+		return named(rest)
+	})
 }
 
-// withStack adds to what is logged of err the stack of the panic, if it is one.
-func withStack(err error, keyvals ...any) []any {
-	var p *PanicError
-	if errors.As(err, &p) {
-		keyvals = append(keyvals, "stack", string(p.Stack))
+// record adds what pick returns, given what was recorded before, and reports
+// whether that was an error. pick is not called under the lock, as it calls
+// methods of errors that are not ours.
+func (s *Stop) record(pick func(failures []error) error) bool {
+	for {
+		s.mu.Lock()
+		before := slices.Clip(s.failures)
+		s.mu.Unlock()
+		err := pick(before)
+		if err == nil {
+			return false
+		}
+		s.mu.Lock()
+		if len(s.failures) == len(before) {
+			s.failures = append(s.failures, err)
+			s.mu.Unlock()
+			return true
+		}
+		s.mu.Unlock()
 	}
-	return keyvals
+}
+
+// recordForced records that an actor was ended hard.
+func (s *Stop) recordForced(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forced = append(s.forced, name)
+}
+
+// isOwnCut reports whether err says what this Stop has cut, as opposed to
+// another one.
+func (s *Stop) isOwnCut(err error) bool {
+	cut, ok := err.(*CutError)
+	return ok && cut.stop == s
+}
+
+// anyIs reports whether one of the errors is target.
+func anyIs(errs []error, target error) bool {
+	return slices.ContainsFunc(errs, func(err error) bool { return errors.Is(err, target) })
 }
