@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // dialer dials addr, from an address of the client's own if addr is in 127/8.
@@ -91,4 +92,57 @@ func addrString(a net.Addr) string {
 		return ""
 	}
 	return fmt.Sprint(a)
+}
+
+// connect dials. A failure is the outcome of the request that it was for.
+func (c *client) connect() (goOn, connected bool) {
+	began := time.Now()
+	cn, err := c.dialled()
+	if err != nil {
+		return c.refused(began, err), false
+	}
+	c.cn = cn
+	c.reader.src, c.reader.r, c.reader.w = cn, 0, 0
+	c.mu.Lock()
+	c.tally.conns++
+	c.mu.Unlock()
+	return true, true
+}
+
+// dialled makes a connection, with TLS if the group has it.
+func (c *client) dialled() (cn *conn, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), c.load.cfg.DialTimeout)
+	defer cancel()
+	nc, err := c.dial(ctx, c.number)
+	if err != nil {
+		return nil, err
+	}
+	cn = newConn(nc, time.Now())
+	if c.TLS != nil {
+		proto := protoHTTP1
+		if c.Streams > 0 {
+			proto = protoHTTP2
+		}
+		if err := cn.handshake(ctx, c.TLS, proto); err != nil {
+			nc.Close()
+			return nil, err
+		}
+	}
+	return cn, nil
+}
+
+// refused notes a dial that failed, whose request it was.
+func (c *client) refused(began time.Time, err error) (goOn bool) {
+	outcome := dialOutcome(err)
+	if outcome != Refused {
+		return c.failed(Loss{Outcome: outcome, How: howOf(err), Wrote: began}, err)
+	}
+	early := c.load.cfg.GoesOn || !c.load.signalled()
+	c.mu.Lock()
+	if early {
+		c.tally.early++
+	}
+	c.mu.Unlock()
+	c.ledger(Refused, began, time.Now())
+	return early && c.pause(redial)
 }

@@ -1,0 +1,45 @@
+package load
+
+import (
+	"errors"
+	"time"
+)
+
+// errEarly ends the sending of a body when the answer has come before its end.
+var errEarly = errors.New("answered before the whole request")
+
+// bodyEvery is the pause between the pieces of a body that takes BodyTime.
+const bodyEvery = 20 * time.Millisecond
+
+// pieces calls write for pieces of the body, the last of which is due after
+// BodyTime, until that fails.
+func (c *client) pieces(write func(piece []byte, last bool) error) error {
+	began, body := time.Now(), c.body
+	for sent := 0; ; time.Sleep(bodyEvery) {
+		due := len(body)
+		if part := float64(time.Since(began)) / float64(c.BodyTime); part < 1 {
+			due = int(part * float64(len(body)))
+		}
+		if due > sent || due == len(body) {
+			if err := write(body[sent:due], due == len(body)); err != nil || due == len(body) {
+				return err
+			}
+			sent = due
+		}
+	}
+}
+
+// trickle writes a request whose body takes its time.
+func (c *client) trickle(cn *conn) (n int, err error) {
+	if n, err = cn.Write(c.req); err != nil {
+		return n, err
+	}
+	return n, c.pieces(func(piece []byte, _ bool) error {
+		if p := cn.pending(); p == PendingBytes || p == PendingFIN {
+			return errEarly
+		}
+		m, err := cn.Write(piece)
+		n += m
+		return err
+	})
+}

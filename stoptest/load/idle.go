@@ -1,0 +1,31 @@
+package load
+
+import (
+	"context"
+	"time"
+)
+
+// beSilent holds the connection until the server closes it.
+func (c *client) beSilent() {
+	for c.cn == nil {
+		if goOn, _ := c.connect(); !goOn {
+			return
+		}
+	}
+	cn := c.cn
+	_ = cn.SetDeadline(time.Time{})
+	defer context.AfterFunc(c.load.ctx, func() { _ = cn.SetReadDeadline(time.Unix(1, 0)) })()
+	c.mu.Lock()
+	c.silent = true
+	c.mu.Unlock()
+	var b [512]byte
+	for {
+		// Bytes that nobody asked for, such as a 408, don't end it.
+		if _, err := cn.Read(b[:]); err != nil {
+			c.mu.Lock()
+			c.tally.silenceEnded(howOf(err), time.Now())
+			c.mu.Unlock()
+			return
+		}
+	}
+}

@@ -1,0 +1,134 @@
+package load
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+// judge ends a request by its answer, or by the error that came instead.
+func (c *client) judge(cn *conn, loss Loss, ans *answer, err, writeErr error) (goOn bool) {
+	loss.AnswerBytes = c.reader.got
+	if err != nil {
+		if writeErr != nil && writeErr != errEarly {
+			err = writeErr
+		}
+		loss.Outcome, loss.How = Lost, howOf(err)
+		return c.failed(loss, err)
+	}
+	if err := c.wrong(ans, loss.Before); err != nil {
+		loss.Outcome, loss.How = wrongOutcome(err), Malformed
+		return c.failed(loss, err)
+	}
+	cn.answered = time.Now()
+	if ans.status >= 500 {
+		loss.at(cn.Conn)
+	}
+	if writeErr != nil || ans.close || c.Kind == Fresh || c.Kind == WebSocket {
+		c.drop()
+	}
+	c.answeredWith(ans.status, loss, cn.answered)
+	return true
+}
+
+// answeredWith ends a request by a whole answer, which came at ended.
+func (c *client) answeredWith(status int, loss Loss, ended time.Time) {
+	outcome := Answered
+	switch {
+	case status >= 500 && c.load.after(ended) && !slices.Contains(c.load.cfg.AllowStatus, status):
+		outcome = FailedStatus
+		loss.Outcome, loss.Failed, loss.Err = outcome, ended, strings.TrimSpace(fmt.Sprintf("%d %s", status, http.StatusText(status)))
+		c.load.keep(c.named(loss))
+	case status >= 400:
+		outcome = ErrorStatus
+	}
+	c.ledger(outcome, loss.Wrote, ended)
+}
+
+// errDuplicate is matched by what is wrong with one answer too many.
+var errDuplicate = errors.New("a duplicate")
+
+func wrongOutcome(err error) Outcome {
+	if errors.Is(err, errDuplicate) {
+		return Duplicated
+	}
+	return WrongAnswer
+}
+
+// answeredBefore reports whether an ID is that of an earlier request of this
+// client which has been answered.
+func (c *client) answeredBefore(id []byte) bool {
+	g, i, seq, ok := parseID(c.load.cfg.Run, string(id))
+	return ok && g == c.group.number && i == c.index && seq < len(c.outcomes) &&
+		(c.outcomes[seq] == Answered || c.outcomes[seq] == ErrorStatus || c.outcomes[seq] == FailedStatus)
+}
+
+// wrong says why an answer is not the present request's, or not only one.
+func (c *client) wrong(ans *answer, before Pending) error {
+	cfg := &c.load.cfg
+	id, good := c.id, ans.status < 400
+	switch extra := c.reader.w - c.reader.r; {
+	case cfg.EchoHeader != "" && ans.echo != nil && !bytes.Equal(ans.echo, id) && c.answeredBefore(ans.echo):
+		return fmt.Errorf("%w: %d to %s is to %s", errDuplicate, ans.status, id, ans.echo)
+	case cfg.EchoHeader != "" && c.Kind != WebSocket && bytes.HasPrefix(c.reader.buf[c.reader.r:c.reader.w], []byte("HTTP/1.")):
+		return fmt.Errorf("%w: two answers to %s", errDuplicate, id)
+	case extra > 0 && c.Kind != WebSocket:
+		return malformed("%d bytes beyond the answer", extra)
+	case before == PendingBytes:
+		return malformed("%d came before the request was written", ans.status)
+	case c.Kind == Events && ans.status == http.StatusOK && !ans.events,
+		c.Kind == WebSocket && good && (ans.status != http.StatusSwitchingProtocols || string(ans.accept) != wsAccept):
+		return malformed("%d to %s is none that begins a stream of %s", ans.status, id, c.Kind)
+	case cfg.EchoHeader != "" && (good || ans.echo != nil) && !bytes.Equal(ans.echo, id):
+		return malformed("%d to %s has %s %.80q", ans.status, id, cfg.EchoHeader, ans.echo)
+	case cfg.EchoBody && good && c.Kind < Events && !hasID(ans.body, id):
+		return malformed("%d to %s has no such ID in its body %.80q", ans.status, id, ans.body)
+	}
+	return nil
+}
+
+// failed notes a request that was not answered, and why.
+func (c *client) failed(loss Loss, err error) (goOn bool) {
+	loss.Failed = time.Now()
+	if err != nil {
+		loss.Err = err.Error()
+	}
+	loss = c.named(loss)
+	if c.cn != nil {
+		loss.at(c.cn.Conn)
+		c.drop()
+	}
+	if loss.Outcome == Lost {
+		c.mu.Lock()
+		c.tally.lose(&loss)
+		c.mu.Unlock()
+	}
+	c.load.keep(loss)
+	c.ledger(loss.Outcome, loss.Wrote, loss.Failed)
+	if loss.Outcome == ResetOnConnect || loss.Outcome == ClientError {
+		return c.pause(redial)
+	}
+	return true
+}
+
+// named adds which request of which client it was: the present one.
+func (c *client) named(loss Loss) Loss {
+	loss.Group, loss.Client = c.Name, c.index
+	loss.ID = string(appendID(nil, c.load.cfg.Run, c.group.number, c.index, len(c.outcomes)))
+	return loss
+}
+
+// ledger ends a request.
+func (c *client) ledger(o Outcome, began, ended time.Time) {
+	after := c.load.after(ended)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.inFlight = false
+	c.outcomes = append(c.outcomes, o)
+	c.times = append(c.times, span{began.Sub(c.load.started), ended.Sub(c.load.started)})
+	c.tally.end(o, began, ended, after)
+}

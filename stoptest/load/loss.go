@@ -1,0 +1,48 @@
+package load
+
+import (
+	"net"
+	"time"
+)
+
+// Loss is a request that ended as [Lost], [WrongAnswer], [Duplicated],
+// [ResetOnConnect], [ClientError], [Cut] or [FailedStatus], and what is known
+// about it. On an HTTP/2 connection AnswerBytes and Sent are those of the
+// stream, without what frames add.
+type Loss struct {
+	Outcome Outcome
+	ID      string
+	Group   string
+	Client  int
+	// Local and Remote are the connection's addresses; empty if there was none.
+	Local, Remote string
+	// Wrote is when the first byte was about to be written, or the dial began;
+	// Failed is when the client knew.
+	Wrote, Failed time.Time
+	Err           string
+	How           How
+	Before        Pending
+	Sent          int   // bytes of the request that the kernel took
+	AnswerBytes   int64 // that came
+	Earlier       int   // requests on that connection before
+	// SinceAnswer is from the previous answer on that connection to Wrote; 0
+	// if there was none. SinceConnect is the same from its connect.
+	SinceAnswer, SinceConnect time.Duration
+}
+
+func (s *Loss) at(nc net.Conn) {
+	s.Local, s.Remote = addrString(nc.LocalAddr()), addrString(nc.RemoteAddr())
+}
+
+// maxLosses bounds the details kept. The counts go on.
+const maxLosses = 10_000
+
+func (l *Load) keep(loss Loss) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.losses) == maxLosses {
+		l.dropped++
+		return
+	}
+	l.losses = append(l.losses, loss)
+}

@@ -1,0 +1,126 @@
+package load
+
+import "time"
+
+// Row is a group's part of the ledger. The eleven outcomes, from Answered to
+// Duplicated, add up to Requests.
+type Row struct {
+	Group   string
+	Kind    Kind
+	Clients int
+	Running int // clients that have not ended
+
+	Requests       int // that have ended
+	InFlight       int // that have not
+	Answered       int
+	ErrorStatus    int
+	Refused        int
+	ResetOnConnect int
+	Lost           int
+	WrongAnswer    int
+	ClientError    int
+	SafeToRetry    int
+	CleanEnd       int
+	Cut            int
+	Duplicated     int
+
+	FailedStatus int // of ErrorStatus: 5xx after the signal, see Config.AllowStatus
+
+	// What the kernel said of those Lost: which end of the connection lay in
+	// the socket before the request was written, or came after. LostTimeout and
+	// LostOther are the rest.
+	LostFINBefore, LostRSTBefore, LostFINAfter, LostRSTAfter int
+	LostTimeout, LostOther                                   int
+
+	// Messages are the events that came whole, or the messages that a WebSocket
+	// had echoed. Unechoed are those that it sent before the server's Close
+	// frame came, and that were not echoed before it: the closing may be clean
+	// all the same, because no server can keep them from crossing its Close
+	// frame, and RFC 6455 lets nobody send any data after that. Unless they had
+	// waited for long: UnechoedFor is the longest that one had when the frame
+	// came. GoingAway are the clean ends with status 1001.
+	Messages, Unechoed, GoingAway int
+	UnechoedFor                   time.Duration
+
+	RefusedEarly int // of Refused: before the signal
+	Conns        int // that were established
+	ClosedIdle   int // that a Looking client found closed, and left: nothing lost
+
+	// AnsweredAfter counts the whole answers, of whatever status, after the
+	// signal; LastAnswer is the time of the last ever, FirstRefusal that of
+	// the first refused dial. Slowest is the longest from write to answer.
+	AnsweredAfter            int
+	LastAnswer, FirstRefusal time.Time
+	Slowest                  time.Duration
+
+	// FirstEnd and LastEnd are when the first and the last stream ended, clean
+	// or cut.
+	FirstEnd, LastEnd time.Time
+
+	// Idle connections, silent: ended by the server with a FIN or a RST, when
+	// the first and the last of these, and still open when the load ended.
+	SilentFIN, SilentRST, SilentOpen int
+	FirstClosed, LastClosed          time.Time
+
+	// Late is the longest that this machine kept a client waiting beyond its
+	// pause: large when the clients are the bottleneck.
+	Late time.Duration
+}
+
+func (r *Row) add(o *Row) {
+	r.Clients += o.Clients
+	r.Running += o.Running
+	r.Requests += o.Requests
+	r.InFlight += o.InFlight
+	r.Answered += o.Answered
+	r.ErrorStatus += o.ErrorStatus
+	r.Refused += o.Refused
+	r.ResetOnConnect += o.ResetOnConnect
+	r.Lost += o.Lost
+	r.WrongAnswer += o.WrongAnswer
+	r.ClientError += o.ClientError
+	r.SafeToRetry += o.SafeToRetry
+	r.CleanEnd += o.CleanEnd
+	r.Cut += o.Cut
+	r.Duplicated += o.Duplicated
+	r.FailedStatus += o.FailedStatus
+	r.LostFINBefore += o.LostFINBefore
+	r.LostRSTBefore += o.LostRSTBefore
+	r.LostFINAfter += o.LostFINAfter
+	r.LostRSTAfter += o.LostRSTAfter
+	r.LostTimeout += o.LostTimeout
+	r.LostOther += o.LostOther
+	r.Messages += o.Messages
+	r.Unechoed += o.Unechoed
+	r.GoingAway += o.GoingAway
+	r.UnechoedFor = max(r.UnechoedFor, o.UnechoedFor)
+	r.RefusedEarly += o.RefusedEarly
+	r.Conns += o.Conns
+	r.ClosedIdle += o.ClosedIdle
+	r.AnsweredAfter += o.AnsweredAfter
+	r.LastAnswer = later(r.LastAnswer, o.LastAnswer)
+	r.FirstRefusal = earlier(r.FirstRefusal, o.FirstRefusal)
+	r.Slowest = max(r.Slowest, o.Slowest)
+	r.FirstEnd = earlier(r.FirstEnd, o.FirstEnd)
+	r.LastEnd = later(r.LastEnd, o.LastEnd)
+	r.SilentFIN += o.SilentFIN
+	r.SilentRST += o.SilentRST
+	r.SilentOpen += o.SilentOpen
+	r.FirstClosed = earlier(r.FirstClosed, o.FirstClosed)
+	r.LastClosed = later(r.LastClosed, o.LastClosed)
+	r.Late = max(r.Late, o.Late)
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}

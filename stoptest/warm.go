@@ -1,0 +1,114 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"lastcall/stoptest/load"
+	"net"
+	"net/http"
+	"time"
+)
+
+// answers waits until the URL is answered.
+func (t *trial) answers(ctx context.Context) error {
+	t.show("waiting for an answer", nil)
+	within, cancel := context.WithTimeout(ctx, t.startWait)
+	defer cancel()
+	client := &http.Client{
+		Transport: &http.Transport{
+			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if t.ln == nil {
+					return new(net.Dialer).DialContext(ctx, network, addr)
+				}
+				port, err := net.LookupPort("tcp", portOf(addr))
+				if err != nil {
+					return nil, err
+				}
+				return t.ln.Dial(ctx, port)
+			},
+			DisableKeepAlives: true,
+			TLSClientConfig:   &tls.Config{InsecureSkipVerify: true},
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	last := errors.New("nothing came")
+	for {
+		req, err := http.NewRequestWithContext(within, t.method, t.url.String(), bytes.NewReader(make([]byte, t.body)))
+		if err != nil {
+			return err
+		}
+		resp, err := client.Do(req)
+		if err == nil {
+			resp.Body.Close()
+			if resp.StatusCode < 400 {
+				return nil
+			}
+			err = fmt.Errorf("%s %s: %s", t.method, t.url.String(), resp.Status)
+		}
+		if within.Err() == nil {
+			last = err
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-within.Done():
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return fmt.Errorf("no answer to test with in %v: %w", t.startWait, last)
+		}
+	}
+}
+
+// warm loads the server until the moment of the signal.
+func (t *trial) warm(ctx context.Context, late []load.Group) error {
+	within, cancel := context.WithTimeout(ctx, t.startWait)
+	defer cancel()
+	if err := t.traffic.Ready(within, 1); err != nil {
+		return err
+	}
+	t.show("loading", t.traffic)
+	if err := sleep(ctx, t.load); err != nil || len(late) == 0 {
+		return err
+	}
+	want := 0
+	for _, g := range late {
+		want += g.N
+		if err := t.traffic.Add(g); err != nil {
+			return err
+		}
+	}
+	for begun := time.Now(); ; {
+		n := 0
+		led := t.traffic.Snapshot()
+		for _, g := range late {
+			row := led.Row(g.Name)
+			n += row.InFlight + row.Requests
+		}
+		if n >= want {
+			break
+		}
+		if time.Since(begun) > lateWait {
+			return fmt.Errorf("%d of %d requests that were to be in flight at the signal were sent within %v", n, want, lateWait)
+		}
+		if err := sleep(ctx, time.Millisecond); err != nil {
+			return err
+		}
+	}
+	settle := t.pauses.settle
+	if t.line.Config != nil {
+		settle += 4 * t.line.Delay // a handshake and the request
+	}
+	return sleep(ctx, settle)
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
