@@ -17,34 +17,34 @@ type actor struct {
 	name   string
 	logger log.Logger
 
-	asked chan struct{} // closed by the first interrupt
+	stopping chan struct{} // closed by the first interrupt
 
-	mu     sync.Mutex
-	over   bool      // asked is closed
-	own    time.Time // the deadline that a supervisor has set; zero: none
-	failed error     // what execute returned before
+	mu          sync.Mutex
+	over        bool      // asked is closed
+	ownDeadline time.Time // the deadline that a supervisor has set; zero: none
+	lastErr     error     // what execute returned before
 }
 
-func newActor(stop *Stop, name, otherwise string) *actor {
+func newActor(stop *Stop, name, def string) *actor {
 	if stop == nil {
 		stop = new(Stop)
 	}
 	stop.init()
 	if name == "" {
-		name = otherwise
+		name = def
 	}
-	return &actor{stop: stop, used: stop.isUsed(), name: name, logger: log.With(stop.logger(), "actor", name), asked: make(chan struct{})}
+	return &actor{stop: stop, used: stop.isUsed(), name: name, logger: log.With(stop.logger(), "actor", name), stopping: make(chan struct{})}
 }
 
 // interrupt is the second half of the pair.
 func (a *actor) interrupt(cause error) {
 	a.stop.Begin(cause) // first, so that whatever is asked knows the deadline
 	a.mu.Lock()
-	first, failed := !a.over, a.failed
+	first, failed := !a.over, a.lastErr
 	if first {
 		a.over = true
-		a.own = ownDeadline(cause)
-		close(a.asked)
+		a.ownDeadline = deadlineIn(cause)
+		close(a.stopping)
 	}
 	a.mu.Unlock()
 	if first && failed != nil && !errors.Is(cause, failed) {
@@ -58,18 +58,18 @@ func (a *actor) execute(f func() error) func() error {
 	return func() error {
 		a.stop.recordExecute()
 		a.mu.Lock()
-		a.failed = nil
-		over := a.over
+		a.lastErr = nil
+		interrupted := a.over
 		a.mu.Unlock()
 		switch {
-		case a.used, !over && a.stop.isOver():
+		case a.used, !interrupted && a.stop.hasEnded():
 			return fmt.Errorf("%s: %w", a.name, ErrStopUsed)
-		case over, closed(a.stop.begun):
+		case interrupted, closed(a.stop.begun):
 			return nil
 		}
 		a.stop.addWorkers(1)
 		defer a.stop.addWorkers(-1)
-		return a.returned(f())
+		return a.recordReturn(f())
 	}
 }
 
@@ -77,9 +77,9 @@ func (a *actor) execute(f func() error) func() error {
 // to come. So the stop records an error that comes once the actor has been
 // interrupted, and one that was there when it was interrupted for another.
 // An error before that is not recorded, as the actor may be started again.
-func (a *actor) returned(err error) error {
+func (a *actor) recordReturn(err error) error {
 	a.mu.Lock()
-	a.failed = err
+	a.lastErr = err
 	over := a.over
 	a.mu.Unlock()
 	if over && err != nil {
@@ -96,14 +96,14 @@ func (a *actor) interrupted() bool {
 }
 
 // bound is when work must have ended that is asked to now.
-func (a *actor) bound(grace time.Duration) time.Time {
+func (a *actor) deadlineWithin(grace time.Duration) time.Time {
 	deadline, ok := a.stop.Deadline()
 	if !ok { // the actor ends by itself
 		deadline = time.Now().Add(a.stop.grace())
 	}
 	a.mu.Lock()
-	if !a.own.IsZero() && a.own.Before(deadline) {
-		deadline = a.own
+	if !a.ownDeadline.IsZero() && a.ownDeadline.Before(deadline) {
+		deadline = a.ownDeadline
 	}
 	a.mu.Unlock()
 	if own := time.Now().Add(max(grace, 0)); grace != 0 && own.Before(deadline) {
@@ -115,21 +115,21 @@ func (a *actor) bound(grace time.Duration) time.Time {
 // limit returns a context that ends when the actor may go on no longer: its
 // grace after the interrupt, at the deadline of the stop, or when a signal asks
 // for the cut. cancel has to be called.
-func (a *actor) limit(grace time.Duration) (ctx context.Context, cancel context.CancelFunc) {
+func (a *actor) workContext(grace time.Duration) (ctx context.Context, cancel context.CancelFunc) {
 	ctx, end := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		select {
-		case <-a.asked:
+		case <-a.stopping:
 		case <-ctx.Done():
 			return
 		}
-		bound := time.NewTimer(time.Until(a.bound(grace)))
+		bound := time.NewTimer(time.Until(a.deadlineWithin(grace)))
 		defer bound.Stop()
 		select {
 		case <-bound.C:
-		case <-a.stop.cutc:
+		case <-a.stop.cutting:
 		case <-ctx.Done():
 		}
 		end()

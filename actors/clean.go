@@ -17,8 +17,8 @@ func isCut(err error, wrapped bool) bool {
 // clean reports whether err is how an actor says that it was asked to stop. Of
 // joined errors, all have to be. One that is wrapped counts if the actor was
 // asked; a signal always does.
-func clean(err error, asked bool) bool {
-	return prune(err, func(e error, wrapped bool) bool { return isClean(e, wrapped && !asked) }) == nil
+func isCleanResult(err error, interrupted bool) bool {
+	return prune(err, func(e error, wrapped bool) bool { return isClean(e, wrapped && !interrupted) }) == nil
 }
 
 func isClean(err error, wrapped bool) bool {

@@ -35,7 +35,7 @@ func (e *PanicError) Error() string {
 }
 
 // guard calls f, which is the actor's.
-func (a *supervised) guard(f func() error) (err error) {
+func (a *supervised) call(f func() error) (err error) {
 	if a.contain {
 		return contain(a.name, f)
 	}
@@ -43,7 +43,7 @@ func (a *supervised) guard(f func() error) (err error) {
 	defer func() {
 		switch {
 		case returned:
-		case panicking():
+		case isPanicking():
 			a.crashing.Store(true)
 			// Not through the logger: the panic may be in there, with a lock held.
 			print("panic in actor ", strconv.Quote(a.name), ":\n")
@@ -67,7 +67,7 @@ func contain(name string, f func() error) (err error) {
 // contained reports whether the function that calls it is called by contain, on
 // the same goroutine. It is for the actors that have to stop in order also when
 // they panic, and must not recover a panic that ends the process.
-func contained() bool {
+func isContained() bool {
 	pc := make([]uintptr, 64)
 	frames := runtime.CallersFrames(pc[:runtime.Callers(2, pc)])
 	for {
@@ -83,7 +83,7 @@ func contained() bool {
 
 // panicking reports whether the deferred function that calls it was called
 // because of a panic, not of runtime.Goexit, without recovering to find out.
-func panicking() bool {
+func isPanicking() bool {
 	pc := make([]uintptr, 16)
 	frames := runtime.CallersFrames(pc[:runtime.Callers(3, pc)]) // above the deferred function
 	for {

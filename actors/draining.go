@@ -60,7 +60,7 @@ func (s *Stop) Draining() <-chan struct{} {
 		return nil
 	}
 	s.init()
-	return s.drains
+	return s.draining
 }
 
 // Deadline returns when what is left is cut, and whether a stop has begun: ok

@@ -67,8 +67,8 @@ func (s *Stop) Err(err error) error {
 	failures := slices.Clip(s.failures)
 	failed := s.countLocked().Failed
 	var cut *CutError
-	if len(s.cut) > 0 || len(s.forced) > 0 || s.cutBy != nil {
-		cut = &CutError{Requests: s.cut, Actors: s.forced, Signal: s.cutBy, stop: s}
+	if len(s.cutRequests) > 0 || len(s.cutActors) > 0 || s.cutSignal != nil {
+		cut = &CutError{Requests: s.cutRequests, Actors: s.cutActors, Signal: s.cutSignal, stop: s}
 	}
 	s.mu.Unlock()
 
@@ -177,7 +177,7 @@ func (s *Stop) record(pick func(failures []error) error) bool {
 func (s *Stop) recordForced(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.forced = append(s.forced, name)
+	s.cutActors = append(s.cutActors, name)
 }
 
 // isOwnCut reports whether err says what this Stop has cut, as opposed to

@@ -60,7 +60,7 @@ type EveryConfig struct {
 // execute. A nil stop means the defaults of [Stop].
 func Every(stop *Stop, schedule Schedule, job func(context.Context) error, cfg EveryConfig) (execute func() error, interrupt func(error)) {
 	e := newEvery(stop, schedule, job, cfg)
-	return e.execute(e.runs), e.interrupt
+	return e.execute(e.runJobs), e.interrupt
 }
 
 const (
@@ -92,11 +92,11 @@ func newEvery(stop *Stop, schedule Schedule, job func(context.Context) error, cf
 	return &every{actor: newActor(stop, cfg.Name, "every"), EveryConfig: cfg, schedule: schedule, job: job, clock: time.Now}
 }
 
-func (e *every) runs() error {
-	ctx, cancel := e.limit(e.Grace)
+func (e *every) runJobs() error {
+	ctx, cancel := e.workContext(e.Grace)
 	defer cancel()
 	due := e.now()
-	e.jump()
+	e.clockJump()
 	for first := e.AtStart; ; first = false {
 		var err error
 		if !first {
@@ -106,7 +106,7 @@ func (e *every) runs() error {
 			e.stop.reportReady()
 		}
 		if err == nil {
-			due, err = e.wait(due)
+			due, err = e.awaitRun(due)
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", e.name, err)
@@ -115,7 +115,7 @@ func (e *every) runs() error {
 			return nil
 		}
 		began := time.Now()
-		cut, err := e.run(ctx, e.job)
+		cut, err := e.runJob(ctx, e.job)
 		switch {
 		case cut:
 			return nil
@@ -147,7 +147,7 @@ func (e *every) now() time.Time {
 
 // jump returns by how much the clock moved since the last call beyond the time
 // that passed. It is 0 unless that is more than maxJump.
-func (e *every) jump() time.Duration {
+func (e *every) clockJump() time.Duration {
 	if !e.byClock() {
 		return 0
 	}
@@ -162,7 +162,7 @@ func (e *every) jump() time.Duration {
 }
 
 // after returns the schedule's first time after t.
-func (e *every) after(t time.Time) (time.Time, error) {
+func (e *every) nextTime(t time.Time) (time.Time, error) {
 	next := e.schedule.Next(t)
 	if !next.After(t) {
 		return t, fmt.Errorf("the schedule has no time after %v", t.Round(0))
@@ -172,9 +172,9 @@ func (e *every) after(t time.Time) (time.Time, error) {
 
 // next returns the first time to come after due, and logs how many were missed.
 func (e *every) next(due time.Time) (next time.Time, err error) {
-	next, err = e.after(due)
-	if by := e.jump(); by != 0 && err == nil {
-		return e.restart(next, by)
+	next, err = e.nextTime(due)
+	if by := e.clockJump(); by != 0 && err == nil {
+		return e.resumeAfterJump(next, by)
 	}
 	now := e.now()
 	if err != nil || next.After(now) {
@@ -187,11 +187,11 @@ func (e *every) next(due time.Time) (next time.Time, err error) {
 	} else {
 		n := 0
 		for ; err == nil && !next.After(now) && n < maxMissed && !e.interrupted(); n++ {
-			next, err = e.after(next)
+			next, err = e.nextTime(next)
 		}
 		if missed = n; err == nil && !next.After(now) {
 			missed = fmt.Sprint(n, " or more")
-			next, err = e.after(now)
+			next, err = e.nextTime(now)
 		}
 	}
 	if err == nil {
@@ -202,8 +202,8 @@ func (e *every) next(due time.Time) (next time.Time, err error) {
 
 // restart returns the first time to come when the clock has jumped, and logs it
 // unless that is the one that was expected.
-func (e *every) restart(expected time.Time, by time.Duration) (time.Time, error) {
-	next, err := e.after(e.now())
+func (e *every) resumeAfterJump(expected time.Time, by time.Duration) (time.Time, error) {
+	next, err := e.nextTime(e.now())
 	if err == nil && !next.Equal(expected) {
 		level.Warn(e.logger).Log("msg", "the clock has jumped, going on from now", "by", by.Round(time.Second), "now", e.wall.UTC().Format(time.RFC3339), "next", next.UTC().Format(time.RFC3339))
 	}
@@ -212,12 +212,12 @@ func (e *every) restart(expected time.Time, by time.Duration) (time.Time, error)
 
 // wait waits until the run that is due, or the next one if the clock jumps, and
 // returns when it was due. It returns at once when the actor is interrupted.
-func (e *every) wait(due time.Time) (time.Time, error) {
+func (e *every) awaitRun(due time.Time) (time.Time, error) {
 	at := e.jittered(due)
 	for {
 		now := e.now()
-		if by := e.jump(); by < 0 || by > 0 && !now.Before(at) {
-			next, err := e.restart(due, by)
+		if by := e.clockJump(); by < 0 || by > 0 && !now.Before(at) {
+			next, err := e.resumeAfterJump(due, by)
 			if err != nil {
 				return due, err
 			}
@@ -229,7 +229,7 @@ func (e *every) wait(due time.Time) (time.Time, error) {
 		}
 		t := time.NewTimer(min(at.Sub(now), clockCheck))
 		select {
-		case <-e.asked:
+		case <-e.stopping:
 			t.Stop()
 			return due, nil
 		case <-t.C:
@@ -246,7 +246,7 @@ func (e *every) jittered(due time.Time) time.Time {
 }
 
 // run runs a job, and reports whether it was cut, which it then counts.
-func (a *actor) run(ctx context.Context, job func(context.Context) error) (cut bool, err error) {
+func (a *actor) runJob(ctx context.Context, job func(context.Context) error) (cut bool, err error) {
 	err = job(ctx)
 	cut = err != nil && ctx.Err() != nil
 	if cut {

@@ -86,7 +86,7 @@ func (e *everyTest) run(t *testing.T, from, cron string, cfg EveryConfig, f func
 		}, cfg)
 		a.clock = e.clock.now
 		done := make(chan error)
-		go func() { done <- a.execute(a.runs)() }()
+		go func() { done <- a.execute(a.runJobs)() }()
 		synctest.Wait()
 		f()
 		synctest.Wait()
@@ -223,7 +223,7 @@ func TestEveryIntervalByTime(t *testing.T) {
 		}, EveryConfig{})
 		a.clock = c.now
 		done := make(chan error)
-		go func() { done <- a.execute(a.runs)() }()
+		go func() { done <- a.execute(a.runJobs)() }()
 		for _, to := range []string{"1970-01-01 00:00:00", "2026-03-10 12:00:00", "2026-03-10 04:00:00"} {
 			c.set(t, to)
 			time.Sleep(10*time.Minute + time.Second)
@@ -268,7 +268,7 @@ func TestEveryManyMissed(t *testing.T) {
 				}
 				return nil
 			}, EveryConfig{})
-			if err := a.execute(a.runs)(); err != nil || ran != 2 {
+			if err := a.execute(a.runJobs)(); err != nil || ran != 2 {
 				t.Errorf("%v after %d runs, want none after 2", err, ran)
 			}
 			if !strings.Contains(out.String(), "times="+tt.times) {

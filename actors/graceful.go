@@ -87,11 +87,11 @@ func (g *graceful) execute() error {
 	g.stop.memberReady(g.member)
 	served, down := make(chan struct{}), make(chan error, 1)
 	go func() {
-		err := g.end(served)
+		err := g.shutDown(served)
 		g.stop.memberDone(g.member, nil)
 		down <- err
 	}()
-	over := sync.OnceFunc(func() { close(served) })
+	markServed := sync.OnceFunc(func() { close(served) })
 	returned := false
 	defer func() {
 		if !returned {
@@ -99,7 +99,7 @@ func (g *graceful) execute() error {
 			// it, and begins the stop.
 			go func() {
 				<-g.stop.begun
-				over()
+				markServed()
 			}()
 		}
 	}()
@@ -109,8 +109,8 @@ func (g *graceful) execute() error {
 	var failed error
 	if !g.interrupted() {
 		failed = g.callServe()
-		switch asked := g.interrupted(); {
-		case asked && g.clean(failed):
+		switch interrupted := g.interrupted(); {
+		case interrupted && g.clean(failed):
 			failed = nil
 		case failed != nil:
 			if _, ok := failed.(*PanicError); !ok {
@@ -118,12 +118,12 @@ func (g *graceful) execute() error {
 			}
 			g.stop.recordError(failed) // a signal may come first for run.Group
 			fallthrough
-		case !asked:
+		case !interrupted:
 			g.stop.Begin(failed) // now: what is in flight may hold us up to the deadline
 		}
 	}
 	returned = true
-	over()
+	markServed()
 	if err := <-down; failed == nil {
 		return err
 	}
@@ -133,7 +133,7 @@ func (g *graceful) execute() error {
 // callServe calls serve. A panic that is contained is an error of serve, so that
 // it begins the stop as any other does.
 func (g *graceful) callServe() error {
-	if contained() {
+	if isContained() {
 		return contain(g.name, g.serve)
 	}
 	return g.serve()
@@ -151,18 +151,18 @@ func (g *graceful) clean(err error) bool {
 
 // end is the stop, from when it begins until serve has returned; it returns
 // what went wrong.
-func (g *graceful) end(served <-chan struct{}) error {
+func (g *graceful) shutDown(served <-chan struct{}) error {
 	select {
-	case <-g.asked:
+	case <-g.stopping:
 	case <-served:
 	}
-	g.stop.memberLameDuckDone(g.member, g.lameDuck(served))
+	g.stop.memberLameDuckDone(g.member, g.awaitLameDuck(served))
 
-	ctx, cancel := context.WithDeadline(context.Background(), g.bound(g.Grace))
+	ctx, cancel := context.WithDeadline(context.Background(), g.deadlineWithin(g.Grace))
 	defer cancel()
 	go func() {
 		select {
-		case <-g.stop.cutc:
+		case <-g.stop.cutting:
 			cancel()
 		case <-ctx.Done():
 		}
@@ -207,12 +207,12 @@ func (g *graceful) end(served <-chan struct{}) error {
 
 // lameDuck waits for the end of that phase, in which serve goes on, and reports
 // whether serve has ended before.
-func (g *graceful) lameDuck(served <-chan struct{}) (early bool) {
+func (g *graceful) awaitLameDuck(served <-chan struct{}) (early bool) {
 	over := time.NewTimer(time.Until(g.stop.drainTime()))
 	defer over.Stop()
 	select {
 	case <-over.C:
-	case <-g.stop.cutc:
+	case <-g.stop.cutting:
 	case <-served:
 		return time.Now().Before(g.stop.drainTime())
 	}

@@ -31,13 +31,13 @@ func (e *HangError) Error() string {
 }
 
 // await waits for an actor that is being interrupted, up to its deadline.
-func (a *supervised) await() error {
+func (a *supervised) awaitEnd() error {
 	a.sup.mu.Lock()
 	overdue := a.deadlineLocked().Add(returnTime)
 	a.sup.mu.Unlock()
 	timer := time.NewTimer(time.Until(overdue))
 	defer timer.Stop()
-	cut := a.sup.stop.cutc
+	cut := a.sup.stop.cutting
 	for {
 		select {
 		case <-a.done:
@@ -54,21 +54,21 @@ func (a *supervised) await() error {
 // deadlineLocked returns the actor's deadline, or zero while it is not known.
 func (a *supervised) deadlineLocked() time.Time {
 	st, s := a.stage, a.sup
-	if st.since.IsZero() {
+	if st.turnAt.IsZero() {
 		return time.Time{}
 	}
 	deadline := st.deadline
 	if a.within > 0 {
 		from := s.stop.drainTime()
-		if from.Before(st.since) {
-			from = st.since
+		if from.Before(st.turnAt) {
+			from = st.turnAt
 		}
 		if own := from.Add(a.within); own.Before(deadline) {
 			deadline = own
 		}
 	}
-	if deadline.Before(st.since) { // the others have left nothing
-		return st.since
+	if deadline.Before(st.turnAt) { // the others have left nothing
+		return st.turnAt
 	}
 	return deadline
 }
@@ -83,11 +83,11 @@ func (a *supervised) leaveBehind() error {
 		return a.result()
 	}
 	a.state = Hung
-	id := a.executing
+	id := a.executeGoroutine
 	if id == 0 {
-		id = a.interrupting
+		id = a.interruptGoroutine
 	}
-	after := now.Sub(a.stage.since)
+	after := now.Sub(a.stage.turnAt)
 	s.mu.Unlock()
 
 	err := &HangError{Actor: a.name, After: after, Stack: stackOf(s.stacks(now), id)}
@@ -95,19 +95,19 @@ func (a *supervised) leaveBehind() error {
 	a.err = err
 	a.leaveStageLocked()
 	s.mu.Unlock()
-	s.stop.recordActorError(err, a.named)
+	s.stop.recordActorError(err, a.withName)
 	level.Error(a.logger).Log("msg", "actor has not returned, leaving it behind", "elapsed", after, "stack", string(err.Stack))
-	s.advance()
+	s.giveTurns()
 	return a.result()
 }
 
 // stacks returns those of all goroutines, as they were then or later. The world
 // is stopped for it, so actors that hang together share one dump.
 func (s *Supervisor) stacks(then time.Time) []byte {
-	s.dumping.Lock()
-	defer s.dumping.Unlock()
-	if s.dumped.Before(then) || s.dump == nil {
-		s.dumped = time.Now()
+	s.dumpMu.Lock()
+	defer s.dumpMu.Unlock()
+	if s.dumpedAt.Before(then) || s.dump == nil {
+		s.dumpedAt = time.Now()
 		for size := 64 << 10; ; size *= 2 {
 			s.dump = make([]byte, size)
 			if n := runtime.Stack(s.dump, true); n < size || size >= 64<<20 {

@@ -39,7 +39,7 @@ func Health(stop *Stop, prefix string, next http.Handler) http.Handler {
 			http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
 			return
 		}
-		phase, out := stop.Phase(), stop.out.Load()
+		phase, out := stop.Phase(), stop.outOfService.Load()
 		status, body := http.StatusOK, phase.String()
 		if phase == Ready && out {
 			body = "out of service"

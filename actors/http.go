@@ -18,7 +18,7 @@ import (
 
 // mostNamed is how many requests that were cut are named in the log: clients
 // that mean harm may have begun any number, and the process has to end.
-const mostNamed = 1000
+const maxCutLogged = 1000
 
 // HTTP returns an actor that serves srv on the listeners, or, without any, on
 // one for srv.Addr that execute makes with [Listen]. When it is interrupted it
@@ -74,11 +74,11 @@ func HTTP(stop *Stop, srv *http.Server, listeners ...net.Listener) (execute func
 	}
 	stop.init()
 	s := &server{
-		stop:      stop,
-		http:      srv,
-		listeners: listeners,
-		logger:    log.With(stop.logger(), "actor", "http"),
-		own:       make(chan time.Time, 1),
+		stop:        stop,
+		http:        srv,
+		listeners:   listeners,
+		logger:      log.With(stop.logger(), "actor", "http"),
+		ownDeadline: make(chan time.Time, 1),
 	}
 	addrs := make([]string, len(listeners))
 	for i, l := range listeners {
@@ -90,13 +90,13 @@ func HTTP(stop *Stop, srv *http.Server, listeners ...net.Listener) (execute func
 
 // server is the life cycle of an HTTP actor.
 type server struct {
-	stop      *Stop
-	member    *member
-	http      *http.Server
-	listeners []net.Listener
-	logger    log.Logger
-	own       chan time.Time               // a deadline that a supervisor has set
-	engine    atomic.Pointer[drain.Server] // nil before execute
+	stop        *Stop
+	member      *member
+	http        *http.Server
+	listeners   []net.Listener
+	logger      log.Logger
+	ownDeadline chan time.Time               // a deadline that a supervisor has set
+	engine      atomic.Pointer[drain.Server] // nil before execute
 }
 
 func (s *server) execute() error {
@@ -121,7 +121,7 @@ func (s *server) execute() error {
 		}
 		l, err := Listen(addr)
 		if err != nil {
-			return s.fail(err)
+			return s.failStart(err)
 		}
 		s.listeners = []net.Listener{l}
 	}
@@ -134,7 +134,7 @@ func (s *server) execute() error {
 	}
 	engine, err := drain.New(s.http, s.listeners, policy{s.stop}, s.logger)
 	if err != nil {
-		return s.fail(err)
+		return s.failStart(err)
 	}
 	s.engine.Store(engine)
 	failures := engine.Start()
@@ -146,16 +146,16 @@ func (s *server) execute() error {
 		s.stop.recordError(err) // a signal may come first for run.Group
 		s.stop.Begin(err)
 	}
-	s.stop.memberLameDuckDone(s.member, s.lameDuck(failures))
+	s.stop.memberLameDuckDone(s.member, s.awaitLameDuck(failures))
 
-	ctx, cancel := s.deadline()
+	ctx, cancel := s.drainContext()
 	defer cancel()
 	requests := engine.Drain(ctx)
 	for err := range failures {
 		s.stop.recordError(err)
 	}
 	for i, r := range requests {
-		if i == mostNamed {
+		if i == maxCutLogged {
 			level.Warn(s.logger).Log("msg", "more requests cut", "more", len(requests)-i)
 			break
 		}
@@ -169,7 +169,7 @@ func (s *server) execute() error {
 }
 
 // fail begins the stop with an error by which nothing was served.
-func (s *server) fail(err error) error {
+func (s *server) failStart(err error) error {
 	s.stop.recordError(err)
 	s.stop.Begin(err)
 	s.stop.memberLameDuckDone(s.member, true)
@@ -178,14 +178,14 @@ func (s *server) fail(err error) error {
 
 // lameDuck waits for the end of that phase, in which all goes on, and reports
 // whether every listener has ended before.
-func (s *server) lameDuck(failures <-chan error) (early bool) {
+func (s *server) awaitLameDuck(failures <-chan error) (early bool) {
 	over := time.NewTimer(time.Until(s.stop.drainTime()))
 	defer over.Stop()
 	for {
 		select {
 		case <-over.C:
 			return false
-		case <-s.stop.cutc:
+		case <-s.stop.cutting:
 			return false
 		case err, ok := <-failures:
 			if !ok {
@@ -197,7 +197,7 @@ func (s *server) lameDuck(failures <-chan error) (early bool) {
 }
 
 // deadline returns a context that ends when what is left is to be cut.
-func (s *server) deadline() (context.Context, context.CancelFunc) {
+func (s *server) drainContext() (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(context.Background())
 	end, _ := s.stop.Deadline()
 	go func() {
@@ -206,14 +206,14 @@ func (s *server) deadline() (context.Context, context.CancelFunc) {
 		defer timer.Stop()
 		for {
 			select {
-			case own := <-s.own:
+			case own := <-s.ownDeadline:
 				if own.Before(end) {
 					end = own
 					timer.Reset(time.Until(end))
 				}
 			case <-timer.C:
 				return
-			case <-s.stop.cutc:
+			case <-s.stop.cutting:
 				return
 			case <-ctx.Done():
 				return
@@ -228,9 +228,9 @@ func (s *server) interrupt(cause error) {
 		s.endUnstarted()
 		return
 	}
-	if deadline := ownDeadline(cause); !deadline.IsZero() {
+	if deadline := deadlineIn(cause); !deadline.IsZero() {
 		select {
-		case s.own <- deadline:
+		case s.ownDeadline <- deadline:
 		default: // it has one
 		}
 	}

@@ -48,15 +48,15 @@ func (s *Stop) register(logger log.Logger, srv *server) *member {
 func (s *Stop) isUsed() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.executed && !s.start.IsZero()
+	return s.executed && !s.began.IsZero()
 }
 
 // isOver reports whether the group that the Stop serves ended a while ago. An
 // actor of that group that is executed only now has been interrupted by then.
-func (s *Stop) isOver() bool {
+func (s *Stop) hasEnded() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.ran && !s.finishedAt.IsZero() && time.Since(s.finishedAt) > returnTime
+	return s.executedBefore && !s.finishedAt.IsZero() && time.Since(s.finishedAt) > returnTime
 }
 
 // recordExecute records that the group runs: an actor is executed. Members that
@@ -76,7 +76,7 @@ func (s *Stop) recordExecute() {
 func (s *Stop) skipUnstarted() {
 	var skipped []*member
 	s.mu.Lock()
-	if s.start.IsZero() && (s.holds > 0 || time.Since(s.heldUntil) < returnTime) {
+	if s.began.IsZero() && (s.unready > 0 || time.Since(s.readyAt) < returnTime) {
 		s.mu.Unlock()
 		return // holdReady calls it again
 	}
@@ -87,7 +87,7 @@ func (s *Stop) skipUnstarted() {
 		}
 	}
 	s.checkReadyLocked()
-	begun := !s.start.IsZero()
+	begun := !s.began.IsZero()
 	draining, stopped := s.allLocked(memberIsLameDuckDone), s.allLocked(memberIsDone)
 	s.mu.Unlock()
 	for _, m := range skipped {
@@ -111,7 +111,7 @@ func (s *Stop) allLocked(step memberStep) bool {
 // checkReadyLocked enters Ready if it is time to.
 func (s *Stop) checkReadyLocked() {
 	started := slices.ContainsFunc(s.members, func(m *member) bool { return m.step >= memberIsReady })
-	if started && s.allLocked(memberIsReady) && s.holds == 0 && s.start.IsZero() {
+	if started && s.allLocked(memberIsReady) && s.unready == 0 && s.began.IsZero() {
 		s.enterLocked(Ready)
 	}
 }
@@ -123,7 +123,7 @@ func (s *Stop) memberStarted(m *member) (serve bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case m.used, s.phase == Stopped && s.ran:
+	case m.used, s.phase == Stopped && s.executedBefore:
 		return false, ErrStopUsed
 	case s.phase == Stopped: // it began before there was a member
 		return false, nil
@@ -157,9 +157,9 @@ func (s *Stop) memberLameDuckDone(m *member, early bool) {
 // memberDone records that a member has returned, and what it had to cut.
 func (s *Stop) memberDone(m *member, cut []Request) {
 	s.mu.Lock()
-	s.cut = append(s.cut, cut...)
+	s.cutRequests = append(s.cutRequests, cut...)
 	m.step = memberIsDone
-	last := s.allLocked(memberIsDone) && !s.start.IsZero()
+	last := s.allLocked(memberIsDone) && !s.began.IsZero()
 	s.mu.Unlock()
 	if last {
 		s.advance(Stopped)

@@ -33,10 +33,10 @@ type OnceConfig struct {
 func Once(stop *Stop, job func(context.Context) error, cfg OnceConfig) (execute func() error, interrupt func(error)) {
 	a := newActor(stop, cfg.Name, "once")
 	return a.execute(func() error {
-		ctx, cancel := a.limit(cfg.Grace)
+		ctx, cancel := a.workContext(cfg.Grace)
 		defer cancel()
 		began := time.Now()
-		switch cut, err := a.run(ctx, job); {
+		switch cut, err := a.runJob(ctx, job); {
 		case cut:
 			return nil
 		case err != nil:
@@ -44,7 +44,7 @@ func Once(stop *Stop, job func(context.Context) error, cfg OnceConfig) (execute 
 		}
 		level.Debug(a.logger).Log("msg", "job done", "elapsed", time.Since(began))
 		a.stop.reportReady()
-		<-a.asked
+		<-a.stopping
 		return nil
 	}), a.interrupt
 }

@@ -55,7 +55,7 @@ func (s *Stop) enterLocked(p Phase) bool {
 		return false
 	}
 	if s.phase < Draining && p >= Draining {
-		close(s.drains)
+		close(s.draining)
 	}
 	s.phase, s.since = p, time.Now()
 	s.closing.Store(p >= LameDuck)
@@ -66,7 +66,7 @@ func (s *Stop) enterLocked(p Phase) bool {
 func (s *Stop) advance(p Phase) {
 	s.mu.Lock()
 	changed := s.enterLocked(p)
-	start, cause, cut, n := s.start, s.cause, len(s.cut), s.countLocked()
+	start, cause, cut, n := s.began, s.cause, len(s.cutRequests), s.countLocked()
 	grace := s.deadline.Sub(s.drainAt)
 	if changed && p == Stopped {
 		close(s.done)
@@ -79,12 +79,12 @@ func (s *Stop) advance(p Phase) {
 	logger := log.With(level.Info(s.logger()), "phase", p) // not under the lock: it may ask us, or block
 	switch p {
 	case LameDuck:
-		logger.Log("msg", "not ready any more, still accepting", "cause", reason(cause), "for", s.LameDuck)
+		logger.Log("msg", "not ready any more, still accepting", "cause", causeText(cause), "for", s.LameDuck)
 	case Draining:
-		logger.Log("msg", "no new connections, finishing what is open", "cause", reason(cause),
+		logger.Log("msg", "no new connections, finishing what is open", "cause", causeText(cause),
 			"inflight", n.InFlight, "open", n.Open, "grace", grace)
 	case Stopped:
-		logger.Log("msg", "stopped", "cause", reason(cause), "elapsed", time.Since(start).Round(100*time.Microsecond),
+		logger.Log("msg", "stopped", "cause", causeText(cause), "elapsed", time.Since(start).Round(100*time.Microsecond),
 			"drained", n.Drained, "drained_http2", n.DrainedHTTP2, "hijacked_ended", n.HijackedEnded,
 			"failed", n.Failed, "cut", cut)
 	}

@@ -114,7 +114,7 @@ func Process(stop *Stop, cmd *exec.Cmd, cfg ProcessConfig) (execute func() error
 	// Its lines wait for the log, as long as the actor may, and on a goroutine of
 	// their own. See output.
 	p.logger = log.With(p.stop.waitingLogger(), "actor", p.name)
-	return p.execute(p.runs), p.interrupt
+	return p.execute(p.runProgram), p.interrupt
 }
 
 type process struct {
@@ -123,12 +123,12 @@ type process struct {
 	template *exec.Cmd
 }
 
-func (p *process) runs() error {
+func (p *process) runProgram() error {
 	// A Linux child that asks for a signal at its parent's end gets it when the
 	// thread that forked it ends: https://go.dev/issue/27505.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	stopReaping, reapErr := p.reap()
+	stopReaping, reapErr := p.startReaping()
 	defer stopReaping()
 
 	cmd := p.command()
@@ -147,7 +147,7 @@ func (p *process) runs() error {
 	}
 	out.log(level.Info(p.logger), "msg", "started", "pid", cmd.Process.Pid)
 	p.stop.reportReady()
-	out.begin()
+	out.start()
 	exited := make(chan struct{})
 	go func() {
 		defer close(exited)
@@ -155,11 +155,11 @@ func (p *process) runs() error {
 	}()
 	select {
 	case <-exited:
-	case <-p.asked:
+	case <-p.stopping:
 	}
-	killed := p.end(cmd, exited)
+	killed := p.endGroup(cmd, exited)
 	elapsed := time.Since(began).Round(time.Millisecond)
-	out.end(p.logger, func() {
+	out.finish(p.logger, func() {
 		if killed {
 			level.Warn(p.logger).Log("msg", "did not end in time, killed")
 		}
@@ -205,11 +205,11 @@ func (p *process) command() *exec.Cmd {
 
 // end ends the group, and reports whether any of it had to be killed. It
 // returns when the program has exited.
-func (p *process) end(cmd *exec.Cmd, exited <-chan struct{}) (killed bool) {
+func (p *process) endGroup(cmd *exec.Cmd, exited <-chan struct{}) (killed bool) {
 	pid := cmd.Process.Pid
 	signalGroup(cmd.Process, p.Signal)
 	continueGroup(cmd.Process)
-	bound := time.NewTimer(time.Until(p.bound(p.Grace)))
+	bound := time.NewTimer(time.Until(p.deadlineWithin(p.Grace)))
 	defer bound.Stop()
 	pause := time.Millisecond // there is no event for the end of a group
 	leader, look := exited, (<-chan time.Time)(nil)
@@ -221,7 +221,7 @@ func (p *process) end(cmd *exec.Cmd, exited <-chan struct{}) (killed bool) {
 			pause = min(2*pause, 100*time.Millisecond)
 		case <-bound.C:
 			late = true
-		case <-p.stop.cutc:
+		case <-p.stop.cutting:
 			late = true
 		}
 		if leader == nil {
@@ -243,10 +243,10 @@ func (p *process) end(cmd *exec.Cmd, exited <-chan struct{}) (killed bool) {
 // been logged then is dropped. If nothing has asked the program to end, the
 // deadline is that of a stop which would begin now.
 func (p *process) awaitLog(out *output) {
-	bound := func() time.Duration { return max(time.Until(p.bound(0)), logDelay) }
+	bound := func() time.Duration { return max(time.Until(p.deadlineWithin(0)), logDelay) }
 	timer := time.NewTimer(bound())
 	defer timer.Stop()
-	for asked, cut, gaveUp := p.asked, p.stop.cutc, false; ; {
+	for asked, cut, gaveUp := p.stopping, p.stop.cutting, false; ; {
 		select {
 		case <-out.done:
 			return

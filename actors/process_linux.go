@@ -61,8 +61,8 @@ func processes(f func(procStat)) error {
 
 // reap reaps orphans, if this process adopts any, until stop is called. An error
 // says why it cannot.
-func (p *process) reap() (stop func(), err error) {
-	if !adopts() {
+func (p *process) startReaping() (stop func(), err error) {
+	if !adoptsOrphans() {
 		return func() {}, nil
 	}
 	if err := canReap(); err != nil {
@@ -91,7 +91,7 @@ func (p *process) reap() (stop func(), err error) {
 }
 
 // adopts reports whether orphans become children of this process.
-func adopts() bool {
+func adoptsOrphans() bool {
 	if os.Getpid() == 1 {
 		return true
 	}
@@ -111,7 +111,7 @@ func canReap() error {
 		return err
 	}
 	defer self.Release()
-	held, err := held()
+	held, err := heldPIDs()
 	if err == nil && !held[os.Getpid()] {
 		err = errors.New("no process handles (pidfd)")
 	}
@@ -140,7 +140,7 @@ func reapOrphans() {
 	}) != nil || len(zombies) == 0 {
 		return
 	}
-	held, err := held()
+	held, err := heldPIDs()
 	if err != nil {
 		return
 	}
@@ -152,7 +152,7 @@ func reapOrphans() {
 }
 
 // held returns the processes that this one has handles of.
-func held() (map[int]bool, error) {
+func heldPIDs() (map[int]bool, error) {
 	fds, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		return nil, err

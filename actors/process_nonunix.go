@@ -10,7 +10,7 @@ import (
 func ownGroup(*syscall.SysProcAttr)      {}
 func dieWithParent(*syscall.SysProcAttr) {}
 
-func (p *process) reap() (stop func(), err error) { return func() {}, nil }
+func (p *process) startReaping() (stop func(), err error) { return func() {}, nil }
 
 func signalGroup(p *os.Process, sig syscall.Signal) { p.Kill() }
 func continueGroup(*os.Process)                     {}

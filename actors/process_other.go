@@ -10,6 +10,6 @@ import (
 func dieWithParent(*syscall.SysProcAttr) {}
 func onlyZombies(pgid int) bool          { return false }
 
-func (p *process) reap() (stop func(), err error) { return func() {}, nil }
+func (p *process) startReaping() (stop func(), err error) { return func() {}, nil }
 
 func pipeSize(*os.File) int { return defaultPipeSize }

@@ -34,16 +34,16 @@ const (
 // about it. So a log that blocks holds the program, which has to wait for room
 // in its pipes, but neither its signals nor, past a deadline, the actor.
 type output struct {
-	max     int
-	pipes   []*pipe    // the ends that are read
-	ends    []*os.File // those of the program
-	loggers []log.Logger
-	readers sync.WaitGroup
+	max       int
+	pipes     []*pipe    // the ends that are read
+	childEnds []*os.File // those of the program
+	loggers   []log.Logger
+	readers   sync.WaitGroup
 
 	entries chan func()   // each logs a line
 	gaveUp  chan struct{} // closed: lines are dropped, and counted
 	dropped atomic.Int64
-	last    func()        // logs the last line; set before entries is closed
+	logLast func()        // logs the last line; set before entries is closed
 	done    chan struct{} // closed when all has been logged
 }
 
@@ -66,7 +66,7 @@ func (o *output) redirect(cmd *exec.Cmd, logger log.Logger) error {
 		if err != nil {
 			return err
 		}
-		o.pipes, o.ends = append(o.pipes, &pipe{File: r}), append(o.ends, end)
+		o.pipes, o.childEnds = append(o.pipes, &pipe{File: r}), append(o.childEnds, end)
 		o.loggers = append(o.loggers, log.With(level.Info(logger), "stream", w.name))
 		*w.to = end
 	}
@@ -75,15 +75,15 @@ func (o *output) redirect(cmd *exec.Cmd, logger log.Logger) error {
 
 // discard closes the pipes of a program that was not started.
 func (o *output) discard() {
-	for i, end := range o.ends {
+	for i, end := range o.childEnds {
 		end.Close()
 		o.pipes[i].Close()
 	}
 }
 
 // begin begins to read and to log.
-func (o *output) begin() {
-	for _, end := range o.ends {
+func (o *output) start() {
+	for _, end := range o.childEnds {
 		end.Close()
 	}
 	go func() {
@@ -91,7 +91,7 @@ func (o *output) begin() {
 		for log := range o.entries {
 			log()
 		}
-		o.last()
+		o.logLast()
 	}()
 	for i, r := range o.pipes {
 		o.readers.Go(func() {
@@ -116,7 +116,7 @@ func (o *output) log(logger log.Logger, keyvals ...any) {
 
 // end is called when the program has ended. It reads what is left, and closes
 // done when that and the last line have been logged.
-func (o *output) end(logger log.Logger, last func()) {
+func (o *output) finish(logger log.Logger, last func()) {
 	for _, r := range o.pipes {
 		// Where that cannot be set (Windows), a descendant that inherits the
 		// pipe and stays holds the actor until giveUp.
@@ -124,7 +124,7 @@ func (o *output) end(logger log.Logger, last func()) {
 	}
 	go func() {
 		o.readers.Wait()
-		o.last = func() {
+		o.logLast = func() {
 			if n := o.dropped.Load(); n > 0 {
 				level.Warn(logger).Log("msg", "output dropped, the log is too slow", "lines", n)
 			}
@@ -145,8 +145,8 @@ func (o *output) giveUp() {
 // pipe is the end of a pipe that is read.
 type pipe struct {
 	*os.File
-	late bool // the read deadline has passed
-	left int  // what may be read since then, in bytes
+	late      bool // the read deadline has passed
+	remaining int  // what may be read since then, in bytes
 }
 
 // Read waits for the pipe until its read deadline. Later it still reads what is
@@ -158,28 +158,28 @@ func (p *pipe) Read(b []byte) (int, error) {
 		return n, err
 	}
 	if !p.late {
-		p.late, p.left = true, pipeSize(p.File)
+		p.late, p.remaining = true, pipeSize(p.File)
 	}
-	if p.left == 0 {
+	if p.remaining == 0 {
 		return 0, err
 	}
-	n, err = readPipe(p.File, b[:min(len(b), p.left)])
-	p.left -= n
+	n, err = readPipe(p.File, b[:min(len(b), p.remaining)])
+	p.remaining -= n
 	return n, err
 }
 
 // logLines logs what r has, a line a line, of at most o.max bytes.
 func (o *output) logLines(logger log.Logger, r io.Reader) {
-	more, max := false, o.max
+	partial, max := false, o.max
 	s := bufio.NewScanner(r)
 	s.Buffer(nil, max)
 	s.Split(func(data []byte, atEOF bool) (advance int, token []byte, err error) {
-		more = false
+		partial = false
 		if i := bytes.IndexByte(data, '\n'); i >= 0 {
 			return i + 1, data[:i], nil
 		}
 		if len(data) >= max {
-			more = true
+			partial = true
 			n := max
 			for n > max-utf8.UTFMax && n > 1 && !utf8.RuneStart(data[n-1]) {
 				n--
@@ -198,7 +198,7 @@ func (o *output) logLines(logger log.Logger, r io.Reader) {
 	})
 	for s.Scan() {
 		line := strings.TrimSuffix(s.Text(), "\r")
-		if more {
+		if partial {
 			o.log(logger, "msg", line, "more", true)
 		} else {
 			o.log(logger, "msg", line)

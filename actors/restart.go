@@ -48,10 +48,10 @@ func (r Restart) set(a *supervised) {
 }
 
 // attempts executes the actor, as often as it takes.
-func (a *supervised) attempts() error {
+func (a *supervised) runWithRestarts() error {
 	r := a.restart
 	if r == nil {
-		return a.guard(a.execute)
+		return a.call(a.execute)
 	}
 	pauses := backoff.NewExponentialBackOff()
 	pauses.InitialInterval, pauses.MaxInterval = r.MinPause, r.MaxPause
@@ -59,8 +59,8 @@ func (a *supervised) attempts() error {
 	var last []time.Time // restarts in the window
 	for {
 		began := time.Now()
-		err := a.guard(a.execute)
-		if clean(err, false) || isPermanent(err) || a.stopping() {
+		err := a.call(a.execute)
+		if isCleanResult(err, false) || isPermanent(err) || a.stopBegun() {
 			return err
 		}
 		now := time.Now()
@@ -75,7 +75,7 @@ func (a *supervised) attempts() error {
 		pause := pauses.NextBackOff()
 		a.markRestart(Restarting, err)
 		level.Warn(a.logger).Log("msg", "actor failed, restarting it", "err", err, "in", pause.Round(time.Millisecond), "elapsed", now.Sub(began))
-		if !a.pause(pause) {
+		if !a.pauseFor(pause) {
 			return nil
 		}
 		a.markRestart(Running, err)
@@ -87,7 +87,7 @@ func isPermanent(err error) bool {
 }
 
 // stopping reports whether the stop has begun.
-func (a *supervised) stopping() bool {
+func (a *supervised) stopBegun() bool {
 	select {
 	case <-a.sup.stop.begun:
 		return true
@@ -97,12 +97,12 @@ func (a *supervised) stopping() bool {
 }
 
 // pause reports whether it was over before the stop began.
-func (a *supervised) pause(d time.Duration) bool {
+func (a *supervised) pauseFor(d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return !a.stopping()
+		return !a.stopBegun()
 	case <-a.sup.stop.begun:
 		return false
 	}
@@ -115,7 +115,7 @@ func (a *supervised) markRestart(state ActorState, err error) {
 	if a.state == Running || a.state == Restarting {
 		a.state = state
 	}
-	a.failure = err
+	a.restartCause = err
 	if state == Running {
 		a.restarts++
 	}

@@ -77,7 +77,7 @@ func (c *cronSchedule) Next(t time.Time) time.Time {
 		return c.nextElapsed(t)
 	}
 	for wall := c.next(wallOf(t)); !wall.IsZero(); wall = c.next(wall) {
-		if at := first(wall, c.loc); at.After(t) {
+		if at := firstShown(wall, c.loc); at.After(t) {
 			return at
 		}
 	}
@@ -109,7 +109,7 @@ func wallOf(t time.Time) time.Time {
 }
 
 // first returns when the clock in loc first shows wall, or more.
-func first(wall time.Time, loc *time.Location) time.Time {
+func firstShown(wall time.Time, loc *time.Location) time.Time {
 	// Of a wall time that there is twice, or never, Date makes a time with one
 	// of the two offsets, and does not say with which.
 	t := time.Date(wall.Year(), wall.Month(), wall.Day(), wall.Hour(), wall.Minute(), wall.Second(), 0, loc)

@@ -62,7 +62,7 @@ func Signal(stop *Stop, signals ...os.Signal) (execute func() error, interrupt f
 	execute = func() error {
 		stop.recordExecute()
 		var sig os.Signal
-		w := &watch{stop: stop, ints: ints, others: others}
+		w := &signalWatch{stop: stop, ints: ints, others: others}
 		select {
 		case sig = <-ints:
 			w.interrupted = time.Now()
@@ -73,7 +73,7 @@ func Signal(stop *Stop, signals ...os.Signal) (execute func() error, interrupt f
 			return nil
 		}
 		err := &run.SignalError{Signal: sig}
-		w.second = true
+		w.signalled = true
 		go w.run()
 		stop.Begin(err) // not left to the group, where an interrupt added earlier may block
 		return err
@@ -89,14 +89,14 @@ func Signal(stop *Stop, signals ...os.Signal) (execute func() error, interrupt f
 const sameInterrupt = 300 * time.Millisecond
 
 // watch listens for further signals until there is nothing left to cut.
-type watch struct {
+type signalWatch struct {
 	stop         *Stop
 	ints, others chan os.Signal
-	second       bool      // there has been a signal: the next SIGINT is a second one
+	signalled    bool      // there has been a signal: the next SIGINT is a second one
 	interrupted  time.Time // when the first SIGINT came
 }
 
-func (w *watch) run() {
+func (w *signalWatch) run() {
 	defer signal.Stop(w.ints)
 	logger := w.stop.logger()
 	for {
@@ -106,15 +106,15 @@ func (w *watch) run() {
 			case !w.interrupted.IsZero() && time.Since(w.interrupted) < sameInterrupt:
 				level.Debug(logger).Log("msg", "the same interrupt again", "signal", sig)
 				continue
-			case w.second:
+			case w.signalled:
 				w.stop.cutNow(sig)
 				level.Warn(logger).Log("msg", "second interrupt: cutting what is left", "signal", sig)
 				continue
 			}
-			w.second, w.interrupted = true, time.Now()
+			w.signalled, w.interrupted = true, time.Now()
 			level.Info(logger).Log("msg", "already stopping; interrupt again to cut what is left", "signal", sig)
 		case sig := <-w.others:
-			w.second = true
+			w.signalled = true
 			level.Info(logger).Log("msg", "already stopping", "signal", sig)
 		case <-w.stop.finished:
 			return

@@ -68,19 +68,19 @@ func (s *Stop) Snapshot() Snapshot {
 	s.init()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n, out := s.countLocked(), s.out.Load()
+	n, out := s.countLocked(), s.outOfService.Load()
 	var dropped uint64
 	if s.log != nil {
 		dropped = s.log.Dropped()
 	}
 	return Snapshot{
 		Phase: s.phase, Since: s.since, Ready: s.phase == Ready && !out, OutOfService: out,
-		Began: s.start, Cause: s.cause, Deadline: s.deadline,
+		Began: s.began, Cause: s.cause, Deadline: s.deadline,
 		Open: n.Open, New: n.New, Idle: n.Idle, Busy: n.Busy, Hijacked: n.Hijacked, InFlight: n.InFlight,
 		Streams: n.Streams,
 		Served:  n.Served, Drained: n.Drained, DrainedHTTP2: n.DrainedHTTP2, HijackedEnded: n.HijackedEnded,
 		Failed: n.Failed, LogLinesDropped: dropped,
-		Cut: append([]Request(nil), s.cut...), CutActors: append([]string(nil), s.forced...),
+		Cut: append([]Request(nil), s.cutRequests...), CutActors: append([]string(nil), s.cutActors...),
 	}
 }
 

@@ -37,67 +37,67 @@ import (
 // moves on with the stages.
 type Stage int
 
-func (n Stage) set(a *supervised) { a.number = n }
+func (n Stage) set(a *supervised) { a.stageNumber = n }
 
 // stage holds the actors that are interrupted together. Supervisor.mu guards it.
 type stage struct {
 	number   Stage
-	start    chan struct{} // closed when they may start
+	mayStart chan struct{} // closed when they may start
 	unready  int           // actors with StartFirst that are not ready
 	turn     chan struct{} // closed when they are to be interrupted
-	since    time.Time     // when that was; zero before
+	turnAt   time.Time     // when that was; zero before
 	deadline time.Time     // set then
-	left     int           // actors that are waited for
-	share    time.Duration // set aside for this stage
+	awaited  int           // actors that are waited for
+	reserved time.Duration // set aside for this stage
 }
 
 // addToStageLocked puts an actor into its stage.
 func (s *Supervisor) addToStageLocked(a *supervised) {
-	i, found := slices.BinarySearchFunc(s.stages, a.number, func(st *stage, n Stage) int { return int(st.number) - int(n) })
+	i, found := slices.BinarySearchFunc(s.stages, a.stageNumber, func(st *stage, n Stage) int { return int(st.number) - int(n) })
 	if !found {
-		s.stages = slices.Insert(s.stages, i, &stage{number: a.number, start: make(chan struct{}), turn: make(chan struct{})})
+		s.stages = slices.Insert(s.stages, i, &stage{number: a.stageNumber, mayStart: make(chan struct{}), turn: make(chan struct{})})
 	}
 	a.stage = s.stages[i]
-	a.stage.left++
-	a.stage.share = max(a.stage.share, a.within)
-	if s.began.IsZero() {
-		s.missing++
+	a.stage.awaited++
+	a.stage.reserved = max(a.stage.reserved, a.within)
+	if s.stopBegan.IsZero() {
+		s.unstarted++
 		if a.startFirst != nil {
 			a.stage.unready++
-			s.stop.holdReady(1)
+			s.stop.addUnready(1)
 		}
 	} else { // nothing knows that it is to come
 		a.skipped = true
-		a.stage.left--
+		a.stage.awaited--
 	}
-	s.stop.setAside(s.sharesLocked(s.stages[1:]))
+	s.stop.reserve(s.reservedLocked(s.stages[1:]))
 }
 
-func (s *Supervisor) sharesLocked(stages []*stage) (sum time.Duration) {
+func (s *Supervisor) reservedLocked(stages []*stage) (sum time.Duration) {
 	for _, st := range stages {
-		sum += st.share
+		sum += st.reserved
 	}
 	return sum
 }
 
 // advance gives a turn to each stage whose lower stages have ended, if the stop
 // has begun.
-func (s *Supervisor) advance() {
+func (s *Supervisor) giveTurns() {
 	var turned []*stage
 	s.mu.Lock()
-	if s.began.IsZero() {
+	if s.stopBegan.IsZero() {
 		s.mu.Unlock()
 		return
 	}
-	all := s.sharesLocked(s.stages[1:])
+	all := s.reservedLocked(s.stages[1:])
 	for i, st := range s.stages {
-		if st.since.IsZero() {
-			st.since = time.Now()
-			st.deadline = s.stop.extendDeadline(s.sharesLocked(s.stages[i+1:]), all)
+		if st.turnAt.IsZero() {
+			st.turnAt = time.Now()
+			st.deadline = s.stop.extendDeadline(s.reservedLocked(s.stages[i+1:]), all)
 			close(st.turn)
 			turned = append(turned, st)
 		}
-		if st.left > 0 {
+		if st.awaited > 0 {
 			break
 		}
 	}
@@ -119,7 +119,7 @@ func (s *Supervisor) advance() {
 func (s *Supervisor) runningInLocked(st *stage) string {
 	var names []string
 	for _, a := range s.actors {
-		if a.stage == st && a.ended.IsZero() {
+		if a.stage == st && a.endedAt.IsZero() {
 			if len(names) == 10 {
 				names = append(names, "...")
 				break
@@ -136,10 +136,10 @@ func (s *Supervisor) skipUnstarted() {
 	var skipped []*supervised
 	s.mu.Lock()
 	for _, a := range s.actors {
-		if !a.called && !a.skipped {
+		if !a.executed && !a.skipped {
 			a.skipped = true
-			a.stage.left--
-			s.missing--
+			a.stage.awaited--
+			s.unstarted--
 			skipped = append(skipped, a)
 		}
 	}
@@ -147,5 +147,5 @@ func (s *Supervisor) skipUnstarted() {
 	for _, a := range skipped {
 		level.Warn(a.logger).Log("msg", "actor was never started, not waiting for it")
 	}
-	s.advance()
+	s.giveTurns()
 }

@@ -46,8 +46,8 @@ func (f StartFirst) set(a *supervised) { a.startFirst = &f }
 func (s *Supervisor) startStagesLocked() {
 	for i := len(s.stages) - 1; i >= 0; i-- {
 		st := s.stages[i]
-		if !closed(st.start) {
-			close(st.start)
+		if !closed(st.mayStart) {
+			close(st.mayStart)
 		}
 		if st.unready > 0 {
 			return
@@ -59,10 +59,10 @@ func (s *Supervisor) startStagesLocked() {
 // starts. It does not if it had to wait and a stop has begun.
 func (a *supervised) awaitStart() bool {
 	s := a.sup
-	if !closed(a.stage.start) {
+	if !closed(a.stage.mayStart) {
 		level.Info(a.logger).Log("msg", "waiting to start", "for", s.holding(a.stage))
 		select {
-		case <-a.stage.start:
+		case <-a.stage.mayStart:
 		case <-s.stop.begun:
 		}
 		if closed(s.stop.begun) {
@@ -72,7 +72,7 @@ func (a *supervised) awaitStart() bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	a.state, a.began = Running, time.Now()
+	a.state, a.startedAt = Running, time.Now()
 	return true
 }
 
@@ -82,7 +82,7 @@ func (s *Supervisor) holding(st *stage) string {
 	defer s.mu.Unlock()
 	var names []string
 	for _, a := range s.actors {
-		if a.startFirst != nil && !a.ready && a.number > st.number {
+		if a.startFirst != nil && !a.ready && a.stageNumber > st.number {
 			names = append(names, a.name)
 		}
 	}
@@ -132,7 +132,7 @@ func (a *supervised) awaitReady(ready func(context.Context) error) {
 	s.mu.Lock()
 	a.addResultLocked(err, true)
 	s.mu.Unlock()
-	if s.stop.recordActorError(err, a.named) {
+	if s.stop.recordActorError(err, a.withName) {
 		level.Error(a.logger).Log("msg", "actor failed", "err", err)
 	}
 	s.beginBy(a, err)
@@ -150,19 +150,19 @@ func (a *supervised) setReady() {
 	}
 	s.mu.Unlock()
 	if first {
-		s.stop.holdReady(-1)
+		s.stop.addUnready(-1)
 		level.Debug(a.logger).Log("msg", "actor ready")
 	}
 }
 
 // holdReady adds n to the actors without which the process is not ready, besides
 // those that serve.
-func (s *Stop) holdReady(n int) {
+func (s *Stop) addUnready(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.holds += n
-	if s.holds == 0 {
-		s.heldUntil = time.Now()
+	s.unready += n
+	if s.unready == 0 {
+		s.readyAt = time.Now()
 		time.AfterFunc(returnTime, s.skipUnstarted)
 	}
 	s.checkReadyLocked()
@@ -197,13 +197,13 @@ func (s *Stop) reportReady() {
 
 // unstarted is the cause that an actor is interrupted with whose execute is never
 // called.
-type unstarted struct{ cause error }
+type unstartedCause struct{ cause error }
 
-func (u *unstarted) Error() string { return reason(u.cause) }
-func (u *unstarted) Unwrap() error { return u.cause }
+func (u *unstartedCause) Error() string { return causeText(u.cause) }
+func (u *unstartedCause) Unwrap() error { return u.cause }
 
 func isUnstarted(cause error) bool {
-	_, ok := cause.(*unstarted)
+	_, ok := cause.(*unstartedCause)
 	return ok
 }
 

@@ -61,40 +61,40 @@ type Stop struct {
 
 	setup    sync.Once
 	begun    chan struct{} // closed when a stop begins
-	drains   chan struct{} // closed when draining begins
-	cutc     chan struct{} // closed when the rest is to be cut at once
+	draining chan struct{} // closed when draining begins
+	cutting  chan struct{} // closed when the rest is to be cut at once
 	done     chan struct{} // closed when every member has returned
 	finished chan struct{} // closed when also no worker executes any more
 
-	out     atomic.Bool // of service, see SetReady
-	closing atomic.Bool // whether answers say "Connection: close"
-	log     *asynclog.Logger
+	outOfService atomic.Bool // of service, see SetReady
+	closing      atomic.Bool // whether answers say "Connection: close"
+	log          *asynclog.Logger
 
-	mu       sync.Mutex
-	phase    Phase
-	since    time.Time     // when phase was entered
-	start    time.Time     // when the stop began
-	cause    error         // why it began
-	drainAt  time.Time     // the end of the lame-duck phase
-	end      time.Time     // of the whole stop
-	aside    time.Duration // what a Supervisor keeps of Grace for its later stages
-	deadline time.Time     // when what is left is cut
-	cutBy    os.Signal     // the signal that asked for the cut, if one did
-	cut      []Request     // what was cut
-	forced   []string      // the actors that were ended hard
-	failures []error       // what went wrong meanwhile; only appended to
+	mu           sync.Mutex
+	phase        Phase
+	since        time.Time     // when phase was entered
+	began        time.Time     // when the stop began
+	cause        error         // why it began
+	drainAt      time.Time     // the end of the lame-duck phase
+	lastDeadline time.Time     // of the whole stop
+	reserved     time.Duration // what a Supervisor keeps of Grace for its later stages
+	deadline     time.Time     // when what is left is cut
+	cutSignal    os.Signal     // the signal that asked for the cut, if one did
+	cutRequests  []Request     // what was cut
+	cutActors    []string      // the actors that were ended hard
+	failures     []error       // what went wrong meanwhile; only appended to
 
 	// The members are the actors that serve: HTTP and Graceful ones. The
 	// workers are the other actors of this package.
-	servers    []*server // every HTTP actor
-	members    []*member
-	workers    int       // how many execute now
-	executed   bool      // an actor has been executed
-	ran        bool      // one had been when the stop began
-	finishedAt time.Time // when finished was closed
+	servers        []*server // every HTTP actor
+	members        []*member
+	workers        int       // how many execute now
+	executed       bool      // an actor has been executed
+	executedBefore bool      // one had been when the stop began
+	finishedAt     time.Time // when finished was closed
 
-	holds     int       // how many actors with StartFirst are not ready
-	heldUntil time.Time // when the last of them was
+	unready int       // how many actors with StartFirst are not ready
+	readyAt time.Time // when the last of them was
 
 	readyFuncs map[uint64]func() // by goroutine, see reportReady
 }
@@ -102,8 +102,8 @@ type Stop struct {
 func (s *Stop) init() {
 	s.setup.Do(func() {
 		s.begun = make(chan struct{})
-		s.drains = make(chan struct{})
-		s.cutc = make(chan struct{})
+		s.draining = make(chan struct{})
+		s.cutting = make(chan struct{})
 		s.done = make(chan struct{})
 		s.finished = make(chan struct{})
 		s.since = time.Now()
@@ -135,9 +135,9 @@ func (s *Stop) waitingLogger() log.Logger {
 	return s.Logger
 }
 
-func orDefault(d, otherwise time.Duration) time.Duration {
+func orDefault(d, def time.Duration) time.Duration {
 	if d == 0 {
-		return otherwise
+		return def
 	}
 	return max(d, 0)
 }
@@ -154,14 +154,14 @@ func (s *Stop) Begin(cause error) { s.begin(cause) }
 func (s *Stop) begin(cause error) bool {
 	s.init()
 	s.mu.Lock()
-	if !s.start.IsZero() {
+	if !s.began.IsZero() {
 		s.mu.Unlock()
 		return false
 	}
-	s.start, s.cause, s.ran = time.Now(), cause, s.executed
-	s.drainAt = s.start.Add(max(s.LameDuck, 0))
-	s.end = s.drainAt.Add(s.grace())
-	s.deadline = s.end.Add(-min(s.aside, s.grace()/2))
+	s.began, s.cause, s.executedBefore = time.Now(), cause, s.executed
+	s.drainAt = s.began.Add(max(s.LameDuck, 0))
+	s.lastDeadline = s.drainAt.Add(s.grace())
+	s.deadline = s.lastDeadline.Add(-min(s.reserved, s.grace()/2))
 	close(s.begun)
 	serves := slices.ContainsFunc(s.members, func(m *member) bool { return !m.skipped })
 	if s.executed && !s.allLocked(memberIsStarted) {
@@ -195,10 +195,10 @@ func (s *Stop) drainTime() time.Time {
 }
 
 // setAside keeps a part of Grace, half of it at most, for later stages.
-func (s *Stop) setAside(d time.Duration) {
+func (s *Stop) reserve(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.aside = d
+	s.reserved = d
 }
 
 // extendDeadline moves the deadline on to that of the next stage, and returns it.
@@ -209,7 +209,7 @@ func (s *Stop) extendDeadline(later, all time.Duration) time.Time {
 	if most := s.grace() / 2; all > most {
 		later = time.Duration(float64(later) * float64(most) / float64(all))
 	}
-	if d := s.end.Add(-later); d.After(s.deadline) {
+	if d := s.lastDeadline.Add(-later); d.After(s.deadline) {
 		s.deadline = d
 	}
 	return s.deadline
@@ -219,14 +219,14 @@ func (s *Stop) extendDeadline(later, all time.Duration) time.Time {
 func (s *Stop) cutNow(sig os.Signal) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.cutBy == nil {
-		s.cutBy = sig
-		close(s.cutc)
+	if s.cutSignal == nil {
+		s.cutSignal = sig
+		close(s.cutting)
 	}
 }
 
 // reason words a cause for a log line.
-func reason(cause error) string {
+func causeText(cause error) string {
 	if cause == nil {
 		return "an actor returned"
 	}
@@ -238,7 +238,7 @@ func reason(cause error) string {
 // elsewhere, and everything else goes on as before. A process that is still
 // starting, or stops, is not ready whatever SetReady says.
 func (s *Stop) SetReady(ready bool) {
-	if s.out.Swap(!ready) == !ready {
+	if s.outOfService.Swap(!ready) == !ready {
 		return
 	}
 	msg := "out of service: not ready, still serving"

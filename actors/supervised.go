@@ -23,11 +23,11 @@ type supervised struct {
 	execute   func() error
 	interrupt func(error)
 
-	number  Stage
-	stage   *stage
-	within  time.Duration // 0: no deadline of its own
-	contain bool
-	restart *Restart // nil: none
+	stageNumber Stage
+	stage       *stage
+	within      time.Duration // 0: no deadline of its own
+	contain     bool
+	restart     *Restart // nil: none
 
 	startFirst *StartFirst // nil: none
 
@@ -37,19 +37,19 @@ type supervised struct {
 	done          chan struct{}
 
 	// The rest is under sup.mu.
-	called   bool // execute was
-	ready    bool // with startFirst
-	state    ActorState
-	skipped  bool // is not waited for, as it has not started
-	began    time.Time
-	asked    time.Time // when interrupt was called
-	ended    time.Time
-	restarts int
-	failure  error // what made it restart
-	err      error // what it returned
-	failed   bool  // that is not clean
+	executed      bool // execute was
+	ready         bool // with startFirst
+	state         ActorState
+	skipped       bool // is not waited for, as it has not started
+	startedAt     time.Time
+	interruptedAt time.Time // when interrupt was called
+	endedAt       time.Time
+	restarts      int
+	restartCause  error // what made it restart
+	err           error // what it returned
+	failed        bool  // that is not clean
 
-	executing, interrupting uint64 // goroutines; executing is 0 when it has returned
+	executeGoroutine, interruptGoroutine uint64 // goroutines; executing is 0 when it has returned
 }
 
 var (
@@ -68,7 +68,7 @@ func (a *supervised) Execute() error {
 	}
 	if a.awaitStart() {
 		level.Debug(a.logger).Log("msg", "actor started")
-		a.sup.advance() // only if it came too late for its turn
+		a.sup.giveTurns() // only if it came too late for its turn
 		go a.run()
 	} else {
 		go a.endUnstarted()
@@ -83,7 +83,7 @@ func (a *supervised) Execute() error {
 			a.sup.begin(a.sup.stop.beginCause())
 		case <-a.stage.turn:
 			go a.callInterrupt()
-			return a.await()
+			return a.awaitEnd()
 		}
 	}
 }
@@ -92,15 +92,15 @@ func (a *supervised) markStarted() bool {
 	s := a.sup
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if a.called {
+	if a.executed {
 		return false
 	}
-	a.called = true
+	a.executed = true
 	if a.skipped { // not any more
 		a.skipped = false
-		a.stage.left++
+		a.stage.awaited++
 	} else {
-		s.missing--
+		s.unstarted--
 	}
 	s.startStagesLocked()
 	return true
@@ -115,10 +115,10 @@ func (a *supervised) run() {
 		}
 	}()
 	a.sup.mu.Lock()
-	a.executing = goroutine()
+	a.executeGoroutine = goroutine()
 	a.sup.mu.Unlock()
 	a.watchReady()
-	err = a.attempts()
+	err = a.runWithRestarts()
 }
 
 // finish is for what execute has returned.
@@ -134,13 +134,13 @@ func (a *supervised) finish(err error) {
 func (a *supervised) recordResult(err error) {
 	s := a.sup
 	s.mu.Lock()
-	asked := !a.asked.IsZero()
+	interrupted := !a.interruptedAt.IsZero()
 	s.mu.Unlock()
-	failed := !clean(err, asked) // not under the lock: err has methods of its own
+	failed := !isCleanResult(err, interrupted) // not under the lock: err has methods of its own
 	s.mu.Lock()
 	late := a.state == Hung
-	elapsed := time.Since(a.began)
-	a.executing = 0
+	elapsed := time.Since(a.startedAt)
+	a.executeGoroutine = 0
 	if !late {
 		a.addResultLocked(err, failed)
 	}
@@ -150,7 +150,7 @@ func (a *supervised) recordResult(err error) {
 	switch {
 	case late:
 		level.Info(a.logger).Log("msg", "actor returned after all", "err", err, "elapsed", elapsed)
-	case failed && s.stop.recordActorError(err, a.named):
+	case failed && s.stop.recordActorError(err, a.withName):
 		level.Error(a.logger).Log(withStack(err, "msg", "actor failed", "err", err, "elapsed", elapsed)...)
 	default: // or it has recorded the error itself, which logs it
 		level.Info(a.logger).Log("msg", "actor ended", "elapsed", elapsed)
@@ -166,7 +166,7 @@ func (a *supervised) callInterrupt() {
 	defer close(a.interruptDone)
 	s := a.sup
 	s.mu.Lock()
-	a.asked, a.interrupting = time.Now(), goroutine()
+	a.interruptedAt, a.interruptGoroutine = time.Now(), goroutine()
 	if a.state == Running || a.state == Restarting || a.state == Waiting {
 		a.state = Stopping
 	}
@@ -175,17 +175,17 @@ func (a *supervised) callInterrupt() {
 		cause = a.err
 	}
 	if deadline := a.deadlineLocked(); a.within > 0 && !deadline.IsZero() {
-		cause = &bounded{cause, deadline}
+		cause = &deadlineCause{cause, deadline}
 	}
-	if a.began.IsZero() {
-		cause = &unstarted{cause}
+	if a.startedAt.IsZero() {
+		cause = &unstartedCause{cause}
 	}
 	s.mu.Unlock()
-	if err := a.guard(func() error { a.interrupt(cause); return nil }); err != nil {
+	if err := a.call(func() error { a.interrupt(cause); return nil }); err != nil {
 		s.mu.Lock()
 		a.addResultLocked(err, true)
 		s.mu.Unlock()
-		s.stop.recordActorError(err, a.named)
+		s.stop.recordActorError(err, a.withName)
 		level.Error(a.logger).Log(withStack(err, "msg", "interrupt failed", "err", err)...)
 	}
 }
@@ -217,13 +217,13 @@ func (a *supervised) markEnded() {
 		a.leaveStageLocked()
 	}
 	s.mu.Unlock()
-	s.advance()
+	s.giveTurns()
 }
 
 // leaveStageLocked makes the stage wait for one actor less.
 func (a *supervised) leaveStageLocked() {
-	a.ended = time.Now()
-	a.stage.left--
+	a.endedAt = time.Now()
+	a.stage.awaited--
 }
 
 // result is what our execute returns; see [Supervisor.Actor].
@@ -238,7 +238,7 @@ func (a *supervised) result() error {
 
 // named puts the name of the actor before its error. Without an error it says
 // that the actor returned, as the cause of a stop.
-func (a *supervised) named(err error) error {
+func (a *supervised) withName(err error) error {
 	if err == nil {
 		return fmt.Errorf("%s returned", a.name)
 	}

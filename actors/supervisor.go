@@ -44,23 +44,23 @@ type Supervisor struct {
 	// too, for its Logger and its Grace.
 	Stop *Stop
 
-	setup    sync.Once
-	stop     *Stop
-	starting atomic.Bool   // the stop: start is or was called
-	started  chan struct{} // closed when it has returned
+	setup       sync.Once
+	stop        *Stop
+	beginCalled atomic.Bool   // the stop: start is or was called
+	beginDone   chan struct{} // closed when it has returned
 
-	mu      sync.Mutex
-	names   map[string]int // how often each was asked for
-	actors  []*supervised
-	stages  []*stage  // in their order
-	missing int       // actors that have not begun, and are waited for
-	began   time.Time // when we learned of the stop
-	cause   error     // what actors are interrupted with
-	first   string    // the actor by which the stop began
+	mu        sync.Mutex
+	names     map[string]int // how often each was asked for
+	actors    []*supervised
+	stages    []*stage  // in their order
+	unstarted int       // actors that have not begun, and are waited for
+	stopBegan time.Time // when we learned of the stop
+	cause     error     // what actors are interrupted with
+	first     string    // the actor by which the stop began
 
-	dumping sync.Mutex
-	dump    []byte // the stacks of all goroutines
-	dumped  time.Time
+	dumpMu   sync.Mutex
+	dump     []byte // the stacks of all goroutines
+	dumpedAt time.Time
 }
 
 // Option is a setting of one actor: [Stage], [StartFirst], [Within], [Contain] or
@@ -97,7 +97,7 @@ func (s *Supervisor) init() {
 		}
 		s.stop.init()
 		s.names = make(map[string]int)
-		s.started = make(chan struct{})
+		s.beginDone = make(chan struct{})
 	})
 }
 
@@ -124,14 +124,14 @@ func (s *Supervisor) begin(cause error) { s.beginBy(nil, cause) }
 
 // beginBy begins the stop, because of an actor if it is not nil.
 func (s *Supervisor) beginBy(a *supervised, cause error) {
-	if s.starting.CompareAndSwap(false, true) {
-		s.start(a, cause)
-		close(s.started)
+	if s.beginCalled.CompareAndSwap(false, true) {
+		s.beginStop(a, cause)
+		close(s.beginDone)
 	}
 	if a == nil || cause == nil {
 		return
 	}
-	<-s.started
+	<-s.beginDone
 	// Actors of this package begin the stop themselves, with what they return.
 	s.mu.Lock()
 	unknown, stopCause := s.first == "", s.cause
@@ -146,25 +146,25 @@ func (s *Supervisor) beginBy(a *supervised, cause error) {
 }
 
 // start is called once, when the stop begins.
-func (s *Supervisor) start(a *supervised, cause error) {
+func (s *Supervisor) beginStop(a *supervised, cause error) {
 	named := cause
 	if a != nil {
-		named = a.named(cause)
+		named = a.withName(cause)
 	}
 	by := s.stop.begin(named)
 	if !by {
 		cause = s.stop.beginCause()
 	}
 	s.mu.Lock()
-	s.began, s.cause = time.Now(), cause
+	s.stopBegan, s.cause = time.Now(), cause
 	if by && a != nil {
 		s.first = a.name
 	}
-	if s.missing > 0 {
+	if s.unstarted > 0 {
 		time.AfterFunc(returnTime, s.skipUnstarted)
 	}
 	s.mu.Unlock()
-	s.advance()
+	s.giveTurns()
 }
 
 // Err says how the stop went, as [Stop.Err] does, given what run.Group.Run

@@ -40,9 +40,9 @@ func (s *Supervisor) Snapshot() GroupSnapshot {
 	g.Actors = make([]ActorSnapshot, len(s.actors))
 	for i, a := range s.actors {
 		g.Actors[i] = ActorSnapshot{
-			Name: a.name, Stage: int(a.number), State: a.state,
-			Began: a.began, Interrupted: a.asked, Deadline: a.deadlineLocked(), Ended: a.ended,
-			Restarts: a.restarts, LastErr: a.failure, Err: a.err,
+			Name: a.name, Stage: int(a.stageNumber), State: a.state,
+			Began: a.startedAt, Interrupted: a.interruptedAt, Deadline: a.deadlineLocked(), Ended: a.endedAt,
+			Restarts: a.restarts, LastErr: a.restartCause, Err: a.err,
 		}
 	}
 	return g

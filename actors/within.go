@@ -25,25 +25,25 @@ type Within time.Duration
 func (d Within) set(a *supervised) { a.within = max(time.Duration(d), 0) }
 
 // bounded is the cause of a stop for an actor that has a deadline of its own.
-type bounded struct {
+type deadlineCause struct {
 	cause    error // may be nil
 	deadline time.Time
 }
 
-func (b *bounded) Error() string { return reason(b.cause) }
+func (b *deadlineCause) Error() string { return causeText(b.cause) }
 
-func (b *bounded) Unwrap() error { return b.cause }
+func (b *deadlineCause) Unwrap() error { return b.cause }
 
 // DeadlineOf returns the deadline that an actor has of its own, given what its
 // interrupt was called with: see [Within]. ok is false if there is none.
 func DeadlineOf(cause error) (deadline time.Time, ok bool) {
-	deadline = ownDeadline(cause)
+	deadline = deadlineIn(cause)
 	return deadline, !deadline.IsZero()
 }
 
 // ownDeadline is what a supervisor has told with the cause, or zero.
-func ownDeadline(cause error) time.Time {
-	if b, ok := cause.(*bounded); ok {
+func deadlineIn(cause error) time.Time {
+	if b, ok := cause.(*deadlineCause); ok {
 		return b.deadline
 	}
 	return time.Time{}

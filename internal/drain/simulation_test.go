@@ -214,9 +214,9 @@ func newSimulation(seed uint64) (*simulation, error) {
 	return s, nil
 }
 
-func orDefault(d, otherwise time.Duration) time.Duration {
+func orDefault(d, def time.Duration) time.Duration {
 	if d == 0 {
-		return otherwise
+		return def
 	}
 	return max(d, 0)
 }
