@@ -8,15 +8,17 @@ import (
 	"github.com/go-kit/log/level"
 )
 
-// member is an actor that serves. Stop.mu guards it, from step on.
+// member is an actor that serves.
 type member struct {
-	logger  log.Logger
-	used    bool // it was made when the group had stopped
+	logger log.Logger
+	used   bool // it was made after another group had stopped
+
+	// Stop.mu guards the rest.
 	step    memberStep
-	skipped bool // it is not waited for, as it was not added to the group
+	skipped bool // nothing waits for it: it was not added to the group
 }
 
-// memberStep is how far a member is. Steps only advance.
+// memberStep is the last step that a member has taken. They come in this order.
 type memberStep int
 
 const (
@@ -27,8 +29,8 @@ const (
 	memberIsDone
 )
 
-// register adds a member, which logs to logger; srv is nil unless it is an HTTP
-// actor. The process is starting until every member serves.
+// register adds a member, which logs to logger. srv is nil unless it is an HTTP
+// actor. The process is not ready until every member serves.
 func (s *Stop) register(logger log.Logger, srv *server) *member {
 	m := &member{logger: logger, used: s.isUsed()}
 	if m.used {
@@ -43,24 +45,26 @@ func (s *Stop) register(logger log.Logger, srv *server) *member {
 	return m
 }
 
-// isUsed reports whether the group that the Stop serves has begun to stop. An
-// actor that is made then belongs to another group.
+// isUsed reports whether the group of this Stop has begun to stop. An actor that
+// is made after that belongs to another group.
 func (s *Stop) isUsed() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.executed && !s.began.IsZero()
 }
 
-// isOver reports whether the group that the Stop serves ended a while ago. An
-// actor of that group that is executed only now has been interrupted by then.
+// hasEnded reports whether the group of this Stop ended more than returnTime
+// ago. An actor that is executed only now, and has not been interrupted, belongs
+// to another group.
 func (s *Stop) hasEnded() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.executedBefore && !s.finishedAt.IsZero() && time.Since(s.finishedAt) > returnTime
 }
 
-// recordExecute records that the group runs: an actor is executed. Members that
-// are not executed soon after the first actor are not in it.
+// recordExecute records that an actor is executed, so the group runs. Members
+// that are not executed within returnTime of the first actor are not in the
+// group.
 func (s *Stop) recordExecute() {
 	s.mu.Lock()
 	first := !s.executed
@@ -71,14 +75,14 @@ func (s *Stop) recordExecute() {
 	}
 }
 
-// skipUnstarted gives up on the members that have not been executed, unless they
-// may wait for an actor with StartFirst.
+// skipUnstarted stops waiting for the members that have not been executed, unless
+// they may be waiting for an actor with StartFirst.
 func (s *Stop) skipUnstarted() {
 	var skipped []*member
 	s.mu.Lock()
 	if s.began.IsZero() && (s.unready > 0 || time.Since(s.readyAt) < returnTime) {
 		s.mu.Unlock()
-		return // holdReady calls it again
+		return // addUnready calls it again
 	}
 	for _, m := range s.members {
 		if m.step == memberIsMade && !m.skipped {
@@ -102,13 +106,14 @@ func (s *Stop) skipUnstarted() {
 	}
 }
 
-// allLocked reports whether every member has come to a step, if it is waited
-// for.
+// allLocked reports whether every member, but for the skipped ones, has taken a
+// step.
 func (s *Stop) allLocked(step memberStep) bool {
 	return !slices.ContainsFunc(s.members, func(m *member) bool { return !m.skipped && m.step < step })
 }
 
-// checkReadyLocked enters Ready if it is time to.
+// checkReadyLocked enters Ready if every member and every actor with StartFirst
+// is ready.
 func (s *Stop) checkReadyLocked() {
 	started := slices.ContainsFunc(s.members, func(m *member) bool { return m.step >= memberIsReady })
 	if started && s.allLocked(memberIsReady) && s.unready == 0 && s.began.IsZero() {
@@ -116,8 +121,8 @@ func (s *Stop) checkReadyLocked() {
 	}
 }
 
-// memberStarted records that a member is executed, and reports whether it is to
-// serve. If not, execute returns err.
+// memberStarted records that a member is executed, and reports whether it should
+// serve. If not, its execute returns err.
 func (s *Stop) memberStarted(m *member) (serve bool, err error) {
 	s.recordExecute()
 	s.mu.Lock()
@@ -125,7 +130,7 @@ func (s *Stop) memberStarted(m *member) (serve bool, err error) {
 	switch {
 	case m.used, s.phase == Stopped && s.executedBefore:
 		return false, ErrStopUsed
-	case s.phase == Stopped: // it began before there was a member
+	case s.phase == Stopped: // the stop began before any actor was executed
 		return false, nil
 	}
 	m.step, m.skipped = memberIsStarted, false
@@ -141,9 +146,9 @@ func (s *Stop) memberReady(m *member) {
 	s.reportReady()
 }
 
-// memberLameDuckDone records that a member is done with the lame-duck time. A
-// member that has stopped accepting is done early: then the phase lasts until
-// all the others are done, too.
+// memberLameDuckDone records that the lame-duck time of a member has ended. It
+// ends early if the member has stopped accepting by itself; the phase then lasts
+// until it has ended for every member.
 func (s *Stop) memberLameDuckDone(m *member, early bool) {
 	s.mu.Lock()
 	m.step = memberIsLameDuckDone
@@ -154,7 +159,7 @@ func (s *Stop) memberLameDuckDone(m *member, early bool) {
 	}
 }
 
-// memberDone records that a member has returned, and what it had to cut.
+// memberDone records that a member has returned, and the requests that it cut.
 func (s *Stop) memberDone(m *member, cut []Request) {
 	s.mu.Lock()
 	s.cutRequests = append(s.cutRequests, cut...)
@@ -166,7 +171,7 @@ func (s *Stop) memberDone(m *member, cut []Request) {
 	}
 }
 
-// addWorkers adds n to the workers that execute now.
+// addWorkers adds n, which may be negative, to the workers that execute now.
 func (s *Stop) addWorkers(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -174,7 +179,8 @@ func (s *Stop) addWorkers(n int) {
 	s.checkFinishedLocked()
 }
 
-// checkFinishedLocked closes finished when there is nothing left to cut.
+// checkFinishedLocked closes finished if every member and every worker has
+// returned: nothing is left to cut.
 func (s *Stop) checkFinishedLocked() {
 	if s.phase == Stopped && s.workers == 0 && !closed(s.finished) {
 		s.finishedAt = time.Now()

@@ -8,21 +8,22 @@ import (
 	"github.com/go-kit/log/level"
 )
 
-// Phase is where a process is on its way from start to stop. Phases only ever
-// advance.
+// Phase is the state of a process between its start and the end of its stop. A
+// process never returns to an earlier phase.
 //
 //	Starting ──► Ready ──► LameDuck ──► Draining ──► Stopped
-//	    │                     ▲            ▲
-//	    └─────────────────────┴────────────┘
-//	     a stop may begin before all actors are ready;
-//	     without a lame-duck time, that phase is passed over
+//	    │          │          ▲            ▲            ▲
+//	    └──────────┴──────────┴────────────┴────────────┘
+//
+// A stop that begins before all actors are ready skips Ready. Without
+// Stop.LameDuck it skips LameDuck. If no actor serves, it goes to Stopped at once.
 type Phase int
 
 const (
 	Starting Phase = iota // an actor that serves (HTTP, Graceful) does not serve yet, or one with StartFirst is not ready
-	Ready                 // all of them are
-	LameDuck              // not ready any more, but still accepting; every answer says "Connection: close"
-	Draining              // no new connections; what is open is served and let go
+	Ready                 // all of these actors are ready
+	LameDuck              // readiness fails; connections are still accepted; every answer says "Connection: close"
+	Draining              // new connections are refused; open ones are served to their end
 	Stopped               // every actor that serves has returned
 )
 
@@ -49,7 +50,9 @@ func (s *Stop) Phase() Phase {
 	return s.phase
 }
 
-// enterLocked advances to p and reports whether that was a change.
+// enterLocked is the only way to another phase. It reports whether p is later
+// than the present phase, which otherwise remains: several actors ask for the
+// same phase.
 func (s *Stop) enterLocked(p Phase) bool {
 	if p <= s.phase {
 		return false
@@ -62,7 +65,7 @@ func (s *Stop) enterLocked(p Phase) bool {
 	return true
 }
 
-// advance enters a phase, unless it has been reached already, and logs it.
+// advance enters a phase and logs it, unless the process is there already.
 func (s *Stop) advance(p Phase) {
 	s.mu.Lock()
 	changed := s.enterLocked(p)
@@ -76,7 +79,7 @@ func (s *Stop) advance(p Phase) {
 	if !changed {
 		return
 	}
-	logger := log.With(level.Info(s.logger()), "phase", p) // not under the lock: it may ask us, or block
+	logger := log.With(level.Info(s.logger()), "phase", p)
 	switch p {
 	case LameDuck:
 		logger.Log("msg", "not ready any more, still accepting", "cause", causeText(cause), "for", s.LameDuck)

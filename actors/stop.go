@@ -14,7 +14,7 @@ import (
 	"lastcall/internal/asynclog"
 )
 
-// Defaults of the fields of [Stop] that are zero.
+// Defaults for the fields of [Stop].
 const (
 	DefaultGrace     = 30 * time.Second
 	DefaultIdleGrace = 5 * time.Second
@@ -24,78 +24,84 @@ const (
 // share. The zero value works. Set the fields before the first actor is made,
 // and do not copy a Stop.
 //
-// A Stop serves one group. An actor of a second one, which is made or executed
-// when the first has stopped, returns an error at once; see [ErrStopUsed]. If a
-// stop begins before the group runs, [Every], [Once] and [Process] start
+// A Stop is for one group. An actor of a second group, which is made or executed
+// after the first has stopped, returns an error at once; see [ErrStopUsed]. If
+// the stop begins before the group runs, [Every], [Once] and [Process] start
 // nothing.
 type Stop struct {
-	// Logger gets a line a change of phase (info) and a line a request that
-	// was cut (warn), up to a thousand of these. Nil logs nothing.
+	// Logger gets one line for each change of phase (info) and one for each
+	// request that was cut (warn), for at most a thousand requests of each
+	// HTTP actor. Nil logs nothing.
 	//
-	// It is called by a goroutine, one line after the other, while those that
-	// log wait. A logger that blocks holds up a stop for 100 ms in all. A
-	// thousand lines then wait for it, what is more is dropped, and a line
-	// says how much (log_lines_dropped); so does the Snapshot. So a log.Valuer in its context (a timestamp) is called
-	// when the line is written, and log.Caller does not find the caller. What
-	// its context has comes first in a line, before the level.
+	// One goroutine calls it, for one line after the other, and whoever logs
+	// waits for that. A Logger that blocks delays a stop by 100 ms in all.
+	// From then on up to a thousand lines wait for it. Further lines are
+	// dropped, and a line counts them. Because of the goroutine, a log.Valuer
+	// in the Logger's context (a timestamp) is called when the line is
+	// written, and log.Caller does not find the caller. What the context
+	// holds comes first in a line, before the level.
 	Logger log.Logger
 
-	// LameDuck is how long to go on accepting connections once a stop has
-	// begun, while readiness already fails: the time that load balancers need
-	// to look elsewhere. Zero or less passes over that phase.
+	// LameDuck is how long the process still accepts connections after the
+	// stop has begun, while readiness already fails: the time that load
+	// balancers need to choose another process. Zero and negative values skip
+	// the phase.
 	LameDuck time.Duration
 
-	// Grace is how long work in flight may take once draining has begun; what
-	// is left then is cut. Zero means [DefaultGrace], less cuts at once. A
-	// [Supervisor] may set a part of it aside, see [Within].
+	// Grace is how long work in flight may take once draining has begun. What
+	// is left then is cut. Zero means DefaultGrace. A negative value cuts at
+	// once. A Supervisor may reserve a part of it, see Within.
 	Grace time.Duration
 
-	// IdleGrace is the longest that a connection with no request on it is
-	// waited for. Most are let go much earlier: after three times the pause
-	// that their client usually makes (the longest pause of any client, for
-	// one that has not shown its own; half a second if none has), at least
-	// 250 ms. Zero means
-	// [DefaultIdleGrace]; less does not wait, and loses the requests that are
-	// on their way.
+	// IdleGrace is the longest that a draining server keeps a connection that
+	// has no request on it. Most are closed much earlier: a connection is kept
+	// for three times the longest recent pause of its client, and for at least
+	// 250 ms. A client that has not paused yet is assumed to pause for half a
+	// second. Zero means DefaultIdleGrace. A negative value keeps none, and
+	// loses the requests that are on their way.
 	IdleGrace time.Duration
 
 	setup    sync.Once
-	begun    chan struct{} // closed when a stop begins
+	begun    chan struct{} // closed when the stop begins
 	draining chan struct{} // closed when draining begins
-	cutting  chan struct{} // closed when the rest is to be cut at once
+	cutting  chan struct{} // closed when a signal asks to cut what is left
 	done     chan struct{} // closed when every member has returned
-	finished chan struct{} // closed when also no worker executes any more
+	finished chan struct{} // closed when every member and every worker has returned
 
-	outOfService atomic.Bool // of service, see SetReady
-	closing      atomic.Bool // whether answers say "Connection: close"
-	log          *asynclog.Logger
+	outOfService atomic.Bool      // see SetReady
+	closing      atomic.Bool      // whether answers say "Connection: close": phase is LameDuck or later
+	log          *asynclog.Logger // nil: Logger is nil
 
-	mu           sync.Mutex
-	phase        Phase
-	since        time.Time     // when phase was entered
-	began        time.Time     // when the stop began
-	cause        error         // why it began
-	drainAt      time.Time     // the end of the lame-duck phase
-	lastDeadline time.Time     // of the whole stop
-	reserved     time.Duration // what a Supervisor keeps of Grace for its later stages
-	deadline     time.Time     // when what is left is cut
-	cutSignal    os.Signal     // the signal that asked for the cut, if one did
-	cutRequests  []Request     // what was cut
-	cutActors    []string      // the actors that were ended hard
-	failures     []error       // what went wrong meanwhile; only appended to
+	// mu guards the rest. If Supervisor.mu is taken, too, that comes first.
+	mu sync.Mutex
 
-	// The members are the actors that serve: HTTP and Graceful ones. The
-	// workers are the other actors of this package.
-	servers        []*server // every HTTP actor
+	// The stop.
+	phase    Phase
+	since    time.Time     // when phase was entered
+	began    time.Time     // when the stop began
+	cause    error         // why it began
+	drainAt  time.Time     // when the lame-duck time ends
+	deadline time.Time     // when what is left is cut
+	reserved time.Duration // the part of Grace that a Supervisor reserves for its later stages
+
+	// The account.
+	cutSignal   os.Signal // the signal that asked for the cut; nil: none
+	cutRequests []Request
+	cutActors   []string // those that did not end in time
+	failures    []error  // only appended to
+
+	// The actors. Members are the actors that serve: HTTP and Graceful.
+	// Workers are the other actors of this package.
+	servers        []*server // of the HTTP actors
 	members        []*member
-	workers        int       // how many execute now
+	workers        int       // that execute now
 	executed       bool      // an actor has been executed
-	executedBefore bool      // one had been when the stop began
+	executedBefore bool      // executed, as it was when the stop began
 	finishedAt     time.Time // when finished was closed
 
-	unready int       // how many actors with StartFirst are not ready
-	readyAt time.Time // when the last of them was
-
+	// The actors with StartFirst.
+	unready    int               // that are not ready
+	readyAt    time.Time         // when unready became 0
 	readyFuncs map[uint64]func() // by goroutine, see reportReady
 }
 
@@ -117,7 +123,7 @@ func (s *Stop) init() {
 	})
 }
 
-// logger returns one that never blocks for long.
+// logger returns the Logger behind a queue, so that it never blocks for long.
 func (s *Stop) logger() log.Logger {
 	s.init()
 	if s.log == nil {
@@ -126,8 +132,8 @@ func (s *Stop) logger() log.Logger {
 	return s.log
 }
 
-// waitingLogger returns one that is waited for, however long it takes. It is for
-// what bounds that itself.
+// waitingLogger returns the Logger itself, which may block without a bound. It
+// is for callers that bound the wait themselves.
 func (s *Stop) waitingLogger() log.Logger {
 	if s.Logger == nil {
 		return log.NewNopLogger()
@@ -135,6 +141,7 @@ func (s *Stop) waitingLogger() log.Logger {
 	return s.Logger
 }
 
+// orDefault returns d, the default if d is zero, or zero if d is negative.
 func orDefault(d, def time.Duration) time.Duration {
 	if d == 0 {
 		return def
@@ -145,12 +152,12 @@ func orDefault(d, def time.Duration) time.Duration {
 func (s *Stop) grace() time.Duration     { return orDefault(s.Grace, DefaultGrace) }
 func (s *Stop) idleGrace() time.Duration { return orDefault(s.IdleGrace, DefaultIdleGrace) }
 
-// Begin starts the stop, for a reason of the caller's own. The actors call it
-// themselves when they are interrupted, so that few programs need to. Only the
-// first call counts; cause, which may be nil, ends up in logs and snapshots.
+// Begin begins the stop. The actors of this package call it when they are
+// interrupted, so few programs need to. Only the first call counts. The cause is
+// shown in logs and snapshots, and may be nil.
 func (s *Stop) Begin(cause error) { s.begin(cause) }
 
-// begin reports whether it was this call that began it.
+// begin is Begin, and reports whether this call was the first.
 func (s *Stop) begin(cause error) bool {
 	s.init()
 	s.mu.Lock()
@@ -160,8 +167,7 @@ func (s *Stop) begin(cause error) bool {
 	}
 	s.began, s.cause, s.executedBefore = time.Now(), cause, s.executed
 	s.drainAt = s.began.Add(max(s.LameDuck, 0))
-	s.lastDeadline = s.drainAt.Add(s.grace())
-	s.deadline = s.lastDeadline.Add(-min(s.reserved, s.grace()/2))
+	s.deadline = s.drainAt.Add(s.grace() - min(s.reserved, s.grace()/2))
 	close(s.begun)
 	serves := slices.ContainsFunc(s.members, func(m *member) bool { return !m.skipped })
 	if s.executed && !s.allLocked(memberIsStarted) {
@@ -194,28 +200,29 @@ func (s *Stop) drainTime() time.Time {
 	return s.drainAt
 }
 
-// setAside keeps a part of Grace, half of it at most, for later stages.
+// reserve reserves a part of Grace, at most half of it, for later stages.
 func (s *Stop) reserve(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.reserved = d
 }
 
-// extendDeadline moves the deadline on to that of the next stage, and returns it.
-// Of all that was set aside, later is for stages still to come.
+// extendDeadline moves the deadline to that of the next stage, and returns it.
+// all is the time that is reserved for all stages, and later the part of it for
+// the stages after the next.
 func (s *Stop) extendDeadline(later, all time.Duration) time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if most := s.grace() / 2; all > most {
 		later = time.Duration(float64(later) * float64(most) / float64(all))
 	}
-	if d := s.lastDeadline.Add(-later); d.After(s.deadline) {
+	if d := s.drainAt.Add(s.grace() - later); d.After(s.deadline) {
 		s.deadline = d
 	}
 	return s.deadline
 }
 
-// cutNow cuts what is left, at once, because sig asked for it.
+// cutNow cuts what is left at once, because of a second signal.
 func (s *Stop) cutNow(sig os.Signal) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -225,7 +232,7 @@ func (s *Stop) cutNow(sig os.Signal) {
 	}
 }
 
-// reason words a cause for a log line.
+// causeText returns the text of a cause for a log line.
 func causeText(cause error) string {
 	if cause == nil {
 		return "an actor returned"
@@ -233,10 +240,10 @@ func causeText(cause error) string {
 	return cause.Error()
 }
 
-// SetReady(false) takes the process out of service, and SetReady(true) puts it
-// back. Out of service, readiness fails ([Health]), so that load balancers look
-// elsewhere, and everything else goes on as before. A process that is still
-// starting, or stops, is not ready whatever SetReady says.
+// SetReady takes the process out of service (false) or puts it back (true). While
+// it is out of service, readiness fails ([Health]), so that load balancers choose
+// another process; everything else goes on. SetReady does not make a process
+// ready that is starting or stopping.
 func (s *Stop) SetReady(ready bool) {
 	if s.outOfService.Swap(!ready) == !ready {
 		return
@@ -248,6 +255,7 @@ func (s *Stop) SetReady(ready bool) {
 	level.Info(s.logger()).Log("msg", msg, "phase", s.Phase())
 }
 
+// closed reports whether c has been closed.
 func closed(c <-chan struct{}) bool {
 	select {
 	case <-c:
@@ -257,7 +265,7 @@ func closed(c <-chan struct{}) bool {
 	}
 }
 
-// flush waits for the log, but not for one that is stuck.
+// flush waits until the log has been written, but at most asynclog.Patience.
 func (s *Stop) flush() {
 	if s.log != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), asynclog.Patience)
