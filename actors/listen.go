@@ -1,7 +1,6 @@
 package actors
 
 import (
-	"context"
 	"errors"
 	"io/fs"
 	"net"
@@ -14,34 +13,24 @@ import (
 
 // Listen listens on an address: "host:port", ":port", or "unix:PATH".
 //
-// It differs from net.Listen("tcp", addr) in that it does without multipath
-// TCP, which Go asks for by default: the kernel refuses a socket filter on
-// such a socket, and the filter is what keeps a stop from resetting
-// connections that are being made.
-//
-// The path of a unix socket may be there already, left by a process that
-// crashed: if it is a socket on which nobody listens any more, it is replaced.
-// If somebody does, or if it is anything else, that is an error.
+// For TCP it is net.Listen("tcp", addr). For a unix socket it also replaces a
+// path that a process has left behind when it crashed: a socket on which no
+// process listens. Any other file at the path is an error, and so is a socket on
+// which a process listens.
 func Listen(addr string) (net.Listener, error) {
 	path, ok := strings.CutPrefix(addr, "unix:")
 	if !ok {
-		return listen("tcp", addr)
+		return net.Listen("tcp", addr)
 	}
-	l, err := listen("unix", path)
+	l, err := net.Listen("unix", path)
 	if errors.Is(err, syscall.EADDRINUSE) && removeStale(path) {
-		l, err = listen("unix", path)
+		l, err = net.Listen("unix", path)
 	}
 	return l, err
 }
 
-func listen(network, addr string) (net.Listener, error) {
-	var lc net.ListenConfig
-	lc.SetMultipathTCP(false)
-	return lc.Listen(context.Background(), network, addr)
-}
-
-// removeStale removes the path of a unix socket on which nobody listens, and
-// reports whether that is worth another try.
+// removeStale removes the path of a unix socket on which no process listens, and
+// reports whether the path is free now.
 func removeStale(path string) bool {
 	found, err := os.Lstat(path)
 	if err != nil || found.Mode()&fs.ModeSocket == 0 {

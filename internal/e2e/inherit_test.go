@@ -22,8 +22,7 @@ import (
 )
 
 // socket returns a listening socket to pass to processes, and its address as
-// -listen takes it. (actors.Listen makes it because a multipath TCP socket refuses
-// the filter, and the test must see that none is set.)
+// -listen takes it.
 func socket(t *testing.T, network string) (addr string, f *os.File) {
 	t.Helper()
 	addr = "127.0.0.1:0"
