@@ -16,58 +16,87 @@ import (
 	"lastcall/internal/drain"
 )
 
-// mostNamed is how many requests that were cut are named in the log: clients
-// that mean harm may have begun any number, and the process has to end.
+// maxCutLogged is how many requests that were cut are named in the log. A
+// hostile client may have begun any number, and the process has to end.
 const maxCutLogged = 1000
 
-// HTTP returns an actor that serves srv on the listeners, or, without any, on
-// one for srv.Addr that execute makes with [Listen]. When it is interrupted it
-// drains, as [Stop] says, and execute returns when the last connection is
-// gone, or was cut at the deadline; what was cut is in [Stop.Err].
+// HTTP returns an actor that serves srv on the listeners. Without any, execute
+// listens on srv.Addr with [Listen]. When the actor is interrupted it drains, as
+// [Stop] says. Its execute returns when the last connection is closed, or was cut
+// at the deadline. [Stop.Err] has what was cut.
 //
-// Bind listeners before the group runs (with [Listen], for the reason given
-// there), so that a bad address is an error of the start. The listeners are
-// closed at the end. One that wraps another should have the other's method
-// SyscallConn: without it, as with netutil.LimitListener, newcomers cannot be
-// refused nor the queue be looked at, and a stop resets one now and then. The
-// process is not ready ([Ready]) before every actor that was made executes.
+// srv is the caller's. Its handler and its hooks BaseContext, ConnContext and
+// ConnState are wrapped when execute begins, for good; the hooks get what
+// net/http would give them. At the end of the drain HTTP calls Shutdown, which
+// runs the functions of RegisterOnShutdown, and Close. That is too late to tell
+// handlers that they should end: [Stop.Draining] does. If the program calls
+// srv.Shutdown itself, that begins the stop; execute returns
+// http.ErrServerClosed, which is clean, and HTTP does not call Shutdown again. A
+// nil stop means the defaults of [Stop].
 //
-// srv is the caller's; its handler and its hooks ConnState and ConnContext are
-// wrapped when execute begins, for good. It must not be served or shut down by
-// others. A nil stop means the defaults of [Stop].
+// # Listeners
 //
-// If srv.TLSConfig has certificates, or a function that gets them, TLS is
-// spoken, by [http.Server.ServeTLS]; give plain listeners then, not those of
-// tls.NewListener. Without certificates it is plain HTTP, as with
-// [http.Server.Serve]. Under TLS the drain knows less of pipelined requests: a
-// next one, or a part of it, that came in one read with the current one is not
-// seen.
+// Bind listeners before the group runs, so that a bad address is an error of the
+// start. HTTP closes them at the end. The process is not ready ([Ready]) before
+// every actor that was made executes.
+//
+// At the start of the drain a listening socket is hidden from new connections:
+// it is bound to a network interface that does not exist (SO_BINDTOIFINDEX,
+// Linux 5.7), and the kernel refuses newcomers at once. Connections that a client
+// has begun to make are completed, accepted and served. Then the socket is
+// closed. This works for any TCP listener, also one of plain net.Listen, which
+// uses multipath TCP. For a unix socket HTTP removes the path instead.
+//
+// If a socket cannot be hidden, because it has SO_REUSEPORT or is bound to an
+// interface already, a filter drops the first packet of new connections: their
+// clients are refused when they send it again, a second later. If the filter
+// cannot be set either, because the kernel is not Linux, the listener has no
+// method SyscallConn (as that of netutil.LimitListener), or the socket uses
+// multipath TCP, HTTP accepts until the queue is empty, and closes. A stop may
+// then reset a connection that is just being made. A line (warn) says so at the
+// start.
+//
+// # TLS and HTTP/2
+//
+// HTTP serves TLS if srv.TLSConfig has certificates or a function that gets them,
+// as [http.Server.ServeTLS] does, and otherwise plain HTTP. Give it plain
+// listeners: one of tls.NewListener is an error of execute. Under TLS the drain
+// sees a pipelined request that came in one read with the current one only when
+// its handler is called.
 //
 // HTTP/2 is net/http's own, as srv.Protocols, srv.HTTP2 and srv.TLSNextProto
-// say. If the last has another's (that of golang.org/x/net/http2), its clients
-// are told only with their next answer. Those that ask nothing more are closed
-// on after Stop.IdleGrace (two seconds at least), without GOAWAY: what they send
-// just then is lost.
+// say. If TLSNextProto has another implementation (golang.org/x/net/http2), its
+// clients learn of the stop only with their next answer. Connections without one
+// are closed after Stop.IdleGrace (at least two seconds) without GOAWAY; a
+// request that is sent just then is lost.
 //
-// Shutdown, then Close, is called on srv at the end of the drain, when there
-// is little left for them to do. So functions given to RegisterOnShutdown run
-// late, too late to tell handlers that they should end; [Stop.Draining] does.
+// # Connections in a stop
 //
-// While draining, a request of HTTP/1 that asks first whether to send its body
-// (Expect: 100-continue) is answered 503 without the handler.
+// A connection without a request is kept for three times the longest recent pause
+// of its client, and for at least 250 ms. Until a client has paused, half a second
+// is assumed. Stop.IdleGrace is the longest.
 //
-// Hijacked connections (WebSocket) are waited for until the deadline, and
-// closed then.
+// A connection is closed when the client has acknowledged everything that was
+// written to it, or has acknowledged nothing for five seconds.
 //
-// If its client goes away, a request's context is cancelled, as with net/http;
-// but where a connection has had requests before, 50 ms after the request began
-// at the earliest: to look out for that costs more than most answers. And a
-// client of HTTP/1 without TLS that closes its connection, but does not reset
-// it, may have closed only its sending side: it is taken to be gone when nothing
-// of the answer has moved for five seconds.
+// A hijacked connection (WebSocket) is waited for until the deadline, and then
+// closed. What Hijack returns is not a *net.TCPConn. Its method NetConn returns
+// the connection that the listener accepted.
 //
-// A connection is closed, in a stop, when the client has all that was written to
-// it, or has not taken any of it for five seconds.
+// An HTTP/1 request with Expect: 100-continue that comes while draining is
+// answered 503, and the handler is not called.
+//
+// # Differences from net/http
+//
+// While nothing stops, the request of a client that has closed its sending side
+// is cancelled, as with net/http. In a stop it is answered: the request's context
+// is cancelled only if the connection fails, or if the client has acknowledged
+// nothing of the answer for five seconds.
+//
+// [http.MaxBytesReader] cannot reach the ResponseWriter of net/http, which it
+// asks to close the connection after a body that is too large. HTTP closes the
+// connection after an answer 413. A handler that answers with another status
+// after an [http.MaxBytesError] should set "Connection: close" itself.
 func HTTP(stop *Stop, srv *http.Server, listeners ...net.Listener) (execute func() error, interrupt func(error)) {
 	if stop == nil {
 		stop = new(Stop)
@@ -95,7 +124,7 @@ type server struct {
 	http        *http.Server
 	listeners   []net.Listener
 	logger      log.Logger
-	ownDeadline chan time.Time               // a deadline that a supervisor has set
+	ownDeadline chan time.Time               // gets the deadline that a supervisor has set
 	engine      atomic.Pointer[drain.Server] // nil before execute
 }
 
@@ -142,8 +171,8 @@ func (s *server) execute() error {
 
 	select {
 	case <-s.stop.begun:
-	case err = <-failures: // nobody asked for that
-		s.stop.recordError(err) // a signal may come first for run.Group
+	case err = <-failures: // a listener has ended by itself
+		s.recordError(err) // run.Group may have a signal first
 		s.stop.Begin(err)
 	}
 	s.stop.memberLameDuckDone(s.member, s.awaitLameDuck(failures))
@@ -152,7 +181,7 @@ func (s *server) execute() error {
 	defer cancel()
 	requests := engine.Drain(ctx)
 	for err := range failures {
-		s.stop.recordError(err)
+		s.recordError(err)
 	}
 	for i, r := range requests {
 		if i == maxCutLogged {
@@ -162,13 +191,19 @@ func (s *server) execute() error {
 		level.Warn(s.logger).Log("msg", "request cut", "class", r.Class, "method", r.Method, "path", r.Path, "client", r.Client,
 			"age", r.Age.Round(time.Millisecond), "sent", r.Sent)
 	}
-	for _, r := range requests {
-		cut = append(cut, Request{Class(r.Class), r.Method, r.Path, r.Client, r.Age, r.Sent})
-	}
+	cut = convertRequests(requests)
 	return err
 }
 
-// fail begins the stop with an error by which nothing was served.
+// convertRequests returns the engine's requests as those of this package.
+func convertRequests(requests []drain.Request) (list []Request) {
+	for _, r := range requests {
+		list = append(list, Request{Class(r.Class), r.Method, r.Path, r.Client, r.Age, r.Sent})
+	}
+	return list
+}
+
+// failStart begins the stop because of an error before anything was served.
 func (s *server) failStart(err error) error {
 	s.stop.recordError(err)
 	s.stop.Begin(err)
@@ -176,8 +211,8 @@ func (s *server) failStart(err error) error {
 	return err
 }
 
-// lameDuck waits for the end of that phase, in which all goes on, and reports
-// whether every listener has ended before.
+// awaitLameDuck waits for the end of the lame-duck time, in which the server
+// serves, and reports whether every listener has ended earlier.
 func (s *server) awaitLameDuck(failures <-chan error) (early bool) {
 	over := time.NewTimer(time.Until(s.stop.drainTime()))
 	defer over.Stop()
@@ -191,12 +226,20 @@ func (s *server) awaitLameDuck(failures <-chan error) (early bool) {
 			if !ok {
 				return true
 			}
-			s.stop.recordError(err)
+			s.recordError(err)
 		}
 	}
 }
 
-// deadline returns a context that ends when what is left is to be cut.
+// recordError records the error of a listener. The server was shut down by
+// others if it is http.ErrServerClosed.
+func (s *server) recordError(err error) {
+	if err != http.ErrServerClosed {
+		s.stop.recordError(err)
+	}
+}
+
+// drainContext returns a context that ends when what is left should be cut.
 func (s *server) drainContext() (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(context.Background())
 	end, _ := s.stop.Deadline()
@@ -231,13 +274,13 @@ func (s *server) interrupt(cause error) {
 	if deadline := deadlineIn(cause); !deadline.IsZero() {
 		select {
 		case s.ownDeadline <- deadline:
-		default: // it has one
+		default: // a second interrupt
 		}
 	}
 	s.stop.Begin(cause)
 }
 
-// stats counts the connections; they are none before execute.
+// stats returns the engine's counts, which are zero before execute.
 func (s *server) stats() (n drain.Stats) {
 	if engine := s.engine.Load(); engine != nil {
 		n = engine.Stats()
@@ -245,19 +288,18 @@ func (s *server) stats() (n drain.Stats) {
 	return n
 }
 
-// inFlight names the requests that are under way.
-func (s *server) inFlight() (list []Request) {
+// inFlight returns the requests in flight.
+func (s *server) inFlight() []Request {
 	if engine := s.engine.Load(); engine != nil {
-		for _, r := range engine.InFlight() {
-			list = append(list, Request{Class(r.Class), r.Method, r.Path, r.Client, r.Age, r.Sent})
-		}
+		return convertRequests(engine.InFlight())
 	}
-	return list
+	return nil
 }
 
+// stopKey is the key of the Stop in a request's context.
 type stopKey struct{}
 
-// policy is what the connections learn of the stop.
+// policy is what the engine learns of the stop.
 type policy struct{ stop *Stop }
 
 func (p policy) Closing() bool            { return p.stop.closing.Load() }
