@@ -13,16 +13,15 @@ import (
 // actor is what [Graceful], [Every], [Once] and [Process] have in common.
 type actor struct {
 	stop   *Stop
-	used   bool // it was made when the group had stopped
+	used   bool // it was made after another group had stopped
 	name   string
 	logger log.Logger
 
 	stopping chan struct{} // closed by the first interrupt
 
-	mu          sync.Mutex
-	over        bool      // asked is closed
-	ownDeadline time.Time // the deadline that a supervisor has set; zero: none
-	lastErr     error     // what execute returned before
+	mu          sync.Mutex // guards the rest; stopping is closed with it held
+	ownDeadline time.Time  // the deadline that a Supervisor has set; zero: none
+	lastErr     error      // what execute returned last; nil while it runs
 }
 
 func newActor(stop *Stop, name, def string) *actor {
@@ -36,13 +35,12 @@ func newActor(stop *Stop, name, def string) *actor {
 	return &actor{stop: stop, used: stop.isUsed(), name: name, logger: log.With(stop.logger(), "actor", name), stopping: make(chan struct{})}
 }
 
-// interrupt is the second half of the pair.
+// interrupt is the second function of an actor.
 func (a *actor) interrupt(cause error) {
-	a.stop.Begin(cause) // first, so that whatever is asked knows the deadline
+	a.stop.Begin(cause) // first: it sets the deadline
 	a.mu.Lock()
-	first, failed := !a.over, a.lastErr
+	first, failed := !closed(a.stopping), a.lastErr
 	if first {
-		a.over = true
 		a.ownDeadline = deadlineIn(cause)
 		close(a.stopping)
 	}
@@ -52,14 +50,14 @@ func (a *actor) interrupt(cause error) {
 	}
 }
 
-// execute makes f what the group executes. f is not called if the interrupt
-// came before, or the stop has begun.
+// execute returns the first function of an actor, which calls f. It does not call
+// f if the actor was interrupted before, or if the stop has begun.
 func (a *actor) execute(f func() error) func() error {
 	return func() error {
 		a.stop.recordExecute()
 		a.mu.Lock()
 		a.lastErr = nil
-		interrupted := a.over
+		interrupted := closed(a.stopping)
 		a.mu.Unlock()
 		switch {
 		case a.used, !interrupted && a.stop.hasEnded():
@@ -73,29 +71,26 @@ func (a *actor) execute(f func() error) func() error {
 	}
 }
 
-// returned is for execute to return with. run.Group keeps only the first error
-// to come. So the stop records an error that comes once the actor has been
-// interrupted, and one that was there when it was interrupted for another.
-// An error before that is not recorded, as the actor may be started again.
+// recordReturn returns the error that f returned. run.Group keeps only the error
+// of the actor that returns first. So the stop records an error that is returned
+// after the interrupt, and interrupt records one that was returned before, unless
+// it is the cause. Otherwise the actor may be executed again (see Restart).
 func (a *actor) recordReturn(err error) error {
 	a.mu.Lock()
 	a.lastErr = err
-	over := a.over
+	interrupted := closed(a.stopping)
 	a.mu.Unlock()
-	if over && err != nil {
+	if interrupted && err != nil {
 		a.stop.recordError(err)
 	}
 	return err
 }
 
-// interrupted reports whether the actor has been.
-func (a *actor) interrupted() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.over
-}
+// isInterrupted reports whether the actor has been interrupted.
+func (a *actor) isInterrupted() bool { return closed(a.stopping) }
 
-// bound is when work must have ended that is asked to now.
+// deadlineWithin returns when work must have ended that may go on for grace from
+// now: never later than the deadline of the stop. Zero means that deadline.
 func (a *actor) deadlineWithin(grace time.Duration) time.Time {
 	deadline, ok := a.stop.Deadline()
 	if !ok { // the actor ends by itself
@@ -112,9 +107,9 @@ func (a *actor) deadlineWithin(grace time.Duration) time.Time {
 	return deadline
 }
 
-// limit returns a context that ends when the actor may go on no longer: its
-// grace after the interrupt, at the deadline of the stop, or when a signal asks
-// for the cut. cancel has to be called.
+// workContext returns a context that ends when the grace after the interrupt is
+// over, at the deadline of the stop, or when a signal asks to cut what is left.
+// The caller calls cancel when the work has ended.
 func (a *actor) workContext(grace time.Duration) (ctx context.Context, cancel context.CancelFunc) {
 	ctx, end := context.WithCancel(context.Background())
 	done := make(chan struct{})

@@ -9,18 +9,21 @@ import (
 	"github.com/oklog/run"
 )
 
+// isCut reports whether err says that work was cut, and nothing else.
 func isCut(err error, wrapped bool) bool {
 	_, ok := err.(*CutError)
 	return ok || err == ErrCut
 }
 
-// clean reports whether err is how an actor says that it was asked to stop. Of
-// joined errors, all have to be. One that is wrapped counts if the actor was
-// asked; a signal always does.
+// isCleanResult reports whether err, which an actor returned, is clean. Of joined
+// errors all must be. One that is wrapped is clean if the actor was interrupted,
+// or if it is a signal.
 func isCleanResult(err error, interrupted bool) bool {
 	return prune(err, func(e error, wrapped bool) bool { return isClean(e, wrapped && !interrupted) }) == nil
 }
 
+// isClean reports whether err itself says that something was stopped. It is not
+// clean if another error wraps it, unless it is a signal.
 func isClean(err error, wrapped bool) bool {
 	if err == context.Canceled || err == http.ErrServerClosed {
 		return !wrapped
@@ -29,10 +32,10 @@ func isClean(err error, wrapped bool) bool {
 	return err == run.ErrSignal || ok && is.Is(run.ErrSignal)
 }
 
-// prune returns err without the parts that drop reports true for, or nil if
-// nothing is left. Parts are what errors.Join has joined. An error that wraps
-// others with a text of its own is kept as it is, unless all that it wraps is
-// dropped. For these drop is called with wrapped true.
+// prune returns err without the parts for which drop returns true, or nil if no
+// part is left. Parts are what errors.Join has joined. An error with a text of
+// its own is kept whole, unless drop returns true for every error that it wraps;
+// for these wrapped is true.
 func prune(err error, drop func(err error, wrapped bool) bool) error {
 	return pruneIn(err, false, drop)
 }
@@ -71,7 +74,8 @@ func pruneIn(err error, wrapped bool, drop func(error, bool) bool) error {
 	return err
 }
 
-// isJoin reports whether err says what its parts say, and nothing else.
+// isJoin reports whether the text of err is that of its parts, as with
+// errors.Join.
 func isJoin(err error, parts []error) bool {
 	var texts []string
 	for _, part := range parts {

@@ -9,32 +9,32 @@ import (
 	"strings"
 )
 
-// Contain is an [Option]: a panic of the actor, in its execute or its
-// interrupt, becomes a [*PanicError], and ends the group, also with [Restart].
-// Only the actor's own goroutine is contained, not those that it starts.
+// Contain is an [Option]: a panic in the actor's execute or interrupt is recovered
+// and becomes a [*PanicError], which ends the group, also with [Restart]. A panic
+// in a goroutine that the actor starts is not recovered.
 //
-// Without this option a panic is not recovered. It ends the process as ever,
-// and the actor is named on stderr just before.
+// Without this option a panic ends the process, as in any program. A line on
+// stderr names the actor before that.
 type Contain struct{}
 
 func (Contain) set(a *supervised) { a.contain = true }
 
-// PanicError is a panic that was contained, see [Contain]. It does not unwrap:
-// an error that an actor panics with is no clean one.
+// PanicError is a panic that was recovered, see [Contain]. It does not wrap Value:
+// a panic is a failure also if its value is an error that is clean.
 type PanicError struct {
 	Actor string
-	Value any    // what it panicked with
-	Stack []byte // where
+	Value any    // of the panic
+	Stack []byte // of the goroutine that panicked
 }
 
-// Error is one line. It does not have the stack, which is logged with the key
+// Error returns one line, without the stack. The log has the stack with the key
 // "stack".
 func (e *PanicError) Error() string {
 	value := strings.ReplaceAll(strings.TrimSpace(fmt.Sprint(e.Value)), "\n", "; ")
 	return fmt.Sprintf("%s: panic: %s", e.Actor, value)
 }
 
-// guard calls f, which is the actor's.
+// call calls f, the actor's execute or interrupt.
 func (a *supervised) call(f func() error) (err error) {
 	if a.contain {
 		return contain(a.name, f)
@@ -45,7 +45,7 @@ func (a *supervised) call(f func() error) (err error) {
 		case returned:
 		case isPanicking():
 			a.crashing.Store(true)
-			// Not through the logger: the panic may be in there, with a lock held.
+			// Not with the logger, which may have panicked with a lock held.
 			print("panic in actor ", strconv.Quote(a.name), ":\n")
 		}
 	}()
@@ -54,19 +54,19 @@ func (a *supervised) call(f func() error) (err error) {
 	return err
 }
 
-// contain calls f, and returns a panic of it as an error.
+// contain calls f, recovers a panic, and returns that as an error.
 func contain(name string, f func() error) (err error) {
 	defer func() {
-		if v := recover(); v != nil { // nil: f has returned, or called runtime.Goexit
+		if v := recover(); v != nil { // it is nil also after runtime.Goexit
 			err = &PanicError{name, v, debug.Stack()}
 		}
 	}()
 	return f()
 }
 
-// contained reports whether the function that calls it is called by contain, on
-// the same goroutine. It is for the actors that have to stop in order also when
-// they panic, and must not recover a panic that ends the process.
+// isContained reports whether contain is on the stack of this goroutine. An actor
+// that must do something when it panics recovers only if it is: otherwise the
+// panic should end the process.
 func isContained() bool {
 	pc := make([]uintptr, 64)
 	frames := runtime.CallersFrames(pc[:runtime.Callers(2, pc)])
@@ -81,8 +81,8 @@ func isContained() bool {
 	}
 }
 
-// panicking reports whether the deferred function that calls it was called
-// because of a panic, not of runtime.Goexit, without recovering to find out.
+// isPanicking reports whether the deferred function that calls it runs because of
+// a panic. It is false for runtime.Goexit. It does not recover.
 func isPanicking() bool {
 	pc := make([]uintptr, 16)
 	frames := runtime.CallersFrames(pc[:runtime.Callers(3, pc)]) // above the deferred function
@@ -100,7 +100,7 @@ func isPanicking() bool {
 	}
 }
 
-// withStack adds to what is logged of err the stack of the panic, if it is one.
+// withStack adds the stack of a PanicError to what is logged of err.
 func withStack(err error, keyvals ...any) []any {
 	var p *PanicError
 	if errors.As(err, &p) {

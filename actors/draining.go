@@ -5,22 +5,22 @@ import (
 	"time"
 )
 
-// StopOf returns the stop of the [HTTP] actor that serves the request with
-// this context, so that a handler can learn of it: see [Stop.Draining] and
-// [Stop.Deadline]. It works for HTTP/1, HTTP/2 and TLS, also once the handler
+// StopOf returns the Stop of the [HTTP] actor that serves the request with this
+// context, so that a handler can learn of the stop: see [Stop.Draining] and
+// [Stop.Deadline]. It works with HTTP/1, HTTP/2 and TLS, also after the handler
 // has hijacked the connection.
 //
-// It is nil for any other context. Begun, Draining, Done and Deadline may be
-// called on nil; nothing else may.
+// StopOf returns nil for any other context. Of the methods of a nil *Stop only
+// Begun, Draining, Done and Deadline may be called.
 func StopOf(ctx context.Context) *Stop {
 	stop, _ := ctx.Value(stopKey{}).(*Stop)
 	return stop
 }
 
-// Begun returns a channel that is closed when the stop begins, by whatever
-// begins it: [Stop.Begin], the interrupt or the end of an actor, a signal. The
-// phase and [Stop.Deadline] are known then. With a lame-duck time the process
-// still accepts, and [Stop.Draining] comes later.
+// Begun returns a channel that is closed when the stop begins, whether because of
+// [Stop.Begin], an interrupt, the end of an actor, or a signal. [Stop.Deadline] is
+// known from then on. With Stop.LameDuck the process still accepts connections
+// then, and the channel of [Stop.Draining] is closed later.
 //
 // On a nil Stop the channel is nil, which blocks forever.
 func (s *Stop) Begun() <-chan struct{} {
@@ -31,10 +31,9 @@ func (s *Stop) Begun() <-chan struct{} {
 	return s.begun
 }
 
-// Done returns a channel that is closed when the stop enters the phase
-// [Stopped]: every actor that serves ([HTTP], [Graceful]) has returned. Other
-// actors may still be at work. In a process without one that serves, that is as
-// soon as the stop begins.
+// Done returns a channel that is closed in the phase [Stopped]: when every actor
+// that serves ([HTTP], [Graceful]) has returned. Other actors may still run. If no
+// actor serves, the channel is closed when the stop begins.
 //
 // On a nil Stop the channel is nil, which blocks forever.
 func (s *Stop) Done() <-chan struct{} {
@@ -45,14 +44,14 @@ func (s *Stop) Done() <-chan struct{} {
 	return s.done
 }
 
-// Draining returns a channel that is closed when the stop enters the phase
-// [Draining]. It is for handlers that go on for as long as their client stays:
-// event streams, long polls, WebSockets. They should come to an end then, each
-// at a place that its client understands. Nobody else tells them: the context
-// of a request is not cancelled, it is waited for until [Stop.Deadline].
+// Draining returns a channel that is closed in the phase [Draining]. It is for
+// handlers that run for as long as their client stays: event streams, long polls,
+// WebSockets. They should then end, in a way that their protocol allows. The stop
+// does not cancel the context of a request; it waits for the handler until
+// [Stop.Deadline].
 //
-// In the lame-duck phase the channel is still open, because a client that was
-// sent away would find its way back: new connections are accepted.
+// In the phase [LameDuck] the channel is open: new connections are accepted, and
+// a client whose stream ended would come back to this process.
 //
 // On a nil Stop the channel is nil, which blocks forever.
 func (s *Stop) Draining() <-chan struct{} {
@@ -63,8 +62,9 @@ func (s *Stop) Draining() <-chan struct{} {
 	return s.draining
 }
 
-// Deadline returns when what is left is cut, and whether a stop has begun: ok
-// is false until then, and on a nil Stop. A second interrupt may cut earlier.
+// Deadline returns when what is left is cut. ok is false if no stop has begun, and
+// on a nil Stop. A second SIGINT may cut earlier, see [Signal]. In a [Supervisor]
+// the deadline moves, see [Stage].
 func (s *Stop) Deadline() (deadline time.Time, ok bool) {
 	if s == nil {
 		return time.Time{}, false

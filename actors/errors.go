@@ -11,23 +11,24 @@ import (
 )
 
 var (
-	// ErrCut is in the error of a stop that cut work off; see [CutError].
+	// ErrCut matches the error of a stop that cut work; see [CutError].
 	ErrCut = errors.New("work was cut")
 
-	// ErrFailed is in the error of a stop during which requests failed; see
-	// [Snapshot].
+	// ErrFailed matches the error of a stop during which requests failed; see
+	// Snapshot.Failed.
 	ErrFailed = errors.New("requests failed during the stop")
 
-	// ErrStopUsed is in the error with which an actor returns at once if the
-	// group that its [Stop] serves has stopped already.
+	// ErrStopUsed matches the error that an actor returns at once if another
+	// group with the same [Stop] has stopped before.
 	ErrStopUsed = errors.New("the Stop has served another group")
 )
 
-// CutError says what a stop cut off. It matches [ErrCut].
+// CutError says what a stop cut: what had not ended by itself at the deadline, or
+// when a second signal came. It matches [ErrCut].
 type CutError struct {
 	Requests []Request
-	Actors   []string  // those that were ended hard, by name: [Graceful], [Every], [Once] and [Process]
-	Signal   os.Signal // the second signal, which asked for it; nil at a deadline
+	Actors   []string  // the names of the [Graceful], [Every], [Once] and [Process] actors that did not end in time
+	Signal   os.Signal // the second signal; nil: the deadline
 
 	stop *Stop
 }
@@ -47,19 +48,19 @@ func (e *CutError) Error() string {
 // Is makes errors.Is(err, ErrCut) true.
 func (e *CutError) Is(target error) bool { return target == ErrCut }
 
-// Err says how the stop went, given what run.Group.Run returned: nil if it was
-// clean, a [*CutError] if work was cut or a second signal asked for it, an error
-// with [ErrFailed] if requests failed, and the errors of actors that failed; all
-// of these joined if there are several. A signal, a cancelled context and
-// http.ErrServerClosed are clean. What err joins is looked at one by one.
+// Err returns how the stop went. Its argument is what run.Group.Run returned. It
+// returns nil if the stop was clean; a [*CutError] if work was cut, or a second
+// signal asked for that; an error that matches [ErrFailed] if requests failed;
+// and the errors of actors that failed. It joins several of these. The errors of
+// signals, context.Canceled and http.ErrServerClosed are clean. Of joined errors
+// each is judged by itself.
 //
-// run.Group.Run alone cannot tell: it returns only what ended first, and a
-// signal ends first also when the stop then fails. Err knows of failures in
-// this package's actors, and of those that a [Supervisor] was given. Any other
-// actor that fails once the stop has begun calls [Stop.RecordError].
+// run.Group.Run returns only the error of the actor that returned first. If that
+// is a signal, it has nothing of a stop that fails afterwards. Err has the errors
+// of the actors of this package and of those in a [Supervisor]. Any other actor
+// that fails during the stop calls [Stop.RecordError].
 //
-// Err waits, up to 100 ms, until Logger has written what was logged, unless it
-// is stuck.
+// Err waits until Logger has written every line, but for 100 ms at most.
 func (s *Stop) Err(err error) error {
 	s.init()
 	s.flush()
@@ -92,15 +93,15 @@ func (s *Stop) Err(err error) error {
 	return errors.Join(all...)
 }
 
-// ExitStatus is the exit status for what [Supervisor.Err] or [Stop.Err] has
-// returned:
+// ExitStatus returns the exit status for an error of [Supervisor.Err] or
+// [Stop.Err]:
 //
-//	0  clean
-//	1  an actor failed, or hung, or requests failed during the stop
-//	3  nothing but work that was cut
+//	0  the stop was clean
+//	1  an actor failed or hung, or requests failed during the stop
+//	3  work was cut, and nothing failed
 //
-// 2 is left for errors of usage, which are not the stop's. If CutError.Signal
-// is not nil, shells expect a process to end by that signal instead.
+// It never returns 2, the usual status for errors of usage. If CutError.Signal is
+// not nil, shells expect that the process ends by that signal instead.
 func ExitStatus(err error) int {
 	switch {
 	case err == nil:
@@ -111,9 +112,9 @@ func ExitStatus(err error) int {
 	return 1
 }
 
-// RecordError adds an error to those that [Stop.Err] returns, and logs it. It is
-// for an actor that fails once another one has begun the stop: run.Group.Run
-// returns only what ended first. A nil error changes nothing.
+// RecordError adds an error to those that [Stop.Err] returns, and logs it. An
+// actor of your own calls it if it fails after another has begun the stop, as
+// run.Group.Run then does not return its error. A nil error is ignored.
 func (s *Stop) RecordError(err error) {
 	if err != nil {
 		s.recordError(err)
@@ -124,7 +125,8 @@ func (s *Stop) RecordError(err error) {
 // it was recorded as that of a supervised actor.
 func (s *Stop) recordError(err error) {
 	if s.record(func(failures []error) error {
-		// Only an error that was made for the occasion tells that it is the same.
+		// An error that wraps another was made for this failure. One that does
+		// not (io.EOF) may have been recorded because of another failure.
 		if errors.Unwrap(err) != nil && anyIs(failures, err) {
 			return nil
 		}
@@ -134,13 +136,14 @@ func (s *Stop) recordError(err error) {
 	}
 }
 
-// recordActorError records what a supervised actor returned, as named puts it:
-// with the actor's name. It leaves out what the actor has recorded itself, and
-// what this Stop has cut. It reports whether anything is left. It does not log.
+// recordActorError records what a supervised actor returned, after named has
+// added the actor's name. It leaves out the parts that the actor has recorded
+// itself, and the CutError of this Stop. It reports whether anything is left. It
+// does not log.
 func (s *Stop) recordActorError(err error, named func(error) error) bool {
 	return s.record(func(failures []error) error {
 		rest := prune(err, func(e error, wrapped bool) bool {
-			_, joined := e.(interface{ Unwrap() []error }) // its parts come one by one
+			_, joined := e.(interface{ Unwrap() []error }) // prune looks at its parts
 			recorded := !wrapped && !joined && slices.ContainsFunc(failures, func(f error) bool { return errors.Is(e, f) })
 			return recorded || s.isOwnCut(e)
 		})
@@ -151,9 +154,9 @@ func (s *Stop) recordActorError(err error, named func(error) error) bool {
 	})
 }
 
-// record adds what pick returns, given what was recorded before, and reports
-// whether that was an error. pick is not called under the lock, as it calls
-// methods of errors that are not ours.
+// record adds the error that pick returns, and reports whether that is not nil.
+// pick gets what was recorded before, and is called again if that changes. It is
+// called without the lock, as it calls methods of the caller's errors.
 func (s *Stop) record(pick func(failures []error) error) bool {
 	for {
 		s.mu.Lock()
@@ -173,21 +176,20 @@ func (s *Stop) record(pick func(failures []error) error) bool {
 	}
 }
 
-// recordForced records that an actor was ended hard.
+// recordForced records that an actor did not end in time.
 func (s *Stop) recordForced(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.cutActors = append(s.cutActors, name)
 }
 
-// isOwnCut reports whether err says what this Stop has cut, as opposed to
-// another one.
+// isOwnCut reports whether err is the CutError of this Stop, not of another.
 func (s *Stop) isOwnCut(err error) bool {
 	cut, ok := err.(*CutError)
 	return ok && cut.stop == s
 }
 
-// anyIs reports whether one of the errors is target.
+// anyIs reports whether one of the errors matches target.
 func anyIs(errs []error, target error) bool {
 	return slices.ContainsFunc(errs, func(err error) bool { return errors.Is(err, target) })
 }

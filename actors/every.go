@@ -111,7 +111,7 @@ func (e *every) runJobs() error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", e.name, err)
 		}
-		if e.interrupted() {
+		if e.isInterrupted() {
 			return nil
 		}
 		began := time.Now()
@@ -186,7 +186,7 @@ func (e *every) next(due time.Time) (next time.Time, err error) {
 		missed, next = int64(n), due.Add((n+1)*time.Duration(d))
 	} else {
 		n := 0
-		for ; err == nil && !next.After(now) && n < maxMissed && !e.interrupted(); n++ {
+		for ; err == nil && !next.After(now) && n < maxMissed && !e.isInterrupted(); n++ {
 			next, err = e.nextTime(next)
 		}
 		if missed = n; err == nil && !next.After(now) {

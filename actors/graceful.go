@@ -107,9 +107,9 @@ func (g *graceful) execute() error {
 	// serve is called on this goroutine, where panics are contained, and where
 	// the stack of an actor that hangs is looked for.
 	var failed error
-	if !g.interrupted() {
+	if !g.isInterrupted() {
 		failed = g.callServe()
-		switch interrupted := g.interrupted(); {
+		switch interrupted := g.isInterrupted(); {
 		case interrupted && g.clean(failed):
 			failed = nil
 		case failed != nil:

@@ -167,7 +167,7 @@ func (p *process) runProgram() error {
 	})
 	p.awaitLog(out)
 
-	asked := p.interrupted()
+	asked := p.isInterrupted()
 	if killed && asked {
 		p.stop.recordForced(p.name)
 	}

@@ -11,55 +11,65 @@ import (
 type Snapshot struct {
 	Phase Phase
 	Since time.Time // when the phase began
-	Ready bool      // whether the phase is Ready and the process is in service; [Health] says so
+	Ready bool      // whether the phase is Ready and the process is in service, as [Health] answers
 
-	OutOfService bool // by [Stop.SetReady]
+	OutOfService bool // because of [Stop.SetReady]
 
-	Began    time.Time // when the stop began; zero while none has
+	Began    time.Time // when the stop began; zero before
 	Cause    error     // why it began; may be nil
-	Deadline time.Time // when what is left is cut; zero while no stop has begun
+	Deadline time.Time // when what is left is cut; zero before the stop
 
-	Open          int    // connections
-	New           int    // those on which nothing has been asked yet
-	Idle          int    // those that wait for the next request
-	Busy          int    // those with a request on them, even a part of one; hijacked ones too
-	Hijacked      int    // those that a handler has taken over (WebSocket)
-	Streams       int    // HTTP/2 requests among those in flight
-	InFlight      int    // requests in handlers, or, before HTTP/2, with an answer not yet written
+	// Connections now. Open is the sum of New, Idle and Busy.
+	Open     int
+	New      int // no byte of a request has arrived
+	Idle     int // waiting for the next request
+	Busy     int // with a request, of which perhaps only a part has arrived, or hijacked
+	Hijacked int // of Busy: a handler has taken the connection over (WebSocket)
+
+	// Requests now, each in its handler or, over HTTP/1, with an answer that is
+	// not written to its end.
+	InFlight int
+	Streams  int // of InFlight: over HTTP/2
+
+	// Counts.
 	Served        uint64 // requests answered since the start
-	Drained       uint64 // those of them that were answered since the stop began
-	DrainedHTTP2  uint64 // those of them over HTTP/2
+	Drained       uint64 // of Served: since the stop began
+	DrainedHTTP2  uint64 // of Drained: over HTTP/2
 	HijackedEnded uint64 // hijacked connections that ended by themselves since the stop began
 
-	Cut []Request // what was cut
+	Cut       []Request // the requests that were cut
+	CutActors []string  // the names of the actors that did not end in time
 
-	CutActors []string // the actors that were ended hard, by name
-
-	// Failed counts the requests that failed since the stop began: those
-	// answered 502 or 504, and those whose handler panicked although the client
-	// was still there.
+	// Failed counts the requests that failed since the stop began: those that
+	// were answered 502 or 504, and those whose handler panicked while the
+	// client was connected.
 	Failed uint64
 
-	// LogLinesDropped counts the lines that Stop.Logger was too slow for.
+	// LogLinesDropped counts the log lines that were dropped because Stop.Logger
+	// was too slow.
 	LogLinesDropped uint64
 }
 
-// Request names a request that was in flight.
+// Request describes a request that is in flight or was cut.
 type Request struct {
 	Class  Class
-	Method string        // empty if the header had not arrived in full, or nothing of it was read in time
-	Path   string        // without the query, which may hold secrets; the first KiB
+	Method string        // empty if the header was not read in full
+	Path   string        // without the query, which may hold secrets; at most 1 KiB
 	Client string        // remote address
-	Age    time.Duration // since its first byte
-	Sent   int64         // bytes of the answer, header included; on Linux those that the client's kernel acknowledged; with HTTP/2 those of the body that the handler has written
+	Age    time.Duration // since its first byte arrived
+
+	// Sent is how many bytes of the answer, with its header, were written; on
+	// Linux how many of them the client has acknowledged. With HTTP/2 it is how
+	// many bytes of the body the handler has written.
+	Sent int64
 }
 
 // Class is a kind of work that a stop waits for.
 type Class string
 
 const (
-	HTTP1    Class = "http1"    // a request on a connection that serves one after another
-	HTTP2    Class = "http2"    // a request that is a stream of an HTTP/2 connection
+	HTTP1    Class = "http1"    // a request of HTTP/1
+	HTTP2    Class = "http2"    // a stream of HTTP/2
 	Hijacked Class = "hijacked" // a connection that a handler has taken over
 )
 
@@ -97,6 +107,7 @@ func (s *Stop) InFlight() []Request {
 	return all
 }
 
+// countLocked returns the sum of the counts of all HTTP actors.
 func (s *Stop) countLocked() (sum drain.Stats) {
 	for _, srv := range s.servers {
 		n := srv.stats()
