@@ -13,33 +13,34 @@
 //	g.Add(actors.Signal(&stop))
 //	err := stop.Err(g.Run())
 //
-// interrupt returns at once and may come before, during or after execute, and
-// more than once. No actor exits the process, recovers a panic (but see
+// interrupt returns at once. It may be called before, during and after execute,
+// and more than once. No actor exits the process, recovers a panic (except with
 // [Contain]), or keeps state in the package.
 //
 // # The stop
 //
-// [Stop] holds the state that the actors of one process share, and its settings:
-// how long to wait for what. A stop begins when the first actor of the group
-// returns, or at the first signal. [HTTP] then drains. It refuses new
-// connections, but resets none that a client has begun to make. It answers the
-// requests that arrive on open connections, each with "Connection: close". It
-// keeps an idle connection for as long as its client usually pauses. Its execute
-// returns when the last connection is gone, or at the deadline.
+// [Stop] holds the settings of a stop and the state that the actors of one process
+// share. A stop begins when the first actor of the group returns, or at the first
+// signal. [HTTP] then drains. It refuses new connections at once, but completes
+// those that a client has begun to make. It answers the requests that arrive on
+// open connections, each with "Connection: close". It keeps an idle connection for
+// three times the longest recent pause of its client. Its execute returns when the
+// last connection is closed, or at the deadline.
 //
 // A handler that runs for as long as its client stays (an event stream, a
 // WebSocket) learns from [StopOf] that it should end, see [Stop.Draining]. Other
 // code waits for [Stop.Begun] or [Stop.Done].
 //
-// [Stop.Snapshot] is the one source for health ([Health]), logs and status
-// pages. [Stop.SetReady] takes the process out of service. [Stop.Err] says how
-// the stop went: run.Group.Run returns only what ended first.
+// [Stop.Snapshot] is the source for health ([Health]), logs and status pages.
+// [Stop.SetReady] takes the process out of service. [Stop.Err] returns how the
+// stop went: run.Group.Run returns only the error of the actor that returned
+// first.
 //
 // # Other actors
 //
-// A server that is shut down in some other way, such as a gRPC server, is a
-// [Graceful]; a periodic job is an [Every], a job at the start a [Once], a child
-// program a [Process]:
+// [Graceful] serves any server that has a way to shut down, such as a gRPC server.
+// [Every] runs a periodic job, [Once] a job at the start, [Process] another
+// program:
 //
 //	g.Add(actors.Graceful(&stop, serve, shutdown, actors.GracefulConfig{}))
 //	g.Add(actors.Every(&stop, actors.Interval(time.Minute), refresh, actors.EveryConfig{}))
@@ -47,7 +48,7 @@
 //	g.Add(actors.Process(&stop, exec.Command("worker"), actors.ProcessConfig{}))
 //
 // Package lastcall/actors/admin has an actor that serves a status page, profiles,
-// and settings that take the process out of service and put it back:
+// and a switch that takes the process out of service and puts it back:
 //
 //	g.Add(admin.Actor(&stop, l, admin.Config{}))
 //
@@ -58,9 +59,9 @@
 //
 // # The supervisor
 //
-// In a run.Group all actors are interrupted at once. [Supervisor] gives them
-// names and an order to stop in, so that handlers have their database for as
-// long as they run, whatever the order of the g.Add lines:
+// A run.Group interrupts all actors at once. [Supervisor] gives them names and an
+// order to stop in, so that handlers have their database for as long as they run,
+// whatever the order of the g.Add lines:
 //
 //	sup := &actors.Supervisor{Stop: &stop}
 //	g.Add(sup.Actor("http")(actors.HTTP(&stop, srv)))
@@ -68,20 +69,20 @@
 //	g.Add(actors.Signal(&stop))
 //	os.Exit(actors.ExitStatus(sup.Err(g.Run())))
 //
-// All actors start at once. [StartFirst] makes the lower stages wait, so that HTTP
-// does not serve, and /readyz says 503, until the database has been migrated:
+// All actors start at once. [StartFirst] makes lower stages wait, so that HTTP does
+// not serve, and /readyz answers 503, until the database has been migrated:
 //
 //	g.Add(sup.Actor("migrate", actors.Stage(1), actors.StartFirst{})(actors.Once(&stop, migrate, actors.OnceConfig{})))
 //
-// An actor that does not return is left behind at its deadline, and named with
-// the stack of its goroutine ([HangError]); one that panics is named before the
-// crash ([Contain]); one that fails may be started again ([Restart]).
-// [Supervisor.Snapshot] has it all.
+// An actor that does not return is left behind after its deadline, and the log has
+// its name and its stack ([HangError]). An actor that panics is named before the
+// process ends ([Contain]). An actor that fails may be restarted ([Restart]).
+// [Supervisor.Snapshot] has the state of every actor.
 //
 // # Lost
 //
-// A request is lost when it reached an established connection, even in part,
-// and got no whole answer. http.Server.Shutdown alone loses requests: it closes
-// idle connections at once, even one that a client has started to use, and drops
+// A request is lost if a part of it reached an established connection and it got
+// no whole answer. http.Server.Shutdown alone loses requests: it closes idle
+// connections at once, even one that a client has started to use, and drops
 // requests that it has read already (golang/go issue 75591).
 package actors

@@ -17,63 +17,62 @@ type EveryConfig struct {
 	// AtStart runs the job also when execute begins.
 	AtStart bool
 
-	// Jitter delays each run by a random time between zero and this, so that
-	// many processes do not do the same at once. Zero and negative values delay
-	// nothing. A run is missed because of it only if it is longer than the
-	// schedule's pauses.
+	// Jitter is the longest delay of a run. Each run is delayed by a random
+	// time up to it, so that many processes do not run the job at once. Zero
+	// and negative values delay nothing. A Jitter that is longer than the
+	// schedule's pauses makes runs be missed.
 	Jitter time.Duration
 
-	// Grace is how long a run may go on once the actor was interrupted; its
-	// context is cancelled then. Zero means until the deadline of the stop,
-	// which always holds; a negative value cancels at once.
+	// Grace is how long a run may take after the actor was interrupted. Then its
+	// context is cancelled. Zero means until the deadline of the stop, and so
+	// does a longer time. A negative value cancels at once.
 	Grace time.Duration
 
-	// EndOnError makes an error of the job the actor's, which ends the group.
-	// By default it is logged, and the job is run again when its time comes.
+	// EndOnError makes execute return an error of the job, which ends the
+	// group. Otherwise the error is logged (warn), and the job runs again at
+	// its next time.
 	EndOnError bool
 }
 
-// Every returns an actor that runs a job when schedule says, one run at a time.
+// Every returns an actor that runs a job at the times of a schedule, one run at a
+// time.
 //
 //	g.Add(actors.Every(&stop, actors.Interval(time.Minute), refresh, actors.EveryConfig{}))
 //
-// Times that pass while a run goes on are not made up for: a line in the log
-// (warn) says how many were missed, and the next run is at the next time to
-// come.
+// Times that pass during a run are missed. A line in the log (warn) says how many,
+// and the job runs again at the next time of the schedule.
 //
-// An [Interval] counts the time that passes while the machine runs, whatever
-// the clock shows. Every other schedule goes by the clock. If that jumps by more
-// than a minute, because it was set or because the machine was suspended, Every
-// notices within a minute and goes on from the time that the clock shows now. A
-// line in the log (warn) says so if it makes a difference. What a jump forward
-// skips is not made up for; what a jump backward repeats is run again.
-// A smaller jump at most delays a run. Daylight saving time is no jump, see
-// [Cron].
+// An [Interval] counts the time during which the machine runs, whatever the clock
+// shows. Every other schedule follows the clock. If the clock jumps by more than a
+// minute, because it was set or because the machine was suspended, Every notices
+// within a minute and continues from the time that the clock shows then. A line
+// in the log (warn) says so if the next time is another. The times that a jump
+// forward skips are missed. The times that a jump backward repeats are run again.
+// A smaller jump may delay a run. Daylight saving time is not a jump, see [Cron].
 //
-// When the actor is interrupted, no run begins any more, and one in progress
-// may finish within its grace. If its context had to be cancelled and it then
-// returns an error, it counts as cut, see [CutError]. A job that ignores its
-// context holds the group. In the stop an error of the job goes to [Stop.Err]
-// only with EndOnError.
+// After the interrupt no run begins. A run in progress may end within Grace. If its
+// context was cancelled and it returns an error, the actor is in the [CutError] of
+// the stop. A job that ignores its context holds the group. During the stop an
+// error of the job is in [Stop.Err] only with EndOnError.
 //
-// A schedule that comes to its end, or does not advance, is an error of
-// execute. A nil stop means the defaults of [Stop].
+// A schedule that has no further time, or whose next time is not later, is an
+// error of execute. A nil stop means the defaults of [Stop].
 func Every(stop *Stop, schedule Schedule, job func(context.Context) error, cfg EveryConfig) (execute func() error, interrupt func(error)) {
 	e := newEvery(stop, schedule, job, cfg)
 	return e.execute(e.runJobs), e.interrupt
 }
 
 const (
-	// maxJump is the largest difference between the clock and the time that
-	// passed which is no jump. An hour of NTP's fastest slewing makes 2 s.
+	// maxJump is the largest difference between the clock and the time that has
+	// passed that is not a jump. NTP makes at most 2 s in an hour.
 	maxJump = time.Minute
 
-	// clockCheck is how often the clock is compared with the time that passed. A
-	// timer knows nothing of a clock that is set, and stands still while the
-	// machine is suspended.
+	// clockCheck is how often the clock is compared with the time that has
+	// passed. A timer does not notice that the clock is set, and does not run
+	// while the machine is suspended.
 	clockCheck = time.Minute
 
-	// maxMissed bounds how many missed times are counted one by one.
+	// maxMissed is how many missed times are counted.
 	maxMissed = 1000
 )
 
@@ -83,15 +82,16 @@ type every struct {
 	schedule Schedule
 	job      func(context.Context) error
 
-	clock func() time.Time // what the clock on the wall shows
-	wall  time.Time        // what it showed when it was last looked at
-	mono  time.Time        // when that was; read with its monotonic reading
+	clock func() time.Time // returns what the clock shows
+	wall  time.Time        // what the clock showed at mono
+	mono  time.Time        // when clockJump was called last, with a monotonic reading
 }
 
 func newEvery(stop *Stop, schedule Schedule, job func(context.Context) error, cfg EveryConfig) *every {
 	return &every{actor: newActor(stop, cfg.Name, "every"), EveryConfig: cfg, schedule: schedule, job: job, clock: time.Now}
 }
 
+// runJobs is execute.
 func (e *every) runJobs() error {
 	ctx, cancel := e.workContext(e.Grace)
 	defer cancel()
@@ -129,15 +129,15 @@ func (e *every) runJobs() error {
 	}
 }
 
-// byClock reports whether the schedule goes by the clock, and not by the time
-// that passes.
+// byClock reports whether the schedule follows the clock, not the time that
+// passes.
 func (e *every) byClock() bool {
 	_, interval := e.schedule.(Interval)
 	return !interval
 }
 
-// now returns the time by which the schedule goes. That of an Interval has a
-// monotonic reading.
+// now returns the present time of the schedule. For an Interval it has a monotonic
+// reading.
 func (e *every) now() time.Time {
 	if e.byClock() {
 		return e.clock().Round(0)
@@ -145,8 +145,8 @@ func (e *every) now() time.Time {
 	return time.Now()
 }
 
-// jump returns by how much the clock moved since the last call beyond the time
-// that passed. It is 0 unless that is more than maxJump.
+// clockJump returns the difference between what the clock has moved since the last
+// call and the time that has passed. It returns 0 if that is at most maxJump.
 func (e *every) clockJump() time.Duration {
 	if !e.byClock() {
 		return 0
@@ -161,7 +161,7 @@ func (e *every) clockJump() time.Duration {
 	return by
 }
 
-// after returns the schedule's first time after t.
+// nextTime returns the schedule's first time after t.
 func (e *every) nextTime(t time.Time) (time.Time, error) {
 	next := e.schedule.Next(t)
 	if !next.After(t) {
@@ -170,7 +170,8 @@ func (e *every) nextTime(t time.Time) (time.Time, error) {
 	return next, nil
 }
 
-// next returns the first time to come after due, and logs how many were missed.
+// next returns the first time after due that has not passed, and logs how many
+// have.
 func (e *every) next(due time.Time) (next time.Time, err error) {
 	next, err = e.nextTime(due)
 	if by := e.clockJump(); by != 0 && err == nil {
@@ -200,8 +201,8 @@ func (e *every) next(due time.Time) (next time.Time, err error) {
 	return next, err
 }
 
-// restart returns the first time to come when the clock has jumped, and logs it
-// unless that is the one that was expected.
+// resumeAfterJump returns the first time after a jump of the clock, and logs it
+// unless it is the expected one.
 func (e *every) resumeAfterJump(expected time.Time, by time.Duration) (time.Time, error) {
 	next, err := e.nextTime(e.now())
 	if err == nil && !next.Equal(expected) {
@@ -210,8 +211,8 @@ func (e *every) resumeAfterJump(expected time.Time, by time.Duration) (time.Time
 	return next, err
 }
 
-// wait waits until the run that is due, or the next one if the clock jumps, and
-// returns when it was due. It returns at once when the actor is interrupted.
+// awaitRun waits until the time that is due, or another one if the clock jumps,
+// and returns that. It returns early when the actor is interrupted.
 func (e *every) awaitRun(due time.Time) (time.Time, error) {
 	at := e.jittered(due)
 	for {
@@ -237,7 +238,7 @@ func (e *every) awaitRun(due time.Time) (time.Time, error) {
 	}
 }
 
-// jittered returns when to run what is due.
+// jittered returns due with a random delay.
 func (e *every) jittered(due time.Time) time.Time {
 	if e.Jitter > 0 {
 		return due.Add(rand.N(e.Jitter))
@@ -245,7 +246,7 @@ func (e *every) jittered(due time.Time) time.Time {
 	return due
 }
 
-// run runs a job, and reports whether it was cut, which it then counts.
+// runJob runs a job. It reports, and records, whether the job was cut.
 func (a *actor) runJob(ctx context.Context, job func(context.Context) error) (cut bool, err error) {
 	err = job(ctx)
 	cut = err != nil && ctx.Err() != nil

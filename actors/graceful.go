@@ -18,44 +18,44 @@ type GracefulConfig struct {
 	// Name is the actor's in logs and errors. Empty means "graceful".
 	Name string
 
-	// Close ends at once what shutdown has not ended in time, and has to make
-	// serve return. It is called at most once, perhaps while shutdown is still
-	// at it. With nil there is nothing harder than the end of shutdown's
-	// context, and a serve that does not heed that holds the group.
+	// Close ends at once what shutdown has not ended in time, and makes serve
+	// return. It is called at most once, also while shutdown runs. If Close is
+	// nil, the context of shutdown ends and nothing else happens: a serve that
+	// does not return then holds the group.
 	Close func() error
 
-	// Closed are the errors by which serve says that it was stopped; they are
-	// clean once that was asked for. So are nil, http.ErrServerClosed,
-	// net.ErrClosed and context.Canceled, which need not be given.
+	// Closed are the errors that serve returns when it was stopped. They are
+	// clean after the interrupt. Nil, http.ErrServerClosed, net.ErrClosed and
+	// context.Canceled always belong to them.
 	Closed []error
 
 	// Grace is how long shutdown may take. Zero means until the deadline of the
-	// stop, which it never exceeds; less closes at once.
+	// stop, and so does a longer time. With a negative value the context of
+	// shutdown has ended before it is called, and Close is called at once.
 	Grace time.Duration
 }
 
-// Graceful returns an actor for whatever is served until it is shut down: a
-// gRPC server, a queue's consumer, an http.Server as it is (but [HTTP] loses
-// nothing).
+// Graceful returns an actor for a server that has a way to shut down: a gRPC
+// server, the consumer of a queue, an http.Server without [HTTP].
 //
-// execute is serve. When the actor is interrupted, and the lame-duck time of
-// the stop is over, shutdown is called, once, in a goroutine of its own; serve
-// may return before it does, or after. Its context ends with the grace, at the
-// deadline of the stop, or at the second interrupt (see [Signal]), and then
-// Close is called, too. A shutdown without a context is fine, see the example.
-// execute returns when serve and shutdown, and Close if it was called, have.
+// execute calls serve. When the actor has been interrupted, and the lame-duck time
+// of the stop has passed, shutdown is called once, in a goroutine of its own.
+// Serve may return before shutdown or after it. The context of shutdown ends when
+// Grace is over, at the deadline of the stop, or at a second SIGINT (see
+// [Signal]); then Close is called, too. A shutdown that ignores its context is
+// allowed, see the example. execute returns when serve, shutdown and Close, if it
+// was called, have returned.
 //
-// If serve returns before it was asked to, that begins the stop, and shutdown
-// lets what is in flight end. If the interrupt comes before execute, serve is
-// not called at all; shutdown is.
+// If serve returns by itself, the stop begins, and shutdown lets the work in
+// flight end. If the interrupt comes before execute, execute calls shutdown only.
 //
-// What was not over in time counts as cut, see [CutError]. Errors of shutdown and
-// Close, and those of serve that are not in GracefulConfig.Closed, are in
-// [Stop.Err] also if another actor ended first. If shutdown fails, Close is
-// called at once.
+// An actor that did not end in time is in the [CutError] of the stop. Errors of
+// shutdown and Close, and errors of serve that are not in GracefulConfig.Closed,
+// are in [Stop.Err] also if another actor returned first. If shutdown returns an
+// error, Close is called at once.
 //
-// As with [HTTP], the process is ready when execute has been called, and
-// stopped when it has returned. A nil stop means the defaults of [Stop].
+// As with [HTTP], the process is not ready before execute was called, and not
+// stopped before it has returned. A nil stop means the defaults of [Stop].
 func Graceful(stop *Stop, serve func() error, shutdown func(context.Context) error, cfg GracefulConfig) (execute func() error, interrupt func(error)) {
 	g := &graceful{actor: newActor(stop, cfg.Name, "graceful"), serve: serve, shutdown: shutdown, GracefulConfig: cfg}
 	g.member = g.stop.register(g.logger, nil)
@@ -95,8 +95,8 @@ func (g *graceful) execute() error {
 	returned := false
 	defer func() {
 		if !returned {
-			// serve has panicked. Either the process ends, or somebody recovers
-			// it, and begins the stop.
+			// serve has panicked. Either the process ends, or the caller recovers
+			// and begins the stop.
 			go func() {
 				<-g.stop.begun
 				markServed()
@@ -104,8 +104,8 @@ func (g *graceful) execute() error {
 		}
 	}()
 
-	// serve is called on this goroutine, where panics are contained, and where
-	// the stack of an actor that hangs is looked for.
+	// serve is called on this goroutine: a Supervisor contains its panics, and
+	// takes its stack if the actor hangs.
 	var failed error
 	if !g.isInterrupted() {
 		failed = g.callServe()
@@ -116,10 +116,10 @@ func (g *graceful) execute() error {
 			if _, ok := failed.(*PanicError); !ok {
 				failed = fmt.Errorf("%s: serve: %w", g.name, failed)
 			}
-			g.stop.recordError(failed) // a signal may come first for run.Group
+			g.stop.recordError(failed) // run.Group may have a signal first
 			fallthrough
 		case !interrupted:
-			g.stop.Begin(failed) // now: what is in flight may hold us up to the deadline
+			g.stop.Begin(failed) // now, as work in flight may take up to the deadline
 		}
 	}
 	returned = true
@@ -130,8 +130,8 @@ func (g *graceful) execute() error {
 	return failed
 }
 
-// callServe calls serve. A panic that is contained is an error of serve, so that
-// it begins the stop as any other does.
+// callServe calls serve. A panic that is contained becomes an error of serve, so
+// that it begins the stop like any other.
 func (g *graceful) callServe() error {
 	if isContained() {
 		return contain(g.name, g.serve)
@@ -139,7 +139,7 @@ func (g *graceful) callServe() error {
 	return g.serve()
 }
 
-// clean reports whether err is how serve says that it was stopped.
+// clean reports whether err says that serve was stopped.
 func (g *graceful) clean(err error) bool {
 	for _, closed := range slices.Concat(g.Closed, []error{nil, http.ErrServerClosed, net.ErrClosed, context.Canceled}) {
 		if errors.Is(err, closed) {
@@ -149,8 +149,8 @@ func (g *graceful) clean(err error) bool {
 	return false
 }
 
-// end is the stop, from when it begins until serve has returned; it returns
-// what went wrong.
+// shutDown waits for the interrupt or the end of serve, shuts down, and returns
+// what went wrong when serve has returned.
 func (g *graceful) shutDown(served <-chan struct{}) error {
 	select {
 	case <-g.stopping:
@@ -189,7 +189,7 @@ func (g *graceful) shutDown(served <-chan struct{}) error {
 		level.Warn(g.logger).Log("msg", "not stopped in time, closing")
 		g.stop.recordForced(g.name)
 	}
-	cancel() // shutdown has nothing to wait for any more
+	cancel() // shutdown should not wait any more
 	if g.Close != nil {
 		if cerr := g.Close(); !g.clean(cerr) {
 			err = errors.Join(err, fmt.Errorf("%s: close: %w", g.name, cerr))
@@ -205,13 +205,13 @@ func (g *graceful) shutDown(served <-chan struct{}) error {
 	return err
 }
 
-// lameDuck waits for the end of that phase, in which serve goes on, and reports
-// whether serve has ended before.
+// awaitLameDuck waits for the end of the lame-duck time, in which serve runs, and
+// reports whether serve has returned earlier.
 func (g *graceful) awaitLameDuck(served <-chan struct{}) (early bool) {
-	over := time.NewTimer(time.Until(g.stop.drainTime()))
-	defer over.Stop()
+	end := time.NewTimer(time.Until(g.stop.drainTime()))
+	defer end.Stop()
 	select {
-	case <-over.C:
+	case <-end.C:
 	case <-g.stop.cutting:
 	case <-served:
 		return time.Now().Before(g.stop.drainTime())

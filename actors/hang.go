@@ -4,33 +4,36 @@ import (
 	"bytes"
 	"fmt"
 	"runtime"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/go-kit/log/level"
 )
 
-// returnTime is how long after its deadline an actor may still return: at the
-// deadline those of this package only begin to cut.
+// returnTime is how long after its deadline an actor may still return: the actors
+// of this package begin to cut at the deadline.
 const returnTime = time.Second
 
-// HangError says that an actor had not returned one second after its deadline
-// (after a second interrupt: one second after that, see [Signal]). It was left
-// behind: what the group executes has returned for it, and nothing waits for it. Its goroutine goes on until the process ends, which should be soon.
+// HangError says that an actor in a [Supervisor] had not returned one second after
+// its deadline, or one second after a second SIGINT (see [Signal]). The function
+// that the group executes has then returned without it, and nothing waits for it
+// any more. Its goroutine runs until the process ends.
 //
-// A line in the log (error) has the same. The exit status is 1, see
+// The log has a line (error) with the stack. The exit status is 1, see
 // [ExitStatus].
 type HangError struct {
 	Actor string
 	After time.Duration // since it was interrupted
-	Stack []byte        // of its goroutine, as panics print it: of execute, or of interrupt if only that has not returned
+	Stack []byte        // of execute, or of interrupt if execute has returned, as a panic prints it
 }
 
 func (e *HangError) Error() string {
 	return fmt.Sprintf("%s: has not returned %v after its interrupt", e.Actor, e.After.Round(time.Millisecond))
 }
 
-// await waits for an actor that is being interrupted, up to its deadline.
+// awaitEnd waits for an actor that is interrupted to return, until returnTime
+// after its deadline.
 func (a *supervised) awaitEnd() error {
 	a.sup.mu.Lock()
 	overdue := a.deadlineLocked().Add(returnTime)
@@ -51,7 +54,8 @@ func (a *supervised) awaitEnd() error {
 	}
 }
 
-// deadlineLocked returns the actor's deadline, or zero while it is not known.
+// deadlineLocked returns the actor's deadline, or zero before the turn of its
+// stage.
 func (a *supervised) deadlineLocked() time.Time {
 	st, s := a.stage, a.sup
 	if st.turnAt.IsZero() {
@@ -67,22 +71,22 @@ func (a *supervised) deadlineLocked() time.Time {
 			deadline = own
 		}
 	}
-	if deadline.Before(st.turnAt) { // the others have left nothing
+	if deadline.Before(st.turnAt) { // the earlier stages have used all the time
 		return st.turnAt
 	}
 	return deadline
 }
 
-// leaveBehind gives up on an actor that hangs.
+// leaveBehind stops waiting for an actor that hangs.
 func (a *supervised) leaveBehind() error {
 	s, now := a.sup, time.Now()
 	s.mu.Lock()
-	if a.state != Running && a.state != Restarting && a.state != Stopping { // has ended just now
+	if !slices.Contains(legalSteps[a.state], Hung) { // it has ended just now
 		s.mu.Unlock()
 		<-a.done
 		return a.result()
 	}
-	a.state = Hung
+	a.setStateLocked(Hung)
 	id := a.executeGoroutine
 	if id == 0 {
 		id = a.interruptGoroutine
@@ -101,8 +105,8 @@ func (a *supervised) leaveBehind() error {
 	return a.result()
 }
 
-// stacks returns those of all goroutines, as they were then or later. The world
-// is stopped for it, so actors that hang together share one dump.
+// stacks returns the stacks of all goroutines at that time or later. A dump stops
+// the world, so actors that hang at the same time share one.
 func (s *Supervisor) stacks(then time.Time) []byte {
 	s.dumpMu.Lock()
 	defer s.dumpMu.Unlock()
@@ -119,7 +123,7 @@ func (s *Supervisor) stacks(then time.Time) []byte {
 	return s.dump
 }
 
-// stackOf finds the stack of one goroutine.
+// stackOf returns the stack of one goroutine in a dump.
 func stackOf(dump []byte, id uint64) []byte {
 	head := fmt.Appendf(nil, "goroutine %d ", id)
 	for stack := range bytes.SplitSeq(dump, []byte("\n\n")) {
@@ -130,9 +134,9 @@ func stackOf(dump []byte, id uint64) []byte {
 	return []byte("not found")
 }
 
-// goroutine returns the number of this goroutine, which is only in the text of
-// its stack. The labels of pprof would not do: goroutines that the actor starts
-// inherit them, and a pprof.Do in the actor replaces them.
+// goroutine returns the number of this goroutine, which only the text of its
+// stack has. Labels of pprof cannot be used instead: goroutines that the actor
+// starts inherit them, and pprof.Do in the actor replaces them.
 func goroutine() uint64 {
 	var buf [64]byte
 	_, text, _ := bytes.Cut(buf[:runtime.Stack(buf[:], false)], []byte("goroutine "))

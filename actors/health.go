@@ -5,18 +5,19 @@ import (
 	"strings"
 )
 
-// Health returns a handler that answers probes of the process that stop belongs
-// to, below the prefix:
+// Health returns a handler that answers the probes of a process:
 //
-//	PREFIX/healthz, PREFIX/livez  200 for as long as the process answers
-//	PREFIX/readyz                 200 while ready; 503 while starting, out of service
-//	                              (see Stop.SetReady), and from the moment the stop begins
+//	PREFIX/healthz, PREFIX/livez  200 always
+//	PREFIX/readyz                 200 while ready; 503 while starting, while out of
+//	                              service (see Stop.SetReady), and once the stop has begun
 //
-// Other paths go to next; nil means 404. Liveness never fails during a stop:
-// what watches it would kill the process before it has drained.
+// The handler next gets all other paths; nil answers them 404. Liveness does not
+// fail during a stop, because an orchestrator would then kill the process before
+// it has drained.
 //
 // The methods are GET and HEAD. The body of the answer is one line: the phase, or
-// "out of service". A nil stop is never ready.
+// "out of service". With an empty prefix the paths are "/healthz" and so on. A nil
+// stop is never ready.
 func Health(stop *Stop, prefix string, next http.Handler) http.Handler {
 	if stop == nil {
 		stop = new(Stop)

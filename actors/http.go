@@ -214,11 +214,11 @@ func (s *server) failStart(err error) error {
 // awaitLameDuck waits for the end of the lame-duck time, in which the server
 // serves, and reports whether every listener has ended earlier.
 func (s *server) awaitLameDuck(failures <-chan error) (early bool) {
-	over := time.NewTimer(time.Until(s.stop.drainTime()))
-	defer over.Stop()
+	end := time.NewTimer(time.Until(s.stop.drainTime()))
+	defer end.Stop()
 	for {
 		select {
-		case <-over.C:
+		case <-end.C:
 			return false
 		case <-s.stop.cutting:
 			return false

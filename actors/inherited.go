@@ -2,15 +2,14 @@ package actors
 
 import "net"
 
-// Inherited marks a listener whose socket is not this process's alone: one
-// that systemd has passed (LISTEN_FDS), or one that a successor holds too. The
-// drain of [HTTP] then leaves the socket to the others: it sets no filter on
-// it, accepts nobody who is still in the queue, removes no path, and only
-// closes this process's descriptor, at once. If nobody else holds the socket,
-// whoever is in the queue is reset by that.
+// Inherited marks a listener whose socket other processes hold, too: systemd has
+// passed it (LISTEN_FDS), or a successor has it. The drain of [HTTP] then leaves
+// the socket, its queue and its path to these, and only closes the descriptor of
+// this process, at once. If no other process holds the socket, that resets the
+// connections in the queue.
 //
-// A listener that wraps it must have its method Inherited() bool, too; or mark
-// the one that wraps.
+// A listener that wraps an inherited one must have its method Inherited() bool, or
+// be marked itself.
 func Inherited(l net.Listener) net.Listener {
 	if u, ok := l.(interface{ SetUnlinkOnClose(bool) }); ok {
 		u.SetUnlinkOnClose(false)
@@ -18,8 +17,8 @@ func Inherited(l net.Listener) net.Listener {
 	return inherited{l}
 }
 
-// inherited hides what the listener can do besides, SyscallConn above all: so
-// no filter finds its way to the socket, however it is wrapped.
+// inherited hides the other methods of the listener. Without SyscallConn nothing
+// can change the socket, however it is wrapped.
 type inherited struct{ net.Listener }
 
 func (inherited) Inherited() bool { return true }

@@ -15,21 +15,22 @@ type OnceConfig struct {
 
 	// Grace is how long the job may take after the actor was interrupted. Then
 	// its context is cancelled. Zero means until the deadline of the stop, and
-	// so does a longer time. A negative one cancels at once.
+	// so does a longer time. A negative value cancels at once.
 	Grace time.Duration
 }
 
-// Once returns an actor that runs a job to its end and then waits to be
-// interrupted: a migration, the warming of a cache. In a run.Group the job alone
-// would end the group when it is done.
+// Once returns an actor that runs a job to its end and then waits for its
+// interrupt: a migration, the warming of a cache. The job alone would end the
+// group when it returns.
 //
-// The other actors of the group start at the same time. Those that need what the
-// job does wait for it in a [Supervisor], with the option [StartFirst].
+// The other actors of the group start at the same time. In a [Supervisor] the
+// option [StartFirst] makes them wait until the job has ended.
 //
-// An error of the job ends the group, and is in [Stop.Err] even if another actor
-// ended first. A job whose context was cancelled and that returns an error then
-// counts as cut, see [CutError]. If the interrupt comes before execute, the job
-// is not run. A nil stop means the defaults of [Stop].
+// An error of the job ends the group, and is in [Stop.Err] also if another actor
+// returned first. If the context of the job was cancelled and it returns an error,
+// the actor is in the [CutError] of the stop. If the interrupt comes before
+// execute, the job does not run. A job that ignores its context holds the group.
+// A nil stop means the defaults of [Stop].
 func Once(stop *Stop, job func(context.Context) error, cfg OnceConfig) (execute func() error, interrupt func(error)) {
 	a := newActor(stop, cfg.Name, "once")
 	return a.execute(func() error {

@@ -19,12 +19,12 @@ type ProcessConfig struct {
 	// the program's path.
 	Name string
 
-	// Signal asks the program to end. Zero means SIGTERM.
+	// Signal is sent to the program to end it. Zero means SIGTERM.
 	Signal syscall.Signal
 
 	// Grace is how long the program may take to end before it is killed. Zero
-	// means until the deadline of the stop, which always holds; a negative
-	// value kills at once.
+	// means until the deadline of the stop, and so does a longer time. A
+	// negative value kills at once.
 	Grace time.Duration
 
 	// MaxLine is the longest line of output that makes one line in the log, in
@@ -33,8 +33,8 @@ type ProcessConfig struct {
 	MaxLine int
 }
 
-// Process returns an actor that runs a program. execute returns when it has
-// ended, with all the processes of its group.
+// Process returns an actor that runs a program. execute returns when the program
+// and all other processes of its process group have ended.
 //
 //	g.Add(actors.Process(&stop, exec.Command("redis-server", "--port", "0"), actors.ProcessConfig{}))
 //
@@ -42,33 +42,33 @@ type ProcessConfig struct {
 // again. The context of [exec.CommandContext] is ignored.
 //
 // The program leads a process group of its own, so a Ctrl-C at the terminal
-// reaches it only through the actor's interrupt. That sends ProcessConfig.Signal
-// to the group, and SIGCONT, since a process that is stopped acts on a signal
-// only once it is continued. SIGKILL ends what is left of the group after the
-// grace, or at the second interrupt (see [Signal]). When the program ends while
-// others of its group go on, these are ended in the same way. Descendants that
-// left the group are not known.
+// reaches it only through the actor's interrupt. The interrupt sends
+// ProcessConfig.Signal to the group, and then SIGCONT, since a stopped process
+// acts on a signal only after it is continued. After Grace, or at a second SIGINT
+// (see [Signal]), SIGKILL ends what is left of the group. If the program ends
+// before other processes of its group, these are ended in the same way.
+// Descendants that left the group are not ended.
 //
-// A program that ends without having been asked to ends the actor: with nil if
-// its status was 0, otherwise with an error that wraps the [*exec.ExitError].
-// Once asked, it is also clean to end by the signal, or with the status that a
-// shell gives to that (143 for SIGTERM). What had to be killed counts as cut,
-// see [CutError].
+// A program that ends by itself ends the actor: execute returns nil if its status
+// was 0, and otherwise an error that wraps the [*exec.ExitError]. After the
+// interrupt it is also clean to end by the signal, or with the status that shells
+// give to that (143 for SIGTERM). If processes had to be killed, the actor is in
+// the [CutError] of the stop.
 //
 // # Output
 //
 // Each line that the program writes to stdout or stderr is logged to
 // Stop.Logger (info), with the actor's name. The last line needs no newline.
-// If the log is slow, the program has to wait. What it wrote before it ended is
-// logged however long the log takes, up to the deadline of the stop, or the
-// second interrupt; if no stop has begun, for as long as a stop would take.
-// What the log has not taken some 250 ms after that is dropped, and a line
-// (warn) counts it. Output of descendants that left the group is read for one
-// second after the end.
+// If the log is slow, the program has to wait. What the program wrote before it
+// ended is logged even if that takes until the deadline of the stop, or until a
+// second SIGINT; without a stop, until the deadline of one that would begin then.
+// Lines that are not logged some 250 ms after that are dropped, and a line (warn)
+// counts them. Output of descendants that left the group is read for one second
+// after the end.
 //
 // If cmd.Stdout or cmd.Stderr is set, that output goes there, and not to the
-// log. Unless it is an [*os.File], cmd.WaitDelay, by default 1 s, is how long
-// after the end the copying may take.
+// log. Unless it is an [*os.File], copying it may take cmd.WaitDelay after the end,
+// by default 1 s.
 //
 // # Terminals
 //
@@ -78,29 +78,28 @@ type ProcessConfig struct {
 // SIGTTOU. It then hangs until it is continued or interrupted. A Ctrl-Z stops
 // this process only.
 //
-// By default the program has no part in the terminal: its stdin is /dev/null,
-// and its output goes to the log. Programs that open /dev/tty, such as those
-// that ask for a password, need cmd.SysProcAttr with Setsid: in a session of
-// its own the program has no terminal to open. cmd.Stdin should be no terminal
-// either: give a file or a pipe.
+// By default the program does not use the terminal: its stdin is /dev/null, and
+// its output goes to the log. For a program that opens /dev/tty, such as one that
+// asks for a password, set Setsid in cmd.SysProcAttr: in a session of its own it
+// has no terminal to open. Let cmd.Stdin be a file or a pipe then.
 //
 // # Systems
 //
-// On Linux the program is killed when this process ends in whatever way, also
-// by SIGKILL, unless it has gained privileges (setuid); its own children are
-// not. If this process adopts orphans, because it is process 1 of a container
-// or a subreaper (see [prctl]), those that have ended are reaped while execute
-// runs. Children that others of this process wait for are left to them: they
-// are known by the handles that os.Process has. That takes /proc, and Linux
-// 5.4; without these a line in the log (warn) says so. Children of
-// syscall.ForkExec have no handle.
+// On Linux the program is killed when this process ends, also by SIGKILL, unless
+// the program has gained privileges (setuid). Its own children are not. If this
+// process adopts orphans, because it is process 1 of a container or a subreaper
+// (see [prctl]), execute reaps those that have ended. It leaves children to the
+// code that waits for them: it knows them by the handle of their os.Process. That
+// needs /proc and Linux 5.4; without these a line in the log (warn) says that
+// orphans are not reaped. Children of syscall.ForkExec have no handle, and are
+// reaped like orphans.
 //
-// On other Unix systems the program survives the SIGKILL of this process.
-// Elsewhere there are no groups and nothing to ask with: the interrupt kills
-// the program itself, at once.
+// On other Unix systems the program survives the SIGKILL of this process. On other
+// systems there are neither groups nor signals: the interrupt kills the program at
+// once, and only that.
 //
-// If the interrupt comes before execute, nothing is run. A nil stop means the
-// defaults of [Stop].
+// If the interrupt comes before execute, the program does not run. A nil stop
+// means the defaults of [Stop].
 //
 // [prctl]: https://man7.org/linux/man-pages/man2/PR_SET_CHILD_SUBREAPER.2const.html
 func Process(stop *Stop, cmd *exec.Cmd, cfg ProcessConfig) (execute func() error, interrupt func(error)) {
@@ -111,8 +110,7 @@ func Process(stop *Stop, cmd *exec.Cmd, cfg ProcessConfig) (execute func() error
 		cfg.MaxLine = 16 << 10
 	}
 	p := &process{actor: newActor(stop, cfg.Name, filepath.Base(cmd.Path)), ProcessConfig: cfg, template: cmd}
-	// Its lines wait for the log, as long as the actor may, and on a goroutine of
-	// their own. See output.
+	// The goroutine of output logs, and may wait for the log.
 	p.logger = log.With(p.stop.waitingLogger(), "actor", p.name)
 	return p.execute(p.runProgram), p.interrupt
 }
@@ -123,9 +121,10 @@ type process struct {
 	template *exec.Cmd
 }
 
+// runProgram is execute.
 func (p *process) runProgram() error {
-	// A Linux child that asks for a signal at its parent's end gets it when the
-	// thread that forked it ends: https://go.dev/issue/27505.
+	// On Linux the child is killed when the thread that forked it ends
+	// (https://go.dev/issue/27505), so the thread is kept.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	stopReaping, reapErr := p.startReaping()
@@ -167,14 +166,14 @@ func (p *process) runProgram() error {
 	})
 	p.awaitLog(out)
 
-	asked := p.isInterrupted()
-	if killed && asked {
+	interrupted := p.isInterrupted()
+	if killed && interrupted {
 		p.stop.recordForced(p.name)
 	}
 	switch {
-	case errors.Is(err, exec.ErrWaitDelay): // its input or output is held by a process outside its group
+	case errors.Is(err, exec.ErrWaitDelay): // a process outside the group holds its input or output
 		err = nil
-	case asked && (killed && endedBy(cmd.ProcessState, syscall.SIGKILL) || endedBy(cmd.ProcessState, p.Signal)):
+	case interrupted && (killed && endedBy(cmd.ProcessState, syscall.SIGKILL) || endedBy(cmd.ProcessState, p.Signal)):
 		err = nil
 	}
 	if err != nil {
@@ -183,7 +182,7 @@ func (p *process) runProgram() error {
 	return nil
 }
 
-// command copies the template, as an exec.Cmd works once.
+// command returns a copy of the template: an exec.Cmd can be started once.
 func (p *process) command() *exec.Cmd {
 	t := p.template
 	cmd := &exec.Cmd{
@@ -203,15 +202,15 @@ func (p *process) command() *exec.Cmd {
 	return cmd
 }
 
-// end ends the group, and reports whether any of it had to be killed. It
-// returns when the program has exited.
+// endGroup ends the process group, and reports whether any process had to be
+// killed. It returns when the program has exited.
 func (p *process) endGroup(cmd *exec.Cmd, exited <-chan struct{}) (killed bool) {
 	pid := cmd.Process.Pid
 	signalGroup(cmd.Process, p.Signal)
 	continueGroup(cmd.Process)
 	bound := time.NewTimer(time.Until(p.deadlineWithin(p.Grace)))
 	defer bound.Stop()
-	pause := time.Millisecond // there is no event for the end of a group
+	pause := time.Millisecond // the end of a group can only be polled
 	leader, look := exited, (<-chan time.Time)(nil)
 	for late := false; !late; {
 		select {
@@ -233,35 +232,35 @@ func (p *process) endGroup(cmd *exec.Cmd, exited <-chan struct{}) (killed bool) 
 	}
 	signalGroup(cmd.Process, syscall.SIGKILL)
 	<-exited
-	for n := 0; n < 100 && groupRuns(pid); n++ { // it cannot refuse, but the kernel may take a moment
+	for n := 0; n < 100 && groupRuns(pid); n++ { // SIGKILL takes the kernel a moment
 		time.Sleep(10 * time.Millisecond)
 	}
 	return true
 }
 
-// awaitLog returns when all has been logged, or at the deadline. What has not
-// been logged then is dropped. If nothing has asked the program to end, the
-// deadline is that of a stop which would begin now.
+// awaitLog waits until the output has been logged, or until the deadline, and
+// drops what has not been logged then. Without a stop the deadline is that of one
+// which would begin now.
 func (p *process) awaitLog(out *output) {
 	bound := func() time.Duration { return max(time.Until(p.deadlineWithin(0)), logDelay) }
 	timer := time.NewTimer(bound())
 	defer timer.Stop()
-	for asked, cut, gaveUp := p.stopping, p.stop.cutting, false; ; {
+	for interrupted, cut, gaveUp := p.stopping, p.stop.cutting, false; ; {
 		select {
 		case <-out.done:
 			return
-		case <-asked:
-			asked = nil
+		case <-interrupted:
+			interrupted = nil
 			timer.Reset(bound())
 		case <-cut:
-			asked, cut = nil, nil
+			interrupted, cut = nil, nil
 			timer.Reset(logDelay)
 		case <-timer.C:
 			if gaveUp {
 				return
 			}
 			out.giveUp()
-			asked, cut, gaveUp = nil, nil, true
+			interrupted, cut, gaveUp = nil, nil, true
 			timer.Reset(logDelay)
 		}
 	}

@@ -15,14 +15,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dieWithParent has the process killed when the thread that forks it ends.
+// dieWithParent arranges that the process is killed when the thread that forks it
+// ends.
 func dieWithParent(attr *syscall.SysProcAttr) {
 	if attr.Pdeathsig == 0 {
 		attr.Pdeathsig = syscall.SIGKILL
 	}
 }
 
-// onlyZombies reports whether all of a group have ended.
+// onlyZombies reports whether every process of a group is a zombie.
 func onlyZombies(pgid int) bool {
 	runs := false
 	err := processes(func(p procStat) { runs = runs || p.pgrp == pgid && p.state != 'Z' && p.state != 'X' })
@@ -59,8 +60,8 @@ func processes(f func(procStat)) error {
 	return err
 }
 
-// reap reaps orphans, if this process adopts any, until stop is called. An error
-// says why it cannot.
+// startReaping reaps orphans until stop is called, if this process adopts any. An
+// error says why it cannot.
 func (p *process) startReaping() (stop func(), err error) {
 	if !adoptsOrphans() {
 		return func() {}, nil
@@ -100,12 +101,12 @@ func adoptsOrphans() bool {
 	return err == nil && subreaper != 0
 }
 
-// canReap checks that children with a handle can be told from orphans.
+// canReap returns an error if children with a handle cannot be told from orphans.
 func canReap() error {
 	if err := processes(func(procStat) {}); err != nil {
 		return err
 	}
-	// The package os has handles exactly if it has one here.
+	// If package os has a handle of this process, it has one of every child.
 	self, err := os.FindProcess(os.Getpid())
 	if err != nil {
 		return err
@@ -118,17 +119,17 @@ func canReap() error {
 	return err
 }
 
-// reapOrphans reaps the children that have ended and that nothing in this
-// process waits for. What is waited for has a handle, from the fork until the
-// child is reaped.
+// reapOrphans reaps the children that have ended and that no code of this process
+// waits for. A child that os.Process waits for has a handle from its fork until it
+// is reaped.
 func reapOrphans() {
 	var info unix.Siginfo
 	err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
 	if err != nil || info.Signo == 0 {
 		return // the usual case
 	}
-	// No child is forked meanwhile: it could get the PID of a zombie that was
-	// seen, and reaped by somebody since.
+	// The lock keeps children from being forked. One could get the PID of a
+	// zombie that is found here and then reaped elsewhere.
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
 	var zombies []int
@@ -151,7 +152,7 @@ func reapOrphans() {
 	}
 }
 
-// held returns the processes that this one has handles of.
+// heldPIDs returns the PIDs of the processes of which this one has handles.
 func heldPIDs() (map[int]bool, error) {
 	fds, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
@@ -176,7 +177,7 @@ func heldPIDs() (map[int]bool, error) {
 	return pids, nil
 }
 
-// pipeSize is how many bytes a pipe holds.
+// pipeSize returns how many bytes a pipe can hold.
 func pipeSize(r *os.File) int {
 	size := defaultPipeSize
 	if raw, err := r.SyscallConn(); err == nil {

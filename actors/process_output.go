@@ -18,42 +18,43 @@ import (
 )
 
 const (
-	// outputDelay is how long output is waited for once the program has ended: a
+	// outputDelay is how long output is read after the program has ended: a
 	// descendant that left the group may hold the pipe for as long as it lives.
 	outputDelay = time.Second
 
-	// logDelay is how long the log has for the program's last words if the
-	// deadline has passed, and then for the lines about its end. Both together
-	// are less than returnTime.
+	// logDelay is how long the log has after the deadline for the program's last
+	// lines, and then again for the lines about its end. Twice that is less than
+	// returnTime.
 	logDelay = 250 * time.Millisecond
 )
 
 // output reads what a program writes, and logs it.
 //
 // One goroutine calls the loggers, for the lines of the program and for those
-// about it. So a log that blocks holds the program, which has to wait for room
-// in its pipes, but neither its signals nor, past a deadline, the actor.
+// about it. A log that blocks delays the program, which waits for room in its
+// pipes. It does not delay signals to the program, nor the actor beyond its
+// deadline.
 type output struct {
-	max       int
-	pipes     []*pipe    // the ends that are read
-	childEnds []*os.File // those of the program
+	max       int        // bytes in a line
+	pipes     []*pipe    // stdout and stderr, where this process reads
+	childEnds []*os.File // the same, where the program writes
 	loggers   []log.Logger
 	readers   sync.WaitGroup
 
 	entries chan func()   // each logs a line
-	gaveUp  chan struct{} // closed: lines are dropped, and counted
-	dropped atomic.Int64
-	logLast func()        // logs the last line; set before entries is closed
-	done    chan struct{} // closed when all has been logged
+	gaveUp  chan struct{} // closed by giveUp
+	dropped atomic.Int64  // lines
+	logLast func()        // logs the last lines; set before entries is closed
+	done    chan struct{} // closed when everything has been logged
 }
 
 func newOutput(max int) *output {
 	return &output{max: max,
-		entries: make(chan func(), 2), // there is room for what is logged before the program is waited for
+		entries: make(chan func(), 2), // room for the lines that are logged before start
 		gaveUp:  make(chan struct{}), done: make(chan struct{})}
 }
 
-// redirect connects the outputs of cmd that have no destination of their own.
+// redirect makes pipes for those of cmd.Stdout and cmd.Stderr that are nil.
 func (o *output) redirect(cmd *exec.Cmd, logger log.Logger) error {
 	for _, w := range []struct {
 		name string
@@ -81,7 +82,7 @@ func (o *output) discard() {
 	}
 }
 
-// begin begins to read and to log.
+// start begins to read and to log. The program has been started.
 func (o *output) start() {
 	for _, end := range o.childEnds {
 		end.Close()
@@ -101,8 +102,8 @@ func (o *output) start() {
 	}
 }
 
-// log waits until the log has room for a line. Once it was given up, it counts
-// the line instead.
+// log queues a line, and waits until there is room for it. After giveUp it drops
+// and counts the line.
 func (o *output) log(logger log.Logger, keyvals ...any) {
 	if !closed(o.gaveUp) {
 		select {
@@ -114,8 +115,8 @@ func (o *output) log(logger log.Logger, keyvals ...any) {
 	o.dropped.Add(1)
 }
 
-// end is called when the program has ended. It reads what is left, and closes
-// done when that and the last line have been logged.
+// finish is called when the program has ended. It returns at once. What is left is
+// read and logged, then last is called, and done is closed.
 func (o *output) finish(logger log.Logger, last func()) {
 	for _, r := range o.pipes {
 		// Where that cannot be set (Windows), a descendant that inherits the
@@ -134,7 +135,7 @@ func (o *output) finish(logger log.Logger, last func()) {
 	}()
 }
 
-// giveUp drops what has not been logged, and does not wait for the pipes.
+// giveUp drops the lines that have not been logged, and ends the reading.
 func (o *output) giveUp() {
 	close(o.gaveUp)
 	for _, r := range o.pipes {
@@ -142,16 +143,16 @@ func (o *output) giveUp() {
 	}
 }
 
-// pipe is the end of a pipe that is read.
+// pipe is the end of a pipe where this process reads.
 type pipe struct {
 	*os.File
 	late      bool // the read deadline has passed
-	remaining int  // what may be read since then, in bytes
+	remaining int  // how many bytes may be read after it
 }
 
-// Read waits for the pipe until its read deadline. Later it still reads what is
-// in the pipe: the log may have taken all the time. That is no more than the
-// pipe holds, as a descendant that left the group may write without an end.
+// Read waits for bytes until the read deadline. After that it reads what is in the
+// pipe already, which the log may not have had time for. That is at most what a
+// pipe holds: a descendant that left the group may write without end.
 func (p *pipe) Read(b []byte) (int, error) {
 	n, err := p.File.Read(b)
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -168,7 +169,7 @@ func (p *pipe) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// logLines logs what r has, a line a line, of at most o.max bytes.
+// logLines logs each line of r, in pieces of at most o.max bytes.
 func (o *output) logLines(logger log.Logger, r io.Reader) {
 	partial, max := false, o.max
 	s := bufio.NewScanner(r)
@@ -185,7 +186,7 @@ func (o *output) logLines(logger log.Logger, r io.Reader) {
 				n--
 			}
 			if n > 1 && !utf8.FullRune(data[n-1:]) {
-				n-- // the last character goes on: it is for the next piece
+				n-- // the last character is not whole: leave it for the next piece
 			} else {
 				n = max
 			}

@@ -15,34 +15,36 @@ func ownGroup(attr *syscall.SysProcAttr) {
 	attr.Setpgid, attr.Pgid = !attr.Setsid, 0 // a new session has a new group
 }
 
-// signalGroup signals all of the group that p leads, or led.
+// signalGroup sends a signal to all processes of the group that p leads, also
+// after p has ended.
 func signalGroup(p *os.Process, sig syscall.Signal) { syscall.Kill(-p.Pid, sig) }
 
-// continueGroup continues those of the group that are stopped (SIGSTOP, SIGTSTP,
-// SIGTTIN, SIGTTOU): they act on a signal only then.
+// continueGroup continues the processes of the group that are stopped (SIGSTOP,
+// SIGTSTP, SIGTTIN, SIGTTOU), so that they act on a signal.
 func continueGroup(p *os.Process) { syscall.Kill(-p.Pid, syscall.SIGCONT) }
 
-// groupRuns reports whether a process of the group runs. Zombies do not: where
-// process 1 is no init, they stay.
+// groupRuns reports whether a process of the group runs. Zombies do not count:
+// they stay if process 1 does not reap orphans.
 func groupRuns(pgid int) bool { return syscall.Kill(-pgid, 0) != syscall.ESRCH && !onlyZombies(pgid) }
 
-// endedBy reports whether a process ended because of a signal, or as a shell
-// ends whose program did.
+// endedBy reports whether a process ended because of a signal, or with the status
+// of a shell whose program did.
 func endedBy(state *os.ProcessState, sig syscall.Signal) bool {
 	ws, ok := state.Sys().(syscall.WaitStatus)
 	return ok && (ws.Signaled() && ws.Signal() == sig || ws.Exited() && ws.ExitStatus() == 128+int(sig))
 }
 
-// defaultPipeSize is what a pipe holds that nobody has made larger, or more.
+// defaultPipeSize is how many bytes a pipe can hold by default, or more.
 const defaultPipeSize = 64 << 10
 
-// readPipe reads what is in the pipe, past the read deadline, and does not wait.
+// readPipe reads what is in the pipe without waiting, although the read deadline
+// has passed.
 func readPipe(r *os.File, b []byte) (n int, err error) {
 	raw, err := r.SyscallConn()
 	if err != nil {
 		return 0, err
 	}
-	r.SetReadDeadline(time.Time{}) // past it, raw.Read calls nothing
+	r.SetReadDeadline(time.Time{}) // raw.Read does nothing after a deadline
 	defer r.SetReadDeadline(time.Unix(1, 0))
 	if rawErr := raw.Read(func(fd uintptr) bool {
 		for {

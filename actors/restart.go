@@ -10,25 +10,34 @@ import (
 	"github.com/go-kit/log/level"
 )
 
-// Restart is an [Option]: the actor is executed again when it fails, after a
-// pause that grows by half with each time, from MinPause to MaxPause, and is
-// put off by up to half of itself either way, so that many do not come back at
-// once. It starts from MinPause again when the actor has run for Window.
+// Restart is an [Option]: the actor is executed again when it fails. The pause
+// before that grows by half each time, from MinPause to MaxPause, and varies at
+// random by up to half of it either way, so that many actors do not restart at
+// once. It begins at MinPause again when the actor has run for Window.
 //
-// These end the actor, and so the group: nil and the other clean errors (see
-// [Supervisor.Err]), an error of [backoff.Permanent], a panic that was
-// contained, and one failure more than Budget restarts in Window. The error is
-// then that failure. From when the stop begins nothing is restarted. If it
-// begins in a pause the actor has ended, without error.
+// An actor ends, and so does the group, when it returns nil or another clean error
+// (see [Supervisor.Err]), or an error of [backoff.Permanent]; when it panics and
+// that is contained (see [Contain]); and when it fails after Budget restarts
+// within Window, with that failure as its error. Nothing is restarted once the
+// stop has begun. An actor that pauses then ends without an error.
 //
-// The actor has to bear being executed again once it has returned. [HTTP] and
-// [Graceful] do not: they begin the stop themselves when they fail. admin.Actor has
-// no listener any more then, and fails until the budget is spent.
+// The actor's execute must work again after it has returned. That of [HTTP] and
+// [Graceful] does not: they begin the stop when they fail. That of admin.Actor has
+// no listener the second time, and fails until the budget is used up.
 type Restart struct {
-	Budget   int           // zero means 5, less none at all
-	Window   time.Duration // zero or less means a minute
-	MinPause time.Duration // zero or less means half a second
-	MaxPause time.Duration // zero or less means a minute
+	// Budget is how many restarts there may be within Window. Zero means 5.
+	// A negative value allows none.
+	Budget int
+
+	// Window is the time in which restarts count. Zero and negative values mean
+	// a minute.
+	Window time.Duration
+
+	// MinPause is the first pause. Zero and negative values mean half a second.
+	MinPause time.Duration
+
+	// MaxPause is the longest pause. Zero and negative values mean a minute.
+	MaxPause time.Duration
 }
 
 func (r Restart) set(a *supervised) {
@@ -47,7 +56,8 @@ func (r Restart) set(a *supervised) {
 	a.restart = &r
 }
 
-// attempts executes the actor, as often as it takes.
+// runWithRestarts executes the actor, and again after failures that Restart
+// allows.
 func (a *supervised) runWithRestarts() error {
 	r := a.restart
 	if r == nil {
@@ -56,7 +66,7 @@ func (a *supervised) runWithRestarts() error {
 	pauses := backoff.NewExponentialBackOff()
 	pauses.InitialInterval, pauses.MaxInterval = r.MinPause, r.MaxPause
 	pauses.Reset()
-	var last []time.Time // restarts in the window
+	var last []time.Time // the restarts within the window
 	for {
 		began := time.Now()
 		err := a.call(a.execute)
@@ -82,21 +92,15 @@ func (a *supervised) runWithRestarts() error {
 	}
 }
 
+// isPermanent reports whether the actor is not restarted after err.
 func isPermanent(err error) bool {
 	return errors.As(err, new(*backoff.PermanentError)) || errors.As(err, new(*PanicError))
 }
 
-// stopping reports whether the stop has begun.
-func (a *supervised) stopBegun() bool {
-	select {
-	case <-a.sup.stop.begun:
-		return true
-	default:
-		return false
-	}
-}
+// stopBegun reports whether the stop has begun.
+func (a *supervised) stopBegun() bool { return closed(a.sup.stop.begun) }
 
-// pause reports whether it was over before the stop began.
+// pauseFor pauses, and reports whether the pause ended before the stop began.
 func (a *supervised) pauseFor(d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -108,12 +112,13 @@ func (a *supervised) pauseFor(d time.Duration) bool {
 	}
 }
 
-// markRestart records how far a restart is.
+// markRestart records that the actor pauses before a restart (Restarting), or is
+// restarted (Running), because of err.
 func (a *supervised) markRestart(state ActorState, err error) {
 	a.sup.mu.Lock()
 	defer a.sup.mu.Unlock()
-	if a.state == Running || a.state == Restarting {
-		a.state = state
+	if a.state == Running || a.state == Restarting { // otherwise the stop has begun
+		a.setStateLocked(state)
 	}
 	a.restartCause = err
 	if state == Running {

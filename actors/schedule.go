@@ -10,39 +10,41 @@ import (
 	"github.com/netresearch/go-cron"
 )
 
-// A Schedule says when [Every] is to run its job. There are [Interval] and
-// [Cron]; those of the usual cron packages fit, too.
+// A Schedule says when [Every] runs its job. This package has [Interval] and
+// [Cron]. The schedules of the usual cron packages are Schedules, too.
 type Schedule interface {
 	// Next returns the first time after t, or the zero time if there is none.
 	Next(t time.Time) time.Time
 }
 
-// Interval is a [Schedule] of one run an interval, counted from when execute
-// begins, however long the runs take. Zero and less are an error of execute.
+// Interval is a [Schedule] with one time in each interval, counted from the
+// beginning of execute, however long the runs take. Zero and negative values are
+// an error of execute.
 type Interval time.Duration
 
-// Next returns t and an interval.
+// Next returns t plus the interval.
 func (d Interval) Next(t time.Time) time.Time { return t.Add(time.Duration(d)) }
 
-// Cron returns the [Schedule] of an expression of five fields (minute, hour,
-// day of the month, month, day of the week; see [crontab]), or @hourly, @daily,
-// @weekly, @monthly or @yearly. It is read by the clock on the wall in loc; nil
-// means UTC, where no hour is ever skipped or repeated.
+// Cron returns the [Schedule] of an expression: five fields (minute, hour, day of
+// the month, month, day of the week; see [crontab]), or @hourly, @daily, @weekly,
+// @monthly or @yearly. Its times are those of a clock in loc. Nil means UTC, which
+// has no daylight saving time.
 //
-// When daylight saving time begins or ends, it does as Debian's cron does. What
-// the clock skips is run right after the skip, once. What it shows twice is run
-// the first time only. But an expression that runs in every hour just goes on:
-// it runs in both of the hours that look the same, and makes up for nothing.
+// When daylight saving time begins or ends, Cron does what Debian's cron does. A
+// time that the clock skips is run once, right after the skip. A time that the
+// clock shows twice is run the first time only. An expression with a time in every
+// hour is not affected: it runs in both of the hours that look the same, and
+// nothing runs for the hour that is skipped.
 //
-// An expression that is wrong, or never comes true (February 30), is an error.
+// An expression that is wrong, or has no time (February 30), is an error.
 //
 // [crontab]: https://man7.org/linux/man-pages/man5/crontab.5.html
 func Cron(expr string, loc *time.Location) (Schedule, error) {
 	if loc == nil {
 		loc = time.UTC
 	}
-	// The parser is given times in UTC only: with zones it misses days, and
-	// runs twice what is to run once.
+	// The parser gets times in UTC only: in other zones it misses days and has
+	// times twice.
 	var parsed cron.Schedule
 	err := errors.New("a time zone or an interval is not for the expression")
 	if !strings.Contains(expr, "TZ=") {
@@ -68,7 +70,7 @@ func Cron(expr string, loc *time.Location) (Schedule, error) {
 type cronSchedule struct {
 	next   func(wall time.Time) time.Time
 	loc    *time.Location
-	hourly bool // runs in every hour
+	hourly bool // it has a time in every hour
 }
 
 func (c *cronSchedule) Next(t time.Time) time.Time {
@@ -84,8 +86,8 @@ func (c *cronSchedule) Next(t time.Time) time.Time {
 	return time.Time{}
 }
 
-// nextElapsed goes by the time that passes: between two changes of the clock,
-// the wall is a fixed distance away.
+// nextElapsed returns the next time of a schedule that is hourly. Between two
+// changes of the clock the distance between time and wall time is fixed.
 func (c *cronSchedule) nextElapsed(t time.Time) time.Time {
 	from := wallOf(t)
 	for {
@@ -99,7 +101,7 @@ func (c *cronSchedule) nextElapsed(t time.Time) time.Time {
 			return at.In(c.loc)
 		}
 		t = change
-		from = wallOf(t).Add(-time.Second) // the change itself may be the time
+		from = wallOf(t).Add(-time.Second) // t itself may be the next time
 	}
 }
 
@@ -108,10 +110,10 @@ func wallOf(t time.Time) time.Time {
 	return time.Date(t.Year(), t.Month(), t.Day(), t.Hour(), t.Minute(), t.Second(), t.Nanosecond(), time.UTC)
 }
 
-// first returns when the clock in loc first shows wall, or more.
+// firstShown returns when the clock in loc first shows wall, or a later time.
 func firstShown(wall time.Time, loc *time.Location) time.Time {
-	// Of a wall time that there is twice, or never, Date makes a time with one
-	// of the two offsets, and does not say with which.
+	// For a wall time that the clock shows twice, or never, Date uses one of the
+	// two offsets, and does not say which.
 	t := time.Date(wall.Year(), wall.Month(), wall.Day(), wall.Hour(), wall.Minute(), wall.Second(), 0, loc)
 	start, end := t.ZoneBounds()
 	switch shown := wallOf(t); {

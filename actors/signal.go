@@ -12,30 +12,28 @@ import (
 	"github.com/oklog/run"
 )
 
-// Signal returns an actor that ends, and so begins the stop, at the first of
-// the signals; with none given, at SIGINT or SIGTERM. Its execute then returns
+// Signal returns an actor that returns, and so begins the stop, at the first of
+// the signals. Without any these are SIGINT and SIGTERM. Its execute then returns
 // a *run.SignalError: match it with errors.Is(err, run.ErrSignal).
 //
-// A further SIGINT cuts what is still open, at once, and [Stop.Err] says so. One
-// within 0.3 s of the first is the same one: timeout(1), npm and some terminals
-// send it both to a process and to its group. Any other further signal is logged
-// and changes nothing: orchestrators and process groups send SIGTERM twice. When
-// the actors of this package have returned, SIGINT gets its default action back,
-// so that Ctrl-C ends a process that some other actor holds up; SIGTERM is then
-// ignored.
+// A second SIGINT cuts at once what has not ended, and [Stop.Err] says so. A
+// SIGINT within 0.3 s of the first is treated as the same one: timeout(1), npm and
+// some terminals send it both to a process and to its group. Every other signal
+// that comes after the first is logged and changes nothing: orchestrators and
+// process groups send SIGTERM twice. When the actors of this package have
+// returned, SIGINT has its default action again, so that Ctrl-C ends a process
+// that another actor holds; SIGTERM is ignored then.
 //
-// Signals are caught from the constructor on, not only in execute (as in
-// run.SignalHandler): call it early, and no signal takes its default action
-// once the program has begun to set itself up.
+// Signals are caught from the call of Signal on, not only from execute on as with
+// run.SignalHandler. Call it early in the program.
 //
-// SIGHUP is not among the default signals, so it ends a process that does not
-// catch it, and cuts its requests. Given here it begins the stop if it comes
-// first, and is logged otherwise. That suits a process whose terminal closes. One
-// without a terminal gets SIGHUP only from people, who want it to load something
-// again: it catches SIGHUP itself. Check signal.Ignored first, as nohup(1) works
-// by ignoring it.
+// SIGHUP is not one of the default signals: it ends a process that does not catch
+// it, and cuts its requests. If it is given, it begins the stop, or is logged if
+// the stop has begun. Give it to a process whose terminal may close. A process
+// without a terminal gets SIGHUP only as a request to load its settings again, and
+// catches it itself. Check signal.Ignored first: nohup(1) works by ignoring it.
 //
-// With a nil stop only the first signal has a meaning.
+// With a nil stop the first signal ends execute, and further ones change nothing.
 func Signal(stop *Stop, signals ...os.Signal) (execute func() error, interrupt func(error)) {
 	if stop == nil {
 		stop = new(Stop)
@@ -47,7 +45,7 @@ func Signal(stop *Stop, signals ...os.Signal) (execute func() error, interrupt f
 	if len(signals) == 0 {
 		signals = []os.Signal{os.Interrupt, syscall.SIGTERM}
 	}
-	// SIGINT has a channel of its own because it alone is released at the end.
+	// SIGINT has a channel of its own: it alone gets its default action back.
 	ints, others := make(chan os.Signal, 2), make(chan os.Signal, 2)
 	for _, sig := range signals {
 		if sig == os.Interrupt {
@@ -68,14 +66,14 @@ func Signal(stop *Stop, signals ...os.Signal) (execute func() error, interrupt f
 			w.interrupted = time.Now()
 		case sig = <-others:
 		case <-interrupted:
-			// A stop for another reason: the first signal is still to come.
+			// The stop began for another reason, before any signal.
 			go w.run()
 			return nil
 		}
 		err := &run.SignalError{Signal: sig}
 		w.signalled = true
 		go w.run()
-		stop.Begin(err) // not left to the group, where an interrupt added earlier may block
+		stop.Begin(err) // now: the group may have to wait for another interrupt
 		return err
 	}
 	interrupt = func(err error) {
@@ -85,15 +83,16 @@ func Signal(stop *Stop, signals ...os.Signal) (execute func() error, interrupt f
 	return execute, interrupt
 }
 
-// sameInterrupt is how long after a SIGINT another one is the same.
+// sameInterrupt is how long after the first SIGINT another one is treated as the
+// same.
 const sameInterrupt = 300 * time.Millisecond
 
-// watch listens for further signals until there is nothing left to cut.
+// signalWatch waits for further signals until nothing is left to cut.
 type signalWatch struct {
 	stop         *Stop
 	ints, others chan os.Signal
-	signalled    bool      // there has been a signal: the next SIGINT is a second one
-	interrupted  time.Time // when the first SIGINT came
+	signalled    bool      // a signal has come: the next SIGINT is the second
+	interrupted  time.Time // when the first SIGINT came; zero before
 }
 
 func (w *signalWatch) run() {

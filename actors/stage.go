@@ -10,10 +10,10 @@ import (
 
 // Stage is an [Option]: the place of an actor in the order of a stop. The actors
 // of the lowest stage are interrupted at once, those of the next stage when all
-// of these have returned, and so on. The order in which actors are added to the
-// group does not matter. Without this option an actor is in stage 0. Put what
-// serves there, and what that depends on (pools, queues, telemetry) in higher
-// stages.
+// of the lowest have returned, and so on. The order in which actors are added to
+// the group does not matter. Without this option an actor is in stage 0. Put the
+// actors that serve there, and those that they depend on (pools, queues,
+// telemetry) in higher stages. A stage may be negative.
 //
 //	const (
 //		serving actors.Stage = iota // HTTP, gRPC
@@ -21,20 +21,21 @@ import (
 //		watching                    // telemetry, the admin listener
 //	)
 //
-// All actors start at once, unless one has the option [StartFirst]: then those of
-// the lower stages wait until it is ready.
+// All actors start at once, unless one has the option [StartFirst]: then the actors
+// of lower stages wait until it is ready.
 //
-// An actor of a higher stage that ends by itself begins the stop, and the others
-// are stopped in their order. Actors that are not supervised are in no stage.
+// An actor of a higher stage that returns by itself begins the stop, and the
+// others are stopped in their order. Actors that are not in the [Supervisor] have
+// no stage.
 //
-// The HTTP actors of one [Stop] all drain when it begins, in whatever stage they
-// are. A server that has to serve for longer needs a Stop of its own.
+// All HTTP actors of a [Stop] drain when it begins, in whatever stage they are. A
+// server that should serve for longer needs a Stop of its own.
 //
-// The stages share one deadline, Stop.LameDuck plus Stop.Grace after the stop
-// began. A stage ends at that deadline less the time that is set aside for later
-// stages (see [Within]). Time that a stage does not use is left to the next ones.
-// So [Stop.Deadline] is the deadline of the stage that is being stopped, and
-// moves on with the stages.
+// The stop has one deadline: Stop.LameDuck plus Stop.Grace after it began. The
+// deadline of a stage is that, less the time that is reserved for later stages
+// (see [Within]). A later stage also has the time that earlier ones did not use.
+// [Stop.Deadline] returns the deadline of the stage that is being stopped, and so
+// moves from stage to stage.
 type Stage int
 
 func (n Stage) set(a *supervised) { a.stageNumber = n }
@@ -42,13 +43,13 @@ func (n Stage) set(a *supervised) { a.stageNumber = n }
 // stage holds the actors that are interrupted together. Supervisor.mu guards it.
 type stage struct {
 	number   Stage
-	mayStart chan struct{} // closed when they may start
-	unready  int           // actors with StartFirst that are not ready
-	turn     chan struct{} // closed when they are to be interrupted
-	turnAt   time.Time     // when that was; zero before
-	deadline time.Time     // set then
-	awaited  int           // actors that are waited for
-	reserved time.Duration // set aside for this stage
+	mayStart chan struct{} // closed when its actors may start
+	unready  int           // how many actors with StartFirst are not ready
+	turn     chan struct{} // closed when its actors should be interrupted
+	turnAt   time.Time     // when turn was closed; zero before
+	deadline time.Time     // zero before turn was closed
+	awaited  int           // how many actors have not ended, but for the skipped ones
+	reserved time.Duration // the part of Grace that is reserved for it
 }
 
 // addToStageLocked puts an actor into its stage.
@@ -66,13 +67,14 @@ func (s *Supervisor) addToStageLocked(a *supervised) {
 			a.stage.unready++
 			s.stop.addUnready(1)
 		}
-	} else { // nothing knows that it is to come
+	} else { // too late to wait for it
 		a.skipped = true
 		a.stage.awaited--
 	}
 	s.stop.reserve(s.reservedLocked(s.stages[1:]))
 }
 
+// reservedLocked returns the time that is reserved for the stages.
 func (s *Supervisor) reservedLocked(stages []*stage) (sum time.Duration) {
 	for _, st := range stages {
 		sum += st.reserved
@@ -80,8 +82,8 @@ func (s *Supervisor) reservedLocked(stages []*stage) (sum time.Duration) {
 	return sum
 }
 
-// advance gives a turn to each stage whose lower stages have ended, if the stop
-// has begun.
+// giveTurns gives each stage its turn to stop whose lower stages have ended, if
+// the stop has begun.
 func (s *Supervisor) giveTurns() {
 	var turned []*stage
 	s.mu.Lock()
@@ -102,7 +104,7 @@ func (s *Supervisor) giveTurns() {
 		}
 	}
 	if len(s.stages) == 1 {
-		turned = nil // the line would say nothing new
+		turned = nil // Stop logs that the only stage stops
 	}
 	lines := make([][]any, len(turned))
 	for i, st := range turned {
@@ -130,8 +132,9 @@ func (s *Supervisor) runningInLocked(st *stage) string {
 	return strings.Join(names, ",")
 }
 
-// skipUnstarted gives up on the actors that have not started. A group calls all of
-// execute before any interrupt, if in goroutines, so they are not in it.
+// skipUnstarted stops waiting for the actors that have not been executed. A
+// run.Group starts the goroutines of all its actors before it interrupts any, so
+// these are not in the group.
 func (s *Supervisor) skipUnstarted() {
 	var skipped []*supervised
 	s.mu.Lock()

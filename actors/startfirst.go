@@ -10,39 +10,41 @@ import (
 )
 
 // StartFirst is an [Option]: the actors of lower stages, which stop before this
-// one, start only when this one is ready.
+// one, start only after this one is ready.
 //
 //	// HTTP serves when the database has been migrated.
 //	g.Add(sup.Actor("http")(actors.HTTP(&stop, srv, l)))
 //	g.Add(sup.Actor("migrate", actors.Stage(1), actors.StartFirst{})(actors.Once(&stop, migrate, actors.OnceConfig{})))
 //
-// These actors of this package report when they are ready: [Once] when its job
-// has ended without an error, [HTTP] and [Graceful] when they serve, [Process]
-// when its program has been started, [Every] when it waits for the next run. An
-// actor of your own needs the field Ready.
+// The actors of this package report by themselves that they are ready: [Once] when
+// its job has ended without an error, [HTTP] and [Graceful] when they serve,
+// [Process] when its program has started, [Every] when it waits for the next run.
+// An actor of your own needs the field Ready.
 //
-// Until then the process is [Starting], and its /readyz answers 503. A listener
-// that was bound before has new connections queue up, and nobody serves them.
+// Until then the process is [Starting], and /readyz answers 503. New connections
+// wait in the queue of a listener that was bound before.
 //
 // If the actor fails, or a stop begins for another reason, the actors that still
 // wait never start: their interrupt is called, and their execute is not. An HTTP
-// actor then closes its listeners, which resets what queues there. The shutdown
-// of a Graceful is called.
+// actor then closes its listeners, which resets the connections in the queue. A
+// Graceful calls its shutdown.
 //
 // An actor with StartFirst that is not added to the group keeps the others from
-// starting. The log says what an actor waits for (info).
+// starting. The log names the actors that an actor waits for (info).
 type StartFirst struct {
 	// Ready returns nil when the actor is ready. It is called once, in a
 	// goroutine of its own, when the actor starts. Its context ends when the
 	// stop begins. An error before that ends the group, as an error of the
-	// actor does. Nil means that the actor reports by itself, on the goroutine
-	// of its execute; a function around that execute must not start another.
+	// actor does. Nil means that the actor reports by itself. It does so on the
+	// goroutine of its execute: a function around that execute must call it on
+	// the same goroutine.
 	Ready func(context.Context) error
 }
 
 func (f StartFirst) set(a *supervised) { a.startFirst = &f }
 
-// startStagesLocked lets the stages start that no actor of a higher one holds.
+// startStagesLocked lets the stages start for which no actor of a higher stage
+// must become ready first.
 func (s *Supervisor) startStagesLocked() {
 	for i := len(s.stages) - 1; i >= 0; i-- {
 		st := s.stages[i]
@@ -55,8 +57,8 @@ func (s *Supervisor) startStagesLocked() {
 	}
 }
 
-// awaitStart waits for the actor's turn to start, and reports whether the actor
-// starts. It does not if it had to wait and a stop has begun.
+// awaitStart waits until the actor may start. It returns false, and the actor does
+// not start, if it had to wait and the stop has begun.
 func (a *supervised) awaitStart() bool {
 	s := a.sup
 	if !closed(a.stage.mayStart) {
@@ -72,11 +74,12 @@ func (a *supervised) awaitStart() bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	a.state, a.startedAt = Running, time.Now()
+	a.setStateLocked(Running)
+	a.startedAt = time.Now()
 	return true
 }
 
-// holding returns the names of the actors that keep a stage from starting.
+// holding returns the names of the actors for which a stage waits to start.
 func (s *Supervisor) holding(st *stage) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -89,7 +92,7 @@ func (s *Supervisor) holding(st *stage) string {
 	return strings.Join(names, ",")
 }
 
-// endUnstarted is what is left of an actor that never starts.
+// endUnstarted ends an actor that never starts: it calls its interrupt.
 func (a *supervised) endUnstarted() {
 	defer close(a.done)
 	<-a.stage.turn
@@ -97,8 +100,8 @@ func (a *supervised) endUnstarted() {
 	a.markEnded()
 }
 
-// watchReady arranges for setReady to be called. The actor is about to execute,
-// on this goroutine.
+// watchReady arranges that setReady is called when the actor is ready. It is
+// called on the goroutine of execute, before that.
 func (a *supervised) watchReady() {
 	switch {
 	case a.startFirst == nil:
@@ -109,6 +112,7 @@ func (a *supervised) watchReady() {
 	}
 }
 
+// awaitReady calls StartFirst.Ready.
 func (a *supervised) awaitReady(ready func(context.Context) error) {
 	s := a.sup
 	ctx, cancel := context.WithCancel(context.Background())
@@ -138,7 +142,8 @@ func (a *supervised) awaitReady(ready func(context.Context) error) {
 	s.beginBy(a, err)
 }
 
-// setReady lets start what waits for this actor.
+// setReady records that the actor is ready, and lets the actors start that wait
+// for it.
 func (a *supervised) setReady() {
 	s := a.sup
 	s.mu.Lock()
@@ -155,8 +160,8 @@ func (a *supervised) setReady() {
 	}
 }
 
-// holdReady adds n to the actors without which the process is not ready, besides
-// those that serve.
+// addUnready adds n, which may be negative, to the actors with StartFirst that are
+// not ready. The process is not ready before that is zero.
 func (s *Stop) addUnready(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -168,9 +173,9 @@ func (s *Stop) addUnready(n int) {
 	s.checkReadyLocked()
 }
 
-// onReady has f called when the actor that executes on that goroutine reports
-// that it is ready. A decorator gets two functions, and cannot know whose they
-// are otherwise.
+// onReady arranges that f is called when the actor that executes on that goroutine
+// reports that it is ready. Supervisor.Actor gets two functions, and nothing but
+// the goroutine says whose they are.
 func (s *Stop) onReady(goroutine uint64, f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -180,7 +185,8 @@ func (s *Stop) onReady(goroutine uint64, f func()) {
 	s.readyFuncs[goroutine] = f
 }
 
-// reportReady is for an actor to call on the goroutine of its execute.
+// reportReady reports that an actor is ready. The actor calls it on the goroutine
+// of its execute.
 func (s *Stop) reportReady() {
 	s.mu.Lock()
 	var f func()
@@ -195,8 +201,8 @@ func (s *Stop) reportReady() {
 	}
 }
 
-// unstarted is the cause that an actor is interrupted with whose execute is never
-// called.
+// unstartedCause is the cause with which an actor is interrupted whose execute is
+// never called.
 type unstartedCause struct{ cause error }
 
 func (u *unstartedCause) Error() string { return causeText(u.cause) }
@@ -207,7 +213,7 @@ func isUnstarted(cause error) bool {
 	return ok
 }
 
-// endUnstarted is what is left of a server that never starts.
+// endUnstarted ends a server that never starts.
 func (s *server) endUnstarted() {
 	for _, l := range s.listeners {
 		l.Close()

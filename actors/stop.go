@@ -33,8 +33,8 @@ type Stop struct {
 	// request that was cut (warn), for at most a thousand requests of each
 	// HTTP actor. Nil logs nothing.
 	//
-	// One goroutine calls it, for one line after the other, and whoever logs
-	// waits for that. A Logger that blocks delays a stop by 100 ms in all.
+	// One goroutine calls it, for one line after the other, and every caller
+	// waits until its line is written. A Logger that blocks delays a stop by 100 ms in all.
 	// From then on up to a thousand lines wait for it. Further lines are
 	// dropped, and a line counts them. Because of the goroutine, a log.Valuer
 	// in the Logger's context (a timestamp) is called when the line is

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -13,43 +14,44 @@ import (
 
 // supervised is one actor of a [Supervisor].
 //
-// Its execute runs in a goroutine of its own, so that ours can return when it
-// does not.
+// Its execute runs in a goroutine of its own, so that the function that the group
+// executes can return even if the actor's does not.
 type supervised struct {
 	sup       *Supervisor
 	name      string
-	used      bool // it was made when the group had stopped
+	used      bool // it was made after another group had stopped
 	logger    log.Logger
 	execute   func() error
 	interrupt func(error)
 
+	// Options.
 	stageNumber Stage
 	stage       *stage
 	within      time.Duration // 0: no deadline of its own
 	contain     bool
-	restart     *Restart // nil: none
+	restart     *Restart    // nil: it is not restarted
+	startFirst  *StartFirst // nil: the option is not set
 
-	startFirst *StartFirst // nil: none
+	interruptOnce sync.Once
+	crashing      atomic.Bool   // a panic is ending the process
+	done          chan struct{} // closed when execute and interrupt have returned
 
-	asking        atomic.Bool   // interrupt is or was called
-	interruptDone chan struct{} // closed when interrupt has returned
-	crashing      atomic.Bool   // the process is going down
-	done          chan struct{}
+	// Supervisor.mu guards the rest.
+	state    ActorState
+	executed bool // Execute was called
+	ready    bool // with startFirst: it has reported that it is ready
+	skipped  bool // nothing waits for it: it was not added to the group
 
-	// The rest is under sup.mu.
-	executed      bool // execute was
-	ready         bool // with startFirst
-	state         ActorState
-	skipped       bool // is not waited for, as it has not started
-	startedAt     time.Time
+	startedAt     time.Time // when execute was called first
 	interruptedAt time.Time // when interrupt was called
 	endedAt       time.Time
 	restarts      int
-	restartCause  error // what made it restart
-	err           error // what it returned
-	failed        bool  // that is not clean
+	restartCause  error // why it was restarted last
+	err           error // what execute returned, joined with an error of interrupt
+	failed        bool  // err is not clean
 
-	executeGoroutine, interruptGoroutine uint64 // goroutines; executing is 0 when it has returned
+	executeGoroutine   uint64 // 0 before and after
+	interruptGoroutine uint64 // 0 before
 }
 
 var (
@@ -57,7 +59,7 @@ var (
 	errGoexit = errors.New("runtime.Goexit was called")
 )
 
-// Execute is what the group gets.
+// Execute is the first function of the actor that the group gets.
 func (a *supervised) Execute() error {
 	if a.used {
 		return fmt.Errorf("%s: %w", a.name, ErrStopUsed)
@@ -68,7 +70,7 @@ func (a *supervised) Execute() error {
 	}
 	if a.awaitStart() {
 		level.Debug(a.logger).Log("msg", "actor started")
-		a.sup.giveTurns() // only if it came too late for its turn
+		a.sup.giveTurns() // its stage may have had its turn already
 		go a.run()
 	} else {
 		go a.endUnstarted()
@@ -78,7 +80,7 @@ func (a *supervised) Execute() error {
 		select {
 		case <-a.done:
 			return a.result()
-		case <-begun: // perhaps long before the group gets here, if an interrupt blocks
+		case <-begun: // the group may interrupt this actor much later, if another interrupt blocks
 			begun = nil
 			a.sup.begin(a.sup.stop.beginCause())
 		case <-a.stage.turn:
@@ -88,6 +90,8 @@ func (a *supervised) Execute() error {
 	}
 }
 
+// markStarted records that the group executes the actor. It returns false the
+// second time.
 func (a *supervised) markStarted() bool {
 	s := a.sup
 	s.mu.Lock()
@@ -96,7 +100,7 @@ func (a *supervised) markStarted() bool {
 		return false
 	}
 	a.executed = true
-	if a.skipped { // not any more
+	if a.skipped { // it was added after all
 		a.skipped = false
 		a.stage.awaited++
 	} else {
@@ -106,11 +110,11 @@ func (a *supervised) markStarted() bool {
 	return true
 }
 
-// run executes the actor. Whatever happens there, it has ended then.
+// run executes the actor, and ends it however execute ends.
 func (a *supervised) run() {
 	err := errGoexit
 	defer func() {
-		if !a.crashing.Load() { // or it would take until all this is done
+		if !a.crashing.Load() { // the process should end now
 			a.finish(err)
 		}
 	}()
@@ -121,13 +125,13 @@ func (a *supervised) run() {
 	err = a.runWithRestarts()
 }
 
-// finish is for what execute has returned.
+// finish ends the actor. err is what execute returned.
 func (a *supervised) finish(err error) {
 	defer close(a.done)
 	defer a.markEnded()
 	a.recordResult(err)
 	a.sup.beginBy(a, err)
-	a.callInterrupt() // if it has not been; the group would do so too
+	a.callInterrupt() // a run.Group also interrupts the actor that has returned
 }
 
 // recordResult records and logs how execute ended.
@@ -136,7 +140,7 @@ func (a *supervised) recordResult(err error) {
 	s.mu.Lock()
 	interrupted := !a.interruptedAt.IsZero()
 	s.mu.Unlock()
-	failed := !isCleanResult(err, interrupted) // not under the lock: err has methods of its own
+	failed := !isCleanResult(err, interrupted) // without the lock: it calls methods of err
 	s.mu.Lock()
 	late := a.state == Hung
 	elapsed := time.Since(a.startedAt)
@@ -152,26 +156,24 @@ func (a *supervised) recordResult(err error) {
 		level.Info(a.logger).Log("msg", "actor returned after all", "err", err, "elapsed", elapsed)
 	case failed && s.stop.recordActorError(err, a.withName):
 		level.Error(a.logger).Log(withStack(err, "msg", "actor failed", "err", err, "elapsed", elapsed)...)
-	default: // or it has recorded the error itself, which logs it
+	default: // it was clean, or the actor has recorded and logged the error itself
 		level.Info(a.logger).Log("msg", "actor ended", "elapsed", elapsed)
 	}
 }
 
-// callInterrupt calls interrupt, once, and returns when that has returned.
-func (a *supervised) callInterrupt() {
-	if !a.asking.CompareAndSwap(false, true) {
-		<-a.interruptDone
-		return
-	}
-	defer close(a.interruptDone)
+// callInterrupt calls interrupt the first time, and returns when that has
+// returned.
+func (a *supervised) callInterrupt() { a.interruptOnce.Do(a.interruptNow) }
+
+func (a *supervised) interruptNow() {
 	s := a.sup
 	s.mu.Lock()
 	a.interruptedAt, a.interruptGoroutine = time.Now(), goroutine()
-	if a.state == Running || a.state == Restarting || a.state == Waiting {
-		a.state = Stopping
+	if a.state != Hung {
+		a.setStateLocked(Stopping)
 	}
 	cause := s.cause
-	if a.err != nil { // it has returned by itself
+	if a.err != nil { // execute has returned by itself
 		cause = a.err
 	}
 	if deadline := a.deadlineLocked(); a.within > 0 && !deadline.IsZero() {
@@ -190,9 +192,9 @@ func (a *supervised) callInterrupt() {
 	}
 }
 
-// addResultLocked adds to what the actor ended with.
+// addResultLocked adds an error of execute or interrupt to the actor's.
 func (a *supervised) addResultLocked(err error, failed bool) {
-	if a.err != nil && err != nil { // execute and interrupt both
+	if a.err != nil && err != nil {
 		err = errors.Join(a.err, err)
 	}
 	if err != nil {
@@ -201,8 +203,8 @@ func (a *supervised) addResultLocked(err error, failed bool) {
 	a.failed = a.failed || failed
 }
 
-// markEnded marks the actor as ended, and gives the next stage its turn if it
-// was the last of its own.
+// markEnded records that the actor has ended, and gives the next stage its turn
+// if it was the last of its stage.
 func (a *supervised) markEnded() {
 	if a.crashing.Load() {
 		return
@@ -210,9 +212,10 @@ func (a *supervised) markEnded() {
 	s := a.sup
 	s.mu.Lock()
 	if a.state != Hung {
-		a.state = Ended
 		if a.failed {
-			a.state = Failed
+			a.setStateLocked(Failed)
+		} else {
+			a.setStateLocked(Ended)
 		}
 		a.leaveStageLocked()
 	}
@@ -220,13 +223,13 @@ func (a *supervised) markEnded() {
 	s.giveTurns()
 }
 
-// leaveStageLocked makes the stage wait for one actor less.
+// leaveStageLocked records that the stage need not wait for the actor any more.
 func (a *supervised) leaveStageLocked() {
 	a.endedAt = time.Now()
 	a.stage.awaited--
 }
 
-// result is what our execute returns; see [Supervisor.Actor].
+// result returns what Execute returns; see [Supervisor.Actor].
 func (a *supervised) result() error {
 	a.sup.mu.Lock()
 	defer a.sup.mu.Unlock()
@@ -236,13 +239,13 @@ func (a *supervised) result() error {
 	return a.sup.cause
 }
 
-// named puts the name of the actor before its error. Without an error it says
-// that the actor returned, as the cause of a stop.
+// withName returns err with the name of the actor before its text. If err is nil,
+// the actor has returned, and that is the cause of a stop.
 func (a *supervised) withName(err error) error {
 	if err == nil {
 		return fmt.Errorf("%s returned", a.name)
 	}
-	if strings.HasPrefix(err.Error(), a.name+": ") { // it says so itself
+	if strings.HasPrefix(err.Error(), a.name+": ") { // it has the name already
 		return err
 	}
 	return fmt.Errorf("%s: %w", a.name, err)

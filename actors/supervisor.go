@@ -20,46 +20,45 @@ import (
 //	g.Add(actors.Signal(&stop)) // not supervised: interrupted at once, as ever
 //	err := sup.Err(g.Run())
 //
-// A stop begins when the first actor returns, when the group interrupts, or by
-// [Stop.Begin]. Then the actors are interrupted, stage by stage; see [Stage].
-// The interrupt of an actor of yours is called exactly once, in a goroutine, so
-// one that blocks holds up only its own actor. What the group itself
-// calls returns at once.
+// A stop begins when the first actor returns, when the group interrupts an actor,
+// or with [Stop.Begin]. Then the actors are interrupted, stage by stage; see
+// [Stage]. The interrupt of your actor is called exactly once, in a goroutine: one
+// that blocks delays only its own actor. The interrupt that the group calls
+// returns at once.
 //
-// All actors start at once, except those that wait for one with the option
+// All actors start at once, except those that wait for an actor with the option
 // [StartFirst], such as a migration.
 //
-// An actor that does not return in time is left behind; see [HangError]. One
-// that panics brings the process down, after a line on stderr that names it;
-// see [Contain]. One that fails ends the group; see [Restart].
+// An actor that does not return in time is left behind; see [HangError]. An actor
+// that panics ends the process, after a line on stderr that names it; see
+// [Contain]. An actor that fails ends the group; see [Restart].
 //
-// The log (Stop.Logger) has a line when an actor starts (debug), when a stage
-// is stopped, if there are several (info), and when an actor ends (info, or
-// error if it failed).
+// The log (Stop.Logger) has a line for each actor that starts (debug) and that
+// ends (info, or error if it failed). If there are several stages, it has a line
+// for each that is stopped (info).
 //
 // The zero value works. Do not copy a Supervisor, and use it for one group.
 type Supervisor struct {
-	// Stop is the stop that the actors share. Nil means one with the defaults
-	// of [Stop], which logs nothing. A group without HTTP has use for a Stop
-	// too, for its Logger and its Grace.
+	// Stop is what the actors share. Nil means a Stop with the defaults, which
+	// logs nothing. A group without HTTP also uses its Logger and its Grace.
 	Stop *Stop
 
 	setup       sync.Once
 	stop        *Stop
-	beginCalled atomic.Bool   // the stop: start is or was called
-	beginDone   chan struct{} // closed when it has returned
+	beginCalled atomic.Bool   // beginStop was called
+	beginDone   chan struct{} // closed when beginStop has returned
 
-	mu        sync.Mutex
-	names     map[string]int // how often each was asked for
+	mu        sync.Mutex     // guards the next group; Stop.mu may be taken with it held
+	names     map[string]int // how often Actor was called with each name
 	actors    []*supervised
-	stages    []*stage  // in their order
-	unstarted int       // actors that have not begun, and are waited for
-	stopBegan time.Time // when we learned of the stop
-	cause     error     // what actors are interrupted with
-	first     string    // the actor by which the stop began
+	stages    []*stage  // by number
+	unstarted int       // actors that have not been executed, but for the skipped ones
+	stopBegan time.Time // when beginStop was called
+	cause     error     // with which actors are interrupted
+	first     string    // the name of the actor that began the stop
 
-	dumpMu   sync.Mutex
-	dump     []byte // the stacks of all goroutines
+	dumpMu   sync.Mutex // guards the next group
+	dump     []byte     // the stacks of all goroutines
 	dumpedAt time.Time
 }
 
@@ -67,20 +66,20 @@ type Supervisor struct {
 // [Restart].
 type Option interface{ set(*supervised) }
 
-// Actor returns the decorator for an actor with that name, which is its name in
-// logs, errors and snapshots. An empty name becomes "actor", and a name that is
-// taken gets a number: a second "jobs" is "jobs#2".
+// Actor returns a function that takes an actor and returns one for the group. The
+// name is the actor's in logs, errors and snapshots. An empty name means "actor".
+// A name that is used again gets a number: the second "jobs" is "jobs#2".
 //
-// In a stop, execute returns the error by which it began, except for the actor
-// that began it. So that is what run.Group.Run returns, whichever is quicker; an
-// actor's own error is in [Supervisor.Err] and [Supervisor.Snapshot].
+// In a stop, the execute of each actor returns the cause of the stop, and so does
+// run.Group.Run, whichever actor returns first. Only the actor that began the stop
+// returns its own error. The errors of the others are in [Supervisor.Err] and
+// [Supervisor.Snapshot].
 //
-// An actor that is decorated but not added to the group holds the others for a
-// second, once, when the stop begins.
+// An actor that is not added to the group delays the stop by a second.
 func (s *Supervisor) Actor(name string, options ...Option) func(execute func() error, interrupt func(error)) (func() error, func(error)) {
 	s.init()
 	return func(execute func() error, interrupt func(error)) (func() error, func(error)) {
-		a := &supervised{sup: s, used: s.stop.isUsed(), execute: execute, interrupt: interrupt, state: Waiting, interruptDone: make(chan struct{}), done: make(chan struct{})}
+		a := &supervised{sup: s, used: s.stop.isUsed(), execute: execute, interrupt: interrupt, state: Waiting, done: make(chan struct{})}
 		for _, o := range options {
 			o.set(a)
 		}
@@ -118,11 +117,12 @@ func (s *Supervisor) add(a *supervised, name string) {
 	s.addToStageLocked(a)
 }
 
-// begin is the interrupt of every actor: the first to be interrupted, or to
-// return, begins the stop for all, whatever the order they were added in.
+// begin is the interrupt of every actor. The first actor that is interrupted or
+// returns begins the stop, whatever the order in which they were added.
 func (s *Supervisor) begin(cause error) { s.beginBy(nil, cause) }
 
-// beginBy begins the stop, because of an actor if it is not nil.
+// beginBy begins the stop. a is the actor that has returned with the cause; nil
+// means that the group, or something else, began the stop.
 func (s *Supervisor) beginBy(a *supervised, cause error) {
 	if s.beginCalled.CompareAndSwap(false, true) {
 		s.beginStop(a, cause)
@@ -132,7 +132,7 @@ func (s *Supervisor) beginBy(a *supervised, cause error) {
 		return
 	}
 	<-s.beginDone
-	// Actors of this package begin the stop themselves, with what they return.
+	// An actor of this package may have begun the stop before it returned.
 	s.mu.Lock()
 	unknown, stopCause := s.first == "", s.cause
 	s.mu.Unlock()
@@ -145,19 +145,19 @@ func (s *Supervisor) beginBy(a *supervised, cause error) {
 	}
 }
 
-// start is called once, when the stop begins.
+// beginStop is called once, when the stop begins.
 func (s *Supervisor) beginStop(a *supervised, cause error) {
 	named := cause
 	if a != nil {
 		named = a.withName(cause)
 	}
-	by := s.stop.begin(named)
-	if !by {
+	first := s.stop.begin(named)
+	if !first {
 		cause = s.stop.beginCause()
 	}
 	s.mu.Lock()
 	s.stopBegan, s.cause = time.Now(), cause
-	if by && a != nil {
+	if first && a != nil {
 		s.first = a.name
 	}
 	if s.unstarted > 0 {
@@ -167,12 +167,11 @@ func (s *Supervisor) beginStop(a *supervised, cause error) {
 	s.giveTurns()
 }
 
-// Err says how the stop went, as [Stop.Err] does, given what run.Group.Run
-// returned. It knows of every failure of a supervised actor, also of one during
-// the stop, when the group has what ended first, which may be clean: a nil
-// error, a signal, context.Canceled or http.ErrServerClosed. Once an actor
-// has been interrupted these are clean also if they are wrapped. Errors have
-// the actor's name before them.
+// Err returns how the stop went, as [Stop.Err] does. Its argument is what
+// run.Group.Run returned. It has the error of every actor that failed, before or
+// during the stop, with the actor's name. Nil, a signal, context.Canceled and
+// http.ErrServerClosed are clean. From an actor that was interrupted they are
+// clean also if they are wrapped.
 func (s *Supervisor) Err(err error) error {
 	s.init()
 	return s.stop.Err(err)

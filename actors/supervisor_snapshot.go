@@ -6,31 +6,32 @@ import "time"
 type GroupSnapshot struct {
 	Snapshot // of the Stop
 
-	// First is the name of the supervised actor that began the stop. It is
-	// empty if something else did. Snapshot.Cause is what the actor returned.
+	// First is the name of the actor that began the stop; Snapshot.Cause is what
+	// it returned. First is empty if the stop has not begun, or began because of
+	// something else.
 	First string
 
 	Actors []ActorSnapshot // in the order in which they were made
 }
 
-// ActorSnapshot is the state of a supervised actor. A time is zero until it is
-// known.
+// ActorSnapshot is the state of an actor in a [Supervisor]. A time is zero if it
+// has not come, or is not known yet.
 type ActorSnapshot struct {
 	Name  string
 	Stage int
 	State ActorState
 
-	Began       time.Time // when its execute was called
-	Interrupted time.Time
-	Deadline    time.Time // by when it has to return, see [HangError]
-	Ended       time.Time // when it returned, or was left behind
+	Began       time.Time // when its execute was called first
+	Interrupted time.Time // when its interrupt was called
+	Deadline    time.Time // when it must have returned, see [HangError]
+	Ended       time.Time // when it had returned, or was left behind
 
 	Restarts int
 	LastErr  error // why it was restarted last
-	Err      error // what it ended with, clean or not
+	Err      error // what it returned in the end, also if that is clean
 }
 
-// Snapshot returns the state now.
+// Snapshot returns the state of the Stop and of all actors now.
 func (s *Supervisor) Snapshot() GroupSnapshot {
 	s.init()
 	g := GroupSnapshot{Snapshot: s.stop.Snapshot()}
