@@ -40,29 +40,29 @@ type answer struct {
 type answerReader struct {
 	src      io.Reader
 	buf      []byte
-	r, w     int   // buf[r:w] was read and not used yet
-	got      int64 // bytes of the present answer
+	pos, end int   // buf[r:w] was read and not used yet
+	received int64 // bytes of the present answer
 	lines    int   // bytes of its lines so far
 	echoName []byte
 	keepBody bool
 	upgrade  bool // 101 is an answer
 	// tee gets the body as it comes, but before it nil, when the header has
 	// come. May be nil.
-	tee func([]byte)
-	ans answer // reused
+	tee    func([]byte)
+	answer answer // reused
 }
 
 // read returns the whole answer to a request with the given method, valid
 // until the next call. It skips interim answers (1xx). An error that is an
 // io.EOF means that the other side ended the connection before the answer.
 func (a *answerReader) read(head bool) (*answer, error) {
-	a.got, a.lines = 0, 0
+	a.received, a.lines = 0, 0
 	for {
 		length, chunked, err := a.header()
 		if err != nil {
 			return nil, err
 		}
-		ans := &a.ans
+		ans := &a.answer
 		switch s := ans.status; {
 		case s == 101 && a.upgrade:
 			return ans, nil
@@ -79,19 +79,19 @@ func (a *answerReader) read(head bool) (*answer, error) {
 		case head || s == 204 || s == 304:
 			return ans, nil
 		case chunked:
-			return ans, a.chunks()
+			return ans, a.skipChunks()
 		case length >= 0:
 			return ans, a.skip(length)
 		default: // the connection's end is the body's
 			ans.close, ans.ended = true, false
-			return ans, a.rest()
+			return ans, a.skipToEOF()
 		}
 	}
 }
 
 // header reads a status line and header lines.
 func (a *answerReader) header() (length int64, chunked bool, err error) {
-	a.ans = answer{echo: a.ans.echo[:0], body: a.ans.body[:0], accept: a.ans.accept[:0]}
+	a.answer = answer{echo: a.answer.echo[:0], body: a.answer.body[:0], accept: a.answer.accept[:0]}
 	echoed, keep, length := false, false, int64(-1)
 	line, err := a.line()
 	if err != nil {
@@ -107,7 +107,7 @@ func (a *answerReader) header() (length int64, chunked bool, err error) {
 	if !ok || status < 100 || status > 599 {
 		return 0, false, malformed("status line %.40q", line)
 	}
-	a.ans.status = int(status)
+	a.answer.status = int(status)
 	for {
 		line, err := a.line()
 		if err != nil {
@@ -122,7 +122,7 @@ func (a *answerReader) header() (length int64, chunked bool, err error) {
 		}
 		value = bytes.Trim(value, " \t")
 		if len(a.echoName) > 0 && bytes.EqualFold(name, a.echoName) {
-			a.ans.echo, echoed = append(a.ans.echo[:0], value...), true
+			a.answer.echo, echoed = append(a.answer.echo[:0], value...), true
 		}
 		switch { // by length first: most lines are none of these
 		case len(name) == 14 && equalFold(name, "content-length"):
@@ -139,14 +139,14 @@ func (a *answerReader) header() (length int64, chunked bool, err error) {
 		case len(name) == 10 && equalFold(name, "connection"):
 			for token := range bytes.SplitSeq(value, []byte(",")) {
 				token = bytes.Trim(token, " \t")
-				a.ans.close = a.ans.close || equalFold(token, "close")
+				a.answer.close = a.answer.close || equalFold(token, "close")
 				keep = keep || equalFold(token, "keep-alive")
 			}
 		case len(name) == 12 && equalFold(name, "content-type"):
 			kind, _, _ := bytes.Cut(value, []byte(";"))
-			a.ans.events = equalFold(bytes.TrimRight(kind, " \t"), "text/event-stream")
+			a.answer.events = equalFold(bytes.TrimRight(kind, " \t"), "text/event-stream")
 		case len(name) == 20 && equalFold(name, "sec-websocket-accept"):
-			a.ans.accept = append(a.ans.accept[:0], value...)
+			a.answer.accept = append(a.answer.accept[:0], value...)
 		}
 	}
 	if chunked && length >= 0 {
@@ -156,13 +156,13 @@ func (a *answerReader) header() (length int64, chunked bool, err error) {
 		return 0, false, malformed("chunks in HTTP/1.0")
 	}
 	if !echoed {
-		a.ans.echo = nil
+		a.answer.echo = nil
 	}
-	a.ans.close = a.ans.close || old && !keep
+	a.answer.close = a.answer.close || old && !keep
 	return length, chunked, nil
 }
 
-func (a *answerReader) chunks() error {
+func (a *answerReader) skipChunks() error {
 	for {
 		line, err := a.line()
 		if err != nil {
@@ -200,19 +200,19 @@ func (a *answerReader) chunks() error {
 // skip uses up n bytes of body.
 func (a *answerReader) skip(n int64) error {
 	for n > 0 {
-		if a.r == a.w {
+		if a.pos == a.end {
 			if err := a.fill(); err != nil {
 				return err
 			}
 		}
-		n -= int64(a.use(n))
+		n -= int64(a.consume(n))
 	}
 	return nil
 }
 
-func (a *answerReader) rest() error {
+func (a *answerReader) skipToEOF() error {
 	for {
-		a.use(math.MaxInt64)
+		a.consume(math.MaxInt64)
 		if err := a.fill(); isEOF(err) {
 			return nil
 		} else if err != nil {
@@ -221,27 +221,27 @@ func (a *answerReader) rest() error {
 	}
 }
 
-func (a *answerReader) use(most int64) int {
-	b := a.buf[a.r:a.w]
+func (a *answerReader) consume(most int64) int {
+	b := a.buf[a.pos:a.end]
 	if int64(len(b)) > most {
 		b = b[:most]
 	}
-	if room := keepBody - len(a.ans.body); a.keepBody && room > 0 {
-		a.ans.body = append(a.ans.body, b[:min(room, len(b))]...)
+	if room := keepBody - len(a.answer.body); a.keepBody && room > 0 {
+		a.answer.body = append(a.answer.body, b[:min(room, len(b))]...)
 	}
 	if a.tee != nil && len(b) > 0 {
 		a.tee(b)
 	}
-	a.r += len(b)
+	a.pos += len(b)
 	return len(b)
 }
 
 // line returns the next line without its CR LF, valid until the next call.
 func (a *answerReader) line() ([]byte, error) {
 	for seen := 0; ; {
-		if i := bytes.IndexByte(a.buf[a.r+seen:a.w], '\n'); i >= 0 {
-			line := a.buf[a.r : a.r+seen+i]
-			a.r += seen + i + 1
+		if i := bytes.IndexByte(a.buf[a.pos+seen:a.end], '\n'); i >= 0 {
+			line := a.buf[a.pos : a.pos+seen+i]
+			a.pos += seen + i + 1
 			a.lines += len(line) + 2
 			if a.lines > maxHeader {
 				return nil, malformed("more than %d bytes of header", maxHeader)
@@ -255,7 +255,7 @@ func (a *answerReader) line() ([]byte, error) {
 			}
 			return line, nil
 		}
-		seen = a.w - a.r
+		seen = a.end - a.pos
 		if seen > maxLine {
 			return nil, malformed("a line of more than %d bytes", maxLine)
 		}
@@ -267,16 +267,16 @@ func (a *answerReader) line() ([]byte, error) {
 
 // fill reads more into buf, for which it makes room.
 func (a *answerReader) fill() error {
-	if a.r > 0 {
-		a.w = copy(a.buf, a.buf[a.r:a.w])
-		a.r = 0
+	if a.pos > 0 {
+		a.end = copy(a.buf, a.buf[a.pos:a.end])
+		a.pos = 0
 	}
-	if a.w == len(a.buf) {
+	if a.end == len(a.buf) {
 		a.buf = append(a.buf, make([]byte, max(len(a.buf), 4096))...)
 	}
-	n, err := a.src.Read(a.buf[a.w:])
-	a.w += n
-	a.got += int64(n)
+	n, err := a.src.Read(a.buf[a.end:])
+	a.end += n
+	a.received += int64(n)
 	if n > 0 {
 		return nil // the error, if any, comes again
 	}

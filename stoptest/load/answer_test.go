@@ -81,7 +81,7 @@ func TestReadAnswer(t *testing.T) {
 					t.Fatal(err)
 				}
 				left, _ := io.ReadAll(src)
-				if got := string(a.buf[a.r:a.w]) + string(left); got != test.left {
+				if got := string(a.buf[a.pos:a.end]) + string(left); got != test.left {
 					t.Errorf("left %q, want %q", got, test.left)
 				}
 				if ans.status != test.status || ans.close != test.close || string(ans.body) != test.body || string(ans.echo) != test.echo {

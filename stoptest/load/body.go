@@ -6,14 +6,14 @@ import (
 )
 
 // errEarly ends the sending of a body when the answer has come before its end.
-var errEarly = errors.New("answered before the whole request")
+var errAnsweredEarly = errors.New("answered before the whole request")
 
 // bodyEvery is the pause between the pieces of a body that takes BodyTime.
 const bodyEvery = 20 * time.Millisecond
 
 // pieces calls write for pieces of the body, the last of which is due after
 // BodyTime, until that fails.
-func (c *client) pieces(write func(piece []byte, last bool) error) error {
+func (c *client) writePieces(write func(piece []byte, last bool) error) error {
 	began, body := time.Now(), c.body
 	for sent := 0; ; time.Sleep(bodyEvery) {
 		due := len(body)
@@ -30,13 +30,13 @@ func (c *client) pieces(write func(piece []byte, last bool) error) error {
 }
 
 // trickle writes a request whose body takes its time.
-func (c *client) trickle(cn *conn) (n int, err error) {
+func (c *client) writeSlowly(cn *conn) (n int, err error) {
 	if n, err = cn.Write(c.req); err != nil {
 		return n, err
 	}
-	return n, c.pieces(func(piece []byte, _ bool) error {
+	return n, c.writePieces(func(piece []byte, _ bool) error {
 		if p := cn.pending(); p == PendingBytes || p == PendingFIN {
-			return errEarly
+			return errAnsweredEarly
 		}
 		m, err := cn.Write(piece)
 		n += m

@@ -23,10 +23,10 @@ type client struct {
 	timer  *time.Timer
 	rng    *rand.Rand
 	reader answerReader
-	id     []byte   // of the present request
-	req    []byte   // all of it, or its header if the body is large
-	cn     *conn    // nil: to be dialled
-	shared *shared2 // instead of cn, over HTTP/2
+	id     []byte      // of the present request
+	req    []byte      // all of it, or its header if the body is large
+	conn   *conn       // nil: to be dialled
+	shared *sharedConn // instead of cn, over HTTP/2
 
 	mu       sync.Mutex
 	outcomes []Outcome // by sequence number; only appended to
@@ -48,7 +48,7 @@ func newClient(g *group, index, number int) *client {
 
 func (c *client) run() {
 	defer func() {
-		c.drop()
+		c.dropConn()
 		if c.shared != nil {
 			c.shared.leave()
 		}
@@ -61,22 +61,22 @@ func (c *client) run() {
 	if delay == 0 && c.Think > 0 {
 		delay = time.Duration(c.rng.Int64N(int64(max(c.Think, 100*time.Millisecond))))
 	}
-	if !c.pause(delay) {
+	if !c.pauseFor(delay) {
 		return
 	}
 	if c.Kind == Idle {
-		if c.Requests == 0 || c.work() {
+		if c.Requests == 0 || c.makeRequests() {
 			c.beSilent()
 		}
 		return
 	}
-	c.work()
+	c.makeRequests()
 }
 
 // work makes the client's requests, and reports whether it may go on.
-func (c *client) work() bool {
+func (c *client) makeRequests() bool {
 	for i := 0; c.Requests == 0 || i < c.Requests; i++ {
-		if i > 0 && !c.pause(c.think()) {
+		if i > 0 && !c.pauseFor(c.nextThink()) {
 			return false
 		}
 		if !c.request() {
@@ -86,7 +86,7 @@ func (c *client) work() bool {
 	return true
 }
 
-func (c *client) think() time.Duration {
+func (c *client) nextThink() time.Duration {
 	if c.Jitter == 0 {
 		return c.Think
 	}
@@ -94,7 +94,7 @@ func (c *client) think() time.Duration {
 }
 
 // pause reports whether the client may go on.
-func (c *client) pause(d time.Duration) bool {
+func (c *client) pauseFor(d time.Duration) bool {
 	if d <= 0 {
 		return c.load.ctx.Err() == nil
 	}
@@ -119,26 +119,26 @@ func (c *client) request() bool {
 		return c.stream()
 	}
 	looks := c.Kind == Looking || c.Kind == Events
-	if c.cn != nil && looks {
-		if p := c.cn.pending(); p != Nothing && p != Unknown {
-			c.drop()
+	if c.conn != nil && looks {
+		if p := c.conn.pending(); p != Nothing && p != Unknown {
+			c.dropConn()
 			c.mu.Lock()
 			c.tally.closedIdle++
 			c.mu.Unlock()
 		}
 	}
-	if c.cn == nil {
+	if c.conn == nil {
 		if goOn, connected := c.connect(); !connected {
 			return goOn
 		}
 	}
-	cn := c.cn
+	cn := c.conn
 
 	before := cn.pending()
 	now := time.Now()
-	loss := Loss{Wrote: now, Before: before, Earlier: cn.requests, SinceConnect: now.Sub(cn.made)}
-	if !cn.answered.IsZero() {
-		loss.SinceAnswer = now.Sub(cn.answered)
+	loss := Loss{Wrote: now, Before: before, Earlier: cn.requests, SinceConnect: now.Sub(cn.madeAt)}
+	if !cn.answeredAt.IsZero() {
+		loss.SinceAnswer = now.Sub(cn.answeredAt)
 	}
 	if cn.requests == 0 && (before == PendingRST || looks && before == PendingFIN) {
 		// Closed before anything was written, which the client knows.
@@ -146,7 +146,7 @@ func (c *client) request() bool {
 		if before == PendingFIN {
 			loss.How = FIN
 		}
-		return c.failed(loss, nil)
+		return c.endFailed(loss, nil)
 	}
 
 	c.build()
@@ -161,7 +161,7 @@ func (c *client) request() bool {
 	case c.body == nil:
 		loss.Sent, writeErr = cn.Write(c.req)
 	case c.BodyTime > 0:
-		loss.Sent, writeErr = c.trickle(cn)
+		loss.Sent, writeErr = c.writeSlowly(cn)
 	default:
 		var n int64
 		n, writeErr = (&net.Buffers{c.req, c.body}).WriteTo(cn.Conn)
@@ -170,7 +170,7 @@ func (c *client) request() bool {
 	if first && loss.Sent == 0 && errors.Is(writeErr, syscall.ECONNRESET) {
 		// The RST was in the socket before the request was.
 		loss.Outcome, loss.How = ResetOnConnect, RST
-		return c.failed(loss, writeErr)
+		return c.endFailed(loss, writeErr)
 	}
 	switch c.Kind {
 	case Events:
@@ -197,9 +197,9 @@ func (c *client) build() {
 	c.req = append(c.req, c.tail...)
 }
 
-func (c *client) drop() {
-	if c.cn != nil {
-		_ = c.cn.Close()
-		c.cn = nil
+func (c *client) dropConn() {
+	if c.conn != nil {
+		_ = c.conn.Close()
+		c.conn = nil
 	}
 }

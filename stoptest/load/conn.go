@@ -15,19 +15,19 @@ import (
 // conn is a client's connection.
 type conn struct {
 	net.Conn
-	raw      syscall.RawConn // nil: no peek
-	below    *glance         // what TLS reads from; nil without TLS
-	early    []byte          // came before it was asked for; Read begins with it
-	made     time.Time       // when connect returned
-	answered time.Time       // the previous answer; zero if none
-	requests int             // written on it
-	look     func(fd uintptr)
-	seen     Pending
+	raw        syscall.RawConn // nil: no peek
+	tlsInput   *peekConn       // what TLS reads from; nil without TLS
+	unread     []byte          // came before it was asked for; Read begins with it
+	madeAt     time.Time       // when connect returned
+	answeredAt time.Time       // the previous answer; zero if none
+	requests   int             // written on it
+	peek       func(fd uintptr)
+	peeked     Pending
 }
 
 func newConn(nc net.Conn, now time.Time) *conn {
-	c := &conn{Conn: nc, made: now, raw: rawOf(nc)}
-	c.look = func(fd uintptr) { c.seen = peek(fd) }
+	c := &conn{Conn: nc, madeAt: now, raw: rawOf(nc)}
+	c.peek = func(fd uintptr) { c.peeked = peek(fd) }
 	return c
 }
 
@@ -46,39 +46,39 @@ func rawOf(nc net.Conn) syscall.RawConn {
 // which means nothing, or an alert that is as good as a FIN. So that is read,
 // but not waited for.
 func (c *conn) pending() Pending {
-	c.seen = Unknown
+	c.peeked = Unknown
 	switch {
-	case len(c.early) > 0:
-		c.seen = PendingBytes
+	case len(c.unread) > 0:
+		c.peeked = PendingBytes
 	case c.raw == nil:
-	case c.below == nil:
-		if err := c.raw.Control(c.look); err != nil {
+	case c.tlsInput == nil:
+		if err := c.raw.Control(c.peek); err != nil {
 			return Unknown
 		}
 	default:
 		var b [1]byte
-		c.below.noWait = true
+		c.tlsInput.noWait = true
 		n, err := c.Conn.Read(b[:])
-		c.below.noWait = false
+		c.tlsInput.noWait = false
 		switch {
 		case n > 0:
-			c.early = append(c.early, b[0])
-			c.seen = PendingBytes
+			c.unread = append(c.unread, b[0])
+			c.peeked = PendingBytes
 		case howOf(err) == Timeout:
-			c.seen = Nothing
+			c.peeked = Nothing
 		case isReset(err):
-			c.seen = PendingRST
+			c.peeked = PendingRST
 		default:
-			c.seen = PendingFIN
+			c.peeked = PendingFIN
 		}
 	}
-	return c.seen
+	return c.peeked
 }
 
 func (c *conn) Read(p []byte) (int, error) {
-	if len(c.early) > 0 {
-		n := copy(p, c.early)
-		c.early = c.early[n:]
+	if len(c.unread) > 0 {
+		n := copy(p, c.unread)
+		c.unread = c.unread[n:]
 		return n, nil
 	}
 	return c.Conn.Read(p)
@@ -86,13 +86,13 @@ func (c *conn) Read(p []byte) (int, error) {
 
 // glance is the connection below TLS. A Read of it can be told not to wait:
 // it fails then as at a deadline, which TLS survives.
-type glance struct {
+type peekConn struct {
 	net.Conn
 	raw    syscall.RawConn
 	noWait bool
 }
 
-func (g *glance) Read(p []byte) (n int, err error) {
+func (g *peekConn) Read(p []byte) (n int, err error) {
 	if !g.noWait {
 		return g.Conn.Read(p)
 	}
@@ -113,33 +113,33 @@ func (g *glance) Read(p []byte) (n int, err error) {
 // How a TLS handshake failed: the two do not understand each other, or the
 // connection ended, or the server was silent.
 var (
-	errHandshake = errors.New("TLS handshake")
-	errNoTLS     = errors.New("in the TLS handshake")
+	errHandshakeFailed = errors.New("TLS handshake")
+	errHandshakeEnded  = errors.New("in the TLS handshake")
 )
 
 // handshake speaks TLS on c, for the given protocol of ALPN.
 func (c *conn) handshake(ctx context.Context, cfg *tls.Config, proto string) error {
 	under := c.Conn
-	if !canGlance {
+	if !canReadNoWait {
 		c.raw = nil
 	}
 	if c.raw != nil {
-		c.below = &glance{Conn: under, raw: c.raw}
-		under = c.below
+		c.tlsInput = &peekConn{Conn: under, raw: c.raw}
+		under = c.tlsInput
 	}
 	t := tls.Client(under, cfg)
 	err := t.HandshakeContext(ctx)
 	got := t.ConnectionState().NegotiatedProtocol
 	switch {
 	case err == nil && got != proto && (got != "" || proto == protoHTTP2):
-		return fmt.Errorf("%w: protocol %q, want %q", errHandshake, got, proto)
+		return fmt.Errorf("%w: protocol %q, want %q", errHandshakeFailed, got, proto)
 	case err == nil:
 		c.Conn = t
 		return nil
 	case howOf(err) == OtherError:
-		return fmt.Errorf("%w: %w", errHandshake, err)
+		return fmt.Errorf("%w: %w", errHandshakeFailed, err)
 	}
-	return fmt.Errorf("%w: %w", errNoTLS, err)
+	return fmt.Errorf("%w: %w", errHandshakeEnded, err)
 }
 
 const protoHTTP1, protoHTTP2 = "http/1.1", "h2"

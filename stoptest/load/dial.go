@@ -53,9 +53,9 @@ func dialOutcome(err error) Outcome {
 	case errors.Is(err, syscall.ECONNREFUSED),
 		errors.Is(err, syscall.ENOENT): // a Unix socket whose path is gone
 		return Refused
-	case isReset(err), errors.Is(err, errNoTLS):
+	case isReset(err), errors.Is(err, errHandshakeEnded):
 		return ResetOnConnect
-	case errors.Is(err, errHandshake):
+	case errors.Is(err, errHandshakeFailed):
 		return ClientError
 	case errors.Is(err, syscall.EADDRNOTAVAIL), errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
 		return ClientError
@@ -97,12 +97,12 @@ func addrString(a net.Addr) string {
 // connect dials. A failure is the outcome of the request that it was for.
 func (c *client) connect() (goOn, connected bool) {
 	began := time.Now()
-	cn, err := c.dialled()
+	cn, err := c.dialAndHandshake()
 	if err != nil {
 		return c.refused(began, err), false
 	}
-	c.cn = cn
-	c.reader.src, c.reader.r, c.reader.w = cn, 0, 0
+	c.conn = cn
+	c.reader.src, c.reader.pos, c.reader.end = cn, 0, 0
 	c.mu.Lock()
 	c.tally.conns++
 	c.mu.Unlock()
@@ -110,7 +110,7 @@ func (c *client) connect() (goOn, connected bool) {
 }
 
 // dialled makes a connection, with TLS if the group has it.
-func (c *client) dialled() (cn *conn, err error) {
+func (c *client) dialAndHandshake() (cn *conn, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), c.load.cfg.DialTimeout)
 	defer cancel()
 	nc, err := c.dial(ctx, c.number)
@@ -135,14 +135,14 @@ func (c *client) dialled() (cn *conn, err error) {
 func (c *client) refused(began time.Time, err error) (goOn bool) {
 	outcome := dialOutcome(err)
 	if outcome != Refused {
-		return c.failed(Loss{Outcome: outcome, How: howOf(err), Wrote: began}, err)
+		return c.endFailed(Loss{Outcome: outcome, How: howOf(err), Wrote: began}, err)
 	}
-	early := c.load.cfg.GoesOn || !c.load.signalled()
+	early := c.load.cfg.GoesOn || !c.load.isSignalled()
 	c.mu.Lock()
 	if early {
-		c.tally.early++
+		c.tally.refusedEarly++
 	}
 	c.mu.Unlock()
-	c.ledger(Refused, began, time.Now())
-	return early && c.pause(redial)
+	c.record(Refused, began, time.Now())
+	return early && c.pauseFor(redial)
 }

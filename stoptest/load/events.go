@@ -14,7 +14,7 @@ func (c *client) follow(cn *conn, loss Loss, writeErr error) (goOn bool) {
 	var events eventCounter
 	streaming, done := false, func() bool { return true }
 	c.reader.tee = func(p []byte) {
-		ans := &c.reader.ans
+		ans := &c.reader.answer
 		if p == nil {
 			if streaming = ans.status == http.StatusOK && ans.events; streaming {
 				_ = cn.SetDeadline(time.Time{}) // there may be silence, until the load ends
@@ -36,8 +36,8 @@ func (c *client) follow(cn *conn, loss Loss, writeErr error) (goOn bool) {
 	}
 	now := time.Now()
 	if c.load.ctx.Err() != nil && howOf(err) == Timeout {
-		c.drop()
-		c.ledger(Answered, loss.Wrote, now)
+		c.dropConn()
+		c.record(Answered, loss.Wrote, now)
 		return false
 	}
 	switch {
@@ -47,17 +47,17 @@ func (c *client) follow(cn *conn, loss Loss, writeErr error) (goOn bool) {
 	case !events.between():
 		err = malformed("the stream's end is within an event")
 	default:
-		err = c.wrong(ans, loss.Before)
+		err = c.checkAnswer(ans, loss.Before)
 	}
 	if err != nil {
-		loss.Outcome, loss.How, loss.AnswerBytes = Cut, howOf(err), c.reader.got
-		return c.failed(loss, err)
+		loss.Outcome, loss.How, loss.AnswerBytes = Cut, howOf(err), c.reader.received
+		return c.endFailed(loss, err)
 	}
-	cn.answered = now
+	cn.answeredAt = now
 	if ans.close {
-		c.drop()
+		c.dropConn()
 	}
-	c.ledger(CleanEnd, loss.Wrote, now)
+	c.record(CleanEnd, loss.Wrote, now)
 	return true
 }
 

@@ -82,13 +82,13 @@ func (l *Load) add(g *group) {
 	} else {
 		g.body = []byte(strings.Repeat("x", g.Body))
 	}
-	var shared *shared2
+	var shared *sharedConn
 	for i := range g.N * max(g.Streams, 1) {
 		c := newClient(g, i, l.number)
 		l.number++
 		if g.Streams > 0 {
 			if i%g.Streams == 0 {
-				shared = &shared2{users: g.Streams}
+				shared = &sharedConn{users: g.Streams}
 			}
 			c.shared = shared
 		}

@@ -12,24 +12,24 @@ import (
 var errStreamReset = errors.New("RST_STREAM")
 
 // errDisowned is that GOAWAY calls a stream not served of which an answer came.
-var errDisowned = fmt.Errorf("%w: GOAWAY disowns a stream that has begun", errStreamReset)
+var errUnservedBegun = fmt.Errorf("%w: GOAWAY disowns a stream that has begun", errStreamReset)
 
 // errIdle ends a connection that the server wants to be left, once nothing is
 // open on it.
 var errIdle = errors.New("no stream is left")
 
 // errLoadsEnd ends event streams that the server does not end.
-var errLoadsEnd = errors.New("the load ends")
+var errLoadEnded = errors.New("the load ends")
 
 // shared2 is what the clients that share a connection have in common.
-type shared2 struct {
+type sharedConn struct {
 	mu    sync.Mutex
-	cn    *conn2 // to open streams on; nil: to be dialled
-	users int    // clients that have not ended
+	cn    *http2Conn // to open streams on; nil: to be dialled
+	users int        // clients that have not ended
 }
 
 // leave is called when a client ends. The last one closes the connection.
-func (s *shared2) leave() {
+func (s *sharedConn) leave() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.users--
@@ -42,8 +42,8 @@ func (s *shared2) leave() {
 // to retry, as GOAWAY or REFUSED_STREAM says; lost.
 func (c *client) stream() (goOn bool) {
 	c.nextID()
-	var cn *conn2
-	var s *stream2
+	var cn *http2Conn
+	var s *http2Stream
 	loss := Loss{}
 	for s == nil {
 		if cn, goOn = c.connection(); cn == nil {
@@ -52,7 +52,7 @@ func (c *client) stream() (goOn bool) {
 		c.mu.Lock()
 		c.inFlight = true
 		c.mu.Unlock()
-		s = cn.begin(c, &loss)
+		s = cn.openStream(c, &loss)
 	}
 	timeout := c.load.cfg.AnswerTimeout + c.BodyTime
 	timer := time.AfterFunc(timeout, func() {
@@ -73,7 +73,7 @@ func (c *client) stream() (goOn bool) {
 			return err
 		}
 		if c.BodyTime > 0 {
-			early = c.pieces(write)
+			early = c.writePieces(write)
 		} else {
 			early = write(c.body, true)
 		}
@@ -81,62 +81,62 @@ func (c *client) stream() (goOn bool) {
 	// If the connection failed in a write, its reader finds that out, and what
 	// the server had said before.
 	<-s.done
-	if early != nil && s.err == nil && !s.safe {
+	if early != nil && s.err == nil && !s.safeToRetry {
 		cn.reset(s)
 	}
 
-	loss.AnswerBytes = s.got
+	loss.AnswerBytes = s.received
 	switch {
 	case s.streaming:
-		return c.streamed(s, loss)
-	case s.safe && s.status == 0:
-		c.ledger(SafeToRetry, loss.Wrote, s.ended)
+		return c.endEventStream(s, loss)
+	case s.safeToRetry && s.status == 0:
+		c.record(SafeToRetry, loss.Wrote, s.endedAt)
 		if errors.Is(s.err, errStreamReset) {
-			return c.pause(redial) // the server has too many
+			return c.pauseFor(redial) // the server has too many
 		}
 		return c.load.ctx.Err() == nil
-	case s.safe && s.err == nil:
-		s.err = errDisowned
+	case s.safeToRetry && s.err == nil:
+		s.err = errUnservedBegun
 		fallthrough
 	case s.err != nil:
 		loss.Outcome, loss.How = Lost, howOf(s.err)
-		return c.failed(loss, s.err)
+		return c.endFailed(loss, s.err)
 	}
-	if err := c.wrong(&answer{status: s.status, echo: s.echo, body: s.body}, Unknown); err != nil {
+	if err := c.checkAnswer(&answer{status: s.status, echo: s.echo, body: s.body}, Unknown); err != nil {
 		loss.Outcome, loss.How = wrongOutcome(err), Malformed
-		return c.failed(loss, err)
+		return c.endFailed(loss, err)
 	}
-	c.answeredWith(s.status, loss, s.ended)
+	c.endAnswered(s.status, loss, s.endedAt)
 	return true
 }
 
 // streamed ends an event stream that has begun, as follow does.
-func (c *client) streamed(s *stream2, loss Loss) (goOn bool) {
+func (c *client) endEventStream(s *http2Stream, loss Loss) (goOn bool) {
 	s.unwatch()
 	err := s.err
 	switch {
-	case errors.Is(err, errLoadsEnd):
-		c.ledger(Answered, loss.Wrote, s.ended)
+	case errors.Is(err, errLoadEnded):
+		c.record(Answered, loss.Wrote, s.endedAt)
 		return false
 	case err != nil:
-	case s.safe:
-		err = errDisowned
-	case !s.at.between():
+	case s.safeToRetry:
+		err = errUnservedBegun
+	case !s.counter.between():
 		err = malformed("the stream's end is within an event")
 	default:
-		err = c.wrong(&answer{status: s.status, echo: s.echo, events: true}, Unknown)
+		err = c.checkAnswer(&answer{status: s.status, echo: s.echo, events: true}, Unknown)
 	}
 	if err != nil {
 		loss.Outcome, loss.How = Cut, howOf(err)
-		return c.failed(loss, err)
+		return c.endFailed(loss, err)
 	}
-	c.ledger(CleanEnd, loss.Wrote, s.ended)
+	c.record(CleanEnd, loss.Wrote, s.endedAt)
 	return true
 }
 
 // connection is the shared one, which is dialled if there is none, or none that
 // takes streams. Nil: the request has failed with it.
-func (c *client) connection() (cn *conn2, goOn bool) {
+func (c *client) connection() (cn *http2Conn, goOn bool) {
 	sh := c.shared
 	sh.mu.Lock()
 	cn = sh.cn
@@ -149,12 +149,12 @@ func (c *client) connection() (cn *conn2, goOn bool) {
 				sh.mu.Unlock()
 				now := time.Now()
 				if err == nil {
-					c.ledger(SafeToRetry, now, now)
-					return nil, c.pause(redial)
+					c.record(SafeToRetry, now, now)
+					return nil, c.pauseFor(redial)
 				}
-				loss := Loss{Outcome: ResetOnConnect, How: howOf(err), Wrote: now, SinceConnect: now.Sub(cn.made)}
+				loss := Loss{Outcome: ResetOnConnect, How: howOf(err), Wrote: now, SinceConnect: now.Sub(cn.madeAt)}
 				loss.at(cn.nc)
-				return nil, c.failed(loss, err)
+				return nil, c.endFailed(loss, err)
 			}
 		}
 	}
@@ -164,14 +164,14 @@ func (c *client) connection() (cn *conn2, goOn bool) {
 			return nil, false // others have tried for long
 		}
 		began := time.Now()
-		raw, err := c.dialled()
+		raw, err := c.dialAndHandshake()
 		if err != nil {
 			return nil, c.refused(began, err)
 		}
 		c.mu.Lock()
 		c.tally.conns++
 		c.mu.Unlock()
-		sh.cn = c.load.newConn2(raw)
+		sh.cn = c.load.newHTTP2Conn(raw)
 	}
 	return sh.cn, true
 }

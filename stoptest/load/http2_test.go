@@ -341,7 +341,7 @@ func TestHTTP2ConnectionsUnused(t *testing.T) {
 				t.Fatal(err)
 			}
 			c := newClient(g, 0, 0)
-			c.shared = &shared2{users: 1}
+			c.shared = &sharedConn{users: 1}
 			defer c.shared.leave()
 			cn, _ := c.connection()
 			eventually(t, "end", func() bool { closed, _, _ := cn.state(); return closed })

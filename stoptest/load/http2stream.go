@@ -12,44 +12,44 @@ import (
 )
 
 // stream2 is a stream. What the answer is may be read once done is closed.
-type stream2 struct {
+type http2Stream struct {
 	id     uint32
 	window int64 // under conn2's mu
 	done   chan struct{}
 
-	status int
-	echo   []byte
-	body   []byte // its first keepBody bytes
-	length int64  // Content-Length; below 0 if there is none
-	headed bool   // answers HEAD
-	got    int64  // bytes of body
-	err    error  // what came instead of an answer
-	safe   bool   // not served: may be sent again
-	ended  time.Time
+	status      int
+	echo        []byte
+	body        []byte // its first keepBody bytes
+	length      int64  // Content-Length; below 0 if there is none
+	isHEAD      bool   // answers HEAD
+	received    int64  // bytes of body
+	err         error  // what came instead of an answer
+	safeToRetry bool   // not served: may be sent again
+	endedAt     time.Time
 
 	events    *client // the one that follows events; nil: none
 	streaming bool    // they have begun
-	at        eventCounter
+	counter   eventCounter
 	unwatch   func() bool
 }
 
 // begin opens a stream and sends the request's header. Nil: the connection is
 // closed, and nothing was written.
-func (cn *conn2) begin(c *client, loss *Loss) *stream2 {
+func (cn *http2Conn) openStream(c *client, loss *Loss) *http2Stream {
 	cn.wmu.Lock() // the numbers of streams rise on the wire
 	defer cn.wmu.Unlock()
 	cn.mu.Lock()
-	if cn.closed() {
+	if cn.isClosedLocked() {
 		cn.mu.Unlock()
 		return nil
 	}
 	now := time.Now()
-	*loss = Loss{Wrote: now, SinceConnect: now.Sub(cn.made), Earlier: cn.requests}
+	*loss = Loss{Wrote: now, SinceConnect: now.Sub(cn.madeAt), Earlier: cn.requests}
 	loss.at(cn.nc)
 	if !cn.answered.IsZero() {
 		loss.SinceAnswer = now.Sub(cn.answered)
 	}
-	s := &stream2{id: cn.nextID, window: cn.initial, done: make(chan struct{}), length: -1, headed: c.Method == http.MethodHead}
+	s := &http2Stream{id: cn.nextID, window: cn.initialWindow, done: make(chan struct{}), length: -1, isHEAD: c.Method == http.MethodHead}
 	if c.Kind == Events {
 		s.events = c
 	}
@@ -58,7 +58,7 @@ func (cn *conn2) begin(c *client, loss *Loss) *stream2 {
 	cn.requests++
 	cn.mu.Unlock()
 
-	cn.head.Reset()
+	cn.headBuf.Reset()
 	field := func(name, value string) { _ = cn.enc.WriteField(hpack.HeaderField{Name: name, Value: value}) }
 	scheme := "http"
 	if c.TLS != nil {
@@ -81,22 +81,22 @@ func (cn *conn2) begin(c *client, loss *Loss) *stream2 {
 		field("content-length", strconv.Itoa(len(c.body)))
 	}
 	_ = cn.writeLocked(func() {
-		cn.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: s.id, BlockFragment: cn.head.Bytes(),
+		cn.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: s.id, BlockFragment: cn.headBuf.Bytes(),
 			EndHeaders: true, EndStream: len(c.body) == 0})
 	})
 	return s
 }
 
 // writeData sends a part of the body, as the windows allow.
-func (cn *conn2) writeData(s *stream2, p []byte, last bool) (n int, err error) {
+func (cn *http2Conn) writeData(s *http2Stream, p []byte, last bool) (n int, err error) {
 	for len(p) > 0 || last {
 		cn.mu.Lock()
-		for len(p) > 0 && min(cn.window, s.window) <= 0 && s.ended.IsZero() {
+		for len(p) > 0 && min(cn.window, s.window) <= 0 && s.endedAt.IsZero() {
 			cn.changed.Wait()
 		}
-		if !s.ended.IsZero() {
+		if !s.endedAt.IsZero() {
 			cn.mu.Unlock()
-			return n, errEarly
+			return n, errAnsweredEarly
 		}
 		m := max(0, min(int64(len(p)), cn.window, s.window, cn.maxFrame))
 		cn.window -= m
@@ -116,22 +116,22 @@ func (cn *conn2) writeData(s *stream2, p []byte, last bool) (n int, err error) {
 }
 
 // end closes a stream's account. cn.mu is held.
-func (cn *conn2) end(s *stream2) {
+func (cn *http2Conn) endStreamLocked(s *http2Stream) {
 	delete(cn.open, s.id)
-	s.ended = time.Now()
+	s.endedAt = time.Now()
 	close(s.done)
 	cn.changed.Broadcast()
 }
 
 // cancel ends a stream from here, if it has not ended.
-func (cn *conn2) cancel(s *stream2, err error) {
+func (cn *http2Conn) cancel(s *http2Stream, err error) {
 	cn.mu.Lock()
-	late := !s.ended.IsZero()
+	late := !s.endedAt.IsZero()
 	if !late {
 		s.err = err
-		cn.end(s)
+		cn.endStreamLocked(s)
 	}
-	idle := cn.leaving && len(cn.open) == 0
+	idle := cn.goneAway && len(cn.open) == 0
 	cn.mu.Unlock()
 	if !late {
 		cn.reset(s)
@@ -142,18 +142,18 @@ func (cn *conn2) cancel(s *stream2, err error) {
 }
 
 // reset tells the server that a stream is over.
-func (cn *conn2) reset(s *stream2) {
+func (cn *http2Conn) reset(s *http2Stream) {
 	_ = cn.write(func() { cn.fr.WriteRSTStream(s.id, http2.ErrCodeCancel) })
 }
 
 // header takes the header of an answer, or its trailers. cn.mu is held, as in
 // data and complete.
-func (cn *conn2) header(s *stream2, f *http2.MetaHeadersFrame) {
+func (cn *http2Conn) onHeadersLocked(s *http2Stream, f *http2.MetaHeadersFrame) {
 	if s.status == 0 {
 		status, ok := number([]byte(f.PseudoValue("status")), 10)
 		if !ok || status < 100 || status > 599 {
 			s.err = malformed("status %.40q", f.PseudoValue("status"))
-			cn.end(s)
+			cn.endStreamLocked(s)
 			return
 		}
 		if status < 200 && !f.StreamEnded() {
@@ -168,7 +168,7 @@ func (cn *conn2) header(s *stream2, f *http2.MetaHeadersFrame) {
 			case h.Name == "content-length":
 				if s.length, ok = number([]byte(h.Value), 10); !ok {
 					s.err = malformed("content-length %.40q", h.Value)
-					cn.end(s)
+					cn.endStreamLocked(s)
 					return
 				}
 			case h.Name == "content-type":
@@ -178,18 +178,18 @@ func (cn *conn2) header(s *stream2, f *http2.MetaHeadersFrame) {
 		}
 		if events && s.events != nil && s.status == http.StatusOK {
 			s.streaming = true
-			s.unwatch = context.AfterFunc(s.events.load.ctx, func() { cn.cancel(s, errLoadsEnd) })
+			s.unwatch = context.AfterFunc(s.events.load.ctx, func() { cn.cancel(s, errLoadEnded) })
 		}
 	}
 	if f.StreamEnded() {
-		cn.complete(s)
+		cn.completeLocked(s)
 	}
 }
 
-func (cn *conn2) data(s *stream2, f *http2.DataFrame) {
-	s.got += int64(len(f.Data()))
+func (cn *http2Conn) onDataLocked(s *http2Stream, f *http2.DataFrame) {
+	s.received += int64(len(f.Data()))
 	if s.streaming {
-		if n := s.at.write(f.Data()); n > 0 {
+		if n := s.counter.write(f.Data()); n > 0 {
 			s.events.mu.Lock()
 			s.events.tally.messages += n
 			s.events.mu.Unlock()
@@ -198,18 +198,18 @@ func (cn *conn2) data(s *stream2, f *http2.DataFrame) {
 		s.body = append(s.body, f.Data()[:min(room, len(f.Data()))]...)
 	}
 	if f.StreamEnded() {
-		cn.complete(s)
+		cn.completeLocked(s)
 	}
 }
 
 // complete ends a stream whose answer is whole.
-func (cn *conn2) complete(s *stream2) {
+func (cn *http2Conn) completeLocked(s *http2Stream) {
 	switch {
 	case s.status < 200:
 		s.err = malformed("the stream ended without an answer")
-	case s.length >= 0 && s.length != s.got && !s.headed && s.status != http.StatusNoContent && s.status != http.StatusNotModified:
-		s.err = malformed("content-length %d, but %d bytes", s.length, s.got)
+	case s.length >= 0 && s.length != s.received && !s.isHEAD && s.status != http.StatusNoContent && s.status != http.StatusNotModified:
+		s.err = malformed("content-length %d, but %d bytes", s.length, s.received)
 	}
 	cn.answered = time.Now()
-	cn.end(s)
+	cn.endStreamLocked(s)
 }

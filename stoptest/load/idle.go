@@ -7,12 +7,12 @@ import (
 
 // beSilent holds the connection until the server closes it.
 func (c *client) beSilent() {
-	for c.cn == nil {
+	for c.conn == nil {
 		if goOn, _ := c.connect(); !goOn {
 			return
 		}
 	}
-	cn := c.cn
+	cn := c.conn
 	_ = cn.SetDeadline(time.Time{})
 	defer context.AfterFunc(c.load.ctx, func() { _ = cn.SetReadDeadline(time.Unix(1, 0)) })()
 	c.mu.Lock()
@@ -23,7 +23,7 @@ func (c *client) beSilent() {
 		// Bytes that nobody asked for, such as a 408, don't end it.
 		if _, err := cn.Read(b[:]); err != nil {
 			c.mu.Lock()
-			c.tally.silenceEnded(howOf(err), time.Now())
+			c.tally.addSilent(howOf(err), time.Now())
 			c.mu.Unlock()
 			return
 		}

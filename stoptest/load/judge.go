@@ -12,41 +12,41 @@ import (
 
 // judge ends a request by its answer, or by the error that came instead.
 func (c *client) judge(cn *conn, loss Loss, ans *answer, err, writeErr error) (goOn bool) {
-	loss.AnswerBytes = c.reader.got
+	loss.AnswerBytes = c.reader.received
 	if err != nil {
-		if writeErr != nil && writeErr != errEarly {
+		if writeErr != nil && writeErr != errAnsweredEarly {
 			err = writeErr
 		}
 		loss.Outcome, loss.How = Lost, howOf(err)
-		return c.failed(loss, err)
+		return c.endFailed(loss, err)
 	}
-	if err := c.wrong(ans, loss.Before); err != nil {
+	if err := c.checkAnswer(ans, loss.Before); err != nil {
 		loss.Outcome, loss.How = wrongOutcome(err), Malformed
-		return c.failed(loss, err)
+		return c.endFailed(loss, err)
 	}
-	cn.answered = time.Now()
+	cn.answeredAt = time.Now()
 	if ans.status >= 500 {
 		loss.at(cn.Conn)
 	}
 	if writeErr != nil || ans.close || c.Kind == Fresh || c.Kind == WebSocket {
-		c.drop()
+		c.dropConn()
 	}
-	c.answeredWith(ans.status, loss, cn.answered)
+	c.endAnswered(ans.status, loss, cn.answeredAt)
 	return true
 }
 
 // answeredWith ends a request by a whole answer, which came at ended.
-func (c *client) answeredWith(status int, loss Loss, ended time.Time) {
+func (c *client) endAnswered(status int, loss Loss, ended time.Time) {
 	outcome := Answered
 	switch {
-	case status >= 500 && c.load.after(ended) && !slices.Contains(c.load.cfg.AllowStatus, status):
+	case status >= 500 && c.load.isAfterSignal(ended) && !slices.Contains(c.load.cfg.AllowStatus, status):
 		outcome = FailedStatus
 		loss.Outcome, loss.Failed, loss.Err = outcome, ended, strings.TrimSpace(fmt.Sprintf("%d %s", status, http.StatusText(status)))
-		c.load.keep(c.named(loss))
+		c.load.keepLoss(c.withID(loss))
 	case status >= 400:
 		outcome = ErrorStatus
 	}
-	c.ledger(outcome, loss.Wrote, ended)
+	c.record(outcome, loss.Wrote, ended)
 }
 
 // errDuplicate is matched by what is wrong with one answer too many.
@@ -68,13 +68,13 @@ func (c *client) answeredBefore(id []byte) bool {
 }
 
 // wrong says why an answer is not the present request's, or not only one.
-func (c *client) wrong(ans *answer, before Pending) error {
+func (c *client) checkAnswer(ans *answer, before Pending) error {
 	cfg := &c.load.cfg
 	id, good := c.id, ans.status < 400
-	switch extra := c.reader.w - c.reader.r; {
+	switch extra := c.reader.end - c.reader.pos; {
 	case cfg.EchoHeader != "" && ans.echo != nil && !bytes.Equal(ans.echo, id) && c.answeredBefore(ans.echo):
 		return fmt.Errorf("%w: %d to %s is to %s", errDuplicate, ans.status, id, ans.echo)
-	case cfg.EchoHeader != "" && c.Kind != WebSocket && bytes.HasPrefix(c.reader.buf[c.reader.r:c.reader.w], []byte("HTTP/1.")):
+	case cfg.EchoHeader != "" && c.Kind != WebSocket && bytes.HasPrefix(c.reader.buf[c.reader.pos:c.reader.end], []byte("HTTP/1.")):
 		return fmt.Errorf("%w: two answers to %s", errDuplicate, id)
 	case extra > 0 && c.Kind != WebSocket:
 		return malformed("%d bytes beyond the answer", extra)
@@ -92,43 +92,43 @@ func (c *client) wrong(ans *answer, before Pending) error {
 }
 
 // failed notes a request that was not answered, and why.
-func (c *client) failed(loss Loss, err error) (goOn bool) {
+func (c *client) endFailed(loss Loss, err error) (goOn bool) {
 	loss.Failed = time.Now()
 	if err != nil {
 		loss.Err = err.Error()
 	}
-	loss = c.named(loss)
-	if c.cn != nil {
-		loss.at(c.cn.Conn)
-		c.drop()
+	loss = c.withID(loss)
+	if c.conn != nil {
+		loss.at(c.conn.Conn)
+		c.dropConn()
 	}
 	if loss.Outcome == Lost {
 		c.mu.Lock()
-		c.tally.lose(&loss)
+		c.tally.addLost(&loss)
 		c.mu.Unlock()
 	}
-	c.load.keep(loss)
-	c.ledger(loss.Outcome, loss.Wrote, loss.Failed)
+	c.load.keepLoss(loss)
+	c.record(loss.Outcome, loss.Wrote, loss.Failed)
 	if loss.Outcome == ResetOnConnect || loss.Outcome == ClientError {
-		return c.pause(redial)
+		return c.pauseFor(redial)
 	}
 	return true
 }
 
 // named adds which request of which client it was: the present one.
-func (c *client) named(loss Loss) Loss {
+func (c *client) withID(loss Loss) Loss {
 	loss.Group, loss.Client = c.Name, c.index
 	loss.ID = string(appendID(nil, c.load.cfg.Run, c.group.number, c.index, len(c.outcomes)))
 	return loss
 }
 
 // ledger ends a request.
-func (c *client) ledger(o Outcome, began, ended time.Time) {
-	after := c.load.after(ended)
+func (c *client) record(o Outcome, began, ended time.Time) {
+	after := c.load.isAfterSignal(ended)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.inFlight = false
 	c.outcomes = append(c.outcomes, o)
 	c.times = append(c.times, span{began.Sub(c.load.started), ended.Sub(c.load.started)})
-	c.tally.end(o, began, ended, after)
+	c.tally.add(o, began, ended, after)
 }

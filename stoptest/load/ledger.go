@@ -21,7 +21,7 @@ type Ledger struct {
 
 // Snapshot is the ledger so far.
 func (l *Load) Snapshot() Ledger {
-	groups := l.all()
+	groups := l.allGroups()
 	l.mu.Lock()
 	led := Ledger{
 		Started: l.started,

@@ -85,7 +85,7 @@ func (l *Load) Ready(ctx context.Context, answers int) error {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		waiting, err := l.cold(answers)
+		waiting, err := l.findCold(answers)
 		if err != nil || waiting == "" {
 			return err
 		}
@@ -98,15 +98,15 @@ func (l *Load) Ready(ctx context.Context, answers int) error {
 }
 
 // cold names a client that is not warm yet.
-func (l *Load) cold(answers int) (string, error) {
-	for _, g := range l.all() {
+func (l *Load) findCold(answers int) (string, error) {
+	for _, g := range l.allGroups() {
 		want := answers
 		if g.Requests > 0 {
 			want = min(want, g.Requests)
 		}
 		for _, c := range g.clients {
 			c.mu.Lock()
-			got, messages, silent, ended, early := c.tally.counts[Answered], c.tally.messages, c.silent, c.ended, c.tally.early
+			got, messages, silent, ended, early := c.tally.counts[Answered], c.tally.messages, c.silent, c.ended, c.tally.refusedEarly
 			c.mu.Unlock()
 			warm := got >= want
 			switch g.Kind {
@@ -128,7 +128,7 @@ func (l *Load) cold(answers int) (string, error) {
 	return "", nil
 }
 
-func (l *Load) all() []*group {
+func (l *Load) allGroups() []*group {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.groups[:len(l.groups):len(l.groups)]
@@ -139,10 +139,10 @@ func (l *Load) all() []*group {
 // dial that is refused before is counted as early. Only the first call counts.
 func (l *Load) Signalled(t time.Time) { l.signal.CompareAndSwap(nil, &t) }
 
-func (l *Load) signalled() bool { return l.signal.Load() != nil }
+func (l *Load) isSignalled() bool { return l.signal.Load() != nil }
 
 // after reports whether t is not before the signal.
-func (l *Load) after(t time.Time) bool {
+func (l *Load) isAfterSignal(t time.Time) bool {
 	signal := l.signal.Load()
 	return signal != nil && !t.Before(*signal)
 }

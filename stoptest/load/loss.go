@@ -37,7 +37,7 @@ func (s *Loss) at(nc net.Conn) {
 // maxLosses bounds the details kept. The counts go on.
 const maxLosses = 10_000
 
-func (l *Load) keep(loss Loss) {
+func (l *Load) keepLoss(loss Loss) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.losses) == maxLosses {

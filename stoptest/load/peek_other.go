@@ -7,6 +7,6 @@ import "syscall"
 // peek can't tell here: Looking clients are as Blind ones.
 func peek(uintptr) Pending { return Unknown }
 
-const canGlance = false
+const canReadNoWait = false
 
 func readNoWait(uintptr, []byte) (int, error) { return 0, syscall.EINVAL }

@@ -25,7 +25,7 @@ func peek(fd uintptr) Pending {
 	}
 }
 
-const canGlance = true
+const canReadNoWait = true
 
 // readNoWait reads what lies in the socket; EAGAIN if nothing does.
 func readNoWait(fd uintptr, p []byte) (int, error) {

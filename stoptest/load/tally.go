@@ -4,23 +4,23 @@ import "time"
 
 // tally is a client's part of its group's row.
 type tally struct {
-	counts                [outcomes]int
-	early, conns          int
-	closedIdle, after     int
-	last, refusal         time.Time
-	slowest, late         time.Duration
-	fin, rst, open        int
-	firstClosed, lastOver time.Time
-	firstEnd, lastEnd     time.Time
-	messages              int
-	unechoed, goingAway   int
-	unechoedFor           time.Duration
+	counts                           [outcomes]int
+	refusedEarly, conns              int
+	closedIdle, answeredAfter        int
+	lastAnswer, firstRefusal         time.Time
+	slowest, late                    time.Duration
+	silentFIN, silentRST, silentOpen int
+	firstClosed, lastClosed          time.Time
+	firstEnd, lastEnd                time.Time
+	messages                         int
+	unechoed, goingAway              int
+	unechoedFor                      time.Duration
 
 	finBefore, rstBefore, finAfter, rstAfter, timeout, other int // of those lost
 }
 
 // lose notes what the kernel said of a lost request.
-func (t *tally) lose(s *Loss) {
+func (t *tally) addLost(s *Loss) {
 	switch {
 	case s.Before == PendingFIN:
 		t.finBefore++
@@ -37,35 +37,35 @@ func (t *tally) lose(s *Loss) {
 	}
 }
 
-func (t *tally) end(o Outcome, began, ended time.Time, signalled bool) {
+func (t *tally) add(o Outcome, began, ended time.Time, signalled bool) {
 	t.counts[o]++
 	switch o {
 	case Answered, ErrorStatus, FailedStatus:
-		t.last = ended
+		t.lastAnswer = ended
 		t.slowest = max(t.slowest, ended.Sub(began))
 		if signalled {
-			t.after++
+			t.answeredAfter++
 		}
 	case Refused:
-		if t.refusal.IsZero() {
-			t.refusal = ended
+		if t.firstRefusal.IsZero() {
+			t.firstRefusal = ended
 		}
 	case CleanEnd, Cut:
 		t.firstEnd, t.lastEnd = earlier(t.firstEnd, ended), later(t.lastEnd, ended)
 	}
 }
 
-func (t *tally) silenceEnded(how How, at time.Time) {
+func (t *tally) addSilent(how How, at time.Time) {
 	switch how {
 	case FIN:
-		t.fin++
+		t.silentFIN++
 	case Timeout: // the load's own end
-		t.open++
+		t.silentOpen++
 		return
 	default:
-		t.rst++
+		t.silentRST++
 	}
-	t.firstClosed, t.lastOver = at, at // a client is silent once
+	t.firstClosed, t.lastClosed = at, at // a client is silent once
 }
 
 func (t *tally) row() Row {
@@ -93,20 +93,20 @@ func (t *tally) row() Row {
 		Unechoed:       t.unechoed,
 		GoingAway:      t.goingAway,
 		UnechoedFor:    t.unechoedFor,
-		RefusedEarly:   t.early,
+		RefusedEarly:   t.refusedEarly,
 		Conns:          t.conns,
 		ClosedIdle:     t.closedIdle,
-		AnsweredAfter:  t.after,
-		LastAnswer:     t.last,
-		FirstRefusal:   t.refusal,
+		AnsweredAfter:  t.answeredAfter,
+		LastAnswer:     t.lastAnswer,
+		FirstRefusal:   t.firstRefusal,
 		Slowest:        t.slowest,
 		FirstEnd:       t.firstEnd,
 		LastEnd:        t.lastEnd,
-		SilentFIN:      t.fin,
-		SilentRST:      t.rst,
-		SilentOpen:     t.open,
+		SilentFIN:      t.silentFIN,
+		SilentRST:      t.silentRST,
+		SilentOpen:     t.silentOpen,
 		FirstClosed:    t.firstClosed,
-		LastClosed:     t.lastOver,
+		LastClosed:     t.lastClosed,
 		Late:           t.late,
 	}
 	for _, n := range t.counts {

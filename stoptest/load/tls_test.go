@@ -94,7 +94,7 @@ func TestTLSClosedBetweenRequests(t *testing.T) {
 			checks = append(checks, func() {
 				t.Run(tt.name+", "+tls.VersionName(version), func(t *testing.T) {
 					led := l.Wait()
-					if canGlance {
+					if canReadNoWait {
 						wantCounts(t, led, led.Row("looking"), tt.looks)
 					}
 					wantCounts(t, led, led.Row("blind"), tt.blind)

@@ -40,11 +40,11 @@ func (c *client) chat(cn *conn, loss Loss, writeErr error) (goOn bool) {
 	c.reader.upgrade = true
 	ans, err := c.reader.read(false)
 	c.reader.upgrade = false
-	if err != nil || ans.status != http.StatusSwitchingProtocols || c.wrong(ans, loss.Before) != nil {
+	if err != nil || ans.status != http.StatusSwitchingProtocols || c.checkAnswer(ans, loss.Before) != nil {
 		return c.judge(cn, loss, ans, err, writeErr)
 	}
 	_ = cn.SetReadDeadline(time.Time{})
-	ws := webSocket{client: c, cn: cn, next: time.Now()}
+	ws := webSocket{client: c, cn: cn, nextAt: time.Now()}
 	wake := context.AfterFunc(c.load.ctx, func() { _ = cn.SetReadDeadline(time.Unix(1, 0)) })
 	outcome, err := ws.run()
 	wake()
@@ -52,35 +52,35 @@ func (c *client) chat(cn *conn, loss Loss, writeErr error) (goOn bool) {
 	if outcome == CleanEnd {
 		if ws.waiting != nil {
 			c.tally.unechoed++
-			c.tally.unechoedFor = max(c.tally.unechoedFor, ws.told.Sub(ws.sent))
+			c.tally.unechoedFor = max(c.tally.unechoedFor, ws.closedAt.Sub(ws.sentAt))
 		}
 		if ws.status == wsGoingAway {
 			c.tally.goingAway++
 		}
 	}
 	c.mu.Unlock()
-	loss.Outcome, loss.AnswerBytes = outcome, c.reader.got
+	loss.Outcome, loss.AnswerBytes = outcome, c.reader.received
 	if err != nil {
 		loss.How = howOf(err)
-		return c.failed(loss, err)
+		return c.endFailed(loss, err)
 	}
-	c.drop()
-	c.ledger(outcome, loss.Wrote, time.Now())
+	c.dropConn()
+	c.record(outcome, loss.Wrote, time.Now())
 	return c.load.ctx.Err() == nil
 }
 
 // webSocket is one that was begun.
 type webSocket struct {
 	*client
-	cn      *conn
-	n       int       // messages sent
-	waiting []byte    // the message whose echo is waited for; nil: none
-	next    time.Time // when the next is due
-	message []byte    // as much as came of the present one
-	leaving bool      // the client has sent a Close frame by itself
-	sent    time.Time // when that was sent, or the client's Close frame
-	status  int       // of the server's Close frame
-	told    time.Time // when that came
+	cn       *conn
+	sent     int       // messages sent
+	waiting  []byte    // the message whose echo is waited for; nil: none
+	nextAt   time.Time // when the next is due
+	message  []byte    // as much as came of the present one
+	closing  bool      // the client has sent a Close frame by itself
+	sentAt   time.Time // when that was sent, or the client's Close frame
+	status   int       // of the server's Close frame
+	closedAt time.Time // when that came
 }
 
 // run returns how it ended, with an error if that was not clean.
@@ -89,24 +89,24 @@ func (ws *webSocket) run() (Outcome, error) {
 	for {
 		now := time.Now()
 		ending := ws.load.ctx.Err() != nil
-		if ending && !ws.leaving && ws.waiting == nil {
-			ws.leaving, ws.sent = true, now
+		if ending && !ws.closing && ws.waiting == nil {
+			ws.closing, ws.sentAt = true, now
 			if err := ws.send(wsClose, binary.BigEndian.AppendUint16(nil, wsNormal)); err != nil {
 				return Cut, err
 			}
 		}
-		deadline := ws.next
+		deadline := ws.nextAt
 		switch {
-		case ws.waiting != nil || ws.leaving:
-			deadline = ws.sent.Add(timeout)
-		case !now.Before(ws.next) && ws.quiet():
-			ws.waiting, ws.sent = strconv.AppendInt(append(append([]byte(nil), ws.id...), ' '), int64(ws.n), 10), now
-			ws.n++
+		case ws.waiting != nil || ws.closing:
+			deadline = ws.sentAt.Add(timeout)
+		case !now.Before(ws.nextAt) && ws.noInput():
+			ws.waiting, ws.sentAt = strconv.AppendInt(append(append([]byte(nil), ws.id...), ' '), int64(ws.sent), 10), now
+			ws.sent++
 			// A failure is the connection's, whose end, or a Close frame
 			// before it, is still to be read.
 			_ = ws.send(wsText, ws.waiting)
-			deadline = ws.sent.Add(timeout)
-		case !now.Before(ws.next):
+			deadline = ws.sentAt.Add(timeout)
+		case !now.Before(ws.nextAt):
 			deadline = now.Add(timeout) // for what has come and was not read
 		}
 		_ = ws.cn.SetReadDeadline(deadline)
@@ -115,22 +115,22 @@ func (ws *webSocket) run() (Outcome, error) {
 		}
 		over, err := ws.read()
 		switch {
-		case over && ws.leaving:
+		case over && ws.closing:
 			return Answered, nil
 		case over:
-			return ws.closed()
+			return ws.answerClose()
 		case err == nil:
 		case howOf(err) != Timeout:
 			return Cut, err
-		case (ws.waiting != nil || ws.leaving) && !time.Now().Before(deadline):
+		case (ws.waiting != nil || ws.closing) && !time.Now().Before(deadline):
 			return Cut, fmt.Errorf("nothing came for %v: %w", timeout, err)
 		}
 	}
 }
 
 // quiet reports whether all that came was read.
-func (ws *webSocket) quiet() bool {
-	if ws.reader.r < ws.reader.w {
+func (ws *webSocket) noInput() bool {
+	if ws.reader.pos < ws.reader.end {
 		return false
 	}
 	p := ws.cn.pending()
@@ -149,7 +149,7 @@ func (ws *webSocket) read() (over bool, err error) {
 	case wsPong:
 		return false, nil
 	case wsClose:
-		ws.status, ws.told = 1005, time.Now() // no status
+		ws.status, ws.closedAt = 1005, time.Now() // no status
 		if len(payload) >= 2 {
 			ws.status = int(binary.BigEndian.Uint16(payload))
 		}
@@ -177,7 +177,7 @@ func (ws *webSocket) read() (over bool, err error) {
 		return false, malformed("message %.80q, want the echo of %.80q", ws.message, ws.waiting)
 	}
 	ws.message, ws.waiting = nil, nil
-	ws.next = time.Now().Add(ws.think())
+	ws.nextAt = time.Now().Add(ws.nextThink())
 	ws.mu.Lock()
 	ws.tally.messages++
 	ws.mu.Unlock()
@@ -185,7 +185,7 @@ func (ws *webSocket) read() (over bool, err error) {
 }
 
 // closed answers the server's Close frame, and waits for it to close.
-func (ws *webSocket) closed() (Outcome, error) {
+func (ws *webSocket) answerClose() (Outcome, error) {
 	switch ws.status {
 	case wsNormal, wsGoingAway, wsServiceRestart:
 	default:
@@ -199,7 +199,7 @@ func (ws *webSocket) closed() (Outcome, error) {
 	if err == nil {
 		return Cut, malformed("a frame after Close")
 	}
-	if howOf(err) != FIN || ws.reader.r < ws.reader.w {
+	if howOf(err) != FIN || ws.reader.pos < ws.reader.end {
 		return Cut, fmt.Errorf("after the Close frames: %w", err)
 	}
 	return CleanEnd, nil
@@ -228,7 +228,7 @@ func (ws *webSocket) send(op byte, payload []byte) error {
 // the next call. After a timeout it can be called again.
 func (a *answerReader) frame() (op byte, fin bool, payload []byte, err error) {
 	for {
-		if b := a.buf[a.r:a.w]; len(b) >= 2 {
+		if b := a.buf[a.pos:a.end]; len(b) >= 2 {
 			length, head := int(b[1]&0x7f), 2
 			switch {
 			case b[0]&0x70 != 0 || b[1]&0x80 != 0:
@@ -246,7 +246,7 @@ func (a *answerReader) frame() (op byte, fin bool, payload []byte, err error) {
 				length = maxMessage // not known yet
 			}
 			if len(b) >= head+length {
-				a.r += head + length
+				a.pos += head + length
 				return b[0] & 15, b[0]&0x80 != 0, b[head : head+length], nil
 			}
 		}
