@@ -14,14 +14,14 @@ import (
 	"lastcall/stoptest/load"
 )
 
-// classes are those of clients, in the report's order.
+// classes are the classes of clients, in the order of the report.
 var classes = []string{"blind", "looking", "fresh", "h2", "idle", "unused", "slow", "upload", "sse", "ws"}
 
-// number is how many clients a class has: over HTTP/2 as many on each of n
-// connections.
+// number is how many clients a class has: n clients, or with HTTP/2 n connections
+// with a number of streams each.
 type number struct{ n, streams int }
 
-// profile is a load by name.
+// profile is a load that has a name.
 type profile struct {
 	name    string
 	clients map[string]number
@@ -49,7 +49,7 @@ func (p *profile) Set(s string) error {
 	return nil
 }
 
-// clientsFlag are numbers by class, instead of the profile's.
+// clientsFlag has the numbers of clients, by class, that replace the profile's.
 type clientsFlag map[string]number
 
 func (c *clientsFlag) String() string { return "" }
@@ -82,9 +82,8 @@ const (
 	streamThink = 50 * time.Millisecond
 )
 
-// groups are the clients of a class as the settings want them: those that are
-// there from the start, and those that begin their one request before the
-// signal.
+// groups returns the groups of clients for the settings: those that run from the
+// start, and those that begin their only request just before the signal.
 func (c *config) groups(ln *line.Line) (start, late []load.Group) {
 	for _, class := range classes {
 		n, other := c.clients[class]
@@ -131,24 +130,25 @@ func (c *config) groups(ln *line.Line) (start, late []load.Group) {
 		if u.URL == nil {
 			continue
 		}
-		c.at(&g, u, ln)
+		c.setTarget(&g, u, ln)
 		*then = append(*then, g)
 	}
 	return start, late
 }
 
-// held is a request that is in flight during the whole stop: a slow upload.
-func (c *config) held(ln *line.Line) load.Group {
+// heldGroup returns a client whose request is in flight during the whole stop: a
+// slow upload.
+func (c *config) heldGroup(ln *line.Line) load.Group {
 	g := load.Group{Name: "held", Kind: load.Fresh, Requests: 1, Delay: -1, Method: c.uploadMethod(), Body: 10 << 10, BodyTime: c.pauses.held}
 	u := c.url
 	if c.upload.URL != nil {
 		u = c.upload
 	}
-	c.at(&g, u, ln)
+	c.setTarget(&g, u, ln)
 	return g
 }
 
-// uploadMethod is one that has a body.
+// uploadMethod returns -method, or POST if a request with -method has no body.
 func (c *config) uploadMethod() string {
 	if c.method == "GET" || c.method == "HEAD" {
 		return "POST"
@@ -156,8 +156,8 @@ func (c *config) uploadMethod() string {
 	return c.method
 }
 
-// at sends a group to a URL.
-func (c *config) at(g *load.Group, u urlFlag, ln *line.Line) {
+// setTarget sets the URL of a group.
+func (c *config) setTarget(g *load.Group, u urlFlag, ln *line.Line) {
 	g.Path, g.Addr = u.path(), u.addr()
 	if u.Scheme == "https" {
 		g.TLS = &tls.Config{InsecureSkipVerify: true, ServerName: u.Hostname()}

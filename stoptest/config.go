@@ -30,11 +30,11 @@ type config struct {
 	second   signalFlag
 	allow    statusFlag
 	reload   string
-	reloadBy syscall.Signal // if reload is one
+	reloadBy syscall.Signal // the signal that reload names; 0: it is a command
 
 	profile profile
 	clients clientsFlag
-	think   time.Duration // below 0: the profile's
+	think   time.Duration // negative: the profile's
 	load    time.Duration // 0: the profile's
 
 	maxWait   time.Duration
@@ -99,7 +99,7 @@ or did not stop. Each flag is also an environment variable: STOPTEST_MAX_WAIT=2m
 Certificates are not verified.
 `
 
-// flags makes the flag set, and gives c the defaults.
+// flags returns the flag set, and sets the defaults of c.
 func (c *config) flags() *flag.FlagSet {
 	fs := flag.NewFlagSet("stoptest", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
@@ -135,14 +135,14 @@ func (c *config) flags() *flag.FlagSet {
 	fs.BoolVar(&c.compare, "compare", false, "")
 	fs.StringVar(&c.output, "output", "", "")
 
-	setting := func(value *time.Duration, name string, otherwise time.Duration) {
+	setDuration := func(value *time.Duration, name string, otherwise time.Duration) {
 		*value = otherwise
-		fs.Var((*duration)(value), name, "")
+		fs.Var((*durationFlag)(value), name, "")
 	}
-	setting(&c.think, "think", -1)
-	setting(&c.load, "load", 0)
-	setting(&c.maxWait, "max-wait", time.Minute)
-	setting(&c.startWait, "start-wait", 30*time.Second)
+	setDuration(&c.think, "think", -1)
+	setDuration(&c.load, "load", 0)
+	setDuration(&c.maxWait, "max-wait", time.Minute)
+	setDuration(&c.startWait, "start-wait", 30*time.Second)
 	return fs
 }
 
@@ -156,7 +156,7 @@ func parse(args []string) (config, error) {
 	case errors.Is(err, flag.ErrHelp):
 		return c, flag.ErrHelp
 	case err != nil:
-		return c, tidy(err)
+		return c, trimFFPrefix(err)
 	}
 	c.command = fs.Args()
 	if c.compare {
@@ -165,8 +165,8 @@ func parse(args []string) (config, error) {
 	return c, c.check()
 }
 
-// tidy removes ff's prefixes from an error.
-func tidy(err error) error {
+// trimFFPrefix removes the prefixes that ff puts before an error.
+func trimFFPrefix(err error) error {
 	s := err.Error()
 	for _, prefix := range []string{"error parsing commandline arguments: ", "error parsing environment variables: "} {
 		s = strings.TrimPrefix(s, prefix)
@@ -174,7 +174,7 @@ func tidy(err error) error {
 	return errors.New(s)
 }
 
-// checkCompare is check where the arguments are reports to draw.
+// checkCompare is check with -compare.
 func (c *config) checkCompare() error {
 	switch {
 	case len(c.plots) == 0:
@@ -185,7 +185,7 @@ func (c *config) checkCompare() error {
 	return nil
 }
 
-// check finds values that do not fit together, and completes those that depend
+// check returns an error if values do not fit together, and sets those that depend
 // on others.
 func (c *config) check() error {
 	switch {
@@ -245,7 +245,7 @@ func (c *config) check() error {
 	if c.think < 0 {
 		c.think = c.profile.think
 	}
-	// An error of these files shows now, and not after an hour of testing.
+	// A file that cannot be written is an error now, not after an hour of testing.
 	for _, f := range []struct{ flag, path string }{{"json", c.json}, {"output", c.output}} {
 		if f.path == "" {
 			continue

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// urlFlag is an http or https URL, or a path.
+// urlFlag is an http or https URL, or a path of one.
 type urlFlag struct{ *url.URL }
 
 func (u *urlFlag) String() string {
@@ -43,7 +43,7 @@ func (u *urlFlag) Set(s string) error {
 	return nil
 }
 
-// addr is host and port.
+// addr returns host and port.
 func (u *urlFlag) addr() string {
 	port := u.Port()
 	if port == "" {
@@ -57,7 +57,7 @@ func (u *urlFlag) addr() string {
 
 func (u *urlFlag) path() string { return cmp.Or(u.RequestURI(), "/") }
 
-// plotFlag is the pictures' files.
+// plotFlag is the files to draw to.
 type plotFlag []string
 
 func (p *plotFlag) String() string { return strings.Join(*p, ",") }
@@ -86,7 +86,7 @@ func (f *signalFlag) Set(s string) (err error) {
 	return err
 }
 
-// statusFlag are statuses 5xx.
+// statusFlag is a list of 5xx statuses.
 type statusFlag []int
 
 func (f *statusFlag) String() string { return strings.Trim(fmt.Sprint([]int(*f)), "[]") }
@@ -103,7 +103,7 @@ func (f *statusFlag) Set(s string) error {
 	return nil
 }
 
-// lineFlag is a line. Nil means none.
+// lineFlag is the properties of a line. Nil means none.
 type lineFlag struct{ *line.Config }
 
 func (l *lineFlag) String() string { return "" }
@@ -115,9 +115,9 @@ func (l *lineFlag) Set(s string) error {
 		var err error
 		switch key {
 		case "delay":
-			err = (*duration)(&c.Delay).Set(value)
+			err = (*durationFlag)(&c.Delay).Set(value)
 		case "jitter":
-			err = (*duration)(&c.Jitter).Set(value)
+			err = (*durationFlag)(&c.Jitter).Set(value)
 		case "loss":
 			number, percent := strings.CutSuffix(value, "%")
 			if c.Loss, err = strconv.ParseFloat(number, 64); percent {
@@ -156,16 +156,16 @@ func (v *versionsFlag) Set(s string) error {
 	return nil
 }
 
-// duration is a time.Duration that is not negative.
-type duration time.Duration
+// durationFlag is a time.Duration that is not negative.
+type durationFlag time.Duration
 
-func (d *duration) String() string { return time.Duration(*d).String() }
+func (d *durationFlag) String() string { return time.Duration(*d).String() }
 
-func (d *duration) Set(s string) error {
+func (d *durationFlag) Set(s string) error {
 	v, err := time.ParseDuration(s)
 	if err != nil || v < 0 {
 		return fmt.Errorf("%q is not a duration of zero or more, such as 30s", s)
 	}
-	*d = duration(v)
+	*d = durationFlag(v)
 	return nil
 }

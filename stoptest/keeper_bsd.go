@@ -12,7 +12,8 @@ func adopt() {}
 
 func serverAttr() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
 
-// others is the server's process group. What has left that is not found.
+// others returns the process group of the server. It does not find processes that
+// have left the group.
 func others(server int) []int {
 	if unix.Kill(-server, 0) != nil {
 		return nil

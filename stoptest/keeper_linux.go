@@ -10,14 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// adopt makes this process the parent of its descendants' orphans.
+// adopt makes this process the parent of its orphaned descendants.
 func adopt() { _ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }
 
 func serverAttr() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }
 
-// others are this process's descendants but for the server.
+// others returns the descendants of this process, without the server.
 func others(server int) (pids []int) {
 	children := map[int][]int{} // by parent
 	entries, _ := os.ReadDir("/proc")

@@ -15,37 +15,38 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A keeper is this program once more, between it and the server that it tests.
-// It is there so that no process stays behind, however stoptest ends: when the
-// pipe that is its standard input closes, it kills the server and all that the
-// server started, and ends. On Linux that is what has left the server's process
-// group, too, because orphans are given to the keeper.
+// A keeper is a second process of this program. It runs the server, so that no
+// process of the server survives stoptest, however that ends: when the pipe at the
+// keeper's standard input closes, the keeper kills the server and all that the
+// server has started, and ends. On Linux it also kills processes that have left
+// the server's process group, because orphans become children of the keeper.
 
-// keeperVar makes this program a keeper.
+// keeperVar is the environment variable that makes this program a keeper.
 const keeperVar = "STOPTEST_KEEPER"
 
-// keeperEvent is what a keeper tells, as JSON, on descriptor 3.
+// keeperEvent is an event that a keeper reports, as JSON, on descriptor 3.
 type keeperEvent struct {
 	PID    int       // it has started the server
-	Err    string    // it could not
-	Exited time.Time // the server has; Status is as shells have it
+	Err    string    // it could not start the server
+	Exited time.Time // when the server exited; Status is as shells have it
 	Status int
-	Killed bool // it has killed them all; Left were not the server itself
+	Killed bool // it has killed all processes, of which Left were not the server
 	Left   int
 }
 
-// keep is a keeper's main, if this process is one.
-func keep() (was bool) {
+// runKeeper does the work of a keeper, if this process is one, and reports whether
+// it is.
+func runKeeper() (was bool) {
 	if os.Getenv(keeperVar) == "" {
 		return false
 	}
 	os.Unsetenv(keeperVar)
-	// The server is to die when this thread does, if the keeper is killed.
+	// If the keeper is killed, the server dies with the thread that started it.
 	runtime.LockOSThread()
 	unix.CloseOnExec(3)
 	events := os.NewFile(3, "events")
 	tell := json.NewEncoder(events)
-	// Caught and not ignored, which the server would inherit.
+	// Signals are caught, not ignored: the server would inherit that.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE)
 	adopt()
 
@@ -83,7 +84,7 @@ func keep() (was bool) {
 	return true
 }
 
-// reap takes the ends of all children.
+// reap waits for all children.
 func reap(server int, exited chan<- keeperEvent, none chan<- struct{}) {
 	for {
 		var ws syscall.WaitStatus
@@ -103,14 +104,14 @@ func reap(server int, exited chan<- keeperEvent, none chan<- struct{}) {
 	}
 }
 
-// killAll returns how many there were besides the server, and whether all are
-// gone.
+// killAll kills the server and all other descendants. It returns how many others
+// there were, and whether all have ended.
 func killAll(server int, running bool, none <-chan struct{}) (left int, all bool) {
 	if running {
-		_ = unix.Kill(server, unix.SIGKILL) // it may be reaped just now: a process ID isn't used again that soon
+		_ = unix.Kill(server, unix.SIGKILL) // if it has just been reaped, its PID is not in use again so soon
 	}
 	left = len(others(server))
-	for range 500 { // what forks may have done so since
+	for range 500 { // again, as they may have forked
 		for _, pid := range others(server) {
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}

@@ -21,17 +21,17 @@ import (
 )
 
 func main() {
-	if keep() {
+	if runKeeper() {
 		return
 	}
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// errInterrupted is why a test that a signal ended is not complete.
+// errInterrupted is the error of a test that a signal has ended.
 var errInterrupted = errors.New("interrupted")
 
-// run does what the arguments say, and returns the exit status. Nothing that it
-// started is left then.
+// run does what the arguments say, and returns the exit status. Everything that it
+// started has ended then.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) (status int) {
 	return runWith(ctx, args, defaultPauses, stdout, stderr)
 }
@@ -68,9 +68,9 @@ func runWith(ctx context.Context, args []string, p pauses, stdout, stderr io.Wri
 	}()
 
 	r := cfg.test(ctx, stderr)
-	print(stdout, r)
+	printReport(stdout, r)
 	if cfg.json != "" {
-		if err := write(r, cfg.json); err != nil {
+		if err := writeReport(r, cfg.json); err != nil {
 			fmt.Fprintf(stderr, "stoptest: -json: %v\n", err)
 			return 3
 		}
@@ -84,7 +84,7 @@ func runWith(ctx context.Context, args []string, p pauses, stdout, stderr io.Wri
 	return r.Status
 }
 
-// draw makes the pictures.
+// draw draws the reports to every file of -plot.
 func (c *config) draw(reports ...*report.Report) error {
 	for _, path := range c.plots {
 		if err := plot.File(path, reports...); err != nil {
@@ -94,7 +94,7 @@ func (c *config) draw(reports ...*report.Report) error {
 	return nil
 }
 
-// drawAll makes the pictures of reports in files.
+// drawAll draws the reports in the files that are the arguments.
 func (c *config) drawAll() error {
 	var reports []*report.Report
 	for _, path := range c.command {
@@ -107,7 +107,7 @@ func (c *config) drawAll() error {
 	return c.draw(reports...)
 }
 
-// test makes all the stops.
+// test makes all stops.
 func (c *config) test(ctx context.Context, stderr io.Writer) *report.Report {
 	r := &report.Report{
 		Server: c.name, Command: c.command, URL: c.url.String(), Date: time.Now().UTC().Truncate(time.Second),
@@ -142,7 +142,7 @@ func (c *config) test(ctx context.Context, stderr io.Writer) *report.Report {
 			r.Error = err.Error()
 			return r
 		}
-		p.ended(&stop)
+		p.addStop(&stop)
 		if t.twice {
 			r.Second = &stop
 		} else {
@@ -152,8 +152,8 @@ func (c *config) test(ctx context.Context, stderr io.Writer) *report.Report {
 	return r
 }
 
-// write replaces the file.
-func write(r *report.Report, path string) error {
+// writeReport writes the report to a file.
+func writeReport(r *report.Report, path string) error {
 	f, err := os.Create(path)
 	if err != nil {
 		return err
@@ -161,7 +161,7 @@ func write(r *report.Report, path string) error {
 	return errors.Join(r.Write(f), f.Close())
 }
 
-// version words what the build knows of itself.
+// version returns the version in the build information.
 func version(info *debug.BuildInfo, ok bool) string {
 	if !ok || info.Main.Version == "" {
 		return "(devel)"

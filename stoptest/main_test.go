@@ -26,7 +26,7 @@ import (
 
 func TestMain(m *testing.M) {
 	switch {
-	case keep():
+	case runKeeper():
 		return
 	case len(os.Args) > 1 && os.Args[1] == "server":
 		badServer(os.Args[2], os.Args[3], os.Args[4:]...)
@@ -169,7 +169,7 @@ func TestServersThatLose(t *testing.T) {
 			}
 			for _, s := range r.report.Stops {
 				if tt.exit < 0 != (s.Exit == nil) || s.Exit != nil && *s.ExitStatus != tt.exit || s.LeftBehind != 0 || s.DidNotStop {
-					t.Errorf("stop = %s, want exit status %d", words(&s, tt.exit < 0), tt.exit)
+					t.Errorf("stop = %s, want exit status %d", stopLine(&s, tt.exit < 0), tt.exit)
 				}
 				if s.Total.ClientError != 0 || s.Total.Answered+s.Total.Messages == 0 {
 					t.Errorf("total = %+v, want answers and no errors of the clients", s.Total)
@@ -234,7 +234,7 @@ func TestServerThatDies(t *testing.T) {
 	}
 	for _, s := range r.report.Stops {
 		if s.ExitStatus == nil || *s.ExitStatus != 143 {
-			t.Errorf("stop: %s; want status 143", words(&s, false))
+			t.Errorf("stop: %s; want status 143", stopLine(&s, false))
 		}
 	}
 }
@@ -263,13 +263,13 @@ func TestServersThatDoNotStop(t *testing.T) {
 			}
 			if kind == "forks" {
 				if r.status != 0 || s.DidNotStop || s.LeftBehind != 1 || s.Exit == nil || *s.ExitStatus != 0 {
-					t.Errorf("status %d, stop: %s; want a clean exit that leaves 1 process", r.status, words(&s, false))
+					t.Errorf("status %d, stop: %s; want a clean exit that leaves 1 process", r.status, stopLine(&s, false))
 				}
 				wantGone(t, pids)
 				return
 			}
 			if r.status != 3 || !s.DidNotStop || s.Exit != nil || s.LeftBehind != 0 {
-				t.Errorf("status %d, stop: %s; want 3, and that it did not stop", r.status, words(&s, false))
+				t.Errorf("status %d, stop: %s; want 3, and that it did not stop", r.status, stopLine(&s, false))
 			}
 		})
 	}

@@ -12,8 +12,8 @@ import (
 	"lastcall/stoptest/report"
 )
 
-// progress shows how the tests come along: on a terminal a line that changes in
-// place, elsewhere a log line a stop.
+// progress shows the progress of the test: on a terminal a line that changes in
+// place, elsewhere a log line for each stop.
 type progress struct {
 	w        io.Writer
 	terminal bool
@@ -26,7 +26,7 @@ type progress struct {
 	requests int // of these
 	failed   int
 	stage    string
-	traffic  *load.Load
+	load     *load.Load
 
 	stop, stopped chan struct{}
 }
@@ -46,7 +46,7 @@ func (p *progress) run() {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		// Erased and written again; what is too long for a line is cut off.
+		// Erase the line and write it again, without wrapping.
 		fmt.Fprintf(p.w, "\r\x1b[K\x1b[?7l%s\x1b[?7h", p.line(time.Now()))
 		select {
 		case <-tick.C:
@@ -57,13 +57,13 @@ func (p *progress) run() {
 	}
 }
 
-// line is "stop 3 of 20, loading: 123456 requests, 0 lost, about 1m20s left".
+// line returns "stop 3 of 20, loading: 123456 requests, 0 lost, about 1m20s left".
 func (p *progress) line(now time.Time) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	requests, failed := p.requests, p.failed
-	if p.traffic != nil {
-		led := p.traffic.Snapshot()
+	if p.load != nil {
+		led := p.load.Snapshot()
 		requests += led.Total.Requests
 		failed += failedOf(&led.Total)
 	}
@@ -75,26 +75,26 @@ func (p *progress) line(now time.Time) string {
 	return s
 }
 
-// failedOf is report.Row.Failed of a load's row.
+// failedOf is report.Row.Failed for a row of the load.
 func failedOf(r *load.Row) int {
 	return r.Lost + r.ResetOnConnect + r.Duplicated + r.WrongAnswer + r.Cut + r.RefusedEarly + r.FailedStatus
 }
 
-// show says what is being done now.
+// show sets the stage that is shown, and the load whose requests are counted.
 func (p *progress) show(stage string, l *load.Load) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.stage, p.traffic = stage, l
+	p.stage, p.load = stage, l
 }
 
-// ended takes the result of a stop.
-func (p *progress) ended(s *report.Stop) {
+// addStop adds the result of a stop.
+func (p *progress) addStop(s *report.Stop) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.done++
 	p.requests += s.Total.Requests
 	p.failed += s.Total.Failed()
-	p.traffic = nil
+	p.load = nil
 	if p.terminal {
 		return
 	}
@@ -105,7 +105,7 @@ func (p *progress) ended(s *report.Stop) {
 	p.logger.Log(line...)
 }
 
-// close ends it.
+// close ends the progress.
 func (p *progress) close() {
 	close(p.stop)
 	<-p.stopped

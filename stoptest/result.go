@@ -10,11 +10,11 @@ import (
 const (
 	binTime    = 10 * time.Millisecond
 	seriesFrom = -time.Second // from the signal
-	keepLosses = 10           // in words
+	keepLosses = 10           // in the report
 )
 
-// fill copies the ledger into the report.
-func fill(stop *report.Stop, led *load.Ledger, clients report.Clients, goesOn bool) {
+// fillStop copies the ledger into the report.
+func fillStop(stop *report.Stop, led *load.Ledger, clients report.Clients, goesOn bool) {
 	since := func(t time.Time) *float64 {
 		if t.IsZero() {
 			return nil
@@ -51,7 +51,7 @@ func fill(stop *report.Stop, led *load.Ledger, clients report.Clients, goesOn bo
 		if stop.LastAnswer != nil {
 			beyond -= max(0, *stop.LastAnswer)
 		}
-		beyond = max(0, beyond) // over a line the last answer arrives later
+		beyond = max(0, beyond) // over a line the last answer may arrive after the exit
 		stop.Beyond = &beyond
 	}
 	stop.Clients = clients
@@ -62,10 +62,10 @@ func fill(stop *report.Stop, led *load.Ledger, clients report.Clients, goesOn bo
 	}
 }
 
-// series counts the requests by time.
+// series counts the requests in bins of time.
 func series(led *load.Ledger, goesOn bool) report.Series {
 	s := report.Series{From: seriesFrom.Seconds(), Bin: binTime.Seconds()}
-	bin := func(t time.Duration) int { // below 0: too early
+	bin := func(t time.Duration) int { // negative: before seriesFrom
 		if t < seriesFrom {
 			return -1
 		}

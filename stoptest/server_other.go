@@ -13,7 +13,7 @@ import (
 
 var errNoUnix = errors.New("stoptest needs a Unix; this is " + runtime.GOOS)
 
-func keep() bool { return false }
+func runKeeper() bool { return false }
 
 type place func(f func() error) error
 

@@ -18,27 +18,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// server is a process that was started to be tested, with its keeper.
+// server is the process that is tested, with its keeper.
 type server struct {
 	pid    int
 	keeper *exec.Cmd
 	stdin  io.Closer // the keeper's
 	output *os.File
 
-	exited chan struct{} // closed when at and status are known
-	at     time.Time
-	status int // as shells have it
-	told   chan struct{}
-	left   int // once told is closed
+	exited     chan struct{} // closed when at and status are known
+	at         time.Time
+	status     int // as shells have it
+	keeperDone chan struct{}
+	left       int // processes besides the server; valid when keeperDone is closed
 
 	kill func() error
 }
 
-// place runs a function in a network namespace, or just so.
+// place runs a function, perhaps in a network namespace.
 type place func(f func() error) error
 
-// startServer starts the command there, with env added to the environment. Its
-// output goes to the file.
+// startServer starts a command at a place, with env added to the environment, and
+// its output in a file.
 func startServer(in place, command, env []string, output *os.File) (*server, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -49,7 +49,7 @@ func startServer(in place, command, env []string, output *os.File) (*server, err
 		return nil, err
 	}
 	s := &server{keeper: exec.Command(self, command...), output: output,
-		exited: make(chan struct{}), told: make(chan struct{})}
+		exited: make(chan struct{}), keeperDone: make(chan struct{})}
 	s.keeper.Env = append(append(os.Environ(), env...), keeperVar+"=1")
 	s.keeper.ExtraFiles = []*os.File{w}
 	s.keeper.Stdout, s.keeper.Stderr = output, output
@@ -80,9 +80,9 @@ func startServer(in place, command, env []string, output *os.File) (*server, err
 	return s, nil
 }
 
-// listen takes what the keeper tells.
+// listen handles the events of the keeper.
 func (s *server) listen(tells *json.Decoder, events io.Closer) {
-	defer close(s.told)
+	defer close(s.keeperDone)
 	defer events.Close()
 	for {
 		var e keeperEvent
@@ -99,17 +99,17 @@ func (s *server) listen(tells *json.Decoder, events io.Closer) {
 	}
 }
 
-// end kills what is left, and returns when it has ended.
+// end kills what is left of the server, and waits until it has ended.
 func (s *server) end() error {
 	s.stdin.Close()
 	late := time.AfterFunc(10*time.Second, func() { s.keeper.Process.Kill() })
 	defer late.Stop()
 	err := s.keeper.Wait()
-	<-s.told
+	<-s.keeperDone
 	return err
 }
 
-// hasExited reports whether the process that was started has.
+// hasExited reports whether the server has exited.
 func (s *server) hasExited() bool {
 	select {
 	case <-s.exited:
@@ -126,7 +126,7 @@ func (s *server) signal(sig syscall.Signal) error {
 	return unix.Kill(s.pid, sig)
 }
 
-// parseSignal knows TERM, SIGTERM and 15.
+// parseSignal parses a signal: TERM, SIGTERM or 15.
 func parseSignal(name string) (syscall.Signal, error) {
 	sig := unix.SignalNum("SIG" + strings.TrimPrefix(strings.ToUpper(name), "SIG"))
 	if n, err := strconv.Atoi(name); err == nil && n > 0 && unix.SignalName(syscall.Signal(n)) != "" {
@@ -138,10 +138,10 @@ func parseSignal(name string) (syscall.Signal, error) {
 	return sig, nil
 }
 
-// signalName is TERM for 15.
+// signalName returns the name of a signal: TERM for 15.
 func signalName(sig syscall.Signal) string { return strings.TrimPrefix(unix.SignalName(sig), "SIG") }
 
-// kernel is the system's name and release.
+// kernel returns the name and the release of the system.
 func kernel() string {
 	var u unix.Utsname
 	if unix.Uname(&u) != nil {
@@ -150,7 +150,7 @@ func kernel() string {
 	return unix.ByteSliceToString(u.Sysname[:]) + " " + unix.ByteSliceToString(u.Release[:])
 }
 
-// cpuTime is what this process has used.
+// cpuTime returns the CPU time that this process has used.
 func cpuTime() time.Duration {
 	var u unix.Rusage
 	if unix.Getrusage(unix.RUSAGE_SELF, &u) != nil {
@@ -159,8 +159,8 @@ func cpuTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// isTerminal: a terminal is what has a size, and a name that does not say that
-// it can do nothing.
+// isTerminal reports whether w is a terminal that can move its cursor: it has a
+// size, and TERM is neither empty nor "dumb".
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok || os.Getenv("TERM") == "dumb" || os.Getenv("TERM") == "" {

@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// stops sends the signal, and waits until the server has exited and all
-// clients have ended, for maxWait at most.
-func (t *trial) stops(ctx context.Context, told time.Time, stop *report.Stop) error {
-	if err := t.srv.signal(t.signal.Signal); err != nil {
-		return t.why(err)
+// stopServer sends the signal, and waits until the server has exited and all clients
+// have ended, for maxWait at most.
+func (t *trial) stopServer(ctx context.Context, signalledAt time.Time, stop *report.Stop) error {
+	if err := t.server.signal(t.signal.Signal); err != nil {
+		return t.explain(err)
 	}
 	t.show("stopping", t.traffic)
 	var second <-chan time.Time
@@ -20,15 +20,15 @@ func (t *trial) stops(ctx context.Context, told time.Time, stop *report.Stop) er
 		second = time.After(t.pauses.second)
 	}
 	deadline := time.After(t.maxWait)
-	for exited, ended := t.srv.exited, t.ended; exited != nil || ended != nil; {
+	for exited, ended := t.server.exited, t.ended; exited != nil || ended != nil; {
 		select {
 		case <-exited:
 			exited = nil
 		case <-ended:
 			ended = nil
 		case <-second:
-			at := time.Since(told).Seconds()
-			if t.srv.signal(t.second.Signal) == nil {
+			at := time.Since(signalledAt).Seconds()
+			if t.server.signal(t.second.Signal) == nil {
 				stop.SecondSignal, stop.Second = t.second.String(), &at
 			}
 		case <-deadline:
@@ -40,41 +40,41 @@ func (t *trial) stops(ctx context.Context, told time.Time, stop *report.Stop) er
 	return nil
 }
 
-// reloads has the server reload, and lets the load go on.
-func (t *trial) reloads(ctx context.Context) (err error) {
+// reloadServer makes the server reload while the load goes on.
+func (t *trial) reloadServer(ctx context.Context) (err error) {
 	t.show("reloading", t.traffic)
 	if t.reloadBy != 0 {
-		if err := t.srv.signal(t.reloadBy); err != nil {
-			return t.why(err)
+		if err := t.server.signal(t.reloadBy); err != nil {
+			return t.explain(err)
 		}
 		return sleep(ctx, t.pauses.afterReload)
 	}
-	// A process that the command starts may be the server from now on.
-	env := []string{"STOPTEST_PID=" + strconv.Itoa(t.srv.pid)}
-	t.helper, err = startServer(t.in, []string{"/bin/sh", "-c", t.reload}, env, t.srv.output)
+	// The command may start a process that becomes the server.
+	env := []string{"STOPTEST_PID=" + strconv.Itoa(t.server.pid)}
+	t.reloader, err = startServer(t.place, []string{"/bin/sh", "-c", t.reload}, env, t.server.output)
 	if err != nil {
 		return fmt.Errorf("-reload: %w", err)
 	}
 	select {
-	case <-t.helper.exited:
+	case <-t.reloader.exited:
 	case <-time.After(t.maxWait):
 		return fmt.Errorf("-reload: %s has not ended after %v", t.reload, t.maxWait)
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	if t.helper.status != 0 {
-		return fmt.Errorf("-reload: %s has exited with status %d", t.reload, t.helper.status)
+	if t.reloader.status != 0 {
+		return fmt.Errorf("-reload: %s has exited with status %d", t.reload, t.reloader.status)
 	}
 	return sleep(ctx, t.pauses.afterReload)
 }
 
-// quit ends a server that has gone on, with -signal.
-func (t *trial) quit(ctx context.Context) {
-	if t.srv.signal(t.signal.Signal) != nil {
+// endServer ends the server with -signal, after a reload.
+func (t *trial) endServer(ctx context.Context) {
+	if t.server.signal(t.signal.Signal) != nil {
 		return
 	}
 	select {
-	case <-t.srv.exited:
+	case <-t.server.exited:
 	case <-time.After(t.maxWait):
 	case <-ctx.Done():
 	}

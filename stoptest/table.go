@@ -10,13 +10,13 @@ import (
 	"lastcall/stoptest/report"
 )
 
-// print writes the report for people.
-func print(w io.Writer, r *report.Report) {
-	told := "stopped by SIG" + r.Signal
+// printReport writes the report for people to read.
+func printReport(w io.Writer, r *report.Report) {
+	how := "stopped by SIG" + r.Signal
 	if r.Reload != "" {
-		told = "reloaded by " + r.Reload
+		how = "reloaded by " + r.Reload
 	}
-	fmt.Fprintf(w, "%s, %s, profile %s, %s", r.Server, told, r.Profile, r.URL)
+	fmt.Fprintf(w, "%s, %s, profile %s, %s", r.Server, how, r.Profile, r.URL)
 	if l := r.Line; l != nil {
 		fmt.Fprintf(w, ", over a line of %v ± %v each way that loses %.3g%%", seconds(l.Delay), seconds(l.Jitter), 100*l.Loss)
 	}
@@ -25,10 +25,10 @@ func print(w io.Writer, r *report.Report) {
 		printRows(w, r.Rows, r.Total)
 	}
 	for i := range r.Stops {
-		fmt.Fprintf(w, "%d: %s\n", i+1, words(&r.Stops[i], r.Reload != ""))
+		fmt.Fprintf(w, "%d: %s\n", i+1, stopLine(&r.Stops[i], r.Reload != ""))
 	}
 	if s := r.Second; s != nil {
-		fmt.Fprintf(w, "second signal: %s\n", secondWords(s))
+		fmt.Fprintf(w, "second signal: %s\n", secondLine(s))
 	}
 	for i := range r.Stops {
 		if why := r.Stops[i].Clients.Bottleneck; why != "" {
@@ -45,8 +45,8 @@ func print(w io.Writer, r *report.Report) {
 	fmt.Fprintf(w, "\n%s\n", r.Verdict)
 }
 
-// column is one of the table. It is left out if it is 0 in all rows, but for
-// the first ones.
+// column is a column of the table. Beyond the first alwaysShown it is left out if
+// it is 0 in all rows.
 type column struct {
 	name string
 	of   func(*report.Row) int
@@ -100,13 +100,13 @@ func printRows(w io.Writer, rows []report.Row, total report.Row) {
 	fmt.Fprintln(w)
 	for i := range rows[:len(rows)-1] {
 		if r := &rows[i]; r.Lost > 0 {
-			fmt.Fprintf(w, "lost by %s: %s\n", r.Class, ends(r))
+			fmt.Fprintf(w, "lost by %s: %s\n", r.Class, lossCauses(r))
 		}
 	}
 }
 
-// ends says what the kernel said of those lost.
-func ends(r *report.Row) string {
+// lossCauses returns how the connections of lost requests ended.
+func lossCauses(r *report.Row) string {
 	var s []string
 	for _, e := range []struct {
 		n    int
@@ -123,8 +123,8 @@ func ends(r *report.Row) string {
 	return strings.Join(s, ", ")
 }
 
-// words are a line about a stop.
-func words(s *report.Stop, reload bool) string {
+// stopLine returns a line about a stop.
+func stopLine(s *report.Stop, reload bool) string {
 	var b strings.Builder
 	switch {
 	case s.DidNotStop:
@@ -147,10 +147,10 @@ func words(s *report.Stop, reload bool) string {
 	return b.String()
 }
 
-// secondWords say what it did.
-func secondWords(s *report.Stop) string {
+// secondLine returns a line about the stop with a second signal.
+func secondLine(s *report.Stop) string {
 	if s.Second == nil {
-		return "the server had exited before it: " + words(s, false)
+		return "the server had exited before it: " + stopLine(s, false)
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "SIG%s %v after the first, ", s.SecondSignal, seconds(*s.Second))
@@ -163,7 +163,7 @@ func secondWords(s *report.Stop) string {
 	return b.String()
 }
 
-// seconds are a duration, rounded for people.
+// seconds returns a duration, rounded for people to read.
 func seconds(s float64) time.Duration {
 	d := time.Duration(s * float64(time.Second))
 	switch {

@@ -15,17 +15,17 @@ import (
 	"lastcall/stoptest/report"
 )
 
-// lateWait is how long the late clients' requests may take to be sent.
+// lateWait is how long it may take until the late clients have sent their requests.
 const lateWait = 5 * time.Second
 
-// pauses are those of a trial that no flag sets.
+// pauses are the times of a trial that no flag sets.
 type pauses struct {
 	upload      time.Duration // how long an upload's body takes
-	held        time.Duration // the same of the request that is in flight at the second signal
+	held        time.Duration // how long the body takes of the request that is in flight at the second signal
 	second      time.Duration // from the first signal to the second
 	settle      time.Duration // how long the late clients' requests may take to arrive
 	afterReload time.Duration // how long the load goes on after a reload
-	end         time.Duration // how long requests may take to end by themselves before a server that did not stop is killed
+	end         time.Duration // how long requests may take to end before a server that did not stop is killed
 }
 
 var defaultPauses = pauses{
@@ -33,34 +33,34 @@ var defaultPauses = pauses{
 	settle: 250 * time.Millisecond, afterReload: 2 * time.Second, end: 2 * time.Second,
 }
 
-// errExited is the cause of a context that ends with the server.
+// errExited is the cause with which a context ends when the server exits.
 var errExited = errors.New("the server has exited")
 
 // trial is one stop, or one reload.
 type trial struct {
 	*config
-	twice bool // there is to be a second signal
+	twice bool // a second signal is sent
 	show  func(stage string, l *load.Load)
 
-	ln      *line.Line // nil: none
-	in      place
-	srv     *server
-	helper  *server // runs the reload command; nil: there is none
-	traffic *load.Load
-	ended   chan struct{} // closed when all clients have
+	network  *line.Line // the line of -line; nil: none
+	place    place
+	server   *server
+	reloader *server // runs the reload command; nil: there is none
+	traffic  *load.Load
+	ended    chan struct{} // closed when all clients have ended
 }
 
-// run makes the trial: it starts the server, loads it, and stops or reloads it.
-// It returns when nothing of the server is left. An error says why the stop could
-// not be tested.
+// run makes the trial: it starts the server, loads it, and stops or reloads it. It
+// returns when every process of the server has ended. An error says why the stop
+// could not be tested.
 func (t *trial) run(ctx context.Context) (stop report.Stop, err error) {
-	t.in = func(f func() error) error { return f() }
+	t.place = func(f func() error) error { return f() }
 	if t.line.Config != nil {
-		if t.ln, err = line.New(*t.line.Config); err != nil {
+		if t.network, err = line.New(*t.line.Config); err != nil {
 			return stop, err
 		}
-		defer t.ln.Close()
-		t.in = t.ln.Server
+		defer t.network.Close()
+		t.place = t.network.Server
 	} else if nc, err := net.DialTimeout("tcp", t.url.addr(), time.Second); err == nil {
 		nc.Close()
 		return stop, fmt.Errorf("%s is served before the command was started", t.url.addr())
@@ -71,26 +71,26 @@ func (t *trial) run(ctx context.Context) (stop report.Stop, err error) {
 	}
 	defer output.Close()
 	t.show("starting", nil)
-	if t.srv, err = startServer(t.in, t.command, nil, output); err != nil {
+	if t.server, err = startServer(t.place, t.command, nil, output); err != nil {
 		return stop, fmt.Errorf("start %s: %w", t.command[0], err)
 	}
-	defer t.srv.kill()
+	defer t.server.kill()
 	running, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
 		select {
-		case <-t.srv.exited:
+		case <-t.server.exited:
 			cancel(errExited)
 		case <-running.Done():
 		}
 	}()
-	if err := t.answers(running); err != nil {
-		return stop, t.why(err)
+	if err := t.awaitAnswer(running); err != nil {
+		return stop, t.explain(err)
 	}
 
-	early, late := t.groups(t.ln)
+	early, late := t.groups(t.network)
 	if t.twice {
-		late = append(late, t.held(t.ln))
+		late = append(late, t.heldGroup(t.network))
 	}
 	t.traffic, err = load.Start(load.Config{
 		Groups: early, EchoHeader: t.echo, AllowStatus: t.allow, GoesOn: t.reload != "", AnswerTimeout: t.maxWait,
@@ -102,29 +102,29 @@ func (t *trial) run(ctx context.Context) (stop report.Stop, err error) {
 	watch := watchClients()
 	defer func() {
 		t.traffic.Stop()
-		t.srv.kill()
-		if t.helper != nil {
-			t.helper.kill()
+		t.server.kill()
+		if t.reloader != nil {
+			t.reloader.kill()
 		}
 		t.traffic.Wait()
 		watch.end()
 	}()
 	t.show("warming up", t.traffic)
-	if err := t.warm(running, late); err != nil {
-		return stop, t.why(err)
+	if err := t.warmUp(running, late); err != nil {
+		return stop, t.explain(err)
 	}
-	t.ended = make(chan struct{}) // no more clients are added from here on
+	t.ended = make(chan struct{}) // no client is added any more
 	go func() {
 		t.traffic.Wait()
 		close(t.ended)
 	}()
 
-	told := time.Now()
-	t.traffic.Signalled(told)
+	signalledAt := time.Now()
+	t.traffic.Signalled(signalledAt)
 	if t.reload != "" {
-		err = t.reloads(ctx)
+		err = t.reloadServer(ctx)
 	} else {
-		err = t.stops(ctx, told, &stop)
+		err = t.stopServer(ctx, signalledAt, &stop)
 	}
 	if err != nil {
 		return stop, err
@@ -132,7 +132,7 @@ func (t *trial) run(ctx context.Context) (stop report.Stop, err error) {
 	t.traffic.Stop()
 	patience := t.pauses.end
 	if t.reload != "" {
-		patience = t.maxWait // the server goes on until they have their answers
+		patience = t.maxWait // the server runs until they have their answers
 	}
 	select {
 	case <-t.ended:
@@ -141,30 +141,30 @@ func (t *trial) run(ctx context.Context) (stop report.Stop, err error) {
 		return stop, context.Cause(ctx)
 	}
 	clients := watch.end()
-	exited := t.srv.hasExited()
+	exited := t.server.hasExited()
 	if t.reload != "" {
-		t.quit(ctx)
+		t.endServer(ctx)
 	}
-	if err := t.srv.kill(); err != nil {
+	if err := t.server.kill(); err != nil {
 		return stop, fmt.Errorf("end what is left of %s: %w", t.command[0], err)
 	}
 	ledger := t.traffic.Wait()
 
-	stop.Date = told
+	stop.Date = signalledAt
 	stop.DidNotStop = t.reload == "" && !exited
 	if exited {
-		at, status := t.srv.at.Sub(told).Seconds(), t.srv.status
+		at, status := t.server.at.Sub(signalledAt).Seconds(), t.server.status
 		stop.Exit, stop.ExitStatus = &at, &status
 	}
 	if exited && t.reload == "" {
-		stop.LeftBehind = t.srv.left
+		stop.LeftBehind = t.server.left
 	}
-	fill(&stop, &ledger, clients, t.reload != "")
+	fillStop(&stop, &ledger, clients, t.reload != "")
 	return stop, nil
 }
 
-// openOutput opens the file that the server writes to: that of -output, or one
-// without a name.
+// openOutput opens the file that the server writes to: the file of -output, or a
+// temporary one.
 func (t *trial) openOutput() (*os.File, error) {
 	if t.output != "" {
 		return os.OpenFile(t.output, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o644)
@@ -176,16 +176,16 @@ func (t *trial) openOutput() (*os.File, error) {
 	return f, os.Remove(f.Name())
 }
 
-// why returns an error with the server's last output if the server has exited,
-// as that is the cause then; otherwise err.
-func (t *trial) why(err error) error {
-	if !t.srv.hasExited() {
+// explain returns an error with the last output of the server if the server has
+// exited, as that is the reason then, and otherwise err.
+func (t *trial) explain(err error) error {
+	if !t.server.hasExited() {
 		return err
 	}
-	err = fmt.Errorf("%s has exited with status %d before the signal", t.command[0], t.srv.status)
+	err = fmt.Errorf("%s has exited with status %d before the signal", t.command[0], t.server.status)
 	var tail [2 << 10]byte
-	size, _ := t.srv.output.Seek(0, io.SeekEnd)
-	n, _ := t.srv.output.ReadAt(tail[:], max(0, size-int64(len(tail))))
+	size, _ := t.server.output.Seek(0, io.SeekEnd)
+	n, _ := t.server.output.ReadAt(tail[:], max(0, size-int64(len(tail))))
 	if said := bytes.TrimSpace(tail[:n]); len(said) > 0 {
 		err = fmt.Errorf("%w; it said:\n%s", err, said)
 	}

@@ -12,22 +12,22 @@ import (
 	"time"
 )
 
-// answers waits until the URL is answered.
-func (t *trial) answers(ctx context.Context) error {
+// awaitAnswer waits until the server answers the URL.
+func (t *trial) awaitAnswer(ctx context.Context) error {
 	t.show("waiting for an answer", nil)
 	within, cancel := context.WithTimeout(ctx, t.startWait)
 	defer cancel()
 	client := &http.Client{
 		Transport: &http.Transport{
 			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-				if t.ln == nil {
+				if t.network == nil {
 					return new(net.Dialer).DialContext(ctx, network, addr)
 				}
 				port, err := net.LookupPort("tcp", portOf(addr))
 				if err != nil {
 					return nil, err
 				}
-				return t.ln.Dial(ctx, port)
+				return t.network.Dial(ctx, port)
 			},
 			DisableKeepAlives: true,
 			TLSClientConfig:   &tls.Config{InsecureSkipVerify: true},
@@ -62,8 +62,8 @@ func (t *trial) answers(ctx context.Context) error {
 	}
 }
 
-// warm loads the server until the moment of the signal.
-func (t *trial) warm(ctx context.Context, late []load.Group) error {
+// warmUp loads the server until the moment of the signal.
+func (t *trial) warmUp(ctx context.Context, late []load.Group) error {
 	within, cancel := context.WithTimeout(ctx, t.startWait)
 	defer cancel()
 	if err := t.traffic.Ready(within, 1); err != nil {

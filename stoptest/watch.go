@@ -14,27 +14,27 @@ import (
 const (
 	watchEvery = 5 * time.Millisecond
 
-	// What makes the clients a suspect.
+	// From these on the clients may be the bottleneck.
 	busyShare = 0.8                   // of all cores
-	busyDelay = 20 * time.Millisecond // in one of 100 cases
+	busyDelay = 20 * time.Millisecond // of one wake-up in 100
 )
 
-// watchClients measures how the clients fare: what they use of this machine,
-// and how late a goroutine is that is to do as they do.
+// watchClients measures whether the clients are the bottleneck: how much CPU time
+// they use, and how late a goroutine runs that pauses as they do.
 func watchClients() *watch {
-	w := &watch{began: time.Now(), used: cpuTime(), stop: make(chan struct{}), done: make(chan struct{})}
+	w := &watch{began: time.Now(), cpuBefore: cpuTime(), stop: make(chan struct{}), done: make(chan struct{})}
 	w.end = sync.OnceValue(w.result)
 	go w.run()
 	return w
 }
 
 type watch struct {
-	began time.Time
-	used  time.Duration
-	late  []time.Duration // once done
-	stop  chan struct{}
-	done  chan struct{}
-	end   func() report.Clients
+	began     time.Time
+	cpuBefore time.Duration
+	late      []time.Duration // valid when done is closed
+	stop      chan struct{}
+	done      chan struct{}
+	end       func() report.Clients
 }
 
 func (w *watch) run() {
@@ -56,7 +56,7 @@ func (w *watch) run() {
 func (w *watch) result() report.Clients {
 	close(w.stop)
 	<-w.done
-	c := report.Clients{CPU: (cpuTime() - w.used).Seconds() / time.Since(w.began).Seconds()}
+	c := report.Clients{CPU: (cpuTime() - w.cpuBefore).Seconds() / time.Since(w.began).Seconds()}
 	if n := len(w.late); n > 0 {
 		slices.Sort(w.late)
 		c.Delay = max(0, w.late[n*99/100].Seconds())

@@ -8,7 +8,7 @@ import (
 	"math"
 )
 
-// errMalformed is matched by all that is wrong with an answer's text.
+// errMalformed matches the errors of parsing an answer.
 var errMalformed = errors.New("malformed answer")
 
 func malformed(format string, args ...any) error {
@@ -23,31 +23,31 @@ const (
 	keepBody  = 4 << 10  // of the body, for the ID
 )
 
-// answer is what a client wants to know of one.
+// answer holds what a client checks of an answer.
 type answer struct {
 	status int
-	close  bool   // the connection is not to be used again
+	close  bool   // the connection is not used again
 	echo   []byte // the echo header's value; nil if there was none
 	body   []byte // its first keepBody bytes, if asked for
 
 	events bool   // text/event-stream
 	accept []byte // Sec-WebSocket-Accept
-	ended  bool   // the body's end was told, other than by that of the connection
+	ended  bool   // the end of the body was marked, not only by the end of the connection
 }
 
-// answerReader reads answers, strictly: what a lenient client would take for
-// an answer may be half of one.
+// answerReader parses answers strictly, so that half an answer never counts as a
+// whole one.
 type answerReader struct {
 	src      io.Reader
 	buf      []byte
-	pos, end int   // buf[r:w] was read and not used yet
+	pos, end int   // buf[pos:end] has not been parsed
 	received int64 // bytes of the present answer
-	lines    int   // bytes of its lines so far
+	lines    int   // bytes of its lines
 	echoName []byte
 	keepBody bool
 	upgrade  bool // 101 is an answer
-	// tee gets the body as it comes, but before it nil, when the header has
-	// come. May be nil.
+	// tee is called with nil after the header, and then with each piece of the
+	// body. It may be nil.
 	tee    func([]byte)
 	answer answer // reused
 }
@@ -82,7 +82,7 @@ func (a *answerReader) read(head bool) (*answer, error) {
 			return ans, a.skipChunks()
 		case length >= 0:
 			return ans, a.skip(length)
-		default: // the connection's end is the body's
+		default: // the body ends with the connection
 			ans.close, ans.ended = true, false
 			return ans, a.skipToEOF()
 		}
@@ -124,7 +124,7 @@ func (a *answerReader) header() (length int64, chunked bool, err error) {
 		if len(a.echoName) > 0 && bytes.EqualFold(name, a.echoName) {
 			a.answer.echo, echoed = append(a.answer.echo[:0], value...), true
 		}
-		switch { // by length first: most lines are none of these
+		switch { // the length is compared first, for speed
 		case len(name) == 14 && equalFold(name, "content-length"):
 			n, ok := number(value, 10)
 			if !ok || length >= 0 && n != length {
@@ -197,7 +197,7 @@ func (a *answerReader) skipChunks() error {
 	}
 }
 
-// skip uses up n bytes of body.
+// skip consumes n bytes of body.
 func (a *answerReader) skip(n int64) error {
 	for n > 0 {
 		if a.pos == a.end {
@@ -265,7 +265,7 @@ func (a *answerReader) line() ([]byte, error) {
 	}
 }
 
-// fill reads more into buf, for which it makes room.
+// fill makes room in buf and reads.
 func (a *answerReader) fill() error {
 	if a.pos > 0 {
 		a.end = copy(a.buf, a.buf[a.pos:a.end])
@@ -278,7 +278,7 @@ func (a *answerReader) fill() error {
 	a.end += n
 	a.received += int64(n)
 	if n > 0 {
-		return nil // the error, if any, comes again
+		return nil // the next Read returns the error, if any
 	}
 	if err == nil {
 		err = io.ErrNoProgress
@@ -286,7 +286,7 @@ func (a *answerReader) fill() error {
 	return err
 }
 
-// number parses digits only: no sign, no space, nothing that overflows.
+// number parses at most 15 digits, without sign or space.
 func number(b []byte, base int64) (int64, bool) {
 	if len(b) == 0 || len(b) > 15 {
 		return 0, false
@@ -310,7 +310,8 @@ func number(b []byte, base int64) (int64, bool) {
 	return n, true
 }
 
-// equalFold compares with a lower-case ASCII text, without allocating.
+// equalFold reports whether b is the lower-case ASCII text, in any case, without
+// allocating.
 func equalFold(b []byte, lower string) bool {
 	if len(b) != len(lower) {
 		return false

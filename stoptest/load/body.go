@@ -5,14 +5,14 @@ import (
 	"time"
 )
 
-// errEarly ends the sending of a body when the answer has come before its end.
+// errAnsweredEarly ends the sending of a body when an answer comes before its end.
 var errAnsweredEarly = errors.New("answered before the whole request")
 
 // bodyEvery is the pause between the pieces of a body that takes BodyTime.
 const bodyEvery = 20 * time.Millisecond
 
-// pieces calls write for pieces of the body, the last of which is due after
-// BodyTime, until that fails.
+// writePieces calls write for pieces of the body, the last of them after BodyTime,
+// until write fails.
 func (c *client) writePieces(write func(piece []byte, last bool) error) error {
 	began, body := time.Now(), c.body
 	for sent := 0; ; time.Sleep(bodyEvery) {
@@ -29,7 +29,7 @@ func (c *client) writePieces(write func(piece []byte, last bool) error) error {
 	}
 }
 
-// trickle writes a request whose body takes its time.
+// writeSlowly writes a request whose body takes BodyTime.
 func (c *client) writeSlowly(cn *conn) (n int, err error) {
 	if n, err = cn.Write(c.req); err != nil {
 		return n, err

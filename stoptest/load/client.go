@@ -9,13 +9,12 @@ import (
 	"time"
 )
 
-// redial is the pause of a client that was refused before the signal, reset on
-// connect, or had an error of its own. It goes on after that, and must not loop
-// without a pause.
+// redial is how long a client pauses after it was refused before the signal, was
+// reset on connect, or had an error of its own.
 const redial = 50 * time.Millisecond
 
-// client is one of a group. Only its goroutine uses it, except for the fields
-// that mu guards, which snapshots read.
+// client is one client of a group. Only its goroutine uses it, except for the
+// fields that mu guards: snapshots read these.
 type client struct {
 	*group
 	index  int // in its group
@@ -73,7 +72,7 @@ func (c *client) run() {
 	c.makeRequests()
 }
 
-// work makes the client's requests, and reports whether it may go on.
+// makeRequests makes the client's requests, and reports whether the load goes on.
 func (c *client) makeRequests() bool {
 	for i := 0; c.Requests == 0 || i < c.Requests; i++ {
 		if i > 0 && !c.pauseFor(c.nextThink()) {
@@ -93,7 +92,7 @@ func (c *client) nextThink() time.Duration {
 	return c.Think - c.Jitter + time.Duration(c.rng.Int64N(2*int64(c.Jitter)+1))
 }
 
-// pause reports whether the client may go on.
+// pauseFor pauses, and reports whether the load goes on.
 func (c *client) pauseFor(d time.Duration) bool {
 	if d <= 0 {
 		return c.load.ctx.Err() == nil
@@ -112,8 +111,8 @@ func (c *client) pauseFor(d time.Duration) bool {
 	return true
 }
 
-// request makes one, which ends in the ledger, and reports whether the client
-// may go on.
+// request makes a request and records how it ended. It reports whether the client
+// goes on.
 func (c *client) request() bool {
 	if c.shared != nil {
 		return c.stream()
@@ -141,7 +140,7 @@ func (c *client) request() bool {
 		loss.SinceAnswer = now.Sub(cn.answeredAt)
 	}
 	if cn.requests == 0 && (before == PendingRST || looks && before == PendingFIN) {
-		// Closed before anything was written, which the client knows.
+		// The client knows that the connection was closed before it wrote.
 		loss.Outcome, loss.How = ResetOnConnect, RST
 		if before == PendingFIN {
 			loss.How = FIN
@@ -168,7 +167,7 @@ func (c *client) request() bool {
 		loss.Sent = int(n)
 	}
 	if first && loss.Sent == 0 && errors.Is(writeErr, syscall.ECONNRESET) {
-		// The RST was in the socket before the request was.
+		// The RST came before the write.
 		loss.Outcome, loss.How = ResetOnConnect, RST
 		return c.endFailed(loss, writeErr)
 	}
@@ -178,18 +177,18 @@ func (c *client) request() bool {
 	case WebSocket:
 		return c.chat(cn, loss, writeErr)
 	}
-	// The answer may be there although the request couldn't be written: an
-	// error status that the server sent before it closed.
+	// Although the write failed, there may be an answer: an error status that
+	// the server sent before it closed.
 	ans, err := c.reader.read(c.Method == "HEAD")
 	return c.judge(cn, loss, ans, err, writeErr)
 }
 
-// nextID gives the request its ID.
+// nextID makes the ID of the next request.
 func (c *client) nextID() {
 	c.id = appendID(c.id[:0], c.load.cfg.Run, c.group.number, c.index, len(c.outcomes))
 }
 
-// build makes the request, with the next ID.
+// build makes the next request.
 func (c *client) build() {
 	c.nextID()
 	c.req = append(c.req[:0], c.head...)

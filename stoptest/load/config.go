@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Config says whom to load, and how.
+// Config holds the settings of a load.
 type Config struct {
 	// Addr is the server: "host:port", or "unix:PATH". A host name is looked
 	// up once, by Start.

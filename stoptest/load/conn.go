@@ -40,11 +40,11 @@ func rawOf(nc net.Conn) syscall.RawConn {
 	return nil
 }
 
-// pending says what the other side has sent since the last answer.
+// pending returns what the server has sent since the last answer.
 //
-// Under TLS the socket doesn't tell: what lies in it may be a session ticket,
-// which means nothing, or an alert that is as good as a FIN. So that is read,
-// but not waited for.
+// Under TLS the bytes in the socket may be a session ticket, which means nothing,
+// or an alert, which means the same as a FIN. So pending reads them, without
+// waiting.
 func (c *conn) pending() Pending {
 	c.peeked = Unknown
 	switch {
@@ -84,8 +84,8 @@ func (c *conn) Read(p []byte) (int, error) {
 	return c.Conn.Read(p)
 }
 
-// glance is the connection below TLS. A Read of it can be told not to wait:
-// it fails then as at a deadline, which TLS survives.
+// peekConn is the connection below TLS. With noWait its Read fails as at a
+// deadline if no bytes are there. TLS goes on after that.
 type peekConn struct {
 	net.Conn
 	raw    syscall.RawConn
@@ -110,14 +110,14 @@ func (g *peekConn) Read(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// How a TLS handshake failed: the two do not understand each other, or the
-// connection ended, or the server was silent.
+// How a TLS handshake failed: client and server have no common protocol, or the
+// connection ended, or the server did not answer.
 var (
 	errHandshakeFailed = errors.New("TLS handshake")
 	errHandshakeEnded  = errors.New("in the TLS handshake")
 )
 
-// handshake speaks TLS on c, for the given protocol of ALPN.
+// handshake begins TLS on c, with the given ALPN protocol.
 func (c *conn) handshake(ctx context.Context, cfg *tls.Config, proto string) error {
 	under := c.Conn
 	if !canReadNoWait {

@@ -31,7 +31,7 @@ func dialer(addr string) (func(context.Context, int) (net.Conn, error), error) {
 	}
 	own := ownAddresses && ip.Is4() && ip.IsLoopback()
 	return func(ctx context.Context, client int) (net.Conn, error) {
-		// Keep-alive probes would be traffic that nobody asked for.
+		// Keep-alive probes would be traffic that is not counted.
 		d := net.Dialer{KeepAlive: -1, Control: beforeBind}
 		if own {
 			d.LocalAddr = &net.TCPAddr{IP: ownAddress(client)}
@@ -40,13 +40,13 @@ func dialer(addr string) (func(context.Context, int) (net.Conn, error), error) {
 	}, nil
 }
 
-// ownAddress is in 127.1.0.0 to 127.254.249.250.
+// ownAddress returns the client's address, from 127.1.0.0 to 127.254.249.250.
 func ownAddress(client int) net.IP {
 	return net.IPv4(127, byte(1+client/62500%254), byte(client/250%250), byte(1+client%250))
 }
 
-// dialOutcome sorts the errors of a dial. Those that it doesn't know are the
-// client's own: the server gets no blame without evidence.
+// dialOutcome returns the outcome of a request whose dial failed. An error that it
+// does not know counts as the client's own, not as the server's.
 func dialOutcome(err error) Outcome {
 	var ne net.Error
 	switch {
@@ -69,7 +69,7 @@ func isReset(err error) bool {
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.ECONNABORTED)
 }
 
-// howOf says what a failed read or write says about the connection's end.
+// howOf returns how the connection ended, given the error of a read or write.
 func howOf(err error) How {
 	var ne net.Error
 	switch {
@@ -94,7 +94,7 @@ func addrString(a net.Addr) string {
 	return fmt.Sprint(a)
 }
 
-// connect dials. A failure is the outcome of the request that it was for.
+// connect dials for the next request. If that fails, the request has ended.
 func (c *client) connect() (goOn, connected bool) {
 	began := time.Now()
 	cn, err := c.dialAndHandshake()
@@ -109,7 +109,7 @@ func (c *client) connect() (goOn, connected bool) {
 	return true, true
 }
 
-// dialled makes a connection, with TLS if the group has it.
+// dialAndHandshake makes a connection, with TLS if the group has TLS.
 func (c *client) dialAndHandshake() (cn *conn, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), c.load.cfg.DialTimeout)
 	defer cancel()
@@ -131,7 +131,7 @@ func (c *client) dialAndHandshake() (cn *conn, err error) {
 	return cn, nil
 }
 
-// refused notes a dial that failed, whose request it was.
+// refused ends a request whose dial failed.
 func (c *client) refused(began time.Time, err error) (goOn bool) {
 	outcome := dialOutcome(err)
 	if outcome != Refused {

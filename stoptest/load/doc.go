@@ -1,31 +1,29 @@
-// Package load is the traffic of a stop test: clients as they are, and a
+// Package load is the traffic of a stop test: clients that do as real ones, and a
 // ledger in which each of their requests ends exactly once.
 //
 // # Clients
 //
-// A client is one goroutine with at most one request under way, which writes
-// and parses HTTP by hand. Nothing is retried behind the ledger's back, which
-// is what an HTTP library's client would do: net/http sends a GET again when a
-// kept connection turns out to be closed, and the loss is never seen.
+// A client is one goroutine with at most one request in flight. It writes and
+// parses HTTP itself, because the client of an HTTP library retries: net/http sends
+// a GET again if an idle connection was closed, and the loss is never seen.
 //
-// Those of HTTP/1.1 have a connection of their own, and differ in what they
-// know of it when they are about to use it again. Blind writes. Looking does
-// what connection pools do: it asks the kernel whether a FIN or a RST has come
-// (under TLS, whether an alert has), and dials anew if so. Fresh has a new
-// connection for each request. Idle is connected and says nothing. Each may
-// take its time with the body ([Group].BodyTime), as uploads do.
+// A client of HTTP/1.1 has its own connection. The kinds differ in what they do
+// before they use it again. Blind writes. Looking does what connection pools do: it
+// asks the kernel whether a FIN or a RST has come (under TLS, whether an alert has),
+// and then dials again. Fresh has a new connection for each request. Idle keeps a
+// connection and sends nothing. Each may send its body slowly ([Group].BodyTime),
+// as uploads do.
 //
 // HTTP2 clients share connections. Events reads server-sent events, and
 // WebSocket has messages echoed, until the server ends the stream.
 //
 // # Requests
 //
-// A request is lost when any byte of it was written, or was tried to be
-// written, on a connection that the client held for established, and no whole
-// answer came. It doesn't matter whose fault that is: a Blind client that
-// writes into a connection that the server closed a moment ago has lost its
-// request, and so has its user. What can be known about the reason is in the
-// [Loss].
+// A request is lost if the client wrote a byte of it, or tried to, on a connection
+// that was established for it, and no whole answer came. The reason does not
+// matter: a Blind client that writes to a connection which the server has just
+// closed has lost its request, and so has its user. The [Loss] has what is known
+// about the reason.
 //
 // # A stop
 //

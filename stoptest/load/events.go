@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// follow reads an event stream to its end. That is clean if the end was told,
-// by a final chunk, and came between two events: EventSource connects again
-// then, and has missed nothing.
+// follow reads an event stream to its end. The end is clean if it was marked by a
+// final chunk and came between two events: an EventSource then connects again and
+// has missed nothing.
 func (c *client) follow(cn *conn, loss Loss, writeErr error) (goOn bool) {
 	var events eventCounter
 	streaming, done := false, func() bool { return true }
@@ -17,7 +17,7 @@ func (c *client) follow(cn *conn, loss Loss, writeErr error) (goOn bool) {
 		ans := &c.reader.answer
 		if p == nil {
 			if streaming = ans.status == http.StatusOK && ans.events; streaming {
-				_ = cn.SetDeadline(time.Time{}) // there may be silence, until the load ends
+				_ = cn.SetDeadline(time.Time{}) // the stream may be silent until the load ends
 				done = context.AfterFunc(c.load.ctx, func() { _ = cn.SetReadDeadline(time.Unix(1, 0)) })
 			}
 			return
@@ -61,18 +61,18 @@ func (c *client) follow(cn *conn, loss Loss, writeErr error) (goOn bool) {
 	return true
 }
 
-// eventCounter follows server-sent events (HTML Standard, section 9.2.6): an
-// empty line ends one. LF, CR LF and CR end a line; a line that begins with a
+// eventCounter counts server-sent events (HTML Standard, section 9.2.6): an empty
+// line ends an event. LF, CR LF and CR end a line; a line that begins with a
 // colon is a comment.
 type eventCounter struct {
 	line  bool // within a line
-	begun bool // the event has a line that is no comment
-	cr    bool // a LF that comes now belongs to the CR before
+	begun bool // the event has a line that is not a comment
+	cr    bool // the last byte was a CR: a LF belongs to it
 }
 
 func (e *eventCounter) between() bool { return !e.line && !e.begun }
 
-// write returns how many events end in p.
+// write counts the events that end in p.
 func (e *eventCounter) write(p []byte) (whole int) {
 	for _, b := range p {
 		switch {

@@ -23,8 +23,8 @@ type group struct {
 	clients []*client
 }
 
-// largeBody is the size from which clients share a body, instead of having it
-// in the one buffer that they write at once.
+// largeBody is the size in bytes from which the clients of a group share a body. A
+// smaller one is written together with the header.
 const largeBody = 16 << 10
 
 func (l *Load) newGroup(spec Group) (*group, error) {
@@ -108,7 +108,7 @@ func hostOf(addr string) string {
 	return addr
 }
 
-// hostname is a host header's without the port.
+// hostname returns a Host header without the port.
 func hostname(host string) string {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		return name

@@ -8,27 +8,27 @@ import (
 	"time"
 )
 
-// errStreamReset is matched by the end of a stream that RST_STREAM brought.
+// errStreamReset matches the error of a stream that RST_STREAM ended.
 var errStreamReset = errors.New("RST_STREAM")
 
-// errDisowned is that GOAWAY calls a stream not served of which an answer came.
+// errUnservedBegun says that GOAWAY calls a stream not served whose answer has
+// begun.
 var errUnservedBegun = fmt.Errorf("%w: GOAWAY disowns a stream that has begun", errStreamReset)
 
-// errIdle ends a connection that the server wants to be left, once nothing is
-// open on it.
+// errIdle ends a connection after GOAWAY when no stream is open any more.
 var errIdle = errors.New("no stream is left")
 
-// errLoadsEnd ends event streams that the server does not end.
+// errLoadEnded ends the event streams that are open when the load ends.
 var errLoadEnded = errors.New("the load ends")
 
-// shared2 is what the clients that share a connection have in common.
+// sharedConn is a connection that several clients share.
 type sharedConn struct {
 	mu    sync.Mutex
-	cn    *http2Conn // to open streams on; nil: to be dialled
+	cn    *http2Conn // nil: the next client dials
 	users int        // clients that have not ended
 }
 
-// leave is called when a client ends. The last one closes the connection.
+// leave is called when a client ends. The last client closes the connection.
 func (s *sharedConn) leave() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -38,8 +38,8 @@ func (s *sharedConn) leave() {
 	}
 }
 
-// stream makes a request over HTTP/2. It ends in exactly one of: an answer; safe
-// to retry, as GOAWAY or REFUSED_STREAM says; lost.
+// stream makes a request over HTTP/2. The request is answered, safe to retry
+// (because of GOAWAY or REFUSED_STREAM), or lost.
 func (c *client) stream() (goOn bool) {
 	c.nextID()
 	var cn *http2Conn
@@ -78,8 +78,8 @@ func (c *client) stream() (goOn bool) {
 			early = write(c.body, true)
 		}
 	}
-	// If the connection failed in a write, its reader finds that out, and what
-	// the server had said before.
+	// If a write failed, the reader finds out why, after it has read what the
+	// server sent before.
 	<-s.done
 	if early != nil && s.err == nil && !s.safeToRetry {
 		cn.reset(s)
@@ -92,7 +92,7 @@ func (c *client) stream() (goOn bool) {
 	case s.safeToRetry && s.status == 0:
 		c.record(SafeToRetry, loss.Wrote, s.endedAt)
 		if errors.Is(s.err, errStreamReset) {
-			return c.pauseFor(redial) // the server has too many
+			return c.pauseFor(redial) // the server allows no more streams
 		}
 		return c.load.ctx.Err() == nil
 	case s.safeToRetry && s.err == nil:
@@ -110,7 +110,8 @@ func (c *client) stream() (goOn bool) {
 	return true
 }
 
-// streamed ends an event stream that has begun, as follow does.
+// endEventStream ends the request of an event stream that has begun, as follow
+// does.
 func (c *client) endEventStream(s *http2Stream, loss Loss) (goOn bool) {
 	s.unwatch()
 	err := s.err
@@ -134,8 +135,8 @@ func (c *client) endEventStream(s *http2Stream, loss Loss) (goOn bool) {
 	return true
 }
 
-// connection is the shared one, which is dialled if there is none, or none that
-// takes streams. Nil: the request has failed with it.
+// connection returns the shared connection. It dials if there is none on which a
+// stream can be opened. It returns nil if that fails; the request has ended then.
 func (c *client) connection() (cn *http2Conn, goOn bool) {
 	sh := c.shared
 	sh.mu.Lock()
@@ -144,8 +145,8 @@ func (c *client) connection() (cn *http2Conn, goOn bool) {
 		if closed, unused, err := cn.state(); closed {
 			sh.cn = nil
 			if unused {
-				// Closed before anything was asked on it: that is the outcome
-				// of the request for which it was made.
+				// Closed before a request was sent: that is the outcome of the
+				// request for which it was dialled.
 				sh.mu.Unlock()
 				now := time.Now()
 				if err == nil {
@@ -161,7 +162,7 @@ func (c *client) connection() (cn *http2Conn, goOn bool) {
 	defer sh.mu.Unlock()
 	if sh.cn == nil {
 		if c.load.ctx.Err() != nil {
-			return nil, false // others have tried for long
+			return nil, false // the load has ended
 		}
 		began := time.Now()
 		raw, err := c.dialAndHandshake()

@@ -15,48 +15,49 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// conn2 is an HTTP/2 connection. A goroutine of its own reads it, and ends its
-// streams; so it is always known what the server has said.
+// http2Conn is an HTTP/2 connection. A goroutine of its own reads it and ends its
+// streams, so that every frame of the server is seen when it comes.
 type http2Conn struct {
 	nc      net.Conn
 	madeAt  time.Time
 	timeout time.Duration // of writes
-	echo    string        // header, in lower case
+	echo    string        // Config.EchoHeader in lower case
 
-	wmu     sync.Mutex // held while writing; taken before mu
+	wmu sync.Mutex // held while writing; taken before mu
+
 	fr      *http2.Framer
 	outBuf  bytes.Buffer // frames to be written
 	enc     *hpack.Encoder
 	headBuf bytes.Buffer
 
 	mu            sync.Mutex
-	changed       sync.Cond // windows, or the end of a stream
+	changed       sync.Cond // signalled when a window grows or a stream ends
 	open          map[uint32]*http2Stream
 	nextID        uint32
-	lastServed    uint32 // streams above it are not served
-	goneAway      bool   // GOAWAY has come: no further stream
-	err           error  // the connection's end
-	resetErr      error  // the same, if it was found in writing
-	window        int64  // for DATA, of the connection
-	initialWindow int64  // the same of a new stream
+	lastServed    uint32 // the server does not serve streams above it
+	goneAway      bool   // GOAWAY has come: no stream is opened any more
+	err           error  // by which the connection ended
+	resetErr      error  // the reset that a write found
+	window        int64  // of the connection, in bytes of DATA
+	initialWindow int64  // of a new stream
 	maxFrame      int64
 	requests      int
 	answered      time.Time
 }
 
-// newConn2 begins to speak HTTP/2.
+// newHTTP2Conn sends the preface and begins to read.
 func (l *Load) newHTTP2Conn(raw *conn) *http2Conn {
 	cn := &http2Conn{nc: raw.Conn, madeAt: raw.madeAt, timeout: l.cfg.AnswerTimeout, echo: strings.ToLower(l.cfg.EchoHeader),
 		open: make(map[uint32]*http2Stream), nextID: 1, lastServed: math.MaxUint32, window: 65535, initialWindow: 65535, maxFrame: 16384}
 	cn.changed.L = &cn.mu
 	cn.fr = http2.NewFramer(&cn.outBuf, cn.nc)
-	cn.fr.SetMaxReadFrameSize(16384) // what there is without a setting
+	cn.fr.SetMaxReadFrameSize(16384) // the default
 	cn.fr.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	cn.enc = hpack.NewEncoder(&cn.headBuf)
-	cn.enc.SetMaxDynamicTableSize(0) // whatever the server's settings say, this is less
+	cn.enc.SetMaxDynamicTableSize(0) // the server may allow more
 	cn.write(func() {
 		cn.outBuf.WriteString(http2.ClientPreface)
-		// Windows that no answer fills.
+		// The windows are larger than any answer.
 		cn.fr.WriteSettings(http2.Setting{ID: http2.SettingEnablePush, Val: 0},
 			http2.Setting{ID: http2.SettingInitialWindowSize, Val: math.MaxInt32})
 		cn.fr.WriteWindowUpdate(0, math.MaxInt32-65535)
@@ -65,7 +66,7 @@ func (l *Load) newHTTP2Conn(raw *conn) *http2Conn {
 	return cn
 }
 
-// write writes the frames that f makes. An error shows when reading.
+// write writes the frames that f makes. The reader sees an error, too.
 func (cn *http2Conn) write(f func()) error {
 	cn.wmu.Lock()
 	defer cn.wmu.Unlock()
@@ -74,13 +75,13 @@ func (cn *http2Conn) write(f func()) error {
 
 func (cn *http2Conn) writeLocked(f func()) error {
 	cn.outBuf.Reset()
-	f() // a write to a buffer doesn't fail
+	f() // writing to a buffer cannot fail
 	if cn.outBuf.Len() == 0 {
 		return nil
 	}
 	_ = cn.nc.SetWriteDeadline(time.Now().Add(cn.timeout))
 	_, err := cn.nc.Write(cn.outBuf.Bytes())
-	if isReset(err) { // the kernel reports it once: here, and not to the reader
+	if isReset(err) { // the kernel reports it only once, and so not to the reader
 		cn.mu.Lock()
 		cn.resetErr = err
 		cn.mu.Unlock()
@@ -88,13 +89,13 @@ func (cn *http2Conn) writeLocked(f func()) error {
 	return err
 }
 
-// closed reports whether the connection takes no more streams. cn.mu is held.
+// isClosedLocked reports whether no stream can be opened any more.
 func (cn *http2Conn) isClosedLocked() bool {
 	return cn.goneAway || cn.err != nil || cn.nextID > math.MaxInt32
 }
 
-// state says besides whether it never had one, and by what it ended if that was
-// without GOAWAY.
+// state reports whether no stream can be opened any more, and whether none ever was.
+// err is the connection's if it ended without GOAWAY.
 func (cn *http2Conn) state() (closed, unused bool, err error) {
 	cn.mu.Lock()
 	defer cn.mu.Unlock()
@@ -104,7 +105,7 @@ func (cn *http2Conn) state() (closed, unused bool, err error) {
 	return cn.isClosedLocked(), cn.requests == 0, err
 }
 
-// read reads frames until the connection's end, which is that of all streams.
+// read reads frames until the connection ends, and then ends all streams.
 func (cn *http2Conn) read() {
 	err := cn.readFrames()
 	cn.mu.Lock()
@@ -131,7 +132,7 @@ func (cn *http2Conn) read() {
 }
 
 func (cn *http2Conn) readFrames() error {
-	var unseen uint32 // bytes of the connection's window that were used
+	var unseen uint32 // bytes of DATA without a WINDOW_UPDATE
 	for {
 		f, err := cn.fr.ReadFrame()
 		bad := http2.StreamError{}

@@ -11,32 +11,32 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// stream2 is a stream. What the answer is may be read once done is closed.
+// http2Stream is a stream. The fields of the answer may be read when done is closed.
 type http2Stream struct {
 	id     uint32
-	window int64 // under conn2's mu
+	window int64 // guarded by http2Conn.mu
 	done   chan struct{}
 
 	status      int
 	echo        []byte
 	body        []byte // its first keepBody bytes
-	length      int64  // Content-Length; below 0 if there is none
-	isHEAD      bool   // answers HEAD
+	length      int64  // Content-Length; negative if there is none
+	isHEAD      bool   // the request is HEAD
 	received    int64  // bytes of body
-	err         error  // what came instead of an answer
-	safeToRetry bool   // not served: may be sent again
+	err         error  // why there is no whole answer
+	safeToRetry bool   // the server has not served the request
 	endedAt     time.Time
 
-	events    *client // the one that follows events; nil: none
-	streaming bool    // they have begun
+	events    *client // of an event stream; nil otherwise
+	streaming bool    // the event stream has begun
 	counter   eventCounter
 	unwatch   func() bool
 }
 
-// begin opens a stream and sends the request's header. Nil: the connection is
-// closed, and nothing was written.
+// openStream opens a stream and sends the request's header. It returns nil, and
+// writes nothing, if the connection is closed.
 func (cn *http2Conn) openStream(c *client, loss *Loss) *http2Stream {
-	cn.wmu.Lock() // the numbers of streams rise on the wire
+	cn.wmu.Lock() // streams are sent in the order of their numbers
 	defer cn.wmu.Unlock()
 	cn.mu.Lock()
 	if cn.isClosedLocked() {
@@ -87,7 +87,7 @@ func (cn *http2Conn) openStream(c *client, loss *Loss) *http2Stream {
 	return s
 }
 
-// writeData sends a part of the body, as the windows allow.
+// writeData sends a part of the body when the windows allow.
 func (cn *http2Conn) writeData(s *http2Stream, p []byte, last bool) (n int, err error) {
 	for len(p) > 0 || last {
 		cn.mu.Lock()
@@ -115,7 +115,7 @@ func (cn *http2Conn) writeData(s *http2Stream, p []byte, last bool) (n int, err 
 	return n, nil
 }
 
-// end closes a stream's account. cn.mu is held.
+// endStreamLocked ends a stream.
 func (cn *http2Conn) endStreamLocked(s *http2Stream) {
 	delete(cn.open, s.id)
 	s.endedAt = time.Now()
@@ -123,7 +123,7 @@ func (cn *http2Conn) endStreamLocked(s *http2Stream) {
 	cn.changed.Broadcast()
 }
 
-// cancel ends a stream from here, if it has not ended.
+// cancel ends a stream with an error of the client, if it has not ended.
 func (cn *http2Conn) cancel(s *http2Stream, err error) {
 	cn.mu.Lock()
 	late := !s.endedAt.IsZero()
@@ -141,13 +141,12 @@ func (cn *http2Conn) cancel(s *http2Stream, err error) {
 	}
 }
 
-// reset tells the server that a stream is over.
+// reset sends RST_STREAM.
 func (cn *http2Conn) reset(s *http2Stream) {
 	_ = cn.write(func() { cn.fr.WriteRSTStream(s.id, http2.ErrCodeCancel) })
 }
 
-// header takes the header of an answer, or its trailers. cn.mu is held, as in
-// data and complete.
+// onHeadersLocked handles the header of an answer, or its trailers.
 func (cn *http2Conn) onHeadersLocked(s *http2Stream, f *http2.MetaHeadersFrame) {
 	if s.status == 0 {
 		status, ok := number([]byte(f.PseudoValue("status")), 10)
@@ -202,7 +201,7 @@ func (cn *http2Conn) onDataLocked(s *http2Stream, f *http2.DataFrame) {
 	}
 }
 
-// complete ends a stream whose answer is whole.
+// completeLocked ends a stream whose answer has come to its end.
 func (cn *http2Conn) completeLocked(s *http2Stream) {
 	switch {
 	case s.status < 200:

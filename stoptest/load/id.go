@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// An ID is RUN-GROUP-CLIENT-SEQ, the numbers from 0: which request of which
-// client of which group it is. It needs no table to be found again.
+// An ID is RUN-GROUP-CLIENT-SEQ, with numbers from 0. It names the request without
+// a table.
 
 func appendID(b []byte, run string, group, client, seq int) []byte {
 	b = append(b, run...)
@@ -38,7 +38,7 @@ func parseID(run, id string) (group, client, seq int, ok bool) {
 	return n[0], n[1], n[2], true
 }
 
-// hasID finds an ID in a text, but not the ID of which it is the beginning.
+// hasID reports whether a text has the ID, and not only one that begins with it.
 func hasID(text, id []byte) bool {
 	for {
 		i := bytes.Index(text, id)

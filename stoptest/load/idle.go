@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// beSilent holds the connection until the server closes it.
+// beSilent keeps the connection until the server closes it.
 func (c *client) beSilent() {
 	for c.conn == nil {
 		if goOn, _ := c.connect(); !goOn {
@@ -20,7 +20,7 @@ func (c *client) beSilent() {
 	c.mu.Unlock()
 	var b [512]byte
 	for {
-		// Bytes that nobody asked for, such as a 408, don't end it.
+		// Bytes without a request, such as a 408, do not end it.
 		if _, err := cn.Read(b[:]); err != nil {
 			c.mu.Lock()
 			c.tally.addSilent(howOf(err), time.Now())

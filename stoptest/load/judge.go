@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// judge ends a request by its answer, or by the error that came instead.
+// judge ends a request with its answer, or with the error of reading it.
 func (c *client) judge(cn *conn, loss Loss, ans *answer, err, writeErr error) (goOn bool) {
 	loss.AnswerBytes = c.reader.received
 	if err != nil {
@@ -35,7 +35,7 @@ func (c *client) judge(cn *conn, loss Loss, ans *answer, err, writeErr error) (g
 	return true
 }
 
-// answeredWith ends a request by a whole answer, which came at ended.
+// endAnswered ends a request with a whole answer, which came at ended.
 func (c *client) endAnswered(status int, loss Loss, ended time.Time) {
 	outcome := Answered
 	switch {
@@ -49,7 +49,8 @@ func (c *client) endAnswered(status int, loss Loss, ended time.Time) {
 	c.record(outcome, loss.Wrote, ended)
 }
 
-// errDuplicate is matched by what is wrong with one answer too many.
+// errDuplicate matches the error of an answer to a request that was answered
+// before.
 var errDuplicate = errors.New("a duplicate")
 
 func wrongOutcome(err error) Outcome {
@@ -59,15 +60,15 @@ func wrongOutcome(err error) Outcome {
 	return WrongAnswer
 }
 
-// answeredBefore reports whether an ID is that of an earlier request of this
-// client which has been answered.
+// answeredBefore reports whether id is the ID of an earlier request of this client
+// that was answered.
 func (c *client) answeredBefore(id []byte) bool {
 	g, i, seq, ok := parseID(c.load.cfg.Run, string(id))
 	return ok && g == c.group.number && i == c.index && seq < len(c.outcomes) &&
 		(c.outcomes[seq] == Answered || c.outcomes[seq] == ErrorStatus || c.outcomes[seq] == FailedStatus)
 }
 
-// wrong says why an answer is not the present request's, or not only one.
+// checkAnswer returns an error if ans is not the one answer to the present request.
 func (c *client) checkAnswer(ans *answer, before Pending) error {
 	cfg := &c.load.cfg
 	id, good := c.id, ans.status < 400
@@ -91,7 +92,7 @@ func (c *client) checkAnswer(ans *answer, before Pending) error {
 	return nil
 }
 
-// failed notes a request that was not answered, and why.
+// endFailed ends a request that was not answered, because of err.
 func (c *client) endFailed(loss Loss, err error) (goOn bool) {
 	loss.Failed = time.Now()
 	if err != nil {
@@ -115,14 +116,14 @@ func (c *client) endFailed(loss Loss, err error) (goOn bool) {
 	return true
 }
 
-// named adds which request of which client it was: the present one.
+// withID adds the group, the client and the ID of the present request.
 func (c *client) withID(loss Loss) Loss {
 	loss.Group, loss.Client = c.Name, c.index
 	loss.ID = string(appendID(nil, c.load.cfg.Run, c.group.number, c.index, len(c.outcomes)))
 	return loss
 }
 
-// ledger ends a request.
+// record ends a request with its outcome.
 func (c *client) record(o Outcome, began, ended time.Time) {
 	after := c.load.isAfterSignal(ended)
 	c.mu.Lock()

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Ledger is the account of a load at one moment. It doesn't change any more.
+// Ledger is the account of a load at one moment. It does not change.
 type Ledger struct {
 	Started time.Time
 	Signal  time.Time // zero: not signalled
@@ -19,7 +19,7 @@ type Ledger struct {
 	times    [][][]span    // the same
 }
 
-// Snapshot is the ledger so far.
+// Snapshot returns the ledger now.
 func (l *Load) Snapshot() Ledger {
 	groups := l.allGroups()
 	l.mu.Lock()
@@ -58,7 +58,7 @@ func (l *Load) Snapshot() Ledger {
 	return led
 }
 
-// Row is that of the group with the given name; the zero Row if there is none.
+// Row returns the row of a group, by name, or the zero Row.
 func (l *Ledger) Row(group string) Row {
 	for _, r := range l.Rows {
 		if r.Group == group {
@@ -68,8 +68,8 @@ func (l *Ledger) Row(group string) Row {
 	return Row{}
 }
 
-// SinceSignal is t's distance from the signal, negative before it; 0 if there
-// was none.
+// SinceSignal returns the time from the signal to t, which is negative before the
+// signal. It returns 0 if there was no signal, or t is zero.
 func (l *Ledger) SinceSignal(t time.Time) time.Duration {
 	if l.Signal.IsZero() || t.IsZero() {
 		return 0
@@ -77,7 +77,8 @@ func (l *Ledger) SinceSignal(t time.Time) time.Duration {
 	return t.Sub(l.Signal)
 }
 
-// Outcome is how the request with that ID ended; false if there is none such.
+// Outcome returns how the request with that ID ended. It returns false if no such
+// request has ended.
 func (l *Ledger) Outcome(id string) (Outcome, bool) {
 	g, c, s, ok := parseID(l.run, id)
 	if !ok || g >= len(l.outcomes) || c >= len(l.outcomes[g]) || s >= len(l.outcomes[g][c]) {
@@ -86,18 +87,18 @@ func (l *Ledger) Outcome(id string) (Outcome, bool) {
 	return l.outcomes[g][c][s], true
 }
 
-// Request is one that has ended.
+// Request is a request that has ended.
 type Request struct {
 	Row          int           // its group's, in Rows
 	Began, Ended time.Duration // since the signal, or since the start if there was none
 	Outcome      Outcome
 }
 
-// span is from when a request's first byte was about to be written, or its dial
-// began, to when the client knew of its end. Both are since the load's start.
+// span is the time of a request, since the start of the load: from just before its
+// first byte was written, or its dial began, to when the client learned of its end.
 type span struct{ began, ended time.Duration }
 
-// All are the requests, client by client.
+// All returns the requests that have ended, client by client.
 func (l *Ledger) All() iter.Seq[Request] {
 	var zero time.Duration
 	if !l.Signal.IsZero() {
@@ -117,7 +118,7 @@ func (l *Ledger) All() iter.Seq[Request] {
 	}
 }
 
-// IDs are those of the requests that ended in o.
+// IDs returns the IDs of the requests with that outcome.
 func (l *Ledger) IDs(o Outcome) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for g, clients := range l.outcomes {

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// Load is a load under way.
+// Load is a running load.
 type Load struct {
 	cfg     Config
 	dial    func(ctx context.Context, client int) (net.Conn, error) // nil: groups have their own
@@ -30,7 +30,7 @@ type Load struct {
 	dropped int // losses beyond maxLosses
 }
 
-// Start starts the clients. Its errors are the configuration's.
+// Start starts the clients. An error says what is wrong with the Config.
 func Start(cfg Config) (*Load, error) {
 	cfg.IDHeader = cmp.Or(cfg.IDHeader, "X-Request-Id")
 	cfg.Run = cmp.Or(cfg.Run, strings.ToLower(rand.Text()[:6]))
@@ -66,8 +66,8 @@ func Start(cfg Config) (*Load, error) {
 	return l, nil
 }
 
-// Add starts a further group, such as slow requests that are to be in flight
-// at the signal. It must not be called after Wait.
+// Add starts a further group, such as slow requests that should be in flight at
+// the signal. It must not be called after Wait.
 func (l *Load) Add(spec Group) error {
 	g, err := l.newGroup(spec)
 	if err != nil {
@@ -79,8 +79,8 @@ func (l *Load) Add(spec Group) error {
 
 // Ready waits until each client has had the given number of answers, or as
 // many as its group's Requests allow, and those that are Idle have fallen
-// silent. Of Events and WebSocket, events and echoes count instead. It is an
-// error if a client ended before that, or a dial was refused.
+// silent. For Events and WebSocket, events and echoes count as answers. It returns
+// an error if a client ends before that, or a dial is refused.
 func (l *Load) Ready(ctx context.Context, answers int) error {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
@@ -97,7 +97,7 @@ func (l *Load) Ready(ctx context.Context, answers int) error {
 	}
 }
 
-// cold names a client that is not warm yet.
+// findCold describes a client that Ready waits for, or returns "".
 func (l *Load) findCold(answers int) (string, error) {
 	for _, g := range l.allGroups() {
 		want := answers
@@ -134,25 +134,25 @@ func (l *Load) allGroups() []*group {
 	return l.groups[:len(l.groups):len(l.groups)]
 }
 
-// Signalled notes that the server is about to be told to stop, at t. From then on
-// a client whose dial is refused ends, and an answer 5xx is [FailedStatus]. A
-// dial that is refused before is counted as early. Only the first call counts.
+// Signalled records that the server gets the signal at t. From then on a client
+// whose dial is refused ends, and an answer 5xx is [FailedStatus]. Dials that are
+// refused before are counted as early. Only the first call counts.
 func (l *Load) Signalled(t time.Time) { l.signal.CompareAndSwap(nil, &t) }
 
 func (l *Load) isSignalled() bool { return l.signal.Load() != nil }
 
-// after reports whether t is not before the signal.
+// isAfterSignal reports whether the signal was sent, at t or before.
 func (l *Load) isAfterSignal(t time.Time) bool {
 	signal := l.signal.Load()
 	return signal != nil && !t.Before(*signal)
 }
 
-// Stop ends the load without a refusal, for a server that goes on: no further
-// request begins, and clients end their streams. It doesn't wait, and cuts no
-// request off.
+// Stop ends the load of a server that keeps running: no further request begins,
+// and clients end their streams. It does not wait, and ends no request.
 func (l *Load) Stop() { l.cancel() }
 
-// Wait returns when all clients have ended, which the Config's times bound.
+// Wait waits until all clients have ended, which takes at most the times of the
+// Config, and returns the ledger.
 func (l *Load) Wait() Ledger {
 	l.clients.Wait()
 	l.cancel()

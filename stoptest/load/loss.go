@@ -5,10 +5,9 @@ import (
 	"time"
 )
 
-// Loss is a request that ended as [Lost], [WrongAnswer], [Duplicated],
-// [ResetOnConnect], [ClientError], [Cut] or [FailedStatus], and what is known
-// about it. On an HTTP/2 connection AnswerBytes and Sent are those of the
-// stream, without what frames add.
+// Loss describes a request that ended as [Lost], [WrongAnswer], [Duplicated],
+// [ResetOnConnect], [ClientError], [Cut] or [FailedStatus]. With HTTP/2
+// AnswerBytes and Sent are bytes of the stream, without the headers of frames.
 type Loss struct {
 	Outcome Outcome
 	ID      string
@@ -17,7 +16,7 @@ type Loss struct {
 	// Local and Remote are the connection's addresses; empty if there was none.
 	Local, Remote string
 	// Wrote is when the first byte was about to be written, or the dial began;
-	// Failed is when the client knew.
+	// Failed is when the client learned of the failure.
 	Wrote, Failed time.Time
 	Err           string
 	How           How
@@ -25,8 +24,8 @@ type Loss struct {
 	Sent          int   // bytes of the request that the kernel took
 	AnswerBytes   int64 // that came
 	Earlier       int   // requests on that connection before
-	// SinceAnswer is from the previous answer on that connection to Wrote; 0
-	// if there was none. SinceConnect is the same from its connect.
+	// SinceAnswer is the time from the previous answer on that connection to
+	// Wrote; zero if there was none. SinceConnect is the time from its connect.
 	SinceAnswer, SinceConnect time.Duration
 }
 
@@ -34,7 +33,7 @@ func (s *Loss) at(nc net.Conn) {
 	s.Local, s.Remote = addrString(nc.LocalAddr()), addrString(nc.RemoteAddr())
 }
 
-// maxLosses bounds the details kept. The counts go on.
+// maxLosses is how many losses are kept in detail. All are counted.
 const maxLosses = 10_000
 
 func (l *Load) keepLoss(loss Loss) {

@@ -19,8 +19,7 @@ const (
 	outcomes
 )
 
-// answered reports whether a server that counts the requests it served may have
-// counted such a one.
+// answered reports whether the server counts such a request as served.
 func (o Outcome) answered() bool { return o == Answered || o == CleanEnd }
 
 func (o Outcome) String() string {
@@ -54,7 +53,7 @@ func (h How) String() string {
 // MarshalText writes its name.
 func (h How) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
 
-// Pending is what lay in the socket just before the request was written.
+// Pending is what the socket held just before the request was written.
 type Pending uint8
 
 const (

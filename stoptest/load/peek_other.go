@@ -4,7 +4,7 @@ package load
 
 import "syscall"
 
-// peek can't tell here: Looking clients are as Blind ones.
+// peek cannot look on this system: Looking clients do as Blind ones.
 func peek(uintptr) Pending { return Unknown }
 
 const canReadNoWait = false

@@ -4,8 +4,8 @@ package load
 
 import "golang.org/x/sys/unix"
 
-// peek says what lies in the socket, without taking it, except for a pending
-// error: the kernel reports one once, and a write after that gives EPIPE.
+// peek returns what the socket holds. It takes nothing but a pending error: the
+// kernel reports that once, and a write after that returns EPIPE.
 func peek(fd uintptr) Pending {
 	var b [1]byte
 	for {
@@ -27,10 +27,10 @@ func peek(fd uintptr) Pending {
 
 const canReadNoWait = true
 
-// readNoWait reads what lies in the socket; EAGAIN if nothing does.
+// readNoWait reads what the socket holds, or returns EAGAIN.
 func readNoWait(fd uintptr, p []byte) (int, error) {
 	for {
-		// Not read, which waits where the socket is a blocking one.
+		// read(2) would wait if the socket is a blocking one.
 		n, _, err := unix.Recvfrom(int(fd), p, unix.MSG_DONTWAIT)
 		if err != unix.EINTR {
 			return max(n, 0), err

@@ -26,19 +26,18 @@ type Row struct {
 
 	FailedStatus int // of ErrorStatus: 5xx after the signal, see Config.AllowStatus
 
-	// What the kernel said of those Lost: which end of the connection lay in
-	// the socket before the request was written, or came after. LostTimeout and
-	// LostOther are the rest.
+	// Lost by the end of the connection: a FIN or a RST was in the socket before
+	// the request was written, or came after that. LostTimeout and LostOther are
+	// the rest of Lost.
 	LostFINBefore, LostRSTBefore, LostFINAfter, LostRSTAfter int
 	LostTimeout, LostOther                                   int
 
-	// Messages are the events that came whole, or the messages that a WebSocket
-	// had echoed. Unechoed are those that it sent before the server's Close
-	// frame came, and that were not echoed before it: the closing may be clean
-	// all the same, because no server can keep them from crossing its Close
-	// frame, and RFC 6455 lets nobody send any data after that. Unless they had
-	// waited for long: UnechoedFor is the longest that one had when the frame
-	// came. GoingAway are the clean ends with status 1001.
+	// Messages counts the whole events, and the messages of WebSockets that were
+	// echoed. Unechoed counts the messages that were sent before the server's
+	// Close frame came, and not echoed before it. Such an end may be clean: a
+	// message may cross the Close frame, and RFC 6455 allows no data after that.
+	// UnechoedFor is the longest time that such a message had waited when the
+	// frame came. GoingAway counts the clean ends with status 1001.
 	Messages, Unechoed, GoingAway int
 	UnechoedFor                   time.Duration
 
@@ -46,9 +45,9 @@ type Row struct {
 	Conns        int // that were established
 	ClosedIdle   int // that a Looking client found closed, and left: nothing lost
 
-	// AnsweredAfter counts the whole answers, of whatever status, after the
-	// signal; LastAnswer is the time of the last ever, FirstRefusal that of
-	// the first refused dial. Slowest is the longest from write to answer.
+	// AnsweredAfter counts the whole answers of any status after the signal.
+	// LastAnswer is when the last whole answer came, FirstRefusal when the first
+	// dial was refused. Slowest is the longest time from write to answer.
 	AnsweredAfter            int
 	LastAnswer, FirstRefusal time.Time
 	Slowest                  time.Duration
@@ -57,13 +56,14 @@ type Row struct {
 	// or cut.
 	FirstEnd, LastEnd time.Time
 
-	// Idle connections, silent: ended by the server with a FIN or a RST, when
-	// the first and the last of these, and still open when the load ended.
+	// The silent connections of Idle clients: those that the server ended with a
+	// FIN or a RST, those that were open when the load ended, and when the first
+	// and the last was ended.
 	SilentFIN, SilentRST, SilentOpen int
 	FirstClosed, LastClosed          time.Time
 
-	// Late is the longest that this machine kept a client waiting beyond its
-	// pause: large when the clients are the bottleneck.
+	// Late is the longest time by which a client continued after the end of its
+	// pause. It is large if this machine is the bottleneck.
 	Late time.Duration
 }
 

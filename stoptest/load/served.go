@@ -2,17 +2,17 @@ package load
 
 import "iter"
 
-// Served is the ledger beside what the server says it served.
+// Served compares the ledger with the requests that the server says it served.
 type Served struct {
 	Count      int      // IDs of this load, each once
 	Unanswered []string // served, and the client has no whole answer 2xx or 3xx, nor a stream's clean end
-	Unserved   []string // the other way round
+	Unserved   []string // answered, and the server has not served it
 	Twice      []string // served more than once
 	Foreign    int      // not IDs of this load
 }
 
-// Compare takes the IDs that the server served, in any order. Take the ledger
-// and the list when both have ended, or what is under way will seem lost.
+// Compare compares the ledger with the IDs that the server served, in any order.
+// Both must be complete: a request that is in flight would seem to be lost.
 func (l *Ledger) Compare(served iter.Seq[string]) Served {
 	var s Served
 	seen := make([][][]uint8, len(l.outcomes)) // times served, up to 2

@@ -7,17 +7,17 @@ import (
 	"time"
 )
 
-// showLosses is how many losses a printed ledger has in detail.
+// showLosses is how many losses String describes.
 const showLosses = 10
 
-// column is one of the printed table. Those of HTTP/2 and of streams are there
-// only if such clients are.
+// column is a column of the table. Those of HTTP/2 and of streams are printed only
+// if there are such clients.
 type column struct {
 	name string
 	of   func(*Row) int
 }
 
-// String is a table with a row a group, and the first losses in detail.
+// String returns a table with a row for each group, and the first losses in detail.
 func (l Ledger) String() string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
@@ -113,7 +113,7 @@ func (l Ledger) String() string {
 	return b.String()
 }
 
-// Describe is one line about a loss.
+// Describe returns a line about a loss.
 func (l *Ledger) Describe(s *Loss) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s (%s client %d)", s.Outcome, s.ID, s.Group, s.Client)
@@ -126,7 +126,7 @@ func (l *Ledger) Describe(s *Loss) string {
 		fmt.Fprintf(&b, ", failed after %v", round(s.Failed.Sub(s.Wrote)))
 	}
 	switch {
-	case s.Outcome == FailedStatus: // the connection may go on
+	case s.Outcome == FailedStatus: // the connection may still be open
 		fmt.Fprintf(&b, ": %s", s.Err)
 	case s.Err != "":
 		fmt.Fprintf(&b, ": %s, %s", s.How, s.Err)

@@ -19,7 +19,7 @@ type tally struct {
 	finBefore, rstBefore, finAfter, rstAfter, timeout, other int // of those lost
 }
 
-// lose notes what the kernel said of a lost request.
+// addLost counts a lost request by the end of its connection.
 func (t *tally) addLost(s *Loss) {
 	switch {
 	case s.Before == PendingFIN:

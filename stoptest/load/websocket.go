@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// The example of RFC 6455, section 1.3. The key is to be random so that caches
-// between client and server are found out; here there are none.
+// The example of RFC 6455, section 1.3. The key should be random so that a
+// cached answer does not pass; no cache is between this client and its server.
 const (
 	wsKey    = "dGhlIHNhbXBsZSBub25jZQ=="
 	wsAccept = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
@@ -29,13 +29,14 @@ const (
 	wsServiceRestart = 1012
 )
 
-// maxMessage bounds what a server may send as one frame, in bytes.
+// maxMessage is the largest frame that a server may send, in bytes.
 const maxMessage = 1 << 20
 
-// chat begins a WebSocket and sends messages, one after the echo of the other,
-// until the server closes. That is clean if it says so with a status that is
-// none of an error, and if a FIN follows. (Whether it waited for the client's
-// Close frame is not seen.) At the load's end the client closes.
+// chat begins a WebSocket and sends messages, each after the echo of the one
+// before, until the server closes. The end is clean if the server sends a Close
+// frame whose status is not an error, and then a FIN. (Whether the server waited
+// for the client's Close frame cannot be seen.) When the load ends, the client
+// closes.
 func (c *client) chat(cn *conn, loss Loss, writeErr error) (goOn bool) {
 	c.reader.upgrade = true
 	ans, err := c.reader.read(false)
@@ -69,21 +70,21 @@ func (c *client) chat(cn *conn, loss Loss, writeErr error) (goOn bool) {
 	return c.load.ctx.Err() == nil
 }
 
-// webSocket is one that was begun.
+// webSocket is an open WebSocket.
 type webSocket struct {
 	*client
 	cn       *conn
 	sent     int       // messages sent
-	waiting  []byte    // the message whose echo is waited for; nil: none
-	nextAt   time.Time // when the next is due
-	message  []byte    // as much as came of the present one
-	closing  bool      // the client has sent a Close frame by itself
-	sentAt   time.Time // when that was sent, or the client's Close frame
+	waiting  []byte    // the message without an echo; nil: none
+	nextAt   time.Time // when the next message is due
+	message  []byte    // what has come of the present message
+	closing  bool      // the client has sent a Close frame first
+	sentAt   time.Time // when waiting, or the client's Close frame, was sent
 	status   int       // of the server's Close frame
-	closedAt time.Time // when that came
+	closedAt time.Time // when it came
 }
 
-// run returns how it ended, with an error if that was not clean.
+// run returns how the WebSocket ended, and an error if that was not clean.
 func (ws *webSocket) run() (Outcome, error) {
 	timeout := ws.load.cfg.AnswerTimeout
 	for {
@@ -102,16 +103,16 @@ func (ws *webSocket) run() (Outcome, error) {
 		case !now.Before(ws.nextAt) && ws.noInput():
 			ws.waiting, ws.sentAt = strconv.AppendInt(append(append([]byte(nil), ws.id...), ' '), int64(ws.sent), 10), now
 			ws.sent++
-			// A failure is the connection's, whose end, or a Close frame
-			// before it, is still to be read.
+			// If the write fails, read returns why, or a Close frame that
+			// came before.
 			_ = ws.send(wsText, ws.waiting)
 			deadline = ws.sentAt.Add(timeout)
 		case !now.Before(ws.nextAt):
-			deadline = now.Add(timeout) // for what has come and was not read
+			deadline = now.Add(timeout) // to read what has come
 		}
 		_ = ws.cn.SetReadDeadline(deadline)
 		if !ending && ws.load.ctx.Err() != nil {
-			continue // it came in between
+			continue // the load has just ended
 		}
 		over, err := ws.read()
 		switch {
@@ -128,7 +129,7 @@ func (ws *webSocket) run() (Outcome, error) {
 	}
 }
 
-// quiet reports whether all that came was read.
+// noInput reports whether everything that came was read.
 func (ws *webSocket) noInput() bool {
 	if ws.reader.pos < ws.reader.end {
 		return false
@@ -137,7 +138,7 @@ func (ws *webSocket) noInput() bool {
 	return p == Nothing || p == Unknown
 }
 
-// read takes the next frame. It reports whether that was a Close frame.
+// read handles the next frame, and reports whether it is a Close frame.
 func (ws *webSocket) read() (over bool, err error) {
 	op, fin, payload, err := ws.reader.frame()
 	if err != nil {
@@ -184,7 +185,7 @@ func (ws *webSocket) read() (over bool, err error) {
 	return false, nil
 }
 
-// closed answers the server's Close frame, and waits for it to close.
+// answerClose answers the server's Close frame, and waits for the server to close.
 func (ws *webSocket) answerClose() (Outcome, error) {
 	switch ws.status {
 	case wsNormal, wsGoingAway, wsServiceRestart:
@@ -205,7 +206,7 @@ func (ws *webSocket) answerClose() (Outcome, error) {
 	return CleanEnd, nil
 }
 
-// send writes a frame, masked, as clients must.
+// send writes a masked frame.
 func (ws *webSocket) send(op byte, payload []byte) error {
 	_ = ws.cn.SetWriteDeadline(time.Now().Add(ws.load.cfg.AnswerTimeout))
 	b := append(make([]byte, 0, len(payload)+8), 0x80|op)
@@ -224,8 +225,8 @@ func (ws *webSocket) send(op byte, payload []byte) error {
 	return err
 }
 
-// frame reads a WebSocket's next frame from a server. Its payload is valid until
-// the next call. After a timeout it can be called again.
+// frame reads the next frame of a WebSocket. The payload is valid until the next
+// call. It may be called again after a timeout.
 func (a *answerReader) frame() (op byte, fin bool, payload []byte, err error) {
 	for {
 		if b := a.buf[a.pos:a.end]; len(b) >= 2 {

@@ -72,7 +72,7 @@ func (r *Report) Judge() {
 	r.Verdict += "."
 }
 
-// losers names the classes that lost requests.
+// losers returns the classes that lost requests, with the numbers.
 func (r *Report) losers() string {
 	var s []string
 	for i := range r.Rows {
@@ -83,7 +83,7 @@ func (r *Report) losers() string {
 	return strings.Join(s, ", ")
 }
 
-// count is "1 stop" or "2 stops".
+// count returns "1 stop" or "2 stops".
 func count(n int, what string) string {
 	if n != 1 {
 		what += "s"
@@ -91,7 +91,7 @@ func count(n int, what string) string {
 	return group(n) + " " + what
 }
 
-// group is a number with commas.
+// group returns a number with commas.
 func group(n int) string {
 	s := strconv.Itoa(n)
 	for i := len(s) - 3; i > 0; i -= 3 {

@@ -1,4 +1,4 @@
-// Package report is what a stop test found, as its -json file has it.
+// Package report is the result of a stop test, as in the file of -json.
 //
 // All times but dates are in seconds. Those of a stop count from the signal;
 // what happened before it has a negative time, and what did not happen is null.
@@ -27,7 +27,7 @@ type Report struct {
 	Reload   string            `json:"reload,omitempty"` // a signal or a command: the server was to go on serving
 	Line     *Line             `json:"line,omitempty"`   // nil: loopback, or a real network
 
-	// AllowStatus are the statuses that are no failed ones.
+	// AllowStatus are the 5xx statuses that do not count as failed.
 	AllowStatus []int `json:"allow_status,omitempty"`
 
 	Stops []Stop `json:"stops"`
@@ -133,13 +133,13 @@ func (r *Row) Failed() int {
 	return r.Lost + r.ResetOnConnect + r.Duplicated + r.WrongAnswer + r.Cut + r.RefusedEarly + r.FailedStatus
 }
 
-// Add adds o to r, but for its class.
+// Add adds o to r, except its class.
 func (r *Row) Add(o *Row) {
 	r.Clients += o.Clients
 	r.Sum(o)
 }
 
-// Sum is Add of the same clients' next stop.
+// Sum adds the next stop of the same clients: it leaves Clients as it is.
 func (r *Row) Sum(o *Row) {
 	for _, f := range []struct {
 		to   *int
@@ -164,16 +164,17 @@ func (r *Row) Sum(o *Row) {
 	r.ClientsLate = max(r.ClientsLate, o.ClientsLate)
 }
 
-// Clients is how the clients fared on their machine.
+// Clients says whether the clients were slowed by their machine.
 type Clients struct {
 	CPU   float64 `json:"cpu"`               // cores that they used, on average
 	Delay float64 `json:"sched_p99_seconds"` // 99 of 100 times a client ran this soon after it could have
 	Late  float64 `json:"late_seconds"`      // the longest that a client was kept from its work
-	// Bottleneck says that the clients may have been it, and why; else empty.
+	// Bottleneck says why the clients may have been the bottleneck. It is empty
+	// if they were not.
 	Bottleneck string `json:"bottleneck,omitempty"`
 }
 
-// Series counts requests in bins of time. What was before the first bin is left
+// Series counts requests in bins of time. Requests before the first bin are left
 // out.
 type Series struct {
 	From    float64       `json:"from_seconds"` // the first bin's beginning, a multiple of Bin below 0
@@ -181,7 +182,7 @@ type Series struct {
 	Classes []ClassSeries `json:"classes"`      // in the order of the Rows
 }
 
-// ClassSeries is that of a row. All have the same number of bins.
+// ClassSeries is the series of one row. All have the same number of bins.
 type ClassSeries struct {
 	Class    string `json:"class"`
 	Begun    []int  `json:"begun"`    // by when the first byte was written, or the dial began
@@ -190,7 +191,7 @@ type ClassSeries struct {
 	Refused  []int  `json:"refused"`  // but early, and safe to retry; by when the client knew
 }
 
-// Time is the beginning of bin i.
+// Time returns the beginning of bin i.
 func (s *Series) Time(i int) float64 { return s.From + float64(i)*s.Bin }
 
 // Read reads a report from a file.
