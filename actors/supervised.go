@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,9 +31,10 @@ type supervised struct {
 	restart     *Restart    // nil: it is not restarted
 	startFirst  *StartFirst // nil: the option is not set
 
-	interruptOnce sync.Once
-	crashing      atomic.Bool   // a panic is ending the process
-	done          chan struct{} // closed when execute and interrupt have returned
+	interruptCalled atomic.Bool
+	interruptDone   chan struct{} // closed when interrupt has returned; a sync.Once would not be durably blocked in synctest
+	crashing        atomic.Bool   // a panic is ending the process
+	done            chan struct{} // closed when execute and interrupt have returned
 
 	// Supervisor.mu guards the rest.
 	state    ActorState
@@ -163,9 +163,12 @@ func (a *supervised) recordResult(err error) {
 
 // callInterrupt calls interrupt the first time, and returns when that has
 // returned.
-func (a *supervised) callInterrupt() { a.interruptOnce.Do(a.interruptNow) }
-
-func (a *supervised) interruptNow() {
+func (a *supervised) callInterrupt() {
+	if !a.interruptCalled.CompareAndSwap(false, true) {
+		<-a.interruptDone
+		return
+	}
+	defer close(a.interruptDone)
 	s := a.sup
 	s.mu.Lock()
 	a.interruptedAt, a.interruptGoroutine = time.Now(), goroutine()

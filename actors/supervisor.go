@@ -79,7 +79,7 @@ type Option interface{ set(*supervised) }
 func (s *Supervisor) Actor(name string, options ...Option) func(execute func() error, interrupt func(error)) (func() error, func(error)) {
 	s.init()
 	return func(execute func() error, interrupt func(error)) (func() error, func(error)) {
-		a := &supervised{sup: s, used: s.stop.isUsed(), execute: execute, interrupt: interrupt, state: Waiting, done: make(chan struct{})}
+		a := &supervised{sup: s, used: s.stop.isUsed(), execute: execute, interrupt: interrupt, state: Waiting, interruptDone: make(chan struct{}), done: make(chan struct{})}
 		for _, o := range options {
 			o.set(a)
 		}
