@@ -1,5 +1,5 @@
-// Command compare stops servers of the field with stoptest, each under the same
-// load, and writes a table, the reports and a picture to results/.
+// Command compare stops several servers with stoptest, each under the same load,
+// and writes a table, the reports and a picture to results/.
 //
 //	go run . [-only NAME,...] [-stops N] [-install=false] [-o DIR]
 //

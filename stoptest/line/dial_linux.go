@@ -14,8 +14,7 @@ import (
 
 // Dial connects from the clients' end to a port of the server's. Its errors
 // match the system's (ECONNREFUSED) or ctx's, as those of a [net.Dialer] do. A
-// thread inside is needed for some microseconds only, not until the answer
-// comes: hundreds of dials at once share a few.
+// thread inside is needed only to begin a dial, so hundreds of dials share a few.
 func (l *Line) Dial(ctx context.Context, port int) (net.Conn, error) {
 	to := netip.AddrPortFrom(serverAddr, uint16(port))
 	conn, err := l.dial(ctx, to)

@@ -1,11 +1,10 @@
-// Package line is a long line between a server and its clients, on one
-// machine: two network namespaces, joined by TUN devices, with a small program
-// between them that delays and drops packets. Loopback flatters every server:
-// there, a packet is never on its way.
+// Package line is a long line between a server and its clients on one machine: two
+// network namespaces, joined by TUN devices, and a goroutine between them that
+// delays and drops packets. On loopback every server looks better than it is,
+// because no packet is ever on its way.
 //
-// It needs Linux and root, but neither netem, nor the ip program, nor a name
-// anywhere: namespaces and devices are held by open descriptors only, and go
-// with the process however it ends.
+// It needs Linux and root, but neither netem nor the ip program. Only open
+// descriptors hold the namespaces and devices, so they end with the process.
 //
 //	ln, err := line.New(line.Config{Delay: 50 * time.Millisecond})
 //	if errors.Is(err, line.ErrUnsupported) {

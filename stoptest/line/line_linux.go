@@ -91,8 +91,7 @@ func (l *Line) Stats() Stats {
 	return Stats{ToServer: l.toServer.stats(), ToClient: l.toClient.stats()}
 }
 
-// Close takes the line away, with its devices and threads. Connections over it
-// that are still open hear nothing any more; the namespaces last until these,
-// and the processes inside, are gone. No Server, Client or Dial may be under
-// way.
+// Close removes the line, its devices and its threads. Connections over it get no
+// packets any more. A namespace lasts until its connections and processes have
+// ended. No call of Server, Client or Dial may be in progress.
 func (l *Line) Close() error { return l.close() }

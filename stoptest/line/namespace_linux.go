@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// namespace is a network namespace with threads inside. No thread ever leaves:
-// they die with their goroutines, which are locked to them.
+// namespace is a network namespace with threads inside. A thread never leaves it:
+// it ends with the goroutine that is locked to it.
 type namespace struct {
 	file    *os.File // holds it
 	jobs    chan job
@@ -60,9 +60,9 @@ func (ns *namespace) thread(f func()) {
 	ns.threads.Go(func() { ownThread(f) })
 }
 
-// ownThread runs f on a thread of its own that dies with it, which the
-// process's first cannot: it would stay, in the wrong namespace, and
-// /proc/self with it.
+// ownThread runs f on a thread of its own that ends with it. The first thread of
+// the process cannot end: it would stay in the wrong namespace, and so would
+// /proc/self.
 func ownThread(f func()) {
 	runtime.LockOSThread()
 	if unix.Gettid() != unix.Getpid() {

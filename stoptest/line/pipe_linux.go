@@ -34,8 +34,8 @@ func newPipe(cfg Config, direction uint64) *pipe {
 	return &pipe{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, direction)), queue: make([]packet, 1024)}
 }
 
-// push draws a packet's fate: always two numbers, so that which packets are
-// lost doesn't depend on the jitter.
+// push queues or drops a packet. It always draws two random numbers, so that the
+// jitter does not change which packets are lost.
 func (p *pipe) push(b []byte, now time.Time) {
 	lost := p.rng.Float64() < p.cfg.Loss
 	delay := p.cfg.Delay + time.Duration((2*p.rng.Float64()-1)*float64(p.cfg.Jitter))

@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pump carries packets both ways on one thread, which sleeps in the kernel and
-// not in Go's scheduler, and goes before others: packets are to be on time
-// when the cores are saturated, too.
+// pump carries packets both ways on one thread. The thread sleeps in the kernel,
+// not in Go's scheduler, and has priority, so that packets are on time also when
+// the cores are saturated.
 type pump struct {
 	ends  [2]int   // devices, non-blocking
 	pipes [2]*pipe // pipes[i] is from ends[i] to the other
@@ -24,9 +24,9 @@ func newPump(client, server int, toServer, toClient *pipe) (*pump, error) {
 	return &pump{[2]int{client, server}, [2]*pipe{toServer, toClient}, stop}, nil
 }
 
-// run is to have a thread of its own, until stopped.
+// run carries packets until end. It needs a thread of its own.
 func (p *pump) run() {
-	// Where that isn't allowed, the line is late at times.
+	// Without permission for this the line is sometimes late.
 	_ = unix.SchedSetAttr(0, &unix.SchedAttr{
 		Size:     unix.SizeofSchedAttr,
 		Policy:   unix.SCHED_RR,

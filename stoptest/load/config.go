@@ -17,10 +17,10 @@ type Config struct {
 	// Addr is the server: "host:port", or "unix:PATH". A host name is looked
 	// up once, by Start.
 	Addr string
-	// Dial makes a connection to the server for the client with that number,
-	// counted from 0 over all groups. Nil dials Addr; where that is in 127/8,
-	// from an address of the client's own, so that the ports of one address
-	// are not used up. The peek needs connections that are a [syscall.Conn].
+	// Dial connects the client with that number, counted from 0 over all groups.
+	// Nil dials Addr; if that is in 127/8, from an address of the client's own,
+	// so that there are enough ports. Looking clients need connections that are
+	// a [syscall.Conn].
 	Dial func(ctx context.Context, client int) (net.Conn, error)
 	// Host is the Host header; the address if empty.
 	Host string
@@ -40,8 +40,8 @@ type Config struct {
 	// Groups are there from the start; [Load.Add] adds others.
 	Groups []Group
 
-	// GoesOn says that the server is told to do something else than to stop: a
-	// refused dial ends no client then, and is early whenever it comes.
+	// GoesOn says that the signal does not stop the server. A refused dial then
+	// never ends a client, and always counts as early.
 	GoesOn bool
 
 	// AllowStatus are statuses, such as 503, with which the server may answer
@@ -49,21 +49,22 @@ type Config struct {
 	// request was in flight at the signal or began after it.
 	AllowStatus []int
 
-	// AnswerTimeout is how long a request, from its first byte written to its
-	// answer's last byte read, may take before it is lost; 30 s if 0. A BodyTime
-	// comes on top. Of a stream of events it is the time to its header; of a
-	// WebSocket, to each echo, and to what it does in closing.
+	// AnswerTimeout is how long a request may take, from the first byte written
+	// to the last byte of the answer read, before it is lost. Zero means 30 s. A
+	// BodyTime is added. For an event stream it is the time to its header; for a
+	// WebSocket the time to each echo and to each step of closing.
 	AnswerTimeout time.Duration
-	// DialTimeout is how long a SYN may go unanswered before the dial counts
-	// as refused; 10 s if 0.
+	// DialTimeout is how long a dial may take before it counts as refused. Zero
+	// means 10 s.
 	DialTimeout time.Duration
-	// MaxTime is how long after Start the last request may begin; 5 min if
-	// 0. All has ended one DialTimeout, one AnswerTimeout and one BodyTime
-	// later. Streams are ended by their clients then.
+	// MaxTime is how long after Start the last request may begin. Zero means 5
+	// minutes. Streams are then ended by their clients. Every client has ended
+	// one DialTimeout, AnswerTimeout and BodyTime later.
 	MaxTime time.Duration
 }
 
-// Group is a number of clients that do the same.
+// Group is a number of clients that do the same. Negative numbers and times are
+// errors, except for Delay.
 type Group struct {
 	// Name is the row in the ledger; the kind if empty.
 	Name string
@@ -79,8 +80,8 @@ type Group struct {
 	// Config's if both are zero.
 	Addr string
 	Dial func(ctx context.Context, client int) (net.Conn, error)
-	// TLS is what the clients speak TLS with; nil: they don't. They add the
-	// protocol to it, and the server's name if it has none.
+	// TLS is the configuration of the clients' TLS. Nil means without TLS. The
+	// clients add the protocol, and the server's name if it has none.
 	TLS *tls.Config
 	// Requests is how many requests each client makes before it ends, or, if
 	// it is Idle, before it falls silent. 0: no limit, or none if Idle.
@@ -132,7 +133,7 @@ func (g *Group) check() error {
 	return nil
 }
 
-// Kind is what a client does, and knows of its connection.
+// Kind is what a client does, and what it knows of its connection.
 type Kind int
 
 const (
