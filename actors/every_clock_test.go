@@ -37,7 +37,7 @@ func (c *wallClock) set(t *testing.T, to string) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.offset = at.Sub(time.Now())
+	c.offset = time.Until(at)
 }
 
 // counted counts the calls of a schedule's Next.

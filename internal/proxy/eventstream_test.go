@@ -183,7 +183,7 @@ func TestEventStreamEnds(t *testing.T) {
 				s := stoppable(t, eventProgram(t, nil, tt.before, tt.after, goOn, left), Config{Spread: -1}, 30*time.Second, srv)
 
 				var body io.Reader
-				hangUp := func() {}
+				var hangUp func()
 				if proto == "HTTP/2.0" {
 					transport := &http.Transport{Protocols: new(http.Protocols)}
 					transport.Protocols.SetUnencryptedHTTP2(true)

@@ -4,14 +4,10 @@ import (
 	"net"
 	"net/http"
 	"testing"
-	"time"
 
 	"lastcall/internal/slowpeer"
 	"lastcall/internal/wiretest"
 )
-
-// short is a timeout that a test waits for.
-const short = 400 * time.Millisecond
 
 // serve runs an http.Server with h on a slowpeer.Listener until the test ends,
 // and returns its address.
