@@ -80,9 +80,10 @@ func (s *Stop) recordExecute() {
 func (s *Stop) skipUnstarted() {
 	var skipped []*member
 	s.mu.Lock()
-	if s.began.IsZero() && (s.unready > 0 || time.Since(s.readyAt) < returnTime) {
+	if s.began.IsZero() && (s.unready > 0 || time.Since(s.readyAt) < returnTime) ||
+		!s.began.IsZero() && time.Since(s.began) < returnTime {
 		s.mu.Unlock()
-		return // addUnready calls it again
+		return // addUnready or begin calls it again
 	}
 	for _, m := range s.members {
 		if m.step == memberIsMade && !m.skipped {

@@ -11,24 +11,24 @@ import (
 	"lastcall/stoptest/report"
 )
 
-// figure is what is drawn, in numbers: means over a server's stops.
+// figure holds the numbers that are drawn: means over the stops of a server.
 type figure struct {
 	title    string
 	from, to float64 // seconds; the axis of time
-	step     float64 // between its ticks
+	step     float64 // seconds between its ticks
 	bin      float64 // seconds; a multiple of the reports'
-	classes  []class // those of all reports
+	classes  []class // the classes of all reports
 	panels   []panel
 }
 
 type class struct {
 	name string
-	most float64 // of any panel, in one bin
+	most float64 // requests of any panel in one bin
 }
 
 type panel struct {
 	name, summary string
-	lanes         []lane // as the figure's classes
+	lanes         []lane // in the order of figure.classes
 	refusal, exit *float64
 }
 
@@ -102,7 +102,7 @@ func newFigure(reports []*report.Report) (*figure, error) {
 	return f, nil
 }
 
-// check refuses what no run of stoptest writes.
+// check returns an error if stoptest cannot have written the report.
 func check(r *report.Report) error {
 	if len(r.Stops) == 0 {
 		return errors.New("no stop")
@@ -137,7 +137,7 @@ func check(r *report.Report) error {
 
 func binOf(r *report.Report) float64 { return r.Stops[0].Series.Bin }
 
-// conditions are what must be the same in reports that are compared.
+// conditions returns what must be the same in reports that are compared.
 func conditions(r *report.Report) string {
 	s := "profile " + r.Profile
 	if l := r.Line; l != nil {
@@ -152,7 +152,7 @@ func conditions(r *report.Report) string {
 	return s
 }
 
-// lastEvent is when the last thing happened at any stop.
+// lastEvent returns when the last event of any stop happened.
 func lastEvent(r *report.Report) (t float64) {
 	for i := range r.Stops {
 		s := &r.Stops[i]
@@ -172,7 +172,7 @@ func lastEvent(r *report.Report) (t float64) {
 	return t
 }
 
-// steps is the distance of ticks, with room for their text.
+// steps returns the distance between ticks that leaves room for their text.
 func steps(span float64, panels int) float64 {
 	most := 5.0
 	switch panels {
@@ -246,7 +246,7 @@ func (f *figure) panelOf(r *report.Report) panel {
 	return p
 }
 
-// median is the middle one, the later of two; nil of none.
+// median returns the median, the later of two middle values, or nil without values.
 func median(values []float64) *float64 {
 	if len(values) == 0 {
 		return nil
@@ -269,7 +269,7 @@ func plural(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// thousands separates them.
+// thousands returns a number with separated thousands.
 func thousands(n int) string {
 	s := fmt.Sprint(n)
 	for i := len(s) - 3; i > 0; i -= 3 {

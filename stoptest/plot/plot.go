@@ -4,7 +4,7 @@
 // A figure has a panel for each server, all with the same axis of time, and in
 // each panel a lane for each class of clients, which has the same scale in all
 // panels. A lost request is orange and crossed, an answered one blue and not,
-// so that nothing is told by colour alone.
+// so that the colour alone says nothing.
 package plot
 
 import (
@@ -25,7 +25,7 @@ import (
 	"lastcall/stoptest/report"
 )
 
-// Format is the format that a file's name asks for: "svg" or "png".
+// Format returns the format for a file name: "svg" or "png".
 func Format(path string) (string, error) {
 	switch ext := strings.ToLower(filepath.Ext(path)); ext {
 	case ".svg", ".png":
@@ -34,8 +34,8 @@ func Format(path string) (string, error) {
 	return "", fmt.Errorf("%s: want a name that ends in .svg or .png", path)
 }
 
-// File draws the reports into a file; its name says in which format. Nothing
-// is written if the reports cannot be drawn.
+// File draws the reports to a file, in the format for its name. It writes nothing
+// if the reports cannot be drawn.
 func File(path string, reports ...*report.Report) error {
 	format, err := Format(path)
 	if err != nil {
@@ -96,7 +96,7 @@ func (f *figure) columns() int {
 	}
 }
 
-// lane is the height of one.
+// lane returns the height of a lane.
 func (f *figure) lane() float64 {
 	if len(f.panels) == 1 {
 		return 44
@@ -238,8 +238,8 @@ func (f *figure) drawPanel(p *pen, s *panel, x, y, w float64) {
 	}
 }
 
-// tick words a time on the axis; those nearer than 0.01 s to the signal are sums
-// that should have been 0.
+// tick returns the text of a time on the axis. A time less than 0.01 s from the
+// signal is a rounding error of 0.
 func tick(t float64) string {
 	switch s := fmt.Sprintf("%.3g", math.Abs(t)); {
 	case math.Abs(t) < 0.01:
@@ -251,8 +251,8 @@ func tick(t float64) string {
 	}
 }
 
-// crossed picks the bins that get a cross: of those that have losses the first,
-// and then each that is apart from the last by some bins.
+// crossed returns the bins that get a cross: the first bin with losses, and then
+// each bin with losses that is some bins after the last cross.
 func crossed(failed []float64, apart float64) (bins []int) {
 	last := math.Inf(-1)
 	for j, n := range failed {
