@@ -98,12 +98,11 @@ func (c *conn) linger(sending bool) {
 	acked, quiet := c.bytesAcked(), !sending
 	look := time.Millisecond // until the next look for an acknowledgement
 	for end := time.Now().Add(stallTimeout); time.Now().Before(end); look = min(2*look, 20*time.Millisecond) {
-		info, _ := socket.TCPInfo(c.Conn)
-		if quiet && !info.Unacked {
+		if quiet && !socket.Unacked(c.Conn) {
 			return
 		}
-		if info.Acked > acked && c.server.policy.Closing() {
-			acked, end = info.Acked, time.Now().Add(stallTimeout)
+		if now := c.bytesAcked(); now > acked && c.server.policy.Closing() {
+			acked, end = now, time.Now().Add(stallTimeout)
 		}
 		wait := look
 		if !quiet {

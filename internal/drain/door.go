@@ -85,15 +85,22 @@ func (d *door) check() {
 // Closing waits for an Accept that has just got a connection, which is served
 // like the others: none is taken out of an inherited queue and dropped.
 func (d *door) drain(ctx context.Context, patience time.Duration) {
-	defer d.Close()
-	defer d.closed.Store(true)
-	if d.inherited() {
-		level.Debug(d.logger).Log("msg", "door shut", "way", "inherited: closed, the queue is left to others")
-		return
+	way, refused := "inherited: closed, the queue is left to others", false
+	if !d.inherited() {
+		way, refused = d.refuse()
+		defer d.close()
+	} else {
+		d.close()
 	}
-	way, refused := d.refuse()
 	level.Debug(d.logger).Log("msg", "door shut", "way", way)
-	d.awaitEmpty(ctx, refused, patience)
+	if !d.closed.Load() {
+		d.awaitEmpty(ctx, refused, patience)
+	}
+}
+
+func (d *door) close() {
+	d.closed.Store(true)
+	d.Close()
 }
 
 // awaitEmpty waits until nobody is on the way in. It waits for handshakes for

@@ -20,7 +20,7 @@ import "time"
 //   - The time for the header of a request after the first begins with its fourth
 //     byte.
 //   - Where a client is still sending behind an answer that ends the connection,
-//     CloseWrite is called, and Close half a second later.
+//     CloseWrite is called, and Close a while later.
 //   - A read deadline in the past, set by the handler, spares the body of a
 //     request with Expect: 100-continue.
 //   - The Trailer of net/http's own Request is filled at the end of the body, and

@@ -402,8 +402,8 @@ func TestAssumeHTTP2ConnectionClose(t *testing.T) {
 }
 
 // If the client is still sending when an answer says "Connection: close",
-// net/http closes in two steps: CloseWrite, and Close half a second later. It
-// reads nothing in between.
+// net/http closes in two steps: CloseWrite, and Close a while later. It reads
+// nothing in between.
 func TestAssumeCloseWrite(t *testing.T) {
 	t.Parallel()
 	s, d := bareServer(t, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -412,11 +412,7 @@ func TestAssumeCloseWrite(t *testing.T) {
 	c := s.Dial(t)
 	c.Send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
 	c.Answer()
-	at := time.Now()
 	d.waitFor(t, "write", "close write", "close", "closed")
-	if took := time.Since(at); took < 400*time.Millisecond {
-		t.Errorf("closed after %v, want half a second", took)
-	}
 }
 
 // A read deadline that the handler sets in the past spares the body of a request

@@ -452,7 +452,7 @@ func (e *end) TCPInfo() (info socket.Info) {
 			info.Acked = p.end
 		}
 	}
-	info.Received = e.read
+	info.Counted, info.Received = true, e.read
 	for _, s := range e.in {
 		if !s.at.After(now) {
 			info.Received += int64(len(s.data))

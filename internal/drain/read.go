@@ -173,7 +173,7 @@ func (c *conn) unparkLocked() {
 
 // bytesAcked is how many bytes have gone to the client, as far as can be known.
 func (c *conn) bytesAcked() int64 {
-	if info, ok := socket.TCPInfo(c.Conn); ok {
+	if info, ok := socket.TCPInfo(c.Conn); ok && info.Counted {
 		return info.Acked
 	}
 	return c.written.Load()

@@ -18,10 +18,11 @@ import (
 type Info struct {
 	RTT           time.Duration // smoothed round-trip time
 	RTO           time.Duration // retransmission timeout
+	Retransmitted int           // segments
 	Unacked       bool          // bytes were written that the peer has not acknowledged
+	Counted       bool          // whether the following are known
 	Acked         int64         // bytes that the peer has acknowledged
 	Received      int64         // bytes that have arrived
-	Retransmitted int           // segments
 }
 
 // An Informer answers TCPInfo itself. A network in memory is one.
@@ -49,7 +50,7 @@ func Unread(nc net.Conn, read int64) int64 {
 	if !ReadsAsReceived(nc) {
 		return 0
 	}
-	if info, ok := TCPInfo(nc); ok {
+	if info, ok := TCPInfo(nc); ok && info.Counted {
 		return info.Received - read
 	}
 	return queued(nc)

@@ -156,13 +156,24 @@ func Handshakes(port int) (n int, err error) {
 	}
 }
 
-// TCPInfo asks the kernel; ok is false if nc is not a TCP connection.
+// TCPInfo asks the kernel; ok is false if nc is not a TCP connection. Of multipath
+// TCP the kernel tells about the first path only, whose counts are not the
+// connection's.
 func TCPInfo(nc net.Conn) (_ Info, ok bool) {
 	if i, ok := nc.(Informer); ok {
 		return i.TCPInfo(), true
 	}
 	var info *unix.TCPInfo
+	var protocol, unacked int
 	err := control(nc, func(fd int) (err error) {
+		if protocol, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL); err != nil {
+			return err
+		}
+		if protocol == unix.IPPROTO_MPTCP {
+			if unacked, err = unix.IoctlGetInt(fd, unix.SIOCOUTQ); err != nil {
+				return err
+			}
+		}
 		info, err = unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 		return err
 	})
@@ -176,10 +187,11 @@ func TCPInfo(nc net.Conn) (_ Info, ok bool) {
 	return Info{
 		RTT:           time.Duration(info.Rtt) * time.Microsecond,
 		RTO:           time.Duration(info.Rto) * time.Microsecond,
-		Unacked:       info.Unacked > 0 || info.Notsent_bytes > 0,
+		Retransmitted: int(info.Total_retrans),
+		Unacked:       info.Unacked > 0 || info.Notsent_bytes > 0 || unacked > 0,
+		Counted:       protocol != unix.IPPROTO_MPTCP,
 		Acked:         int64(info.Bytes_acked),
 		Received:      received,
-		Retransmitted: int(info.Total_retrans),
 	}, true
 }
 

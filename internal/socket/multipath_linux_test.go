@@ -1,0 +1,57 @@
+package socket
+
+import (
+	"context"
+	"net"
+	"testing"
+	"time"
+)
+
+// The kernel's counts are those of one path: they are not used where there may
+// be several.
+func TestTCPInfo(t *testing.T) {
+	for _, multipath := range []bool{false, true} {
+		l := listen(t, "tcp4", true)
+		var d net.Dialer
+		d.SetMultipathTCP(multipath)
+		client, err := d.DialContext(context.Background(), "tcp4", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		server, err := l.AcceptTCP()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer server.Close()
+		used, err := server.MultipathTCP()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if multipath && !used {
+			t.Log("this system has no multipath TCP")
+			continue
+		}
+		info, ok := TCPInfo(server)
+		if !ok || info.Counted != !used || info.RTO == 0 || info.Unacked {
+			t.Errorf("multipath %v: TCPInfo() = %+v, %v", used, info, ok)
+		}
+		if n := Unread(server, 0); n != 0 {
+			t.Errorf("multipath %v: Unread() = %d, want 0", used, n)
+		}
+		client.Write([]byte("hello"))
+		for deadline := time.Now().Add(10 * time.Second); Unread(server, 0) != 5; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("multipath %v: Unread() = %d after 10 s, want 5", used, Unread(server, 0))
+			}
+		}
+		// A client that reads nothing leaves bytes without acknowledgement, sooner or later.
+		server.SetWriteDeadline(time.Now().Add(time.Second))
+		for err := error(nil); err == nil; {
+			_, err = server.Write(make([]byte, 1<<20))
+		}
+		if !Unacked(server) {
+			t.Errorf("multipath %v: Unacked() = false with a full buffer", used)
+		}
+	}
+}
