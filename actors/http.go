@@ -67,8 +67,8 @@ const maxCutLogged = 1000
 // HTTP/2 is net/http's own, as srv.Protocols, srv.HTTP2 and srv.TLSNextProto
 // say. If TLSNextProto has another implementation (golang.org/x/net/http2), its
 // clients learn of the stop only with their next answer. Connections without one
-// are closed after Stop.IdleGrace (at least two seconds) without GOAWAY; a
-// request that is sent just then is lost.
+// are closed after five seconds, without GOAWAY; a request that is sent just then
+// is lost.
 //
 // # Connections in a stop
 //
@@ -81,7 +81,8 @@ const maxCutLogged = 1000
 //
 // A hijacked connection (WebSocket) is waited for until the deadline, and then
 // closed. What Hijack returns is not a *net.TCPConn. Its method NetConn returns
-// the connection that the listener accepted.
+// the connection that the listener accepted. Close what Hijack returned: of a
+// Close of what NetConn returns HTTP does not learn.
 //
 // An HTTP/1 request with Expect: 100-continue that comes while draining is
 // answered 503, and the handler is not called.
@@ -92,6 +93,9 @@ const maxCutLogged = 1000
 // is cancelled, as with net/http. In a stop it is answered: the request's context
 // is cancelled only if the connection fails, or if the client has acknowledged
 // nothing of the answer for five seconds.
+//
+// A connection that was never used is closed 250 ms after the drain has begun;
+// Shutdown would wait for five seconds.
 //
 // [http.MaxBytesReader] cannot reach the ResponseWriter of net/http, which it
 // asks to close the connection after a body that is too large. HTTP closes the
