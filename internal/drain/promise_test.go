@@ -155,7 +155,7 @@ func (s *simulation) seemsGone(r *request, fin time.Time) bool {
 func (s *simulation) until(r *request) time.Time {
 	a := r.arrived()
 	from := later(s.drain, r.accepted)
-	keep := r.line.leastKeep(from.Add(-1))
+	keep := r.line.keptFor(from.Add(-1), 0)
 	acked := time.Time{}
 	if i := slices.Index(r.requests, r); i > 0 {
 		p := r.requests[i-1]
@@ -164,7 +164,7 @@ func (s *simulation) until(r *request) time.Time {
 			since = later(since, p.wholeArrives)
 		}
 		from = later(from, since)
-		keep = r.line.leastKeep(from.Add(-1))
+		keep = r.line.keptFor(from.Add(-1), 0)
 		acked = r.server.ackedBefore(a)
 		if end := since.Add(s.idleGrace()); acked.After(end) {
 			acked = end
@@ -174,21 +174,24 @@ func (s *simulation) until(r *request) time.Time {
 			pause = s.usual()
 		}
 		if from.Sub(since) <= 3*pause && !r.line.eventAt(s.drain) {
-			keep = max(keep, 3*pause)
+			keep = r.line.keptFor(from.Add(-1), 3*pause)
 		}
 	}
 	return later(from.Add(min(keep, s.idleGrace())), acked)
 }
 
-// leastKeep is how long a connection without a request is kept at least, as told at
-// t: minKeep, or a round trip and the time in which a packet that was lost is sent
-// again, three times where some were lost before.
-func (l *line) leastKeep(t time.Time) time.Duration {
-	rto := l.rto()
-	if l.server.resent(t) > 0 {
-		rto *= 7
+// keptFor is how long a connection is kept without a request, as told at t: for the
+// pause in which one is expected, if one is, or a round trip, and the times in which
+// packets that were lost are sent again.
+func (l *line) keptFor(t time.Time, pause time.Duration) time.Duration {
+	losses := 1
+	if pause > 0 {
+		losses = 2
 	}
-	return max(250*time.Millisecond, 2*l.delay+rto)
+	if l.server.resent(t) > 0 {
+		losses = 3
+	}
+	return max(250*time.Millisecond, max(2*l.delay, pause)+(1<<losses-1)*l.rto())
 }
 
 // ackedBefore is when all data that was sent before t is acknowledged, as far as it is.
@@ -430,19 +433,21 @@ func (s *simulation) letGo(l *line) (t time.Time, quiet bool) {
 		}
 		since = r.done
 	}
-	keep := l.leastKeep(from)
+	keep := l.keptFor(from, 0)
 	if !since.IsZero() {
 		if decayed, _ := l.pause(since.Add(1)); longest == firstPause || decayed == firstPause {
 			for _, other := range s.net.lines {
 				for i, r := range other.requests[min(1, len(other.requests)):] {
-					longest = max(longest, r.arrived().Sub(other.requests[i].done))
+					if done := other.requests[i].done; !done.IsZero() {
+						longest = max(longest, r.arrived().Sub(done))
+					}
 				}
 			}
 		}
 		from = later(from, since)
-		keep = l.leastKeep(from)
+		keep = l.keptFor(from, 0)
 		if from.Sub(since) <= 3*longest {
-			keep = max(keep, 3*longest)
+			keep = l.keptFor(from, 3*longest)
 		}
 	}
 	t = from.Add(min(keep, s.idleGrace()))
