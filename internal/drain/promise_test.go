@@ -191,7 +191,7 @@ func (l *line) keptFor(t time.Time, pause time.Duration) time.Duration {
 	if l.server.resent(t) > 0 {
 		losses = 3
 	}
-	return max(250*time.Millisecond, max(2*l.delay, pause)+(1<<losses-1)*l.rto())
+	return max(250*time.Millisecond, max(2*l.delay, pause)+(1<<losses-1)*(l.rto()+2*l.delay))
 }
 
 // ackedBefore is when all data that was sent before t is acknowledged, as far as it is.

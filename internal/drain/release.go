@@ -60,9 +60,10 @@ func (s *Server) release() {
 // in which it should send its next request, which is then answered with
 // "Connection: close".
 //
-// The packet of a request may be lost. It comes a retransmission timeout later
-// then; and if that one is lost, too, after twice that time, and so on. One loss
-// is allowed for, two where a request is expected, and three on a connection that
+// The packet of a request may be lost. Then it comes again after a retransmission
+// timeout, or by a tail loss probe, up to a round trip later (RFC 8985 section
+// 7.2); if that one is lost, too, after twice that time, and so on. One loss is
+// allowed for, two where a request is expected, and three on a connection that
 // has lost packets before: with 2 % of them lost, that is one in 100,000.
 func (c *conn) scheduleCloseLocked() {
 	info, _ := socket.TCPInfo(c.Conn)
@@ -82,7 +83,7 @@ func (c *conn) scheduleCloseLocked() {
 	if info.Retransmitted > 0 {
 		losses = 3
 	}
-	keep := max(minKeep, wait+(1<<losses-1)*info.RTO)
+	keep := max(minKeep, wait+(1<<losses-1)*(info.RTO+info.RTT))
 	c.closeInLocked(min(keep, c.server.policy.IdleGrace()))
 }
 
