@@ -33,7 +33,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.draining.Load() && r.ProtoAtLeast(1, 1) && r.ContentLength != 0 && strings.EqualFold(r.Header.Get("Expect"), "100-continue") {
 		handler = http.HandlerFunc(refuseBody)
 	}
-	res := &http1Response{response{ResponseWriter: w, conn: c, server: s, method: r.Method, uri: r.RequestURI, endsWithConn: r.Proto == "HTTP/1.0"}}
+	res := &http1Response{response: response{ResponseWriter: w, conn: c, server: s, method: r.Method, uri: r.RequestURI, endsWithConn: r.Proto == "HTTP/1.0"}}
 	if c != nil {
 		c.begin(&res.response, r.ContentLength)
 	}
@@ -64,6 +64,13 @@ func (b *followedBody) Read(p []byte) (int, error) {
 		b.res.conn.endBody(b.res)
 	}
 	return n, err
+}
+
+// Close may read the rest, with its trailers.
+func (b *followedBody) Close() error {
+	err := b.ReadCloser.Close()
+	b.inner.Trailer = b.outer.Trailer
+	return err
 }
 
 // refuseBody spares a client the body for which it has asked.
@@ -213,13 +220,16 @@ func (w *response) CloseNotify() <-chan bool {
 }
 
 // http1Response adds what only HTTP/1 has.
-type http1Response struct{ response }
+type http1Response struct {
+	response
+	hijacked atomic.Bool
+}
 
-// WriteHeader logs as net/http does what a handler should not do, which would
-// otherwise name this package as the caller.
+// WriteHeader, Write and WriteString log as net/http does what a handler should
+// not do, which would otherwise name this package as the caller.
 func (w *http1Response) WriteHeader(status int) {
 	switch {
-	case w.conn != nil && w.conn.isHijacked():
+	case w.hijacked.Load():
 		w.logCaller("http: response.WriteHeader on hijacked connection")
 	case w.wroteHeader:
 		w.logCaller("http: superfluous response.WriteHeader call")
@@ -242,14 +252,27 @@ func (c *conn) pending() int {
 	return len(c.framing.pending)
 }
 
-func (c *conn) isHijacked() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.state == stateHijacked
+func (w *http1Response) Write(p []byte) (int, error) {
+	if w.hijacked.Load() {
+		if len(p) > 0 {
+			w.logCaller("http: response.Write on hijacked connection")
+		}
+		return 0, http.ErrHijacked
+	}
+	return w.response.Write(p)
 }
 
-// logCaller logs who has called WriteHeader: the first function outside
-// net/http.
+func (w *http1Response) WriteString(s string) (int, error) {
+	if w.hijacked.Load() {
+		if len(s) > 0 {
+			w.logCaller("http: response.Write on hijacked connection")
+		}
+		return 0, http.ErrHijacked
+	}
+	return w.response.WriteString(s)
+}
+
+// logCaller logs who has called the method: the first function outside net/http.
 func (w *http1Response) logCaller(msg string) {
 	pc := make([]uintptr, 16)
 	frames := runtime.CallersFrames(pc[:runtime.Callers(3, pc)])
@@ -279,7 +302,11 @@ func (w *http1Response) ReadFrom(r io.Reader) (n int64, err error) {
 
 func (w *http1Response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	nc, buf, err := w.ResponseWriter.(http.Hijacker).Hijack()
-	if err == nil && w.conn != nil {
+	if err != nil {
+		return nc, buf, err
+	}
+	w.hijacked.Store(true)
+	if w.conn != nil {
 		// What came with the request is in the buffer, as with net/http: it is not
 		// on the connection that NetConn returns. The rest, if it is more than the
 		// buffer holds, comes with the next Read.
@@ -287,5 +314,5 @@ func (w *http1Response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 			buf.Reader.Peek(min(buf.Reader.Buffered()+n, buf.Reader.Size()))
 		}
 	}
-	return nc, buf, err
+	return nc, buf, nil
 }
