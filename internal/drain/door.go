@@ -29,7 +29,6 @@ type door struct {
 	logger log.Logger
 	path   fs.FileInfo   // of a unix socket that has one, as it was at first
 	waits  atomic.Int64  // since when Accept has been waiting; Unix nanoseconds
-	closed atomic.Bool   // by the drain
 	over   chan struct{} // closed when the listener is not served any more
 }
 
@@ -93,13 +92,13 @@ func (d *door) drain(ctx context.Context, patience time.Duration) {
 		d.close()
 	}
 	level.Debug(d.logger).Log("msg", "door shut", "way", way)
-	if !d.closed.Load() {
+	if !d.inherited() {
 		d.awaitEmpty(ctx, refused, patience)
 	}
 }
 
 func (d *door) close() {
-	d.closed.Store(true)
+	d.server.doorClosed.Store(true)
 	d.Close()
 }
 

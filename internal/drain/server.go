@@ -45,9 +45,10 @@ type Server struct {
 	handler        http.Handler // the caller's
 	generalOptions bool         // OPTIONS * is answered for it
 
-	shutDown atomic.Bool // by others
-	draining atomic.Bool
-	maxPause time.Duration // the longest recent pause of any client; set before draining
+	shutDown   atomic.Bool // by others
+	draining   atomic.Bool
+	doorClosed atomic.Bool   // Drain has closed a listener
+	maxPause   time.Duration // the longest recent pause of any client; set before draining
 
 	served        atomic.Uint64
 	drained       atomic.Uint64
@@ -98,7 +99,7 @@ func SpeaksTLS(srv *http.Server) bool {
 }
 
 // Start serves. The channel has the error of each listener that ends before
-// Drain has closed it, and is closed when none is served any more.
+// Drain has closed one, and is closed when none is served any more.
 func (s *Server) Start() <-chan error {
 	serve := s.http.Serve
 	if s.tls {
@@ -111,7 +112,7 @@ func (s *Server) Start() <-chan error {
 		served.Go(func() {
 			defer close(d.over)
 			err := serve(d)
-			if d.closed.Load() {
+			if s.doorClosed.Load() { // another one, even: several listeners may have one root, as those of cmux
 				return
 			}
 			if errors.Is(err, http.ErrServerClosed) {
