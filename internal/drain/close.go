@@ -66,6 +66,9 @@ func (c *conn) lingersLocked() (linger, sending bool) {
 	return linger && !c.stalled.Load(), sending
 }
 
+// isCutLocked reports whether the connection was closed in a stop.
+func (c *conn) isCutLocked() bool { return c.state == stateClosed && c.server.policy.Closing() }
+
 // untrack forgets a connection that is closed, once its handlers have returned.
 func (c *conn) untrack() {
 	c.mu.Lock()
@@ -133,7 +136,15 @@ func (c *conn) cut() (list []Request) {
 	}
 	list = c.inFlightLocked()
 	answers := len(list) == 0 && c.state != stateNew || c.streams.returned > 0
-	if answers && socket.Unacked(c.Conn) { // the last bytes are on their way, and may be lost
+	unsure := socket.Unacked(c.Conn) // the last bytes are on their way, and may be lost
+	if c.state == stateHTTP2 && (unsure || c.streams.open || socket.Arrived(c.Conn)) {
+		// They may not even be written, and a reset, which bytes that were not read
+		// cause, deletes what the client has not read.
+		ended := c.streams.endedLately(c.RemoteAddr().String())
+		list = append(list, ended...)
+		answers = answers && len(ended) == 0
+	}
+	if answers && unsure {
 		r := c.requestLocked(HTTP1)
 		if c.state == stateHTTP2 {
 			r.Class = HTTP2

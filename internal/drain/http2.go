@@ -87,19 +87,40 @@ type streams struct {
 	open       bool                        // net/http has some that are not closed
 	returned   int                         // handlers, since it had none
 	latest     *http2Response              // the last of those
+	ended      []*http2Response            // of those, at least the ones of the last minKeep
 }
 
 // any reports whether there is a stream, by either measure.
 func (s *streams) any() bool { return s.open || len(s.running) > 0 }
 
 // reset notes that net/http has none.
-func (s *streams) reset() { s.open, s.returned, s.latest = false, 0, nil }
+func (s *streams) reset() { s.open, s.returned, s.latest, s.ended = false, 0, nil, nil }
+
+// returns notes that a handler has returned.
+func (s *streams) returns(res *http2Response) {
+	res.returned = time.Now()
+	s.returned++
+	s.latest = res
+	for len(s.ended) > 0 && res.returned.Sub(s.ended[0].returned) > minKeep {
+		s.ended = s.ended[1:]
+	}
+	s.ended = append(s.ended, res)
+}
+
+// endedLately names the requests whose handlers have returned so lately that the
+// client may not have the answer yet.
+func (s *streams) endedLately(client string) (list []Request) {
+	for _, res := range s.ended {
+		named := len(s.running) == 0 && s.returned == 1 && s.open // by inFlight
+		if time.Since(res.returned) < minKeep && !named {
+			list = append(list, res.request(client))
+		}
+	}
+	return list
+}
 
 func (s *streams) inFlight(client string) (list []Request) {
-	add := func(res *http2Response) {
-		list = append(list, Request{Class: HTTP2, Client: client, Method: res.method, Path: res.path(),
-			Age: time.Since(res.began), Sent: res.bodyWritten.Load()})
-	}
+	add := func(res *http2Response) { list = append(list, res.request(client)) }
 	for res := range s.running {
 		add(res)
 	}
@@ -113,22 +134,27 @@ func (s *streams) inFlight(client string) (list []Request) {
 	return list
 }
 
-func (c *conn) beginStream(res *http2Response) {
+// beginStream notes a stream whose handler is about to be called. It reports
+// false if the connection was cut.
+func (c *conn) beginStream(res *http2Response) (ok bool) {
 	res.began = time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.isCutLocked() {
+		return false
+	}
 	if c.streams.running == nil {
 		c.streams.running = make(map[*http2Response]struct{})
 	}
 	c.streams.running[res] = struct{}{}
+	return true
 }
 
 func (c *conn) endStream(res *http2Response) {
 	c.mu.Lock()
 	delete(c.streams.running, res)
 	if c.streams.open { // else the client has given it up
-		c.streams.returned++
-		c.streams.latest = res
+		c.streams.returns(res)
 	}
 	closed := c.state == stateClosed
 	if c.state == stateHTTP2 && c.server.draining.Load() && !c.streams.any() {
@@ -147,7 +173,13 @@ func (c *conn) endStream(res *http2Response) {
 type http2Response struct {
 	response
 	began       time.Time // when the handler was called
+	returned    time.Time // when it returned; zero before
 	bodyWritten atomic.Int64
+}
+
+func (w *http2Response) request(client string) Request {
+	return Request{Class: HTTP2, Client: client, Method: w.method, Path: w.path(),
+		Age: time.Since(w.began), Sent: w.bodyWritten.Load()}
 }
 
 // Push is http.Pusher's.

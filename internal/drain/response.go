@@ -24,7 +24,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if _, ok := w.(http.Hijacker); !ok {
 		res := &http2Response{response: response{ResponseWriter: w, conn: c, server: s, method: r.Method, uri: r.RequestURI}}
 		if c != nil {
-			c.beginStream(res)
+			if !c.beginStream(res) {
+				return
+			}
 			defer c.endStream(res)
 		}
 		res.serve(handler, res, r)
@@ -34,8 +36,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		handler = http.HandlerFunc(refuseBody)
 	}
 	res := &http1Response{response: response{ResponseWriter: w, conn: c, server: s, method: r.Method, uri: r.RequestURI, endsWithConn: r.Proto == "HTTP/1.0"}}
-	if c != nil {
-		c.begin(&res.response, r.ContentLength)
+	if c != nil && !c.begin(&res.response, r.ContentLength) {
+		return
 	}
 	if c == nil || r.ContentLength == 0 || r.ContentLength > 0 && !s.tls {
 		res.serve(handler, res, r)
@@ -87,21 +89,25 @@ func answerOptions(w http.ResponseWriter, r *http.Request) {
 }
 
 // begin notes the request that the connection is busy with, and the length of
-// its body.
-func (c *conn) begin(res *response, length int64) {
+// its body. It reports false if the connection was cut: no handler begins what
+// cannot be answered and was not named.
+func (c *conn) begin(res *response, length int64) (ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
+	case c.isCutLocked():
+		return false
 	case c.state == stateReading:
 		c.setStateLocked(stateAnswering)
 	case c.state.in(stateNew, stateIdle, stateReleasing): // under TLS it may have come with an earlier request
 		c.beginLocked(stateAnswering)
 	default:
-		return
+		return true
 	}
 	c.handshake.over = true
 	c.current, res.writtenBefore = res, c.written.Load()
 	c.framing.beginBody(length)
+	return true
 }
 
 // endBody notes that the body of the request was read to its end.
