@@ -128,6 +128,7 @@ func (p *Work) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	switch {
 	case r.URL.Query().Has("long"):
+		fmt.Fprintf(os.Stderr, "msg=waits path=%s\n", r.URL.Path)
 		n, _ := strconv.Atoi(r.URL.Query().Get("long"))
 		p.await(max(n, 1))
 		time.Sleep(time.Second)
