@@ -263,9 +263,7 @@ func TestManyHang(t *testing.T) {
 	before := runtime.NumGoroutine()
 	defer func() {
 		close(free)
-		for runtime.NumGoroutine() > before {
-			time.Sleep(time.Millisecond)
-		}
+		servetest.WaitFor(t, "the goroutines to end", func() bool { return runtime.NumGoroutine() <= before })
 	}()
 	var g run.Group
 	for range 1000 {

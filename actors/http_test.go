@@ -93,9 +93,7 @@ func TestHTTPListenerFails(t *testing.T) {
 	s := &servetest.Service{Addr: l.Addr().String(), Stop: stop}
 	c := s.Dial(t)
 	c.Send(servetest.Get)
-	for stop.Snapshot().InFlight == 0 {
-		time.Sleep(time.Millisecond)
-	}
+	servetest.WaitFor(t, "a request in flight", func() bool { return stop.Snapshot().InFlight > 0 })
 	l.Close()
 	s.Until(t, actors.Draining)
 	close(proceed)
@@ -180,9 +178,7 @@ func TestDrainCutsAtDeadline(t *testing.T) {
 	}
 	sent := int64(c.R.Buffered())
 	partial.Send("GET /half")
-	for s.Stop.Snapshot().Busy != 2 {
-		time.Sleep(time.Millisecond)
-	}
+	servetest.WaitFor(t, "2 busy connections", func() bool { return s.Stop.Snapshot().Busy == 2 })
 	begin := time.Now()
 	s.End()
 	err := s.Wait(t)
@@ -223,9 +219,7 @@ func TestCutIsNamedInBounds(t *testing.T) {
 	for range n {
 		s.Dial(t).Send("GET /" + strings.Repeat("x", 3<<10) + " HTTP/1.1\r\nHost: x\r\n\r\n")
 	}
-	for s.Stop.Snapshot().InFlight < n {
-		time.Sleep(time.Millisecond)
-	}
+	servetest.WaitFor(t, "all requests to be in flight", func() bool { return s.Stop.Snapshot().InFlight >= n })
 	s.End()
 	var cut *actors.CutError
 	if err := s.Wait(t); !errors.As(err, &cut) || len(cut.Requests) != n {
@@ -307,19 +301,17 @@ func TestTwoServersOneStop(t *testing.T) {
 	s := &servetest.Service{Addr: addrs[1], Stop: stop}
 	c := s.Dial(t)
 	c.Send(servetest.Get)
-	for stop.Snapshot().InFlight != 1 {
-		time.Sleep(time.Millisecond)
-	}
+	servetest.WaitFor(t, "a request in flight", func() bool { return stop.Snapshot().InFlight == 1 })
 	s.Until(t, actors.Ready)
 	cancel()
 	s.Until(t, actors.Draining)
-	for { // the first server has nothing to wait for
+	servetest.WaitFor(t, "the first server, which has nothing to finish, to refuse", func() bool {
 		nc, err := net.Dial("tcp", addrs[0])
-		if err != nil {
-			break
+		if err == nil {
+			nc.Close()
 		}
-		nc.Close()
-	}
+		return err != nil
+	})
 	if p := stop.Phase(); p != actors.Draining {
 		t.Errorf("phase = %v while one server drains, want draining", p)
 	}

@@ -199,9 +199,7 @@ func TestCutOfHTTP10(t *testing.T) {
 			c.R.Reset(c.Conn)
 		}
 		c.Send("GET / HTTP/1.0\r\n\r\n")
-		for s.Stop.Snapshot().InFlight == 0 {
-			time.Sleep(time.Millisecond)
-		}
+		servetest.WaitFor(t, "a request in flight", func() bool { return s.Stop.Snapshot().InFlight > 0 })
 		s.End()
 		if answer, err := io.ReadAll(c.R); err == nil {
 			t.Errorf("read %q to its end, want a reset", answer)
@@ -360,9 +358,7 @@ func TestDrainRefusesToContinue(t *testing.T) {
 	}
 	begun.R.ReadString('\n')
 	late.Send(expect[:20])
-	for s.Stop.Snapshot().Busy < 2 {
-		time.Sleep(time.Millisecond)
-	}
+	servetest.WaitFor(t, "2 busy connections", func() bool { return s.Stop.Snapshot().Busy >= 2 })
 	s.End()
 	s.Until(t, actors.Draining)
 	late.Send(expect[20:])
@@ -489,9 +485,7 @@ func TestUnreadIsNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	for stop.Snapshot().Open == 0 {
-		time.Sleep(time.Millisecond)
-	}
+	servetest.WaitFor(t, "a connection", func() bool { return stop.Snapshot().Open > 0 })
 	io.WriteString(nc, servetest.Get)
 	interrupt(nil)
 	if err := <-done; err != nil {

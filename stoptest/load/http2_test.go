@@ -13,6 +13,8 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"lastcall/internal/wiretest"
 )
 
 // httpServer is a perfect one, without and with TLS, which speaks HTTP/1 and
@@ -344,7 +346,7 @@ func TestHTTP2ConnectionsUnused(t *testing.T) {
 			c.shared = &sharedConn{users: 1}
 			defer c.shared.leave()
 			cn, _ := c.connection()
-			eventually(t, "end", func() bool { closed, _, _ := cn.state(); return closed })
+			wiretest.WaitFor(t, "the connection to end", func() bool { closed, _, _ := cn.state(); return closed })
 			if cn, _ := c.connection(); cn != nil {
 				t.Error("the connection is used all the same")
 			}

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"lastcall/internal/wiretest"
 )
 
 // TestPlainShutdownLoses: net/http's own stop loses requests of keep-alive
@@ -89,7 +91,7 @@ func TestSlowRequestsInFlightAtTheSignal(t *testing.T) {
 		t.Fatal(err)
 	}
 	inFlight := func() int { led := l.Snapshot(); return led.Row("slow").InFlight }
-	eventually(t, "20 in flight", func() bool { return inFlight() == 20 })
+	wiretest.WaitFor(t, "20 requests in flight", func() bool { return inFlight() == 20 })
 	l.Signalled(time.Now())
 	close(release)
 	led := l.Wait()
