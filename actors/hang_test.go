@@ -319,6 +319,7 @@ func TestHangStatus(t *testing.T) {
 		}()
 		os.Exit(actors.ExitStatus(sup.Err(g.Run())))
 	}
+	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("a process cannot signal itself")
 	}
@@ -362,6 +363,7 @@ func TestHangCut(t *testing.T) {
 		}()
 		os.Exit(actors.ExitStatus(sup.Err(g.Run())))
 	}
+	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("a process cannot signal itself")
 	}

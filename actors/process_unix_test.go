@@ -220,14 +220,16 @@ func TestProcessOutput(t *testing.T) {
 		t.Error(err)
 	}
 	var got []string
-	for line := range strings.Lines(log.String()) {
-		if strings.Contains(line, "stream=") {
-			got = append(got, strings.TrimSuffix(strings.TrimPrefix(line, "level=info actor=p "), "\n"))
+	for _, stream := range []string{"stderr", "stdout"} { // two pipes have no common order
+		for line := range strings.Lines(log.String()) {
+			if strings.Contains(line, "stream="+stream) {
+				got = append(got, strings.TrimSuffix(strings.TrimPrefix(line, "level=info actor=p "), "\n"))
+			}
 		}
 	}
 	want := []string{
-		"stream=stdout msg=one", "stream=stdout msg=two", "stream=stdout msg=",
 		"stream=stderr msg=three",
+		"stream=stdout msg=one", "stream=stdout msg=two", "stream=stdout msg=",
 		"stream=stdout msg=0123456789abcdef more=true", "stream=stdout msg=0123456789abcdef more=true", "stream=stdout msg=X",
 		"stream=stdout msg=0123456789abcd more=true", "stream=stdout msg=€e",
 		"stream=stdout msg=0123456789abcdef more=true", "stream=stdout msg=",
