@@ -250,10 +250,14 @@ func TestHalfClosedIsAnswered(t *testing.T) {
 func TestHalfClosedAtAnswer(t *testing.T) {
 	t.Parallel()
 	s := servetest.Start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(servetest.Hello)})
-	var clients sync.WaitGroup
+	clients := 50
+	if *long {
+		clients = 400
+	}
+	var all sync.WaitGroup
 	for range 8 {
-		clients.Go(func() {
-			for i := range 400 {
+		all.Go(func() {
+			for i := range clients {
 				nc, err := net.Dial("tcp", s.Addr)
 				if err != nil {
 					t.Error(err)
@@ -261,7 +265,7 @@ func TestHalfClosedAtAnswer(t *testing.T) {
 				}
 				begun := time.Now()
 				io.WriteString(nc, servetest.Get)
-				for range i * 10 { // a while
+				for range i * 4000 / clients { // a while
 					runtime.Gosched()
 				}
 				nc.(*net.TCPConn).CloseWrite()
@@ -273,7 +277,7 @@ func TestHalfClosedAtAnswer(t *testing.T) {
 			}
 		})
 	}
-	clients.Wait()
+	all.Wait()
 }
 
 // A client that is gone is found out all the same, also if nothing is written.

@@ -43,6 +43,7 @@ func httpServer(t testing.TB, s *served) (plain, encrypted *httptest.Server) {
 }
 
 func TestHTTP2LosesNothing(t *testing.T) {
+	t.Parallel()
 	var s served
 	plain, encrypted := httpServer(t, &s)
 	tls := encrypted.Client().Transport.(*http.Transport).TLSClientConfig
@@ -142,6 +143,7 @@ func (s *server2) wait() {
 // Each connection gives three answers; what happens to the fourth stream is the
 // case. Each client makes 20 requests: 15 are answered, 5 not.
 func TestHTTP2ServersThatLoseEveryFourthStream(t *testing.T) {
+	t.Parallel()
 	good := Row{Clients: 4, Requests: 80, Answered: 80}
 	lost := Row{Clients: 4, Requests: 80, Answered: 60, Lost: 20}
 	safe := Row{Clients: 4, Requests: 80, Answered: 60, SafeToRetry: 20}

@@ -17,6 +17,7 @@ import (
 // TestPlainShutdownLoses: net/http's own stop loses requests of keep-alive
 // clients, https://go.dev/issue/75591. A ledger that shows none is wrong.
 func TestPlainShutdownLoses(t *testing.T) {
+	t.Parallel()
 	var s served
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -145,6 +146,7 @@ func TestIdleConnections(t *testing.T) {
 }
 
 func TestStopEndsALoadThatIsNotRefused(t *testing.T) {
+	t.Parallel()
 	addr := rawServer(t, func(c *serverConn) {
 		for {
 			id, ok := c.request()
