@@ -50,6 +50,9 @@ func TestStopWithLongThinkTime(t *testing.T) {
 }
 
 func TestStopOverLongLine(t *testing.T) {
+	if !*e2e.Long {
+		t.Parallel() // few clients
+	}
 	stopBoth(t, e2e.LongLine(t, line.Config{Delay: 50 * time.Millisecond}))
 }
 

@@ -6,9 +6,11 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -109,19 +111,38 @@ func TestTimeout(t *testing.T) {
 		g.Add(actors.Signal(stop))
 		os.Exit(actors.ExitStatus(stop.Err(g.Run())))
 	}
+	t.Parallel()
 	timeout, err := exec.LookPath("timeout")
 	if err != nil {
 		t.Skip(err)
 	}
+	var attempts sync.WaitGroup
+	defer attempts.Wait()
 	for range 5 {
-		ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
-		defer cancel()
-		cmd := exec.CommandContext(ctx, timeout, "--preserve-status", "-s", "INT", "1", os.Args[0], "-test.run=^TestTimeout$")
-		cmd.Env = append(os.Environ(), "LASTCALL_CHILD=x")
-		out, err := cmd.CombinedOutput()
-		if err != nil || !strings.Contains(string(out), "received signal interrupt") {
-			t.Fatalf("%v, want a clean stop by the interrupt:\n%s", err, out)
-		}
+		attempts.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, timeout, "--preserve-status", "-s", "INT", "1h", os.Args[0], "-test.run=^TestTimeout$")
+			cmd.Env = append(os.Environ(), "LASTCALL_CHILD=x")
+			stderr, err := cmd.StderrPipe()
+			if err == nil {
+				err = cmd.Start()
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			var out strings.Builder
+			for s := bufio.NewScanner(stderr); s.Scan(); {
+				fmt.Fprintln(&out, s.Text())
+				if strings.Contains(s.Text(), "msg=ready") {
+					cmd.Process.Signal(syscall.SIGALRM) // as if the hour was over
+				}
+			}
+			if err := cmd.Wait(); err != nil || !strings.Contains(out.String(), "received signal interrupt") {
+				t.Errorf("%v, want a clean stop by the interrupt:\n%s", err, &out)
+			}
+		})
 	}
 }
 
@@ -152,6 +173,7 @@ func TestInterruptsWithLogStuck(t *testing.T) {
 		}()
 		os.Exit(actors.ExitStatus(stop.Err(g.Run())))
 	}
+	t.Parallel()
 	stderr, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)

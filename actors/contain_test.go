@@ -46,6 +46,7 @@ func TestPanicNames(t *testing.T) {
 		g.Run()
 		os.Exit(0)
 	}
+	t.Parallel()
 	for _, name := range []string{"execute", "interrupt", "recovered before"} {
 		t.Run(name, func(t *testing.T) {
 			out, status := childOf(t, "TestPanicNames", name)

@@ -65,11 +65,7 @@ func TestFailedInStop(t *testing.T) {
 					close(release)
 					<-got
 					client.CloseIdleConnections()
-					for deadline := time.Now().Add(10 * time.Second); stop.Snapshot().Open > 0; time.Sleep(time.Millisecond) {
-						if time.Now().After(deadline) {
-							t.Fatal("the connection has not been closed for 10 s")
-						}
-					}
+					servetest.WaitFor(t, "the connection to be closed", func() bool { return stop.Snapshot().Open == 0 })
 				}
 				s.End()
 				<-stop.Draining()
@@ -85,11 +81,8 @@ func TestFailedInStop(t *testing.T) {
 					t.Errorf("Err = %v, status %d", s.Wait(t), actors.ExitStatus(s.Wait(t)))
 				}
 				want := map[uint64]string{0: " failed=0 ", 1: " failed=1 "}[tt.want]
-				for deadline := time.Now().Add(10 * time.Second); logged.count(want) != 1; time.Sleep(time.Millisecond) {
-					if time.Now().After(deadline) { // on a busy machine Err does not wait for the last line
-						t.Fatalf("no%sin the log after 10 s:\n%s", want, &logged)
-					}
-				}
+				// On a busy machine Err does not wait for the last line.
+				servetest.WaitFor(t, want+"in the log", func() bool { return logged.count(want) == 1 })
 			})
 		}
 	}
@@ -125,11 +118,7 @@ func TestFailedAfterCut(t *testing.T) {
 			<-s.Done
 			close(release)
 			<-returned
-			for deadline := time.Now().Add(10 * time.Second); len(stop.InFlight()) > 0; time.Sleep(time.Millisecond) {
-				if time.Now().After(deadline) {
-					t.Fatal("a request is in flight after its handler has returned")
-				}
-			}
+			servetest.WaitFor(t, "no request in flight, as its handler has returned", func() bool { return len(stop.InFlight()) == 0 })
 			time.Sleep(10 * time.Millisecond) // a wrong count would come now
 			if n := stop.Snapshot(); n.Failed != 0 || len(n.Cut) != 1 || actors.ExitStatus(s.Wait(t)) != 3 {
 				t.Errorf("failed %d, cut %d, status %d; want 0, 1, 3", n.Failed, len(n.Cut), actors.ExitStatus(s.Wait(t)))

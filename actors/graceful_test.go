@@ -376,6 +376,7 @@ func ExampleGraceful_server() {
 
 // A serve that panics has ended, and is not waited for.
 func TestGracefulPanics(t *testing.T) {
+	t.Parallel()
 	stop := &actors.Stop{Grace: 500 * time.Millisecond}
 	sup := &actors.Supervisor{Stop: stop}
 	var closed atomic.Bool

@@ -263,9 +263,7 @@ func TestManyHang(t *testing.T) {
 	before := runtime.NumGoroutine()
 	defer func() {
 		close(free)
-		for runtime.NumGoroutine() > before {
-			time.Sleep(time.Millisecond)
-		}
+		servetest.WaitFor(t, "the goroutines to end", func() bool { return runtime.NumGoroutine() <= before })
 	}()
 	var g run.Group
 	for range 1000 {
@@ -321,6 +319,7 @@ func TestHangStatus(t *testing.T) {
 		}()
 		os.Exit(actors.ExitStatus(sup.Err(g.Run())))
 	}
+	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("a process cannot signal itself")
 	}
@@ -364,6 +363,7 @@ func TestHangCut(t *testing.T) {
 		}()
 		os.Exit(actors.ExitStatus(sup.Err(g.Run())))
 	}
+	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("a process cannot signal itself")
 	}

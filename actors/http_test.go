@@ -1,7 +1,6 @@
 package actors_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -93,9 +92,7 @@ func TestHTTPListenerFails(t *testing.T) {
 	s := &servetest.Service{Addr: l.Addr().String(), Stop: stop}
 	c := s.Dial(t)
 	c.Send(servetest.Get)
-	for stop.Snapshot().InFlight == 0 {
-		time.Sleep(time.Millisecond)
-	}
+	servetest.WaitFor(t, "a request in flight", func() bool { return stop.Snapshot().InFlight > 0 })
 	l.Close()
 	s.Until(t, actors.Draining)
 	close(proceed)
@@ -115,16 +112,14 @@ func TestLoggerMayAsk(t *testing.T) {
 	// A logger that shows the phase must not wait for the lock that the one
 	// who logs holds.
 	var stop actors.Stop
-	var out bytes.Buffer
-	stop.Logger = log.With(log.NewLogfmtLogger(log.NewSyncWriter(&out)), "now", log.Valuer(func() any { return stop.Phase() }))
+	var out lines
+	stop.Logger = log.With(&out, "now", log.Valuer(func() any { return stop.Phase() }))
 	s := servetest.Start(t, &stop, &http.Server{Handler: http.HandlerFunc(servetest.Hello)})
 	s.End()
 	if err := s.Wait(t); err != nil {
 		t.Error(err)
 	}
-	if !strings.Contains(out.String(), "now=stopped") {
-		t.Errorf("log lacks now=stopped:\n%s", out.String())
-	}
+	servetest.WaitFor(t, "now=stopped in the log", func() bool { return out.count("now=stopped") > 0 })
 }
 
 func TestSecondListenerFails(t *testing.T) {
@@ -163,10 +158,11 @@ func (l failingListener) Accept() (net.Conn, error) {
 }
 
 func TestDrainCutsAtDeadline(t *testing.T) {
-	var logs bytes.Buffer
+	t.Parallel()
+	var logs lines
 	hold := make(chan struct{})
 	defer close(hold)
-	s := servetest.Start(t, &actors.Stop{Grace: 200 * time.Millisecond, Logger: log.NewLogfmtLogger(log.NewSyncWriter(&logs))},
+	s := servetest.Start(t, &actors.Stop{Grace: 200 * time.Millisecond, Logger: &logs},
 		&http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Length", "1000")
 			io.WriteString(w, strings.Repeat("x", 100))
@@ -180,9 +176,7 @@ func TestDrainCutsAtDeadline(t *testing.T) {
 	}
 	sent := int64(c.R.Buffered())
 	partial.Send("GET /half")
-	for s.Stop.Snapshot().Busy != 2 {
-		time.Sleep(time.Millisecond)
-	}
+	servetest.WaitFor(t, "2 busy connections", func() bool { return s.Stop.Snapshot().Busy == 2 })
 	begin := time.Now()
 	s.End()
 	err := s.Wait(t)
@@ -206,31 +200,30 @@ func TestDrainCutsAtDeadline(t *testing.T) {
 			t.Errorf("age of %v = %v, want over 200 ms", r, r.Age)
 		}
 	}
-	if line := "path=/held client=" + c.LocalAddr().String(); !strings.Contains(logs.String(), line) {
-		t.Errorf("log lacks %q:\n%s", line, logs.String())
-	}
+	line := "path=/held client=" + c.LocalAddr().String()
+	servetest.WaitFor(t, line+" in the log", func() bool { return strings.Contains(logs.String(), line) })
 }
 
 // Of any number of requests, with paths of any length, so many are named, and
 // so much of them, that the log does not hold the process.
 func TestCutIsNamedInBounds(t *testing.T) {
-	var logs bytes.Buffer
+	var logs lines
 	hold := make(chan struct{})
 	defer close(hold)
-	s := servetest.Start(t, &actors.Stop{Grace: -1, Logger: log.NewLogfmtLogger(log.NewSyncWriter(&logs))},
+	s := servetest.Start(t, &actors.Stop{Grace: -1, Logger: &logs},
 		&http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-hold })})
 	const n = 1003
 	for range n {
 		s.Dial(t).Send("GET /" + strings.Repeat("x", 3<<10) + " HTTP/1.1\r\nHost: x\r\n\r\n")
 	}
-	for s.Stop.Snapshot().InFlight < n {
-		time.Sleep(time.Millisecond)
-	}
+	servetest.WaitFor(t, "all requests to be in flight", func() bool { return s.Stop.Snapshot().InFlight >= n })
 	s.End()
 	var cut *actors.CutError
 	if err := s.Wait(t); !errors.As(err, &cut) || len(cut.Requests) != n {
 		t.Fatalf("Err() = %v, want %d requests cut", err, n)
 	}
+	// On a busy machine Err does not wait for the last line.
+	servetest.WaitFor(t, "the last line of the log", func() bool { return strings.Contains(logs.String(), "msg=stopped") })
 	if got := strings.Count(logs.String(), `msg="request cut"`); got != 1000 {
 		t.Errorf("%d requests are named in the log, want 1000", got)
 	}
@@ -307,19 +300,17 @@ func TestTwoServersOneStop(t *testing.T) {
 	s := &servetest.Service{Addr: addrs[1], Stop: stop}
 	c := s.Dial(t)
 	c.Send(servetest.Get)
-	for stop.Snapshot().InFlight != 1 {
-		time.Sleep(time.Millisecond)
-	}
+	servetest.WaitFor(t, "a request in flight", func() bool { return stop.Snapshot().InFlight == 1 })
 	s.Until(t, actors.Ready)
 	cancel()
 	s.Until(t, actors.Draining)
-	for { // the first server has nothing to wait for
+	servetest.WaitFor(t, "the first server, which has nothing to finish, to refuse", func() bool {
 		nc, err := net.Dial("tcp", addrs[0])
-		if err != nil {
-			break
+		if err == nil {
+			nc.Close()
 		}
-		nc.Close()
-	}
+		return err != nil
+	})
 	if p := stop.Phase(); p != actors.Draining {
 		t.Errorf("phase = %v while one server drains, want draining", p)
 	}

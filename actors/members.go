@@ -85,6 +85,10 @@ func (s *Stop) skipUnstarted() {
 		s.mu.Unlock()
 		return // addUnready or begin calls it again
 	}
+	if !s.began.IsZero() && time.Since(s.began) < returnTime {
+		s.mu.Unlock()
+		return // begin calls it again: what waited for an actor is only now interrupted
+	}
 	for _, m := range s.members {
 		if m.step == memberIsMade && !m.skipped {
 			m.skipped = true

@@ -80,6 +80,7 @@ func churn() {
 
 // TestProcessDiesWithParent: but not with a thread of it.
 func TestProcessDiesWithParent(t *testing.T) {
+	t.Parallel()
 	cmd := helper("churn")
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
@@ -166,6 +167,7 @@ func terminal() {
 // TestProcessTerminal: in the background of a terminal a program that uses it is
 // stopped, and ends when it is asked to all the same.
 func TestProcessTerminal(t *testing.T) {
+	t.Parallel()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	if err != nil {
 		t.Skip(err)

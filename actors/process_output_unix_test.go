@@ -18,6 +18,7 @@ import (
 	"github.com/oklog/run"
 
 	"lastcall/actors"
+	"lastcall/internal/servetest"
 )
 
 // gate is a log that blocks at the output of a program until it is opened.
@@ -58,24 +59,16 @@ func (l *lines) untilGone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); syscall.Kill(pid, 0) != syscall.ESRCH; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("process %d is there after 20 s", pid)
-		}
-	}
+	servetest.WaitFor(t, fmt.Sprintf("the end of process %d", pid), func() bool { return syscall.Kill(pid, 0) == syscall.ESRCH })
 }
 
 // untilFile waits for a file, which a program makes.
 func untilFile(t *testing.T, path string) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
-		if _, err := os.Stat(path); err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the program has not made %s after 20 s", path)
-		}
-	}
+	servetest.WaitFor(t, "the program to make "+path, func() bool {
+		_, err := os.Stat(path)
+		return err == nil
+	})
 }
 
 // escaped is the beginning of a script: it starts another that leaves the group,

@@ -18,20 +18,19 @@ import (
 	"github.com/oklog/run"
 
 	"lastcall/actors"
+	"lastcall/internal/servetest"
 )
 
 // until waits for a line in the log, and returns it.
 func (l *lines) until(t testing.TB, expr string) string {
 	t.Helper()
 	re := regexp.MustCompile(expr)
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
-		if s := re.FindString(l.String()); s != "" {
-			return s
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the log lacks %q after 20 s:\n%v", expr, l)
-		}
-	}
+	var found string
+	servetest.WaitFor(t, fmt.Sprintf("%q in the log", expr), func() bool {
+		found = re.FindString(l.String())
+		return found != ""
+	})
+	return found
 }
 
 // sh is a script, which says "ready" when it is.
@@ -124,18 +123,13 @@ func TestProcessStopped(t *testing.T) {
 			a := begin(actors.Process(&stop, sh(tt.script), actors.ProcessConfig{}))
 			pid := strings.TrimPrefix(log.until(t, `pid=\d+`), "pid=")
 			log.until(t, "msg=ready")
-			for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+			servetest.WaitFor(t, "one of the group to be stopped", func() bool {
 				out, err := exec.Command("ps", "-A", "-o", "pgid=,stat=").Output()
 				if err != nil {
 					t.Fatal(err)
 				}
-				if regexp.MustCompile(`(?m)^ *` + pid + ` +T`).Match(out) {
-					break
-				}
-				if time.Now().After(deadline) {
-					t.Fatal("nothing of the group is stopped after 20 s")
-				}
-			}
+				return regexp.MustCompile(`(?m)^ *` + pid + ` +T`).Match(out)
+			})
 			a.interrupt(nil)
 			select {
 			case <-a.done:
@@ -226,14 +220,16 @@ func TestProcessOutput(t *testing.T) {
 		t.Error(err)
 	}
 	var got []string
-	for line := range strings.Lines(log.String()) {
-		if strings.Contains(line, "stream=") {
-			got = append(got, strings.TrimSuffix(strings.TrimPrefix(line, "level=info actor=p "), "\n"))
+	for _, stream := range []string{"stderr", "stdout"} { // two pipes have no common order
+		for line := range strings.Lines(log.String()) {
+			if strings.Contains(line, "stream="+stream) {
+				got = append(got, strings.TrimSuffix(strings.TrimPrefix(line, "level=info actor=p "), "\n"))
+			}
 		}
 	}
 	want := []string{
-		"stream=stdout msg=one", "stream=stdout msg=two", "stream=stdout msg=",
 		"stream=stderr msg=three",
+		"stream=stdout msg=one", "stream=stdout msg=two", "stream=stdout msg=",
 		"stream=stdout msg=0123456789abcdef more=true", "stream=stdout msg=0123456789abcdef more=true", "stream=stdout msg=X",
 		"stream=stdout msg=0123456789abcd more=true", "stream=stdout msg=€e",
 		"stream=stdout msg=0123456789abcdef more=true", "stream=stdout msg=",

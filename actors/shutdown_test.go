@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"lastcall/actors"
+	"lastcall/internal/servetest"
 )
 
 // TestServerIsShutDownByOthers calls Shutdown on the server of an actor. That
@@ -44,11 +45,7 @@ func TestServerIsShutDownByOthers(t *testing.T) {
 	if err := stop.Err(err); err != nil {
 		t.Errorf("Err = %v, want nil", err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); ran.Load() == 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the function of RegisterOnShutdown has not run within 10s")
-		}
-	}
+	servetest.WaitFor(t, "the function of RegisterOnShutdown to run", func() bool { return ran.Load() > 0 })
 	if n := ran.Load(); n != 1 {
 		t.Errorf("the function of RegisterOnShutdown ran %d times, want 1", n)
 	}

@@ -1,7 +1,6 @@
 package actors_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,11 +14,11 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/go-kit/log"
 	"github.com/google/go-cmp/cmp"
 	"github.com/oklog/run"
 
 	"lastcall/actors"
+	"lastcall/internal/servetest"
 )
 
 // diary is what actors of a test tell, in order.
@@ -415,13 +414,14 @@ func TestSupervisorLog(t *testing.T) {
 
 // TestFailureOfHTTP is logged by the HTTP actor, and not again.
 func TestFailureOfHTTP(t *testing.T) {
-	var out bytes.Buffer
-	stop := &actors.Stop{Logger: log.NewLogfmtLogger(log.NewSyncWriter(&out))}
+	var out lines
+	stop := &actors.Stop{Logger: &out}
 	sup := &actors.Supervisor{Stop: stop}
 	var g run.Group
 	g.Add(sup.Actor("http")(actors.HTTP(stop, &http.Server{Addr: "127.0.0.1:no"})))
 	err := sup.Err(g.Run())
-	if err == nil || strings.Count(out.String(), "level=error") != 1 || sup.Snapshot().First != "http" {
+	servetest.WaitFor(t, "the last line of the log", func() bool { return out.count("msg=stopped") > 0 })
+	if err == nil || out.count("level=error") != 1 || sup.Snapshot().First != "http" {
 		t.Errorf("Err = %v, first %q, log:\n%s", err, sup.Snapshot().First, &out)
 	}
 }

@@ -21,6 +21,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"lastcall/internal/wiretest"
 	"lastcall/stoptest/report"
 )
 
@@ -374,7 +375,7 @@ func TestNothingLeftBehind(t *testing.T) {
 			}
 			ended := make(chan error, 1)
 			go func() { ended <- cmd.Wait() }()
-			eventually(t, "the server has forked", func() bool {
+			wiretest.WaitFor(t, "the server to fork", func() bool {
 				select {
 				case err := <-ended:
 					t.Fatalf("stoptest has ended before: %v\n%s", err, &out)
@@ -383,7 +384,7 @@ func TestNothingLeftBehind(t *testing.T) {
 				_, err := os.Stat(pids)
 				return err == nil
 			})
-			eventually(t, "it serves", func() bool {
+			wiretest.WaitFor(t, "it to serve", func() bool {
 				nc, err := net.Dial("tcp", addr)
 				if err == nil {
 					nc.Close()
@@ -420,17 +421,7 @@ func wantGone(t *testing.T, path string) {
 		if n, _ := fmt.Sscan(f, &pid); n != 1 || pid <= 1 {
 			t.Fatalf("no process %q", f)
 		}
-		eventually(t, fmt.Sprint("process ", pid, " is gone"), func() bool { return syscall.Kill(pid, 0) == syscall.ESRCH })
-	}
-}
-
-// eventually polls, within a generous bound.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%s: not within 30 s", what)
-		}
+		wiretest.WaitFor(t, fmt.Sprintf("the end of process %d", pid), func() bool { return syscall.Kill(pid, 0) == syscall.ESRCH })
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/go-kit/log"
 
 	"lastcall/internal/drain"
+	"lastcall/internal/wiretest"
 )
 
 // stop is a Policy that a test drives.
@@ -199,9 +200,7 @@ func TestAcceptedAsDrainingBegins(t *testing.T) {
 	first := &slow{Conn: server, held: make(chan struct{})}
 	hold := make(chan struct{})
 	l.conns <- first
-	for engine.Stats().Open != 1 {
-		time.Sleep(time.Millisecond)
-	}
+	wiretest.WaitFor(t, "a connection", func() bool { return engine.Stats().Open == 1 })
 	// The lock of the first connection is held, so that release gets stuck between
 	// its look at the connections and the beginning of draining.
 	first.hold.Store(&hold)

@@ -17,6 +17,7 @@ import (
 
 	"lastcall/actors"
 	"lastcall/internal/drain"
+	"lastcall/internal/wiretest"
 )
 
 // lines is a logger that keeps the lines with a certain message.
@@ -70,17 +71,17 @@ func TestNewcomersAreRefused(t *testing.T) {
 	<-entered
 	interrupt(nil)
 	<-stop.Draining()
-	for {
+	wiretest.WaitFor(t, "the door to be shut", func() bool {
 		nc, err := net.DialTimeout("tcp", l.Addr().String(), 10*time.Second)
-		if err == nil { // before the door was shut
+		if err == nil {
 			nc.Close()
-			continue
+			return false
 		}
 		if !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("Dial() = %v, want %v", err, syscall.ECONNREFUSED)
 		}
-		break
-	}
+		return true
+	})
 	close(proceed)
 	if err := <-answer; err != nil {
 		t.Errorf("the request in flight: %v", err)

@@ -181,9 +181,7 @@ func TestDrainSendsGOAWAY(t *testing.T) {
 			t.Fatal(err)
 		}
 		io.CopyN(io.Discard, quiet, 8)
-		for s.Stop.Snapshot().Open < 2 {
-			time.Sleep(time.Millisecond)
-		}
+		servetest.WaitFor(t, "2 connections", func() bool { return s.Stop.Snapshot().Open >= 2 })
 		begun := time.Now()
 		s.End()
 		if err := s.Wait(t); err != nil {
@@ -209,9 +207,7 @@ func TestDrainSendsGOAWAYToLate(t *testing.T) {
 			slow.Conn = tls.Client(slow.Conn, &tls.Config{InsecureSkipVerify: true})
 		}
 		slow.Send(servetest.Get) // holds the stop
-		for s.Stop.Snapshot().InFlight < 1 || s.Stop.Snapshot().Open < 2 {
-			time.Sleep(time.Millisecond)
-		}
+		servetest.WaitFor(t, "a request in flight, 2 connections", func() bool { return s.Stop.Snapshot().InFlight >= 1 && s.Stop.Snapshot().Open >= 2 })
 		s.End()
 		s.Until(t, actors.Draining)
 		if overTLS {
@@ -266,11 +262,7 @@ func TestDrainFinishesStreams(t *testing.T) {
 						results <- result{body, err}
 					}()
 				}
-				for deadline := time.Now().Add(10 * time.Second); s.Stop.Snapshot().InFlight < n; time.Sleep(time.Millisecond) {
-					if time.Now().After(deadline) {
-						t.Fatalf("Snapshot() = %+v, want %d in flight", s.Stop.Snapshot(), n)
-					}
-				}
+				servetest.WaitFor(t, fmt.Sprint(n, " requests in flight"), func() bool { return s.Stop.Snapshot().InFlight >= n })
 				s.End()
 				s.Until(t, actors.Draining)
 				if !cut {
@@ -327,9 +319,7 @@ func TestDrainWaitsForHandlersWithoutClient(t *testing.T) {
 				res.Body.Close()
 			}
 		}()
-		for s.Stop.Snapshot().InFlight < 1 {
-			time.Sleep(time.Millisecond)
-		}
+		servetest.WaitFor(t, "a request in flight", func() bool { return s.Stop.Snapshot().InFlight >= 1 })
 		leave()
 		<-deserted
 		c.CloseIdleConnections()
@@ -417,9 +407,7 @@ func TestDrainLosesNoStream(t *testing.T) {
 				}
 			}()
 		}
-		for s.Stop.Snapshot().Served < 500 {
-			time.Sleep(time.Millisecond)
-		}
+		servetest.WaitFor(t, "500 served requests", func() bool { return s.Stop.Snapshot().Served >= 500 })
 		s.End()
 		for range clients {
 			if err := <-done; err != nil {
@@ -469,9 +457,7 @@ func TestDrainOfUnused(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			for s.Stop.Snapshot().Open < 20 {
-				time.Sleep(time.Millisecond)
-			}
+			servetest.WaitFor(t, "20 connections", func() bool { return s.Stop.Snapshot().Open >= 20 })
 			begun := time.Now()
 			s.End()
 			if err := s.Wait(t); err != nil {

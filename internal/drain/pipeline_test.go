@@ -199,9 +199,7 @@ func TestCutOfHTTP10(t *testing.T) {
 			c.R.Reset(c.Conn)
 		}
 		c.Send("GET / HTTP/1.0\r\n\r\n")
-		for s.Stop.Snapshot().InFlight == 0 {
-			time.Sleep(time.Millisecond)
-		}
+		servetest.WaitFor(t, "a request in flight", func() bool { return s.Stop.Snapshot().InFlight > 0 })
 		s.End()
 		if answer, err := io.ReadAll(c.R); err == nil {
 			t.Errorf("read %q to its end, want a reset", answer)
@@ -252,10 +250,14 @@ func TestHalfClosedIsAnswered(t *testing.T) {
 func TestHalfClosedAtAnswer(t *testing.T) {
 	t.Parallel()
 	s := servetest.Start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(servetest.Hello)})
-	var clients sync.WaitGroup
+	clients := 50
+	if *long {
+		clients = 400
+	}
+	var all sync.WaitGroup
 	for range 8 {
-		clients.Go(func() {
-			for i := range 400 {
+		all.Go(func() {
+			for i := range clients {
 				nc, err := net.Dial("tcp", s.Addr)
 				if err != nil {
 					t.Error(err)
@@ -263,7 +265,7 @@ func TestHalfClosedAtAnswer(t *testing.T) {
 				}
 				begun := time.Now()
 				io.WriteString(nc, servetest.Get)
-				for range i * 10 { // a while
+				for range i * 4000 / clients { // a while
 					runtime.Gosched()
 				}
 				nc.(*net.TCPConn).CloseWrite()
@@ -275,7 +277,7 @@ func TestHalfClosedAtAnswer(t *testing.T) {
 			}
 		})
 	}
-	clients.Wait()
+	all.Wait()
 }
 
 // A client that is gone is found out all the same, also if nothing is written.
@@ -360,9 +362,7 @@ func TestDrainRefusesToContinue(t *testing.T) {
 	}
 	begun.R.ReadString('\n')
 	late.Send(expect[:20])
-	for s.Stop.Snapshot().Busy < 2 {
-		time.Sleep(time.Millisecond)
-	}
+	servetest.WaitFor(t, "2 busy connections", func() bool { return s.Stop.Snapshot().Busy >= 2 })
 	s.End()
 	s.Until(t, actors.Draining)
 	late.Send(expect[20:])
@@ -489,9 +489,7 @@ func TestUnreadIsNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	for stop.Snapshot().Open == 0 {
-		time.Sleep(time.Millisecond)
-	}
+	servetest.WaitFor(t, "a connection", func() bool { return stop.Snapshot().Open > 0 })
 	io.WriteString(nc, servetest.Get)
 	interrupt(nil)
 	if err := <-done; err != nil {

@@ -80,9 +80,7 @@ func poke(t *testing.T, srv *http.Server, onPoke func(client *servetest.Client, 
 	go func() { done <- execute() }()
 	c.Send(servetest.Get)
 	c.Answer()
-	for stop.Snapshot().Busy > 0 {
-		time.Sleep(time.Millisecond)
-	}
+	servetest.WaitFor(t, "no connection to be busy", func() bool { return stop.Snapshot().Busy == 0 })
 	interrupt(nil)
 	return c, done
 }

@@ -57,13 +57,9 @@ func TestAnswerArrivesBeforeTheEnd(t *testing.T) {
 			nc.SetDeadline(time.Now().Add(15 * time.Second))
 			say, answer := tt.ask(t, nc)
 			if tt.name == "HTTP2" {
-				for s.Stop.Snapshot().Served == 0 {
-					time.Sleep(time.Millisecond)
-				}
+				servetest.WaitFor(t, "a served request", func() bool { return s.Stop.Snapshot().Served > 0 })
 			} else {
-				for s.Stop.Snapshot().InFlight == 0 {
-					time.Sleep(time.Millisecond)
-				}
+				servetest.WaitFor(t, "a request in flight", func() bool { return s.Stop.Snapshot().InFlight > 0 })
 			}
 			s.End()
 			s.Until(t, actors.Draining)
@@ -97,9 +93,7 @@ func TestAnswerAfterItsHandler(t *testing.T) {
 		t.Cleanup(func() { nc.Close() })
 		nc.SetDeadline(time.Now().Add(15 * time.Second))
 		fr := ask2(t, nc, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
-		for s.Stop.Snapshot().Served == 0 {
-			time.Sleep(time.Millisecond)
-		}
+		servetest.WaitFor(t, "a served request", func() bool { return s.Stop.Snapshot().Served > 0 })
 		return s, fr
 	}
 	t.Run("in time", func(t *testing.T) {
@@ -139,9 +133,7 @@ func TestStalledClientEndsWithItsWrite(t *testing.T) {
 	s := servetest.Start(t, new(actors.Stop), srv)
 	c := s.Dial(t)
 	c.Send(servetest.Get)
-	for s.Stop.Snapshot().InFlight == 0 {
-		time.Sleep(time.Millisecond)
-	}
+	servetest.WaitFor(t, "a request in flight", func() bool { return s.Stop.Snapshot().InFlight > 0 })
 	s.End()
 	at := time.Now()
 	if err := s.Wait(t); err != nil {
@@ -169,9 +161,7 @@ func TestStopWaitsForWhatIsWritten(t *testing.T) {
 			c := s.Dial(t)
 			c.Conn.(*net.TCPConn).SetReadBuffer(4 << 10)
 			c.Send(servetest.Get)
-			for s.Stop.Snapshot().InFlight == 0 {
-				time.Sleep(time.Millisecond)
-			}
+			servetest.WaitFor(t, "a request in flight", func() bool { return s.Stop.Snapshot().InFlight > 0 })
 			if halfClosed {
 				c.Conn.(*net.TCPConn).CloseWrite()
 				s.End()
@@ -179,9 +169,7 @@ func TestStopWaitsForWhatIsWritten(t *testing.T) {
 				close(proceed)
 			} else {
 				close(proceed)
-				for s.Stop.Snapshot().Idle == 0 {
-					time.Sleep(time.Millisecond)
-				}
+				servetest.WaitFor(t, "an idle connection", func() bool { return s.Stop.Snapshot().Idle > 0 })
 				s.End()
 			}
 			select {

@@ -35,7 +35,7 @@ func TestEarlyAnswerOverLongLine(t *testing.T) {
 				p := start(over.ServerAddr().String())
 				port := int(netip.MustParseAddrPort(p.Addr).Port())
 				var asked, all sync.WaitGroup
-				for client := range 20 {
+				for client := range Few(20) {
 					asked.Add(1)
 					all.Go(func() {
 						if err := upload(t.Context(), over, port, asked.Done); err != nil {

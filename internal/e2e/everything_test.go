@@ -140,7 +140,7 @@ func atOnce(prefix, addr string, cfg *tls.Config, keepAlive, fresh int) (warm, i
 		g.Name = prefix + g.Name
 		return g
 	}
-	const think = 5 * time.Millisecond
+	think := Think(5 * time.Millisecond)
 	pause, bodyTime := 300*time.Millisecond, time.Second
 	if *Long {
 		pause, bodyTime = time.Second, 3*time.Second
@@ -149,7 +149,7 @@ func atOnce(prefix, addr string, cfg *tls.Config, keepAlive, fresh int) (warm, i
 		{Name: "blind", Kind: load.Blind, N: keepAlive / 2, Think: think, Method: "POST", Body: 16},
 		{Name: "looking", Kind: load.Looking, N: keepAlive / 2, Think: think, Method: "POST", Body: 16},
 		{Name: "fresh", Kind: load.Fresh, N: fresh, Method: "POST", Body: 16},
-		{Name: "h2", Kind: load.HTTP2, N: 8, Streams: 16, Think: think, Method: "POST", Body: 16},
+		{Name: "h2", Kind: load.HTTP2, N: Few(8), Streams: 16, Think: think, Method: "POST", Body: 16},
 		{Name: "events", Kind: load.Events, N: 5, Path: "/events", Think: think},
 		{Name: "events h2", Kind: load.Events, Streams: 5, Path: "/events", Think: think},
 		{Name: "websocket", Kind: load.WebSocket, N: 5, Path: "/echo", Think: pause},

@@ -172,7 +172,7 @@ func TestHandOver(t *testing.T) {
 				}
 				answered := l.Snapshot().Total.Answered
 				WaitFor(t, "the next process to serve", func() bool {
-					return l.Snapshot().Total.Answered >= answered+1000
+					return l.Snapshot().Total.Answered >= answered+Few(1000)
 				})
 			}
 			l.Stop()

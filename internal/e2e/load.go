@@ -78,13 +78,19 @@ func Mixed(think time.Duration) Traffic {
 	}}
 }
 
-// Few returns the same with few clients, or all of them with -long. Many are late
-// on a busy machine, and a client that pauses for longer than it used to can lose
-// a request.
+// Few returns the same with few clients, which pause longer, or all of them with
+// -long. Many are late on a busy machine, and a client that pauses for
+// longer than it used to can lose a request.
 func (tr Traffic) Few() Traffic {
 	tr.Groups = slices.Clone(tr.Groups)
 	for i := range tr.Groups {
-		tr.Groups[i].N = Few(tr.Groups[i].N)
+		g := &tr.Groups[i]
+		g.N = Few(g.N)
+		if g.Kind != load.Fresh {
+			g.Think = Think(g.Think)
+		} else if !*Long {
+			g.Think = max(g.Think, 4*time.Millisecond)
+		}
 	}
 	return tr
 }

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // Flags of go test. What runs without them waits for little, and needs little of
@@ -31,6 +32,14 @@ func Few(n int) int {
 	return (n + 7) / 8
 }
 
+// Think returns d with -long, and 20 ms at least without.
+func Think(d time.Duration) time.Duration {
+	if *Long {
+		return d
+	}
+	return max(d, 20*time.Millisecond)
+}
+
 var binary string // lastcall, which Main has built
 
 // Main is the TestMain of a package. It builds lastcall once, with the race
@@ -45,7 +54,7 @@ func Main(m *testing.M, more map[string]Program) {
 		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	}
 	flag.Parse()
-	flag.Set("test.parallel", "8") // tests that run in parallel mostly wait
+	flag.Set("test.parallel", "20") // tests that run in parallel mostly wait
 	os.Exit(buildAndRun(m))
 }
 
@@ -58,7 +67,7 @@ func buildAndRun(m *testing.M) int {
 	defer os.RemoveAll(dir)
 	binary = filepath.Join(dir, "lastcall")
 	info, _ := debug.ReadBuildInfo()
-	args := []string{"build", "-o", binary}
+	args := []string{"build", "-ldflags=-s -w", "-o", binary}
 	if raceEnabled() {
 		args = append(args, "-race")
 	}

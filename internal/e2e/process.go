@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"lastcall/internal/wiretest"
 )
 
 // Process is a command that was started.
@@ -146,15 +148,10 @@ func (p *Process) WaitLog(t testing.TB, s string) {
 	WaitFor(t, "the line "+s, func() bool { return strings.Contains(p.Log(), s) })
 }
 
-// WaitFor waits until done returns true. The test fails if that takes longer
-// than 20 s.
+// WaitFor is wiretest.WaitFor.
 func WaitFor(t testing.TB, what string, done func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !done(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited 20 s for %s", what)
-		}
-	}
+	wiretest.WaitFor(t, what, done)
 }
 
 // As returns the command that runs this test binary as one of the programs that

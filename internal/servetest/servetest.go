@@ -14,6 +14,7 @@ import (
 	"github.com/oklog/run"
 
 	"lastcall/actors"
+	"lastcall/internal/wiretest"
 )
 
 // A Service is an HTTP actor in a group.
@@ -54,8 +55,8 @@ func (s *Service) Wait(t *testing.T) error {
 	t.Helper()
 	select {
 	case <-s.Done:
-	case <-time.After(20 * time.Second):
-		t.Fatalf("not stopped after 20 s: %+v", s.Stop.Snapshot())
+	case <-time.After(wiretest.Patience):
+		t.Fatalf("not stopped after %v: %+v", wiretest.Patience, s.Stop.Snapshot())
 	}
 	return s.err
 }
@@ -66,14 +67,10 @@ func (s *Service) Until(t *testing.T, p actors.Phase) {
 	WaitFor(t, "the phase "+p.String(), func() bool { return s.Stop.Phase() >= p })
 }
 
-// WaitFor waits for a condition, which what describes, for 10 seconds at most.
+// WaitFor is wiretest.WaitFor.
 func WaitFor(t testing.TB, what string, is func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !is(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited 10 s for %s", what)
-		}
-	}
+	wiretest.WaitFor(t, what, is)
 }
 
 // A Client is one connection.
@@ -83,7 +80,7 @@ type Client struct {
 	R *bufio.Reader
 }
 
-// Dial connects. All that the client does takes 15 seconds at most.
+// Dial connects. All that the client does takes wiretest.Patience at most.
 func (s *Service) Dial(t *testing.T) *Client {
 	t.Helper()
 	nc, err := net.Dial("tcp", s.Addr)
@@ -91,7 +88,7 @@ func (s *Service) Dial(t *testing.T) *Client {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { nc.Close() })
-	nc.SetDeadline(time.Now().Add(15 * time.Second))
+	nc.SetDeadline(time.Now().Add(wiretest.Patience))
 	return &Client{t, nc, bufio.NewReader(nc)}
 }
 

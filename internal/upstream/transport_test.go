@@ -352,11 +352,7 @@ func TestTransportStale(t *testing.T) {
 					t.Error("the idle connection is not quiet")
 				}
 				next <- struct{}{}
-				for begun := time.Now(); c.noPendingInput(); time.Sleep(time.Millisecond) {
-					if time.Since(begun) > wiretest.Patience {
-						t.Fatal("the idle connection is quiet")
-					}
-				}
+				wiretest.WaitFor(t, "input on the idle connection", func() bool { return !c.noPendingInput() })
 			}
 		})
 	}

@@ -13,7 +13,7 @@ import (
 )
 
 // Patience is how long a test waits for what must come.
-const Patience = 10 * time.Second
+const Patience = 30 * time.Second
 
 // Connect makes a connection to addr, for the time of the test.
 func Connect(t testing.TB, addr string) *net.TCPConn {
@@ -60,6 +60,17 @@ func Wait[T any](t testing.TB, c <-chan T, what string) T {
 	case <-time.After(Patience):
 		t.Fatalf("waited %v for %s", Patience, what)
 		panic("unreachable")
+	}
+}
+
+// WaitFor polls until is returns true. The test fails, with what it waited for, if
+// that takes longer than Patience.
+func WaitFor(t testing.TB, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(Patience); !is(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %v for %s", Patience, what)
+		}
 	}
 }
 

@@ -63,6 +63,7 @@ func TestServerThatClosesIdleConnections(t *testing.T) {
 }
 
 func TestServerThatEndsNewConnections(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		end  Pending
 		kind Kind

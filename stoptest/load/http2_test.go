@@ -13,6 +13,8 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"lastcall/internal/wiretest"
 )
 
 // httpServer is a perfect one, without and with TLS, which speaks HTTP/1 and
@@ -41,6 +43,7 @@ func httpServer(t testing.TB, s *served) (plain, encrypted *httptest.Server) {
 }
 
 func TestHTTP2LosesNothing(t *testing.T) {
+	t.Parallel()
 	var s served
 	plain, encrypted := httpServer(t, &s)
 	tls := encrypted.Client().Transport.(*http.Transport).TLSClientConfig
@@ -140,6 +143,7 @@ func (s *server2) wait() {
 // Each connection gives three answers; what happens to the fourth stream is the
 // case. Each client makes 20 requests: 15 are answered, 5 not.
 func TestHTTP2ServersThatLoseEveryFourthStream(t *testing.T) {
+	t.Parallel()
 	good := Row{Clients: 4, Requests: 80, Answered: 80}
 	lost := Row{Clients: 4, Requests: 80, Answered: 60, Lost: 20}
 	safe := Row{Clients: 4, Requests: 80, Answered: 60, SafeToRetry: 20}
@@ -344,7 +348,7 @@ func TestHTTP2ConnectionsUnused(t *testing.T) {
 			c.shared = &sharedConn{users: 1}
 			defer c.shared.leave()
 			cn, _ := c.connection()
-			eventually(t, "end", func() bool { closed, _, _ := cn.state(); return closed })
+			wiretest.WaitFor(t, "the connection to end", func() bool { closed, _, _ := cn.state(); return closed })
 			if cn, _ := c.connection(); cn != nil {
 				t.Error("the connection is used all the same")
 			}

@@ -117,16 +117,6 @@ func ready(t testing.TB, l *Load, answers int) {
 	}
 }
 
-// eventually polls, within a generous bound.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%s: not within 30 s", what)
-		}
-	}
-}
-
 // wantCounts compares a row's counts; those of the clock are left out.
 func wantCounts(t testing.TB, led Ledger, got, want Row) {
 	t.Helper()

@@ -97,6 +97,7 @@ func (c *waitingConn) Read(b []byte) (int, error) {
 
 // TestSYNNeverAnswered: a listener whose queue is full drops SYNs.
 func TestSYNNeverAnswered(t *testing.T) {
+	t.Parallel()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)

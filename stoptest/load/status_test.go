@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"lastcall/internal/wiretest"
 )
 
 // TestFailedStatus has a server that answers 502 from the signal on, to clients
@@ -48,7 +50,7 @@ func TestFailedStatus(t *testing.T) {
 
 			tt.group.Requests = 2
 			l := start(t, Config{Addr: srv.Listener.Addr().String(), EchoHeader: "X-Echo", AllowStatus: tt.allow, Groups: []Group{tt.group}})
-			eventually(t, "the second request is in flight", func() bool { return requests.Load() == 2 })
+			wiretest.WaitFor(t, "the second request to be in flight", func() bool { return requests.Load() == 2 })
 			before := l.Snapshot()
 			if before.Total.ErrorStatus != 1 || before.Total.FailedStatus != 0 || len(before.Losses) != 0 {
 				t.Errorf("before the signal: %+v, want one error status, no failed one", before.Total)

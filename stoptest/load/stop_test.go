@@ -10,11 +10,14 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"lastcall/internal/wiretest"
 )
 
 // TestPlainShutdownLoses: net/http's own stop loses requests of keep-alive
 // clients, https://go.dev/issue/75591. A ledger that shows none is wrong.
 func TestPlainShutdownLoses(t *testing.T) {
+	t.Parallel()
 	var s served
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -89,7 +92,7 @@ func TestSlowRequestsInFlightAtTheSignal(t *testing.T) {
 		t.Fatal(err)
 	}
 	inFlight := func() int { led := l.Snapshot(); return led.Row("slow").InFlight }
-	eventually(t, "20 in flight", func() bool { return inFlight() == 20 })
+	wiretest.WaitFor(t, "20 requests in flight", func() bool { return inFlight() == 20 })
 	l.Signalled(time.Now())
 	close(release)
 	led := l.Wait()
@@ -143,6 +146,7 @@ func TestIdleConnections(t *testing.T) {
 }
 
 func TestStopEndsALoadThatIsNotRefused(t *testing.T) {
+	t.Parallel()
 	addr := rawServer(t, func(c *serverConn) {
 		for {
 			id, ok := c.request()

@@ -19,6 +19,7 @@ func pair() (server, client *tls.Config) {
 }
 
 func TestTLSLosesNothing(t *testing.T) {
+	t.Parallel()
 	var s served
 	_, encrypted := httpServer(t, &s)
 	cfg := encrypted.Client().Transport.(*http.Transport).TLSClientConfig
@@ -49,6 +50,7 @@ func TestTLSLosesNothing(t *testing.T) {
 // comes together with the answer is not in the socket any more when the client
 // looks.
 func TestTLSClosedBetweenRequests(t *testing.T) {
+	t.Parallel()
 	server, client := pair()
 	answer := "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 	var checks []func()
@@ -113,6 +115,7 @@ func TestTLSClosedBetweenRequests(t *testing.T) {
 }
 
 func TestTLSHandshakesThatFail(t *testing.T) {
+	t.Parallel()
 	server, client := pair()
 	stranger := &tls.Config{RootCAs: nil, ServerName: "example.com"}
 	old := &tls.Config{Certificates: server.Certificates, NextProtos: []string{"http/1.1"}}

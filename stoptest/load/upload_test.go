@@ -9,6 +9,7 @@ import (
 )
 
 func TestUploads(t *testing.T) {
+	t.Parallel()
 	const size, took = 100_000, 300 * time.Millisecond
 	for _, tt := range []struct {
 		name  string

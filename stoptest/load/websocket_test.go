@@ -49,6 +49,7 @@ func clientFrame(r *bufio.Reader) (op byte, payload []byte, err error) {
 // Each client begins three WebSockets, each of which has two messages echoed; the
 // third message gets the answer that is the case.
 func TestWebSockets(t *testing.T) {
+	t.Parallel()
 	row := Row{Clients: 2, Requests: 6, Messages: 12}
 	clean, cut := row, row
 	clean.CleanEnd, clean.GoingAway, clean.Unechoed = 6, 6, 6
