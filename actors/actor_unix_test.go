@@ -109,6 +109,10 @@ func TestTimeout(t *testing.T) {
 		var g run.Group
 		g.Add(actors.Graceful(stop, s.serve, s.shutdown, s.config()))
 		g.Add(actors.Signal(stop))
+		go func() {
+			<-s.begun
+			os.Stderr.WriteString("serving\n")
+		}()
 		os.Exit(actors.ExitStatus(stop.Err(g.Run())))
 	}
 	t.Parallel()
@@ -135,7 +139,7 @@ func TestTimeout(t *testing.T) {
 			var out strings.Builder
 			for s := bufio.NewScanner(stderr); s.Scan(); {
 				fmt.Fprintln(&out, s.Text())
-				if strings.Contains(s.Text(), "msg=ready") {
+				if strings.Contains(s.Text(), "serving") {
 					cmd.Process.Signal(syscall.SIGALRM) // as if the hour was over
 				}
 			}
