@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -73,7 +74,21 @@ func (tr trial) try(t *testing.T, engine, split bool, config *tls.Config) string
 	c.(interface{ CloseWrite() error }).CloseWrite()
 	got, err := io.ReadAll(c)
 	drained(0)
-	return fmt.Sprintf("%s\n%v\nnoted: %v\nlogged: %s", dateLine.ReplaceAll(got, nil), err, notes, logged.String())
+	return fmt.Sprintf("%s\n%v\nnoted: %v\nlogged: %s", sortFields(string(dateLine.ReplaceAll(got, nil))), err, notes, logged.String())
+}
+
+// sortFields sorts the header fields of each answer, whose order means nothing:
+// net/http writes the Connection that it adds behind those of the handler.
+func sortFields(answers string) string {
+	blocks := strings.Split(answers, "\r\n\r\n")
+	for i, block := range blocks {
+		if at := strings.Index(block, "HTTP/1.1 "); at >= 0 {
+			lines := strings.Split(block[at:], "\r\n")
+			slices.Sort(lines[1:])
+			blocks[i] = block[:at] + strings.Join(lines, "\r\n")
+		}
+	}
+	return strings.Join(blocks, "\r\n\r\n")
 }
 
 // compare makes the trials with the engine and with net/http alone, with and
