@@ -188,7 +188,7 @@ func (p *proxy) handleError(w http.ResponseWriter, r *http.Request, err error) {
 		status = http.StatusGatewayTimeout
 	}
 	logger.Log("msg", msg, "method", r.Method, "path", r.URL.Path, "status", status, "err", err)
-	http.Error(a, http.StatusText(status), status) // without waiting for the rest of the body
+	http.Error(a.ResponseWriter, http.StatusText(status), status)
 }
 
 // bodyErrorStatus returns the status of a request whose body could not be read.
