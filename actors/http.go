@@ -90,11 +90,12 @@ const maxCutLogged = 1000
 // # Differences from net/http
 //
 // While nothing stops, the request of a client that has closed its sending side
-// is cancelled, as with net/http. In a stop it is answered: the request's context
-// is cancelled only if the connection fails, or if the client has acknowledged
-// nothing of the answer for five seconds.
+// is cancelled, as with net/http. In a stop, without TLS, it is answered: the
+// request's context is cancelled only if the connection fails, or if the client
+// has acknowledged nothing for five seconds, as when the handler writes nothing.
 //
-// A connection that was never used is closed 250 ms after the drain has begun;
+// A connection that was never used is closed 250 ms after the drain has begun, or
+// after a little more than a retransmission takes;
 // Shutdown would wait for five seconds.
 //
 // [http.MaxBytesReader] cannot reach the ResponseWriter of net/http, which it
@@ -167,6 +168,9 @@ func (s *server) execute() error {
 	}
 	engine, err := drain.New(s.http, s.listeners, policy{s.stop}, s.logger)
 	if err != nil {
+		for _, l := range s.listeners {
+			l.Close()
+		}
 		return s.failStart(err)
 	}
 	s.engine.Store(engine)

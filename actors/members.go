@@ -83,11 +83,7 @@ func (s *Stop) skipUnstarted() {
 	if s.began.IsZero() && (s.unready > 0 || time.Since(s.readyAt) < returnTime) ||
 		!s.began.IsZero() && time.Since(s.began) < returnTime {
 		s.mu.Unlock()
-		return // addUnready or begin calls it again
-	}
-	if !s.began.IsZero() && time.Since(s.began) < returnTime {
-		s.mu.Unlock()
-		return // begin calls it again: what waited for an actor is only now interrupted
+		return // addUnready or begin calls it again: what waited for an actor is only now interrupted
 	}
 	for _, m := range s.members {
 		if m.step == memberIsMade && !m.skipped {

@@ -42,10 +42,9 @@ var dateLine = regexp.MustCompile(`(?m)^Date: .*\r\n`)
 // server has logged. If split, rest is sent when the handler runs, which goes on
 // when it is sent.
 func (tr trial) try(t *testing.T, engine, split bool, config *tls.Config) string {
-	var logged bytes.Buffer
-	notes := new(diary)
+	logged, notes := new(diary), new(diary)
 	entered, sent := make(chan struct{}, 10), make(chan struct{})
-	srv := &http.Server{ErrorLog: log.New(&logged, "", 0), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	srv := &http.Server{ErrorLog: log.New(logged, "", 0), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		entered <- struct{}{}
 		<-sent
 		tr.handler(notes, w, r)
@@ -74,7 +73,7 @@ func (tr trial) try(t *testing.T, engine, split bool, config *tls.Config) string
 	c.(interface{ CloseWrite() error }).CloseWrite()
 	got, err := io.ReadAll(c)
 	drained(0)
-	return fmt.Sprintf("%s\n%v\nnoted: %v\nlogged: %s", sortFields(string(dateLine.ReplaceAll(got, nil))), err, notes, logged.String())
+	return fmt.Sprintf("%s\n%v\nnoted: %v\nlogged: %s", sortFields(string(dateLine.ReplaceAll(got, nil))), err, notes, logged)
 }
 
 // sortFields sorts the header fields of each answer, whose order means nothing:

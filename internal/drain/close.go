@@ -10,8 +10,8 @@ import (
 )
 
 // Close closes the connection when the client has finished sending, if it is
-// still at it, and in a stop when the client has everything that was written: a
-// reset would overtake the answer (RFC 9112 section 9.6).
+// still sending behind its answer, and in a stop when the client has acknowledged
+// its last answer: a reset would overtake it (RFC 9112 section 9.6).
 func (c *conn) Close() error {
 	c.mu.Lock()
 	lingers, sending := c.lingersLocked()
@@ -146,7 +146,7 @@ func (c *conn) cut() (list []Request) {
 	}
 	if answers && unsure {
 		r := c.requestLocked(HTTP1)
-		if c.state == stateHTTP2 {
+		if c.streams.registered {
 			r.Class = HTTP2
 		}
 		list = append(list, r)
@@ -154,6 +154,7 @@ func (c *conn) cut() (list []Request) {
 	if c.state.in(stateAnswering, stateAnsweringNext) && c.current != nil && c.current.endsWithConn {
 		socket.ResetOnClose(c.Conn) // or what there is of the answer would look like all of it
 	}
+	c.current = nil // it is cut, and does not count as answered
 	c.setStateLocked(stateClosed)
 	if socket.ReadsAsReceived(c.Conn) {
 		c.Conn.Close()

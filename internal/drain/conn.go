@@ -36,8 +36,8 @@ import (
 //	               there
 //	http2          its streams count, see streams
 //	hijacked       a handler has taken it over
-//	lingering      answered and closed by us; the        it has, or has stalled    closed
-//	               client has still to take it
+//	lingering      answered and closed by us; not        it is, or has stalled     closed
+//	               all of it is acknowledged yet
 //	closed         the socket is closed
 //
 // Any state but closed may become lingering or closed. Under TLS a request may
@@ -48,8 +48,9 @@ import (
 // header has been read, and so includes requests on their way in. Only Read
 // sees the first byte.
 //
-// Locks: Server.mu is taken before conn.mu, if both are. No other lock is
-// taken, nothing is logged and no callback is called with conn.mu held.
+// Locks: Server.mu and conn.mu are never held together. Nothing is logged, and no
+// hook or handler is called, with either held; the accepted net.Conn and the
+// Policy are called with conn.mu held.
 type conn struct {
 	net.Conn
 	server *Server
@@ -59,7 +60,7 @@ type conn struct {
 
 	mu    sync.Mutex
 	state connState
-	since time.Time // of the request: its first byte; otherwise when the state was entered
+	since time.Time // the request began to arrive, as far as known; new or idle: the client's pause began
 
 	// What the client sends.
 	handshake handshake // under TLS, which begins with it
@@ -68,7 +69,7 @@ type conn struct {
 	maxPause  time.Duration // the client's longest recent pause between requests
 
 	// What is being answered.
-	current *response // the request of HTTP/1 that is; nil before the first and while idle
+	current *response // the request of HTTP/1 that is; nil while there is none
 	streams streams   // those of HTTP/2
 
 	// When it is to end.
@@ -221,7 +222,7 @@ func (c *conn) Write(p []byte) (int, error) {
 	c.noteWrite(int64(n), err)
 	if c.server.tls && c.server.draining.Load() {
 		c.mu.Lock()
-		if c.bytesRead > 0 { // the client's turn in the handshake
+		if !c.handshake.over && c.bytesRead > 0 { // it is the client's turn
 			c.onHandshakeLocked()
 		}
 		c.mu.Unlock()
@@ -247,8 +248,8 @@ func (c *conn) noteWrite(n int64, err error) {
 	}
 }
 
-// onActive notes that net/http has seen bytes of a request, or, of HTTP/2, has
-// streams.
+// onActive notes that net/http has registered an HTTP/2 connection, or that the
+// connection has streams.
 func (c *conn) onActive() {
 	c.mu.Lock()
 	first := c.state == stateHTTP2 && !c.streams.registered
@@ -281,6 +282,7 @@ func (c *conn) onIdle() {
 				c.setStateLocked(stateAnsweringNext)
 			}
 			c.setStateLocked(stateReading)
+			c.current = nil
 			return
 		}
 		c.setStateLocked(stateIdle)

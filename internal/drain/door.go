@@ -15,7 +15,7 @@ import (
 	"lastcall/internal/socket"
 )
 
-// door is a listener. To close it takes two steps, because closing a listening
+// door is a listener. It closes in two steps, because closing a listening
 // socket resets the connections in its accept queue and those still in the
 // handshake, whose clients may have sent a request already: first newcomers are
 // refused, then, when everything inside has been accepted (by
@@ -110,7 +110,7 @@ func (d *door) awaitEmpty(ctx context.Context, refused bool, patience time.Durat
 	begun := time.Now()
 	var cutAt time.Time // when ctx ended
 	for done := ctx.Done(); ; {
-		select { // first, too: a SYN that came just before may not be on the books yet
+		select { // before the first look, too: the kernel may not list a SYN that just came
 		case <-time.After(time.Millisecond):
 		case <-done:
 			cutAt, done = time.Now(), nil

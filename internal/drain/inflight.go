@@ -74,7 +74,7 @@ func (c *conn) inFlightLocked() []Request {
 		return []Request{c.requestLocked(HTTP1)}
 	case stateHijacked:
 		return []Request{c.requestLocked(Hijacked)}
-	case stateHTTP2, stateClosed: // handlers of a closed one may not know yet
+	case stateHTTP2, stateLingering, stateClosed: // handlers of a closed one may not know yet
 		return c.streams.inFlight(c.RemoteAddr().String())
 	}
 	return nil

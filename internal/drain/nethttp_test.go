@@ -37,6 +37,12 @@ func (d *diary) add(format string, args ...any) {
 	d.entries = append(d.entries, fmt.Sprintf(format, args...))
 }
 
+// Write makes it the writer of a log.
+func (d *diary) Write(p []byte) (int, error) {
+	d.add("%s", p)
+	return len(p), nil
+}
+
 // since returns what was noted behind the n-th entry that is the given one.
 func (d *diary) since(entry string, n int) []string {
 	d.mu.Lock()

@@ -133,7 +133,7 @@ func (c *conn) nextRequestArrived() bool {
 	return socket.Unread(c.Conn, c.bytesRead) > body
 }
 
-// awaitHalfClosed is what net/http's background read ends with when the client
+// awaitHalfClosed delays the io.EOF of net/http's background read when the client
 // has sent its FIN. net/http takes that as the client's going away and cancels
 // the request; but the client may have closed its sending side only, and wait for
 // the answer. In a stop it gets it: the Read goes on until the request has been
@@ -154,7 +154,7 @@ func (c *conn) awaitHalfClosed(size int) error {
 		acked := c.bytesAcked()
 		select {
 		case <-unpark:
-			return os.ErrDeadlineExceeded // net/http has the answer, and ends its Read
+			return os.ErrDeadlineExceeded // the answer is written, or the connection was closed
 		case <-time.After(stallTimeout):
 		}
 		if c.bytesAcked() == acked {
@@ -203,7 +203,8 @@ func (c *conn) lastRead(p []byte, err error) (int, error) {
 	return 0, err
 }
 
-// SetReadDeadline is net/http's wish. What applies is readDeadlineLocked.
+// SetReadDeadline records the deadline that net/http wants. readDeadlineLocked
+// decides which one the socket gets.
 func (c *conn) SetReadDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -7,8 +7,8 @@ import (
 )
 
 const (
-	// minKeep is how long a connection without a request is kept at least once
-	// draining has begun, or from when it was accepted: time for a request that
+	// minKeep is how long a connection without a request is kept at least (less if
+	// IdleGrace is less) once draining has begun, or from when it was accepted: time for a request that
 	// was sent before its client could know. 250 ms is more than a client waits
 	// for a processor on a busy machine.
 	minKeep = 250 * time.Millisecond
@@ -70,7 +70,7 @@ func (c *conn) scheduleCloseLocked() {
 	wait, losses := info.RTT, 1
 	switch {
 	case c.state == stateNew && !c.handshake.over && c.bytesRead > 0:
-		wait = pausesKept * firstPause // its client computes, and is about to ask something
+		wait = pausesKept * firstPause // its client computes, and will send a request soon
 	case c.state == stateIdle:
 		pause := c.maxPause
 		if pause == firstPause { // it has shown none: it may be like the slowest of the others
@@ -103,7 +103,8 @@ func (c *conn) closeInLocked(d time.Duration) {
 }
 
 // closeIfIdle lets the connection go if no request has begun to arrive: a read
-// deadline in the past ends net/http's wait for one, unless bytes are there.
+// deadline in the past ends net/http's Read, and lastRead takes what has arrived
+// at that moment.
 func (c *conn) closeIfIdle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -75,7 +75,7 @@ func (b *followedBody) Close() error {
 	return err
 }
 
-// refuseBody spares a client the body for which it has asked.
+// refuseBody answers 503 without the body that the client offers.
 func refuseBody(w http.ResponseWriter, r *http.Request) {
 	// net/http would read the body all the same, after the answer.
 	http.NewResponseController(w).SetReadDeadline(aLongTimeAgo)

@@ -1,9 +1,9 @@
 // Package drain is an http.Server that stops without losing a request.
 //
-// [Server.Start] serves, as net/http does. [Server.Drain] is the stop. It works
-// at three places: the doors refuse newcomers, but nobody inside (door); a conn
-// knows what its client is doing, and lets it go when it can (conn); and a
-// response tells HTTP/1 clients so (response).
+// [Server.Start] serves, as net/http does. [Server.Drain] is the stop. Three types
+// do it. A door (a listener) refuses new connections and accepts those that are
+// queued. A conn knows whether a request is under way, and closes when there is
+// none. A response adds "Connection: close".
 package drain
 
 import (
@@ -25,13 +25,13 @@ import (
 type Policy interface {
 	Closing() bool            // whether answers say "Connection: close"
 	DrainingSince() time.Time // when Drain is or was called, once Closing is true
-	IdleGrace() time.Duration // the longest that a connection without a request is waited for
+	IdleGrace() time.Duration // how long a connection without a request is kept at most
 }
 
 // ErrTLSListener is returned for a listener that ends TLS itself.
 var ErrTLSListener = errors.New("a listener of tls.NewListener: give the listener that is inside it, and its tls.Config to http.Server.TLSConfig")
 
-// Server is an http.Server with its connections known.
+// Server is an http.Server that keeps track of its connections.
 type Server struct {
 	policy Policy
 	http   *http.Server
@@ -67,7 +67,7 @@ type Server struct {
 
 // New returns a server of srv on the listeners, which it closes in the end. It
 // speaks TLS if [SpeaksTLS]. The handler and the hooks of srv are wrapped, for
-// good. The error is ErrTLSListener.
+// good. The error wraps ErrTLSListener.
 func New(srv *http.Server, listeners []net.Listener, policy Policy, logger log.Logger) (*Server, error) {
 	s := &Server{
 		policy: policy,
@@ -112,11 +112,11 @@ func (s *Server) Start() <-chan error {
 		served.Go(func() {
 			defer close(d.over)
 			err := serve(d)
-			if s.doorClosed.Load() { // another one, even: several listeners may have one root, as those of cmux
-				return
-			}
 			if errors.Is(err, http.ErrServerClosed) {
 				s.shutDown.Store(true)
+			}
+			if s.doorClosed.Load() { // perhaps that of another listener: with cmux, several end together
+				return
 			}
 			failures <- err
 		})
@@ -129,7 +129,7 @@ func (s *Server) Start() <-chan error {
 	return failures
 }
 
-// headerTimeout is http.Server's for a request's header; 0: none.
+// headerTimeout is http.Server's for a request's header; 0 or less: none.
 func (s *Server) headerTimeout() time.Duration {
 	if d := s.http.ReadHeaderTimeout; d != 0 {
 		return d
@@ -205,7 +205,7 @@ func (s *Server) Drain(ctx context.Context) (cut []Request) {
 
 	for over := s.over; over != nil || !s.gone(); {
 		select {
-		case <-over: // whoever came in is known now
+		case <-over: // every accepted connection is in conns now
 			over = nil
 			continue
 		case <-s.empty:

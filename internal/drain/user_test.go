@@ -18,6 +18,7 @@ import (
 type user struct {
 	*simulation
 	random
+	reads random // for who reads the answers, beside who sends
 	id    int
 	delay time.Duration // of its lines
 	start time.Duration
@@ -92,6 +93,7 @@ func newUser(s *simulation, seed uint64, id int) *user {
 	u := &user{
 		simulation: s,
 		random:     r,
+		reads:      random{rand.New(rand.NewPCG(seed, uint64(id)+1<<32)), s.tick},
 		id:         id,
 		delay:      r.tick + r.upTo(50*time.Millisecond-r.tick),
 		start:      oneOf(r, r.upTo(s.stopAt), r.upTo(s.stopAt), max(0, s.stopAt-r.upTo(200*time.Millisecond))),
@@ -309,7 +311,7 @@ func (u *user) send(c *end, batch []*request, proceed <-chan struct{}) bool {
 
 // receive reads the answer to a request.
 func (u *user) receive(br *bufio.Reader, r *request, proceed chan<- struct{}) bool {
-	time.Sleep(u.upTo(u.dawdles))
+	time.Sleep(u.reads.upTo(u.dawdles))
 	resp, err := http.ReadResponse(br, nil)
 	asked := u.bodies == "continue"
 	if err == nil && asked && resp.StatusCode == http.StatusContinue {

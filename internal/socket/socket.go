@@ -1,5 +1,5 @@
-// Package socket is all that this module knows of system calls on sockets:
-// what the kernel can tell of one, and can do to it.
+// Package socket holds this module's system calls on sockets: what the kernel can
+// tell of one, and can do to it.
 //
 // Its functions take net.Conn and net.Listener values and look for the method
 // SyscallConn. Where there is none, or the system lacks the call, they return

@@ -57,7 +57,7 @@ func hideable(fd int) error {
 // takes no privilege. A client sends its SYN again after a second, and is
 // refused once the socket is closed. Multipath TCP sockets refuse the filter.
 //
-// Sockets that are accepted inherit the filter, which passes all that they get.
+// Sockets that are accepted inherit the filter, which passes all but a SYN.
 func DropSYN(l net.Listener) error {
 	const (
 		flags    = 13 // offset in the TCP header, where the kernel starts to look
@@ -76,7 +76,8 @@ func DropSYN(l net.Listener) error {
 	})
 }
 
-// CanRefuse returns why neither Hide nor DropSYN is going to work, or nil.
+// CanRefuse returns why neither Hide nor DropSYN is going to work, or nil. It
+// assumes that DropSYN works unless the socket is one of multipath TCP.
 func CanRefuse(l net.Listener) error {
 	return control(l, func(fd int) error {
 		err := hideable(fd)

@@ -28,8 +28,8 @@ func control(x any, f func(fd int) error) error {
 	return ferr
 }
 
-// ReadNow reads what has arrived, without waiting and whatever the deadline,
-// which is none afterwards.
+// ReadNow reads what has arrived, without waiting. It ignores the read deadline
+// and clears it.
 func ReadNow(nc net.Conn, p []byte) (n int) {
 	nc.SetReadDeadline(time.Time{})
 	sc, ok := nc.(syscall.Conn)
