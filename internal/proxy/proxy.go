@@ -188,8 +188,17 @@ func (p *proxy) handleError(w http.ResponseWriter, r *http.Request, err error) {
 		status = http.StatusGatewayTimeout
 	}
 	logger.Log("msg", msg, "method", r.Method, "path", r.URL.Path, "status", status, "err", err)
+	if r.ProtoMajor == 1 && r.ContentLength != 0 && a.body.endErr() == nil {
+		// net/http reads the rest of the body first, to keep the connection. It
+		// does not wait for a client that has stalled there.
+		http.NewResponseController(a.ResponseWriter).SetReadDeadline(time.Now().Add(bodyGrace))
+	}
 	http.Error(a.ResponseWriter, http.StatusText(status), status)
 }
+
+// bodyGrace is how long the rest of a body is read before an error is answered:
+// enough for what has arrived.
+const bodyGrace = 50 * time.Millisecond
 
 // bodyErrorStatus returns the status of a request whose body could not be read.
 func bodyErrorStatus(err error) int {
