@@ -144,7 +144,7 @@ func TestWebSockets(t *testing.T) {
 			cfg.Groups[0].Think = 100 * time.Millisecond // no fourth message before the Close frame
 		}
 		if test.how == Timeout {
-			cfg.AnswerTimeout = 100 * time.Millisecond
+			cfg.AnswerTimeout = 500 * time.Millisecond
 		}
 		// All cases run at the same time, as they mostly wait.
 		l := start(t, cfg)
