@@ -116,7 +116,7 @@ func HTTP(stop *Stop, srv *http.Server, listeners ...net.Listener) (execute func
 	}
 	addrs := make([]string, len(listeners))
 	for i, l := range listeners {
-		addrs[i] = l.Addr().String()
+		addrs[i] = fmt.Sprint(l.Addr())
 	}
 	s.member = stop.register(log.With(s.logger, "addr", cmp.Or(strings.Join(addrs, ","), srv.Addr)), s)
 	return s.execute, s.interrupt

@@ -138,3 +138,17 @@ func TestListenerThatCannotRefuseIsWarnedOf(t *testing.T) {
 		})
 	}
 }
+
+// eofListener has no address and nobody to accept.
+type eofListener struct{}
+
+func (eofListener) Accept() (net.Conn, error) { return nil, io.EOF }
+func (eofListener) Close() error              { return nil }
+func (eofListener) Addr() net.Addr            { return nil }
+
+func TestListenerWithoutAddress(t *testing.T) {
+	execute, _ := actors.HTTP(nil, new(http.Server), eofListener{})
+	if err := execute(); !errors.Is(err, io.EOF) {
+		t.Errorf("execute() = %v, want %v", err, io.EOF)
+	}
+}
