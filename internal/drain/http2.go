@@ -86,7 +86,6 @@ type streams struct {
 	registered bool                        // net/http sends GOAWAY to the connection
 	open       bool                        // net/http has some that are not closed
 	returned   int                         // handlers, since it had none
-	latest     *http2Response              // the last of those
 	ended      []*http2Response            // of those, at least the ones of the last minKeep
 }
 
@@ -94,13 +93,12 @@ type streams struct {
 func (s *streams) any() bool { return s.open || len(s.running) > 0 }
 
 // reset notes that net/http has none.
-func (s *streams) reset() { s.open, s.returned, s.latest, s.ended = false, 0, nil, nil }
+func (s *streams) reset() { s.open, s.returned, s.ended = false, 0, nil }
 
 // returns notes that a handler has returned.
 func (s *streams) returns(res *http2Response) {
 	res.returned = time.Now()
 	s.returned++
-	s.latest = res
 	for len(s.ended) > 0 && res.returned.Sub(s.ended[0].returned) > minKeep {
 		s.ended = s.ended[1:]
 	}
@@ -110,9 +108,11 @@ func (s *streams) returns(res *http2Response) {
 // endedLately names the requests whose handlers have returned so lately that the
 // client may not have the answer yet.
 func (s *streams) endedLately(client string) (list []Request) {
+	if len(s.running) == 0 && s.returned == 1 && s.open {
+		return nil // inFlight has named it
+	}
 	for _, res := range s.ended {
-		named := len(s.running) == 0 && s.returned == 1 && s.open // by inFlight
-		if time.Since(res.returned) < minKeep && !named {
+		if time.Since(res.returned) < minKeep {
 			list = append(list, res.request(client))
 		}
 	}
@@ -127,7 +127,7 @@ func (s *streams) inFlight(client string) (list []Request) {
 	switch {
 	case len(list) > 0 || !s.open:
 	case s.returned == 1:
-		add(s.latest) // its answer waits for the client
+		add(s.ended[len(s.ended)-1]) // its answer waits for the client
 	default: // one or more of those returned, or one whose handler was not called
 		list = append(list, Request{Class: HTTP2, Client: client})
 	}

@@ -218,12 +218,11 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	return c.Conn.SetReadDeadline(c.armed)
 }
 
-func (c *conn) setSocketDeadlineLocked(t time.Time) error {
-	if t == c.armed {
-		return nil
+func (c *conn) setSocketDeadlineLocked(t time.Time) {
+	if t != c.armed {
+		c.armed = t
+		c.Conn.SetReadDeadline(t)
 	}
-	c.armed = t
-	return c.Conn.SetReadDeadline(t)
 }
 
 func (c *conn) SetDeadline(t time.Time) error {
