@@ -40,16 +40,18 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// freeAddr is one that nobody has. On Linux nobody else will take it either: it
-// is on a loopback address that is used once, and its port is none of those
-// that the system gives to whoever listens on all addresses.
+// freeAddr returns an address that nobody has. On Linux nobody else will take it
+// either: it is on a loopback address that is used once, and its port is none of
+// those that the system gives to whoever listens on all addresses. It is not tried
+// by listening on it there: a process that another test is just starting shares the
+// listener until its exec, and so the address would still be served when its
+// listener has been closed.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	addr := "127.0.0.1:0"
 	if runtime.GOOS == "linux" {
-		addr = fmt.Sprintf("127.255.%d.%d:%d", 1+rand.IntN(250), 1+rand.IntN(250), 10000+rand.IntN(20000))
+		return fmt.Sprintf("127.255.%d.%d:%d", 1+rand.IntN(250), 1+rand.IntN(250), 10000+rand.IntN(6000))
 	}
-	ln, err := net.Listen("tcp", addr)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
