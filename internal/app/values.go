@@ -1,0 +1,135 @@
+package app
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// addresses is the value of -listen.
+type addresses struct {
+	list []string
+	set  bool // list is not the default
+}
+
+func (a *addresses) String() string { return strings.Join(a.list, ",") }
+
+// Set adds addresses. Commas separate them, because an environment variable cannot
+// be repeated as a flag can.
+func (a *addresses) Set(s string) error {
+	if !a.set {
+		a.list, a.set = nil, true
+	}
+	for addr := range strings.SplitSeq(s, ",") {
+		addr = strings.TrimSpace(addr)
+		if err := checkAddress(addr); err != nil {
+			return err
+		}
+		a.list = append(a.list, addr)
+	}
+	return nil
+}
+
+func checkAddress(addr string) error {
+	const want = "want HOST:PORT, :PORT or unix:PATH"
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		if path == "" {
+			return fmt.Errorf("address %q has no path: %s", addr, want)
+		}
+		return nil
+	}
+	_, port, err := net.SplitHostPort(addr)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	if err != nil || port == "" {
+		return fmt.Errorf("address %q: %s", addr, want)
+	}
+	return nil
+}
+
+// nonEmpty is a string flag that refuses "". A shell makes that of a variable that
+// is not set, and the process must not then run without the setting.
+type nonEmpty string
+
+func (n *nonEmpty) String() string { return string(*n) }
+
+func (n *nonEmpty) Set(s string) error {
+	if s == "" {
+		return errors.New("want a value, or not the flag")
+	}
+	*n = nonEmpty(s)
+	return nil
+}
+
+// choice is one of a few words.
+type choice struct {
+	value *string
+	of    []string
+}
+
+func (c choice) String() string { return *c.value }
+
+func (c choice) Set(s string) error {
+	if !slices.Contains(c.of, s) {
+		return fmt.Errorf("%q is none of %s", s, strings.Join(c.of, ", "))
+	}
+	*c.value = s
+	return nil
+}
+
+// boolean is a bool flag whose error says which values are right.
+type boolean bool
+
+func (b *boolean) String() string   { return strconv.FormatBool(bool(*b)) }
+func (b *boolean) IsBoolFlag() bool { return true }
+
+func (b *boolean) Set(s string) error {
+	v, err := strconv.ParseBool(s)
+	if err != nil {
+		return fmt.Errorf("%q is not true or false", s)
+	}
+	*b = boolean(v)
+	return nil
+}
+
+// size is a number of bytes.
+type size int
+
+func (n *size) String() string { return strconv.Itoa(int(*n)) }
+
+func (n *size) Set(s string) error {
+	v, err := strconv.Atoi(s)
+	if err != nil || v < 1 || v > 1<<30 {
+		return fmt.Errorf("%q is not a number of bytes from 1 to 1073741824", s)
+	}
+	*n = size(v)
+	return nil
+}
+
+// duration is a time.Duration that is not negative.
+type duration time.Duration
+
+func (d *duration) String() string { return time.Duration(*d).String() }
+
+func (d *duration) Set(s string) error {
+	v, err := time.ParseDuration(s)
+	if err != nil || v < 0 {
+		return fmt.Errorf("%q is not a duration of zero or more, such as 30s", s)
+	}
+	*d = duration(v)
+	return nil
+}
+
+// orNone returns a setting as fields of the library have it: there 0 means the
+// default, and less than 0 means none.
+func orNone(d time.Duration) time.Duration {
+	if d == 0 {
+		return -1
+	}
+	return d
+}
