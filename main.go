@@ -3,7 +3,6 @@
 package main
 
 import (
-	"fmt"
 	"io"
 	"os"
 
@@ -33,19 +32,20 @@ const (
 func serve(args []string, stdout, stderr io.Writer) error {
 	settings, err := app.ReadSettings(args, stdout)
 	if err != nil {
-		fmt.Fprintf(stderr, "lastcall: %v\n", err)
-		return err
+		return app.PrintError(stderr, err)
 	}
 	if settings == nil { // -help or -version
 		return nil
 	}
 	logger := app.NewLog(settings, stderr)
 	stop := settings.NewStop(logger)
+	if settings.CheckOnly() {
+		return app.PrintError(stderr, settings.Check(stop, logger, stdout))
+	}
 	signals, interrupt := actors.Signal(stop, settings.Signals(logger)...) // from here on none kills the process
 	s, err := app.NewService(settings, stop, logger)
 	if err != nil {
-		fmt.Fprintf(stderr, "lastcall: %v\n", err)
-		return err
+		return app.PrintError(stderr, err)
 	}
 
 	sup := &actors.Supervisor{Stop: stop}

@@ -2,6 +2,8 @@ package app
 
 import (
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"time"
@@ -11,6 +13,15 @@ import (
 
 // usageError is an error of the settings.
 type usageError struct{ error }
+
+// PrintError writes an error to w as one line, and returns it. A nil error is not
+// written.
+func PrintError(w io.Writer, err error) error {
+	if err != nil {
+		fmt.Fprintf(w, "lastcall: %v\n", err)
+	}
+	return err
+}
 
 // Status is the status of the process, as shells show it: 2 is usage, 130 a stop
 // that a second SIGINT cut, the others are those of actors.ExitStatus.

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	stdlog "log"
 	"net"
 	"net/http"
@@ -34,27 +35,15 @@ type Service struct {
 // left open.
 func NewService(cfg *Settings, stop *actors.Stop, l Log) (s Service, err error) {
 	s = Service{settings: cfg, stop: stop, log: l}
-	logger := l.logger
-	if cfg.report != "" {
-		if err := checkReport(cfg.report); err != nil {
-			return s, usageError{fmt.Errorf("-report: %w", err)}
-		}
-	}
-	handler, err := newHandler(cfg, stop, logger)
+	handler, err := s.load()
 	if err != nil {
 		return s, usageError{err}
-	}
-	if cfg.tlsCert != "" {
-		s.Certificate, err = certificate.Load(cfg.tlsCert, cfg.tlsKey, log.With(logger, "actor", "tls"))
-		if err != nil {
-			return s, usageError{fmt.Errorf("-tls-cert, -tls-key: %w", err)}
-		}
 	}
 	if s.Listeners, err = listen(cfg.listen); err != nil {
 		return s, err
 	}
 	if cfg.admin != "" {
-		if s.Admin, err = listenAdmin(cfg.admin, logger); err != nil {
+		if s.Admin, err = listenAdmin(cfg.admin, l.logger); err != nil {
 			closeAll(s.Listeners)
 			return s, fmt.Errorf("-admin %s: %w", cfg.admin, err)
 		}
@@ -62,9 +51,51 @@ func NewService(cfg *Settings, stop *actors.Stop, l Log) (s Service, err error) 
 	for i, l := range s.Listeners {
 		s.Listeners[i] = slowpeer.Listener(l, timeouts(cfg))
 	}
-	s.Server = newServer(cfg, handler, s.Certificate, logger)
+	s.Server = newServer(cfg, handler, s.Certificate, l.logger)
 	return s, nil
 }
+
+// load loads the certificate and opens the directory, and returns the handler.
+func (s *Service) load() (http.Handler, error) {
+	cfg, logger := s.settings, s.log.logger
+	for _, v := range cfg.unknownVariables {
+		warning := []any{"msg", "a variable that sets nothing", "name", v[0]}
+		if v[1] != "" {
+			warning = append(warning, "nearest", v[1])
+		}
+		level.Warn(logger).Log(warning...)
+	}
+	if cfg.report != "" {
+		if err := checkReport(cfg.report); err != nil {
+			return nil, fmt.Errorf("-report: %w", err)
+		}
+	}
+	handler, err := newHandler(cfg, s.stop, logger)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.tlsCert != "" {
+		s.Certificate, err = certificate.Load(cfg.tlsCert, cfg.tlsKey, log.With(logger, "actor", "tls"))
+		if err != nil {
+			return nil, fmt.Errorf("-tls-cert, -tls-key: %w", err)
+		}
+	}
+	return handler, nil
+}
+
+// Check loads all that the settings name, as NewService does, but opens no
+// address. It says so on stdout if all is right.
+func (c *Settings) Check(stop *actors.Stop, l Log, stdout io.Writer) error {
+	s := Service{settings: c, stop: stop, log: l}
+	if _, err := s.load(); err != nil {
+		return usageError{err}
+	}
+	fmt.Fprintln(stdout, "lastcall: the settings are right")
+	return nil
+}
+
+// CheckOnly reports whether the settings are to be checked, and nothing served.
+func (c *Settings) CheckOnly() bool { return c.checkOnly }
 
 // LogServing logs what is served, and how to stop it.
 func (s Service) LogServing() {

@@ -5,14 +5,11 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path"
 	"runtime/debug"
 	"strings"
 	"time"
-
-	"github.com/peterbourgon/ff/v3"
 
 	"lastcall/actors"
 	"lastcall/internal/proxy"
@@ -47,7 +44,11 @@ type Settings struct {
 	accessLog    bool
 	logFormat    string
 	logLevel     string
+	config       string
+	checkOnly    bool // -check
 	version      bool
+
+	unknownVariables [][2]string // of the environment, with the nearest that is known
 }
 
 const usage = `lastcall serves files, or stands in front of a program, and stops without
@@ -84,7 +85,8 @@ Logs and settings
   -log-format logfmt         or json
   -log-level info            or debug, warn, error
   -config FILE               a setting a line: "grace 10s"; flags and environment win
-  -version, -help
+  -check                     read all of them, load the certificate, and exit: 0, or 2
+  -version, -help            or the words version and help
 Each flag is also an environment variable: LASTCALL_IDLE_GRACE=2s. Timeouts of 0s are off.
 `
 
@@ -111,7 +113,8 @@ func (c *Settings) flags() *flag.FlagSet {
 	fs.Var(choice{&c.logLevel, []string{"debug", "info", "warn", "error"}}, "log-level", "")
 	fs.Var((*size)(&c.maxHeaderBytes), "max-header-bytes", "")
 	fs.Var((*boolean)(&c.version), "version", "")
-	fs.Var(new(nonEmpty), "config", "")
+	fs.Var((*nonEmpty)(&c.config), "config", "")
+	fs.Var((*boolean)(&c.checkOnly), "check", "")
 
 	setting := func(value *time.Duration, name string, byDefault time.Duration) {
 		*value = byDefault
@@ -133,7 +136,7 @@ func (c *Settings) flags() *flag.FlagSet {
 // falling order of priority. It returns nil if args ask for help or the version,
 // which it writes to stdout. An error is one of usage.
 func ReadSettings(args []string, stdout io.Writer) (*Settings, error) {
-	c, err := parse(args)
+	c, err := parse(args, os.Environ())
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		fmt.Fprint(stdout, usage)
@@ -153,40 +156,45 @@ func (c *Settings) NewStop(l Log) *actors.Stop {
 }
 
 // parse returns flag.ErrHelp if args ask for help.
-func parse(args []string) (Settings, error) {
-	var c Settings
+func parse(args, environ []string) (c Settings, err error) {
+	if len(args) > 0 && (args[0] == "version" || args[0] == "help") {
+		if len(args) > 1 {
+			return c, fmt.Errorf("%s takes no arguments", args[0])
+		}
+		args = []string{"-" + args[0]}
+	}
 	fs := c.flags()
-	os.Unsetenv("LASTCALL_VERSION") // not a setting: images name the version that they hold so
-	err := ff.Parse(fs, args,
-		ff.WithEnvVarPrefix("LASTCALL"),
-		ff.WithConfigFileFlag("config"),
-		ff.WithConfigFileParser(parseFile),
-	)
-	switch {
+	switch err := fs.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		return c, flag.ErrHelp
 	case err != nil:
-		return c, tidyError(err)
+		return c, flagError(fs, err)
 	case fs.NArg() > 0:
 		return c, fmt.Errorf("unexpected argument %q: settings are flags, such as -dir %s", fs.Arg(0), fs.Arg(0))
+	case c.version:
+		return c, nil
+	}
+	if c.unknownVariables, err = setFromEnvironment(fs, environ); err != nil {
+		return c, err
+	}
+	if c.config != "" {
+		if err := setFromFile(fs, c.config); err != nil {
+			return c, err
+		}
 	}
 	return c, c.check()
 }
 
-// tidyError removes what ff says of itself from an error, and adds what would be
-// right.
-func tidyError(err error) error {
-	if errors.As(err, new(*fs.PathError)) {
-		return fmt.Errorf("-config: %w", err)
+// flagError adds what would be right to an error of flag.
+func flagError(fs *flag.FlagSet, err error) error {
+	name, ok := strings.CutPrefix(err.Error(), "flag provided but not defined: -")
+	if !ok {
+		return err
 	}
-	s := err.Error()
-	for _, prefix := range []string{"error parsing commandline arguments: ", "error parsing environment variables: "} {
-		s = strings.TrimPrefix(s, prefix)
+	if near := nearest(name, append(settingNames(fs), flagsAlone...)); near != "" {
+		return fmt.Errorf("%w; is it -%s?", err, near)
 	}
-	if strings.HasPrefix(s, "flag provided but not defined") {
-		s += "; -help lists those there are"
-	}
-	return errors.New(s)
+	return fmt.Errorf("%w; -help lists those there are", err)
 }
 
 // check finds settings that do not fit each other.

@@ -1,10 +1,12 @@
 package app
 
 import (
+	"bytes"
 	"flag"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -20,7 +22,7 @@ func TestParsePriority(t *testing.T) {
 	t.Setenv("LASTCALL_GRACE", "2s")
 	t.Setenv("LASTCALL_LAME_DUCK", "2s")
 	t.Setenv("LASTCALL_CONFIG", file)
-	c, err := parse([]string{"-grace", "3s"})
+	c, err := parse([]string{"-grace", "3s"}, os.Environ())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,9 +33,125 @@ func TestParsePriority(t *testing.T) {
 	}
 
 	t.Setenv("LASTCALL_LISTEN", "127.0.0.1:3,unix:/run/x")
-	c, err = parse(nil)
+	c, err = parse(nil, os.Environ())
 	if diff := cmp.Diff([]string{"127.0.0.1:3", "unix:/run/x"}, c.listen.list); err != nil || diff != "" {
 		t.Errorf("parse: -listen from the environment, %v (-want +got):\n%s", err, diff)
+	}
+}
+
+// run does what the binary does with args before it serves. It returns the exit
+// status and what was written.
+func run(args ...string) (status int, stdout, stderr string) {
+	var out, log bytes.Buffer
+	err := func() error {
+		c, err := ReadSettings(args, &out)
+		if c == nil {
+			return err
+		}
+		l := NewLog(c, &log)
+		stop := c.NewStop(l)
+		if c.CheckOnly() {
+			return c.Check(stop, l, &out)
+		}
+		_, err = NewService(c, stop, l)
+		return err
+	}()
+	PrintError(&log, err)
+	return Status(err), out.String(), log.String()
+}
+
+// TestSettings runs with settings that are wrong, or nearly. Each has a line that
+// says which, and what would be right.
+func TestSettings(t *testing.T) {
+	dir := t.TempDir()
+	const durations = `is not a duration of zero or more, such as 30s`
+	for _, tt := range []struct {
+		name   string
+		args   []string
+		env    string // NAME=VALUE
+		file   string // what -config has
+		status int
+		want   string // on stdout if status is 0, else on stderr
+	}{
+		{"version", []string{"version"}, "", "", 0, "lastcall (devel) go"},
+		{"version flag", []string{"-version"}, "", "", 0, "lastcall (devel) go"},
+		{"version before what is wrong", []string{"-version"}, "LASTCALL_GRACE=x", "", 0, "lastcall (devel) go"},
+		{"version of what", []string{"version", "x"}, "", "", 2, `version takes no arguments`},
+		{"help", []string{"help"}, "", "", 0, "lastcall serves files"},
+		{"typing error", []string{"-grase", "1s"}, "", "", 2, "flag provided but not defined: -grase; is it -grace?"},
+		{"no value", []string{"-grace"}, "", "", 2, "flag needs an argument: -grace"},
+
+		{"port", []string{"-listen", ":99999"}, "", "", 2, `address ":99999": port "99999": want a number from 0 to 65535, or the name of a service`},
+		{"negative port", []string{"-listen", "h:-1"}, "", "", 2, `port "-1": want a number from 0 to 65535`},
+		{"admin port", []string{"-admin", "127.0.0.1:65536"}, "", "", 2, `-admin: address "127.0.0.1:65536": port "65536": want a number`},
+		{"no such service", []string{"-listen", ":nonsense"}, "", "", 2, `port "nonsense": want a number`},
+		{"no path", []string{"-listen", "unix:"}, "", "", 2, `address "unix:" has no path`},
+
+		{"check", []string{"-check"}, "", "grace 10s", 0, "lastcall: the settings are right"},
+		{"check, a directory", []string{"-check", "-dir", dir}, "", "", 0, "lastcall: the settings are right"},
+		{"check, no directory", []string{"-check", "-dir", dir + "/none"}, "", "", 2, "-dir: want a directory"},
+		{"check, no report", []string{"-check", "-report", dir + "/none/x"}, "", "", 2, "-report: "},
+		{"check, no certificate", []string{"-check", "-tls-cert", dir + "/c", "-tls-key", dir + "/k"}, "", "", 2, "-tls-cert, -tls-key: "},
+		{"check of a file", []string{"-check"}, "", "\n\ngrace soon", 2, `FILE:3: grace: "soon" ` + durations},
+		{"check from a variable", nil, "LASTCALL_CHECK=true", "nonsense", 2, `FILE:1: "nonsense" is not a setting`},
+
+		{"variable", nil, "LASTCALL_GRACE=soon", "", 2, `LASTCALL_GRACE: "soon" ` + durations},
+		{"unknown variable", []string{"-check"}, "LASTCALL_GRASE=1s", "", 0, `level=warn ts=… msg="a variable that sets nothing" name=LASTCALL_GRASE nearest=LASTCALL_GRACE`},
+		{"hyphen", []string{"-check"}, "LASTCALL_LAME-DUCK=1s", "", 0, "name=LASTCALL_LAME-DUCK nearest=LASTCALL_LAME_DUCK"},
+		{"far variable", []string{"-check"}, "LASTCALL_XXXXXXXXXXXXXX=1s", "", 0, "name=LASTCALL_XXXXXXXXXXXXXX\n"},
+		{"version of an image", []string{"-check"}, "LASTCALL_VERSION=1.2", "", 0, "lastcall: the settings are right\n"},
+		{"service of Kubernetes", []string{"-check"}, "LASTCALL_PORT_8080_TCP_ADDR=10.0.0.1", "", 0, "lastcall: the settings are right\n"},
+		{"port of Kubernetes", []string{"-check"}, "LASTCALL_WEB_PORT=tcp://10.0.0.1:80", "", 0, "lastcall: the settings are right\n"},
+		{"port of a user", []string{"-check"}, "LASTCALL_PORT=80", "", 0, "name=LASTCALL_PORT "},
+
+		{"comment behind a value", nil, "", "dir " + dir + " # the site", 2, `FILE:1: dir: "` + dir + ` # the site": a comment wants a line of its own`},
+		{"comment behind a tab", nil, "", "grace 10s\t# seconds", 2, `FILE:1: grace: "10s\t# seconds": a comment wants a line of its own`},
+		{"comment instead of a value", nil, "", "access-log # yes", 2, `FILE:1: access-log: "# yes": a comment wants a line of its own`},
+		{"number sign in a value", nil, "", "dir " + dir + "/a#b", 2, "-dir: want a directory: open " + dir + "/a#b: "},
+		{"key without value", nil, "", "# x\ndir", 2, "FILE:2: dir: want a value"},
+		{"switch without value", []string{"-check"}, "", "access-log", 0, "lastcall: the settings are right"},
+		{"tab", []string{"-check"}, "", "grace\t 10s\r\n", 0, "lastcall: the settings are right"},
+		{"file in a file", nil, "", "config x", 2, "FILE:1: config: is a flag, and not a setting of a file"},
+		{"version in a file", nil, "", "version", 2, "FILE:1: version: is a flag, and not a setting of a file"},
+		{"check in a file", nil, "", "check", 2, "FILE:1: check: is a flag, and not a setting of a file"},
+		{"unknown key", nil, "", "grace 1s\nidle-grase 1s", 2, `FILE:2: "idle-grase" is not a setting: is it idle-grace?`},
+		{"far key", nil, "", "xxxxxxxxxxxxx 1s", 2, `FILE:1: "xxxxxxxxxxxxx" is not a setting; -help lists`},
+		{"key with =", nil, "", "grace=1s", 2, `FILE:1: "grace=1s" is not a setting: want "grace VALUE"`},
+		{"key as a flag", nil, "", "-grace 1s", 2, `FILE:1: "-grace" is not a setting: want "grace VALUE"`},
+		{"set twice", nil, "", "grace 1s\ngrace 2s", 2, "FILE:2: grace: is set twice"},
+		{"wrong, but not used", []string{"-grace", "1s"}, "", "grace soon", 2, `FILE:1: grace: "soon" ` + durations},
+		{"value in a file", nil, "", "log-level loud", 2, `FILE:1: log-level: "loud" is none of debug, info, warn, error`},
+		{"port in a file", nil, "", "listen :99999", 2, `FILE:1: listen: address ":99999": port "99999"`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			args := tt.args
+			if tt.file != "" {
+				file := filepath.Join(t.TempDir(), "settings")
+				if err := os.WriteFile(file, []byte(tt.file), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				args = append(args, "-config", file)
+				tt.want = strings.Replace(tt.want, "FILE", file, 1)
+			}
+			if name, value, ok := strings.Cut(tt.env, "="); ok {
+				t.Setenv(name, value)
+			}
+			status, stdout, stderr := run(args...)
+			stderr = regexp.MustCompile(`ts=\S+`).ReplaceAllString(stderr, "ts=…")
+			got := stderr
+			if tt.status == 0 {
+				got += stdout
+			}
+			if status != tt.status || !strings.Contains(got, tt.want) {
+				t.Errorf("run(%q) = %d, stdout %q, stderr %q, want %d, %q", args, status, stdout, stderr, tt.status, tt.want)
+			}
+			if tt.status != 0 && (strings.Count(stderr, "\n") != 1 || stdout != "") {
+				t.Errorf("run(%q): stdout %q, stderr %q, want one line on stderr", args, stdout, stderr)
+			}
+			if strings.HasPrefix(tt.want, "lastcall: ") && stderr != "" {
+				t.Errorf("run(%q): stderr %q, want nothing", args, stderr)
+			}
+		})
 	}
 }
 

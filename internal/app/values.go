@@ -43,11 +43,11 @@ func checkAddress(addr string) error {
 		return nil
 	}
 	_, port, err := net.SplitHostPort(addr)
-	if err == nil {
-		_, err = net.LookupPort("tcp", port)
-	}
 	if err != nil || port == "" {
 		return fmt.Errorf("address %q: %s", addr, want)
+	}
+	if _, err := net.LookupPort("tcp", port); err != nil {
+		return fmt.Errorf("address %q: port %q: want a number from 0 to 65535, or the name of a service", addr, port)
 	}
 	return nil
 }
