@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"lastcall/actors"
+	"lastcall/internal/printable"
 )
 
 // status is the answer to GET /status. Times that are not known yet are left
@@ -138,7 +139,7 @@ func (a *admin) status() status {
 			err = b.Err
 		}
 		if err != nil {
-			sa.Error = err.Error()
+			sa.Error = printable.Clip(err.Error(), printable.Max)
 		}
 		st.Actors = append(st.Actors, sa)
 	}
@@ -148,7 +149,7 @@ func (a *admin) status() status {
 func requests(all []actors.Request, most int) []statusRequest {
 	list := []statusRequest{}
 	for _, r := range all[:min(len(all), most)] {
-		list = append(list, statusRequest{r.Class, r.Method, r.Path, r.Client, r.Age.Seconds(), r.Sent})
+		list = append(list, statusRequest{r.Class, printable.Clip(r.Method, printable.Max), printable.Clip(r.Path, printable.Max), r.Client, r.Age.Seconds(), r.Sent})
 	}
 	return list
 }

@@ -6,9 +6,11 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"time"
 
 	"lastcall/actors"
+	"lastcall/internal/printable"
 )
 
 // usageError is an error of the settings.
@@ -18,7 +20,7 @@ type usageError struct{ error }
 // written.
 func PrintError(w io.Writer, err error) error {
 	if err != nil {
-		fmt.Fprintf(w, "lastcall: %v\n", err)
+		fmt.Fprintf(w, "lastcall: %s\n", printable.Escape(strings.ReplaceAll(err.Error(), "\n", "; ")))
 	}
 	return err
 }

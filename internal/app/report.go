@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"lastcall/actors"
+	"lastcall/internal/printable"
 )
 
 // report is what -report writes: the last log line of a stop, and more.
@@ -53,7 +54,7 @@ func newReport(s actors.Snapshot, err error, logDropped uint64) report {
 		r.Error = err.Error()
 	}
 	for _, c := range s.Cut {
-		r.Requests = append(r.Requests, cutRequest{c.Class, c.Method, c.Path, c.Client, c.Age.Seconds(), c.Sent})
+		r.Requests = append(r.Requests, cutRequest{c.Class, printable.Clip(c.Method, printable.Max), printable.Clip(c.Path, printable.Max), c.Client, c.Age.Seconds(), c.Sent})
 	}
 	return r
 }

@@ -1,4 +1,5 @@
-// Package asynclog keeps a log that blocks from blocking the program.
+// Package asynclog keeps a log that blocks from blocking the program, and what
+// comes from outside from spoiling the log.
 //
 // A logger blocks when what it writes to does: a pipe that nobody reads, a
 // terminal that was stopped with Ctrl-S, a full disk on a network. Whoever logs
@@ -7,6 +8,8 @@ package asynclog
 
 import (
 	"context"
+	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -14,6 +17,8 @@ import (
 
 	"github.com/go-kit/log"
 	"github.com/go-kit/log/level"
+
+	"lastcall/internal/printable"
 )
 
 const (
@@ -38,9 +43,13 @@ const (
 //
 // The goroutine runs while there are lines to write. It ends by itself.
 //
-// Values are formatted by that goroutine, perhaps after Log has returned, so
-// they must not change any more. That holds for strings, numbers, times, and
-// errors. A [log.Valuer] is called before, by Log or a context above the Logger.
+// A value that is a string, an error or a [fmt.Stringer] is escaped as
+// [printable.Escape] says, and cut off at [printable.Max] bytes: clients choose
+// paths, hosts and much of what errors say. The keys msg and stack are not cut
+// off, whose texts are the program's own or have a limit already.
+//
+// Other values are formatted by that goroutine, perhaps after Log has returned, so
+// they must not change any more. That holds for numbers and times. A [log.Valuer] is called before, by Log or a context above the Logger.
 // A Valuer of a context below the Logger is called when the line is written: a
 // timestamp is then that of the writing, and a caller is not the one that logs.
 // So wrap a logger first, and then use log.With.
@@ -90,7 +99,7 @@ func New(next log.Logger, keyvals ...any) *Logger {
 	return &Logger{next: next, keyvals: keyvals, queue: make(chan *line, MaxQueued)}
 }
 
-// whole returns a line with what all lines have.
+// whole returns a line with what all lines have, its values made printable.
 func (l *Logger) whole(keyvals []any) []any {
 	n := 0
 	if len(keyvals) > 1 && keyvals[0] == level.Key() {
@@ -102,7 +111,47 @@ func (l *Logger) whole(keyvals []any) []any {
 			whole[n+i] = v()
 		}
 	}
+	for i := 1; i < len(whole); i += 2 {
+		whole[i] = printableValue(whole[i-1], whole[i])
+	}
 	return whole
+}
+
+// printableValue returns value, or a string that stands for it if it says
+// something that does not print or is too long.
+func printableValue(key, value any) any {
+	max := printable.Max
+	if key == "msg" || key == "stack" {
+		max = math.MaxInt
+	}
+	s, ok := text(value)
+	if !ok {
+		return value
+	}
+	if p := printable.Clip(s, max); p != s {
+		return p
+	}
+	return value
+}
+
+// text returns what a value says, if it can say anything that clients choose.
+func text(value any) (s string, ok bool) {
+	defer func() {
+		if recover() != nil { // a nil pointer, which loggers know how to show
+			ok = false
+		}
+	}()
+	switch v := value.(type) {
+	case string:
+		return v, true
+	case time.Time, time.Duration, level.Value:
+		return "", false
+	case error:
+		return v.Error(), true
+	case fmt.Stringer:
+		return v.String(), true
+	}
+	return "", false
 }
 
 // Log returns the error of the logger below, or nil if it did not wait.

@@ -245,3 +245,39 @@ func BenchmarkLine(b *testing.B) {
 		})
 	}
 }
+
+type stringer struct{ s string }
+
+func (s *stringer) String() string { return s.s }
+
+// TestPrintable logs what clients may send.
+func TestPrintable(t *testing.T) {
+	const evil = "a\x1b[2J\u009b31m\x7f\u202e\xff"
+	const escaped = `a\x1b[2J\u009b31m\x7f\u202e\xff`
+	var b strings.Builder
+	l := asynclog.New(log.NewLogfmtLogger(&b), "ctx", evil)
+	for _, tt := range []struct {
+		value any
+		want  string
+	}{
+		{evil, escaped},
+		{errors.New(evil), escaped},
+		{&stringer{evil}, escaped},
+		{(*stringer)(nil), "null"},
+		{7, "7"},
+		{time.Second, "1s"},
+		{strings.Repeat("x", 27<<20), strings.Repeat("x", 1<<10-3) + "…"},
+		{fmt.Errorf("request %s", strings.Repeat("\x01", 1<<20)), `"request ` + strings.Repeat(`\\x01`, (1<<10-3-8)/4) + `…"`},
+	} {
+		b.Reset()
+		level.Info(l).Log("v", tt.value)
+		if got, want := b.String(), "level=info ctx="+escaped+" v="+tt.want+"\n"; got != want {
+			t.Errorf("Log(%.50q) = %.3000q, want %.3000q", tt.value, got, want)
+		}
+	}
+	b.Reset()
+	l.Log("msg", strings.Repeat("y", 5000), "stack", strings.Repeat("z", 5000)+"\n")
+	if n := b.Len(); n < 10000 {
+		t.Errorf("msg and stack have %d bytes, want all", n)
+	}
+}
