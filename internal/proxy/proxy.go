@@ -167,6 +167,7 @@ func (p *proxy) modifyResponse(res *http.Response) error {
 	if res.StatusCode < 100 {
 		return fmt.Errorf("status %03d is not valid", res.StatusCode) // net/http would panic
 	}
+	dropBody(res)
 	p.endEventStream(res)
 	flushHeaderEarly(res)
 	return nil

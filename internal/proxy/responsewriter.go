@@ -44,8 +44,14 @@ func (w *responseWriter) WriteHeader(status int) {
 		(status == http.StatusContinue || w.expectsContinue || !w.request.ProtoAtLeast(1, 1)) {
 		return
 	}
-	if v := w.Header()["Content-Length"]; len(v) == 1 && status >= 200 {
-		w.bodyLeft, _ = strconv.ParseInt(v[0], 10, 64)
+	if status >= 200 {
+		h := w.Header()
+		if v := h["Content-Length"]; len(v) == 1 {
+			w.bodyLeft, _ = strconv.ParseInt(v[0], 10, 64)
+		}
+		if h["Content-Type"] == nil {
+			h["Content-Type"] = nil // keeps net/http from guessing it
+		}
 	}
 	if status >= 200 && w.request.ProtoMajor == 1 && w.body.endErr() != io.EOF {
 		w.beginEarly()
@@ -71,11 +77,23 @@ func (w *responseWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// dropBody replaces the body of a response that cannot have one. Over HTTP/2 it
+// fails to be read if the header gives a length.
+func dropBody(res *http.Response) {
+	if res.StatusCode == http.StatusNoContent || res.StatusCode == http.StatusNotModified || res.Request.Method == http.MethodHead {
+		res.Body.Close()
+		res.Body = http.NoBody
+	}
+}
+
 // flushHeaderEarly makes ReverseProxy send the header at once, as if the length
 // were unknown, if no part of the body has arrived with the header or that is
 // not known.
+//
+// A response without a body remains one HEADERS frame over HTTP/2. A gRPC client
+// takes its header for the trailer only then.
 func flushHeaderEarly(res *http.Response) {
-	if res.StatusCode == http.StatusSwitchingProtocols || res.Body == http.NoBody {
+	if res.StatusCode == http.StatusSwitchingProtocols || res.Body == http.NoBody || res.ContentLength == 0 {
 		return
 	}
 	if b, ok := res.Body.(interface{ Buffered() int }); !ok || b.Buffered() == 0 {

@@ -1,0 +1,180 @@
+package proxy
+
+import (
+	"bytes"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
+	"lastcall/internal/wiretest"
+)
+
+// frames is one end of an HTTP/2 connection, frame by frame.
+type frames struct {
+	*http2.Framer
+	net.Conn
+	t testing.TB
+
+	mu     sync.Mutex // held while writing
+	header bytes.Buffer
+	enc    *hpack.Encoder
+}
+
+func newFrames(t testing.TB, nc net.Conn) *frames {
+	f := &frames{Framer: http2.NewFramer(nc, nc), Conn: nc, t: t}
+	f.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	f.enc = hpack.NewEncoder(&f.header)
+	return f
+}
+
+// headers sends fields, "name", "value", ....
+func (f *frames) headers(stream uint32, end bool, fields ...string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.header.Reset()
+	for i := 0; i < len(fields); i += 2 {
+		f.enc.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]})
+	}
+	return f.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: f.header.Bytes(), EndStream: end, EndHeaders: true})
+}
+
+// data sends a part of a body.
+func (f *frames) data(stream uint32, end bool, data string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.WriteData(stream, end, []byte(data))
+}
+
+// next returns the next frame that says something of a stream, and answers
+// those that keep a connection going.
+func (f *frames) next() (http2.Frame, error) {
+	for {
+		frame, err := f.ReadFrame()
+		if err != nil {
+			return nil, err
+		}
+		f.mu.Lock()
+		switch frame := frame.(type) {
+		case *http2.SettingsFrame:
+			if !frame.IsAck() {
+				f.WriteSettingsAck()
+			}
+		case *http2.PingFrame:
+			if !frame.IsAck() {
+				f.WritePing(true, frame.Data)
+			}
+		case *http2.WindowUpdateFrame, *http2.GoAwayFrame:
+		default:
+			f.mu.Unlock()
+			return frame, nil
+		}
+		f.mu.Unlock()
+	}
+}
+
+// dialHTTP2 connects to addr, with TLS if secure, and sends the preface and
+// settings.
+func dialHTTP2(t testing.TB, addr string, secure bool, settings ...http2.Setting) *frames {
+	t.Helper()
+	var nc net.Conn = wiretest.Connect(t, addr)
+	if secure {
+		nc = tls.Client(nc, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+	}
+	f := newFrames(t, nc)
+	if _, err := io.WriteString(nc, http2.ClientPreface); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.WriteSettings(settings...); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// get asks for path.
+func (f *frames) get(stream uint32, method, path string) {
+	f.t.Helper()
+	if err := f.headers(stream, true, ":method", method, ":scheme", "http", ":authority", "h", ":path", path); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// framesProgram is a program over HTTP/2 without TLS. It calls f for the header of
+// each request.
+func framesProgram(t testing.TB, answer func(f *frames, h *http2.MetaHeadersFrame)) (addr string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var open []net.Conn
+	wg.Go(func() {
+		for {
+			nc, err := l.Accept()
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			open = append(open, nc)
+			mu.Unlock()
+			wg.Go(func() {
+				defer nc.Close()
+				nc.SetDeadline(time.Now().Add(wiretest.Patience))
+				if _, err := io.ReadFull(nc, make([]byte, len(http2.ClientPreface))); err != nil {
+					return
+				}
+				f := newFrames(t, nc)
+				f.WriteSettings()
+				for {
+					frame, err := f.next()
+					if err != nil {
+						return
+					}
+					if h, ok := frame.(*http2.MetaHeadersFrame); ok && h.PseudoValue("method") != "" {
+						answer(f, h)
+					}
+				}
+			})
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		mu.Lock()
+		for _, nc := range open {
+			nc.Close()
+		}
+		mu.Unlock()
+		wg.Wait()
+	})
+	return l.Addr().String()
+}
+
+// serveHTTP2 serves h over HTTP/1.1 and HTTP/2, without TLS or with it, and
+// returns the address.
+func serveHTTP2(t testing.TB, h http.Handler, secure bool) (addr string) {
+	t.Helper()
+	s := httptest.NewUnstartedServer(h)
+	s.Config.Protocols = new(http.Protocols)
+	s.Config.Protocols.SetHTTP1(true)
+	s.Config.Protocols.SetUnencryptedHTTP2(!secure)
+	s.Config.Protocols.SetHTTP2(secure)
+	if s.EnableHTTP2 = secure; secure {
+		s.StartTLS()
+	} else {
+		s.Start()
+	}
+	t.Cleanup(func() {
+		s.CloseClientConnections()
+		s.Close()
+	})
+	return s.Listener.Addr().String()
+}
