@@ -111,7 +111,8 @@ func (c *conn) linger(sending bool) {
 		if !quiet {
 			wait = time.Second
 		}
-		c.Conn.SetReadDeadline(time.Now().Add(wait))
+		next := time.Now().Add(wait)
+		c.Conn.SetReadDeadline(next)
 		switch _, err := c.Conn.Read(buf[:]); {
 		case err == nil:
 			quiet = !sending
@@ -119,7 +120,7 @@ func (c *conn) linger(sending bool) {
 			quiet = true
 		case err == io.EOF: // the client may have closed its sending side only
 			sending, quiet = false, true
-			time.Sleep(look)
+			time.Sleep(min(look, time.Until(next)))
 		default:
 			return
 		}

@@ -301,7 +301,8 @@ func (s *simulation) cutOf(l *line) (must, may []string) {
 			break
 		}
 		may = append(may, "")
-		if !r.served.IsZero() && !r.served.After(at) {
+		// One that offers its body may be refused, which its client may never learn.
+		if !r.served.IsZero() && !r.served.After(at) || r.served.IsZero() && r.offers {
 			may = append(may, r.method+" "+r.path)
 		}
 	}
@@ -335,15 +336,17 @@ func (s *simulation) cutOf(l *line) (must, may []string) {
 	if len(l.requests) == 0 {
 		return nil, nil
 	}
-	// What was answered, but has not arrived.
+	// What was answered, but has not arrived. Where the connection was to end in any
+	// case, it may have been closed just before the stop began, as net/http does.
+	last := l.requests[len(l.requests)-1]
 	gone := passedBy(l.client.closed, at.Add(-l.delay)) // its FIN may have come
-	if !gone && l.server.unacked(at, func(p packet) bool { return p.data && p.sent.Before(at) }) && l.server.closed.Equal(at) && !l.server.stalledAt(at) {
+	before := last.done.Equal(s.begun) && !last.closes && (last.asks || passedBy(l.fin, at))
+	if !gone && !before && l.server.unacked(at, func(p packet) bool { return p.data && p.sent.Before(at) }) && l.server.closed.Equal(at) && !l.server.stalledAt(at) {
 		return may, nil
 	}
 	if l.server.unacked(at.Add(-1), func(p packet) bool { return !p.sent.After(at) }) {
 		return nil, may
 	}
-	last := l.requests[len(l.requests)-1]
 	for _, r := range l.requests {
 		if r.arrived().Equal(at) || r.done.Equal(at) || r.served.Equal(at) {
 			return nil, may
@@ -428,31 +431,29 @@ func (s *simulation) checkLines() {
 // letGo is until when a connection may be kept whose client keeps quiet in the
 // end. It is the counterpart of until.
 func (s *simulation) letGo(l *line) (t time.Time, quiet bool) {
-	from, since, longest := later(s.drain, l.accepted), time.Time{}, firstPause
-	for i, r := range l.requests {
+	from, since := later(s.drain, l.accepted), time.Time{}
+	for _, r := range l.requests {
 		if r.done.IsZero() || r.behind != nil || r.early || r.refused {
 			return t, false
-		}
-		if i > 0 {
-			longest = max(longest, r.arrived().Sub(since))
 		}
 		since = r.done
 	}
 	keep := l.keptFor(from, 0)
 	if !since.IsZero() {
-		if decayed, _ := l.pause(since.Add(1)); longest == firstPause || decayed == firstPause {
+		pause, _ := l.pause(since.Add(1))
+		if pause == firstPause {
 			for _, other := range s.net.lines {
 				for i, r := range other.requests[min(1, len(other.requests)):] {
 					if done := other.requests[i].done; !done.IsZero() {
-						longest = max(longest, r.arrived().Sub(done))
+						pause = max(pause, r.arrived().Sub(done))
 					}
 				}
 			}
 		}
 		from = later(from, since)
 		keep = l.keptFor(from, 0)
-		if from.Sub(since) <= 3*longest {
-			keep = l.keptFor(from, 3*longest)
+		if from.Sub(since) <= 3*pause {
+			keep = l.keptFor(from, 3*pause)
 		}
 	}
 	t = from.Add(min(keep, s.idleGrace()))

@@ -119,6 +119,7 @@ type request struct {
 	body                  string
 	work                  time.Duration // of the handler
 	stream                bool          // whether the answer's header is sent before that
+	offers                bool          // its body, and waits until it is asked for
 	early                 bool          // whether the handler answers without reading the body
 	minds                 bool          // whether the handler ends when it is told that the client is gone
 	behind                *request      // sent without waiting for the answer to this one
@@ -140,7 +141,6 @@ type request struct {
 	inTime, doneInTime bool // the connection was not closed when the handler began, and ended
 }
 
-// arrived is when its first byte was at the server.
 // arrived is when its first byte did, or would have.
 func (r *request) arrived() time.Time {
 	if r.arrives.IsZero() { // the connection was closed by then

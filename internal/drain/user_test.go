@@ -229,6 +229,7 @@ func (u *user) request(l *line) *request {
 	case "length":
 		header += fmt.Sprintf("Content-Length: %d\r\n", len(body))
 	case "continue":
+		r.offers = true
 		header += fmt.Sprintf("Expect: 100-continue\r\nContent-Length: %d\r\n", len(body))
 	case "chunked":
 		header += "Transfer-Encoding: chunked\r\n"
