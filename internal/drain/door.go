@@ -30,10 +30,12 @@ type door struct {
 	path   fs.FileInfo   // of a unix socket that has one, as it was at first
 	waits  atomic.Int64  // since when Accept has been waiting; Unix nanoseconds
 	over   chan struct{} // closed when the listener is not served any more
+
+	handshakes func(port int) (int, error) // socket.Handshakes
 }
 
 func newDoor(l net.Listener, s *Server) *door {
-	d := &door{Listener: l, server: s, over: make(chan struct{})}
+	d := &door{Listener: l, server: s, over: make(chan struct{}), handshakes: socket.Handshakes}
 	addr := l.Addr()
 	d.logger = log.With(s.logger, "addr", addr)
 	if addr, ok := addr.(*net.UnixAddr); ok && addr.Name != "" && addr.Name[0] != '@' {
@@ -42,7 +44,7 @@ func newDoor(l net.Listener, s *Server) *door {
 	return d
 }
 
-// Accept makes the connection known to the server before anybody uses it.
+// Accept adds the connection to those of the server before it is used.
 func (d *door) Accept() (net.Conn, error) {
 	d.waits.Store(time.Now().UnixNano())
 	nc, err := d.Listener.Accept()
@@ -56,7 +58,7 @@ func (d *door) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// inherited reports whether the socket is not this process's alone.
+// inherited reports whether other processes hold the socket, too.
 func (d *door) inherited() bool {
 	i, ok := d.Listener.(interface{ Inherited() bool })
 	return ok && i.Inherited()
@@ -78,11 +80,11 @@ func (d *door) check() {
 	}
 }
 
-// drain refuses newcomers, and closes the listener when everybody who was on the
-// way in has been accepted.
+// drain refuses newcomers, and closes the listener when every connection that was
+// being made has been accepted.
 //
-// Closing waits for an Accept that has just got a connection, which is served
-// like the others: none is taken out of an inherited queue and dropped.
+// Close waits for an Accept that has just got a connection, which is served like
+// the others: no connection of an inherited queue is accepted and dropped.
 func (d *door) drain(ctx context.Context, patience time.Duration) {
 	way, refused := "inherited: closed, the queue is left to others", false
 	if !d.inherited() {
@@ -102,30 +104,31 @@ func (d *door) close() {
 	d.Close()
 }
 
-// awaitEmpty waits until nobody is on the way in. It waits for handshakes for
-// patience at the most, because a client that has gone away never ends its own;
-// for the queue likewise if newcomers still get in, as there may be no end of
-// them, and otherwise until ctx ends. After that the queue has emptyTime.
+// awaitEmpty waits until every connection that was being made has been accepted.
+// Handshakes may take patience, because a client that has gone away never ends
+// its own. So may the queue if newcomers still get in, as it may never be empty;
+// otherwise it may take until ctx ends, and emptyTime from then on.
 func (d *door) awaitEmpty(ctx context.Context, refused bool, patience time.Duration) {
-	begun := time.Now()
-	var cutAt time.Time // when ctx ended
-	for done := ctx.Done(); ; {
-		select { // before the first look, too: the kernel may not list a SYN that just came
-		case <-time.After(time.Millisecond):
-		case <-done:
-			cutAt, done = time.Now(), nil
+	began := time.Now()
+	for ctx.Err() == nil {
+		open := time.Since(began)
+		handshaking, queued := d.handshaking(open), d.queued()
+		switch {
+		case queued && (refused || open < patience), handshaking && open < patience:
+		default:
+			return
+		}
+		select {
+		case <-time.After(nextLook(open)):
+		case <-ctx.Done():
 		case <-d.over: // the listener has ended by itself
 			return
 		}
-		open := time.Since(begun)
-		handshaking, queued := d.handshaking(open), d.queued()
-		switch {
-		case !cutAt.IsZero():
-			if !queued || time.Since(cutAt) > emptyTime {
-				return
-			}
-		case queued && (refused || open < patience), handshaking && open < patience:
-		default:
+	}
+	for cut := time.Now(); d.queued() && time.Since(cut) < emptyTime; {
+		select {
+		case <-time.After(time.Millisecond):
+		case <-d.over:
 			return
 		}
 	}
@@ -135,10 +138,16 @@ func (d *door) awaitEmpty(ctx context.Context, refused bool, patience time.Durat
 // that what was asked there can be named: much more than it takes.
 const emptyTime = 100 * time.Millisecond
 
-// refuse keeps newcomers out from now on, and says how, and whether it could.
+// nextLook returns the pause before the next look for handshakes. A look takes a
+// processor for a millisecond or two, so the pauses grow with the wait, of which
+// they add a sixteenth at most.
+func nextLook(open time.Duration) time.Duration { return max(open/16, time.Millisecond) }
+
+// refuse has the kernel refuse newcomers from now on. It returns how, for the
+// log, and whether that worked.
 func (d *door) refuse() (way string, ok bool) {
 	if addr, ok := d.Addr().(*net.UnixAddr); ok {
-		// Without its path nobody finds the socket any more.
+		// Clients find the socket by its path only.
 		if u, ok := d.Listener.(interface{ SetUnlinkOnClose(bool) }); ok {
 			u.SetUnlinkOnClose(false) // by then the path may be a successor's
 		}
@@ -160,16 +169,16 @@ func (d *door) refuse() (way string, ok bool) {
 	return "SYNs dropped (" + err.Error() + ")", true
 }
 
-// handshaking reports whether a handshake is under way. It is asked before
-// queued: what is through with it is in the queue. Where the kernel does not tell
-// although it could (netlink may be forbidden), there may be some for a second:
-// a packet that was lost is sent again by then.
+// handshaking reports whether a handshake is under way. It is called before
+// queued, because a handshake that ends puts its connection into the queue. If
+// netlink is forbidden, handshakes are assumed for a second: a packet that was
+// lost is sent again by then.
 func (d *door) handshaking(open time.Duration) bool {
 	addr, ok := d.Addr().(*net.TCPAddr)
 	if !ok {
 		return false
 	}
-	n, err := socket.Handshakes(addr.Port)
+	n, err := d.handshakes(addr.Port)
 	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		return open < time.Second
 	}

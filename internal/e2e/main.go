@@ -71,7 +71,11 @@ func buildAndRun(m *testing.M) int {
 	if raceEnabled() {
 		args = append(args, "-race")
 	}
-	if out, err := exec.Command("go", append(args, info.Main.Path)...).CombinedOutput(); err != nil {
+	build := exec.Command("go", append(args, info.Main.Path)...)
+	if !raceEnabled() { // which needs cgo
+		build.Env = append(os.Environ(), "CGO_ENABLED=0") // the kernel then takes 2 ms less to end the process
+	}
+	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
 		return 1
 	}

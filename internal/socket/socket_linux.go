@@ -29,15 +29,30 @@ var (
 // Linux 5.0). That takes no privilege since Linux 5.7, and works for multipath
 // TCP, too.
 //
-// A socket of a SO_REUSEPORT group is not hidden: newcomers whom the kernel had
+// A socket of a SO_REUSEPORT group is not hidden: newcomers that the kernel had
 // assigned to it would be refused although another socket of the group listens.
+//
+// When Hide returns, Handshakes counts every handshake that may still end in the
+// queue.
 func Hide(l net.Listener) error {
 	return control(l, func(fd int) error {
 		if err := hideable(fd); err != nil {
 			return err
 		}
-		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, noInterface)
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, noInterface); err != nil {
+			return err
+		}
+		settle()
+		return nil
 	})
+}
+
+// settle waits until the kernel has listed the handshakes of those SYNs for which
+// it had found the listener before newcomers were refused. That takes it some
+// 10 µs; this waits for 200. (time.Sleep would take a millisecond, as that is the
+// unit of epoll_wait.)
+func settle() {
+	unix.Nanosleep(&unix.Timespec{Nsec: 200_000}, nil)
 }
 
 func hideable(fd int) error {
@@ -57,7 +72,8 @@ func hideable(fd int) error {
 // takes no privilege. A client sends its SYN again after a second, and is
 // refused once the socket is closed. Multipath TCP sockets refuse the filter.
 //
-// Sockets that are accepted inherit the filter, which passes all but a SYN.
+// Sockets that are accepted inherit the filter, which passes all but a SYN. As
+// with Hide, Handshakes then counts every handshake that may end in the queue.
 func DropSYN(l net.Listener) error {
 	const (
 		flags    = 13 // offset in the TCP header, where the kernel starts to look
@@ -71,8 +87,13 @@ func DropSYN(l net.Listener) error {
 		{Code: unix.BPF_RET | unix.BPF_K, K: 1 << 18},
 	}
 	return control(l, func(fd int) error {
-		return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+		err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
 			&unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]})
+		if err != nil {
+			return err
+		}
+		settle()
+		return nil
 	})
 }
 
