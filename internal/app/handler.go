@@ -11,6 +11,7 @@ import (
 	"lastcall/internal/accesslog"
 	"lastcall/internal/files"
 	"lastcall/internal/proxy"
+	"lastcall/internal/request"
 	"lastcall/internal/slowpeer"
 )
 
@@ -32,6 +33,9 @@ func newHandler(cfg *Settings, stop *actors.Stop, logger log.Logger) (h http.Han
 		}
 	default:
 		h = Start(func() string { return stop.Phase().String() }, version(debug.ReadBuildInfo()))
+	}
+	if cfg.proxy == "" { // which checks by itself
+		h = request.Handler(h)
 	}
 	if cfg.healthPrefix != "off" {
 		h = actors.Health(stop, cfg.healthPrefix, h)

@@ -138,6 +138,7 @@ func newServer(cfg *Settings, h http.Handler, certificate *certificate.Pair, log
 			// its turn behind all that the kernel buffers: either would cut
 			// clients that are slow, but read.
 		},
+		DisableGeneralOptionsHandler: true, // OPTIONS * is the handler's as any other
 	}
 	s.Protocols.SetHTTP1(true)
 	s.Protocols.SetUnencryptedHTTP2(cfg.h2c)

@@ -164,6 +164,7 @@ func serveHTTP2(t testing.TB, h http.Handler, secure bool) (addr string) {
 	t.Helper()
 	s := httptest.NewUnstartedServer(h)
 	s.Config.Protocols = new(http.Protocols)
+	s.Config.DisableGeneralOptionsHandler = true
 	s.Config.Protocols.SetHTTP1(true)
 	s.Config.Protocols.SetUnencryptedHTTP2(!secure)
 	s.Config.Protocols.SetHTTP2(secure)

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/go-kit/log/level"
 
 	"lastcall/internal/buffers"
+	"lastcall/internal/request"
 	"lastcall/internal/upstream"
 )
 
@@ -84,12 +86,10 @@ func New(target string, cfg Config) (http.Handler, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = log.NewNopLogger()
 	}
-	p := &proxy{logger: log.With(cfg.Logger, "target", target), spread: spread{max: timeout(cfg.Spread, DefaultSpread)}}
+	p := &proxy{logger: log.With(cfg.Logger, "target", target), spread: spread{max: timeout(cfg.Spread, DefaultSpread)}, base: to}
 	p.ReverseProxy = httputil.ReverseProxy{
 		Transport: transport,
 		Rewrite: func(r *httputil.ProxyRequest) {
-			r.SetURL(to)
-			r.Out.Host = r.In.Host
 			r.Out.URL.RawQuery = r.In.URL.RawQuery // unchanged, even if Go cannot parse it
 			forwarded(r)
 			if body, ok := r.In.Body.(*clientBody); ok {
@@ -149,17 +149,29 @@ type proxy struct {
 	httputil.ReverseProxy
 	logger log.Logger
 	spread spread
+	base   *url.URL // of the requests to the program
 }
 
 func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodConnect {
+		refuseConnect(w, r)
+		return
+	}
+	u, err := outgoingURL(p.base, r)
+	if err != nil {
+		level.Debug(p.logger).Log("msg", "malformed request", "method", r.Method, "target", r.RequestURI, "status", http.StatusBadRequest, "err", err)
+		request.Refuse(w, r, err)
+		return
+	}
 	a := &responseWriter{ResponseWriter: w, request: r, spread: &p.spread, expectsContinue: r.Header.Get("Expect") != ""}
+	inner := r.WithContext(r.Context())
+	inner.URL = u
 	if r.ContentLength != 0 {
 		a.body = &clientBody{ReadCloser: r.Body, in: r}
 		defer a.abandonBody()
-		r = r.WithContext(r.Context())
-		r.Body = a.body
+		inner.Body = a.body
 	}
-	p.ReverseProxy.ServeHTTP(a, r)
+	p.ReverseProxy.ServeHTTP(a, inner)
 }
 
 // modifyResponse prepares a response for the client.

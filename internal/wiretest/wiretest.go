@@ -46,6 +46,19 @@ func Exchange(t testing.TB, addr, method, request string) (*http.Response, strin
 	return res, string(body)
 }
 
+// Status sends a request as it stands, and returns the status of its answer.
+func Status(t testing.TB, nc net.Conn, request string) int {
+	t.Helper()
+	if _, err := io.WriteString(nc, request); err != nil {
+		t.Fatal(err)
+	}
+	res, err := http.ReadResponse(bufio.NewReader(nc), nil)
+	if err != nil {
+		t.Fatalf("%s: %v", FirstLine(request), err)
+	}
+	return res.StatusCode
+}
+
 func FirstLine(s string) string {
 	s, _, _ = strings.Cut(s, "\r\n")
 	return s

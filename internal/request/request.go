@@ -1,0 +1,233 @@
+// Package request checks what net/http lets through in the first line of a
+// request, so that programs which read it in another way cannot be misled.
+package request
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// Target is what a request asks for, byte for byte as the client wrote it.
+type Target struct {
+	Path  string // begins with "/", or is "*"
+	Query string // begins with "?", or is empty
+}
+
+// Check returns the target of a request that http.Server has read, or an error
+// that says what is malformed in it. net/http has checked the names and values
+// of the header. Check adds:
+//
+//   - The method is a token (RFC 9110 section 5.6.2).
+//   - The target is a path, an absolute URL of http or https with an authority,
+//     or "*" for OPTIONS (RFC 9112 section 3.2). Over HTTP/2 it is a path or
+//     "*" (RFC 9113 section 8.3.1). It has no blanks, no control characters and
+//     no fragment.
+//   - The authority is a host, and a port or none (RFC 3986 section 3.2), without
+//     a user. It may be empty. Over HTTP/2, Host says the same.
+//   - Over HTTP/2, Content-Length says how long the body is.
+//
+// CONNECT has an authority in the place of a target, and is an error here.
+func Check(r *http.Request) (Target, error) {
+	uri := r.RequestURI
+	switch {
+	case !isToken(r.Method):
+		return Target{}, errors.New("the method is not a token")
+	case r.Method == http.MethodConnect:
+		return Target{}, errors.New("CONNECT has no path")
+	case !isAuthority(r.Host):
+		return Target{}, errors.New("the authority is not HOST or HOST:PORT")
+	}
+	for i := range len(uri) {
+		if c := uri[i]; c <= ' ' || c == 0x7f || c == '#' {
+			return Target{}, errors.New("the target has a blank, a control character or a fragment")
+		}
+	}
+	if r.ProtoMajor >= 2 {
+		if err := checkHTTP2(r); err != nil {
+			return Target{}, err
+		}
+	}
+	var path string
+	switch {
+	case strings.HasPrefix(uri, "/"):
+		path = uri
+	case uri == "*" && r.Method == http.MethodOptions:
+		return Target{Path: "*"}, nil
+	case r.ProtoMajor >= 2 || r.URL.Host == "" || r.URL.Opaque != "" || r.URL.User != nil || r.URL.Scheme != "http" && r.URL.Scheme != "https":
+		return Target{}, errors.New(`the target is not a path, a URL of http or https, or "*" for OPTIONS`)
+	default:
+		path = uri[len(r.URL.Scheme)+len("://"):]
+		if i := strings.IndexAny(path, "/?"); i >= 0 {
+			path = path[i:]
+		} else {
+			path = ""
+		}
+	}
+	path, query := cutQuery(path)
+	switch {
+	case path != "":
+	case query == "" && r.Method == http.MethodOptions:
+		path = "*" // RFC 9112 section 3.2.4
+	default:
+		path = "/"
+	}
+	return Target{path, query}, nil
+}
+
+func cutQuery(s string) (path, query string) {
+	if i := strings.IndexByte(s, '?'); i >= 0 {
+		return s[:i], s[i:]
+	}
+	return s, ""
+}
+
+// checkHTTP2 checks what net/http does not in the header of HTTP/2.
+func checkHTTP2(r *http.Request) error {
+	if hosts := r.Header["Host"]; len(hosts) > 1 || len(hosts) == 1 && !strings.EqualFold(hosts[0], r.Host) {
+		return errors.New("Host is not the authority")
+	}
+	if lengths := r.Header["Content-Length"]; len(lengths) > 0 {
+		n, err := strconv.ParseUint(lengths[0], 10, 63)
+		if len(lengths) > 1 || err != nil || int64(n) != r.ContentLength {
+			return errors.New("Content-Length is not the length of the body")
+		}
+	}
+	return nil
+}
+
+// Leaves reports whether a program may see a path lead out of the one that it
+// is put behind. Programs decode paths in different ways, and Leaves takes the
+// worst for each segment: "/" may be encoded once or more often, "\" may be a
+// "/", what follows ";" (Tomcat) or NUL may be cut off, and slashes that follow
+// each other may be one.
+func Leaves(path string) bool {
+	if !strings.ContainsAny(path, ".%") {
+		return false
+	}
+	depth := 0
+	for segment := range strings.SplitSeq(path, "/") {
+		switch up := ups(segment); {
+		case up > 0:
+			if depth -= up; depth < 0 {
+				return true
+			}
+		case !isEmpty(segment):
+			depth++
+		}
+	}
+	return false
+}
+
+// ups returns in how many ways a segment leads up.
+func ups(segment string) (n int) {
+	for part := range strings.FieldsFuncSeq(decode(segment), isSlash) {
+		if withoutParameters(part) == ".." {
+			n++
+		}
+	}
+	return n
+}
+
+// isEmpty reports whether a segment may lead nowhere.
+func isEmpty(segment string) bool {
+	for part := range strings.FieldsFuncSeq(decode(segment), isSlash) {
+		if part = withoutParameters(part); part != "" && part != "." {
+			return false
+		}
+	}
+	return true
+}
+
+func withoutParameters(s string) string {
+	if i := strings.IndexAny(s, ";\x00"); i >= 0 {
+		return s[:i]
+	}
+	return s
+}
+
+func isSlash(r rune) bool { return r == '/' || r == '\\' }
+
+// decode decodes a path until nothing in it is encoded.
+func decode(s string) string {
+	for strings.Contains(s, "%") {
+		t, err := url.PathUnescape(s)
+		if err != nil || t == s {
+			break
+		}
+		s = t
+	}
+	return s
+}
+
+// isToken reports whether s is a token of RFC 9110 section 5.6.2.
+func isToken(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; !isAlphanumeric(c) && strings.IndexByte("!#$%&'*+-.^_`|~", c) < 0 {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// isAuthority reports whether s is a host, and a port or none. The host may be
+// empty if there is no port.
+func isAuthority(s string) bool {
+	host, port := s, ""
+	if strings.HasPrefix(s, "[") {
+		end := strings.IndexByte(s, ']')
+		if end < 2 {
+			return false
+		}
+		for i := range s[1:end] { // an address of IPv6, with its zone
+			if c := s[1+i]; !isAlphanumeric(c) && strings.IndexByte(":.%_~-", c) < 0 {
+				return false
+			}
+		}
+		host, port = "", s[end+1:]
+	} else if i := strings.IndexByte(s, ':'); i == 0 {
+		return false
+	} else if i > 0 {
+		host, port = s[:i], s[i:]
+	}
+	for i := range len(host) {
+		if c := host[i]; !isAlphanumeric(c) && strings.IndexByte("-._~!$&'()*+,;=%", c) < 0 {
+			return false
+		}
+	}
+	for i := range len(port) {
+		if c := port[i]; i == 0 && c != ':' || i > 0 && (c < '0' || c > '9') {
+			return false
+		}
+	}
+	return true
+}
+
+func isAlphanumeric(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+}
+
+// Handler answers 400 to requests that are malformed. The handler next gets the
+// others, and CONNECT, which it has to know.
+func Handler(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodConnect {
+			if _, err := Check(r); err != nil {
+				Refuse(w, r, err)
+				return
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// Refuse answers 400 to a request that is malformed. What an HTTP/1 client sends
+// behind it is not read.
+func Refuse(w http.ResponseWriter, r *http.Request, err error) {
+	if r.ProtoMajor == 1 {
+		w.Header().Set("Connection", "close")
+	}
+	http.Error(w, "malformed request: "+err.Error(), http.StatusBadRequest)
+}
