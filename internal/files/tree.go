@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+
+	"lastcall/internal/nonblock"
 )
 
 // trees keeps the directory that a path names open.
@@ -82,7 +84,7 @@ func (t *tree) open(name string) (*os.File, fs.FileInfo, error) {
 	if err != nil {
 		return nil, nil, fs.ErrNotExist
 	}
-	f, err := t.root.OpenFile(name, os.O_RDONLY|nonblock, 0)
+	f, err := t.root.OpenFile(name, os.O_RDONLY|nonblock.Flag, 0)
 	if err != nil {
 		return nil, nil, err
 	}
