@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/signal"
@@ -21,6 +22,8 @@ import (
 
 	"github.com/go-kit/log"
 	"github.com/go-kit/log/level"
+
+	"lastcall/internal/nonblock"
 )
 
 // pollInterval is how often Watch checks the files of a certificate.
@@ -47,7 +50,12 @@ type Pair struct {
 // Load reads a certificate, followed in its file by the chain that signs it,
 // and its key. Both must be regular files. logger may be nil. It gets a line
 // when a pair was loaded (info), when a pair is expired or not yet valid
-// (warn), and when a changed pair was refused (warn). The error names the file.
+// (warn), when others may read its key (warn), and when a changed pair was refused
+// (warn). The error names the file.
+//
+// Others are all users but the owner, and the group unless root owns the file: a
+// key of root:GROUP with mode 0640 is how Debian and Kubernetes hand it to one
+// program. On Windows nothing is said of it.
 func Load(certFile, keyFile string, logger log.Logger) (*Pair, error) {
 	if logger == nil {
 		logger = log.NewNopLogger()
@@ -153,6 +161,9 @@ func (c *Pair) use(pair *tls.Certificate) {
 	leaf := pair.Leaf
 	level.Info(c.logger).Log("msg", "certificate taken", "cert", c.certFile, "subject", leaf.Subject,
 		"names", strings.Join(leaf.DNSNames, ","), "serial", fmt.Sprintf("%x", leaf.SerialNumber), "not_after", leaf.NotAfter.UTC())
+	if info, err := os.Stat(c.keyFile); err == nil && readByOthers(info) {
+		level.Warn(c.logger).Log("msg", "other users can read the key", "key", c.keyFile, "mode", fmt.Sprintf("%04o", info.Mode().Perm()))
+	}
 	switch now := time.Now(); {
 	case now.After(leaf.NotAfter):
 		level.Warn(c.logger).Log("msg", "certificate has expired", "cert", c.certFile, "not_after", leaf.NotAfter.UTC())
@@ -207,12 +218,17 @@ func checkChain(text []byte) error {
 
 // readRegular reads a regular file. A pipe could block for ever.
 func readRegular(name string) ([]byte, error) {
-	info, err := os.Stat(name)
+	f, err := os.OpenFile(name, os.O_RDONLY|nonblock.Flag, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s: not a regular file", name)
 	}
-	return os.ReadFile(name)
+	return io.ReadAll(f)
 }

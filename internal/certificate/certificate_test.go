@@ -194,7 +194,7 @@ func TestNotTaken(t *testing.T) {
 		{"not a certificate", func(w *watchedPair) {
 			w.write("cert", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")}))
 		}, `cert: x509: malformed certificate`},
-		{"missing", func(w *watchedPair) { os.Remove(w.keyFile) }, `stat \S+key: \S`},
+		{"missing", func(w *watchedPair) { os.Remove(w.keyFile) }, `open \S+key: \S`},
 		{"not a file", func(w *watchedPair) { os.Remove(w.keyFile); os.Mkdir(w.keyFile, 0o700) }, `key: not a regular file`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

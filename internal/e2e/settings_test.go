@@ -64,7 +64,7 @@ func TestBadSettings(t *testing.T) {
 		{"certificate alone", []string{"-tls-cert", file}, "", 2, "-tls-cert: want -tls-key with it"},
 		{"key alone", nil, "LASTCALL_TLS_KEY=" + file, 2, "-tls-key: want -tls-cert with it"},
 		{"no certificate", []string{"-tls-cert", file, "-tls-key", file}, "", 2, "-tls-cert, -tls-key: " + file + ": no certificate in it (want -----BEGIN CERTIFICATE-----)"},
-		{"no key", []string{"-tls-cert", file, "-tls-key", dir + "/none"}, "", 2, "-tls-cert, -tls-key: stat " + dir + "/none: no such file or directory"},
+		{"no key", []string{"-tls-cert", file, "-tls-key", dir + "/none"}, "", 2, "-tls-cert, -tls-key: open " + dir + "/none: no such file or directory"},
 		{"TLS and not", []string{"-h2c", "-tls-cert", file, "-tls-key", file}, "", 2, "-h2c: HTTP/2 without TLS; want it without -tls-cert, which brings HTTP/2 too"},
 		{"header bytes", []string{"-max-header-bytes", "0"}, "", 2, `invalid value "0" for flag -max-header-bytes: "0" is not a number of bytes from 1 to 1073741824`},
 		{"admin", []string{"-admin", "9090"}, "", 2, `-admin: address "9090": want HOST:PORT, :PORT or unix:PATH`},

@@ -2,121 +2,139 @@
 package files
 
 import (
-	"errors"
 	"fmt"
+	"html"
 	"io/fs"
 	"net/http"
+	"net/url"
 	"os"
-	"path/filepath"
+	"path"
+	"slices"
 	"strings"
-	"syscall"
 )
 
 // Handler serves the regular files of a directory to GET and HEAD: with ranges,
-// conditional requests by Last-Modified, content types, and index.html for
-// directories. A directory without index.html is listed if list is true, and is
-// not found otherwise.
+// conditional requests, content types, and index.html for directories. A
+// directory without index.html is listed if list is true, and is not found
+// otherwise.
 //
 // Nothing outside the directory is served: a path or symbolic link that leads
 // outside is not found ([os.Root]). Names that begin with a dot are neither
 // found nor listed, except .well-known (RFC 8615). A link of another name may
 // lead to them, as in a volume of a Kubernetes ConfigMap, where all files are
-// links into ..data. Devices, sockets and pipes, which could block, are not
-// found.
+// links into ..data. Devices, sockets and pipes are not found.
 //
-// Handler opens the directory once. If the directory is moved or replaced
-// later, the one that was opened is still served. The error says why the
-// directory cannot be opened.
+// Each request is answered from the directory that dir names when the request
+// begins: if dir, or a part of it, is a symbolic link, it may be switched to
+// another tree at any time. While dir names no directory, the last one is served.
+//
+// A file has an ETag made of its size and the time of its last change, and
+// If-Modified-Since has to be exactly that time: after a switch to an older file
+// no client keeps the newer one. A request for more than maxRanges ranges, or for
+// ranges that overlap, gets the whole file.
+//
+// The error says why the directory cannot be opened.
 func Handler(dir string, list bool) (http.Handler, error) {
-	root, err := os.OpenRoot(dir)
+	t, err := openTree(dir)
 	if err != nil {
 		return nil, fmt.Errorf("want a directory: %w", err)
 	}
-	return methods(http.FileServer(tree{root, list})), nil
+	return &handler{list: list, trees: trees{dir: dir, now: t}}, nil
 }
 
-// methods allows GET and HEAD only.
-func methods(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			w.Header().Set("Allow", "GET, HEAD")
-			http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
-}
-
-// tree is an http.FileSystem. Unlike http.FS it returns the *os.File itself,
-// which net/http can send by sendfile.
-type tree struct {
-	root *os.Root
+type handler struct {
 	list bool
+	trees
 }
 
-func (t tree) Open(name string) (http.File, error) {
-	name = strings.Trim(name, "/")
-	for segment := range strings.SplitSeq(name, "/") {
-		if hidden(segment) {
-			return nil, fs.ErrNotExist
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+		return
+	}
+	if strings.HasSuffix(r.URL.Path, "/index.html") {
+		redirect(w, r, "./")
+		return
+	}
+	t := h.acquire()
+	defer h.release(t)
+	if err := h.serve(w, r, t); err != nil {
+		status := statusOf(err)
+		http.Error(w, fmt.Sprintf("%d %s", status, strings.ToLower(http.StatusText(status))), status)
+	}
+}
+
+// serve answers a request from a tree, unless it returns an error.
+func (h *handler) serve(w http.ResponseWriter, r *http.Request, t *tree) error {
+	name := path.Clean("/" + r.URL.Path)
+	base := path.Base(r.URL.Path)
+	slash := strings.HasSuffix(r.URL.Path, "/")
+	f, info, err := t.open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if !info.IsDir() {
+		if slash {
+			redirect(w, r, "../"+base)
+			return nil
+		}
+		serveFile(w, r, base, f, info)
+		return nil
+	}
+
+	index, indexInfo, err := t.open(path.Join(name, "index.html"))
+	if err == nil {
+		defer index.Close()
+		if indexInfo.IsDir() {
+			err = fs.ErrNotExist
 		}
 	}
-	if name == "" {
-		name = "."
-	}
-	name, err := filepath.Localize(name)
-	if err != nil {
-		return nil, fs.ErrNotExist
-	}
-	info, err := t.root.Stat(name) // before Open, which blocks on a pipe
-	if err != nil {
-		return nil, notFound(err)
-	}
+	hasIndex := err == nil
 	switch {
-	case info.Mode().IsRegular():
-	case !info.IsDir():
-		return nil, fs.ErrNotExist
-	case !t.list:
-		if index, err := t.root.Stat(filepath.Join(name, "index.html")); err != nil || !index.Mode().IsRegular() {
-			return nil, fs.ErrNotExist
-		}
+	case !hasIndex && !(h.list && statusOf(err) == http.StatusNotFound):
+		return err
+	case !slash:
+		redirect(w, r, base+"/")
+	case hasIndex:
+		serveFile(w, r, "index.html", index, indexInfo)
+	default:
+		return serveList(w, f)
 	}
-	f, err := t.root.Open(name)
+	return nil
+}
+
+// redirect answers with a path that is relative to the requested one, so that it
+// is right behind a proxy that has removed a prefix.
+func redirect(w http.ResponseWriter, r *http.Request, to string) {
+	u := url.URL{Path: to, RawQuery: r.URL.RawQuery} // String escapes, and keeps a colon from making a scheme
+	w.Header().Set("Location", u.String())
+	w.WriteHeader(http.StatusMovedPermanently)
+}
+
+// serveList answers with links to what is in a directory.
+func serveList(w http.ResponseWriter, dir *os.File) error {
+	entries, err := dir.ReadDir(-1)
 	if err != nil {
-		return nil, notFound(err)
+		return err
 	}
-	if info.IsDir() {
-		return directory{f}, nil
-	}
-	return f, nil
-}
-
-func hidden(name string) bool {
-	return strings.HasPrefix(name, ".") && name != ".well-known"
-}
-
-// notFound turns err into fs.ErrNotExist, unless it is about the process or the
-// disk. net/http would answer 500 to a path that leaves the root, to a name
-// that is too long, and to a file used as a directory.
-func notFound(err error) error {
-	for _, ours := range []error{fs.ErrPermission, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EIO} {
-		if errors.Is(err, ours) {
-			return err
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	var page strings.Builder
+	page.WriteString("<!doctype html>\n<meta name=\"viewport\" content=\"width=device-width\">\n<pre>\n")
+	for _, e := range entries {
+		if hidden(e.Name()) {
+			continue
 		}
-	}
-	return fs.ErrNotExist
-}
-
-// directory is a directory without its hidden names.
-type directory struct{ *os.File }
-
-func (d directory) ReadDir(n int) ([]fs.DirEntry, error) {
-	all, err := d.File.ReadDir(n)
-	var entries []fs.DirEntry
-	for _, e := range all {
-		if !hidden(e.Name()) {
-			entries = append(entries, e)
+		name := e.Name()
+		if e.IsDir() {
+			name += "/"
 		}
+		u := url.URL{Path: name}
+		fmt.Fprintf(&page, "<a href=\"%s\">%s</a>\n", html.EscapeString(u.String()), html.EscapeString(name))
 	}
-	return entries, err
+	page.WriteString("</pre>\n")
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	fmt.Fprint(w, page.String())
+	return nil
 }

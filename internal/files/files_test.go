@@ -222,21 +222,6 @@ func TestFilesList(t *testing.T) {
 	}
 }
 
-// TestFilesMoved replaces the directory under the server.
-func TestFilesMoved(t *testing.T) {
-	dir := site(t)
-	h := newFiles(t, dir, false)
-	if err := os.Rename(dir, dir+"2"); err != nil {
-		t.Skip(err)
-	}
-	fill(t, dir, map[string]string{"a.txt": "another"})
-	rec := httptest.NewRecorder()
-	h.ServeHTTP(rec, httptest.NewRequest("GET", "/a.txt", nil))
-	if rec.Code != 200 || rec.Body.String() != "0123456789" {
-		t.Errorf("GET /a.txt = %d %q, want that of the directory which was opened", rec.Code, rec.Body)
-	}
-}
-
 func TestFilesNoDirectory(t *testing.T) {
 	dir := site(t)
 	for _, bad := range []string{filepath.Join(dir, "nowhere"), filepath.Join(dir, "a.txt"), ""} {

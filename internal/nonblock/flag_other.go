@@ -1,0 +1,5 @@
+//go:build !unix
+
+package nonblock
+
+const Flag = 0

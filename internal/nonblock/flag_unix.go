@@ -1,0 +1,7 @@
+//go:build unix
+
+package nonblock
+
+import "syscall"
+
+const Flag = syscall.O_NONBLOCK
