@@ -11,7 +11,8 @@ import (
 
 // Close closes the connection when the client has finished sending, if it is
 // still sending behind its answer, and in a stop when the client has acknowledged
-// its last answer: a reset would overtake it (RFC 9112 section 9.6).
+// its last answer: a reset would overtake it (RFC 9112 section 9.6). It does not
+// wait for that: http.Server.Close closes one connection after the other.
 func (c *conn) Close() error {
 	c.mu.Lock()
 	lingers, sending := c.lingersLocked()
@@ -19,9 +20,17 @@ func (c *conn) Close() error {
 		c.setStateLocked(stateLingering)
 	}
 	c.mu.Unlock()
-	if lingers {
-		c.linger(sending)
+	if !lingers {
+		return c.close()
 	}
+	go func() {
+		c.linger(sending)
+		c.close()
+	}()
+	return nil
+}
+
+func (c *conn) close() error {
 	err := c.Conn.Close()
 	c.mu.Lock()
 	if c.state != stateClosed {
