@@ -145,7 +145,9 @@ func (c *conn) cut() (list []Request) {
 		return nil
 	}
 	list = c.inFlightLocked()
-	answers := len(list) == 0 && c.state != stateNew || c.streams.returned > 0
+	http2 := c.state == stateHTTP2 || c.streams.registered
+	asked := c.state != stateNew && (!http2 || c.streams.running != nil)
+	answers := asked && len(list) == 0 || c.streams.returned > 0
 	unsure := socket.Unacked(c.Conn) // the last bytes are on their way, and may be lost
 	if c.state == stateHTTP2 && (unsure || c.streams.open || socket.Arrived(c.Conn)) {
 		// They may not even be written, and a reset, which bytes that were not read
@@ -156,7 +158,7 @@ func (c *conn) cut() (list []Request) {
 	}
 	if answers && unsure {
 		r := c.requestLocked(HTTP1)
-		if c.streams.registered {
+		if http2 {
 			r.Class = HTTP2
 		}
 		list = append(list, r)

@@ -145,6 +145,34 @@ func TestLingerWhileTaken(t *testing.T) {
 	}
 }
 
+// A cut names no connection of HTTP/2 on which nothing was asked, whose client has
+// not even acknowledged the server's settings.
+func TestCutOfUnusedHTTP2(t *testing.T) {
+	t.Parallel()
+	for _, settings := range []string{"", "\x00\x00\x00\x04\x00\x00\x00\x00\x00"} {
+		synctest.Test(t, func(t *testing.T) {
+			stop := &actors.Stop{Grace: 100 * time.Millisecond}
+			srv := &http.Server{Protocols: new(http.Protocols)}
+			srv.Protocols.SetUnencryptedHTTP2(true)
+			c, interrupt := memory(t, stop, srv)
+			e := c.Conn.(*end)
+			e.net.mu.Lock()
+			e.shut = true
+			e.net.mu.Unlock()
+			c.Send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings)
+			time.Sleep(time.Second)
+			interrupt(nil)
+			<-stop.Done()
+			if !e.server.unacked(time.Now(), func(packet) bool { return true }) {
+				t.Error("the client has acknowledged all")
+			}
+			if err := stop.Err(nil); err != nil {
+				t.Errorf("settings %q: Err() = %v, want nil", settings, err)
+			}
+		})
+	}
+}
+
 // A caller's Close of the server returns at once, whatever the clients still send.
 func TestCloseByTheCaller(t *testing.T) {
 	t.Parallel()
