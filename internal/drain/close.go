@@ -11,7 +11,8 @@ import (
 
 // Close closes the connection when the client has finished sending, if it is
 // still sending behind its answer, and in a stop when the client has acknowledged
-// its last answer: a reset would overtake it (RFC 9112 section 9.6).
+// its last answer: a reset would overtake it (RFC 9112 section 9.6). It does not
+// wait for that: http.Server.Close closes one connection after the other.
 func (c *conn) Close() error {
 	c.mu.Lock()
 	lingers, sending := c.lingersLocked()
@@ -19,9 +20,17 @@ func (c *conn) Close() error {
 		c.setStateLocked(stateLingering)
 	}
 	c.mu.Unlock()
-	if lingers {
-		c.linger(sending)
+	if !lingers {
+		return c.close()
 	}
+	go func() {
+		c.linger(sending)
+		c.close()
+	}()
+	return nil
+}
+
+func (c *conn) close() error {
 	err := c.Conn.Close()
 	c.mu.Lock()
 	if c.state != stateClosed {
@@ -136,7 +145,9 @@ func (c *conn) cut() (list []Request) {
 		return nil
 	}
 	list = c.inFlightLocked()
-	answers := len(list) == 0 && c.state != stateNew || c.streams.returned > 0
+	http2 := c.state == stateHTTP2 || c.streams.registered
+	asked := c.state != stateNew && (!http2 || c.streams.running != nil)
+	answers := asked && len(list) == 0 || c.streams.returned > 0
 	unsure := socket.Unacked(c.Conn) // the last bytes are on their way, and may be lost
 	if c.state == stateHTTP2 && (unsure || c.streams.open || socket.Arrived(c.Conn)) {
 		// They may not even be written, and a reset, which bytes that were not read
@@ -147,7 +158,7 @@ func (c *conn) cut() (list []Request) {
 	}
 	if answers && unsure {
 		r := c.requestLocked(HTTP1)
-		if c.streams.registered {
+		if http2 {
 			r.Class = HTTP2
 		}
 		list = append(list, r)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -142,6 +143,78 @@ func TestLingerWhileTaken(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A cut names no connection of HTTP/2 on which nothing was asked, whose client has
+// not even acknowledged the server's settings.
+func TestCutOfUnusedHTTP2(t *testing.T) {
+	t.Parallel()
+	for _, settings := range []string{"", "\x00\x00\x00\x04\x00\x00\x00\x00\x00"} {
+		synctest.Test(t, func(t *testing.T) {
+			stop := &actors.Stop{Grace: 100 * time.Millisecond}
+			srv := &http.Server{Protocols: new(http.Protocols)}
+			srv.Protocols.SetUnencryptedHTTP2(true)
+			c, interrupt := memory(t, stop, srv)
+			e := c.Conn.(*end)
+			e.net.mu.Lock()
+			e.shut = true
+			e.net.mu.Unlock()
+			c.Send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings)
+			time.Sleep(time.Second)
+			interrupt(nil)
+			<-stop.Done()
+			if !e.server.unacked(time.Now(), func(packet) bool { return true }) {
+				t.Error("the client has acknowledged all")
+			}
+			if err := stop.Err(nil); err != nil {
+				t.Errorf("settings %q: Err() = %v, want nil", settings, err)
+			}
+		})
+	}
+}
+
+// A caller's Close of the server returns at once, whatever the clients still send.
+func TestCloseByTheCaller(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n, err := newNetwork(true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer n.release()
+		n.patience = func() time.Duration { return 0 }
+		hang := make(chan struct{})
+		defer func() {
+			close(hang)
+			time.Sleep(time.Second) // which net/http takes to end, too
+		}()
+		srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { <-hang })}
+		execute, _ := actors.HTTP(new(actors.Stop), srv, n.listener())
+		done := make(chan error)
+		go func() { done <- execute() }()
+		for range 3 {
+			e, err := n.dial(10*time.Millisecond, func() bool { return false })
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer e.Close()
+			io.WriteString(e, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nhel")
+		}
+		time.Sleep(time.Second)
+		at := time.Now()
+		srv.Close()
+		if took := time.Since(at); took > 0 {
+			t.Errorf("Close took %v, want no time", took)
+		}
+		if err := <-done; err != http.ErrServerClosed {
+			t.Errorf("execute() = %v, want %v", err, http.ErrServerClosed)
+		}
+		for _, l := range n.lines {
+			if at := l.server.closedAt(); at.IsZero() {
+				t.Error("a connection is open when execute has returned")
+			}
+		}
+	})
 }
 
 // A client that needs long for its handshake gets its answer.
