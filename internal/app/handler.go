@@ -26,6 +26,7 @@ func newHandler(cfg *Settings, stop *actors.Stop, logger log.Logger) (h http.Han
 		h, err = proxy.New(cfg.proxy, proxy.Config{
 			Logger:          log.With(logger, "actor", "proxy"),
 			ResponseTimeout: orNone(cfg.proxyTimeout),
+			Upgrades:        cfg.proxyUpgrade,
 			Spread:          orNone(cfg.wsSpread),
 		})
 		if err != nil {

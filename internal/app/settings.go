@@ -23,6 +23,7 @@ type Settings struct {
 	proxy  string
 
 	proxyTimeout time.Duration
+	proxyUpgrade protocols
 	wsSpread     time.Duration
 
 	tlsCert, tlsKey string
@@ -60,6 +61,7 @@ What to serve (neither: a start page)
   -dir PATH, -list           files of a directory; list those that have no index.html
   -proxy URL                 a program: http://, https://, h2c://HOST:PORT or unix:PATH
   -proxy-timeout 1m0s        how long it may take to begin an answer
+  -proxy-upgrade websocket   protocols that its clients may upgrade to, with commas, or none
 Where
   -listen :8080              HOST:PORT or unix:PATH; may be repeated; sockets that systemd
                              passes are served too, and instead of the default
@@ -124,6 +126,8 @@ func (c *Settings) flags() *flag.FlagSet {
 	setting(&c.grace, "grace", actors.DefaultGrace)
 	setting(&c.idleGrace, "idle-grace", actors.DefaultIdleGrace)
 	setting(&c.proxyTimeout, "proxy-timeout", time.Minute)
+	c.proxyUpgrade = protocols{"websocket"}
+	fs.Var(&c.proxyUpgrade, "proxy-upgrade", "")
 	setting(&c.wsSpread, "ws-spread", proxy.DefaultSpread)
 	setting(&c.readTimeout, "read-timeout", 5*time.Second)
 	setting(&c.readHeaderTimeout, "read-header-timeout", 5*time.Second)

@@ -169,3 +169,22 @@ func TestUsage(t *testing.T) {
 		}
 	})
 }
+
+func TestProtocols(t *testing.T) {
+	for value, want := range map[string]protocols{
+		"websocket":           {"websocket"},
+		"websocket, foo/2,a+": {"websocket", "foo/2", "a+"},
+		"none":                {},
+	} {
+		p := protocols{"a"}
+		if err := p.Set(value); err != nil || !cmp.Equal(p, want) || p == nil {
+			t.Errorf("Set(%q) makes %q, %v, want %q", value, p, err, want)
+		}
+	}
+	for _, value := range []string{"", "a b", "a,", "a/b/c", "/a", "a/", "none,a b", "é"} {
+		p := protocols{"a"}
+		if err := p.Set(value); err == nil || len(p) != 1 {
+			t.Errorf("Set(%q) makes %q, want an error", value, p)
+		}
+	}
+}

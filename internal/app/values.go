@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"lastcall/internal/request"
 )
 
 // addresses is the value of -listen.
@@ -49,6 +51,28 @@ func checkAddress(addr string) error {
 	if _, err := net.LookupPort("tcp", port); err != nil {
 		return fmt.Errorf("address %q: port %q: want a number from 0 to 65535, or the name of a service", addr, port)
 	}
+	return nil
+}
+
+// protocols is the value of -proxy-upgrade.
+type protocols []string
+
+func (p *protocols) String() string { return strings.Join(*p, ",") }
+
+func (p *protocols) Set(s string) error {
+	list := protocols{}
+	for name := range strings.SplitSeq(s, ",") {
+		name = strings.TrimSpace(name)
+		if name == "none" && s == name {
+			break
+		}
+		protocol, version, ok := strings.Cut(name, "/")
+		if !request.IsToken(protocol) || ok && !request.IsToken(version) {
+			return fmt.Errorf("%q is not a protocol: want names such as websocket, with commas between them, or none", name)
+		}
+		list = append(list, name)
+	}
+	*p = list
 	return nil
 }
 

@@ -39,6 +39,11 @@ type Config struct {
 	// seconds, negative means no limit.
 	DialTimeout time.Duration
 
+	// Upgrades has the protocols that a client may upgrade to, as they stand in
+	// Upgrade. Nil means websocket, and an empty list none. An Upgrade to another
+	// is not passed on, and its request is one without it.
+	Upgrades []string
+
 	// Spread is the time over which WebSockets and event streams end when
 	// draining begins. Each ends at a random moment, so that their clients do
 	// not all connect again at once. The time is shorter if there are few of
@@ -58,8 +63,8 @@ const statusClientClosed = 499
 // like. New does not connect.
 //
 // The handler replaces X-Forwarded-* and Forwarded of the client by its own.
-// Requests and responses stream, in both directions at the same time. Upgrades
-// (WebSocket), trailers and informational responses pass. If a client goes
+// Requests and responses stream, in both directions at the same time. WebSockets,
+// trailers and informational responses pass. If a client goes
 // away, its request to the program is cancelled.
 //
 // A handler that is served by [actors.HTTP] ends long-lived streams when
@@ -86,7 +91,10 @@ func New(target string, cfg Config) (http.Handler, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = log.NewNopLogger()
 	}
-	p := &proxy{logger: log.With(cfg.Logger, "target", target), spread: spread{max: timeout(cfg.Spread, DefaultSpread)}, base: to}
+	p := &proxy{logger: log.With(cfg.Logger, "target", target), spread: spread{max: timeout(cfg.Spread, DefaultSpread)}, base: to, upgrades: cfg.Upgrades}
+	if p.upgrades == nil {
+		p.upgrades = []string{"websocket"}
+	}
 	p.ReverseProxy = httputil.ReverseProxy{
 		Transport: transport,
 		Rewrite: func(r *httputil.ProxyRequest) {
@@ -150,6 +158,8 @@ type proxy struct {
 	logger log.Logger
 	spread spread
 	base   *url.URL // of the requests to the program
+
+	upgrades []string
 }
 
 func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -163,9 +173,9 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		request.Refuse(w, r, err)
 		return
 	}
-	a := &responseWriter{ResponseWriter: w, request: r, spread: &p.spread, expectsContinue: r.Header.Get("Expect") != ""}
 	inner := r.WithContext(r.Context())
-	inner.URL = u
+	inner.URL, inner.Header = u, p.onlyUpgrade(r)
+	a := &responseWriter{ResponseWriter: w, request: inner, spread: &p.spread, expectsContinue: r.Header.Get("Expect") != ""}
 	if r.ContentLength != 0 {
 		a.body = &clientBody{ReadCloser: r.Body, in: r}
 		defer a.abandonBody()

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"strconv"
-	"strings"
 
 	"lastcall/internal/slowpeer"
 )
@@ -137,7 +136,7 @@ func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if rw.Reader.Buffered() > 0 {
 		nc = &prefixedConn{nc, rw.Reader}
 	}
-	if strings.EqualFold(w.request.Header.Get("Upgrade"), "websocket") {
+	if isWebSocket(w.request.Header.Get("Upgrade")) {
 		nc = w.spread.webSocket(w.request.Context(), nc, raw)
 	}
 	return nc, rw, nil

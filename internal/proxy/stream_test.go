@@ -280,7 +280,7 @@ func TestUpgradeHalfClosed(t *testing.T) {
 			io.WriteString(nc, "all heard")
 		}
 	})
-	nc := wiretest.Connect(t, serve(t, newProxy(t, "http://"+program, Config{}), slowpeer.Config{}))
+	nc := wiretest.Connect(t, serve(t, newProxy(t, "http://"+program, Config{Upgrades: []string{"x"}}), slowpeer.Config{}))
 	io.WriteString(nc, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nearly")
 	br := bufio.NewReader(nc)
 	if res, err := http.ReadResponse(br, nil); err != nil || res.StatusCode != 101 {
@@ -299,7 +299,7 @@ func TestUpgradeInBody(t *testing.T) {
 		io.WriteString(nc, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
 		<-done
 	})
-	addr := serve(t, newProxy(t, "http://"+program, Config{}), slowpeer.Config{Read: -1})
+	addr := serve(t, newProxy(t, "http://"+program, Config{Upgrades: []string{"x"}}), slowpeer.Config{Read: -1})
 	res, _ := wiretest.Exchange(t, addr, "POST", "POST / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: x\r\nContent-Length: 8\r\n\r\nhalf")
 	if res.StatusCode != http.StatusBadGateway {
 		t.Errorf("POST = %d, want 502", res.StatusCode)

@@ -66,7 +66,7 @@ func inMemory(t *testing.T, program http.HandlerFunc, grace time.Duration, f fun
 			server.Close()
 			<-done
 		}()
-		p := newProxy(t, "http://program", Config{Spread: -1})
+		p := newProxy(t, "http://program", Config{Spread: -1, Upgrades: []string{"websocket", "tcp"}})
 		transport := &http.Transport{DialContext: behind.DialContext, DisableCompression: true}
 		defer transport.CloseIdleConnections()
 		p.Transport = transport

@@ -33,7 +33,7 @@ type Target struct {
 func Check(r *http.Request) (Target, error) {
 	uri := r.RequestURI
 	switch {
-	case !isToken(r.Method):
+	case !IsToken(r.Method):
 		return Target{}, errors.New("the method is not a token")
 	case r.Method == http.MethodConnect:
 		return Target{}, errors.New("CONNECT has no path")
@@ -162,8 +162,8 @@ func decode(s string) string {
 	return s
 }
 
-// isToken reports whether s is a token of RFC 9110 section 5.6.2.
-func isToken(s string) bool {
+// IsToken reports whether s is a token of RFC 9110 section 5.6.2.
+func IsToken(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; !isAlphanumeric(c) && strings.IndexByte("!#$%&'*+-.^_`|~", c) < 0 {
 			return false

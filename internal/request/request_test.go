@@ -66,8 +66,8 @@ func TestIsToken(t *testing.T) {
 		"GET": true, "M-SEARCH": true, "a!#$%&'*+-.^_`|~1": true,
 		"": false, "GET /": false, "GET\t": false, "G\x00": false, "G:": false, "é": false, "G\r\n": false, "a(": false, "a/b": false,
 	} {
-		if got := isToken(s); got != want {
-			t.Errorf("isToken(%q) = %v", s, got)
+		if got := IsToken(s); got != want {
+			t.Errorf("IsToken(%q) = %v", s, got)
 		}
 	}
 }
