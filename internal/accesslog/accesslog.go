@@ -1,4 +1,4 @@
-// Package accesslog logs requests.
+// Package accesslog records requests, and logs them.
 package accesslog
 
 import (
@@ -6,53 +6,138 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"time"
-
-	"github.com/go-kit/log"
-	"github.com/go-kit/log/level"
 )
 
-// Handler logs one line a request (info) when the request has ended: method,
-// path as requested, protocol, status, bytes of the response body, elapsed
-// time, client, host and user agent. If the handler breaks off its response,
-// the line has aborted=true, and status 0 if the response had not begun. If the
-// handler takes over the connection, the line comes when the handler returns.
-// Its status is 101 unless the handler wrote another, and the bytes of the
-// connection are not counted.
-func Handler(next http.Handler, logger log.Logger) http.Handler {
-	logger = level.Info(logger)
+// Request is a request that has ended.
+type Request struct {
+	Method string
+	URI    string // as requested
+	Proto  string
+	Client string // remote address
+	Host   string
+	Agent  string
+
+	By      string        // who answered: a name given to [By], or that of the Handler
+	Status  int           // 0: the response had not begun; 101 when a handler took the connection over
+	Bytes   int64         // of the response's body; those of a connection that was taken over are not counted
+	TTFB    time.Duration // until the response began; 0: it did not
+	Elapsed time.Duration // until the handler returned
+	Aborted bool          // the handler broke off its response
+	Cut     bool          // the request had not ended at the end of the stop
+}
+
+// Handler records each request when its handler has returned, also one that has
+// taken over the connection (WebSocket).
+type Handler struct {
+	next   http.Handler
+	by     string
+	record []func(Request)
+
+	mu   sync.Mutex
+	open map[*recorder]struct{}
+}
+
+// New returns a Handler that calls the functions of record for each request that
+// next has answered. by says who did, where no [By] does.
+func New(next http.Handler, by string, record ...func(Request)) *Handler {
+	return &Handler{next: next, by: by, record: record, open: make(map[*recorder]struct{})}
+}
+
+// By says in the record of a request that next has answered it.
+func By(name string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		rec := &recorder{ResponseWriter: w}
-		start, aborted := time.Now(), true
-		method, uri := r.Method, r.RequestURI // handlers may change them
-		defer func() {
-			if rec.status == 0 && !aborted {
-				rec.status = http.StatusOK // net/http's, for a handler that writes nothing
-			}
-			line := []any{"msg", "request", "method", method, "path", uri, "proto", r.Proto, "status", rec.status,
-				"bytes", rec.bytes, "elapsed", time.Since(start).Round(time.Microsecond),
-				"client", r.RemoteAddr, "host", r.Host, "agent", r.UserAgent()}
-			if aborted { // panicking: net/http closes the connection
-				line = append(line, "aborted", true)
-			}
-			logger.Log(line...)
-		}()
-		next.ServeHTTP(rec, r)
-		aborted = false
+		if rec, ok := w.(*recorder); ok {
+			rec.setBy(name)
+		}
+		next.ServeHTTP(w, r)
 	})
+}
+
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	rec := &recorder{ResponseWriter: w, start: time.Now(), isHead: r.Method == http.MethodHead}
+	rec.request = Request{ // handlers may change what is in r
+		Method: r.Method, URI: r.RequestURI, Proto: r.Proto, Client: r.RemoteAddr, Host: r.Host, Agent: r.UserAgent(), By: h.by,
+	}
+	h.mu.Lock()
+	h.open[rec] = struct{}{}
+	h.mu.Unlock()
+	aborted := true
+	defer func() { // perhaps panicking: net/http closes the connection
+		if !aborted {
+			rec.begin(http.StatusOK) // net/http's, for a handler that writes nothing
+		}
+		h.end(rec, func(r *Request) { r.Aborted = aborted })
+	}()
+	h.next.ServeHTTP(rec, r)
+	aborted = false
+}
+
+// Close records the requests that have not ended, as cut. What their handlers do
+// from now on is not recorded.
+func (h *Handler) Close() {
+	h.mu.Lock()
+	var open []*recorder
+	for rec := range h.open {
+		open = append(open, rec)
+	}
+	h.mu.Unlock()
+	for _, rec := range open {
+		h.end(rec, func(r *Request) { r.Cut = true })
+	}
+}
+
+// end records a request, once.
+func (h *Handler) end(rec *recorder, how func(*Request)) {
+	h.mu.Lock()
+	_, open := h.open[rec]
+	delete(h.open, rec)
+	h.mu.Unlock()
+	if !open {
+		return
+	}
+	rec.mu.Lock()
+	r := rec.request
+	rec.mu.Unlock()
+	r.Elapsed = time.Since(rec.start)
+	how(&r)
+	for _, record := range h.record {
+		record(r)
+	}
 }
 
 // recorder records the status and the size of a response.
 type recorder struct {
 	http.ResponseWriter
-	status int // 0: not written yet
-	bytes  int64
+	start  time.Time
+	isHead bool // what the handler writes as a body is not sent
+
+	mu      sync.Mutex // Close may come while the handler runs
+	request Request
+}
+
+func (r *recorder) setBy(name string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.request.By = name
 }
 
 func (r *recorder) begin(status int) {
-	if r.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
-		r.status = status
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.request.Status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
+		r.request.Status, r.request.TTFB = status, time.Since(r.start)
 	}
+}
+
+func (r *recorder) count(n int64) {
+	if r.isHead {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.request.Bytes += n
 }
 
 func (r *recorder) WriteHeader(status int) {
@@ -63,7 +148,7 @@ func (r *recorder) WriteHeader(status int) {
 func (r *recorder) Write(p []byte) (int, error) {
 	r.begin(http.StatusOK)
 	n, err := r.ResponseWriter.Write(p)
-	r.bytes += int64(n)
+	r.count(int64(n))
 	return n, err
 }
 
@@ -71,7 +156,7 @@ func (r *recorder) Write(p []byte) (int, error) {
 func (r *recorder) ReadFrom(src io.Reader) (int64, error) {
 	r.begin(http.StatusOK)
 	n, err := io.Copy(r.ResponseWriter, src)
-	r.bytes += n
+	r.count(n)
 	return n, err
 }
 

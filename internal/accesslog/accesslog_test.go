@@ -11,31 +11,33 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/go-kit/log"
+	"github.com/go-kit/log/level"
 
 	"lastcall/internal/wiretest"
 )
 
-func ExampleHandler() {
-	// The time taken is left out, to have the same line each time.
+func Example() {
+	// The times taken are left out, to have the same line each time.
 	logger := log.LoggerFunc(func(line ...any) error {
 		for i := 0; i < len(line); i += 2 {
-			if line[i] != "elapsed" {
+			if line[i] != "ttfb" && line[i] != "elapsed" {
 				fmt.Printf("%v=%v ", line[i], line[i+1])
 			}
 		}
 		fmt.Println()
 		return nil
 	})
-	h := Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		io.WriteString(w, "hello")
-	}), logger)
+	greeting := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") })
+	h := New(greeting, "greeting", Log(logger, true))
 
 	r := httptest.NewRequest("GET", "/greeting?to=you", nil)
 	r.Header.Set("User-Agent", "example")
 	h.ServeHTTP(httptest.NewRecorder(), r)
-	// Output: level=info msg=request method=GET path=/greeting?to=you proto=HTTP/1.1 status=200 bytes=5 client=192.0.2.1:1234 host=example.com agent=example
+	// Output: level=info msg=request method=GET path=/greeting?to=you proto=HTTP/1.1 status=200 bytes=5 by=greeting client=192.0.2.1:1234 host=example.com agent=example
 }
 
 // accessLog serves one request with h and returns what was logged, without the
@@ -47,14 +49,14 @@ func accessLog(t *testing.T, h http.HandlerFunc, request string) string {
 		lines <- string(p)
 		return len(p), nil
 	}))
-	addr := wiretest.Serve(t, Handler(h, logger))
+	addr := wiretest.Serve(t, New(By("inside", h), "outside", Log(logger, true)))
 	nc := wiretest.Connect(t, addr)
 	if _, err := io.WriteString(nc, request); err != nil {
 		t.Fatal(err)
 	}
 	io.Copy(io.Discard, nc)
 	line := wiretest.Wait(t, lines, "a line")
-	line = regexp.MustCompile(`elapsed=\S+ client=127\.0\.0\.1:\d+`).ReplaceAllString(line, "…")
+	line = regexp.MustCompile(`ttfb=\S+ elapsed=\S+ by=inside client=127\.0\.0\.1:\d+`).ReplaceAllString(line, "…")
 	return strings.TrimSuffix(line, "\n")
 }
 
@@ -67,6 +69,7 @@ func TestHandler(t *testing.T) {
 	line := func(rest string) string {
 		return `level=info msg=request method=GET path="/a?b=c" proto=HTTP/1.1 ` + rest
 	}
+	const head = "HEAD /a?b=c HTTP/1.1\r\nHost: example.com\r\nUser-Agent: test\r\nConnection: close\r\n\r\n"
 	tests := []struct {
 		name    string
 		h       http.HandlerFunc
@@ -77,6 +80,8 @@ func TestHandler(t *testing.T) {
 			line("status=200 bytes=0 … host=example.com agent=test")},
 		{"written", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") }, get,
 			line("status=200 bytes=5 … host=example.com agent=test")},
+		{"head", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") }, head,
+			strings.Replace(line("status=200 bytes=0 … host=example.com agent=test"), "GET", "HEAD", 1)},
 		{"status", func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no", 404) }, get,
 			line("status=404 bytes=3 … host=example.com agent=test")},
 		{"informational first", func(w http.ResponseWriter, r *http.Request) {
@@ -119,7 +124,7 @@ func TestHandler(t *testing.T) {
 
 // TestUnwrap reaches through to what net/http's writer can do.
 func TestUnwrap(t *testing.T) {
-	addr := wiretest.Serve(t, Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	addr := wiretest.Serve(t, New(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
 		for what, err := range map[string]error{
 			"EnableFullDuplex": rc.EnableFullDuplex(),
@@ -129,7 +134,7 @@ func TestUnwrap(t *testing.T) {
 				t.Errorf("%s: %v", what, err)
 			}
 		}
-	}), log.NewNopLogger()))
+	}), "", Log(log.NewNopLogger(), true)))
 	nc := wiretest.Connect(t, addr)
 	io.WriteString(nc, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 	if resp, err := http.ReadResponse(bufio.NewReader(nc), nil); err != nil || resp.StatusCode != 200 {
@@ -138,5 +143,87 @@ func TestUnwrap(t *testing.T) {
 	bare := &recorder{ResponseWriter: struct{ http.ResponseWriter }{}}
 	if err := bare.FlushError(); !errors.Is(err, http.ErrNotSupported) {
 		t.Errorf("Flush of what cannot = %v, want %v", err, http.ErrNotSupported)
+	}
+}
+
+// record serves requests with h and returns what is recorded.
+func record(t *testing.T, h http.Handler) (*Handler, <-chan Request) {
+	records := make(chan Request, 10)
+	return New(h, "outside", func(r Request) { records <- r }), records
+}
+
+// TestTimes has a handler that begins its answer at one time, and ends it at
+// another.
+func TestTimes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, records := record(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(2 * time.Second)
+			io.WriteString(w, "a")
+			time.Sleep(time.Second)
+			io.WriteString(w, "b")
+		}))
+		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+		if r := <-records; r.TTFB != 2*time.Second || r.Elapsed != 3*time.Second || r.Bytes != 2 || r.By != "outside" {
+			t.Errorf("record = %+v, want 2 s until it began, 3 s in all, 2 bytes", r)
+		}
+	})
+}
+
+// TestClose has requests that do not end.
+func TestClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		h, records := record(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/begun" {
+				io.WriteString(w, "hello")
+			}
+			<-release
+			io.WriteString(w, "more")
+		}))
+		for _, path := range []string{"/begun", "/silent"} {
+			go h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", path, nil))
+		}
+		synctest.Wait()
+		h.Close()
+		got := map[string]int{}
+		for range 2 {
+			r := <-records
+			if !r.Cut || r.Aborted {
+				t.Errorf("record = %+v, want it cut", r)
+			}
+			got[r.URI] = r.Status
+		}
+		if got["/begun"] != 200 || got["/silent"] != 0 {
+			t.Errorf("status of what was cut = %v, want 200 for what had begun", got)
+		}
+		close(release)
+		synctest.Wait()
+		h.Close()
+		if len(records) != 0 {
+			t.Errorf("recorded twice: %+v", <-records)
+		}
+	})
+}
+
+// TestLog has a logger that drops what is below error, and a query to leave out.
+func TestLog(t *testing.T) {
+	var b strings.Builder
+	logger := level.NewFilter(log.NewLogfmtLogger(&b), level.AllowError())
+	for _, tt := range []struct {
+		uri   string
+		query bool
+		want  string
+	}{
+		{"/a?secret=1", true, `path="/a?secret=1" `},
+		{"/a?secret=1", false, "path=/a "},
+		{"/a", false, "path=/a "},
+		{"http://h/a?b?c", false, "path=http://h/a "},
+		{"*", false, "path=* "},
+	} {
+		b.Reset()
+		Log(logger, tt.query)(Request{Method: "GET", URI: tt.uri})
+		if !strings.HasPrefix(b.String(), "level=info msg=request method=GET "+tt.want) {
+			t.Errorf("Log(query %v) of %s = %q, want %s", tt.query, tt.uri, b.String(), tt.want)
+		}
 	}
 }

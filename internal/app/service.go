@@ -15,6 +15,7 @@ import (
 	"github.com/go-kit/log/level"
 
 	"lastcall/actors"
+	"lastcall/internal/accesslog"
 	"lastcall/internal/certificate"
 	"lastcall/internal/slowpeer"
 )
@@ -29,6 +30,7 @@ type Service struct {
 	settings *Settings
 	stop     *actors.Stop
 	log      Log
+	recorder *accesslog.Handler // of requests; nil: none
 }
 
 // NewService loads and opens all that the settings name. If it fails, nothing is
@@ -70,7 +72,7 @@ func (s *Service) load() (http.Handler, error) {
 			return nil, fmt.Errorf("-report: %w", err)
 		}
 	}
-	handler, err := newHandler(cfg, s.stop, logger)
+	handler, recorder, err := newHandler(cfg, s.stop, logger)
 	if err != nil {
 		return nil, err
 	}
@@ -80,6 +82,7 @@ func (s *Service) load() (http.Handler, error) {
 			return nil, fmt.Errorf("-tls-cert, -tls-key: %w", err)
 		}
 	}
+	s.recorder = recorder
 	return handler, nil
 }
 
@@ -106,6 +109,9 @@ func (s Service) LogServing() {
 // End writes the report of a stop that has ended with err, and logs what went
 // wrong. It returns err, joined with its own error.
 func (s Service) End(err error) error {
+	if s.recorder != nil {
+		s.recorder.Close()
+	}
 	if path := s.settings.report; path != "" {
 		if rerr := newReport(s.stop.Snapshot(), err, s.log.logger.Unwritten()).write(path); rerr != nil {
 			err = errors.Join(err, fmt.Errorf("-report: %w", rerr))

@@ -42,7 +42,7 @@ type Settings struct {
 
 	admin        string
 	healthPrefix string
-	accessLog    bool
+	accessLog    accessLog
 	logFormat    string
 	logLevel     string
 	config       string
@@ -83,7 +83,7 @@ Clients
   -idle-timeout 2m0s         between requests
   -max-header-bytes 65536
 Logs and settings
-  -access-log                a line a request
+  -access-log                a line a request, whatever the level; =no-query leaves its query out
   -log-format logfmt         or json
   -log-level info            or debug, warn, error
   -config FILE               a setting a line: "grace 10s"; flags and environment win
@@ -109,7 +109,7 @@ func (c *Settings) flags() *flag.FlagSet {
 	fs.Var((*nonEmpty)(&c.admin), "admin", "")
 	fs.StringVar(&c.healthPrefix, "health-prefix", "/", "")
 	fs.Var((*nonEmpty)(&c.report), "report", "")
-	fs.Var((*boolean)(&c.accessLog), "access-log", "")
+	fs.Var(&c.accessLog, "access-log", "")
 	c.logFormat, c.logLevel, c.maxHeaderBytes = "logfmt", "info", 64<<10
 	fs.Var(choice{&c.logFormat, []string{"logfmt", "json"}}, "log-format", "")
 	fs.Var(choice{&c.logLevel, []string{"debug", "info", "warn", "error"}}, "log-level", "")

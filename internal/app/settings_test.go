@@ -26,7 +26,7 @@ func TestParsePriority(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := []any{c.grace, c.lameDuck, c.idleGrace, c.listen.list, c.accessLog, c.idleTimeout}
+	got := []any{c.grace, c.lameDuck, c.idleGrace, c.listen.list, c.accessLog.on, c.idleTimeout}
 	want := []any{3 * time.Second, 2 * time.Second, time.Second, []string{"127.0.0.1:1", "127.0.0.1:2"}, true, 2 * time.Minute}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("parse: flags, environment, file, repeated, switch, default (-want +got):\n%s", diff)
@@ -109,6 +109,8 @@ func TestSettings(t *testing.T) {
 		{"comment instead of a value", nil, "", "access-log # yes", 2, `FILE:1: access-log: "# yes": a comment wants a line of its own`},
 		{"number sign in a value", nil, "", "dir " + dir + "/a#b", 2, "-dir: want a directory: open " + dir + "/a#b: "},
 		{"key without value", nil, "", "# x\ndir", 2, "FILE:2: dir: want a value"},
+		{"access log", []string{"-check", "-access-log=no-query"}, "", "", 0, "lastcall: the settings are right"},
+		{"no access log", []string{"-access-log=maybe"}, "", "", 2, `for -access-log: "maybe" is not true, false or no-query`},
 		{"switch without value", []string{"-check"}, "", "access-log", 0, "lastcall: the settings are right"},
 		{"tab", []string{"-check"}, "", "grace\t 10s\r\n", 0, "lastcall: the settings are right"},
 		{"file in a file", nil, "", "config x", 2, "FILE:1: config: is a flag, and not a setting of a file"},

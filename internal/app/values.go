@@ -121,6 +121,31 @@ func (b *boolean) Set(s string) error {
 	return nil
 }
 
+// accessLog is a switch that may also say no-query.
+type accessLog struct{ on, noQuery bool }
+
+func (a *accessLog) String() string {
+	if a.noQuery {
+		return "no-query"
+	}
+	return strconv.FormatBool(a.on)
+}
+
+func (a *accessLog) IsBoolFlag() bool { return true }
+
+func (a *accessLog) Set(s string) error {
+	if s == "no-query" {
+		*a = accessLog{on: true, noQuery: true}
+		return nil
+	}
+	v, err := strconv.ParseBool(s)
+	if err != nil {
+		return fmt.Errorf("%q is not true, false or no-query", s)
+	}
+	*a = accessLog{on: v}
+	return nil
+}
+
 // size is a number of bytes.
 type size int
 

@@ -56,7 +56,7 @@ func TestBadSettings(t *testing.T) {
 		{"taken", []string{"-listen", taken}, "", 1, "-listen " + taken + ": listen tcp " + taken + ": bind: address already in use"},
 		{"second taken", []string{"-listen", "127.0.0.1:0", "-listen", taken}, "", 1, "-listen " + taken + ": listen tcp " + taken + ": bind: address already in use"},
 		{"log format and level", []string{"-log-format", "xml", "-log-level", "loud"}, "", 2, `invalid value "xml" for flag -log-format: "xml" is none of logfmt, json`},
-		{"yes or no", nil, "LASTCALL_ACCESS_LOG=maybe", 2, `LASTCALL_ACCESS_LOG: "maybe" is not true or false`},
+		{"yes or no", nil, "LASTCALL_ACCESS_LOG=maybe", 2, `LASTCALL_ACCESS_LOG: "maybe" is not true, false or no-query`},
 		{"not here", []string{"-listen", "192.0.2.1:0"}, "", 1, "-listen 192.0.2.1:0: listen tcp 192.0.2.1:0: bind: " + syscall.EADDRNOTAVAIL.Error()},
 		{"taken, and an admin", []string{"-listen", taken, "-admin", "127.0.0.1:0"}, "", 1, "-listen " + taken + ": listen tcp " + taken + ": bind: address already in use"},
 		{"log format", []string{"-log-format", "xml"}, "", 2, `invalid value "xml" for flag -log-format: "xml" is none of logfmt, json`},

@@ -73,9 +73,9 @@ func TestSendfile(t *testing.T) {
 	}{
 		{"bare", h, slowpeer.Config{Read: -1, Write: -1}},
 		{"timeouts", slowpeer.Handler(h, slowpeer.Config{}), slowpeer.Config{}},
-		{"access log", accesslog.Handler(h, logger), slowpeer.Config{Read: -1, Write: -1}},
-		{"all", slowpeer.Handler(accesslog.Handler(h, logger), slowpeer.Config{}), slowpeer.Config{}},
-		{"io.Copy", slowpeer.Handler(accesslog.Handler(copied, logger), slowpeer.Config{}), slowpeer.Config{}},
+		{"access log", accesslog.New(h, "", accesslog.Log(logger, true)), slowpeer.Config{Read: -1, Write: -1}},
+		{"all", slowpeer.Handler(accesslog.New(h, "", accesslog.Log(logger, true)), slowpeer.Config{}), slowpeer.Config{}},
+		{"io.Copy", slowpeer.Handler(accesslog.New(copied, "", accesslog.Log(logger, true)), slowpeer.Config{}), slowpeer.Config{}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			l, err := net.Listen("tcp", "127.0.0.1:0")
