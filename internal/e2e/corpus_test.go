@@ -1,0 +1,251 @@
+//go:build unix
+
+package e2e
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"lastcall/internal/wiretest"
+)
+
+// TestCorpus sends hostile and odd requests and answers through the binary, and
+// compares what comes of them with the right outcome: see testdata/corpus.
+func TestCorpus(t *testing.T) {
+	t.Parallel()
+	paths, err := filepath.Glob("testdata/corpus/*.txt")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no files of the corpus: %v", err)
+	}
+	pki := newPKI(t)
+	for _, path := range paths {
+		c := readCorpus(t, path)
+		name := strings.TrimSuffix(filepath.Base(path), ".txt")
+		for _, client := range c.clients {
+			t.Run(name+"/"+client, func(t *testing.T) {
+				t.Parallel()
+				b := c.start(t, client, pki)
+				for _, cs := range c.cases {
+					t.Run(cs.name, func(t *testing.T) {
+						err := b.run(cs)
+						switch pending := cs.isPending(client); {
+						case !pending && err != nil:
+							t.Errorf("%s:%d: %v", path, cs.line, err)
+						case pending && err == nil && !strings.HasPrefix(cs.pending, "sometimes"):
+							t.Errorf("%s:%d: passes: remove the line pending", path, cs.line)
+						case err != nil:
+							t.Skipf("pending %s: %v", cs.pending, err)
+						}
+					})
+				}
+			})
+		}
+	}
+}
+
+// A corpusBench is a server, and what stands behind it.
+type corpusBench struct {
+	client  string
+	trust   *tls.Config
+	server  *Process
+	program *scripted // nil: files
+	plain   *http.Client
+	url     string // of a plain request
+	logged  int    // so much of the log was looked at
+}
+
+func (c *corpus) start(t *testing.T, client string, pki *pki) *corpusBench {
+	t.Helper()
+	b := &corpusBench{client: client, trust: &tls.Config{RootCAs: pki.pool}}
+	flags := []string{"-listen", "127.0.0.1:0", "-log-level", "debug"}
+	for _, f := range c.flags {
+		switch {
+		case f == "DIR":
+			f = c.makeTree(t)
+		case strings.Contains(f, "PROGRAM"):
+			b.program = startScripted(t)
+			b.program.prefix = strings.TrimPrefix(f, "PROGRAM")
+			f = strings.Replace(f, "PROGRAM", "http://"+b.program.addr, 1)
+		}
+		flags = append(flags, f)
+	}
+	scheme := "http"
+	switch client {
+	case "http":
+	case "h2c":
+		flags = append(flags, "-h2c")
+	case "https", "h2":
+		flags = append(flags, pki.flags()...)
+		scheme = "https"
+	default:
+		t.Fatalf("no client %q", client)
+	}
+	b.server = Launch(t, Here, Lastcall(flags...))
+	b.plain = &http.Client{Transport: &http.Transport{TLSClientConfig: b.trust}, Timeout: wiretest.Patience}
+	t.Cleanup(b.plain.CloseIdleConnections)
+	b.url = scheme + "://" + b.server.Addr + sentinel
+	if err := b.servesPlain(); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// makeTree makes the files of a corpus.
+func (c *corpus) makeTree(t *testing.T) string {
+	t.Helper()
+	root := t.TempDir() + "/tree"
+	changed := time.Date(2020, 1, 2, 3, 4, 5, 0, time.UTC)
+	for _, f := range append(c.tree, []string{"file", sentinel, "alive"}) {
+		path := filepath.Join(root, f[1])
+		err := os.MkdirAll(filepath.Dir(path), 0o755)
+		switch f[0] {
+		case "file":
+			err = errors.Join(err, os.WriteFile(path, []byte(f[2]), 0o644), os.Chtimes(path, changed, changed))
+		case "link":
+			err = errors.Join(err, os.Symlink(f[2], path))
+		case "dir":
+			err = errors.Join(err, os.MkdirAll(path, 0o755))
+		case "pipe":
+			err = errors.Join(err, syscall.Mkfifo(path, 0o644))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
+}
+
+var plainRequest = corpusStep{send: "GET / HTTP/1.1\r\nHost: example.com\r\n\r\n"}
+var plainRequest2 = corpusStep{frame: &frameStep{kind: "HEADERS", words: []string{"1", "END_STREAM"}, fields: [][2]string{
+	{":method", "GET"}, {":scheme", "http"}, {":authority", "example.com"}, {":path", "/"}}}}
+
+// run sends a case, and returns an error if its outcome is not the right one.
+func (b *corpusBench) run(cs *corpusCase) error {
+	patience := wiretest.Patience
+	if cs.isPending(b.client) {
+		patience = time.Second // it fails sooner or later
+	}
+	steps := cs.client
+	is2 := strings.HasPrefix(b.client, "h2")
+	if !slices.ContainsFunc(steps, func(s corpusStep) bool { return s.expect == nil }) {
+		if is2 {
+			steps = slices.Insert(slices.Clone(steps), 0, plainRequest2)
+		} else {
+			steps = slices.Insert(slices.Clone(steps), 0, plainRequest)
+		}
+	}
+	if b.program != nil {
+		b.program.begin(cs.answers)
+	}
+	nc, raw, err := dialCase(b.server.Addr, b.client, b.trust, patience)
+	if err != nil {
+		return err
+	}
+	waited := 0
+	waits := func() error {
+		waited++
+		return within(patience, "the program to get a request", func() bool { return b.program.heads() >= waited })
+	}
+	if is2 {
+		err = runHTTP2(nc, raw, steps, waits)
+	} else {
+		err = runHTTP1(nc, raw, steps, waits)
+	}
+	nc.Close()
+	if b.program != nil { // it has also sent what comes after an answer
+		err = errors.Join(err, within(patience, "the proxy to be done with the program", b.program.quiet))
+	}
+	err = errors.Join(err, b.servesPlain())
+	if b.program != nil {
+		err = errors.Join(err, b.compareSeen(cs))
+	}
+	return errors.Join(err, b.readLog())
+}
+
+// within waits until done returns true.
+func within(patience time.Duration, what string, done func() bool) error {
+	for deadline := time.Now().Add(patience); !done(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("waited %v for %s", patience, what)
+		}
+	}
+	return nil
+}
+
+// servesPlain sends a plain request, which must get its own answer.
+func (b *corpusBench) servesPlain() error {
+	res, err := b.plain.Get(b.url)
+	if err != nil {
+		return fmt.Errorf("a plain request afterwards: %v", err)
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != 200 || string(body) != "alive" {
+		return fmt.Errorf("a plain request afterwards got %d, %q, %v", res.StatusCode, body, err)
+	}
+	return nil
+}
+
+// compareSeen compares what the program has got with what it must get.
+func (b *corpusBench) compareSeen(cs *corpusCase) error {
+	p := b.program
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var errs []error
+	for _, d := range p.doubts {
+		errs = append(errs, fmt.Errorf("the program got %s", d))
+	}
+	var got []string
+	for _, m := range p.seen {
+		got = append(got, m.first)
+	}
+	if cs.maybe && !slices.ContainsFunc(p.seen, func(m *message) bool { return !m.cut }) {
+		return errors.Join(errs...)
+	}
+	if cs.unwhole {
+		for _, m := range p.seen {
+			if !m.cut {
+				errs = append(errs, fmt.Errorf("the program got %q whole, with the body %.200q", m.first, m.body))
+			}
+		}
+		return errors.Join(errs...)
+	}
+	want := len(cs.sees)
+	if cs.anyOne || want == 0 && cs.answers != nil {
+		want = 1
+	}
+	if len(got) != want {
+		errs = append(errs, fmt.Errorf("the program got %d requests %q, want %d", len(got), got, want))
+	} else {
+		for i, e := range cs.sees {
+			if err := e.compare(p.seen[i]); err != nil {
+				errs = append(errs, fmt.Errorf("the program %v", err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+var badLog = regexp.MustCompile(`.*(panic|goroutine \d|level=error|runtime error).*`)
+
+// readLog looks at what was logged since it was last called.
+func (b *corpusBench) readLog() error {
+	log := b.server.Log()
+	fresh := log[b.logged:]
+	b.logged = len(log)
+	if line := badLog.FindString(fresh); line != "" {
+		return fmt.Errorf("the log says %.300q", line)
+	}
+	return nil
+}
