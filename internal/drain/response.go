@@ -251,13 +251,6 @@ func (w *http1Response) WriteHeader(status int) {
 	}
 }
 
-// pending is how many bytes have arrived that were not handed out.
-func (c *conn) pending() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.framing.pending)
-}
-
 func (w *http1Response) Write(p []byte) (int, error) {
 	if w.hijacked.Load() {
 		if len(p) > 0 {
