@@ -49,9 +49,14 @@ import (
 // header has been read, and so includes requests on their way in. Only Read
 // sees the first byte.
 //
-// Locks: Server.mu and conn.mu are never held together. Nothing is logged, and no
-// hook or handler is called, with either held; the accepted net.Conn and the
-// Policy are called with conn.mu held.
+// Locks, the outermost first:
+//
+//   - net/http's: it closes connections, and sets their deadlines, with its own held
+//   - Supervisor.mu and Stop.mu, of package actors: Stats is called with the latter
+//   - Server.mu or conn.mu, which are never held together
+//
+// With the last two held, the accepted net.Conn and the Policy are called, and
+// nobody else: nothing is logged, and no hook or handler runs.
 type conn struct {
 	net.Conn
 	server *Server
