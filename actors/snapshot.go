@@ -23,7 +23,7 @@ type Snapshot struct {
 	Open     int
 	New      int // no byte of a request has arrived
 	Idle     int // waiting for the next request
-	Busy     int // with a request, of which perhaps only a part has arrived, or hijacked
+	Busy     int // with a request or a part of one, with a last answer on its way, or hijacked
 	Hijacked int // of Busy: a handler has taken the connection over (WebSocket)
 
 	// Requests now, each in its handler or, over HTTP/1, with an answer that is

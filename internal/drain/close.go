@@ -163,8 +163,8 @@ func (c *conn) cut() (list []Request) {
 		}
 		list = append(list, r)
 	}
-	if c.state.in(stateAnswering, stateAnsweringNext) && c.current != nil && c.current.endsWithConn {
-		socket.ResetOnClose(c.Conn) // or what there is of the answer would look like all of it
+	if c.state.in(stateAnswering, stateAnsweringNext) && c.current != nil && c.current.endsWithConn.Load() {
+		socket.ResetOnClose(c.Conn) // or what there is of it would look like all of it
 	}
 	c.current = nil // it is cut, and does not count as answered
 	c.setStateLocked(stateClosed)

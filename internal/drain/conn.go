@@ -26,6 +26,7 @@ import (
 //	                                                     HTTP/2 was agreed on      http2
 //	answering      its handler runs, or its answer is    first byte of the next    answeringNext
 //	               being written                         answered                  idle
+//	                                                     answered, next has begun  reading
 //	                                                     hijacked                  hijacked
 //	answeringNext  and the next request has begun to     answered                  reading
 //	               arrive                                hijacked                  hijacked
@@ -48,9 +49,14 @@ import (
 // header has been read, and so includes requests on their way in. Only Read
 // sees the first byte.
 //
-// Locks: Server.mu and conn.mu are never held together. Nothing is logged, and no
-// hook or handler is called, with either held; the accepted net.Conn and the
-// Policy are called with conn.mu held.
+// Locks, the outermost first:
+//
+//   - net/http's: it closes connections, and sets their deadlines, with its own held
+//   - Supervisor.mu and Stop.mu, of package actors: Stats is called with the latter
+//   - Server.mu or conn.mu, which are never held together
+//
+// With the last two held, the accepted net.Conn and the Policy are called, and
+// nobody else: nothing is logged, and no hook or handler runs.
 type conn struct {
 	net.Conn
 	server *Server
@@ -74,7 +80,6 @@ type conn struct {
 
 	// When it is to end.
 	deadline   time.Time     // the read deadline that net/http wants
-	armed      time.Time     // the socket's
 	closeAt    time.Time     // while draining, without a request: when to release it
 	closeTimer *time.Timer   // fires then
 	unpark     chan struct{} // ends awaitHalfClosed; nil: it does not wait
@@ -113,7 +118,7 @@ func (s connState) in(states ...connState) bool {
 var legalSteps = [...][]connState{
 	stateNew:           {stateReading, stateAnswering, stateReleasing, stateHTTP2},
 	stateReading:       {stateAnswering, stateHTTP2},
-	stateAnswering:     {stateAnsweringNext, stateIdle, stateHijacked},
+	stateAnswering:     {stateAnsweringNext, stateIdle, stateReading, stateHijacked},
 	stateAnsweringNext: {stateReading, stateHijacked},
 	stateIdle:          {stateReading, stateAnswering, stateReleasing},
 	stateReleasing:     {stateNew, stateReading, stateAnswering},
@@ -131,6 +136,7 @@ func (c *conn) setStateLocked(to connState) {
 	if !legal {
 		panic(fmt.Sprintf("drain: a connection cannot become %v that is %v", to, from))
 	}
+	deadline := c.readDeadlineLocked()
 	if from.in(stateAnswering, stateAnsweringNext) && !to.in(stateAnswering, stateAnsweringNext, stateHijacked) {
 		c.server.countAnswer(c.current, HTTP1)
 	}
@@ -148,8 +154,8 @@ func (c *conn) setStateLocked(to connState) {
 	if !to.in(stateIdle, stateReleasing) && c.closeTimer != nil {
 		c.closeTimer.Stop()
 	}
-	if to != stateClosed {
-		c.setSocketDeadlineLocked(c.readDeadlineLocked())
+	if d := c.readDeadlineLocked(); d != deadline {
+		c.Conn.SetReadDeadline(d)
 	}
 }
 
@@ -278,18 +284,14 @@ func (c *conn) onIdle() {
 		}
 	case c.state.in(stateAnswering, stateAnsweringNext):
 		if c.framing.endBody() || c.state == stateAnsweringNext {
-			if c.state == stateAnswering {
-				c.setStateLocked(stateAnsweringNext)
-			}
 			c.setStateLocked(stateReading)
-			c.current = nil
-			return
+		} else {
+			c.setStateLocked(stateIdle)
+			if draining {
+				c.scheduleCloseLocked()
+			}
 		}
-		c.setStateLocked(stateIdle)
 		c.current = nil
-		if draining {
-			c.scheduleCloseLocked()
-		}
 	}
 }
 

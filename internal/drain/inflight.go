@@ -27,10 +27,10 @@ type Request struct {
 
 // Stats is what the connections of a Server add up to.
 type Stats struct {
-	Open     int // connections
+	Open     int // connections: the sum of New, Idle and Busy
 	New      int // on which nothing has been asked
 	Idle     int // that wait for the next request
-	Busy     int // with a request, even a part of one; hijacked ones, too
+	Busy     int // with a request or a part of one, with a last answer on its way, or hijacked
 	Hijacked int
 	InFlight int // requests
 	Streams  int // those of them over HTTP/2
@@ -114,7 +114,7 @@ func (s *Server) countAnswer(res *response, class Class) {
 // Stats counts.
 func (s *Server) Stats() Stats {
 	list := s.list()
-	n := Stats{Open: len(list), Served: s.served.Load(), Drained: s.drained.Load(), DrainedHTTP2: s.drainedHTTP2.Load(),
+	n := Stats{Served: s.served.Load(), Drained: s.drained.Load(), DrainedHTTP2: s.drainedHTTP2.Load(),
 		Failed: s.failed.Load(), HijackedEnded: s.hijackedEnded.Load()}
 	for _, c := range list {
 		c.mu.Lock()
@@ -125,8 +125,6 @@ func (s *Server) Stats() Stats {
 		case c.state == stateHijacked:
 			n.Busy++
 			n.Hijacked++
-		case c.state == stateReading:
-			n.Busy++
 		case c.state.in(stateAnswering, stateAnsweringNext):
 			n.Busy++
 			n.InFlight++
@@ -134,10 +132,13 @@ func (s *Server) Stats() Stats {
 			n.Busy++
 			n.InFlight += running
 			n.Streams += running
+		case c.state.in(stateReading, stateLingering):
+			n.Busy++
 		case c.state.in(stateIdle, stateReleasing, stateHTTP2):
 			n.Idle++
 		}
 		c.mu.Unlock()
 	}
+	n.Open = n.New + n.Idle + n.Busy
 	return n
 }

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -185,29 +186,47 @@ func TestDrainOfHTTP10(t *testing.T) {
 
 // An answer that only the end of its connection ends must not look whole when
 // it is cut.
-func TestCutOfHTTP10(t *testing.T) {
+func TestCutOfAnswerWithoutLength(t *testing.T) {
 	t.Parallel()
-	both(t, func(t *testing.T, overTLS bool) {
-		s := servetest.Start(t, &actors.Stop{Grace: 200 * time.Millisecond}, server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
-			io.WriteString(w, "hel")
-			http.NewResponseController(w).Flush()
-			<-r.Context().Done()
-		}))
-		c := s.Dial(t)
-		if overTLS {
-			c.Conn = tls.Client(c.Conn, &tls.Config{InsecureSkipVerify: true})
-			c.R.Reset(c.Conn)
-		}
-		c.Send("GET / HTTP/1.0\r\n\r\n")
-		servetest.WaitFor(t, "a request in flight", func() bool { return s.Stop.Snapshot().InFlight > 0 })
-		s.End()
-		if answer, err := io.ReadAll(c.R); err == nil {
-			t.Errorf("read %q to its end, want a reset", answer)
-		}
-		if err := s.Wait(t); !errors.Is(err, actors.ErrCut) {
-			t.Errorf("Err() = %v, want a cut", err)
-		}
-	})
+	for _, tt := range []struct {
+		proto, header string
+		reset         bool
+	}{
+		{"HTTP/1.0", "", true},
+		{"HTTP/1.0", "Content-Length: 5", false},
+		{"HTTP/1.1", "Transfer-Encoding: identity", true},
+		{"HTTP/1.1", "", false}, // in chunks
+	} {
+		t.Run(tt.proto+" "+tt.header, func(t *testing.T) {
+			t.Parallel()
+			both(t, func(t *testing.T, overTLS bool) {
+				flushed := make(chan struct{})
+				s := servetest.Start(t, &actors.Stop{Grace: 200 * time.Millisecond}, server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
+					if name, value, ok := strings.Cut(tt.header, ": "); ok {
+						w.Header().Set(name, value)
+					}
+					io.WriteString(w, "hel")
+					http.NewResponseController(w).Flush()
+					close(flushed)
+					<-r.Context().Done()
+				}))
+				c := s.Dial(t)
+				if overTLS {
+					c.Conn = tls.Client(c.Conn, &tls.Config{InsecureSkipVerify: true})
+					c.R.Reset(c.Conn)
+				}
+				c.Send("GET / " + tt.proto + "\r\nHost: x\r\n\r\n")
+				<-flushed
+				s.End()
+				if answer, err := io.ReadAll(c.R); errors.Is(err, syscall.ECONNRESET) != tt.reset {
+					t.Errorf("read %q, %v, want a reset: %v", answer, err, tt.reset)
+				}
+				if err := s.Wait(t); !errors.Is(err, actors.ErrCut) {
+					t.Errorf("Err() = %v, want a cut", err)
+				}
+			})
+		})
+	}
 }
 
 // In a stop, a client may close its sending side and wait for the answer.

@@ -17,7 +17,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p[:limit])
 	switch {
 	case n > 0:
-		n = c.onRead(p[:n], len(p))
+		n, err = c.onRead(p[:n], len(p)), nil // an error comes again, behind what is handed out later
 	case err == io.EOF:
 		err = c.awaitHalfClosed(len(p))
 	case err != nil:
@@ -133,6 +133,13 @@ func (c *conn) nextRequestArrived() bool {
 	return socket.Unread(c.Conn, c.bytesRead) > body
 }
 
+// pending is how many bytes have arrived that were not handed out.
+func (c *conn) pending() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.framing.pending)
+}
+
 // awaitHalfClosed delays the io.EOF of net/http's background read when the client
 // has sent its FIN. net/http takes that as the client's going away and cancels
 // the request; but the client may have closed its sending side only, and wait for
@@ -195,8 +202,7 @@ func (c *conn) lastRead(p []byte, err error) (int, error) {
 	if n > 0 {
 		n = c.onReadLocked(p[:n], len(p))
 	}
-	c.armed = time.Time{} // by ReadNow
-	c.setSocketDeadlineLocked(c.readDeadlineLocked())
+	c.Conn.SetReadDeadline(c.readDeadlineLocked()) // ReadNow may have set another
 	if n > 0 {
 		return n, nil
 	}
@@ -212,17 +218,7 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	if passed(t) {
 		c.unparkLocked()
 	}
-	// Whatever is armed: those who got the connection from ConnContext may have
-	// set a deadline on it, which net/http takes back.
-	c.armed = c.readDeadlineLocked()
-	return c.Conn.SetReadDeadline(c.armed)
-}
-
-func (c *conn) setSocketDeadlineLocked(t time.Time) {
-	if t != c.armed {
-		c.armed = t
-		c.Conn.SetReadDeadline(t)
-	}
+	return c.Conn.SetReadDeadline(c.readDeadlineLocked())
 }
 
 func (c *conn) SetDeadline(t time.Time) error {

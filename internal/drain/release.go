@@ -46,7 +46,7 @@ func (s *Server) release() {
 		case c.state == stateHTTP2 && !c.streams.any():
 			c.scheduleHTTP2CloseLocked()
 		case c.state == stateReading:
-			c.setSocketDeadlineLocked(c.readDeadlineLocked())
+			c.Conn.SetReadDeadline(c.readDeadlineLocked())
 		}
 		c.mu.Unlock()
 	}
@@ -123,7 +123,7 @@ func (c *conn) closeIfIdle() {
 	}
 	if http2 {
 		c.stalled.Store(c.streams.registered) // it was sent GOAWAY stallTimeout ago
-		c.setSocketDeadlineLocked(aLongTimeAgo)
+		c.Conn.SetReadDeadline(aLongTimeAgo)
 		return
 	}
 	c.setStateLocked(stateReleasing)

@@ -35,7 +35,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.draining.Load() && r.ProtoAtLeast(1, 1) && r.ContentLength != 0 && strings.EqualFold(r.Header.Get("Expect"), "100-continue") {
 		handler = http.HandlerFunc(refuseBody)
 	}
-	res := &http1Response{response: response{ResponseWriter: w, conn: c, server: s, method: r.Method, uri: r.RequestURI, endsWithConn: r.Proto == "HTTP/1.0"}}
+	res := &http1Response{response: response{ResponseWriter: w, conn: c, server: s, method: r.Method, uri: r.RequestURI, http10: !r.ProtoAtLeast(1, 1)}}
 	if c != nil && !c.begin(&res.response, r.ContentLength) {
 		return
 	}
@@ -127,7 +127,8 @@ type response struct {
 	server        *Server
 	method        string
 	uri           string
-	endsWithConn  bool // HTTP/1.0: the end of the connection may be that of the answer
+	http10        bool
+	endsWithConn  atomic.Bool // the answer's only end is that of the connection
 	writtenBefore int64
 	status        int          // 0: the header was not looked at
 	wroteHeader   bool         // net/http has a final status
@@ -176,6 +177,8 @@ func (w *response) announce(status int) {
 	}
 	w.status = status
 	s, header := w.server, w.ResponseWriter.Header()
+	// Where there is neither a length nor chunks.
+	w.endsWithConn.Store(header.Get("Content-Length") == "" && (w.http10 || header.Get("Transfer-Encoding") == "identity"))
 	switch {
 	case !s.policy.Closing():
 	case w.conn != nil && w.conn.nextRequestArrived() && time.Since(s.policy.DrainingSince()) < s.policy.IdleGrace():
@@ -249,13 +252,6 @@ func (w *http1Response) WriteHeader(status int) {
 		w.response.WriteHeader(status) // panics if the status is not one
 		w.wroteHeader = !isInformational(status)
 	}
-}
-
-// pending is how many bytes have arrived that were not handed out.
-func (c *conn) pending() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.framing.pending)
 }
 
 func (w *http1Response) Write(p []byte) (int, error) {

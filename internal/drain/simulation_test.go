@@ -248,7 +248,7 @@ func (s *simulation) ask() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := s.Snapshot()
-	if n.Phase < s.seen || n.Open < n.Busy || n.Busy < n.InFlight || n.Served < n.Drained {
+	if n.Phase < s.seen || n.Open != n.New+n.Idle+n.Busy || n.Busy < n.InFlight || n.Served < n.Drained {
 		s.faults = append(s.faults, fmt.Sprintf("Snapshot() = %+v, when the phase was %v already", n, s.seen))
 	}
 	s.seen = n.Phase

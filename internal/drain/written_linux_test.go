@@ -177,6 +177,9 @@ func TestStopWaitsForWhatIsWritten(t *testing.T) {
 				t.Error("the stop has ended before the answer has arrived")
 			case <-time.After(1500 * time.Millisecond):
 			}
+			if n := s.Stop.Snapshot(); n.Open != 1 || n.Busy != 1 {
+				t.Errorf("Snapshot() = %+v, want one connection that is open, and busy with its last answer", n)
+			}
 			c.Conn.(*net.TCPConn).SetReadBuffer(1 << 20)
 			if body, last := c.Answer(); len(body) != size || last != halfClosed {
 				t.Errorf("answer of %d bytes, last %v, want %d, %v", len(body), last, size, halfClosed)
