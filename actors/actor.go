@@ -60,7 +60,7 @@ func (a *actor) execute(f func() error) func() error {
 		interrupted := closed(a.stopping)
 		a.mu.Unlock()
 		switch {
-		case a.used, !interrupted && a.stop.hasEnded():
+		case a.used, !interrupted && a.stop.hasEnded() && !a.awaitInterrupt():
 			return fmt.Errorf("%s: %w", a.name, ErrStopUsed)
 		case interrupted, closed(a.stop.begun):
 			return nil
@@ -84,6 +84,19 @@ func (a *actor) recordReturn(err error) error {
 		a.stop.recordError(err)
 	}
 	return err
+}
+
+// awaitInterrupt waits for the interrupt, and reports whether it came. It does not
+// come if the actor belongs to another group than the one that has ended.
+func (a *actor) awaitInterrupt() bool {
+	timer := time.NewTimer(returnTime)
+	defer timer.Stop()
+	select {
+	case <-a.stopping:
+		return true
+	case <-timer.C:
+		return false
+	}
 }
 
 // isInterrupted reports whether the actor has been interrupted.

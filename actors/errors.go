@@ -18,8 +18,9 @@ var (
 	// Snapshot.Failed.
 	ErrFailed = errors.New("requests failed during the stop")
 
-	// ErrStopUsed matches the error that an actor returns at once if another
-	// group with the same [Stop] has stopped before.
+	// ErrStopUsed matches the error that an actor returns if another group with the
+	// same [Stop] has stopped before. It returns at once, or within a second if it
+	// was made before that group stopped.
 	ErrStopUsed = errors.New("the Stop has served another group")
 )
 

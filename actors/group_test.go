@@ -87,10 +87,12 @@ func TestSecondGroup(t *testing.T) {
 	}
 }
 
-// TestSecondGroupMadeBefore has actors that were made before the first group ran.
+// TestSecondGroupMadeBefore has actors that were made before the first group ran,
+// and are executed at once when it has ended, or later.
 func TestSecondGroupMadeBefore(t *testing.T) {
-	for _, name := range []string{"every", "once", "graceful"} {
+	for name, after := range map[string]time.Duration{"every": 0, "once": time.Millisecond, "graceful": 0, "every, late": time.Minute, "once, late": time.Minute, "graceful, late": time.Minute} {
 		t.Run(name, func(t *testing.T) {
+			name, _, _ := strings.Cut(name, ",")
 			synctest.Test(t, func(t *testing.T) {
 				stop := new(actors.Stop)
 				began := func() { t.Error("the second group has begun its work") }
@@ -105,7 +107,7 @@ func TestSecondGroupMadeBefore(t *testing.T) {
 				if err := stop.Err(ends(t, &g)); err != nil {
 					t.Fatal(err)
 				}
-				time.Sleep(1001 * time.Millisecond)
+				time.Sleep(after)
 				if err := stop.Err(ends(t, &second)); !errors.Is(err, actors.ErrStopUsed) {
 					t.Errorf("Err = %v, want that the stop is used", err)
 				}

@@ -53,13 +53,12 @@ func (s *Stop) isUsed() bool {
 	return s.executed && !s.began.IsZero()
 }
 
-// hasEnded reports whether the group of this Stop ended more than returnTime
-// ago. An actor that is executed only now, and has not been interrupted, belongs
-// to another group.
+// hasEnded reports whether the group of this Stop has ended. An actor that is
+// executed only now belongs to another group, or it is about to be interrupted.
 func (s *Stop) hasEnded() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.executedBefore && !s.finishedAt.IsZero() && time.Since(s.finishedAt) > returnTime
+	return s.executedBefore && closed(s.finished)
 }
 
 // recordExecute records that an actor is executed, so the group runs. Members
@@ -76,14 +75,13 @@ func (s *Stop) recordExecute() {
 }
 
 // skipUnstarted stops waiting for the members that have not been executed, unless
-// they may be waiting for an actor with StartFirst.
+// an actor waits to start, which may be one of them.
 func (s *Stop) skipUnstarted() {
 	var skipped []*member
 	s.mu.Lock()
-	if s.began.IsZero() && (s.unready > 0 || time.Since(s.readyAt) < returnTime) ||
-		!s.began.IsZero() && time.Since(s.began) < returnTime {
+	if s.waiting > 0 || time.Since(s.waited) < returnTime || !s.began.IsZero() && time.Since(s.began) < returnTime {
 		s.mu.Unlock()
-		return // addUnready or begin calls it again: what waited for an actor is only now interrupted
+		return // addWaiting or begin calls it again
 	}
 	for _, m := range s.members {
 		if m.step == memberIsMade && !m.skipped {
@@ -107,8 +105,19 @@ func (s *Stop) skipUnstarted() {
 	}
 }
 
-// allLocked reports whether every member, but for the skipped ones, has taken a
-// step.
+// addWaiting adds n, which may be negative, to the actors that wait to start, or
+// for their interrupt instead.
+func (s *Stop) addWaiting(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waiting += n
+	if s.waiting == 0 {
+		s.waited = time.Now()
+		time.AfterFunc(returnTime, s.skipUnstarted)
+	}
+}
+
+// allLocked reports whether every member that is not skipped has taken a step.
 func (s *Stop) allLocked(step memberStep) bool {
 	return !slices.ContainsFunc(s.members, func(m *member) bool { return !m.skipped && m.step < step })
 }
@@ -184,7 +193,6 @@ func (s *Stop) addWorkers(n int) {
 // returned: nothing is left to cut.
 func (s *Stop) checkFinishedLocked() {
 	if s.phase == Stopped && s.workers == 0 && !closed(s.finished) {
-		s.finishedAt = time.Now()
 		close(s.finished)
 	}
 }

@@ -58,10 +58,12 @@ func (s *Supervisor) startStagesLocked() {
 }
 
 // awaitStart waits until the actor may start. It returns false, and the actor does
-// not start, if it had to wait and the stop has begun.
+// not start, if it had to wait and the stop has begun; endUnstarted then ends the
+// wait.
 func (a *supervised) awaitStart() bool {
 	s := a.sup
 	if !closed(a.stage.mayStart) {
+		s.stop.addWaiting(1)
 		level.Info(a.logger).Log("msg", "waiting to start", "for", s.holding(a.stage))
 		select {
 		case <-a.stage.mayStart:
@@ -71,6 +73,7 @@ func (a *supervised) awaitStart() bool {
 			level.Info(a.logger).Log("msg", "actor not started, the stop began first")
 			return false
 		}
+		s.stop.addWaiting(-1)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -97,6 +100,7 @@ func (a *supervised) endUnstarted() {
 	defer close(a.done)
 	<-a.stage.turn
 	a.callInterrupt()
+	a.sup.stop.addWaiting(-1)
 	a.markEnded()
 }
 
@@ -166,10 +170,6 @@ func (s *Stop) addUnready(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.unready += n
-	if s.unready == 0 {
-		s.readyAt = time.Now()
-		time.AfterFunc(returnTime, s.skipUnstarted)
-	}
 	s.checkReadyLocked()
 }
 

@@ -253,31 +253,37 @@ func TestNeverStarted(t *testing.T) {
 	}
 }
 
-// TestNeverStartedLate: the stop begins when the group is almost a second old, the
-// time within which actors are executed that are in the group. What waits to start
-// still has a second to end, and is not mistaken for an actor that was not added.
+// TestNeverStartedLate has a Graceful that waits to start when the stop begins, and
+// whose stage gets its turn late. It is not mistaken for an actor that was not
+// added, which is one that is not executed within a second: neither if the group is
+// almost a second old when the stop begins, nor if an earlier stage takes more than
+// a second.
 func TestNeverStartedLate(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var d, logged diary
-		sup := &actors.Supervisor{Stop: &actors.Stop{Logger: &logged}}
-		var g run.Group
-		g.Add(sup.Actor("slow")(func() error { return nil }, func(error) { time.Sleep(100 * time.Millisecond) }))
-		g.Add(sup.Actor("grpc", actors.Stage(1))(actors.Graceful(sup.Stop, func() error { return nil },
-			func(context.Context) error { d.add("grpc shut down"); return nil }, actors.GracefulConfig{})))
-		g.Add(sup.Actor("migrate", actors.Stage(2), actors.StartFirst{})(actors.Once(sup.Stop, func(context.Context) error {
-			time.Sleep(950 * time.Millisecond)
-			return fails()
-		}, actors.OnceConfig{})))
-		if err := sup.Err(ends(t, &g)); err == nil {
-			t.Error("Err = nil, want that of migrate")
-		}
-		if diff := cmp.Diff([]string{"grpc shut down"}, d.read()); diff != "" {
-			t.Errorf("-want +got:\n%s", diff)
-		}
-		if log := strings.Join(logged.read(), "\n"); strings.Contains(log, "not added") {
-			t.Errorf("an actor is said not to be in the group:\n%s", log)
-		}
-	})
+	for _, slow := range []time.Duration{100 * time.Millisecond, 3 * time.Second} {
+		t.Run(slow.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var d, logged diary
+				sup := &actors.Supervisor{Stop: &actors.Stop{Logger: &logged}}
+				var g run.Group
+				g.Add(sup.Actor("slow")(func() error { return nil }, func(error) { time.Sleep(slow) }))
+				g.Add(sup.Actor("grpc", actors.Stage(1))(actors.Graceful(sup.Stop, func() error { return nil },
+					func(context.Context) error { d.add("grpc shut down"); return nil }, actors.GracefulConfig{})))
+				g.Add(sup.Actor("migrate", actors.Stage(2), actors.StartFirst{})(actors.Once(sup.Stop, func(context.Context) error {
+					time.Sleep(950 * time.Millisecond)
+					return fails()
+				}, actors.OnceConfig{})))
+				if err := sup.Err(ends(t, &g)); err == nil {
+					t.Error("Err = nil, want that of migrate")
+				}
+				if diff := cmp.Diff([]string{"grpc shut down"}, d.read()); diff != "" {
+					t.Errorf("-want +got:\n%s", diff)
+				}
+				if log := strings.Join(logged.read(), "\n"); strings.Contains(log, "not added") {
+					t.Errorf("the log says that an actor is not in the group:\n%s", log)
+				}
+			})
+		})
+	}
 }
 
 // memoryListener has no connections.

@@ -25,9 +25,8 @@ const (
 // and do not copy a Stop.
 //
 // A Stop is for one group. An actor of a second group, which is made or executed
-// after the first has stopped, returns an error at once; see [ErrStopUsed]. If
-// the stop begins before the group runs, [Every], [Once] and [Process] start
-// nothing.
+// after the first has stopped, returns an error; see [ErrStopUsed]. If the stop
+// begins before the group runs, [Every], [Once] and [Process] start nothing.
 type Stop struct {
 	// Logger gets one line for each change of phase (info) and one for each
 	// request that was cut (warn), for at most a thousand requests of each
@@ -73,7 +72,9 @@ type Stop struct {
 	closing      atomic.Bool      // whether answers say "Connection: close": phase is LameDuck or later
 	log          *asynclog.Logger // nil: Logger is nil
 
-	// mu guards the rest. If Supervisor.mu is taken, too, that comes first.
+	// mu guards the rest. The order of the locks is Supervisor.mu, Stop.mu, those of
+	// internal/drain. The engine calls its policy with its locks held, so a policy
+	// takes none of these.
 	mu sync.Mutex
 
 	// The stop.
@@ -81,7 +82,7 @@ type Stop struct {
 	since    time.Time     // when phase was entered
 	began    time.Time     // when the stop began
 	cause    error         // why it began
-	drainAt  time.Time     // when the lame-duck time ends
+	drainAt  time.Time     // when the lame-duck time ends; set before closing, which lets policy read it without mu
 	deadline time.Time     // when what is left is cut
 	reserved time.Duration // the part of Grace that a Supervisor reserves for its later stages
 
@@ -95,14 +96,14 @@ type Stop struct {
 	// Workers are the other actors of this package.
 	servers        []*server // of the HTTP actors
 	members        []*member
-	workers        int       // that execute now
-	executed       bool      // an actor has been executed
-	executedBefore bool      // executed, as it was when the stop began
-	finishedAt     time.Time // when finished was closed
+	workers        int  // that execute now
+	executed       bool // an actor has been executed
+	executedBefore bool // executed, as it was when the stop began
 
 	// The actors with StartFirst.
 	unready    int               // that are not ready
-	readyAt    time.Time         // when unready became 0
+	waiting    int               // actors that wait for them; see addWaiting
+	waited     time.Time         // when waiting became 0 last
 	readyFuncs map[uint64]func() // by goroutine, see reportReady
 }
 

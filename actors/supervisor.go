@@ -48,7 +48,7 @@ type Supervisor struct {
 	beginCalled atomic.Bool   // beginStop was called
 	beginDone   chan struct{} // closed when beginStop has returned
 
-	mu        sync.Mutex     // guards the next group; Stop.mu may be taken with it held
+	mu        sync.Mutex     // guards the next group; see Stop.mu for the order of the locks
 	names     map[string]int // how often Actor was called with each name
 	actors    []*supervised
 	stages    []*stage  // by number
