@@ -33,11 +33,22 @@ func TestCorpus(t *testing.T) {
 		c := readCorpus(t, path)
 		name := strings.TrimSuffix(filepath.Base(path), ".txt")
 		for _, client := range c.clients {
+			if overTLS := client == "https" || client == "h2"; overTLS && !*Long {
+				continue // the same code serves it
+			}
 			t.Run(name+"/"+client, func(t *testing.T) {
 				t.Parallel()
-				b := c.start(t, client, pki)
+				var b *corpusBench
+				if !c.apart {
+					b = c.start(t, client, pki)
+				}
 				for _, cs := range c.cases {
 					t.Run(cs.name, func(t *testing.T) {
+						b := b
+						if c.apart {
+							t.Parallel()
+							b = c.start(t, client, pki)
+						}
 						err := b.run(cs)
 						switch pending := cs.isPending(client); {
 						case !pending && err != nil:
