@@ -16,6 +16,7 @@ import (
 type corpus struct {
 	flags   []string
 	clients []string
+	apart   bool       // each case has a server of its own
 	tree    [][]string // file, link, dir and pipe lines
 	cases   []*corpusCase
 }
@@ -98,6 +99,8 @@ func readCorpus(t *testing.T, path string) *corpus {
 				c.flags = strings.Fields(rest)
 			case "client":
 				c.clients = strings.Fields(rest)
+			case "apart":
+				c.apart = true
 			case "file", "link", "dir", "pipe":
 				name, more, _ := strings.Cut(rest, " ")
 				f := []string{word, name, more}

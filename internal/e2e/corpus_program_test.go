@@ -186,8 +186,8 @@ func (p *scripted) serveOne(nc *net.TCPConn, br *bufio.Reader) bool {
 	var out strings.Builder
 	for i, s := range steps {
 		out.WriteString(s.send)
-		if i+1 < len(steps) && steps[i+1].send != "" {
-			continue
+		if s.send != "" && i+1 < len(steps) && steps[i+1].send != "" {
+			continue // in one packet
 		}
 		io.WriteString(nc, out.String())
 		out.Reset()

@@ -33,11 +33,22 @@ func TestCorpus(t *testing.T) {
 		c := readCorpus(t, path)
 		name := strings.TrimSuffix(filepath.Base(path), ".txt")
 		for _, client := range c.clients {
+			if overTLS := client == "https" || client == "h2"; overTLS && !*Long {
+				continue // the same code serves it
+			}
 			t.Run(name+"/"+client, func(t *testing.T) {
 				t.Parallel()
-				b := c.start(t, client, pki)
+				var b *corpusBench
+				if !c.apart {
+					b = c.start(t, client, pki)
+				}
 				for _, cs := range c.cases {
 					t.Run(cs.name, func(t *testing.T) {
+						b := b
+						if c.apart {
+							t.Parallel()
+							b = c.start(t, client, pki)
+						}
 						err := b.run(cs)
 						switch pending := cs.isPending(client); {
 						case !pending && err != nil:
@@ -63,11 +74,16 @@ type corpusBench struct {
 	plain   *http.Client
 	url     string // of a plain request
 	logged  int    // so much of the log was looked at
+
+	pendingPatience time.Duration // how long a pending case is waited for
 }
 
 func (c *corpus) start(t *testing.T, client string, pki *pki) *corpusBench {
 	t.Helper()
-	b := &corpusBench{client: client, trust: &tls.Config{RootCAs: pki.pool}}
+	b := &corpusBench{client: client, trust: &tls.Config{RootCAs: pki.pool}, pendingPatience: time.Second}
+	if c.apart {
+		b.pendingPatience = 5 * time.Second // these wait anyway
+	}
 	flags := []string{"-listen", "127.0.0.1:0", "-log-level", "debug"}
 	for _, f := range c.flags {
 		switch {
@@ -134,7 +150,7 @@ var plainRequest2 = corpusStep{frame: &frameStep{kind: "HEADERS", words: []strin
 func (b *corpusBench) run(cs *corpusCase) error {
 	patience := wiretest.Patience
 	if cs.isPending(b.client) {
-		patience = time.Second // it fails sooner or later
+		patience = b.pendingPatience // it fails sooner or later
 	}
 	steps := cs.client
 	is2 := strings.HasPrefix(b.client, "h2")
