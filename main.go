@@ -52,6 +52,9 @@ func serve(args []string, stdout, stderr io.Writer) error {
 	progress := app.NewProgress(stop, logger)
 	var g run.Group
 	g.Add(sup.Actor("http", serving)(actors.HTTP(stop, s.Server, s.Listeners...)))
+	if s.Program != nil {
+		g.Add(sup.Actor("program", backing, actors.Within(app.ProgramTime))(s.Program.Actor()))
+	}
 	if s.Certificate != nil {
 		g.Add(sup.Actor("tls", backing)(s.Certificate.Watch()))
 	}

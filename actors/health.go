@@ -9,14 +9,15 @@ import (
 //
 //	PREFIX/healthz, PREFIX/livez  200 always
 //	PREFIX/readyz                 200 while ready; 503 while starting, while out of
-//	                              service (see Stop.SetReady), and once the stop has begun
+//	                              service (see Stop.SetReady), while a program of
+//	                              Generations is not ready, and once the stop has begun
 //
 // The handler next gets all other paths; nil answers them 404. Liveness does not
 // fail during a stop, because an orchestrator would then kill the process before
 // it has drained.
 //
-// The methods are GET and HEAD. The body of the answer is one line: the phase, or
-// "out of service". With an empty prefix the paths are "/healthz" and so on. A nil
+// The methods are GET and HEAD. The body of the answer is one line: the phase,
+// "out of service" or "program not ready". With an empty prefix the paths are "/healthz" and so on. A nil
 // stop is never ready.
 func Health(stop *Stop, prefix string, next http.Handler) http.Handler {
 	if stop == nil {
@@ -40,12 +41,16 @@ func Health(stop *Stop, prefix string, next http.Handler) http.Handler {
 			http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
 			return
 		}
-		phase, out := stop.Phase(), stop.outOfService.Load()
+		phase, out, down := stop.Phase(), stop.outOfService.Load(), stop.downPrograms.Load() > 0
 		status, body := http.StatusOK, phase.String()
-		if phase == Ready && out {
+		switch {
+		case phase != Ready:
+		case out:
 			body = "out of service"
+		case down:
+			body = "program not ready"
 		}
-		if name == "readyz" && (phase != Ready || out) {
+		if name == "readyz" && (phase != Ready || out || down) {
 			status = http.StatusServiceUnavailable
 		}
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")

@@ -103,13 +103,7 @@ type ProcessConfig struct {
 //
 // [prctl]: https://man7.org/linux/man-pages/man2/PR_SET_CHILD_SUBREAPER.2const.html
 func Process(stop *Stop, cmd *exec.Cmd, cfg ProcessConfig) (execute func() error, interrupt func(error)) {
-	if cfg.Signal == 0 {
-		cfg.Signal = syscall.SIGTERM
-	}
-	if cfg.MaxLine <= 0 {
-		cfg.MaxLine = 16 << 10
-	}
-	p := &process{actor: newActor(stop, cfg.Name, filepath.Base(cmd.Path)), ProcessConfig: cfg, template: cmd}
+	p := newProcess(newActor(stop, cfg.Name, filepath.Base(cmd.Path)), cmd, cfg)
 	// The goroutine of output logs, and may wait for the log.
 	p.logger = log.With(p.stop.waitingLogger(), "actor", p.name)
 	return p.execute(p.runProgram), p.interrupt
@@ -119,6 +113,18 @@ type process struct {
 	*actor
 	ProcessConfig
 	template *exec.Cmd
+	onStart  func(pid int)     // optional: called when the program has been started
+	onLine   func(line string) // optional: called with each line of output, concurrently
+}
+
+func newProcess(a *actor, cmd *exec.Cmd, cfg ProcessConfig) *process {
+	if cfg.Signal == 0 {
+		cfg.Signal = syscall.SIGTERM
+	}
+	if cfg.MaxLine <= 0 {
+		cfg.MaxLine = 16 << 10
+	}
+	return &process{actor: a, ProcessConfig: cfg, template: cmd}
 }
 
 // runProgram is execute.
@@ -132,6 +138,7 @@ func (p *process) runProgram() error {
 
 	cmd := p.command()
 	out := newOutput(p.MaxLine)
+	out.onLine = p.onLine
 	err := out.redirect(cmd, p.logger)
 	if err == nil {
 		err = cmd.Start()
@@ -146,6 +153,9 @@ func (p *process) runProgram() error {
 	}
 	out.log(level.Info(p.logger), "msg", "started", "pid", cmd.Process.Pid)
 	p.stop.reportReady()
+	if p.onStart != nil {
+		p.onStart(cmd.Process.Pid)
+	}
 	out.start()
 	exited := make(chan struct{})
 	go func() {

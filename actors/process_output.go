@@ -40,6 +40,7 @@ type output struct {
 	childEnds []*os.File // the same, where the program writes
 	loggers   []log.Logger
 	readers   sync.WaitGroup
+	onLine    func(line string) // optional: called with each line, before it is logged
 
 	entries chan func()   // each logs a line
 	gaveUp  chan struct{} // closed by giveUp
@@ -199,6 +200,9 @@ func (o *output) logLines(logger log.Logger, r io.Reader) {
 	})
 	for s.Scan() {
 		line := strings.TrimSuffix(s.Text(), "\r")
+		if o.onLine != nil {
+			o.onLine(line)
+		}
 		if partial {
 			o.log(logger, "msg", line, "more", true)
 		} else {

@@ -40,7 +40,16 @@ type Restart struct {
 	MaxPause time.Duration
 }
 
-func (r Restart) set(a *supervised) {
+func (r Restart) set(a *supervised) { a.restart = r.counter() }
+
+// restarts counts the restarts of one actor.
+type restarts struct {
+	Restart
+	pauses *backoff.ExponentialBackOff
+	recent []time.Time // the restarts within the window
+}
+
+func (r Restart) counter() *restarts {
 	if r.Budget == 0 {
 		r.Budget = 5
 	}
@@ -53,7 +62,26 @@ func (r Restart) set(a *supervised) {
 	if r.MaxPause <= 0 {
 		r.MaxPause = time.Minute
 	}
-	a.restart = &r
+	pauses := backoff.NewExponentialBackOff()
+	pauses.InitialInterval, pauses.MaxInterval = r.MinPause, r.MaxPause
+	pauses.Reset()
+	return &restarts{Restart: r, pauses: pauses}
+}
+
+// next counts a restart after a failure, and returns the pause before it. began
+// is when the actor was executed last. An error says that there was one restart
+// too many already.
+func (r *restarts) next(began time.Time, failure error) (time.Duration, error) {
+	now := time.Now()
+	r.recent = slices.DeleteFunc(r.recent, func(t time.Time) bool { return now.Sub(t) >= r.Window })
+	if len(r.recent) >= r.Budget {
+		return 0, fmt.Errorf("gave up after %d restarts in %v: %w", len(r.recent), r.Window, failure)
+	}
+	r.recent = append(r.recent, now)
+	if now.Sub(began) >= r.Window {
+		r.pauses.Reset()
+	}
+	return r.pauses.NextBackOff(), nil
 }
 
 // runWithRestarts executes the actor, and again after failures that Restart
@@ -63,28 +91,18 @@ func (a *supervised) runWithRestarts() error {
 	if r == nil {
 		return a.call(a.execute)
 	}
-	pauses := backoff.NewExponentialBackOff()
-	pauses.InitialInterval, pauses.MaxInterval = r.MinPause, r.MaxPause
-	pauses.Reset()
-	var last []time.Time // the restarts within the window
 	for {
 		began := time.Now()
 		err := a.call(a.execute)
 		if isCleanResult(err, false) || isPermanent(err) || a.stopBegun() {
 			return err
 		}
-		now := time.Now()
-		last = slices.DeleteFunc(last, func(t time.Time) bool { return now.Sub(t) >= r.Window })
-		if len(last) >= r.Budget {
-			return fmt.Errorf("gave up after %d restarts in %v: %w", len(last), r.Window, err)
+		pause, gaveUp := r.next(began, err)
+		if gaveUp != nil {
+			return gaveUp
 		}
-		last = append(last, now)
-		if now.Sub(began) >= r.Window {
-			pauses.Reset()
-		}
-		pause := pauses.NextBackOff()
 		a.markRestart(Restarting, err)
-		level.Warn(a.logger).Log("msg", "actor failed, restarting it", "err", err, "in", pause.Round(time.Millisecond), "elapsed", now.Sub(began))
+		level.Warn(a.logger).Log("msg", "actor failed, restarting it", "err", err, "in", pause.Round(time.Millisecond), "elapsed", time.Since(began))
 		if !a.pauseFor(pause) {
 			return nil
 		}

@@ -11,7 +11,7 @@ import (
 type Snapshot struct {
 	Phase Phase
 	Since time.Time // when the phase began
-	Ready bool      // whether the phase is Ready and the process is in service, as [Health] answers
+	Ready bool      // whether the phase is Ready, the process is in service, and so are the programs of [Generations], as [Health] answers
 
 	OutOfService bool // because of [Stop.SetReady]
 
@@ -84,7 +84,7 @@ func (s *Stop) Snapshot() Snapshot {
 		dropped = s.log.Dropped()
 	}
 	return Snapshot{
-		Phase: s.phase, Since: s.since, Ready: s.phase == Ready && !out, OutOfService: out,
+		Phase: s.phase, Since: s.since, Ready: s.phase == Ready && !out && s.downPrograms.Load() == 0, OutOfService: out,
 		Began: s.began, Cause: s.cause, Deadline: s.deadline,
 		Open: n.Open, New: n.New, Idle: n.Idle, Busy: n.Busy, Hijacked: n.Hijacked, InFlight: n.InFlight,
 		Streams: n.Streams,

@@ -69,6 +69,7 @@ type Stop struct {
 	finished chan struct{} // closed when every member and every worker has returned
 
 	outOfService atomic.Bool      // see SetReady
+	downPrograms atomic.Int64     // programs of Generations that are not ready
 	closing      atomic.Bool      // whether answers say "Connection: close": phase is LameDuck or later
 	log          *asynclog.Logger // nil: Logger is nil
 

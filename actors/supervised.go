@@ -28,7 +28,7 @@ type supervised struct {
 	stage       *stage
 	within      time.Duration // 0: no deadline of its own
 	contain     bool
-	restart     *Restart    // nil: it is not restarted
+	restart     *restarts   // nil: it is not restarted
 	startFirst  *StartFirst // nil: the option is not set
 
 	interruptCalled atomic.Bool

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 
 	"lastcall/actors"
@@ -26,13 +28,20 @@ func PrintError(w io.Writer, err error) error {
 }
 
 // Status is the status of the process, as shells show it: 2 is usage, 130 a stop
-// that a second SIGINT cut, the others are those of actors.ExitStatus.
+// that a second SIGINT cut, then that of a program after -- that has failed; the
+// others are those of actors.ExitStatus.
 func Status(err error) int {
+	var program *exec.ExitError
 	switch {
 	case errors.As(err, new(usageError)):
 		return 2
 	case cutBy(err) != nil:
 		return 130
+	case errors.As(err, &program):
+		if ws, ok := program.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+			return 128 + int(ws.Signal())
+		}
+		return program.ExitCode()
 	}
 	return actors.ExitStatus(err)
 }

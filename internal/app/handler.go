@@ -16,31 +16,39 @@ import (
 )
 
 // newHandler returns the handler that the settings ask for. The recorder is in it,
-// or nil.
-func newHandler(cfg *Settings, stop *actors.Stop, logger log.Logger, record ...func(accesslog.Request)) (h http.Handler, recorder *accesslog.Handler, err error) {
+// or nil. The program is what it needs, or nil.
+func newHandler(cfg *Settings, stop *actors.Stop, logger log.Logger, record ...func(accesslog.Request)) (h http.Handler, recorder *accesslog.Handler, program *actors.Generations, err error) {
 	var by string
 	switch {
 	case cfg.dir != "":
 		by = "files"
 		if h, err = files.Handler(cfg.dir, cfg.list); err != nil {
-			return nil, nil, fmt.Errorf("-dir: %w", err)
+			return nil, nil, nil, fmt.Errorf("-dir: %w", err)
 		}
-	case cfg.proxy != "":
+	case cfg.proxy != "" || len(cfg.program) > 0:
 		by = "proxy"
-		h, err = proxy.New(cfg.proxy, proxy.Config{
+		p, err := proxy.New(cfg.proxy, proxy.Config{
 			Logger:          log.With(logger, "actor", "proxy"),
 			ResponseTimeout: orNone(cfg.proxyTimeout),
 			Upgrades:        cfg.proxyUpgrade,
 			Spread:          orNone(cfg.wsSpread),
+			Hold:            orNone(cfg.proxyHold),
 		})
 		if err != nil {
-			return nil, nil, fmt.Errorf("-proxy: %w", err)
+			return nil, nil, nil, fmt.Errorf("-proxy: %w", err)
 		}
+		if program, err = newProgram(cfg, stop, p); err != nil {
+			return nil, nil, nil, err
+		}
+		if program != nil {
+			p.Switch(0, "")
+		}
+		h = p
 	default:
 		by = "start"
 		h = Start(func() string { return stop.Phase().String() }, version(debug.ReadBuildInfo()))
 	}
-	if cfg.proxy == "" { // which checks by itself
+	if by != "proxy" { // which checks by itself
 		h = request.Handler(h)
 	}
 	if cfg.accessLog.on {
@@ -56,5 +64,5 @@ func newHandler(cfg *Settings, stop *actors.Stop, logger log.Logger, record ...f
 		recorder = accesslog.New(h, "health", record...)
 		h = recorder
 	}
-	return slowpeer.Handler(h, timeouts(cfg)), recorder, nil
+	return slowpeer.Handler(h, timeouts(cfg)), recorder, program, nil
 }

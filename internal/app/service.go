@@ -24,8 +24,9 @@ import (
 type Service struct {
 	Server      *http.Server
 	Listeners   []net.Listener
-	Certificate *certificate.Pair // nil: none
-	Admin       net.Listener      // nil: none
+	Program     *actors.Generations // nil: none
+	Certificate *certificate.Pair   // nil: none
+	Admin       net.Listener        // nil: none
 
 	settings *Settings
 	stop     *actors.Stop
@@ -72,7 +73,8 @@ func (s *Service) load() (http.Handler, error) {
 			return nil, fmt.Errorf("-report: %w", err)
 		}
 	}
-	handler, recorder, err := newHandler(cfg, s.stop, logger)
+	handler, recorder, program, err := newHandler(cfg, s.stop, logger)
+	s.Program = program
 	if err != nil {
 		return nil, err
 	}

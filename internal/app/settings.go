@@ -24,7 +24,14 @@ type Settings struct {
 
 	proxyTimeout time.Duration
 	proxyUpgrade protocols
+	proxyHold    time.Duration
 	wsSpread     time.Duration
+
+	program        []string // the command line after --
+	programHealth  string
+	programStart   time.Duration
+	programRestart string
+	deploy         string
 
 	tlsCert, tlsKey string
 	h2c             bool
@@ -55,13 +62,20 @@ type Settings struct {
 const usage = `lastcall serves files, or stands in front of a program, and stops without
 losing an HTTP request.  Stop it with kill -INT (Ctrl-C), kill -TERM, or by closing its terminal.
 
-usage: lastcall [flags]
+usage: lastcall [flags] [-- PROGRAM ARG…]
 
 What to serve (neither: a start page)
   -dir PATH, -list           files of a directory; list those that have no index.html
   -proxy URL                 a program: http://, https://, h2c://HOST:PORT or unix:PATH
   -proxy-timeout 1m0s        how long it may take to begin an answer, and then say nothing
   -proxy-upgrade websocket   protocols that its clients may upgrade to, with commas, or none
+  -proxy-hold 10s            hold requests so long while it cannot be reached, then answer 503
+  -- PROGRAM ARG…            run the program, and stand in front of it: it is to listen on PORT
+                             of HOST, or where -proxy says, and ends after the last request
+  -program-health PATH       ready when that answers 200 to 399, not as soon as it can be reached
+  -program-start 30s         how long that may take
+  -program-restart on-failure  after its end; or never, always
+  -deploy overlap            a deploy starts the new program beside the old one; replace: after it
 Where
   -listen :8080              HOST:PORT or unix:PATH; may be repeated; sockets that systemd
                              passes are served too, and instead of the default
@@ -103,6 +117,10 @@ func (c *Settings) flags() *flag.FlagSet {
 	fs.Var((*nonEmpty)(&c.dir), "dir", "")
 	fs.Var((*boolean)(&c.list), "list", "")
 	fs.Var((*nonEmpty)(&c.proxy), "proxy", "")
+	c.programRestart, c.deploy = "on-failure", "overlap"
+	fs.Var((*nonEmpty)(&c.programHealth), "program-health", "")
+	fs.Var(choice{&c.programRestart, []string{"never", "on-failure", "always"}}, "program-restart", "")
+	fs.Var(choice{&c.deploy, []string{"overlap", "replace"}}, "deploy", "")
 	fs.Var((*nonEmpty)(&c.tlsCert), "tls-cert", "")
 	fs.Var((*nonEmpty)(&c.tlsKey), "tls-key", "")
 	fs.Var((*boolean)(&c.h2c), "h2c", "")
@@ -128,6 +146,8 @@ func (c *Settings) flags() *flag.FlagSet {
 	setting(&c.proxyTimeout, "proxy-timeout", time.Minute)
 	c.proxyUpgrade = protocols{"websocket"}
 	fs.Var(&c.proxyUpgrade, "proxy-upgrade", "")
+	setting(&c.proxyHold, "proxy-hold", proxy.DefaultHold)
+	setting(&c.programStart, "program-start", 30*time.Second)
 	setting(&c.wsSpread, "ws-spread", proxy.DefaultSpread)
 	setting(&c.readTimeout, "read-timeout", 5*time.Second)
 	setting(&c.readHeaderTimeout, "read-header-timeout", 5*time.Second)
@@ -173,9 +193,14 @@ func parse(args, environ []string) (c Settings, err error) {
 		return c, flag.ErrHelp
 	case err != nil:
 		return c, flagError(fs, err)
+	case len(args) > fs.NArg() && args[len(args)-fs.NArg()-1] == "--":
+		if c.program = fs.Args(); len(c.program) == 0 || c.program[0] == "" {
+			return c, errors.New("want a program after --")
+		}
 	case fs.NArg() > 0:
-		return c, fmt.Errorf("unexpected argument %q: settings are flags, such as -dir %s", fs.Arg(0), fs.Arg(0))
-	case c.version:
+		return c, fmt.Errorf("unexpected argument %q: settings are flags, such as -dir %s; a program comes after --", fs.Arg(0), fs.Arg(0))
+	}
+	if c.version {
 		return c, nil
 	}
 	if c.unknownVariables, err = setFromEnvironment(fs, environ); err != nil {
@@ -214,6 +239,14 @@ func (c *Settings) check() error {
 	switch {
 	case c.dir != "" && c.proxy != "":
 		return fmt.Errorf("-dir %q and -proxy %q: want one of them", c.dir, c.proxy)
+	case c.dir != "" && len(c.program) > 0:
+		return fmt.Errorf("-dir %q and a program after --: want one of them", c.dir)
+	case c.programHealth != "" && len(c.program) == 0:
+		return errors.New("-program-health: want a program after -- with it")
+	case c.programHealth != "" && !strings.HasPrefix(c.programHealth, "/"):
+		return fmt.Errorf("-program-health %q: want a path such as /healthz", c.programHealth)
+	case len(c.program) > 0 && c.programStart == 0:
+		return errors.New("-program-start 0s: want more than that")
 	case c.list && c.dir == "":
 		return errors.New("-list: want -dir with it")
 	case c.tlsCert != "" && c.tlsKey == "":

@@ -14,6 +14,7 @@ func TestMain(m *testing.M) {
 		"everything library": func(work *Work, args []string) error { return everythingLibrary(everything(work), args[0], args[1]) },
 		"early":              func(work *Work, args []string) error { return library(target(work), args[0]) },
 		"abused":             func(work *Work, args []string) error { return idiom(abused(work), args[0]) },
+		"child":              func(work *Work, args []string) error { return runChild(work, args) },
 		"target":             func(work *Work, args []string) error { return idiom(target(work), args[0]) },
 		"reads nothing":      func(_ *Work, args []string) error { return idiom(http.HandlerFunc(readsNothing), args[0]) },
 		"untimed":            func(work *Work, args []string) error { return untimed(target(work), args) },

@@ -207,7 +207,7 @@ func TestUpgradeBeforeHTTP2(t *testing.T) {
 			target = "https://" + program
 		}
 		p := newProxy(t, target, Config{})
-		p.Transport.(*upstream.Standard).TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
+		p.backends[1].transport.(*upstream.Standard).TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
 		addr := serve(t, p, slowpeer.Config{})
 		if _, got := wiretest.Exchange(t, addr, "GET", "GET / HTTP/1.1\r\nHost: h\r\n\r\n"); got != "HTTP/2.0" {
 			t.Errorf("%s gets %s, want HTTP/2.0", target, got)

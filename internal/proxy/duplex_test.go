@@ -184,7 +184,7 @@ func TestUnreadBody(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Close()
-	addr := serve(t, newProxy(t, "http://"+l.Addr().String(), Config{}), slowpeer.Config{})
+	addr := serve(t, newProxy(t, "http://"+l.Addr().String(), Config{Hold: -1}), slowpeer.Config{})
 	nc := wiretest.Connect(t, addr)
 	br := bufio.NewReader(nc)
 	for range 3 {

@@ -17,7 +17,7 @@ import (
 // GET. To any other client a clean end would mean that the response is
 // complete. The end of an event cannot be seen in a compressed stream, and a
 // stream of known length cannot end early.
-func (p *proxy) endEventStream(res *http.Response) {
+func endEventStream(res *http.Response) {
 	if res.ContentLength >= 0 {
 		return
 	}
@@ -28,10 +28,14 @@ func (p *proxy) endEventStream(res *http.Response) {
 		actors.StopOf(res.Request.Context()) == nil {
 		return
 	}
-	s := &eventStream{body: res.Body, gone: make(chan struct{})}
+	body, ok := res.Body.(*countedBody)
+	if !ok {
+		return // it is empty
+	}
+	s := &eventStream{body: body, gone: make(chan struct{})}
 	ctx := res.Request.Context()
 	s.wg.Go(func() {
-		if p.spread.wait(ctx, s.gone) && !s.end(false) && !sleep(untilDeadline(ctx)/2, s.gone) {
+		if body.spread.wait(ctx, s.gone) && !s.end(false) && !sleep(body.spread.untilDeadline(ctx)/2, s.gone) {
 			// EventSource ignores the unfinished event.
 			s.end(true)
 		}

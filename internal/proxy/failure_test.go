@@ -107,7 +107,7 @@ func TestFailures(t *testing.T) {
 			}
 			var out lines
 			target := "http://" + addr
-			p := newProxy(t, target, Config{Logger: log.NewLogfmtLogger(&out), ResponseTimeout: 300 * time.Millisecond})
+			p := newProxy(t, target, Config{Logger: log.NewLogfmtLogger(&out), ResponseTimeout: 300 * time.Millisecond, Hold: -1})
 			front := serve(t, p, slowpeer.Config{})
 			for _, request := range []string{
 				"GET /path HTTP/1.1\r\nHost: h\r\n\r\n",
@@ -143,7 +143,7 @@ func TestFailures(t *testing.T) {
 // kernel's buffers fill up and nothing moves any more.
 func TestTakesNothing(t *testing.T) {
 	addr := rawProgram(t, func(_ net.Conn, done <-chan struct{}) { <-done })
-	p := newProxy(t, "http://"+addr, Config{ResponseTimeout: 300 * time.Millisecond})
+	p := newProxy(t, "http://"+addr, Config{ResponseTimeout: 300 * time.Millisecond, Hold: -1})
 	front := serve(t, slowpeer.Handler(p, slowpeer.Config{}), slowpeer.Config{})
 	nc := wiretest.Connect(t, front)
 	go func() {

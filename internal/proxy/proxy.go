@@ -52,6 +52,12 @@ type Config struct {
 	// them (10 ms for each), and at most half of the grace period. Zero means
 	// [DefaultSpread], negative ends all of them at once.
 	Spread time.Duration
+
+	// Hold is how long a request waits for a program that cannot be reached,
+	// because nobody listens there or there is none yet. Then, or if a thousand
+	// others wait already, it is answered 503. Zero means [DefaultHold], negative
+	// answers at once.
+	Hold time.Duration
 }
 
 // statusClientClosed is the status that nginx logs for a request whose client
@@ -62,7 +68,8 @@ const statusClientClosed = 499
 // http://HOST:PORT, https://HOST:PORT or h2c://HOST:PORT (HTTP/2 without TLS),
 // each with an optional path that is put before the path of the request; or
 // unix:PATH, HTTP/1.1 over a unix socket. The error says what a target looks
-// like. New does not connect.
+// like. New does not connect. Without a target there is no program at first;
+// [actors.Router]'s method Switch names one.
 //
 // The handler replaces X-Forwarded-* and Forwarded of the client by its own.
 // Requests and responses stream, in both directions at the same time. WebSockets,
@@ -83,22 +90,28 @@ const statusClientClosed = 499
 //
 // Other upgrades, and other responses, may take until the deadline.
 //
-// The client gets 502 if the program cannot be reached or breaks off, and 504
-// if it takes too long. Within a response the client sees a cut.
-func New(target string, cfg Config) (http.Handler, error) {
-	to, transport, err := upstream.New(target, upstream.Config{ResponseTimeout: cfg.ResponseTimeout, DialTimeout: cfg.DialTimeout})
+// A request for a program at which nobody listens is held for cfg.Hold: nothing of
+// it has been sent. It is then answered 503, with Retry-After. The client gets 502
+// if the program breaks off or cannot be reached for another reason, and 504 if it
+// takes too long. Within a response the client sees a cut.
+func New(target string, cfg Config) (Handler, error) {
+	to, _, err := upstream.New(cmp.Or(target, "http://127.0.0.1"), upstream.Config{})
 	if err != nil {
 		return nil, err
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = log.NewNopLogger()
 	}
-	p := &proxy{logger: log.With(cfg.Logger, "target", target), spread: spread{max: timeout(cfg.Spread, DefaultSpread)}, base: to, upgrades: cfg.Upgrades}
+	p := &proxy{route: newRoute(cfg), logger: cfg.Logger, base: to, upgrades: cfg.Upgrades}
+	if target != "" {
+		p.logger = log.With(cfg.Logger, "target", target)
+		p.Switch(1, target)
+	}
 	if p.upgrades == nil {
 		p.upgrades = []string{"websocket"}
 	}
 	p.ReverseProxy = httputil.ReverseProxy{
-		Transport: transport,
+		Transport: p.route,
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL.RawQuery = r.In.URL.RawQuery // unchanged, even if Go cannot parse it
 			forwarded(r)
@@ -157,9 +170,9 @@ func quoted(s string) string {
 // whose fault an error was.
 type proxy struct {
 	httputil.ReverseProxy
+	*route
 	logger log.Logger
-	spread spread
-	base   *url.URL // of the requests to the program
+	base   *url.URL // of the requests to the program; its host is that of a generation
 
 	upgrades []string
 }
@@ -175,9 +188,14 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		request.Refuse(w, r, err)
 		return
 	}
-	inner := r.WithContext(r.Context())
+	a := &responseWriter{ResponseWriter: w, expectsContinue: r.Header.Get("Expect") != ""}
+	ctx := r.Context()
+	if r.Header["Upgrade"] != nil {
+		ctx = context.WithValue(ctx, writerKey{}, a)
+	}
+	inner := r.WithContext(ctx)
 	inner.URL, inner.Header = u, p.onlyUpgrade(r)
-	a := &responseWriter{ResponseWriter: w, request: inner, spread: &p.spread, expectsContinue: r.Header.Get("Expect") != ""}
+	a.request = inner
 	if r.ContentLength != 0 {
 		a.body = &clientBody{ReadCloser: r.Body, in: r}
 		defer a.abandonBody()
@@ -186,13 +204,22 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.ReverseProxy.ServeHTTP(a, inner)
 }
 
+// writerKey is the key of the responseWriter in the context of a request that asks
+// for an upgrade.
+type writerKey struct{}
+
 // modifyResponse prepares a response for the client.
 func (p *proxy) modifyResponse(res *http.Response) error {
 	if res.StatusCode < 100 {
 		return fmt.Errorf("status %03d is not valid", res.StatusCode) // net/http would panic
 	}
 	dropBody(res)
-	p.endEventStream(res)
+	if c, ok := res.Body.(*countedConn); ok {
+		if w, ok := res.Request.Context().Value(writerKey{}).(*responseWriter); ok { // it asked for an upgrade
+			w.spread = c.spread
+		}
+	}
+	endEventStream(res)
 	flushHeaderEarly(res)
 	return nil
 }
@@ -209,6 +236,9 @@ func (p *proxy) handleError(w http.ResponseWriter, r *http.Request, err error) {
 		status, logger, msg = statusClientClosed, level.Debug(p.logger), "the client went away"
 	case cause != nil:
 		status, logger, msg = bodyErrorStatus(cause), level.Debug(p.logger), "the client broke off its request"
+	case errors.As(err, new(*holdError)):
+		status = http.StatusServiceUnavailable
+		a.Header().Set("Retry-After", "1")
 	case isTimeout(err):
 		status = http.StatusGatewayTimeout
 	}

@@ -210,7 +210,7 @@ func TestTargets(t *testing.T) {
 	} {
 		p := newProxy(t, tt.target, Config{})
 		if strings.HasPrefix(tt.target, "https:") {
-			p.Transport.(*upstream.Standard).TLSClientConfig = secure.Client().Transport.(*http.Transport).TLSClientConfig
+			p.backends[1].transport.(*upstream.Standard).TLSClientConfig = secure.Client().Transport.(*http.Transport).TLSClientConfig
 		}
 		addr := serve(t, p, slowpeer.Config{})
 		for range 2 {
@@ -224,7 +224,7 @@ func TestTargets(t *testing.T) {
 
 func TestBadTargets(t *testing.T) {
 	for _, target := range []string{
-		"", "unix:", "localhost:3000", "127.0.0.1:3000", "http://", "http:///path", "http://:3000", "ftp://h", "http:h",
+		"unix:", "localhost:3000", "127.0.0.1:3000", "http://", "http:///path", "http://:3000", "ftp://h", "http:h",
 		"http://h?q=1", "http://h#f", "http://u:p@h", "http://h:port", "http://h\n", "http://[::1", "/path", "ws://h",
 		"http://h:99999", "http://h:0",
 	} {

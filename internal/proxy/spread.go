@@ -4,17 +4,30 @@ import (
 	"context"
 	"math"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"lastcall/actors"
 )
 
-// spread ends long-lived streams one after another when draining begins, so
-// that their clients do not all connect again at once.
+// spread ends the long-lived streams of a backend one after another when draining
+// begins, so that their clients do not all connect again at once.
 type spread struct {
 	max  time.Duration // the time in which all end
 	open atomic.Int64  // streams
+
+	once     sync.Once
+	draining chan struct{} // closed by drain
+	deadline time.Time     // of drain; set before draining is closed
+}
+
+// drain begins to drain the backend alone, until the deadline.
+func (s *spread) drain(deadline time.Time) {
+	s.once.Do(func() {
+		s.deadline = deadline
+		close(s.draining)
+	})
 }
 
 // DefaultSpread is [Config]'s Spread if that is zero.
@@ -25,16 +38,18 @@ const DefaultSpread = 5 * time.Second
 const spreadPerStream = 10 * time.Millisecond
 
 // wait returns true when a stream is to end, after draining has begun in the
-// stop that ctx belongs to. It returns false when gone is closed.
+// stop that ctx belongs to, or of the backend. It returns false when gone is
+// closed.
 func (s *spread) wait(ctx context.Context, gone <-chan struct{}) bool {
 	s.open.Add(1)
 	defer s.open.Add(-1)
 	select {
 	case <-actors.StopOf(ctx).Draining():
+	case <-s.draining:
 	case <-gone:
 		return false
 	}
-	within := min(s.max, time.Duration(s.open.Load())*spreadPerStream, untilDeadline(ctx)/2)
+	within := min(s.max, time.Duration(s.open.Load())*spreadPerStream, s.untilDeadline(ctx)/2)
 	return !sleep(rand.N(max(within, 1)), gone)
 }
 
@@ -48,6 +63,16 @@ func sleep(d time.Duration, gone <-chan struct{}) bool {
 	case <-gone:
 		return true
 	}
+}
+
+// untilDeadline returns the time until the deadline of the stop, or of the
+// backend's drain if that comes earlier.
+func (s *spread) untilDeadline(ctx context.Context) time.Duration {
+	d := untilDeadline(ctx)
+	if isClosed(s.draining) && !s.deadline.IsZero() {
+		d = min(d, time.Until(s.deadline))
+	}
+	return d
 }
 
 // untilDeadline returns the time until the deadline of the stop.

@@ -69,7 +69,7 @@ func inMemory(t *testing.T, program http.HandlerFunc, grace time.Duration, f fun
 		p := newProxy(t, "http://program", Config{Spread: -1, Upgrades: []string{"websocket", "tcp"}})
 		transport := &http.Transport{DialContext: behind.DialContext, DisableCompression: true}
 		defer transport.CloseIdleConnections()
-		p.Transport = transport
+		p.backends[1].transport = transport
 		m := wiretest.NewMemory()
 		srv := &http.Server{Protocols: new(http.Protocols)}
 		srv.Protocols.SetHTTP1(true)

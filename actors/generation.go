@@ -1,0 +1,359 @@
+package actors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/go-kit/log"
+	"github.com/go-kit/log/level"
+)
+
+// GenerationState is the state of one generation; see [Generations].
+type GenerationState string
+
+const (
+	GenerationStarting   GenerationState = "starting"   // not ready yet
+	GenerationReady      GenerationState = "ready"      // gets requests, or could
+	GenerationDraining   GenerationState = "draining"   // ready, but new requests go to the next generation
+	GenerationStopping   GenerationState = "stopping"   // was asked to end
+	GenerationRestarting GenerationState = "restarting" // has failed, and is started again after a pause
+	GenerationEnded      GenerationState = "ended"
+	GenerationFailed     GenerationState = "failed" // ended, by itself and not as the policy allows
+)
+
+// generation is a version of the program.
+type generation struct {
+	number  int
+	command Command
+
+	// Generations.mu guards the rest.
+	life     *life
+	state    GenerationState
+	since    time.Time // when its process was started
+	args     []string
+	addr     string
+	pid      int // 0: no process runs
+	restarts int
+	lastErr  error // why its process ended last
+	trial    bool  // its end is the business of a deploy
+	retired  bool  // another generation has taken its place
+}
+
+// life is the time from the launch of a generation to its end. A generation that a
+// deploy comes back to has another.
+type life struct {
+	ready    chan struct{} // closed when it is ready for the first time
+	quit     chan struct{} // closed by end
+	done     chan struct{} // closed at its end
+	err      error         // what went wrong; set before done is closed
+	tail     tail
+	onceQuit sync.Once
+}
+
+func newLife() *life {
+	return &life{ready: make(chan struct{}), quit: make(chan struct{}), done: make(chan struct{})}
+}
+
+// end asks for the end.
+func (l *life) end() { l.onceQuit.Do(func() { close(l.quit) }) }
+
+// launch begins a life of a generation, which is not running.
+func (g *Generations) launch(gen *generation) *life {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if closed(gen.life.done) {
+		gen.life = newLife()
+	}
+	l := gen.life
+	gen.retired = false
+	if !g.running {
+		l.err = ErrStopping
+		close(l.done)
+		return l
+	}
+	g.loops.Go(func() {
+		g.keepRunning(gen, l)
+		g.notify()
+	})
+	return l
+}
+
+// keepRunning runs the program until its generation ends.
+func (g *Generations) keepRunning(gen *generation, l *life) {
+	counter := g.Restart.counter()
+	logger := log.With(g.actor.logger, "generation", gen.number)
+	defer close(l.done)
+	for {
+		began := time.Now()
+		err := g.runOnce(gen, l)
+		g.mu.Lock()
+		gen.pid, gen.lastErr = 0, err
+		g.mu.Unlock()
+		g.setState(gen, GenerationRestarting)
+		again, err := g.awaitRestart(gen, l, logger, counter, began, err)
+		if again {
+			g.mu.Lock()
+			gen.restarts++
+			g.mu.Unlock()
+			continue
+		}
+		l.err = err
+		if err != nil {
+			g.setState(gen, GenerationFailed)
+		} else {
+			g.setState(gen, GenerationEnded)
+		}
+		return
+	}
+}
+
+// setState sets the state of a generation.
+func (g *Generations) setState(gen *generation, s GenerationState) {
+	g.mu.Lock()
+	gen.state = s
+	g.mu.Unlock()
+	g.notify()
+}
+
+// errNotReady says why a program was ended.
+type errNotReady struct{ error }
+
+// runOnce starts the program, and returns when it has ended.
+func (g *Generations) runOnce(gen *generation, l *life) error {
+	if closed(l.quit) {
+		return nil
+	}
+	addr, err := g.address()
+	if err != nil {
+		return err
+	}
+	own := &Stop{Grace: g.actor.stop.Grace} // that of this process
+	cmd := gen.command(addr)
+	p := newProcess(newActor(own, g.actor.name, ""), cmd, ProcessConfig{})
+	p.logger = log.With(g.actor.stop.waitingLogger(), "actor", g.actor.name, "generation", gen.number)
+	p.onLine = l.tail.add
+	p.onStart = func(pid int) {
+		g.mu.Lock()
+		gen.pid = pid
+		g.mu.Unlock()
+	}
+	g.mu.Lock()
+	gen.state, gen.since, gen.addr, gen.args = GenerationStarting, time.Now(), addr, cmd.Args
+	g.mu.Unlock()
+
+	ended, unready := make(chan struct{}), make(chan struct{})
+	var watching sync.WaitGroup
+	watching.Go(func() { g.endProcess(p, l, unready, ended) })
+	var result error
+	go func() {
+		defer close(ended)
+		result = p.actor.execute(p.runProgram)()
+	}()
+	err = g.awaitReady(l, addr, ended)
+	switch {
+	case err == nil:
+		g.setState(gen, GenerationReady)
+		level.Info(p.logger).Log("msg", "program ready", "elapsed", time.Since(gen.since).Round(time.Millisecond))
+		select {
+		case <-l.ready:
+		default:
+			close(l.ready)
+		}
+		<-ended
+	case errors.As(err, new(errNotReady)):
+		level.Error(p.logger).Log("msg", "program not ready, ending it", "err", err)
+		close(unready)
+		<-ended
+		result = fmt.Errorf("%s: %w", g.actor.name, err)
+	default:
+		<-ended
+	}
+	watching.Wait()
+	if closed(g.actor.stopping) && len(own.Snapshot().CutActors) > 0 {
+		g.actor.stop.recordForced(g.actor.name)
+	}
+	return result
+}
+
+// endProcess ends a process when its generation ends, or when it was not ready in
+// time.
+func (g *Generations) endProcess(p *process, l *life, unready, ended <-chan struct{}) {
+	var deadline time.Time
+	select {
+	case <-ended:
+		return
+	case <-l.quit:
+		deadline = g.actor.deadlineWithin(0)
+	case <-unready:
+		deadline = g.actor.deadlineWithin(unreadyGrace)
+	}
+	p.interrupt(&deadlineCause{nil, deadline})
+	late, stopping := (<-chan time.Time)(nil), g.actor.stopping
+	for {
+		select {
+		case <-ended:
+			return
+		case <-stopping: // the deadline may come earlier
+			late, stopping = time.After(time.Until(g.actor.deadlineWithin(0))), nil
+		case <-late:
+			p.stop.cutNow(os.Kill)
+			late = nil
+		case <-g.actor.stop.cutting:
+			p.stop.cutNow(os.Kill)
+			<-ended
+			return
+		}
+	}
+}
+
+// awaitReady waits until the program is ready. It returns an errNotReady if that
+// takes too long, and another error if the program has ended or should end.
+func (g *Generations) awaitReady(l *life, addr string, ended <-chan struct{}) error {
+	ctx, cancel := context.WithTimeout(context.Background(), g.StartTimeout)
+	defer cancel()
+	done := make(chan struct{})
+	defer func() { cancel(); <-done }()
+	go func() {
+		defer close(done)
+		select {
+		case <-ended:
+		case <-l.quit:
+		case <-ctx.Done():
+		}
+		cancel()
+	}()
+	var last error
+	for pause := firstCheck; ; pause = min(2*pause, checkEvery) {
+		err := g.Check(ctx, addr)
+		switch {
+		case closed(ended), closed(l.quit):
+			return ErrStopping
+		case err == nil:
+			return nil
+		case ctx.Err() == nil || last == nil:
+			last = err
+		}
+		select {
+		case <-ctx.Done():
+			if closed(ended) || closed(l.quit) {
+				return ErrStopping
+			}
+			return errNotReady{fmt.Errorf("not ready after %v: %w", g.StartTimeout, last)}
+		case <-time.After(pause):
+		}
+	}
+}
+
+// awaitRestart decides whether a program that has ended is started again, and
+// waits for the moment. Otherwise it returns the error of the generation's end.
+func (g *Generations) awaitRestart(gen *generation, l *life, logger log.Logger, counter *restarts, began time.Time, err error) (bool, error) {
+	stop := g.actor.stop
+	g.mu.Lock()
+	ours := !gen.trial && !gen.retired
+	g.mu.Unlock()
+	if closed(l.quit) || !ours {
+		return false, err
+	}
+	wanted := g.When == RestartAlways || g.When == RestartOnFailure && err != nil
+	pause := groupTime
+	if wanted && !closed(stop.begun) {
+		next, gaveUp := counter.next(began, err)
+		if gaveUp != nil {
+			wanted, err = false, gaveUp
+		} else {
+			pause = next
+			level.Warn(logger).Log("msg", "program ended, starting it again", "err", err, "in", pause.Round(time.Millisecond))
+		}
+	}
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		if !closed(stop.begun) {
+			return wanted, err
+		}
+	case <-l.quit:
+		return false, nil
+	case <-stop.begun: // perhaps by the signal that has ended the program, too
+	}
+	return g.awaitNeed(l, logger, counter, began, err)
+}
+
+// awaitNeed waits, in a stop, until a request needs the program.
+func (g *Generations) awaitNeed(l *life, logger log.Logger, counter *restarts, began time.Time, err error) (bool, error) {
+	for g.Router.Held() == 0 {
+		select {
+		case <-l.quit:
+			return false, nil
+		case <-time.After(heldPoll):
+		}
+	}
+	if _, gaveUp := counter.next(began, err); gaveUp != nil {
+		return false, gaveUp
+	}
+	level.Warn(logger).Log("msg", "program ended before the last request was answered, starting it again", "err", err)
+	return true, nil
+}
+
+// address returns where a program is to listen.
+func (g *Generations) address() (string, error) {
+	if g.Addr == "" {
+		return freeAddress()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if g.Check(ctx, g.Addr) == nil {
+		return "", fmt.Errorf("%s: another process serves at %s", g.actor.name, g.Addr)
+	}
+	return g.Addr, nil
+}
+
+// freeAddress returns an address of the loopback interface on which nobody
+// listens. Its port is below those that systems choose for outgoing connections:
+// one of these could get it before the program does, and a connection that is
+// tried before the program listens could be made to itself.
+func freeAddress() (string, error) {
+	var err error
+	for range 100 {
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(20000+rand.IntN(10000)))
+		var l net.Listener
+		if l, err = net.Listen("tcp", addr); err == nil {
+			l.Close()
+			return addr, nil
+		}
+	}
+	return "", fmt.Errorf("no free port: %w", err)
+}
+
+// tail keeps the last lines of a program's output.
+type tail struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+const (
+	tailLines   = 20
+	tailLineMax = 1 << 10 // bytes
+)
+
+func (t *tail) add(line string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.lines) == tailLines {
+		t.lines = t.lines[1:]
+	}
+	t.lines = append(t.lines, line[:min(len(line), tailLineMax)])
+}
+
+func (t *tail) get() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return append([]string(nil), t.lines...)
+}

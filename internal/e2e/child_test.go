@@ -1,0 +1,273 @@
+//go:build unix
+
+package e2e
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// asChild returns the command that runs the binary with a program of its own: this
+// test binary, as runChild. The environment of both has more.
+func asChild(flags []string, more ...string) *exec.Cmd {
+	cmd := Lastcall(append(append([]string{"-listen", "127.0.0.1:0"}, flags...), "--", os.Args[0])...)
+	cmd.Env = append(append(os.Environ(), "RUN_AS=child"), more...)
+	return cmd
+}
+
+// runChild is a program that serves at PORT of HOST, and stops as every tutorial
+// teaches. It answers /env with its environment, /pid with its process ID, and ends
+// with the status of /exit?N. Variables change what it does.
+func runChild(work *Work, _ []string) error {
+	if d, err := time.ParseDuration(os.Getenv("CHILD_START")); err == nil {
+		time.Sleep(d)
+	}
+	if file := os.Getenv("CHILD_FAILS"); file != "" { // as long as it exists
+		if _, err := os.Stat(file); err == nil {
+			fmt.Println("cannot find the database")
+			os.Exit(7)
+		}
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/", work)
+	mux.Handle("/events", streams())
+	mux.Handle("/echo", streams())
+	mux.HandleFunc("/env", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, strings.Join(os.Environ(), "\n")) })
+	mux.HandleFunc("/pid", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, os.Getpid()) })
+	mux.HandleFunc("/exit", func(w http.ResponseWriter, r *http.Request) {
+		status, _ := strconv.Atoi(r.URL.RawQuery)
+		os.Exit(status)
+	})
+	mux.HandleFunc("/health", func(w http.ResponseWriter, r *http.Request) {
+		if os.Getenv("CHILD_SICK") != "" {
+			http.Error(w, "sick", 500)
+		}
+	})
+	addr := net.JoinHostPort(os.Getenv("HOST"), os.Getenv("PORT"))
+	return idiom(mux, addr)
+}
+
+// fetch returns the body of an answer, which has to be 200.
+func fetch(t testing.TB, url string) string {
+	t.Helper()
+	res, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != 200 {
+		t.Fatalf("GET %s = %d %q, %v, want 200", url, res.StatusCode, b, err)
+	}
+	return string(b)
+}
+
+// status returns the status of an answer.
+func status(t testing.TB, url string) int {
+	t.Helper()
+	res, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	return res.StatusCode
+}
+
+// killChild sends a signal to the process that the binary runs.
+func killChild(t testing.TB, p *Process, sig syscall.Signal) (pid int) {
+	t.Helper()
+	pid, err := strconv.Atoi(fetch(t, "http://"+p.Addr+"/pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, sig); err != nil {
+		t.Fatal(err)
+	}
+	return pid
+}
+
+// TestProgram runs a program behind the binary, from its start to its end.
+func TestProgram(t *testing.T) {
+	t.Parallel()
+	p := Launch(t, Here, asChild([]string{"-program-health", "/health"}, "CHILD_START=700ms", "LASTCALL_GRACE=20s", "KEPT=yes"))
+	if got := status(t, "http://"+p.Addr+"/readyz"); got != 503 {
+		t.Errorf("/readyz = %d before the program is ready, want 503", got)
+	}
+	env := fetch(t, "http://"+p.Addr+"/env") // is held
+	if !regexp.MustCompile(`(?s)(^|\n)KEPT=yes\n.*HOST=127\.0\.0\.1\nPORT=\d+\n`).MatchString(env) || strings.Contains(env, "LASTCALL_") {
+		t.Errorf("the program's environment is\n%s\nwant HOST, PORT, KEPT, and no LASTCALL_", env)
+	}
+	WaitFor(t, "/readyz to be 200", func() bool { return status(t, "http://"+p.Addr+"/readyz") == 200 })
+	p.WaitLog(t, `stream=stderr msg="msg=serving addr=127.0.0.1:`) // its output
+
+	answer := make(chan int, 1)
+	go func() { answer <- status(t, "http://"+p.Addr+"/slow") }() // takes 2 s
+	p.WaitLog(t, `msg="msg=begun path=/slow"`)
+	p.Signal(t, syscall.SIGTERM)
+	if got := <-answer; got != 200 {
+		t.Errorf("the request in flight = %d, want 200", got)
+	}
+	if status := p.Wait(t); status != 0 {
+		t.Errorf("exit status = %d, want 0", status)
+	}
+	stopped, ended := strings.Index(p.Log(), "phase=stopped"), strings.Index(p.Log(), "actor=program generation=1 msg=ended")
+	if stopped < 0 || ended < stopped {
+		t.Error("the program ended before the last request was answered")
+	}
+}
+
+// TestProgramExit has the program end by itself.
+func TestProgramExit(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, policy, exit string
+		status             int
+	}{
+		{"fails, never restarted", "never", "7", 7},
+		{"ends, restarted on failure", "on-failure", "0", 0},
+		{"ends, never restarted", "never", "0", 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			p := Launch(t, Here, asChild([]string{"-program-restart", tt.policy}))
+			status(t, "http://"+p.Addr+"/exit?"+tt.exit)
+			if got := p.Wait(t); got != tt.status {
+				t.Errorf("exit status = %d, want %d", got, tt.status)
+			}
+		})
+	}
+}
+
+// TestProgramRestart kills the program again and again. Requests that come
+// meanwhile are answered by its next process.
+func TestProgramRestart(t *testing.T) {
+	t.Parallel()
+	p := Launch(t, Here, asChild(nil))
+	seen := make(map[string]bool)
+	for n := range 3 {
+		killChild(t, p, syscall.SIGKILL)
+		// Until then the kernel completes connections, and then resets them.
+		WaitFor(t, "the program's end", func() bool { return strings.Count(p.Log(), "msg=ended") == n+1 })
+		for range 5 {
+			res, err := http.Post("http://"+p.Addr+"/pid", "text/plain", strings.NewReader("body"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, _ := io.ReadAll(res.Body)
+			res.Body.Close()
+			if res.StatusCode != 200 {
+				t.Errorf("answer = %d %q, want 200", res.StatusCode, b)
+			}
+			seen[string(b)] = true
+		}
+	}
+	if len(seen) != 3 {
+		t.Errorf("answered by %d processes, want 3", len(seen))
+	}
+	p.Signal(t, syscall.SIGTERM)
+	if status := p.Wait(t); status != 0 {
+		t.Errorf("exit status = %d, want 0", status)
+	}
+}
+
+// TestSignalToAll stops the program and then the binary, as a signal to all
+// processes of a container does, with a request in flight and a client that has
+// yet to send one.
+func TestSignalToAll(t *testing.T) {
+	t.Parallel()
+	for _, policy := range []string{"on-failure", "never"} {
+		t.Run(policy, func(t *testing.T) {
+			t.Parallel()
+			p := Launch(t, Here, asChild([]string{"-program-restart", policy}))
+			fetch(t, "http://"+p.Addr+"/pid")
+			nc, err := net.Dial("tcp", p.Addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer nc.Close()
+			br := bufio.NewReader(nc)
+			ask := func() int {
+				io.WriteString(nc, "GET /pid HTTP/1.1\r\nHost: h\r\n\r\n")
+				res, err := http.ReadResponse(br, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				io.Copy(io.Discard, res.Body)
+				return res.StatusCode
+			}
+			ask()
+			answer := make(chan int, 1)
+			go func() { answer <- status(t, "http://"+p.Addr+"/slow") }()
+			p.WaitLog(t, `msg="msg=begun path=/slow"`)
+			killChild(t, p, syscall.SIGTERM)
+			p.Signal(t, syscall.SIGTERM)
+			p.WaitLog(t, "phase=draining")
+			if got := ask(); got != 200 {
+				t.Errorf("a request after the signal = %d, want 200", got)
+			}
+			if got := <-answer; got != 200 {
+				t.Errorf("the request in flight = %d, want 200", got)
+			}
+			if status := p.Wait(t); status != 0 || !strings.Contains(p.Log(), "failed=0 cut=0") {
+				t.Errorf("exit status = %d, want 0, nothing failed and nothing cut", status)
+			}
+		})
+	}
+}
+
+// TestSignalToAllIdle does so where nothing needs the program any more.
+func TestSignalToAllIdle(t *testing.T) {
+	t.Parallel()
+	p := Launch(t, Here, asChild([]string{"-program-restart", "never"}))
+	killChild(t, p, syscall.SIGTERM)
+	p.Signal(t, syscall.SIGTERM)
+	if status := p.Wait(t); status != 0 || strings.Count(p.Log(), "msg=started") != 1 {
+		t.Errorf("exit status = %d, want 0, and the program not started again", status)
+	}
+}
+
+// TestProgramNeverReady has programs that do not come up.
+func TestProgramNeverReady(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		flags []string
+		env   string
+		log   string
+	}{
+		{"sick", []string{"-program-health", "/health"}, "CHILD_SICK=yes", "not ready after 500ms"},
+		{"slow", nil, "CHILD_START=1h", "not ready after 500ms"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			p := Launch(t, Here, asChild(append(tt.flags, "-program-start", "500ms", "-program-restart", "never", "-proxy-hold", "30s"), tt.env))
+			got := make(chan int, 1)
+			go func() {
+				res, err := http.Get("http://" + p.Addr + "/pid")
+				if err != nil {
+					got <- 0
+					return
+				}
+				res.Body.Close()
+				got <- res.StatusCode
+			}()
+			if status := p.Wait(t); status != 1 || !strings.Contains(p.Log(), tt.log) {
+				t.Errorf("exit status = %d, want 1 and the line %s", status, tt.log)
+			}
+			if status := <-got; status != 503 {
+				t.Errorf("the held request = %d, want 503", status)
+			}
+		})
+	}
+}

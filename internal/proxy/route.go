@@ -1,0 +1,419 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"lastcall/actors"
+	"lastcall/internal/upstream"
+)
+
+// Handler is what [New] returns. Its Router sends requests to the generations of
+// a program; see [actors.Generations].
+type Handler interface {
+	http.Handler
+	actors.Router
+}
+
+// DefaultHold is [Config]'s Hold if that is zero.
+const DefaultHold = 10 * time.Second
+
+const (
+	// maxHeld is how many requests are held at a time.
+	maxHeld = 1000
+
+	// probeEvery is the pause between two attempts to reach a program for which
+	// requests are held.
+	probeEvery = 20 * time.Millisecond
+
+	// keptBackends is how many earlier generations Requests knows.
+	keptBackends = 10
+)
+
+// route is the way of requests to the program: to one of its generations, or to
+// the only one. Requests are held while there is none, or while it cannot be
+// reached. That is safe for every request, because nothing of it has been sent.
+//
+// While requests are held for a program that cannot be reached, one goroutine
+// tries to connect.
+type route struct {
+	hold   time.Duration // how long requests are held; 0: not at all
+	config Config
+	held   atomic.Int64 // requests
+
+	mu       sync.Mutex
+	current  *backend         // nil: there is none
+	none     bool             // nor will there be one
+	backends map[int]*backend // by generation
+	changed  chan struct{}    // closed when held requests should try again
+	probing  bool
+}
+
+func newRoute(cfg Config) *route {
+	return &route{hold: timeout(cfg.Hold, DefaultHold), config: cfg, backends: make(map[int]*backend), changed: make(chan struct{})}
+}
+
+// backend is a program, or a generation of one.
+type backend struct {
+	spread     *spread
+	generation int
+
+	// route.mu guards the rest.
+	target    string
+	transport http.RoundTripper
+	host      string
+	scheme    string
+	inFlight  int
+	total     uint64
+	empty     chan struct{} // closed when inFlight is 0; nil: nobody waits for that
+}
+
+// holdError is the error of a request that was not sent, because the program
+// could not be reached.
+type holdError struct {
+	cause error
+	after time.Duration // for which it was held
+}
+
+func (e *holdError) Error() string {
+	if e.after == 0 {
+		return e.cause.Error()
+	}
+	return fmt.Sprintf("held for %v: %v", e.after, e.cause)
+}
+
+func (e *holdError) Unwrap() error { return e.cause }
+
+var (
+	errNoProgram   = errors.New("the program is not ready")
+	errTooManyHeld = fmt.Errorf("%d requests are held already", maxHeld)
+)
+
+// Switch is that of actors.Router. The addr may also be a target.
+func (t *route) Switch(generation int, addr string) {
+	if !strings.HasPrefix(addr, "unix:") && !strings.Contains(addr, "://") {
+		addr = "http://" + addr
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.none = generation < 0
+	t.current = nil
+	if generation > 0 {
+		t.current = t.backendLocked(generation, addr)
+		maps.DeleteFunc(t.backends, func(n int, b *backend) bool { return n < generation-keptBackends && b.inFlight == 0 })
+	}
+	t.retryLocked()
+}
+
+// backendLocked returns the backend of a generation at a target, which New has
+// accepted.
+func (t *route) backendLocked(generation int, target string) *backend {
+	b := t.backends[generation]
+	if b == nil {
+		b = &backend{generation: generation}
+		t.backends[generation] = b
+	}
+	b.spread = t.newSpread()
+	if b.target == target {
+		return b
+	}
+	closeIdle(b.transport)
+	to, transport, _ := upstream.New(target, upstream.Config{ResponseTimeout: t.config.ResponseTimeout, DialTimeout: t.config.DialTimeout})
+	b.target, b.transport, b.scheme, b.host = target, transport, to.Scheme, to.Host
+	return b
+}
+
+func (t *route) newSpread() *spread {
+	return &spread{max: timeout(t.config.Spread, DefaultSpread), draining: make(chan struct{})}
+}
+
+func closeIdle(transport http.RoundTripper) {
+	if c, ok := transport.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}
+
+// CloseIdleConnections closes the connections to the programs that no request uses.
+func (t *route) CloseIdleConnections() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, b := range t.backends {
+		closeIdle(b.transport)
+	}
+}
+
+// retryLocked makes held requests try again.
+func (t *route) retryLocked() {
+	close(t.changed)
+	t.changed = make(chan struct{})
+}
+
+// Drain is that of actors.Router. Idle connections to the generation are closed.
+func (t *route) Drain(ctx context.Context, generation int) {
+	t.mu.Lock()
+	b := t.backends[generation]
+	if b == nil {
+		t.mu.Unlock()
+		return
+	}
+	spread, transport := b.spread, b.transport
+	empty := make(chan struct{})
+	if b.inFlight == 0 {
+		close(empty)
+	} else {
+		b.empty = empty
+	}
+	t.mu.Unlock()
+	deadline, _ := ctx.Deadline()
+	spread.drain(deadline)
+	closeIdle(transport)
+	select {
+	case <-empty:
+	case <-ctx.Done():
+	}
+	closeIdle(transport)
+}
+
+// Requests is that of actors.Router.
+func (t *route) Requests(generation int) (inFlight int, total uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if b := t.backends[generation]; b != nil {
+		return b.inFlight, b.total
+	}
+	return 0, 0
+}
+
+// Held is that of actors.Router.
+func (t *route) Held() int { return int(t.held.Load()) }
+
+// begin returns the backend of a new request and what it needs of it; or nil and a
+// channel that is closed when there may be one.
+func (t *route) begin(r *http.Request) (b *backend, transport http.RoundTripper, retry <-chan struct{}, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if b = t.current; b == nil {
+		if t.none {
+			return nil, nil, nil, errNoProgram
+		}
+		return nil, nil, t.changed, nil
+	}
+	b.inFlight++
+	b.total++
+	r.URL.Scheme, r.URL.Host = b.scheme, b.host
+	return b, b.transport, nil, nil
+}
+
+// done ends a request. It was not counted if it was not sent.
+func (t *route) done(b *backend, sent bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if b.inFlight--; b.inFlight == 0 && b.empty != nil {
+		close(b.empty)
+		b.empty = nil
+	}
+	if !sent {
+		b.total--
+	}
+}
+
+// RoundTrip sends a request to the program. It holds the request while the
+// program cannot be reached.
+func (t *route) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Body != nil && r.Body != http.NoBody {
+		r.Body = &unreadBody{ReadCloser: r.Body}
+	}
+	var place *place
+	defer func() { place.leave() }()
+	for {
+		b, transport, retry, err := t.begin(r)
+		if err != nil {
+			return nil, &holdError{cause: err}
+		}
+		err = errNoProgram
+		if b != nil {
+			var res *http.Response
+			res, err = transport.RoundTrip(r)
+			if err == nil {
+				res.Body = t.countBody(b, res)
+				return res, nil
+			}
+			t.done(b, !upstream.IsRefused(err))
+			if !upstream.IsRefused(err) || t.hold == 0 {
+				return nil, err
+			}
+		}
+		if place == nil {
+			if place, err = t.enter(err); err != nil {
+				return nil, err
+			}
+		}
+		if b != nil {
+			retry = t.probe(b)
+		}
+		select {
+		case <-retry:
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		case <-place.timer.C:
+			return nil, &holdError{cause: err, after: t.hold}
+		}
+	}
+}
+
+// place is that of a request that is held.
+type place struct {
+	route *route
+	timer *time.Timer // of the longest time
+}
+
+// enter returns a place for a request that could not be sent because of cause, or
+// the error that it ends with.
+func (t *route) enter(cause error) (*place, error) {
+	if t.hold == 0 {
+		return nil, &holdError{cause: cause}
+	}
+	if t.held.Add(1) > maxHeld {
+		t.held.Add(-1)
+		return nil, &holdError{cause: fmt.Errorf("%w; %w", errTooManyHeld, cause)}
+	}
+	return &place{t, time.NewTimer(t.hold)}, nil
+}
+
+func (p *place) leave() {
+	if p != nil {
+		p.timer.Stop()
+		p.route.held.Add(-1)
+	}
+}
+
+// probe returns a channel that is closed when a backend that could not be reached
+// should be tried again. The caller has a place.
+func (t *route) probe(b *backend) (retry <-chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.current != b {
+		retry := make(chan struct{})
+		close(retry)
+		return retry
+	}
+	if !t.probing {
+		t.probing = true
+		go t.connect()
+	}
+	return t.changed
+}
+
+// connect tries to connect to the program until that succeeds, or until no request
+// is held.
+func (t *route) connect() {
+	for {
+		time.Sleep(probeEvery)
+		t.mu.Lock()
+		b := t.current
+		if b == nil || t.held.Load() == 0 {
+			t.probing = false
+			t.mu.Unlock()
+			return
+		}
+		target := b.target
+		t.mu.Unlock()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		nc, err := upstream.Dial(ctx, target)
+		cancel()
+		if err == nil {
+			nc.Close()
+		}
+		if !upstream.IsRefused(err) {
+			t.mu.Lock()
+			t.probing = false
+			t.retryLocked()
+			t.mu.Unlock()
+			return
+		}
+	}
+}
+
+// unreadBody is a request's body, which stays open until it was read from: a
+// transport that cannot connect closes it, and the request may be held. In the end
+// ReverseProxy closes it.
+type unreadBody struct {
+	io.ReadCloser
+	read atomic.Bool
+}
+
+func (b *unreadBody) Read(p []byte) (int, error) {
+	b.read.Store(true)
+	return b.ReadCloser.Read(p)
+}
+
+func (b *unreadBody) Close() error {
+	if !b.read.Load() {
+		return nil
+	}
+	return b.ReadCloser.Close()
+}
+
+// countBody returns the body of a response, at whose end the request is done.
+func (t *route) countBody(b *backend, res *http.Response) io.ReadCloser {
+	body := &countedBody{ReadCloser: res.Body, route: t, backend: b, spread: t.spreadOf(b)}
+	if rw, ok := res.Body.(io.ReadWriteCloser); ok && res.StatusCode == http.StatusSwitchingProtocols {
+		return &countedConn{body, rw}
+	}
+	if res.Body == http.NoBody {
+		t.done(b, true)
+		return res.Body
+	}
+	return body
+}
+
+func (t *route) spreadOf(b *backend) *spread {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return b.spread
+}
+
+// countedBody is the body of a response.
+type countedBody struct {
+	io.ReadCloser
+	route   *route
+	backend *backend
+	spread  *spread
+	once    sync.Once
+}
+
+func (c *countedBody) Close() error {
+	err := c.ReadCloser.Close()
+	c.once.Do(func() { c.route.done(c.backend, true) })
+	return err
+}
+
+// Buffered is that of the transport's body.
+func (c *countedBody) Buffered() int {
+	if b, ok := c.ReadCloser.(interface{ Buffered() int }); ok {
+		return b.Buffered()
+	}
+	return 0
+}
+
+// countedConn is the connection to a program that has switched protocols.
+type countedConn struct {
+	*countedBody
+	io.Writer
+}
+
+// CloseWrite ends the way to the program.
+func (c *countedConn) CloseWrite() error {
+	if cw, ok := c.Writer.(interface{ CloseWrite() error }); ok {
+		return cw.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}

@@ -1,0 +1,41 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net"
+	"net/url"
+	"strings"
+	"syscall"
+)
+
+// Dial connects to a target of [New].
+func Dial(ctx context.Context, target string) (net.Conn, error) {
+	if path, ok := strings.CutPrefix(target, "unix:"); ok {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}
+	to, err := url.Parse(target)
+	if err != nil {
+		return nil, err
+	}
+	port := to.Port()
+	switch {
+	case port != "":
+	case to.Scheme == "https":
+		port = "443"
+	default:
+		port = "80"
+	}
+	return new(net.Dialer).DialContext(ctx, "tcp", net.JoinHostPort(to.Hostname(), port))
+}
+
+// IsRefused reports whether err says that nobody listens at a target: the
+// connection was refused, or its socket is missing. Nothing was sent then, so that
+// a request may be tried again, whatever its method. EAGAIN is the full queue of a
+// unix socket.
+func IsRefused(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial" &&
+		(errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) || op.Net == "unix" && errors.Is(err, syscall.EAGAIN))
+}
