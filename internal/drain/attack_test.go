@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/http/httptrace"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -175,6 +176,36 @@ func (l *pipes) Accept() (net.Conn, error) {
 }
 func (l *pipes) Close() error   { l.once.Do(func() { close(l.done) }); return nil }
 func (l *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "@pipes", Net: "unix"} }
+
+// atOnce is a connection whose first Read returns all that comes, and io.EOF.
+type atOnce struct {
+	net.Conn
+	all io.Reader
+}
+
+func (c *atOnce) Read(p []byte) (n int, err error) {
+	n, err = c.all.Read(p)
+	if n > 0 {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// Requests that come in one Read with the end of the connection are all served.
+func TestRequestsAtTheEnd(t *testing.T) {
+	l := newPipes()
+	serve(t, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {})}, l)
+	client, server := net.Pipe()
+	defer client.Close()
+	client.SetDeadline(time.Now().Add(20 * time.Second))
+	l.conns <- &atOnce{server, strings.NewReader("GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n")}
+	r := bufio.NewReader(client)
+	for i := range 2 {
+		if _, err := http.ReadResponse(r, nil); err != nil {
+			t.Fatalf("answer %d: %v", i+1, err)
+		}
+	}
+}
 
 // slow is a connection whose SetReadDeadline takes its time.
 type slow struct {
