@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/http/httptrace"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -85,6 +86,7 @@ func dial(t *testing.T, addr net.Addr) net.Conn {
 
 // A hijacked connection that is read byte by byte ends with io.EOF, also in a stop.
 func TestHijackedEOF(t *testing.T) {
+	t.Parallel()
 	ended := make(chan error, 1)
 	hijacked := make(chan struct{})
 	l := listenTCP(t)
@@ -117,6 +119,7 @@ func TestHijackedEOF(t *testing.T) {
 // A deadline set on the connection that ConnContext got is taken back when
 // net/http sets its own.
 func TestDeadlineOfConnContext(t *testing.T) {
+	t.Parallel()
 	type key struct{}
 	serveAt := func(t *testing.T, engine bool) net.Addr {
 		l := listenTCP(t)
@@ -176,6 +179,37 @@ func (l *pipes) Accept() (net.Conn, error) {
 func (l *pipes) Close() error   { l.once.Do(func() { close(l.done) }); return nil }
 func (l *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "@pipes", Net: "unix"} }
 
+// atOnce is a connection whose first Read returns all that comes, and io.EOF.
+type atOnce struct {
+	net.Conn
+	all io.Reader
+}
+
+func (c *atOnce) Read(p []byte) (n int, err error) {
+	n, err = c.all.Read(p)
+	if n > 0 {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// Requests that come in one Read with the end of the connection are all served.
+func TestRequestsAtTheEnd(t *testing.T) {
+	t.Parallel()
+	l := newPipes()
+	serve(t, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {})}, l)
+	client, server := net.Pipe()
+	defer client.Close()
+	client.SetDeadline(time.Now().Add(20 * time.Second))
+	l.conns <- &atOnce{server, strings.NewReader("GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n")}
+	r := bufio.NewReader(client)
+	for i := range 2 {
+		if _, err := http.ReadResponse(r, nil); err != nil {
+			t.Fatalf("answer %d: %v", i+1, err)
+		}
+	}
+}
+
 // slow is a connection whose SetReadDeadline takes its time.
 type slow struct {
 	net.Conn
@@ -193,6 +227,7 @@ func (c *slow) SetReadDeadline(t time.Time) error {
 
 // A connection that is accepted just as draining begins is let go like others.
 func TestAcceptedAsDrainingBegins(t *testing.T) {
+	t.Parallel()
 	l := newPipes()
 	engine, policy, drained := serve(t, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {})}, l)
 	client, server := net.Pipe()
@@ -233,6 +268,7 @@ func TestAcceptedAsDrainingBegins(t *testing.T) {
 
 // An answer 413 ends no HTTP/2 connection outside a stop.
 func TestTooLargeHTTP2(t *testing.T) {
+	t.Parallel()
 	for _, engine := range []bool{false, true} {
 		t.Run(fmt.Sprint("engine=", engine), func(t *testing.T) {
 			l := listenTCP(t)
@@ -272,6 +308,7 @@ func TestTooLargeHTTP2(t *testing.T) {
 // What came with an upgrade is in the buffer that Hijack returns, and the rest
 // is read from the connection under ours.
 func TestHijackNetConn(t *testing.T) {
+	t.Parallel()
 	for _, engine := range []bool{false, true} {
 		t.Run(fmt.Sprint("engine=", engine), func(t *testing.T) {
 			l := listenTCP(t)
@@ -312,6 +349,7 @@ func TestHijackNetConn(t *testing.T) {
 
 // The time that the server takes for its part of a handshake is not the client's.
 func TestSlowHandshake(t *testing.T) {
+	t.Parallel()
 	cert := httptest.NewUnstartedServer(nil)
 	cert.StartTLS()
 	certs := cert.TLS.Certificates
@@ -343,6 +381,7 @@ func TestSlowHandshake(t *testing.T) {
 
 // A client that has only shaken hands is released, whatever its handshake looked like.
 func TestPreconnectTLS(t *testing.T) {
+	t.Parallel()
 	cert := httptest.NewUnstartedServer(nil)
 	cert.StartTLS()
 	certs := cert.TLS.Certificates

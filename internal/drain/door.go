@@ -27,6 +27,7 @@ type door struct {
 	net.Listener
 	server *Server
 	logger log.Logger
+	closed atomic.Bool   // by drain
 	path   fs.FileInfo   // of a unix socket that has one, as it was at first
 	waits  atomic.Int64  // since when Accept has been waiting; Unix nanoseconds
 	over   chan struct{} // closed when the listener is not served any more
@@ -100,7 +101,7 @@ func (d *door) drain(ctx context.Context, patience time.Duration) {
 }
 
 func (d *door) close() {
-	d.server.doorClosed.Store(true)
+	d.closed.Store(true)
 	d.Close()
 }
 

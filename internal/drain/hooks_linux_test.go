@@ -12,6 +12,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -180,6 +181,8 @@ func (l *muxed) Close() error {
 	return nil
 }
 
+func (l *muxed) Addr() net.Addr { return l.all[0].Addr() }
+
 func (l *muxed) SyscallConn() (syscall.RawConn, error) {
 	return l.Listener.(syscall.Conn).SyscallConn()
 }
@@ -218,6 +221,61 @@ func TestListenerWithAnErrorOfItsOwn(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A broken listener fails when another one is closed. It keeps the drain from
+// closing it before that.
+type broken struct {
+	*net.TCPListener
+	closed   chan struct{} // the other
+	failed   chan struct{}
+	draining atomic.Bool
+}
+
+var errBroken = errors.New("broken")
+
+func (l *broken) Accept() (net.Conn, error) {
+	<-l.closed
+	close(l.failed)
+	return nil, errBroken
+}
+
+func (l *broken) SyscallConn() (syscall.RawConn, error) {
+	if l.draining.Load() {
+		<-l.failed
+	}
+	return l.TCPListener.SyscallConn()
+}
+
+// A signallingListener tells when it is closed.
+type signallingListener struct {
+	*net.TCPListener
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (l *signallingListener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return l.TCPListener.Close()
+}
+
+// A listener that fails by itself in the drain is reported, also if another one
+// has been closed by then.
+func TestListenerThatFailsInTheDrain(t *testing.T) {
+	t.Parallel()
+	other := &signallingListener{TCPListener: listenTCP(t).(*net.TCPListener), closed: make(chan struct{})}
+	l := &broken{TCPListener: listenTCP(t).(*net.TCPListener), closed: other.closed, failed: make(chan struct{})}
+	stop := new(actors.Stop)
+	execute, interrupt := actors.HTTP(stop, &http.Server{Handler: http.HandlerFunc(servetest.Hello)}, other, l)
+	done := make(chan error)
+	go func() { done <- execute() }()
+	servetest.WaitFor(t, "the phase ready", func() bool { return stop.Phase() >= actors.Ready })
+	l.draining.Store(true)
+	interrupt(nil)
+	<-done
+	if err := stop.Err(nil); !errors.Is(err, errBroken) {
+		t.Errorf("Err() = %v, want %v", err, errBroken)
 	}
 }
 

@@ -139,28 +139,6 @@ func TestDrainAnswersBehindUnreadBody(t *testing.T) {
 	}
 }
 
-// A client that never stops sending is told to stop at some time.
-func TestDrainEndsPipelining(t *testing.T) {
-	t.Parallel()
-	s := servetest.Start(t, &actors.Stop{IdleGrace: 300 * time.Millisecond}, &http.Server{Handler: http.HandlerFunc(servetest.Hello)})
-	c := s.Dial(t)
-	go func() {
-		for {
-			if _, err := io.WriteString(c, strings.Repeat(servetest.Get, 100)); err != nil {
-				return
-			}
-		}
-	}()
-	c.Answer()
-	s.End()
-	for last := false; !last; {
-		_, last = c.Answer()
-	}
-	if err := s.Wait(t); err != nil {
-		t.Errorf("Err() = %v, want nil", err)
-	}
-}
-
 func TestDrainOfHTTP10(t *testing.T) {
 	t.Parallel()
 	for _, keep := range []bool{true, false} {

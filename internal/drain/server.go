@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,10 +46,9 @@ type Server struct {
 	handler        http.Handler // the caller's
 	generalOptions bool         // OPTIONS * is answered for it
 
-	shutDown   atomic.Bool // by others
-	draining   atomic.Bool
-	doorClosed atomic.Bool   // Drain has closed a listener
-	maxPause   time.Duration // the longest recent pause of any client; set before draining
+	shutDown atomic.Bool // by others
+	draining atomic.Bool
+	maxPause time.Duration // the longest recent pause of any client; set before draining
 
 	served        atomic.Uint64
 	drained       atomic.Uint64
@@ -99,7 +99,7 @@ func SpeaksTLS(srv *http.Server) bool {
 }
 
 // Start serves. The channel has the error of each listener that ends before
-// Drain has closed one, and is closed when none is served any more.
+// Drain has closed it, and is closed when none is served any more.
 func (s *Server) Start() <-chan error {
 	serve := s.http.Serve
 	if s.tls {
@@ -115,10 +115,9 @@ func (s *Server) Start() <-chan error {
 			if errors.Is(err, http.ErrServerClosed) {
 				s.shutDown.Store(true)
 			}
-			if s.doorClosed.Load() { // perhaps that of another listener: with cmux, several end together
-				return
+			if !s.hasClosed(d) {
+				failures <- err
 			}
-			failures <- err
 		})
 	}
 	go func() {
@@ -127,6 +126,14 @@ func (s *Server) Start() <-chan error {
 		close(s.over)
 	}()
 	return failures
+}
+
+// hasClosed reports whether Drain has closed the door, or another one at its
+// address: the listeners of a cmux have one root, and end together.
+func (s *Server) hasClosed(d *door) bool {
+	return slices.ContainsFunc(s.doors, func(other *door) bool {
+		return other.closed.Load() && fmt.Sprint(other.Addr()) == fmt.Sprint(d.Addr())
+	})
 }
 
 // headerTimeout is http.Server's for a request's header; 0 or less: none.

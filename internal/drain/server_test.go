@@ -157,58 +157,6 @@ func TestDrainSaysCloseToOptions(t *testing.T) {
 	}
 }
 
-func TestDrainWaitsForUsualPause(t *testing.T) {
-	t.Parallel()
-	const pause = 400 * time.Millisecond
-	s := servetest.Start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(servetest.Hello)})
-
-	steady, quiet, never := s.Dial(t), s.Dial(t), s.Dial(t)
-	for range 2 {
-		steady.Send(servetest.Get)
-		steady.Answer()
-		quiet.Send(servetest.Get)
-		quiet.Answer()
-		time.Sleep(pause) // the think time that the server is to notice
-	}
-	steady.Send(servetest.Get)
-	steady.Answer()
-	time.Sleep(4 * pause)      // quiet has been quiet for more than three times its pause
-	steady.Send(servetest.Get) // and this one's longest pause is 4*pause now
-	steady.Answer()
-
-	begin := time.Now()
-	s.End()
-	for name, c := range map[string]*servetest.Client{"quiet": quiet, "never used": never} {
-		if took := c.Closed().Sub(begin); took < 250*time.Millisecond || took > 3*pause {
-			t.Errorf("the %s connection was closed after %v, want some 250 ms", name, took)
-		}
-	}
-	time.Sleep(2 * pause)
-	steady.Send(servetest.Get)
-	if body, last := steady.Answer(); body != "hello" || !last {
-		t.Errorf("answer = %q, last %v, want hello, true", body, last)
-	}
-	if err := s.Wait(t); err != nil {
-		t.Errorf("Err() = %v, want nil", err)
-	}
-}
-
-func TestIdleGraceBounds(t *testing.T) {
-	t.Parallel()
-	s := servetest.Start(t, &actors.Stop{IdleGrace: 300 * time.Millisecond}, &http.Server{Handler: http.HandlerFunc(servetest.Hello)})
-	c := s.Dial(t)
-	c.Send(servetest.Get)
-	c.Answer()
-	time.Sleep(time.Second)
-	c.Send(servetest.Get)
-	c.Answer()
-	begin := time.Now()
-	s.End()
-	if took := c.Closed().Sub(begin); took < 250*time.Millisecond || took > 2*time.Second {
-		t.Errorf("closed after %v, want some 300 ms, for all its pause of 1 s", took)
-	}
-}
-
 func TestHijackedConnectionsAreWaitedFor(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]struct {

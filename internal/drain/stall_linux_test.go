@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,17 +34,124 @@ func memory(t *testing.T, stop *actors.Stop, srv *http.Server) (c *servetest.Cli
 			t.Errorf("execute() = %v, want nil", err)
 		}
 	}()
-	e, err := n.dial(10*time.Millisecond, func() bool { return false })
-	if err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() {
-		e.Close()
 		interrupt(errors.New("the end"))
 		<-done
 		n.release()
 	})
-	return &servetest.Client{T: t, Conn: e, R: bufio.NewReader(e)}, interrupt
+	return n.client(t), interrupt
+}
+
+// client makes a connection.
+func (n *network) client(t *testing.T) *servetest.Client {
+	t.Helper()
+	e, err := n.dial(10*time.Millisecond, func() bool { return false })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { e.Close() })
+	return &servetest.Client{T: t, Conn: e, R: bufio.NewReader(e)}
+}
+
+// A client is waited for as long as its pauses let expect; one that has been quiet
+// for longer, or has never asked, is not.
+func TestDrainWaitsForUsualPause(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const pause = 400 * time.Millisecond
+		stop := new(actors.Stop)
+		steady, interrupt := memory(t, stop, &http.Server{Handler: http.HandlerFunc(servetest.Hello)})
+		n := steady.Conn.(*end).net
+		quiet, never := n.client(t), n.client(t)
+		for range 2 {
+			steady.Send(servetest.Get)
+			steady.Answer()
+			quiet.Send(servetest.Get)
+			quiet.Answer()
+			time.Sleep(pause) // the think time that the server is to notice
+		}
+		steady.Send(servetest.Get)
+		steady.Answer()
+		time.Sleep(4 * pause)      // quiet has been quiet for more than three times its pause
+		steady.Send(servetest.Get) // and this one's longest pause is 4*pause now
+		steady.Answer()
+
+		begun := time.Now()
+		interrupt(nil)
+		for name, c := range map[string]*servetest.Client{"quiet": quiet, "never used": never} {
+			if took := c.Closed().Sub(begun); took < 250*time.Millisecond || took > 300*time.Millisecond {
+				t.Errorf("the %s connection was closed after %v, want some 250 ms", name, took)
+			}
+		}
+		time.Sleep(2 * pause)
+		steady.Send(servetest.Get)
+		if body, last := steady.Answer(); body != "hello" || !last {
+			t.Errorf("answer = %q, last %v, want hello, true", body, last)
+		}
+		steady.Closed()
+		<-stop.Done()
+		if err := stop.Err(nil); err != nil {
+			t.Errorf("Err() = %v, want nil", err)
+		}
+	})
+}
+
+func TestIdleGraceBounds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, interrupt := memory(t, &actors.Stop{IdleGrace: 300 * time.Millisecond}, &http.Server{Handler: http.HandlerFunc(servetest.Hello)})
+		for range 2 {
+			c.Send(servetest.Get)
+			c.Answer()
+			time.Sleep(time.Second)
+		}
+		c.Send(servetest.Get)
+		c.Answer()
+		begun := time.Now()
+		interrupt(nil)
+		if took := c.Closed().Sub(begun); took < 300*time.Millisecond || took > 350*time.Millisecond {
+			t.Errorf("closed after %v, want some 300 ms, for all its pause of 1 s", took)
+		}
+	})
+}
+
+// A client that never stops sending is told to stop at some time, and is left if it
+// does not.
+func TestDrainEndsPipelining(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		stop := &actors.Stop{IdleGrace: 300 * time.Millisecond}
+		c, interrupt := memory(t, stop, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(2 * time.Millisecond)
+			io.WriteString(w, "hello")
+		})})
+		var sender sync.WaitGroup
+		sender.Go(func() {
+			for {
+				if _, err := io.WriteString(c, strings.Repeat(servetest.Get, 10)); err != nil {
+					return
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+		})
+		c.Answer()
+		begun := time.Now()
+		interrupt(nil)
+		for last := false; !last; {
+			_, last = c.Answer()
+		}
+		if took := time.Since(begun); took < 300*time.Millisecond || took > 350*time.Millisecond {
+			t.Errorf("the last answer came after %v, want some 300 ms", took)
+		}
+		<-stop.Done()
+		if took := time.Since(begun); took < 5*time.Second || took > 6*time.Second {
+			t.Errorf("the stop took %v, want some 5.3 s", took)
+		}
+		sender.Wait()
+		if err := stop.Err(nil); err != nil {
+			t.Errorf("Err() = %v, want nil", err)
+		}
+	})
 }
 
 // In a stop, a client that has closed its sending side may take its time over
