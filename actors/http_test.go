@@ -151,9 +151,7 @@ type failingListener struct {
 }
 
 func (l failingListener) Accept() (net.Conn, error) {
-	for l.stop.Phase() < actors.LameDuck {
-		time.Sleep(time.Millisecond)
-	}
+	<-l.stop.Begun()
 	return nil, l.err
 }
 

@@ -159,14 +159,26 @@ func stopUnderLoad(t *testing.T, serve func(*actors.Stop, *grpc.Server, net.List
 	if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-served; err != nil {
+	if err := ended(t, served); err != nil {
 		t.Errorf("serve: %v", err)
 	}
-	clients.Wait()
+	clients.Wait() // each of their calls has a timeout
 	for _, conn := range conns {
 		conn.Close()
 	}
 	return o
+}
+
+// ended waits until serve has returned, and returns its error.
+func ended(t *testing.T, served <-chan error) error {
+	t.Helper()
+	select {
+	case err := <-served:
+		return err
+	case <-time.After(time.Minute):
+		t.Fatal("waited a minute for serve to return")
+		return nil
+	}
 }
 
 // converse has 20 messages echoed, one after the other.
@@ -256,7 +268,7 @@ func TestDeadline(t *testing.T) {
 		t.Fatal(err)
 	}
 	var cut *actors.CutError
-	if err := <-served; !errors.As(err, &cut) || len(cut.Actors) != 1 || cut.Actors[0] != "grpc" {
+	if err := ended(t, served); !errors.As(err, &cut) || len(cut.Actors) != 1 || cut.Actors[0] != "grpc" {
 		t.Errorf("err = %v, want that grpc was cut", err)
 	}
 }

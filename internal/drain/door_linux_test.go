@@ -125,9 +125,7 @@ func TestListenerThatCannotRefuseIsWarnedOf(t *testing.T) {
 			execute, interrupt := actors.HTTP(stop, new(http.Server), tt.listener)
 			done := make(chan error)
 			go func() { done <- execute() }()
-			for stop.Phase() != actors.Ready {
-				time.Sleep(time.Millisecond)
-			}
+			wiretest.WaitFor(t, "the server to be ready", func() bool { return stop.Phase() == actors.Ready })
 			interrupt(nil)
 			if err := <-done; err != nil {
 				t.Errorf("execute() = %v, want nil", err)

@@ -23,9 +23,7 @@ type lateListener struct {
 }
 
 func (l lateListener) Accept() (net.Conn, error) {
-	for l.stop.Phase() < actors.Draining {
-		time.Sleep(time.Millisecond)
-	}
+	<-l.stop.Draining()
 	time.Sleep(l.late)
 	return l.TCPListener.Accept()
 }

@@ -107,22 +107,30 @@ func TestUpgradeBytes(t *testing.T) {
 			{"both", "\r\n", "\r\n" + signature},
 			{"empty lines", "\r\n\r\n", "\n\n"},
 		} {
-			for _, once := range []bool{false, true} {
-				t.Run(fmt.Sprintf("TLS=%v/%s/once=%v", pki != nil, tt.name, once), func(t *testing.T) {
+			for _, when := range []string{"once", "soon", "answered"} {
+				t.Run(fmt.Sprintf("TLS=%v/%s/%s", pki != nil, tt.name, when), func(t *testing.T) {
 					t.Parallel()
 					nc := connect(t, p.Addr, pki)
 					head := "GET /chat HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
-					if once {
-						io.WriteString(nc, head+tt.with+tt.behind)
-					} else {
+					behind := tt.behind
+					switch when {
+					case "once":
+						io.WriteString(nc, head+tt.with+behind)
+						behind = ""
+					case "soon": // mostly after the head was read, and before the answer
 						io.WriteString(nc, head+tt.with)
-						io.WriteString(nc, tt.behind)
+						time.Sleep(time.Millisecond)
+						io.WriteString(nc, behind)
+						behind = ""
+					case "answered":
+						io.WriteString(nc, head+tt.with)
 					}
 					br := bufio.NewReader(nc)
 					res, err := http.ReadResponse(br, nil)
 					if err != nil || res.StatusCode != http.StatusSwitchingProtocols {
 						t.Fatalf("answer %v, %v, want 101", res, err)
 					}
+					io.WriteString(nc, behind)
 					got := make([]byte, len(tt.with+tt.behind))
 					if _, err := io.ReadFull(br, got); err != nil || string(got) != tt.with+tt.behind {
 						t.Errorf("got %q, %v, want %q", got, err, tt.with+tt.behind)
