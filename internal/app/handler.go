@@ -27,6 +27,7 @@ func newHandler(cfg *Settings, stop *actors.Stop, logger log.Logger) (h http.Han
 			Logger:          log.With(logger, "actor", "proxy"),
 			ResponseTimeout: orNone(cfg.proxyTimeout),
 			Upgrades:        cfg.proxyUpgrade,
+			Trust:           cfg.trust.Trust,
 			Spread:          orNone(cfg.wsSpread),
 		})
 		if err != nil {
@@ -44,5 +45,17 @@ func newHandler(cfg *Settings, stop *actors.Stop, logger log.Logger) (h http.Han
 	if cfg.accessLog {
 		h = accesslog.Handler(h, log.With(logger, "actor", "access"))
 	}
-	return slowpeer.Handler(h, timeouts(cfg)), nil
+	return slowpeer.Handler(closeHTTP10(h), timeouts(cfg)), nil
+}
+
+// closeHTTP10 ends the connection of an HTTP/1.0 client with its first answer.
+// net/http ignores the Transfer-Encoding of HTTP/1.0, and hides it. The body that
+// follows would be read as the next request (RFC 9112 section 6.1).
+func closeHTTP10(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor == 1 && r.ProtoMinor == 0 {
+			w.Header().Set("Connection", "close")
+		}
+		next.ServeHTTP(w, r)
+	})
 }

@@ -24,6 +24,7 @@ type Settings struct {
 
 	proxyTimeout time.Duration
 	proxyUpgrade protocols
+	trust        trust
 	wsSpread     time.Duration
 
 	tlsCert, tlsKey string
@@ -62,6 +63,7 @@ What to serve (neither: a start page)
   -proxy URL                 a program: http://, https://, h2c://HOST:PORT or unix:PATH
   -proxy-timeout 1m0s        how long it may take to begin an answer
   -proxy-upgrade websocket   protocols that its clients may upgrade to, with commas, or none
+  -trust-forwarded NETWORKS  whose X-Forwarded-* is believed: 10.0.0.0/8, 192.0.2.1, unix
 Where
   -listen :8080              HOST:PORT or unix:PATH; may be repeated; sockets that systemd
                              passes are served too, and instead of the default
@@ -126,6 +128,7 @@ func (c *Settings) flags() *flag.FlagSet {
 	setting(&c.grace, "grace", actors.DefaultGrace)
 	setting(&c.idleGrace, "idle-grace", actors.DefaultIdleGrace)
 	setting(&c.proxyTimeout, "proxy-timeout", time.Minute)
+	fs.Var(&c.trust, "trust-forwarded", "")
 	c.proxyUpgrade = protocols{"websocket"}
 	fs.Var(&c.proxyUpgrade, "proxy-upgrade", "")
 	setting(&c.wsSpread, "ws-spread", proxy.DefaultSpread)
