@@ -31,6 +31,7 @@ func newHandler(cfg *Settings, stop *actors.Stop, logger log.Logger, record ...f
 			Logger:          log.With(logger, "actor", "proxy"),
 			ResponseTimeout: orNone(cfg.proxyTimeout),
 			Upgrades:        cfg.proxyUpgrade,
+			Trust:           cfg.trust.Trust,
 			Spread:          orNone(cfg.wsSpread),
 			Hold:            orNone(cfg.proxyHold),
 		})
@@ -64,5 +65,17 @@ func newHandler(cfg *Settings, stop *actors.Stop, logger log.Logger, record ...f
 		recorder = accesslog.New(h, "health", record...)
 		h = recorder
 	}
-	return slowpeer.Handler(h, timeouts(cfg)), recorder, program, nil
+	return slowpeer.Handler(closeHTTP10(h), timeouts(cfg)), recorder, program, nil
+}
+
+// closeHTTP10 ends the connection of an HTTP/1.0 client with its first answer.
+// net/http ignores the Transfer-Encoding of HTTP/1.0, and hides it. The body that
+// follows would be read as the next request (RFC 9112 section 6.1).
+func closeHTTP10(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor == 1 && r.ProtoMinor == 0 {
+			w.Header().Set("Connection", "close")
+		}
+		next.ServeHTTP(w, r)
+	})
 }

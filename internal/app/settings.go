@@ -25,6 +25,7 @@ type Settings struct {
 	proxyTimeout time.Duration
 	proxyUpgrade protocols
 	proxyHold    time.Duration
+	trust        trust
 	wsSpread     time.Duration
 
 	program        []string // the command line after --
@@ -76,6 +77,7 @@ What to serve (neither: a start page)
   -program-start 30s         how long that may take
   -program-restart on-failure  after its end; or never, always
   -deploy overlap            a deploy starts the new program beside the old one; replace: after it
+  -trust-forwarded NETWORKS  whose X-Forwarded-* is believed: 10.0.0.0/8, 192.0.2.1, unix
 Where
   -listen :8080              HOST:PORT or unix:PATH; may be repeated; sockets that systemd
                              passes are served too, and instead of the default
@@ -144,6 +146,7 @@ func (c *Settings) flags() *flag.FlagSet {
 	setting(&c.grace, "grace", actors.DefaultGrace)
 	setting(&c.idleGrace, "idle-grace", actors.DefaultIdleGrace)
 	setting(&c.proxyTimeout, "proxy-timeout", time.Minute)
+	fs.Var(&c.trust, "trust-forwarded", "")
 	c.proxyUpgrade = protocols{"websocket"}
 	fs.Var(&c.proxyUpgrade, "proxy-upgrade", "")
 	setting(&c.proxyHold, "proxy-hold", proxy.DefaultHold)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"lastcall/internal/proxy"
 	"lastcall/internal/request"
 )
 
@@ -74,6 +75,14 @@ func (p *protocols) Set(s string) error {
 	}
 	*p = list
 	return nil
+}
+
+// trust is the value of -trust-forwarded.
+type trust struct{ proxy.Trust }
+
+func (t *trust) Set(s string) (err error) {
+	t.Trust, err = proxy.ParseTrust(s)
+	return err
 }
 
 // nonEmpty is a string flag that refuses "". A shell makes that of a variable that

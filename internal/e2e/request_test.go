@@ -3,11 +3,14 @@
 package e2e
 
 import (
+	"bufio"
 	"crypto/tls"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"lastcall/internal/wiretest"
@@ -65,6 +68,25 @@ func TestMalformedRequests(t *testing.T) {
 					t.Errorf("%q = %d, want %d", request, status, want)
 				}
 			}
+			for _, request := range []string{
+				"POST / HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+				"GET / HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n",
+				"GET / HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n",
+				"GET /healthz HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n",
+				"OPTIONS * HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n",
+			} {
+				c := connect("http/1.1")
+				io.WriteString(c, request+"GET /second HTTP/1.1\r\nHost: h\r\n\r\n")
+				br := bufio.NewReader(c)
+				res, err := http.ReadResponse(br, nil)
+				if err != nil {
+					t.Fatalf("%q: %v", request, err)
+				}
+				io.Copy(io.Discard, res.Body)
+				if rest, _ := io.ReadAll(br); !res.Close || len(rest) > 0 {
+					t.Errorf("%q: close %v, then %q, want the end", request, res.Close, rest)
+				}
+			}
 			c := wiretest.NewHTTP2(t, connect("h2"))
 			for _, r := range []struct {
 				method, authority, path string
@@ -89,7 +111,7 @@ func TestMalformedRequests(t *testing.T) {
 				t.Errorf("HTTP/2, CONNECT: %d, want %d", status, tt.connect)
 			}
 			for _, request := range program.Requests() {
-				if line := wiretest.FirstLine(request); line != "GET /base/ HTTP/1.1" {
+				if line := wiretest.FirstLine(request); !strings.HasSuffix(line, " /base/ HTTP/1.1") && line != "OPTIONS /base HTTP/1.1" {
 					t.Errorf("at the program: %q", line)
 				}
 			}

@@ -76,6 +76,7 @@ func TestBadSettings(t *testing.T) {
 		{"no key", []string{"-tls-cert", file, "-tls-key", dir + "/none"}, "", 2, "-tls-cert, -tls-key: open " + dir + "/none: no such file or directory"},
 		{"TLS and not", []string{"-h2c", "-tls-cert", file, "-tls-key", file}, "", 2, "-h2c: HTTP/2 without TLS; want it without -tls-cert, which brings HTTP/2 too"},
 		{"upgrade", []string{"-proxy-upgrade", "websocket, web socket"}, "", 2, `invalid value "websocket, web socket" for flag -proxy-upgrade: "web socket" is not a protocol: want names such as websocket, with commas between them, or none`},
+		{"trust", []string{"-trust-forwarded", "10.0.0.0/8,balancer"}, "", 2, `invalid value "10.0.0.0/8,balancer" for flag -trust-forwarded: "balancer" is not a network: want 10.0.0.0/8, 192.0.2.1, 2001:db8::/32 or unix, with commas between them`},
 		{"header bytes", []string{"-max-header-bytes", "0"}, "", 2, `invalid value "0" for flag -max-header-bytes: "0" is not a number of bytes from 1 to 1073741824`},
 		{"admin", []string{"-admin", "9090"}, "", 2, `-admin: address "9090": want HOST:PORT, :PORT or unix:PATH`},
 		{"admin taken", []string{"-listen", "127.0.0.1:0", "-admin", taken}, "", 1, "-admin " + taken + ": listen tcp " + taken + ": bind: address already in use"},

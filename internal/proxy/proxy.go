@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
-	"net/netip"
 	"net/url"
 	"strings"
 	"sync"
@@ -46,6 +45,10 @@ type Config struct {
 	// is not passed on, and its request is one without it.
 	Upgrades []string
 
+	// Trust has the peers that are believed what they say of their clients, such
+	// as a balancer before the proxy. The zero value trusts nobody.
+	Trust Trust
+
 	// Spread is the time over which WebSockets and event streams end when
 	// draining begins. Each ends at a random moment, so that their clients do
 	// not all connect again at once. The time is shorter if there are few of
@@ -71,7 +74,8 @@ const statusClientClosed = 499
 // like. New does not connect. Without a target there is no program at first;
 // [actors.Router]'s method Switch names one.
 //
-// The handler replaces X-Forwarded-* and Forwarded of the client by its own.
+// The handler replaces X-Forwarded-* and Forwarded of the client by its own,
+// and removes other names by which programs learn of a client; see [Trust].
 // Requests and responses stream, in both directions at the same time. WebSockets,
 // trailers and informational responses pass. If a client goes
 // away, its request to the program is cancelled.
@@ -102,7 +106,7 @@ func New(target string, cfg Config) (Handler, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = log.NewNopLogger()
 	}
-	p := &proxy{route: newRoute(cfg), logger: cfg.Logger, base: to, upgrades: cfg.Upgrades}
+	p := &proxy{route: newRoute(cfg), logger: cfg.Logger, base: to, upgrades: cfg.Upgrades, trust: cfg.Trust}
 	if target != "" {
 		p.logger = log.With(cfg.Logger, "target", target)
 		p.Switch(1, target)
@@ -114,7 +118,8 @@ func New(target string, cfg Config) (Handler, error) {
 		Transport: p.route,
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL.RawQuery = r.In.URL.RawQuery // unchanged, even if Go cannot parse it
-			forwarded(r)
+			p.forwarded(r)
+			passTrailers(r)
 			if body, ok := r.In.Body.(*clientBody); ok {
 				body.out = r.Out
 			}
@@ -127,45 +132,6 @@ func New(target string, cfg Config) (Handler, error) {
 	return p, nil
 }
 
-// forwarded sets X-Forwarded-* and Forwarded (RFC 7239).
-func forwarded(r *httputil.ProxyRequest) {
-	// ReverseProxy has removed the three that it knows. Programs trust other
-	// names with this prefix, too. Some treat an underscore as a hyphen (CGI),
-	// and some merge trailers into the header.
-	const prefix = "X-Forwarded-"
-	for _, fields := range []http.Header{r.Out.Header, r.Out.Trailer} {
-		for name := range fields {
-			if len(name) > len(prefix) && name[0] == 'X' &&
-				strings.EqualFold(strings.ReplaceAll(name[:len(prefix)], "_", "-"), prefix) {
-				delete(fields, name)
-			}
-		}
-	}
-	delete(r.Out.Trailer, "Forwarded")
-	r.SetXForwarded()
-
-	who := "unknown"
-	if addr, err := netip.ParseAddrPort(r.In.RemoteAddr); err == nil {
-		who = addr.Addr().Unmap().WithZone("").String()
-		if strings.Contains(who, ":") {
-			who = `"[` + who + `]"`
-		}
-	}
-	proto := "http"
-	if r.In.TLS != nil {
-		proto = "https"
-	}
-	r.Out.Header["Forwarded"] = []string{"for=" + who + `;host="` + quoted(r.In.Host) + `";proto=` + proto}
-}
-
-// quoted escapes a quoted-string (RFC 9110 section 5.6.4).
-func quoted(s string) string {
-	if strings.ContainsAny(s, `"\`) {
-		s = strings.NewReplacer(`"`, `\"`, `\`, `\\`).Replace(s)
-	}
-	return s
-}
-
 // proxy is a ReverseProxy that flushes early enough, and whose status tells
 // whose fault an error was.
 type proxy struct {
@@ -175,6 +141,7 @@ type proxy struct {
 	base   *url.URL // of the requests to the program; its host is that of a generation
 
 	upgrades []string
+	trust    Trust
 }
 
 func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -232,7 +199,7 @@ func (p *proxy) handleError(w http.ResponseWriter, r *http.Request, err error) {
 		a.abandonBody() // net/http cancels when a Read fails, before that returns
 	}
 	switch cause := a.body.clientErr(); {
-	case errors.Is(r.Context().Err(), context.Canceled) && !isTimeout(cause):
+	case errors.Is(r.Context().Err(), context.Canceled) && !mayAwaitAnswer(r, cause):
 		status, logger, msg = statusClientClosed, level.Debug(p.logger), "the client went away"
 	case cause != nil:
 		status, logger, msg = bodyErrorStatus(cause), level.Debug(p.logger), "the client broke off its request"
@@ -249,6 +216,14 @@ func (p *proxy) handleError(w http.ResponseWriter, r *http.Request, err error) {
 		http.NewResponseController(a.ResponseWriter).SetReadDeadline(time.Now().Add(bodyGrace))
 	}
 	http.Error(a.ResponseWriter, http.StatusText(status), status)
+}
+
+// mayAwaitAnswer reports whether a client whose body ended with an error may
+// still read. It has stalled, or closed its sending side, before the end; a
+// trailer that net/http could not read to its end says no more than that.
+func mayAwaitAnswer(r *http.Request, cause error) bool {
+	var gone *net.OpError // the connection was reset
+	return isTimeout(cause) || r.ProtoMajor == 1 && cause != nil && !errors.As(cause, &gone)
 }
 
 // bodyGrace is how long the rest of a body is read before an error is answered:

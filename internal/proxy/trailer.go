@@ -1,0 +1,56 @@
+package proxy
+
+import (
+	"net/http"
+	"net/http/httputil"
+	"net/textproto"
+	"strings"
+
+	"golang.org/x/net/http/httpguts"
+
+	"lastcall/internal/request"
+)
+
+// passTrailers leaves of the trailers that the client has announced those that
+// may be one. Programs merge them into the header, and then they are what the
+// proxy has taken out of it, or checked.
+func passTrailers(r *httputil.ProxyRequest) {
+	for name := range r.Out.Trailer {
+		if !mayTrail(name) || namedInConnection(r.In.Header, name) {
+			delete(r.Out.Trailer, name)
+		}
+	}
+}
+
+// mayTrail reports whether a field may be a trailer: not one that says where a
+// message goes or ends, who sends it, or how it is to be read (RFC 9110 section
+// 6.5.1).
+func mayTrail(name string) bool {
+	if !request.IsToken(name) || aboutClient(name) != nothing {
+		return false
+	}
+	name = textproto.CanonicalMIMEHeaderKey(hyphened(name))
+	for _, prefix := range []string{"Accept", "Access-Control-", "Content-", "Proxy", "Sec-"} {
+		if strings.HasPrefix(name, prefix) {
+			return false
+		}
+	}
+	switch name {
+	case "Cookie", "Cookie2", "Set-Cookie", "Upgrade", "Http2-Settings", "Via", "Origin", "Referer", "User-Agent", "From", "Date",
+		"Early-Data", "Location", "Last-Event-Id", "X-Http-Method", "X-Http-Method-Override", "X-Method-Override":
+		return false
+	}
+	return httpguts.ValidTrailerHeader(name)
+}
+
+// namedInConnection reports whether Connection names a field.
+func namedInConnection(h http.Header, name string) bool {
+	for _, line := range h["Connection"] {
+		for option := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(strings.Trim(option, " \t"), name) {
+				return true
+			}
+		}
+	}
+	return false
+}
