@@ -60,7 +60,7 @@ usage: lastcall [flags]
 What to serve (neither: a start page)
   -dir PATH, -list           files of a directory; list those that have no index.html
   -proxy URL                 a program: http://, https://, h2c://HOST:PORT or unix:PATH
-  -proxy-timeout 1m0s        how long it may take to begin an answer
+  -proxy-timeout 1m0s        how long it may take to begin an answer, and then say nothing
   -proxy-upgrade websocket   protocols that its clients may upgrade to, with commas, or none
 Where
   -listen :8080              HOST:PORT or unix:PATH; may be repeated; sockets that systemd

@@ -2,17 +2,21 @@ package proxy
 
 import (
 	"bufio"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/go-kit/log"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/net/http2"
 
 	"lastcall/internal/slowpeer"
+	"lastcall/internal/upstream"
 	"lastcall/internal/wiretest"
 )
 
@@ -123,6 +127,154 @@ func TestBodiless(t *testing.T) {
 		}
 		if h, ok := frame.(*http2.MetaHeadersFrame); !ok || h.PseudoValue("status") != tt.status || !h.StreamEnded() {
 			t.Errorf("%s %s over HTTP/2: %v, want one HEADERS frame that ends the stream", tt.method, tt.status, frame)
+		}
+	}
+}
+
+// TestExpectRefused has programs that refuse the body of a request and keep the
+// connection. The client must not be asked for it. (Over HTTP/2 net/http hides
+// that the client expects a 100.)
+func TestExpectRefused(t *testing.T) {
+	const body = "not today"
+	overHTTP1 := rawProgram(t, func(nc net.Conn, done <-chan struct{}) {
+		io.WriteString(nc, "HTTP/1.1 403 Forbidden\r\nContent-Length: 9\r\n\r\n"+body)
+		<-done
+	})
+	overHTTP2 := framesProgram(t, func(f *frames, h *http2.MetaHeadersFrame) {
+		f.headers(h.StreamID, false, ":status", "403")
+		f.data(h.StreamID, true, body)
+	})
+	for _, target := range []string{"http://" + overHTTP1, "h2c://" + overHTTP2} {
+		addr := serveHTTP2(t, newProxy(t, target, Config{}), false)
+		for range 20 {
+			nc := wiretest.Connect(t, addr)
+			io.WriteString(nc, "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+			res, err := http.ReadResponse(bufio.NewReader(nc), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, err := io.ReadAll(res.Body)
+			if res.StatusCode != http.StatusForbidden || string(b) != body || err != nil {
+				t.Errorf("%s: %d %q, %v; want 403 without a 100 before", target, res.StatusCode, b, err)
+			}
+			nc.Close()
+		}
+	}
+}
+
+// TestExpectUnknown has a program that does not know the expectation, and waits
+// for the body.
+func TestExpectUnknown(t *testing.T) {
+	program := rawProgram(t, func(nc net.Conn, _ <-chan struct{}) {
+		if _, err := io.ReadFull(nc, make([]byte, 4)); err == nil {
+			io.WriteString(nc, "HTTP/1.1 204 No Content\r\n\r\n")
+		}
+	})
+	nc := wiretest.Connect(t, serveHTTP2(t, newProxy(t, "http://"+program, Config{}), false))
+	br := bufio.NewReader(nc)
+	io.WriteString(nc, "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+	for _, want := range []int{100, 204} {
+		res, err := http.ReadResponse(br, nil)
+		if err != nil || res.StatusCode != want {
+			t.Fatalf("POST = %v, %v, want %d", res, err, want)
+		}
+		io.WriteString(nc, "body")
+	}
+}
+
+// TestUpgradeBeforeHTTP2 upgrades before programs that speak HTTP/2, and one
+// that speaks nothing else.
+func TestUpgradeBeforeHTTP2(t *testing.T) {
+	echo := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") == "" {
+			io.WriteString(w, r.Proto)
+			return
+		}
+		nc, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer nc.Close()
+		io.WriteString(nc, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		io.Copy(nc, rw)
+	})
+	const upgrade = "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+	for _, secure := range []bool{false, true} {
+		program := serveHTTP2(t, echo, secure)
+		target := "h2c://" + program
+		if secure {
+			target = "https://" + program
+		}
+		p := newProxy(t, target, Config{})
+		p.Transport.(*upstream.Standard).TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
+		addr := serve(t, p, slowpeer.Config{})
+		if _, got := wiretest.Exchange(t, addr, "GET", "GET / HTTP/1.1\r\nHost: h\r\n\r\n"); got != "HTTP/2.0" {
+			t.Errorf("%s gets %s, want HTTP/2.0", target, got)
+		}
+		nc := wiretest.Connect(t, addr)
+		br := bufio.NewReader(nc)
+		io.WriteString(nc, upgrade)
+		res, err := http.ReadResponse(br, nil)
+		if err != nil || res.StatusCode != 101 {
+			t.Fatalf("%s: upgrade = %v, %v", target, res, err)
+		}
+		io.WriteString(nc, "ping")
+		b := make([]byte, 4)
+		if _, err := io.ReadFull(br, b); err != nil || string(b) != "ping" {
+			t.Errorf("%s: the tunnel passes %q, %v", target, b, err)
+		}
+		nc.Close()
+	}
+
+	only := rawProgram(t, func(nc net.Conn, _ <-chan struct{}) {
+		newFrames(t, nc).WriteSettings() // as a server of HTTP/2 begins
+	})
+	var out lines
+	addr := serve(t, newProxy(t, "h2c://"+only, Config{Logger: log.NewLogfmtLogger(&out)}), slowpeer.Config{})
+	if res, _ := wiretest.Exchange(t, addr, "GET", upgrade); res.StatusCode != 502 {
+		t.Errorf("upgrade = %d, want 502", res.StatusCode)
+	}
+	if warned := out.logged("upgrade over HTTP/1.1"); len(warned) != 1 {
+		t.Errorf("logged %q, want one line that says why", out.logged(""))
+	}
+}
+
+// TestStalledAnswer has a program that says nothing in the middle of an answer.
+// The client must not take what it got for the whole.
+func TestStalledAnswer(t *testing.T) {
+	var out lines
+	program := rawProgram(t, func(nc net.Conn, done <-chan struct{}) {
+		io.WriteString(nc, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nsome\r\n")
+		<-done
+	})
+	addr := serveHTTP2(t, newProxy(t, "http://"+program, Config{ResponseTimeout: 300 * time.Millisecond, Logger: log.NewLogfmtLogger(&out)}), false)
+
+	nc := wiretest.Connect(t, addr)
+	io.WriteString(nc, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+	res, err := http.ReadResponse(bufio.NewReader(nc), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(res.Body); string(b) != "some" || err != io.ErrUnexpectedEOF {
+		t.Errorf("the client got %q, %v, want a cut", b, err)
+	}
+	if warned := out.logged("level=warn"); len(warned) != 1 || !strings.Contains(warned[0], "no progress") {
+		t.Errorf("logged %q, want one warning", warned)
+	}
+
+	c := dialHTTP2(t, addr, false)
+	c.get(1, "GET", "/")
+	for {
+		frame, err := c.next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if frame.Header().Type == http2.FrameRSTStream {
+			break
+		}
+		if frame.Header().Flags.Has(http2.FlagDataEndStream) {
+			t.Fatalf("%v, want a reset", frame)
 		}
 	}
 }

@@ -31,8 +31,10 @@ type Config struct {
 	Logger log.Logger
 
 	// ResponseTimeout is how long the program may take from the end of the
-	// request to the beginning of its response. Zero means 1 minute, negative
-	// means no limit.
+	// request to the beginning of its response, and how long it may say nothing
+	// within the response. It does not end tunnels and streams in which silence
+	// is usual: WebSockets and other upgrades, event streams, gRPC. Zero means 1
+	// minute, negative means no limit.
 	ResponseTimeout time.Duration
 
 	// DialTimeout is how long connecting to the program may take. Zero means 5
@@ -82,7 +84,7 @@ const statusClientClosed = 499
 // Other upgrades, and other responses, may take until the deadline.
 //
 // The client gets 502 if the program cannot be reached or breaks off, and 504
-// if it takes too long.
+// if it takes too long. Within a response the client sees a cut.
 func New(target string, cfg Config) (http.Handler, error) {
 	to, transport, err := upstream.New(target, upstream.Config{ResponseTimeout: cfg.ResponseTimeout, DialTimeout: cfg.DialTimeout})
 	if err != nil {

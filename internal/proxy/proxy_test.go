@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"lastcall/internal/slowpeer"
+	"lastcall/internal/upstream"
 	"lastcall/internal/wiretest"
 )
 
@@ -209,7 +210,7 @@ func TestTargets(t *testing.T) {
 	} {
 		p := newProxy(t, tt.target, Config{})
 		if strings.HasPrefix(tt.target, "https:") {
-			p.Transport.(*http.Transport).TLSClientConfig = secure.Client().Transport.(*http.Transport).TLSClientConfig
+			p.Transport.(*upstream.Standard).TLSClientConfig = secure.Client().Transport.(*http.Transport).TLSClientConfig
 		}
 		addr := serve(t, p, slowpeer.Config{})
 		for range 2 {

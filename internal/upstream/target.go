@@ -20,8 +20,10 @@ import (
 // Config holds the settings of [New]. The zero value works.
 type Config struct {
 	// ResponseTimeout is how long the program may take from the end of the
-	// request to the beginning of its response. Zero means 1 minute, negative
-	// means no limit.
+	// request to the beginning of its response, and how long it may say nothing
+	// within the response. It does not end tunnels and streams in which silence
+	// is usual: WebSockets and other upgrades, server-sent events, gRPC. Zero
+	// means 1 minute, negative means no limit.
 	ResponseTimeout time.Duration
 
 	// DialTimeout is how long connecting to the program may take, and the TLS
@@ -51,8 +53,7 @@ func New(target string, cfg Config) (*url.URL, http.RoundTripper, error) {
 		ResponseHeaderTimeout: timeout(cfg.ResponseTimeout, time.Minute),
 		MaxIdleConnsPerHost:   maxIdle,
 		IdleConnTimeout:       idleTimeout,
-		ExpectContinueTimeout: time.Second, // the program may refuse a body before it is sent
-		DisableCompression:    true,        // client and program agree on it
+		DisableCompression:    true, // client and program agree on it
 		ReadBufferSize:        buffers.Size,
 		ForceAttemptHTTP2:     true,
 		Protocols:             new(http.Protocols),
@@ -73,7 +74,7 @@ func New(target string, cfg Config) (*url.URL, http.RoundTripper, error) {
 	}
 	if unix && path != "" {
 		transport.Protocols.SetHTTP1(true)
-		return &url.URL{Scheme: "http", Host: "localhost"}, newTransport(transport, ""), nil
+		return &url.URL{Scheme: "http", Host: "localhost"}, newTransport(newStandard(transport), ""), nil
 	}
 	to, err := url.Parse(target)
 	const want = "want http://HOST:PORT, https://HOST:PORT, h2c://HOST:PORT or unix:PATH"
@@ -84,7 +85,7 @@ func New(target string, cfg Config) (*url.URL, http.RoundTripper, error) {
 	case "http":
 		transport.Protocols.SetHTTP1(true)
 		if host := to.Hostname(); strings.IndexFunc(host, func(r rune) bool { return r > unicode.MaxASCII }) < 0 { // others need to be converted to ASCII
-			return to, newTransport(transport, net.JoinHostPort(host, cmp.Or(to.Port(), "80"))), nil
+			return to, newTransport(newStandard(transport), net.JoinHostPort(host, cmp.Or(to.Port(), "80"))), nil
 		}
 	case "https":
 		transport.Protocols.SetHTTP1(true)
@@ -95,7 +96,7 @@ func New(target string, cfg Config) (*url.URL, http.RoundTripper, error) {
 	default:
 		return nil, nil, fmt.Errorf("target %q: %s", target, want)
 	}
-	return to, transport, nil
+	return to, newStandard(transport), nil
 }
 
 // isPort reports whether port can be dialled. An empty port is the default port

@@ -14,6 +14,7 @@ import (
 	"net/textproto"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"lastcall/internal/buffers"
@@ -39,22 +40,21 @@ const (
 // a connection, and the hand-over between the three costs more than everything
 // else that a proxy does.
 //
-// Transport behaves as http.Transport does, with two differences. It does not
-// check the header of the request, because http.Server has done so. And it
-// leaves upgrades, and requests that wait for 100 (Continue), to an
-// http.Transport.
+// Transport behaves as [Standard] does, with two differences. It does not check
+// the header of the request, because http.Server has done so. And it leaves
+// upgrades, and requests that wait for 100 (Continue), to a Standard.
 //
 // The body of a request is sent by another goroutine, because the response may
 // come before its end.
 type Transport struct {
 	pool
-	responseTimeout time.Duration // 0: no limit
-	fallback        *http.Transport
+	responseTimeout time.Duration // of silence, before and in the response; 0: no limit
+	fallback        *Standard
 }
 
 // newTransport returns a Transport to addr, or t itself where the system cannot
 // tell whether an idle connection is still good.
-func newTransport(t *http.Transport, addr string) http.RoundTripper {
+func newTransport(t *Standard, addr string) http.RoundTripper {
 	if !canPeek {
 		return t
 	}
@@ -118,9 +118,12 @@ type conn struct {
 	ctx  context.Context // of the request
 	stop func() bool     // stops watching ctx; nil: not watching
 
+	progress atomic.Int64 // when a Read began, or a part of the request was written, by now()
+
 	mu            sync.Mutex
 	responseBegun bool          // the header was read
 	responseDue   time.Duration // when the response timeout ends, by now(); 0: no limit
+	silence       time.Duration // how long the program may say nothing in the response; 0: no limit
 	readDeadline  time.Duration // the socket's, by now(); 0: none
 }
 
@@ -139,7 +142,8 @@ func newConn(nc net.Conn, p *pool) *conn {
 func (c *conn) roundTrip(r *http.Request, timeout time.Duration) (res *http.Response, stale bool, err error) {
 	ctx := r.Context()
 	c.ctx, c.stop = ctx, nil
-	c.readLimit, c.bytesWritten, c.writeErr, c.writeDone, c.responseBegun = maxResponseHeader, 0, nil, nil, false
+	c.readLimit, c.bytesWritten, c.writeErr, c.writeDone = maxResponseHeader, 0, nil, nil
+	c.responseBegun, c.silence = false, 0
 
 	noBody := r.Body == nil || r.Body == http.NoBody
 	if noBody {
@@ -176,7 +180,10 @@ func (c *conn) roundTrip(r *http.Request, timeout time.Duration) (res *http.Resp
 	}
 
 	c.readLimit = math.MaxInt64
-	c.setResponseBegun()
+	if maySayNothing(res) {
+		timeout = 0
+	}
+	c.setResponseBegun(timeout)
 	keep := !res.Close && !r.Close
 	if res.Body == http.NoBody {
 		c.release(keep)
@@ -293,16 +300,20 @@ func (c *conn) setReadDeadlineLocked(wait time.Duration) {
 	c.SetReadDeadline(time.Now().Add(wait))
 }
 
-// setResponseBegun ends the response timeout.
-func (c *conn) setResponseBegun() {
+// setResponseBegun ends the response timeout. From now on the program may say
+// nothing for as long as silence; 0 means no limit.
+func (c *conn) setResponseBegun(silence time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.responseBegun, c.responseDue = true, 0
+	c.responseBegun, c.responseDue, c.silence = true, 0, silence
+	if silence > 0 && c.readDeadline == 0 {
+		c.setReadDeadlineLocked(silence)
+	}
 }
 
 // onReadDeadline handles the end of the socket's deadline: it begins to watch
 // for the cancellation of the request, and sets the next deadline. It reports
-// whether the response is late.
+// whether the program is late.
 func (c *conn) onReadDeadline() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -312,8 +323,12 @@ func (c *conn) onReadDeadline() bool {
 	if c.stop == nil {
 		c.stop = context.AfterFunc(c.ctx, c.close)
 	}
-	switch left := c.responseDue - now(); {
-	case c.responseDue == 0:
+	due := c.responseDue
+	if c.silence > 0 {
+		due = time.Duration(c.progress.Load()) + c.silence
+	}
+	switch left := due - now(); {
+	case due == 0:
 		c.readDeadline = 0
 		c.SetReadDeadline(time.Time{})
 	case left <= 0:
@@ -331,6 +346,9 @@ func (c connReader) Read(p []byte) (int, error) {
 	if c.readLimit <= 0 {
 		return 0, io.ErrUnexpectedEOF
 	}
+	if c.silence > 0 {
+		c.progress.Store(int64(now()))
+	}
 	for {
 		n, err := c.Conn.Read(p[:min(int64(len(p)), c.readLimit)])
 		if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) && !c.onReadDeadline() {
@@ -346,6 +364,9 @@ type connWriter struct{ *conn }
 
 func (c connWriter) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
+	if c.writeDone != nil {
+		c.progress.Store(int64(now()))
+	}
 	c.bytesWritten += int64(n)
 	c.writeErr = err
 	return n, err
@@ -396,8 +417,12 @@ func (b *body) Read(p []byte) (int, error) {
 	if err == nil {
 		return n, nil
 	}
-	if err != io.EOF && b.ctx.Err() != nil {
+	switch {
+	case err == io.EOF:
+	case b.ctx.Err() != nil:
 		err = b.ctx.Err()
+	case isTimeout(err):
+		err = errSilent
 	}
 	return n, b.end(err)
 }

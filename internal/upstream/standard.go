@@ -1,0 +1,133 @@
+package upstream
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// Standard is an http.Transport with what a proxy needs besides:
+//
+//   - A program that stalls within the exchange is given up; see watch.
+//   - A program that refuses a request which expects 100 (Continue) does not
+//     make the client send the body; see expectation.
+//   - A connection over HTTP/2 on which the program went silent is replaced.
+//   - An upgrade goes over HTTP/1.1, whatever the rest goes over.
+type Standard struct {
+	*http.Transport
+	silence time.Duration // how long the program may make no progress; 0: no limit
+	http2   bool          // the transport may use HTTP/2
+
+	// upgrades returns the transport of upgrades, which HTTP/2 does not have.
+	upgrades func() *http.Transport
+}
+
+// newStandard returns a Standard with the settings of t.
+func newStandard(t *http.Transport) *Standard {
+	s := &Standard{Transport: t, silence: t.ResponseHeaderTimeout, http2: t.Protocols.HTTP2() || t.Protocols.UnencryptedHTTP2()}
+	t.ExpectContinueTimeout = 0 // see expectation
+	s.upgrades = func() *http.Transport { return t }
+	if s.http2 {
+		s.upgrades = sync.OnceValue(func() *http.Transport {
+			t := t.Clone()
+			t.ForceAttemptHTTP2, t.Protocols = false, new(http.Protocols)
+			t.Protocols.SetHTTP1(true)
+			return t
+		})
+		// With less than the timeout in all, the first request that is not
+		// answered is also the last.
+		t.HTTP2 = &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 15 * time.Second}
+		if s.silence > 0 {
+			t.HTTP2.SendPingTimeout = min(t.HTTP2.SendPingTimeout, s.silence/3)
+			t.HTTP2.PingTimeout = min(t.HTTP2.PingTimeout, s.silence/3)
+		}
+	}
+	return s
+}
+
+// CloseIdleConnections closes the connections that no request uses.
+func (s *Standard) CloseIdleConnections() {
+	s.Transport.CloseIdleConnections()
+	s.upgrades().CloseIdleConnections()
+}
+
+// RoundTrip implements http.RoundTripper.
+func (s *Standard) RoundTrip(r *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(r.Context())
+	e := &exchange{cancel: cancel}
+	if s.silence > 0 {
+		e.watch = newWatch(s.silence, func() { cancel(errSilent) })
+	}
+	if r.Body != nil && r.Body != http.NoBody {
+		body := r.Body
+		if expectsContinue(r) {
+			e.expectation = newExpectation(body)
+			ctx = e.expectation.trace(ctx)
+			body = e.expectation
+		}
+		r = r.WithContext(ctx)
+		r.Body = &watchedUpload{body, e.watch}
+	} else {
+		r = r.WithContext(ctx)
+	}
+	t, upgrade := s.Transport, s.http2 && r.Header["Upgrade"] != nil
+	if upgrade {
+		t = s.upgrades()
+	}
+	res, err := t.RoundTrip(r)
+	switch {
+	case err != nil:
+		e.end(err)
+		if context.Cause(ctx) == errSilent {
+			err = errSilent
+		}
+		if upgrade {
+			err = fmt.Errorf("upgrade over HTTP/1.1: %w", err)
+		}
+		return nil, err
+	case res.StatusCode == http.StatusSwitchingProtocols:
+		e.watch.stop() // who reads a tunnel waits as long as it likes
+		return res, nil
+	}
+	e.expectation.answered()
+	e.watch.responded(maySayNothing(res))
+	if res.Body == http.NoBody {
+		e.end(nil)
+	} else {
+		e.body = res.Body
+		res.Body = e
+	}
+	return res, nil
+}
+
+// exchange is the body of a response. It knows the request.
+type exchange struct {
+	body        io.ReadCloser
+	cancel      context.CancelCauseFunc // of the request
+	watch       *watch                  // nil: no limit
+	expectation *expectation            // nil: none
+}
+
+func (e *exchange) Read(p []byte) (int, error) {
+	e.watch.await()
+	n, err := e.body.Read(p)
+	if e.watch.received() && err != nil && err != io.EOF {
+		err = errSilent
+	}
+	return n, err
+}
+
+func (e *exchange) Close() error {
+	e.end(http.ErrBodyReadAfterClose)
+	return e.body.Close()
+}
+
+// end ends the exchange.
+func (e *exchange) end(err error) {
+	e.watch.stop()
+	e.expectation.decide(errRefused)
+	e.cancel(err)
+}
