@@ -31,6 +31,7 @@ func newHandler(cfg *Settings, stop *actors.Stop, logger log.Logger, record ...f
 			Logger:          log.With(logger, "actor", "proxy"),
 			ResponseTimeout: orNone(cfg.proxyTimeout),
 			Upgrades:        cfg.proxyUpgrade,
+			MaxUpstream:     limitOrNone(cfg.maxUpstream),
 			Spread:          orNone(cfg.wsSpread),
 		})
 		if err != nil {

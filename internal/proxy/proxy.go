@@ -46,6 +46,12 @@ type Config struct {
 	// is not passed on, and its request is one without it.
 	Upgrades []string
 
+	// MaxUpstream is the number of requests that the program gets at the same
+	// time, WebSockets included; over HTTP/1.1 each has a connection. As many
+	// more, at most 1000, wait up to 2 seconds for their turn. Zero means
+	// [DefaultMaxUpstream], negative means no limit.
+	MaxUpstream int
+
 	// Spread is the time over which WebSockets and event streams end when
 	// draining begins. Each ends at a random moment, so that their clients do
 	// not all connect again at once. The time is shorter if there are few of
@@ -84,7 +90,9 @@ const statusClientClosed = 499
 // Other upgrades, and other responses, may take until the deadline.
 //
 // The client gets 502 if the program cannot be reached or breaks off, and 504
-// if it takes too long. Within a response the client sees a cut.
+// if it takes too long. Within a response the client sees a cut. It gets 503,
+// with Retry-After, if the program has cfg.MaxUpstream requests already and none
+// of them ends within 2 seconds.
 func New(target string, cfg Config) (http.Handler, error) {
 	to, transport, err := upstream.New(target, upstream.Config{ResponseTimeout: cfg.ResponseTimeout, DialTimeout: cfg.DialTimeout})
 	if err != nil {
@@ -93,7 +101,7 @@ func New(target string, cfg Config) (http.Handler, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = log.NewNopLogger()
 	}
-	p := &proxy{logger: log.With(cfg.Logger, "target", target), spread: spread{max: timeout(cfg.Spread, DefaultSpread)}, base: to, upgrades: cfg.Upgrades}
+	p := &proxy{logger: log.With(cfg.Logger, "target", target), spread: spread{max: timeout(cfg.Spread, DefaultSpread)}, base: to, upgrades: cfg.Upgrades, slots: newSlots(cfg.MaxUpstream)}
 	if p.upgrades == nil {
 		p.upgrades = []string{"websocket"}
 	}
@@ -159,6 +167,7 @@ type proxy struct {
 	httputil.ReverseProxy
 	logger log.Logger
 	spread spread
+	slots  *slots
 	base   *url.URL // of the requests to the program
 
 	upgrades []string
@@ -183,6 +192,11 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		defer a.abandonBody()
 		inner.Body = a.body
 	}
+	if err := p.slots.acquire(r.Context()); err != nil {
+		p.handleError(a, inner, err)
+		return
+	}
+	defer p.slots.release()
 	p.ReverseProxy.ServeHTTP(a, inner)
 }
 
@@ -209,6 +223,14 @@ func (p *proxy) handleError(w http.ResponseWriter, r *http.Request, err error) {
 		status, logger, msg = statusClientClosed, level.Debug(p.logger), "the client went away"
 	case cause != nil:
 		status, logger, msg = bodyErrorStatus(cause), level.Debug(p.logger), "the client broke off its request"
+	case err == errBusy:
+		status, msg = http.StatusServiceUnavailable, "refused requests"
+		a.Header().Set("Retry-After", "1")
+		if n := p.slots.refused(); n > 0 {
+			logger = log.With(logger, "requests", n)
+		} else {
+			logger = level.Debug(p.logger)
+		}
 	case isTimeout(err):
 		status = http.StatusGatewayTimeout
 	}
