@@ -32,6 +32,7 @@ func newHandler(cfg *Settings, stop *actors.Stop, logger log.Logger, record ...f
 			ResponseTimeout: orNone(cfg.proxyTimeout),
 			Upgrades:        cfg.proxyUpgrade,
 			Trust:           cfg.trust.Trust,
+			MaxUpstream:     limitOrNone(cfg.maxUpstream),
 			Spread:          orNone(cfg.wsSpread),
 			Hold:            orNone(cfg.proxyHold),
 		})

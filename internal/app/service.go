@@ -130,6 +130,7 @@ func (s Service) End(err error) error {
 func newServer(cfg *Settings, h http.Handler, certificate *certificate.Pair, logger log.Logger) *http.Server {
 	s := &http.Server{
 		Handler:           h,
+		ConnContext:       slowpeer.ConnContext,
 		ReadHeaderTimeout: cfg.readHeaderTimeout,
 		IdleTimeout:       cfg.idleTimeout,
 		MaxHeaderBytes:    cfg.maxHeaderBytes,

@@ -22,6 +22,8 @@ type Settings struct {
 	list   bool
 	proxy  string
 
+	maxUpstream int
+
 	proxyTimeout time.Duration
 	proxyUpgrade protocols
 	proxyHold    time.Duration
@@ -69,6 +71,7 @@ What to serve (neither: a start page)
   -dir PATH, -list           files of a directory; list those that have no index.html
   -proxy URL                 a program: http://, https://, h2c://HOST:PORT or unix:PATH
   -proxy-timeout 1m0s        how long it may take to begin an answer, and then say nothing
+  -max-upstream 10000        requests it gets at once; some more wait, then 503; 0: no limit
   -proxy-upgrade websocket   protocols that its clients may upgrade to, with commas, or none
   -proxy-hold 10s            hold requests so long while it cannot be reached, then answer 503
   -- PROGRAM ARG…            run the program, and stand in front of it: it is to listen on PORT
@@ -134,6 +137,8 @@ func (c *Settings) flags() *flag.FlagSet {
 	fs.Var(choice{&c.logFormat, []string{"logfmt", "json"}}, "log-format", "")
 	fs.Var(choice{&c.logLevel, []string{"debug", "info", "warn", "error"}}, "log-level", "")
 	fs.Var((*size)(&c.maxHeaderBytes), "max-header-bytes", "")
+	c.maxUpstream = proxy.DefaultMaxUpstream
+	fs.Var((*limit)(&c.maxUpstream), "max-upstream", "")
 	fs.Var((*boolean)(&c.version), "version", "")
 	fs.Var((*nonEmpty)(&c.config), "config", "")
 	fs.Var((*boolean)(&c.checkOnly), "check", "")

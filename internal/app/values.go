@@ -169,6 +169,20 @@ func (n *size) Set(s string) error {
 	return nil
 }
 
+// limit is a number of things, or 0 for no limit.
+type limit int
+
+func (n *limit) String() string { return strconv.Itoa(int(*n)) }
+
+func (n *limit) Set(s string) error {
+	v, err := strconv.Atoi(s)
+	if err != nil || v < 0 {
+		return fmt.Errorf("%q is not a number of zero or more", s)
+	}
+	*n = limit(v)
+	return nil
+}
+
 // duration is a time.Duration that is not negative.
 type duration time.Duration
 
@@ -190,4 +204,12 @@ func orNone(d time.Duration) time.Duration {
 		return -1
 	}
 	return d
+}
+
+// limitOrNone is orNone for a number.
+func limitOrNone(n int) int {
+	if n == 0 {
+		return -1
+	}
+	return n
 }

@@ -81,6 +81,7 @@ func TestBadSettings(t *testing.T) {
 		{"admin", []string{"-admin", "9090"}, "", 2, `-admin: address "9090": want HOST:PORT, :PORT or unix:PATH`},
 		{"admin taken", []string{"-listen", "127.0.0.1:0", "-admin", taken}, "", 1, "-admin " + taken + ": listen tcp " + taken + ": bind: address already in use"},
 		{"health prefix", []string{"-health-prefix", "health"}, "", 2, `-health-prefix "health": want a path such as / or /-/health, or off`},
+		{"max upstream", []string{"-max-upstream", "-1"}, "", 2, `invalid value "-1" for flag -max-upstream: "-1" is not a number of zero or more`},
 		{"too many header bytes", []string{"-max-header-bytes", "1073741825"}, "", 2, `invalid value "1073741825" for flag -max-header-bytes: "1073741825" is not a number of bytes from 1 to 1073741824`},
 		{"empty", []string{"-tls-cert", "", "-tls-key", ""}, "", 2, `invalid value "" for flag -tls-cert: want a value, or not the flag`},
 		{"empty environment", []string{"-listen", taken}, "LASTCALL_DIR=", 1, "-listen " + taken + ": listen tcp " + taken + ": bind: address already in use"},

@@ -49,6 +49,12 @@ type Config struct {
 	// as a balancer before the proxy. The zero value trusts nobody.
 	Trust Trust
 
+	// MaxUpstream is the number of requests that the program gets at the same
+	// time, WebSockets included; over HTTP/1.1 each has a connection. As many
+	// more, at most 1000, wait up to 2 seconds for their turn. Zero means
+	// [DefaultMaxUpstream], negative means no limit.
+	MaxUpstream int
+
 	// Spread is the time over which WebSockets and event streams end when
 	// draining begins. Each ends at a random moment, so that their clients do
 	// not all connect again at once. The time is shorter if there are few of
@@ -97,7 +103,9 @@ const statusClientClosed = 499
 // A request for a program at which nobody listens is held for cfg.Hold: nothing of
 // it has been sent. It is then answered 503, with Retry-After. The client gets 502
 // if the program breaks off or cannot be reached for another reason, and 504 if it
-// takes too long. Within a response the client sees a cut.
+// takes too long. Within a response the client sees a cut. It gets 503, with
+// Retry-After, if the program has cfg.MaxUpstream requests already and none of them
+// ends within 2 seconds.
 func New(target string, cfg Config) (Handler, error) {
 	to, _, err := upstream.New(cmp.Or(target, "http://127.0.0.1"), upstream.Config{})
 	if err != nil {
@@ -106,7 +114,7 @@ func New(target string, cfg Config) (Handler, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = log.NewNopLogger()
 	}
-	p := &proxy{route: newRoute(cfg), logger: cfg.Logger, base: to, upgrades: cfg.Upgrades, trust: cfg.Trust}
+	p := &proxy{route: newRoute(cfg), logger: cfg.Logger, base: to, upgrades: cfg.Upgrades, trust: cfg.Trust, slots: newSlots(cfg.MaxUpstream)}
 	if target != "" {
 		p.logger = log.With(cfg.Logger, "target", target)
 		p.Switch(1, target)
@@ -138,6 +146,7 @@ type proxy struct {
 	httputil.ReverseProxy
 	*route
 	logger log.Logger
+	slots  *slots
 	base   *url.URL // of the requests to the program; its host is that of a generation
 
 	upgrades []string
@@ -168,6 +177,11 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		defer a.abandonBody()
 		inner.Body = a.body
 	}
+	if err := p.slots.acquire(r.Context()); err != nil {
+		p.handleError(a, inner, err)
+		return
+	}
+	defer p.slots.release()
 	p.ReverseProxy.ServeHTTP(a, inner)
 }
 
@@ -206,6 +220,14 @@ func (p *proxy) handleError(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.As(err, new(*holdError)):
 		status = http.StatusServiceUnavailable
 		a.Header().Set("Retry-After", "1")
+	case err == errBusy:
+		status, msg = http.StatusServiceUnavailable, "refused requests"
+		a.Header().Set("Retry-After", "1")
+		if n := p.slots.refused(); n > 0 {
+			logger = log.With(logger, "requests", n)
+		} else {
+			logger = level.Debug(p.logger)
+		}
 	case isTimeout(err):
 		status = http.StatusGatewayTimeout
 	}

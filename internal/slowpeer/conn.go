@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -43,6 +44,9 @@ func (b *budget) spent() bool { return b.limit > 0 && b.left <= 0 }
 type conn struct {
 	net.Conn
 	unacknowledged func(net.Conn) (n int64, ok bool) // tests replace it
+
+	moved          atomic.Int64 // bytes written
+	streamsWriting atomic.Int64 // over HTTP/2
 
 	rmu      sync.Mutex // guards the following
 	renewing bool       // Read sets the read deadline
@@ -212,6 +216,7 @@ func (c *conn) beforeWriteLocked() (time.Duration, error) {
 // reports whether to repeat it.
 func (c *conn) afterWriteLocked(start time.Duration, moved int64, err error) bool {
 	c.bytesWritten += moved
+	c.moved.Store(c.bytesWritten)
 	c.waited += now() - start
 	expired := err != nil && errors.Is(err, os.ErrDeadlineExceeded)
 	if expired || c.waited >= c.out.limit/8 {

@@ -27,7 +27,7 @@ func inMemory(t *testing.T, h http.HandlerFunc, cfg Config, f func(t *testing.T,
 	synctest.Test(t, func(t *testing.T) {
 		defer time.Sleep(time.Minute) // until all have ended
 		m := wiretest.NewMemory()
-		s := &http.Server{Handler: Handler(h, cfg), Protocols: new(http.Protocols)}
+		s := &http.Server{Handler: Handler(h, cfg), Protocols: new(http.Protocols), ConnContext: ConnContext}
 		s.Protocols.SetHTTP1(true)
 		s.Protocols.SetUnencryptedHTTP2(true)
 		done := make(chan struct{})

@@ -32,8 +32,11 @@ type Config struct {
 	Read time.Duration
 	// Write applies to the response. Time in which the handler writes nothing
 	// is free, and so is the time that the kernel takes to send what it buffers
-	// after the last write. It applies to a connection: over HTTP/2, to all of
-	// its streams together. Zero means 10 seconds, negative means no limit.
+	// after the last write. It applies to a connection and, over HTTP/2, to each
+	// of its streams: there a write of up to 16 KiB may take longer by what its
+	// bytes are worth, and time in which the other streams fill the line is
+	// free. Streams need [ConnContext]. Zero means 10 seconds, negative means no
+	// limit.
 	Write time.Duration
 }
 
@@ -65,16 +68,25 @@ var renewMarker = time.Unix(1<<36, 0x1a57ca11)
 // aLongTimeAgo is a deadline that makes a blocked Read return.
 var aLongTimeAgo = time.Unix(1, 0)
 
-// Handler applies cfg.Read to the bodies of requests. HTTP/1 needs the
-// connections of a [Listener]: on others Handler does nothing. It does not
-// touch an HTTP/1 request or its body. A request without a body costs nothing.
+// Handler applies cfg.Read to the bodies of requests, and cfg.Write to the
+// streams of HTTP/2. HTTP/1 needs the connections of a [Listener]: on others
+// Handler does nothing. It does not touch an HTTP/1 request or its body. An
+// HTTP/1 request without a body costs nothing.
 func Handler(next http.Handler, cfg Config) http.Handler {
-	read := timeout(cfg.Read, defaultRead)
-	if read == 0 {
+	read, write := timeout(cfg.Read, defaultRead), timeout(cfg.Write, defaultWrite)
+	if read == 0 && write == 0 {
 		return next
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor == 2 && write > 0 {
+			if c, ok := r.Context().Value(connKey{}).(*conn); ok {
+				s := newStreamWriter(w, c, write)
+				defer s.handlerReturned()
+				w = s
+			}
+		}
 		switch {
+		case read == 0:
 		case r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0:
 		case r.ProtoMajor == 1:
 			marker, rc := renewMarker, http.NewResponseController(w)

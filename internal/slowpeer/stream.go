@@ -14,10 +14,6 @@ import (
 // A deadline of net/http runs on while the handler does something else, and
 // each one costs a message to the goroutine of the connection. So stream
 // measures the time itself, and sets a deadline only when the budget is spent.
-//
-// It does not apply to responses. A write may wait for the line, on which a
-// [Listener] sees progress, or for the client to open the stream's window. It
-// cannot tell which.
 type stream struct {
 	io.ReadCloser
 	rc *http.ResponseController

@@ -2,19 +2,23 @@ package upstream
 
 import (
 	"context"
+	"math"
 	"net"
+	"net/http"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
 
-// pool holds up to maxIdle idle connections to the program, each for
-// idleTimeout.
+// pool holds up to maxIdle idle connections to the program, each for its
+// idleLimit.
 type pool struct {
 	dial func(context.Context) (net.Conn, error)
 
 	mu       sync.Mutex
-	idle     []*conn     // ordered by idleSince; the last is used next
+	idle     []*conn     // the last is used next
 	timer    *time.Timer // calls sweep
 	timerSet bool        // timer runs
 }
@@ -31,7 +35,8 @@ func (p *pool) get(ctx context.Context) (c *conn, reused bool, err error) {
 		c, p.idle[n-1] = p.idle[n-1], nil
 		p.idle = p.idle[:n-1]
 		p.mu.Unlock()
-		if c.noPendingInput() {
+		expired := c.idleLimit < idleTimeout && now()-c.idleSince >= c.idleLimit // the timer may be set to a later one
+		if !expired && c.noPendingInput() {
 			return c, true, nil
 		}
 		c.Close()
@@ -56,9 +61,9 @@ func (p *pool) put(c *conn) {
 	if !p.timerSet {
 		p.timerSet = true
 		if p.timer == nil {
-			p.timer = time.AfterFunc(idleTimeout, p.sweep)
+			p.timer = time.AfterFunc(c.idleLimit, p.sweep)
 		} else {
-			p.timer.Reset(idleTimeout)
+			p.timer.Reset(c.idleLimit)
 		}
 	}
 }
@@ -67,15 +72,45 @@ func (p *pool) put(c *conn) {
 func (p *pool) sweep() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	old, t := 0, now()
-	for old < len(p.idle) && t-p.idle[old].idleSince >= idleTimeout {
-		p.idle[old].Close()
-		old++
-	}
-	p.idle = slices.Delete(p.idle, 0, old)
+	t, next := now(), time.Duration(math.MaxInt64)
+	p.idle = slices.DeleteFunc(p.idle, func(c *conn) bool {
+		left := c.idleLimit - (t - c.idleSince)
+		if left <= 0 {
+			c.Close()
+			return true
+		}
+		next = min(next, left)
+		return false
+	})
 	if p.timerSet = len(p.idle) > 0; p.timerSet {
-		p.timer.Reset(idleTimeout - (t - p.idle[0].idleSince))
+		p.timer.Reset(next)
 	}
+}
+
+// keepAlive returns how long a connection may be idle after a response: less
+// than the program says in the header Keep-Alive, because a request that is on
+// its way when the program closes is lost. Zero means that the program closes at
+// once.
+func keepAlive(h http.Header) time.Duration {
+	limit := idleTimeout
+	for _, field := range h["Keep-Alive"] {
+		for param := range strings.SplitSeq(field, ",") {
+			name, value, _ := strings.Cut(param, "=")
+			n, err := strconv.ParseUint(strings.Trim(value, " \t\""), 10, 16)
+			if err != nil {
+				continue
+			}
+			switch strings.ToLower(strings.TrimSpace(name)) {
+			case "timeout":
+				limit = min(limit, time.Duration(n)*time.Second*3/4)
+			case "max": // requests that the program still takes
+				if n == 0 {
+					return 0
+				}
+			}
+		}
+	}
+	return limit
 }
 
 // close closes the idle connections.

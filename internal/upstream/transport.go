@@ -106,6 +106,7 @@ type conn struct {
 	noPendingInput func() bool   // nothing waits to be read, not even the end
 	close          func()        // Close
 	idleSince      time.Duration // when it came into the pool, by now()
+	idleLimit      time.Duration // how long it may stay there
 
 	br        *bufio.Reader
 	readLimit int64 // bytes that may still be read; of the header, until that is read
@@ -128,7 +129,7 @@ type conn struct {
 }
 
 func newConn(nc net.Conn, p *pool) *conn {
-	c := &conn{Conn: nc, pool: p, noPendingInput: noPendingInput(nc)}
+	c := &conn{Conn: nc, pool: p, noPendingInput: noPendingInput(nc), idleLimit: idleTimeout}
 	c.close = func() { nc.Close() }
 	c.br = bufio.NewReaderSize(connReader{c}, buffers.Size)
 	c.bw = bufio.NewWriter(connWriter{c})
@@ -184,7 +185,8 @@ func (c *conn) roundTrip(r *http.Request, timeout time.Duration) (res *http.Resp
 		timeout = 0
 	}
 	c.setResponseBegun(timeout)
-	keep := !res.Close && !r.Close
+	c.idleLimit = keepAlive(res.Header)
+	keep := !res.Close && !r.Close && c.idleLimit > 0
 	if res.Body == http.NoBody {
 		c.release(keep)
 	} else {

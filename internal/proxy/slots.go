@@ -1,0 +1,123 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+)
+
+// DefaultMaxUpstream is [Config]'s MaxUpstream if that is zero. It is less than
+// the local ports for connections to one address.
+const DefaultMaxUpstream = 10_000
+
+const (
+	// maxQueue is the limit of requests that wait for a slot, and queueTimeout
+	// of how long: a longer queue only makes clients ask again.
+	maxQueue     = 1000
+	queueTimeout = 2 * time.Second
+)
+
+// errBusy is the error of a request that found no slot.
+var errBusy = errors.New("the program has as many requests as -max-upstream allows")
+
+// slots limits the requests that the program gets at the same time. Nil has no
+// limit.
+type slots struct {
+	max      int
+	maxQueue int // at most max, too
+
+	mu       sync.Mutex
+	used     int
+	queue    []chan struct{} // ordered by arrival; closed when the request has its slot
+	lastBusy time.Duration   // when a request was last reported to be refused, by now()
+	unlogged int             // refused since then
+	logged   bool            // lastBusy is set
+}
+
+func newSlots(n int) *slots {
+	if n < 0 {
+		return nil
+	}
+	if n == 0 {
+		n = DefaultMaxUpstream
+	}
+	return &slots{max: n, maxQueue: min(n, maxQueue)}
+}
+
+// acquire takes a slot, or returns errBusy or the error of ctx.
+func (s *slots) acquire(ctx context.Context) error {
+	if s == nil {
+		return nil
+	}
+	s.mu.Lock()
+	if s.used < s.max {
+		s.used++
+		s.mu.Unlock()
+		return nil
+	}
+	if len(s.queue) >= s.maxQueue {
+		s.mu.Unlock()
+		return errBusy
+	}
+	mine := make(chan struct{})
+	s.queue = append(s.queue, mine)
+	s.mu.Unlock()
+
+	timer := time.NewTimer(queueTimeout)
+	defer timer.Stop()
+	var err error
+	select {
+	case <-mine:
+		return nil
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-timer.C:
+		err = errBusy
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.Index(s.queue, mine)
+	if i < 0 { // it has its slot after all
+		if err == errBusy {
+			return nil
+		}
+		s.releaseLocked()
+		return err
+	}
+	s.queue = slices.Delete(s.queue, i, i+1)
+	return err
+}
+
+// release gives the slot to the request that has waited longest.
+func (s *slots) release() {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.releaseLocked()
+}
+
+func (s *slots) releaseLocked() {
+	if len(s.queue) == 0 {
+		s.used--
+		return
+	}
+	close(s.queue[0])
+	s.queue = slices.Delete(s.queue, 0, 1)
+}
+
+// refused returns how many requests were refused since it last did so, this one
+// included; or 0 within a second after that.
+func (s *slots) refused() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unlogged++
+	if t := now(); !s.logged || t-s.lastBusy >= time.Second {
+		s.logged, s.lastBusy = true, t
+		n, s.unlogged = s.unlogged, 0
+	}
+	return n
+}
