@@ -22,7 +22,7 @@ func newHandler(cfg *Settings, stop *actors.Stop, logger log.Logger, record ...f
 	switch {
 	case cfg.dir != "":
 		by = "files"
-		if h, err = files.Handler(cfg.dir, cfg.list); err != nil {
+		if h, err = files.Handler(cfg.dir, files.Config{List: cfg.list, Logger: log.With(logger, "actor", "files")}); err != nil {
 			return nil, nil, fmt.Errorf("-dir: %w", err)
 		}
 	case cfg.proxy != "":

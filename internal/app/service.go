@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	stdlog "log"
 	"net"
 	"net/http"
@@ -41,7 +42,7 @@ func NewService(cfg *Settings, stop *actors.Stop, l Log) (s Service, err error) 
 	if err != nil {
 		return s, usageError{err}
 	}
-	if s.Listeners, err = listen(cfg.listen); err != nil {
+	if s.Listeners, err = listen(cfg.listen, cfg.unixMode); err != nil {
 		return s, err
 	}
 	if cfg.admin != "" {
@@ -162,7 +163,7 @@ func timeouts(cfg *Settings) slowpeer.Config {
 // listen returns listeners on the sockets that were passed to the process and on
 // all of the addresses, or an error and nothing left open. Passed sockets replace
 // the default address, but not one that is set.
-func listen(addrs addresses) (listeners []net.Listener, err error) {
+func listen(addrs addresses, mode mode) (listeners []net.Listener, err error) {
 	defer func() {
 		if err != nil {
 			closeAll(listeners)
@@ -172,13 +173,34 @@ func listen(addrs addresses) (listeners []net.Listener, err error) {
 		return listeners, err
 	}
 	for _, addr := range addrs.list {
-		l, err := actors.Listen(addr)
+		l, err := listenMode(addr, mode)
 		if err != nil {
 			return listeners, fmt.Errorf("-listen %s: %w", addr, err)
 		}
 		listeners = append(listeners, l)
 	}
 	return listeners, nil
+}
+
+// listenMode listens on an address. If it is the path of a unix socket, and a mode
+// is given, only those may connect whom the mode lets.
+func listenMode(addr string, mode mode) (l net.Listener, err error) {
+	path, ok := strings.CutPrefix(addr, "unix:")
+	if !ok || mode == 0 {
+		return actors.Listen(addr)
+	}
+	err = asOwner(func() error {
+		l, err = actors.Listen(addr)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, fs.FileMode(mode)); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
 }
 
 func closeAll(listeners []net.Listener) {

@@ -3,6 +3,7 @@ package app
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"slices"
 	"strconv"
@@ -157,6 +158,39 @@ func (n *size) Set(s string) error {
 		return fmt.Errorf("%q is not a number of bytes from 1 to 1073741824", s)
 	}
 	*n = size(v)
+	return nil
+}
+
+// limit is a number of things, or 0 for no limit.
+type limit int
+
+func (n *limit) String() string { return strconv.Itoa(int(*n)) }
+
+func (n *limit) Set(s string) error {
+	v, err := strconv.Atoi(s)
+	if err != nil || v < 0 {
+		return fmt.Errorf("%q is not a number of zero or more", s)
+	}
+	*n = limit(v)
+	return nil
+}
+
+// mode is the permissions of a file. 0 means those that the umask leaves.
+type mode fs.FileMode
+
+func (m *mode) String() string {
+	if *m == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%04o", fs.FileMode(*m))
+}
+
+func (m *mode) Set(s string) error {
+	v, err := strconv.ParseUint(s, 8, 32)
+	if err != nil || v == 0 || v > 0o777 {
+		return fmt.Errorf("%q is not a mode of a file, such as 0660", s)
+	}
+	*m = mode(v)
 	return nil
 }
 

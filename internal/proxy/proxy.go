@@ -21,6 +21,8 @@ import (
 
 	"lastcall/internal/buffers"
 	"lastcall/internal/request"
+	"lastcall/internal/socket"
+	"lastcall/internal/throttle"
 	"lastcall/internal/upstream"
 )
 
@@ -161,6 +163,8 @@ type proxy struct {
 	spread spread
 	base   *url.URL // of the requests to the program
 
+	exhausted throttle.Second // of warnings
+
 	upgrades []string
 }
 
@@ -212,7 +216,15 @@ func (p *proxy) handleError(w http.ResponseWriter, r *http.Request, err error) {
 	case isTimeout(err):
 		status = http.StatusGatewayTimeout
 	}
-	logger.Log("msg", msg, "method", r.Method, "path", r.URL.Path, "status", status, "err", err)
+	line := []any{"msg", msg, "method", r.Method, "path", r.URL.Path, "status", status, "err", err}
+	if socket.IsExhausted(err) { // as for every other request now
+		times, ok := p.exhausted.Next()
+		if !ok {
+			logger = log.NewNopLogger()
+		}
+		line = append(line, "times", times)
+	}
+	logger.Log(line...)
 	if r.ProtoMajor == 1 && r.ContentLength != 0 && a.body.endErr() == nil {
 		// net/http reads the rest of the body first, to keep the connection. It
 		// does not wait for a client that has stalled there.
