@@ -15,29 +15,42 @@ import (
 	"lastcall/internal/slowpeer"
 )
 
-// newHandler returns the handler that the settings ask for. The recorder is in it,
-// or nil.
-func newHandler(cfg *Settings, stop *actors.Stop, logger log.Logger, record ...func(accesslog.Request)) (h http.Handler, recorder *accesslog.Handler, err error) {
-	var by string
+// newHandler returns the handler that the settings ask for, and sets what records
+// its requests.
+func (s *Service) newHandler() (h http.Handler, err error) {
+	cfg, stop, logger := s.settings, s.stop, s.log.logger
+	by := "start"
 	switch {
 	case cfg.dir != "":
 		by = "files"
-		if h, err = files.Handler(cfg.dir, files.Config{List: cfg.list, Logger: log.With(logger, "actor", "files")}); err != nil {
-			return nil, nil, fmt.Errorf("-dir: %w", err)
-		}
 	case cfg.proxy != "":
 		by = "proxy"
-		h, err = proxy.New(cfg.proxy, proxy.Config{
+	}
+	var record []func(accesslog.Request)
+	if cfg.admin != "" {
+		s.metrics = newRequestMetrics(by)
+		record = append(record, s.metrics.record)
+	}
+	switch {
+	case cfg.dir != "":
+		if h, err = files.Handler(cfg.dir, files.Config{List: cfg.list, Logger: log.With(logger, "actor", "files")}); err != nil {
+			return nil, fmt.Errorf("-dir: %w", err)
+		}
+	case cfg.proxy != "":
+		config := proxy.Config{
 			Logger:          log.With(logger, "actor", "proxy"),
 			ResponseTimeout: orNone(cfg.proxyTimeout),
 			Upgrades:        cfg.proxyUpgrade,
 			Spread:          orNone(cfg.wsSpread),
-		})
+		}
+		if s.metrics != nil {
+			config.Failed = s.metrics.failed
+		}
+		h, err = proxy.New(cfg.proxy, config)
 		if err != nil {
-			return nil, nil, fmt.Errorf("-proxy: %w", err)
+			return nil, fmt.Errorf("-proxy: %w", err)
 		}
 	default:
-		by = "start"
 		h = Start(func() string { return stop.Phase().String() }, version(debug.ReadBuildInfo()))
 	}
 	if cfg.proxy == "" { // which checks by itself
@@ -53,8 +66,8 @@ func newHandler(cfg *Settings, stop *actors.Stop, logger log.Logger, record ...f
 		h = actors.Health(stop, cfg.healthPrefix, h)
 	}
 	if len(record) > 0 {
-		recorder = accesslog.New(h, "health", record...)
-		h = recorder
+		s.recorder = accesslog.New(h, "health", record...)
+		h = s.recorder
 	}
-	return slowpeer.Handler(h, timeouts(cfg)), recorder, nil
+	return slowpeer.Handler(h, timeouts(cfg)), nil
 }

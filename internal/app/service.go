@@ -32,6 +32,7 @@ type Service struct {
 	stop     *actors.Stop
 	log      Log
 	recorder *accesslog.Handler // of requests; nil: none
+	metrics  *requestMetrics    // nil: none
 }
 
 // NewService loads and opens all that the settings name. If it fails, nothing is
@@ -73,7 +74,7 @@ func (s *Service) load() (http.Handler, error) {
 			return nil, fmt.Errorf("-report: %w", err)
 		}
 	}
-	handler, recorder, err := newHandler(cfg, s.stop, logger)
+	handler, err := s.newHandler()
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +84,6 @@ func (s *Service) load() (http.Handler, error) {
 			return nil, fmt.Errorf("-tls-cert, -tls-key: %w", err)
 		}
 	}
-	s.recorder = recorder
 	return handler, nil
 }
 

@@ -39,6 +39,11 @@ type Config struct {
 	// minute, negative means no limit.
 	ResponseTimeout time.Duration
 
+	// Failed is called for each request that the program has not answered, with
+	// the status that stands for an answer (502, 503 or 504), and with 0 when the
+	// program has broken off its answer. Nil is allowed.
+	Failed func(status int)
+
 	// DialTimeout is how long connecting to the program may take. Zero means 5
 	// seconds, negative means no limit.
 	DialTimeout time.Duration
@@ -95,7 +100,10 @@ func New(target string, cfg Config) (http.Handler, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = log.NewNopLogger()
 	}
-	p := &proxy{logger: log.With(cfg.Logger, "target", target), spread: spread{max: timeout(cfg.Spread, DefaultSpread)}, base: to, upgrades: cfg.Upgrades}
+	if cfg.Failed == nil {
+		cfg.Failed = func(int) {}
+	}
+	p := &proxy{failed: cfg.Failed, logger: log.With(cfg.Logger, "target", target), spread: spread{max: timeout(cfg.Spread, DefaultSpread)}, base: to, upgrades: cfg.Upgrades}
 	if p.upgrades == nil {
 		p.upgrades = []string{"websocket"}
 	}
@@ -110,7 +118,7 @@ func New(target string, cfg Config) (http.Handler, error) {
 		},
 		ModifyResponse: p.modifyResponse,
 		BufferPool:     &buffers.Copy,
-		ErrorLog:       stdlog.New(errorLog{level.Warn(p.logger)}, "", 0),
+		ErrorLog:       stdlog.New(errorLog{level.Warn(p.logger), cfg.Failed}, "", 0),
 		ErrorHandler:   p.handleError,
 	}
 	return p, nil
@@ -163,6 +171,7 @@ type proxy struct {
 	spread spread
 	base   *url.URL // of the requests to the program
 
+	failed    func(status int)
 	exhausted throttle.Second // of warnings
 
 	upgrades []string
@@ -215,6 +224,9 @@ func (p *proxy) handleError(w http.ResponseWriter, r *http.Request, err error) {
 		status, logger, msg = bodyErrorStatus(cause), level.Debug(p.logger), "the client broke off its request"
 	case isTimeout(err):
 		status = http.StatusGatewayTimeout
+	}
+	if status >= 500 {
+		p.failed(status)
 	}
 	line := []any{"msg", msg, "method", r.Method, "path", r.URL.Path, "status", status, "err", err}
 	if socket.IsExhausted(err) { // as for every other request now
@@ -314,11 +326,15 @@ func (b *clientBody) clientErr() error {
 }
 
 // errorLog logs the errors that ReverseProxy has no handler for.
-type errorLog struct{ logger log.Logger }
+type errorLog struct {
+	logger log.Logger
+	failed func(status int)
+}
 
 func (l errorLog) Write(p []byte) (int, error) {
 	text := strings.TrimSpace(string(p))
 	if err, ok := strings.CutPrefix(text, "httputil: ReverseProxy read error during body copy: "); ok {
+		l.failed(0)
 		l.logger.Log("msg", "the program broke off its answer", "err", err)
 	} else {
 		l.logger.Log("msg", "proxy", "err", text)
