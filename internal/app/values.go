@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"lastcall/internal/request"
@@ -42,6 +43,9 @@ func checkAddress(addr string) error {
 	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
 		if path == "" {
 			return fmt.Errorf("address %q has no path: %s", addr, want)
+		}
+		if max := len(syscall.RawSockaddrUnix{}.Path) - 1; len(path) > max {
+			return fmt.Errorf("address %q: the path has %d bytes, want %d at most", addr, len(path), max)
 		}
 		return nil
 	}
