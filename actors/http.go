@@ -173,6 +173,7 @@ func (s *server) execute() error {
 		}
 		return s.failStart(err)
 	}
+	engine.LimitConns(s.stop.MaxConns)
 	s.engine.Store(engine)
 	failures := engine.Start()
 	s.stop.memberReady(s.member)

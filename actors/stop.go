@@ -61,6 +61,14 @@ type Stop struct {
 	// loses the requests that are on their way.
 	IdleGrace time.Duration
 
+	// MaxConns is how many connections each HTTP actor has at once. At the limit
+	// it accepts none until one has ended, and logs that (warn), once a second at
+	// most. Further clients wait in the queue of the listening socket, for as long
+	// as they like; what is in it when a stop begins is served in turn, until the
+	// deadline. An actor of several listeners may have one connection more for
+	// each further one. Zero and negative values mean no limit.
+	MaxConns int
+
 	setup    sync.Once
 	begun    chan struct{} // closed when the stop begins
 	draining chan struct{} // closed when draining begins

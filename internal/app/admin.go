@@ -41,6 +41,6 @@ func (s Service) ServeAdmin(sup *actors.Supervisor) (execute func() error, inter
 	return admin.Actor(sup.Stop, s.Admin, admin.Config{
 		Supervisor: sup,
 		LogLevel:   s.log.level,
-		Handlers:   map[string]http.Handler{"GET /metrics": metrics(sup)},
+		Handlers:   map[string]http.Handler{"GET /metrics": metrics(newRegistry(sup, s.metrics))},
 	})
 }

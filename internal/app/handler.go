@@ -15,19 +15,29 @@ import (
 	"lastcall/internal/slowpeer"
 )
 
-// newHandler returns the handler that the settings ask for. The recorder is in it,
-// or nil. The program is what it needs, or nil.
-func newHandler(cfg *Settings, stop *actors.Stop, logger log.Logger, record ...func(accesslog.Request)) (h http.Handler, recorder *accesslog.Handler, program *actors.Generations, err error) {
-	var by string
+// newHandler returns the handler that the settings ask for, and sets what records
+// its requests and what it needs.
+func (s *Service) newHandler() (h http.Handler, err error) {
+	cfg, stop, logger := s.settings, s.stop, s.log.logger
+	by := "start"
 	switch {
 	case cfg.dir != "":
 		by = "files"
-		if h, err = files.Handler(cfg.dir, cfg.list); err != nil {
-			return nil, nil, nil, fmt.Errorf("-dir: %w", err)
-		}
 	case cfg.proxy != "" || len(cfg.program) > 0:
 		by = "proxy"
-		p, err := proxy.New(cfg.proxy, proxy.Config{
+	}
+	var record []func(accesslog.Request)
+	if cfg.admin != "" {
+		s.metrics = newRequestMetrics(by)
+		record = append(record, s.metrics.record)
+	}
+	switch by {
+	case "files":
+		if h, err = files.Handler(cfg.dir, files.Config{List: cfg.list, Logger: log.With(logger, "actor", "files")}); err != nil {
+			return nil, fmt.Errorf("-dir: %w", err)
+		}
+	case "proxy":
+		config := proxy.Config{
 			Logger:          log.With(logger, "actor", "proxy"),
 			ResponseTimeout: orNone(cfg.proxyTimeout),
 			Upgrades:        cfg.proxyUpgrade,
@@ -35,19 +45,22 @@ func newHandler(cfg *Settings, stop *actors.Stop, logger log.Logger, record ...f
 			MaxUpstream:     limitOrNone(cfg.maxUpstream),
 			Spread:          orNone(cfg.wsSpread),
 			Hold:            orNone(cfg.proxyHold),
-		})
+		}
+		if s.metrics != nil {
+			config.Failed = s.metrics.failed
+		}
+		p, err := proxy.New(cfg.proxy, config)
 		if err != nil {
-			return nil, nil, nil, fmt.Errorf("-proxy: %w", err)
+			return nil, fmt.Errorf("-proxy: %w", err)
 		}
-		if program, err = newProgram(cfg, stop, p); err != nil {
-			return nil, nil, nil, err
+		if s.Program, err = newProgram(cfg, stop, p); err != nil {
+			return nil, err
 		}
-		if program != nil {
+		if s.Program != nil {
 			p.Switch(0, "")
 		}
 		h = p
 	default:
-		by = "start"
 		h = Start(func() string { return stop.Phase().String() }, version(debug.ReadBuildInfo()))
 	}
 	if by != "proxy" { // which checks by itself
@@ -63,10 +76,10 @@ func newHandler(cfg *Settings, stop *actors.Stop, logger log.Logger, record ...f
 		h = actors.Health(stop, cfg.healthPrefix, h)
 	}
 	if len(record) > 0 {
-		recorder = accesslog.New(h, "health", record...)
-		h = recorder
+		s.recorder = accesslog.New(h, "health", record...)
+		h = s.recorder
 	}
-	return slowpeer.Handler(closeHTTP10(h), timeouts(cfg)), recorder, program, nil
+	return slowpeer.Handler(closeHTTP10(h), timeouts(cfg)), nil
 }
 
 // closeHTTP10 ends the connection of an HTTP/1.0 client with its first answer.

@@ -12,11 +12,17 @@ import (
 	"lastcall/actors"
 )
 
-// metrics returns the handler for Prometheus, with the metrics of a Supervisor and
-// its Stop, and of Go.
-func metrics(sup *actors.Supervisor) http.Handler {
+// newRegistry returns the metrics of a Supervisor and its Stop, of requests, and
+// of Go.
+func newRegistry(sup *actors.Supervisor, requests *requestMetrics) *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	r.MustRegister(collector{sup}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.MustRegister(requests.collectors()...)
+	return r
+}
+
+// metrics returns the handler for Prometheus.
+func metrics(r *prometheus.Registry) http.Handler {
 	return promhttp.HandlerFor(r, promhttp.HandlerOpts{MaxRequestsInFlight: 8, Timeout: 10 * time.Second})
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	stdlog "log"
 	"net"
 	"net/http"
@@ -32,6 +33,7 @@ type Service struct {
 	stop     *actors.Stop
 	log      Log
 	recorder *accesslog.Handler // of requests; nil: none
+	metrics  *requestMetrics    // nil: none
 }
 
 // NewService loads and opens all that the settings name. If it fails, nothing is
@@ -42,7 +44,7 @@ func NewService(cfg *Settings, stop *actors.Stop, l Log) (s Service, err error) 
 	if err != nil {
 		return s, usageError{err}
 	}
-	if s.Listeners, err = listen(cfg.listen); err != nil {
+	if s.Listeners, err = listen(cfg.listen, cfg.unixMode); err != nil {
 		return s, err
 	}
 	if cfg.admin != "" {
@@ -73,8 +75,7 @@ func (s *Service) load() (http.Handler, error) {
 			return nil, fmt.Errorf("-report: %w", err)
 		}
 	}
-	handler, recorder, program, err := newHandler(cfg, s.stop, logger)
-	s.Program = program
+	handler, err := s.newHandler()
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +85,6 @@ func (s *Service) load() (http.Handler, error) {
 			return nil, fmt.Errorf("-tls-cert, -tls-key: %w", err)
 		}
 	}
-	s.recorder = recorder
 	return handler, nil
 }
 
@@ -165,7 +165,7 @@ func timeouts(cfg *Settings) slowpeer.Config {
 // listen returns listeners on the sockets that were passed to the process and on
 // all of the addresses, or an error and nothing left open. Passed sockets replace
 // the default address, but not one that is set.
-func listen(addrs addresses) (listeners []net.Listener, err error) {
+func listen(addrs addresses, mode mode) (listeners []net.Listener, err error) {
 	defer func() {
 		if err != nil {
 			closeAll(listeners)
@@ -175,13 +175,34 @@ func listen(addrs addresses) (listeners []net.Listener, err error) {
 		return listeners, err
 	}
 	for _, addr := range addrs.list {
-		l, err := actors.Listen(addr)
+		l, err := listenMode(addr, mode)
 		if err != nil {
 			return listeners, fmt.Errorf("-listen %s: %w", addr, err)
 		}
 		listeners = append(listeners, l)
 	}
 	return listeners, nil
+}
+
+// listenMode listens on an address. If it is the path of a unix socket, and a mode
+// is given, only those may connect whom the mode lets.
+func listenMode(addr string, mode mode) (l net.Listener, err error) {
+	path, ok := strings.CutPrefix(addr, "unix:")
+	if !ok || mode == 0 {
+		return actors.Listen(addr)
+	}
+	err = asOwner(func() error {
+		l, err = actors.Listen(addr)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, fs.FileMode(mode)); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
 }
 
 func closeAll(listeners []net.Listener) {

@@ -35,6 +35,8 @@ type Settings struct {
 	programStart   time.Duration
 	programRestart string
 	deploy         string
+	maxConns       int
+	unixMode       mode
 
 	tlsCert, tlsKey string
 	h2c             bool
@@ -84,6 +86,7 @@ What to serve (neither: a start page)
 Where
   -listen :8080              HOST:PORT or unix:PATH; may be repeated; sockets that systemd
                              passes are served too, and instead of the default
+  -unix-mode 0660            who may connect to unix:PATH; by default as the umask says
   -tls-cert FILE             HTTPS, with HTTP/2: the certificate and its chain, in PEM
   -tls-key FILE              its key; both are loaded again if they change, and by kill -HUP
   -h2c                       HTTP/2 without TLS too, for clients that know
@@ -101,6 +104,7 @@ Clients
   -write-timeout 10s         without progress of the answer
   -idle-timeout 2m0s         between requests
   -max-header-bytes 65536
+  -max-conns 0               connections at once, further ones wait; 0: no limit
 Logs and settings
   -access-log                a line a request, whatever the level; =no-query leaves its query out
   -log-format logfmt         or json
@@ -139,6 +143,8 @@ func (c *Settings) flags() *flag.FlagSet {
 	fs.Var((*size)(&c.maxHeaderBytes), "max-header-bytes", "")
 	c.maxUpstream = proxy.DefaultMaxUpstream
 	fs.Var((*limit)(&c.maxUpstream), "max-upstream", "")
+	fs.Var((*limit)(&c.maxConns), "max-conns", "")
+	fs.Var(&c.unixMode, "unix-mode", "")
 	fs.Var((*boolean)(&c.version), "version", "")
 	fs.Var((*nonEmpty)(&c.config), "config", "")
 	fs.Var((*boolean)(&c.checkOnly), "check", "")
@@ -184,7 +190,7 @@ func ReadSettings(args []string, stdout io.Writer) (*Settings, error) {
 
 // NewStop returns a Stop as the settings ask for it.
 func (c *Settings) NewStop(l Log) *actors.Stop {
-	return &actors.Stop{Logger: l.logger, LameDuck: c.lameDuck, Grace: orNone(c.grace), IdleGrace: orNone(c.idleGrace)}
+	return &actors.Stop{Logger: l.logger, LameDuck: c.lameDuck, Grace: orNone(c.grace), IdleGrace: orNone(c.idleGrace), MaxConns: c.maxConns}
 }
 
 // parse returns flag.ErrHelp if args ask for help.
@@ -244,7 +250,19 @@ func (c *Settings) check() error {
 			return fmt.Errorf("-admin %q: an abstract socket is open to every user; want the path of a file", c.admin)
 		}
 	}
+	paths, abstract := 0, 0
+	for _, addr := range c.listen.list {
+		if strings.HasPrefix(addr, "unix:@") {
+			abstract++
+		} else if strings.HasPrefix(addr, "unix:") {
+			paths++
+		}
+	}
 	switch {
+	case c.unixMode != 0 && paths == 0:
+		return errors.New("-unix-mode: want -listen unix:PATH with it")
+	case c.unixMode != 0 && abstract > 0:
+		return errors.New("-unix-mode: an abstract socket is open to every user; want the path of a file")
 	case c.dir != "" && c.proxy != "":
 		return fmt.Errorf("-dir %q and -proxy %q: want one of them", c.dir, c.proxy)
 	case c.dir != "" && len(c.program) > 0:

@@ -85,6 +85,7 @@ func TestSettings(t *testing.T) {
 		{"negative port", []string{"-listen", "h:-1"}, "", "", 2, `port "-1": want a number from 0 to 65535`},
 		{"admin port", []string{"-admin", "127.0.0.1:65536"}, "", "", 2, `-admin: address "127.0.0.1:65536": port "65536": want a number`},
 		{"no such service", []string{"-listen", ":nonsense"}, "", "", 2, `port "nonsense": want a number`},
+		{"long path", []string{"-listen", "unix:/" + strings.Repeat("x", 200)}, "", "", 2, `: the path has 201 bytes, want 10`},
 		{"no path", []string{"-listen", "unix:"}, "", "", 2, `address "unix:" has no path`},
 
 		{"check", []string{"-check"}, "", "grace 10s", 0, "lastcall: the settings are right"},
@@ -111,6 +112,13 @@ func TestSettings(t *testing.T) {
 		{"key without value", nil, "", "# x\ndir", 2, "FILE:2: dir: want a value"},
 		{"access log", []string{"-check", "-access-log=no-query"}, "", "", 0, "lastcall: the settings are right"},
 		{"no access log", []string{"-access-log=maybe"}, "", "", 2, `for -access-log: "maybe" is not true, false or no-query`},
+		{"limit", []string{"-max-conns", "many"}, "", "", 2, `for flag -max-conns: "many" is not a number of zero or more`},
+		{"negative limit", []string{"-max-conns", "-1"}, "", "", 2, `for flag -max-conns: "-1" is not a number of zero or more`},
+		{"mode", []string{"-unix-mode", "0888"}, "", "", 2, `for flag -unix-mode: "0888" is not a mode of a file, such as 0660`},
+		{"large mode", []string{"-unix-mode", "1777"}, "", "", 2, `"1777" is not a mode of a file, such as 0660`},
+		{"mode without a socket", []string{"-unix-mode", "0660"}, "", "", 2, "-unix-mode: want -listen unix:PATH with it"},
+		{"mode of an abstract socket", []string{"-unix-mode", "0660", "-listen", "unix:x,unix:@y"}, "", "", 2, "-unix-mode: an abstract socket is open to every user"},
+		{"right limit and mode", []string{"-check", "-unix-mode", "660", "-listen", "unix:x", "-max-conns", "5"}, "", "", 0, "lastcall: the settings are right"},
 		{"switch without value", []string{"-check"}, "", "access-log", 0, "lastcall: the settings are right"},
 		{"tab", []string{"-check"}, "", "grace\t 10s\r\n", 0, "lastcall: the settings are right"},
 		{"file in a file", nil, "", "config x", 2, "FILE:1: config: is a flag, and not a setting of a file"},
@@ -154,6 +162,48 @@ func TestSettings(t *testing.T) {
 				t.Errorf("run(%q): stderr %q, want nothing", args, stderr)
 			}
 		})
+	}
+}
+
+// TestBadValues gives every setting a value that is wrong for it: as a flag, in a
+// variable, and in a file. One line names the setting.
+func TestBadValues(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range settingNames((&Settings{}).flags()) {
+		bad, more := dir+"/none/x y", []string(nil)
+		switch name {
+		case "health-prefix":
+			bad = "x y"
+		case "tls-cert", "tls-key": // which go together
+			more = []string{"-tls-cert", dir + "/none", "-tls-key", dir + "/none"}
+		}
+		file := filepath.Join(dir, "settings")
+		if err := os.WriteFile(file, []byte("# \n\n"+name+" "+bad+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for what, tt := range map[string]struct {
+			args, wants []string
+			env         string
+		}{
+			"flag":     {append(more, "-"+name+"="+bad), []string{"-" + name}, ""},
+			"variable": {more, []string{variable(name), "-" + name}, bad},
+			"file":     {append(more, "-config", file), []string{file + ":3: " + name, "-" + name}, ""},
+		} {
+			t.Run(name+"/"+what, func(t *testing.T) {
+				if more != nil && what != "flag" {
+					t.Skip("the flags win")
+				}
+				t.Setenv(variable(name), tt.env)
+				status, stdout, stderr := run(tt.args...)
+				named := false
+				for _, want := range tt.wants {
+					named = named || strings.Contains(stderr, want)
+				}
+				if status != 2 || stdout != "" || strings.Count(stderr, "\n") != 1 || !named {
+					t.Errorf("run(%q) = %d, stdout %q, stderr %q, want 2 and a line with one of %q", tt.args, status, stdout, stderr, tt.wants)
+				}
+			})
+		}
 	}
 }
 

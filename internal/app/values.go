@@ -3,10 +3,12 @@ package app
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"lastcall/internal/proxy"
@@ -42,6 +44,9 @@ func checkAddress(addr string) error {
 	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
 		if path == "" {
 			return fmt.Errorf("address %q has no path: %s", addr, want)
+		}
+		if max := len(syscall.RawSockaddrUnix{}.Path) - 1; len(path) > max {
+			return fmt.Errorf("address %q: the path has %d bytes, want %d at most", addr, len(path), max)
 		}
 		return nil
 	}
@@ -180,6 +185,25 @@ func (n *limit) Set(s string) error {
 		return fmt.Errorf("%q is not a number of zero or more", s)
 	}
 	*n = limit(v)
+	return nil
+}
+
+// mode is the permissions of a file. 0 means those that the umask leaves.
+type mode fs.FileMode
+
+func (m *mode) String() string {
+	if *m == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%04o", fs.FileMode(*m))
+}
+
+func (m *mode) Set(s string) error {
+	v, err := strconv.ParseUint(s, 8, 32)
+	if err != nil || v == 0 || v > 0o777 {
+		return fmt.Errorf("%q is not a mode of a file, such as 0660", s)
+	}
+	*m = mode(v)
 	return nil
 }
 

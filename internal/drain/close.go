@@ -90,6 +90,7 @@ func (c *conn) untrack() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)
+	s.room.Broadcast()
 	if len(s.conns) == 0 {
 		select {
 		case s.empty <- struct{}{}:

@@ -25,14 +25,18 @@ import (
 // socket and its queue live on, because others hold them.
 type door struct {
 	net.Listener
-	server *Server
-	logger log.Logger
-	closed atomic.Bool   // by drain
-	path   fs.FileInfo   // of a unix socket that has one, as it was at first
-	waits  atomic.Int64  // since when Accept has been waiting; Unix nanoseconds
-	over   chan struct{} // closed when the listener is not served any more
+	server        *Server
+	logger        log.Logger
+	closedByDrain atomic.Bool
+	path          fs.FileInfo   // of a unix socket that has one, as it was at first
+	waits         atomic.Int64  // since when Accept has been waiting; Unix nanoseconds
+	over          chan struct{} // closed when the listener is not served any more
 
 	handshakes func(port int) (int, error) // socket.Handshakes
+
+	// Under Server.mu.
+	closed bool
+	full   bool // Accept waits for room
 }
 
 func newDoor(l net.Listener, s *Server) *door {
@@ -47,10 +51,11 @@ func newDoor(l net.Listener, s *Server) *door {
 
 // Accept adds the connection to those of the server before it is used.
 func (d *door) Accept() (net.Conn, error) {
+	d.awaitRoom()
 	d.waits.Store(time.Now().UnixNano())
 	nc, err := d.Listener.Accept()
 	if err != nil {
-		return nil, err
+		return nil, d.acceptError(err)
 	}
 	c := d.server.track(nc)
 	if stater, ok := nc.(connectionStater); ok {
@@ -101,7 +106,7 @@ func (d *door) drain(ctx context.Context, patience time.Duration) {
 }
 
 func (d *door) close() {
-	d.closed.Store(true)
+	d.closedByDrain.Store(true)
 	d.Close()
 }
 
@@ -190,7 +195,9 @@ func (d *door) handshaking(open time.Duration) bool {
 func (d *door) queued() bool {
 	waiting, err := socket.Acceptable(d.Listener)
 	if err != nil { // the system cannot tell: look whether Accept has got one lately
-		return time.Now().UnixNano()-d.waits.Load() < int64(100*time.Millisecond)
+		d.server.mu.Lock()
+		defer d.server.mu.Unlock()
+		return d.full || time.Now().UnixNano()-d.waits.Load() < int64(100*time.Millisecond)
 	}
 	return waiting
 }

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/go-kit/log"
+
+	"lastcall/internal/throttle"
 )
 
 // Policy is what the connections need to know of the stop. Its methods are
@@ -48,6 +50,7 @@ type Server struct {
 
 	shutDown atomic.Bool // by others
 	draining atomic.Bool
+	maxConns int           // set before Start
 	maxPause time.Duration // the longest recent pause of any client; set before draining
 
 	served        atomic.Uint64
@@ -56,10 +59,13 @@ type Server struct {
 	failed        atomic.Uint64
 	hijackedEnded atomic.Uint64
 
+	exhausted, limitReached throttle.Second // of warnings
+
 	over chan struct{} // closed when no door is served
 
 	mu       sync.Mutex
 	conns    map[*conn]struct{}
+	room     *sync.Cond    // a connection has gone, or a listener
 	empty    chan struct{} // gets a value when a connection goes and none is left
 	cutting  bool          // the deadline has passed: what is still accepted is cut
 	requests []Request     // cut
@@ -78,6 +84,7 @@ func New(srv *http.Server, listeners []net.Listener, policy Policy, logger log.L
 		conns:  make(map[*conn]struct{}),
 		empty:  make(chan struct{}, 1),
 	}
+	s.room = sync.NewCond(&s.mu)
 	if c := srv.TLSConfig; s.tls {
 		s.clientCerts = c.ClientAuth != tls.NoClientCert || c.GetConfigForClient != nil
 	}
@@ -132,7 +139,7 @@ func (s *Server) Start() <-chan error {
 // address: the listeners of a cmux have one root, and end together.
 func (s *Server) hasClosed(d *door) bool {
 	return slices.ContainsFunc(s.doors, func(other *door) bool {
-		return other.closed.Load() && fmt.Sprint(other.Addr()) == fmt.Sprint(d.Addr())
+		return other.closedByDrain.Load() && fmt.Sprint(other.Addr()) == fmt.Sprint(d.Addr())
 	})
 }
 

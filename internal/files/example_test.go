@@ -17,7 +17,7 @@ func ExampleHandler() {
 	os.WriteFile(filepath.Join(dir, "hello.txt"), []byte("hello, world"), 0o644)
 	os.WriteFile(filepath.Join(dir, ".env"), []byte("SECRET=1"), 0o644)
 
-	h, err := Handler(dir, false)
+	h, err := Handler(dir, Config{})
 	if err != nil {
 		fmt.Println(err)
 		return

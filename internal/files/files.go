@@ -11,12 +11,26 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/go-kit/log"
+	"github.com/go-kit/log/level"
+
+	"lastcall/internal/throttle"
 )
 
+// Config holds the optional settings of [Handler]. The zero value works.
+type Config struct {
+	// List says that a directory without index.html is listed. It is not found
+	// otherwise.
+	List bool
+
+	// Logger gets a line (warn), once a second at most, when a file cannot be
+	// opened because descriptors or memory have run out. Nil logs nothing.
+	Logger log.Logger
+}
+
 // Handler serves the regular files of a directory to GET and HEAD: with ranges,
-// conditional requests, content types, and index.html for directories. A
-// directory without index.html is listed if list is true, and is not found
-// otherwise.
+// conditional requests, content types, and index.html for directories.
 //
 // Nothing outside the directory is served: a path or symbolic link that leads
 // outside is not found ([os.Root]). Names that begin with a dot are neither
@@ -34,17 +48,21 @@ import (
 // ranges that overlap, gets the whole file.
 //
 // The error says why the directory cannot be opened.
-func Handler(dir string, list bool) (http.Handler, error) {
+func Handler(dir string, cfg Config) (http.Handler, error) {
 	t, err := openTree(dir)
 	if err != nil {
 		return nil, fmt.Errorf("want a directory: %w", err)
 	}
-	return &handler{list: list, trees: trees{dir: dir, now: t}}, nil
+	if cfg.Logger == nil {
+		cfg.Logger = log.NewNopLogger()
+	}
+	return &handler{Config: cfg, trees: trees{dir: dir, now: t}}, nil
 }
 
 type handler struct {
-	list bool
+	Config
 	trees
+	exhausted throttle.Second // of warnings
 }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -61,6 +79,11 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer h.release(t)
 	if err := h.serve(w, r, t); err != nil {
 		status := statusOf(err)
+		if status == http.StatusServiceUnavailable {
+			if times, ok := h.exhausted.Next(); ok {
+				level.Warn(h.Logger).Log("msg", "files cannot be opened", "err", err, "times", times)
+			}
+		}
 		http.Error(w, fmt.Sprintf("%d %s", status, strings.ToLower(http.StatusText(status))), status)
 	}
 }
@@ -93,7 +116,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, t *tree) error {
 	}
 	hasIndex := err == nil
 	switch {
-	case !hasIndex && !(h.list && statusOf(err) == http.StatusNotFound):
+	case !hasIndex && !(h.List && statusOf(err) == http.StatusNotFound):
 		return err
 	case !slash:
 		redirect(w, r, base+"/")

@@ -83,7 +83,7 @@ func site(t testing.TB) string {
 // newFiles is Handler, or the end of the test.
 func newFiles(t testing.TB, dir string, list bool) http.Handler {
 	t.Helper()
-	h, err := Handler(dir, list)
+	h, err := Handler(dir, Config{List: list})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -225,7 +225,7 @@ func TestFilesList(t *testing.T) {
 func TestFilesNoDirectory(t *testing.T) {
 	dir := site(t)
 	for _, bad := range []string{filepath.Join(dir, "nowhere"), filepath.Join(dir, "a.txt"), ""} {
-		if _, err := Handler(bad, false); err == nil || !strings.Contains(err.Error(), "want a directory: ") || strings.Contains(err.Error(), "\n") {
+		if _, err := Handler(bad, Config{}); err == nil || !strings.Contains(err.Error(), "want a directory: ") || strings.Contains(err.Error(), "\n") {
 			t.Errorf("Files(%q) = %v, want one line that wants a directory", bad, err)
 		}
 	}

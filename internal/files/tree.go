@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"lastcall/internal/nonblock"
+	"lastcall/internal/socket"
 )
 
 // trees keeps the directory that a path names open.
@@ -118,7 +119,7 @@ func statusOf(err error) int {
 	switch {
 	case is(fs.ErrPermission):
 		return http.StatusForbidden
-	case is(syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM):
+	case socket.IsExhausted(err):
 		return http.StatusServiceUnavailable
 	case is(syscall.EIO, syscall.EAGAIN):
 		return http.StatusInternalServerError

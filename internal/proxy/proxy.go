@@ -20,6 +20,8 @@ import (
 
 	"lastcall/internal/buffers"
 	"lastcall/internal/request"
+	"lastcall/internal/socket"
+	"lastcall/internal/throttle"
 	"lastcall/internal/upstream"
 )
 
@@ -35,6 +37,11 @@ type Config struct {
 	// is usual: WebSockets and other upgrades, event streams, gRPC. Zero means 1
 	// minute, negative means no limit.
 	ResponseTimeout time.Duration
+
+	// Failed is called for each request that the program has not answered, with
+	// the status that stands for an answer (502, 503 or 504), and with 0 when the
+	// program has broken off its answer. Nil is allowed.
+	Failed func(status int)
 
 	// DialTimeout is how long connecting to the program may take. Zero means 5
 	// seconds, negative means no limit.
@@ -114,7 +121,10 @@ func New(target string, cfg Config) (Handler, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = log.NewNopLogger()
 	}
-	p := &proxy{route: newRoute(cfg), logger: cfg.Logger, base: to, upgrades: cfg.Upgrades, trust: cfg.Trust, slots: newSlots(cfg.MaxUpstream)}
+	if cfg.Failed == nil {
+		cfg.Failed = func(int) {}
+	}
+	p := &proxy{failed: cfg.Failed, route: newRoute(cfg), logger: cfg.Logger, base: to, upgrades: cfg.Upgrades, trust: cfg.Trust, slots: newSlots(cfg.MaxUpstream)}
 	if target != "" {
 		p.logger = log.With(cfg.Logger, "target", target)
 		p.Switch(1, target)
@@ -134,7 +144,7 @@ func New(target string, cfg Config) (Handler, error) {
 		},
 		ModifyResponse: p.modifyResponse,
 		BufferPool:     &buffers.Copy,
-		ErrorLog:       stdlog.New(errorLog{level.Warn(p.logger)}, "", 0),
+		ErrorLog:       stdlog.New(errorLog{level.Warn(p.logger), cfg.Failed}, "", 0),
 		ErrorHandler:   p.handleError,
 	}
 	return p, nil
@@ -148,6 +158,9 @@ type proxy struct {
 	logger log.Logger
 	slots  *slots
 	base   *url.URL // of the requests to the program; its host is that of a generation
+
+	failed    func(status int)
+	exhausted throttle.Second // of warnings
 
 	upgrades []string
 	trust    Trust
@@ -231,7 +244,18 @@ func (p *proxy) handleError(w http.ResponseWriter, r *http.Request, err error) {
 	case isTimeout(err):
 		status = http.StatusGatewayTimeout
 	}
-	logger.Log("msg", msg, "method", r.Method, "path", r.URL.Path, "status", status, "err", err)
+	if status >= 500 {
+		p.failed(status)
+	}
+	line := []any{"msg", msg, "method", r.Method, "path", r.URL.Path, "status", status, "err", err}
+	if socket.IsExhausted(err) { // as for every other request now
+		times, ok := p.exhausted.Next()
+		if !ok {
+			logger = log.NewNopLogger()
+		}
+		line = append(line, "times", times)
+	}
+	logger.Log(line...)
 	if r.ProtoMajor == 1 && r.ContentLength != 0 && a.body.endErr() == nil {
 		// net/http reads the rest of the body first, to keep the connection. It
 		// does not wait for a client that has stalled there.
@@ -329,11 +353,15 @@ func (b *clientBody) clientErr() error {
 }
 
 // errorLog logs the errors that ReverseProxy has no handler for.
-type errorLog struct{ logger log.Logger }
+type errorLog struct {
+	logger log.Logger
+	failed func(status int)
+}
 
 func (l errorLog) Write(p []byte) (int, error) {
 	text := strings.TrimSpace(string(p))
 	if err, ok := strings.CutPrefix(text, "httputil: ReverseProxy read error during body copy: "); ok {
+		l.failed(0)
 		l.logger.Log("msg", "the program broke off its answer", "err", err)
 	} else {
 		l.logger.Log("msg", "proxy", "err", text)
