@@ -36,38 +36,45 @@ func TestCorpus(t *testing.T) {
 			if overTLS := client == "https" || client == "h2"; overTLS && !*Long {
 				continue // the same code serves it
 			}
-			t.Run(name+"/"+client, func(t *testing.T) {
-				t.Parallel()
-				var b *corpusBench
-				if !c.apart {
-					b = c.start(t, client, pki)
-				}
-				for _, cs := range c.cases {
-					t.Run(cs.name, func(t *testing.T) {
-						b := b
-						if c.apart {
-							t.Parallel()
-							b = c.start(t, client, pki)
-						}
-						err := b.run(cs)
-						switch pending := cs.isPending(client); {
-						case !pending && err != nil:
-							t.Errorf("%s:%d: %v", path, cs.line, err)
-						case pending && err == nil && !strings.HasPrefix(cs.pending, "sometimes"):
-							t.Errorf("%s:%d: passes: remove the line pending", path, cs.line)
-						case err != nil:
-							t.Skipf("pending %s: %v", cs.pending, err)
-						}
-					})
-				}
-			})
+			t.Run(name+"/"+client, func(t *testing.T) { c.test(t, path, client, false, pki) })
+			if client == "http" && *Long {
+				t.Run(name+"/"+client+" in pieces", func(t *testing.T) { c.test(t, path, client, true, pki) })
+			}
 		}
+	}
+}
+
+// test runs the cases of a file. Those sent in pieces must have the same outcome.
+func (c *corpus) test(t *testing.T, path, client string, pieces bool, pki *pki) {
+	t.Parallel()
+	var b *corpusBench
+	if !c.apart {
+		b = c.start(t, client, pieces, pki)
+	}
+	for _, cs := range c.cases {
+		t.Run(cs.name, func(t *testing.T) {
+			b := b
+			if c.apart {
+				t.Parallel()
+				b = c.start(t, client, pieces, pki)
+			}
+			err := b.run(cs)
+			switch pending := cs.isPending(client); {
+			case !pending && err != nil:
+				t.Errorf("%s:%d: %v", path, cs.line, err)
+			case pending && err == nil && !strings.HasPrefix(cs.pending, "sometimes"):
+				t.Errorf("%s:%d: passes: remove the line pending", path, cs.line)
+			case err != nil:
+				t.Skipf("pending %s: %v", cs.pending, err)
+			}
+		})
 	}
 }
 
 // A corpusBench is a server, and what stands behind it.
 type corpusBench struct {
 	client  string
+	pieces  bool // what is sent goes into many packets
 	trust   *tls.Config
 	server  *Process
 	program *scripted // nil: files
@@ -78,9 +85,9 @@ type corpusBench struct {
 	pendingPatience time.Duration // how long a pending case is waited for
 }
 
-func (c *corpus) start(t *testing.T, client string, pki *pki) *corpusBench {
+func (c *corpus) start(t *testing.T, client string, pieces bool, pki *pki) *corpusBench {
 	t.Helper()
-	b := &corpusBench{client: client, trust: &tls.Config{RootCAs: pki.pool}, pendingPatience: time.Second}
+	b := &corpusBench{client: client, pieces: pieces, trust: &tls.Config{RootCAs: pki.pool}, pendingPatience: time.Second}
 	if c.apart {
 		b.pendingPatience = 5 * time.Second // these wait anyway
 	}
@@ -176,7 +183,7 @@ func (b *corpusBench) run(cs *corpusCase) error {
 	if is2 {
 		err = runHTTP2(nc, raw, steps, waits)
 	} else {
-		err = runHTTP1(nc, raw, steps, waits)
+		err = runHTTP1(nc, raw, steps, b.pieces, waits)
 	}
 	nc.Close()
 	if b.program != nil { // it has also sent what comes after an answer
