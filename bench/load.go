@@ -57,9 +57,9 @@ var fileSizes = []struct {
 	clients    int
 	times      int
 }{
-	{"1 KB", "1k.bin", 1 << 10, 64, 1},
-	{"100 KB", "100k.bin", 100 << 10, 64, 1},
-	{"10 MB", "10m.bin", 10 << 20, 8, 3},
+	{"1 KB", "1k.html", 1 << 10, 64, 1},
+	{"100 KB", "100k.html", 100 << 10, 64, 1},
+	{"10 MB", "10m.html", 10 << 20, 8, 3},
 }
 
 func protocol(tls, h2 bool) string {

@@ -68,7 +68,7 @@ func (c *conn) lingersLocked() (linger, sending bool) {
 		sending = c.framing.bodyLeft() || socket.Arrived(c.Conn)
 		linger = sending || closing && socket.Unacked(c.Conn)
 	case stateIdle, stateReleasing, stateHTTP2:
-		linger = closing && socket.Unacked(c.Conn)
+		linger = c.unwritten() || closing && socket.Unacked(c.Conn)
 	case stateLingering:
 		linger, sending = true, true
 	}
@@ -104,7 +104,7 @@ func (c *conn) untrack() {
 // sending side, too, or has been quiet for a second. It ends when the client has
 // taken nothing for stallTimeout, or, outside a stop, after stallTimeout.
 func (c *conn) linger(sending bool) {
-	if c.CloseWrite() != nil {
+	if !c.flush() || c.CloseWrite() != nil {
 		return
 	}
 	var buf [4096]byte
@@ -149,7 +149,7 @@ func (c *conn) cut() (list []Request) {
 	http2 := c.state == stateHTTP2 || c.streams.registered
 	asked := c.state != stateNew && (!http2 || c.streams.running != nil)
 	answers := asked && len(list) == 0 || c.streams.returned > 0
-	unsure := socket.Unacked(c.Conn) // the last bytes are on their way, and may be lost
+	unsure := socket.Unacked(c.Conn) || c.unwritten() // the last bytes are on their way, and may be lost
 	if c.state == stateHTTP2 && (unsure || c.streams.open || socket.Arrived(c.Conn)) {
 		// They may not even be written, and a reset, which bytes that were not read
 		// cause, deletes what the client has not read.

@@ -61,8 +61,9 @@ type conn struct {
 	net.Conn
 	server *Server
 
-	written atomic.Int64 // bytes; those of a ReadFrom count when it returns
-	stalled atomic.Bool  // the client has taken nothing for so long that it is not waited for
+	written atomic.Int64          // bytes; those of a ReadFrom count when it returns
+	stalled atomic.Bool           // the client has taken nothing for so long that it is not waited for
+	batch   atomic.Pointer[batch] // what HTTP/2 has written and the socket has not got; nil: not HTTP/2
 
 	mu    sync.Mutex
 	state connState
@@ -224,6 +225,9 @@ func (c *conn) SyscallConn() (syscall.RawConn, error) {
 }
 
 func (c *conn) Write(p []byte) (int, error) {
+	if b := c.batch.Load(); b != nil {
+		return b.add(p)
+	}
 	n, err := c.Conn.Write(p)
 	c.noteWrite(int64(n), err)
 	if c.server.tls && c.server.draining.Load() {
@@ -245,6 +249,48 @@ func (c *conn) ReadFrom(r io.Reader) (n int64, err error) {
 	}
 	c.noteWrite(n, err)
 	return n, err
+}
+
+// writeBatch writes what HTTP/2 has written. If that fails, net/http may not
+// write again, and a client would wait for the rest of an answer for ever.
+func (c *conn) writeBatch(p []byte) error {
+	n, err := c.Conn.Write(p)
+	c.noteWrite(int64(n), err)
+	if err != nil {
+		c.Conn.Close()
+	}
+	return err
+}
+
+// unwritten reports whether something that HTTP/2 has written is not yet written
+// to the socket.
+func (c *conn) unwritten() bool { return c.batch.Load().unwritten() != nil }
+
+// flush waits until it is, and reports whether. It gives up when the client has
+// taken nothing for stallTimeout.
+func (c *conn) flush() bool {
+	unwritten := c.batch.Load().unwritten()
+	for unwritten != nil {
+		acked := c.bytesAcked()
+		select {
+		case <-unwritten:
+			return true
+		case <-time.After(stallTimeout):
+		}
+		if c.stalled.Load() || c.bytesAcked() == acked {
+			return false
+		}
+	}
+	return true
+}
+
+// SetWriteDeadline sets the deadline of the writes to come. (crypto/tls sets one
+// before its last, and one in the past behind it.)
+func (c *conn) SetWriteDeadline(t time.Time) error {
+	if !t.IsZero() {
+		c.flush()
+	}
+	return c.Conn.SetWriteDeadline(t)
 }
 
 func (c *conn) noteWrite(n int64, err error) {

@@ -70,6 +70,7 @@ func (c *conn) markHTTP2() {
 	}
 	if c.state.in(stateNew, stateReading) {
 		c.setStateLocked(stateHTTP2)
+		c.batch.Store(newBatch(c.writeBatch))
 		c.framing.stop()
 		if c.server.draining.Load() {
 			c.scheduleCloseLocked() // its preface may never come
