@@ -438,33 +438,39 @@ func (s *simulation) letGo(l *line) (t time.Time, quiet bool) {
 		}
 		since = r.done
 	}
-	keep := l.keptFor(from, 0)
+	most := l.keptFor(from, 0)
+	least := most
 	if !since.IsZero() {
-		pause, _ := l.pause(since.Add(1))
-		if pause == firstPause {
+		from = later(from, since)
+		expected, _ := l.pause(since.Add(1))
+		latest := expected
+		if expected == firstPause { // it may be like the slowest of the others
+			expected = s.usual()
 			for _, other := range s.net.lines {
 				for i, r := range other.requests[min(1, len(other.requests)):] {
 					if done := other.requests[i].done; !done.IsZero() {
-						pause = max(pause, r.arrived().Sub(done))
+						latest = max(latest, r.arrived().Sub(done))
 					}
 				}
 			}
 		}
-		from = later(from, since)
-		keep = l.keptFor(from, 0)
-		if from.Sub(since) <= 3*pause {
-			keep = l.keptFor(from, 3*pause)
+		kept := func(pause time.Duration) time.Duration {
+			if from.Sub(since) > 3*pause {
+				pause = 0
+			}
+			return l.keptFor(from, 3*pause)
 		}
+		least, most = kept(expected), kept(latest)
 	}
-	t = from.Add(min(keep, s.idleGrace()))
-	acked := l.server.ackedBefore(t)
+	first := from.Add(min(least, s.idleGrace())) // when it is looked for what was not acknowledged yet
+	t = from.Add(min(most, s.idleGrace()))
 	for _, p := range l.server.sent {
 		if p.acked.IsZero() {
 			return t, false
 		}
 	}
-	if acked.After(t) { // it is looked for each 250 ms
-		t = acked.Add(250 * time.Millisecond)
+	if acked := l.server.ackedBefore(t); acked.After(first) { // and from then on each 250 ms
+		t = later(t, acked.Add(250*time.Millisecond))
 	}
 	return t, true
 }
