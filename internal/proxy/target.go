@@ -6,19 +6,22 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"unicode"
 
 	"lastcall/internal/request"
 )
 
 // outgoingURL returns the URL by which the program is asked, or an error if the
 // request is malformed. Path and query go to the program byte for byte as the
-// client wrote them, with the path of base before them. A path that may lead out
-// of that of base is an error.
+// client wrote them, with the path of base before them; but bytes that are not
+// ASCII are encoded, as browsers do, because no URL may have them. A path that may
+// lead out of that of base is an error.
 func outgoingURL(base *url.URL, r *http.Request) (*url.URL, error) {
 	target, err := request.Check(r)
 	if err != nil {
 		return nil, err
 	}
+	target.Path, target.Query = encode(target.Path, ""), encode(target.Query, "")
 	u := &url.URL{Scheme: base.Scheme, Host: base.Host, Path: r.URL.Path, ForceQuery: target.Query == "?"}
 	if target.Query != "" {
 		u.RawQuery = target.Query[1:]
@@ -53,16 +56,24 @@ func setRawPath(u *url.URL, raw string) {
 		u.Opaque = raw
 		return
 	}
-	// As Opaque it would be an authority. Only what should be encoded is.
+	// As Opaque it would be an authority.
+	u.RawPath = encode(raw, "\"<>\\^`{|}")
+}
+
+// encode encodes the bytes that are not ASCII, and the odd ones.
+func encode(s, odd string) string {
+	if !strings.ContainsFunc(s, func(r rune) bool { return r > unicode.MaxASCII }) && !strings.ContainsAny(s, odd) {
+		return s
+	}
 	var b []byte
-	for i := range len(raw) {
-		if c := raw[i]; c <= ' ' || c >= 0x7f || strings.IndexByte("\"<>\\^`{|}", c) >= 0 {
+	for i := range len(s) {
+		if c := s[i]; c > unicode.MaxASCII || strings.IndexByte(odd, c) >= 0 {
 			b = fmt.Appendf(b, "%%%02X", c)
 		} else {
 			b = append(b, c)
 		}
 	}
-	u.RawPath = string(b)
+	return string(b)
 }
 
 // refuseConnect answers a client that takes the proxy for one of its own choice.

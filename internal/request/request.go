@@ -193,7 +193,12 @@ func isAuthority(s string) bool {
 		host, port = s[:i], s[i:]
 	}
 	for i := range len(host) {
-		if c := host[i]; !isAlphanumeric(c) && strings.IndexByte("-._~!$&'()*+,;=%", c) < 0 {
+		switch c := host[i]; {
+		case c == '%':
+			if i+2 >= len(host) || !isHex(host[i+1]) || !isHex(host[i+2]) {
+				return false
+			}
+		case !isAlphanumeric(c) && strings.IndexByte("-._~!$&'()*+,;=", c) < 0:
 			return false
 		}
 	}
@@ -203,6 +208,10 @@ func isAuthority(s string) bool {
 		}
 	}
 	return true
+}
+
+func isHex(c byte) bool {
+	return 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F' || '0' <= c && c <= '9'
 }
 
 func isAlphanumeric(c byte) bool {

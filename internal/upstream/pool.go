@@ -23,9 +23,10 @@ type pool struct {
 	timerSet bool        // timer runs
 }
 
-// get returns a connection, and whether it was used before.
-func (p *pool) get(ctx context.Context) (c *conn, reused bool, err error) {
-	for {
+// get returns a connection, and whether it was used before. If fresh is true, it
+// was not.
+func (p *pool) get(ctx context.Context, fresh bool) (c *conn, reused bool, err error) {
+	for !fresh {
 		p.mu.Lock()
 		n := len(p.idle)
 		if n == 0 {

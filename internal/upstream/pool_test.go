@@ -56,7 +56,7 @@ func TestPoolLimits(t *testing.T) {
 		put(idleTimeout)
 		put(time.Second)
 		time.Sleep(time.Second)
-		c, _, err := p.get(t.Context())
+		c, _, err := p.get(t.Context(), false)
 		if err != nil || c.idleLimit != idleTimeout || open.Load() != 1 {
 			t.Errorf("get = %v, %v, and %d are open; want the connection that may be idle for longer", c, err, open.Load())
 		}

@@ -2,9 +2,12 @@ package upstream
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptrace"
 	"sync"
 	"time"
 )
@@ -16,6 +19,8 @@ import (
 //     make the client send the body; see expectation.
 //   - A connection over HTTP/2 on which the program went silent is replaced.
 //   - An upgrade goes over HTTP/1.1, whatever the rest goes over.
+//   - A request whose connection died is sent once more at the most; see
+//     limitRetries.
 type Standard struct {
 	*http.Transport
 	silence time.Duration // how long the program may make no progress; 0: no limit
@@ -73,6 +78,9 @@ func (s *Standard) RoundTrip(r *http.Request) (*http.Response, error) {
 	} else {
 		r = r.WithContext(ctx)
 	}
+	if s.Protocols.HTTP1() || r.Header["Upgrade"] != nil {
+		r = r.WithContext(limitRetries(r.Context()))
+	}
 	t, upgrade := s.Transport, s.http2 && r.Header["Upgrade"] != nil
 	if upgrade {
 		t = s.upgrades()
@@ -101,6 +109,26 @@ func (s *Standard) RoundTrip(r *http.Request) (*http.Response, error) {
 		res.Body = e
 	}
 	return res, nil
+}
+
+// limitRetries returns a context by which http.Transport sends a request again on
+// a new connection only. By itself it tries each idle one, and a request that
+// crashes the program does so for each. An idle one that it takes for the second
+// time or later is closed before anything is written to it, so that it takes
+// the next or, in the end, a new one. HTTP/2 sends again only what the program has
+// refused.
+func limitRetries(ctx context.Context) context.Context {
+	attempts := 0
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
+		if attempts++; attempts > 1 && info.Reused && !isHTTP2(info.Conn) {
+			info.Conn.Close()
+		}
+	}})
+}
+
+func isHTTP2(nc net.Conn) bool {
+	tc, ok := nc.(*tls.Conn)
+	return ok && tc.ConnectionState().NegotiatedProtocol == "h2"
 }
 
 // exchange is the body of a response. It knows the request.

@@ -73,14 +73,15 @@ func (d *Transport) CloseIdleConnections() {
 	d.fallback.CloseIdleConnections()
 }
 
-// RoundTrip sends the request again, on another connection, if the program
-// closed an idle connection at the same moment.
+// RoundTrip sends the request once more, on a new connection, if the program
+// closed an idle connection at the same moment. More often would let a request
+// that crashes the program do so for each connection.
 func (d *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.Header["Upgrade"] != nil || r.Header["Expect"] != nil || r.Method == http.MethodConnect {
 		return d.fallback.RoundTrip(r)
 	}
-	for {
-		c, reused, err := d.get(r.Context())
+	for again := false; ; again = true {
+		c, reused, err := d.get(r.Context(), again)
 		if err == nil && r.Context().Err() != nil {
 			c.release(false)
 			err = r.Context().Err()

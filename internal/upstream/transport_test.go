@@ -585,7 +585,7 @@ func TestPool(t *testing.T) {
 		expect(3)
 		time.Sleep(time.Nanosecond)
 		expect(2)
-		c, reused, err := p.get(t.Context())
+		c, reused, err := p.get(t.Context(), false)
 		if err != nil || !reused {
 			t.Fatalf("get = %v, %v", reused, err)
 		}
