@@ -26,6 +26,9 @@ func TestMain(m *testing.M) { e2e.Main(m, nil) }
 func stopBoth(t *testing.T, over *line.Line) {
 	for name, start := range map[string]e2e.Starter{"proxy": e2e.StartProxy, "library": e2e.StartLibrary} {
 		t.Run(name, func(t *testing.T) {
+			if over != nil {
+				e2e.ParallelIfFew(t)
+			}
 			for range *e2e.Stops {
 				tr := e2e.Mixed(5 * time.Millisecond).Few()
 				ledger, served := e2e.StopUnderLoad(t, start, over, tr)
@@ -39,9 +42,13 @@ func TestStopUnderLoad(t *testing.T) { stopBoth(t, nil) }
 
 func TestStopWithLongThinkTime(t *testing.T) {
 	t.Parallel()
+	think := 600 * time.Millisecond // more than a client is assumed to pause that has not paused yet
+	if *e2e.Long {
+		think = 1500 * time.Millisecond
+	}
 	tr := e2e.Traffic{Warm: 3, Groups: []load.Group{
-		{Name: "blind", Kind: load.Blind, N: 500, Think: 1500 * time.Millisecond, Method: "POST", Body: 16},
-		{Name: "looking", Kind: load.Looking, N: 500, Think: 1500 * time.Millisecond, Method: "POST", Body: 16},
+		{Name: "blind", Kind: load.Blind, N: 500, Think: think, Method: "POST", Body: 16},
+		{Name: "looking", Kind: load.Looking, N: 500, Think: think, Method: "POST", Body: 16},
 	}}.Few()
 	for range *e2e.Stops {
 		ledger, served := e2e.StopUnderLoad(t, e2e.StartProxy, nil, tr)
@@ -50,9 +57,7 @@ func TestStopWithLongThinkTime(t *testing.T) {
 }
 
 func TestStopOverLongLine(t *testing.T) {
-	if !*e2e.Long {
-		t.Parallel() // few clients
-	}
+	e2e.ParallelIfFew(t)
 	stopBoth(t, e2e.LongLine(t, line.Config{Delay: 50 * time.Millisecond}))
 }
 

@@ -32,6 +32,14 @@ func Few(n int) int {
 	return (n + 7) / 8
 }
 
+// ParallelIfFew lets the test run in parallel with others, unless it has all
+// clients, with -long, which need the machine.
+func ParallelIfFew(t *testing.T) {
+	if !*Long {
+		t.Parallel()
+	}
+}
+
 // Think returns d with -long, and 20 ms at least without.
 func Think(d time.Duration) time.Duration {
 	if *Long {

@@ -15,7 +15,6 @@ func TestMain(m *testing.M) {
 		"early":              func(work *Work, args []string) error { return library(target(work), args[0]) },
 		"abused":             func(work *Work, args []string) error { return idiom(abused(work), args[0]) },
 		"child":              func(work *Work, args []string) error { return runChild(work, args) },
-		"target":             func(work *Work, args []string) error { return idiom(target(work), args[0]) },
 		"reads nothing":      func(_ *Work, args []string) error { return idiom(http.HandlerFunc(readsNothing), args[0]) },
 		"untimed":            func(work *Work, args []string) error { return untimed(target(work), args) },
 	})
