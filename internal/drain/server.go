@@ -65,7 +65,7 @@ type Server struct {
 
 	mu       sync.Mutex
 	conns    map[*conn]struct{}
-	room     *sync.Cond    // a connection has gone, or a listener
+	room     sync.Cond     // a connection has gone, or a listener
 	empty    chan struct{} // gets a value when a connection goes and none is left
 	cutting  bool          // the deadline has passed: what is still accepted is cut
 	requests []Request     // cut
@@ -84,7 +84,7 @@ func New(srv *http.Server, listeners []net.Listener, policy Policy, logger log.L
 		conns:  make(map[*conn]struct{}),
 		empty:  make(chan struct{}, 1),
 	}
-	s.room = sync.NewCond(&s.mu)
+	s.room.L = &s.mu
 	if c := srv.TLSConfig; s.tls {
 		s.clientCerts = c.ClientAuth != tls.NoClientCert || c.GetConfigForClient != nil
 	}

@@ -432,7 +432,7 @@ func (c *client2) expect(e *expectation) error {
 		if e.first == "any" && m.ended && m.first != "" {
 			return nil
 		}
-		if c.goaway != "" && c.goaway != "NO_ERROR" && m.first == "" || m.reset != "" && m.first == "" || m.ended && isRefusal(m.first) {
+		if c.goaway != "" && c.goaway != "NO_ERROR" && m.first == "" || m.reset != "" && m.first == "" || (m.ended || m.reset != "") && isRefusal(m.first) {
 			return nil
 		}
 		return fmt.Errorf("got %s, want a refusal", got)
