@@ -119,7 +119,7 @@ func TestHelp(t *testing.T) {
 		t.Errorf("exit status = %d, stderr %q, want 0, nothing", status, p.Log())
 	}
 	lines := strings.Split(strings.TrimSuffix(p.Stdout.String(), "\n"), "\n")
-	if len(lines) > 50 || len(lines) < 20 {
+	if len(lines) > 60 || len(lines) < 20 {
 		t.Errorf("help has %d lines, want what fits a screen", len(lines))
 	}
 	for _, line := range lines {

@@ -36,18 +36,20 @@ func serveFile(w http.ResponseWriter, r *http.Request, name string, f *os.File, 
 			drop("If-Modified-Since") // http.ServeContent takes any later time
 		}
 	}
-	if ranges := r.Header.Get("Range"); strings.Contains(ranges, ",") && !disjoint(ranges, info.Size()) {
-		drop("Range")
+	if ranges := r.Header.Get("Range"); ranges != "" {
+		list, ok := strings.CutPrefix(ranges, "bytes=")
+		if !ok || !disjoint(list, info.Size()) { // another unit is ignored: RFC 9110 section 14.2
+			drop("Range")
+		}
 	}
 	http.ServeContent(w, r, name, modified, f)
 }
 
-// disjoint reports whether a Range header has at most maxRanges ranges, of which
-// no two have a byte in common. What is not a range is left to others to refuse.
-func disjoint(header string, size int64) bool {
+// disjoint reports whether a list has at most maxRanges ranges, of which no two
+// have a byte in common. What is not a range is left to others to refuse.
+func disjoint(list string, size int64) bool {
 	type span struct{ first, last int64 }
 	var spans []span
-	_, list, _ := strings.Cut(header, "=")
 	for element := range strings.SplitSeq(list, ",") {
 		from, to, ok := strings.Cut(strings.TrimSpace(element), "-")
 		first, ferr := strconv.ParseInt(strings.TrimSpace(from), 10, 64)

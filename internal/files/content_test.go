@@ -166,6 +166,11 @@ func TestRanges(t *testing.T) {
 				t.Errorf("Range %.30s (%d bytes) = %d with %d bytes, want %d", ranges, len(ranges), resp.StatusCode, len(body), status)
 			}
 		}
+		for _, ranges := range []string{"lines=0-1", "0-1", "Bytes=0-1", "bytes"} {
+			if resp, body := ask("/a.txt", "Range: "+ranges); resp.StatusCode != 200 || body != text {
+				t.Errorf("Range: %s = %d %q, want 200 with all", ranges, resp.StatusCode, body)
+			}
+		}
 		if resp, body := ask("/empty.txt", "Range: bytes=0-0,-1"); resp.StatusCode/100 == 5 || body != "" && resp.StatusCode == 200 {
 			t.Errorf("ranges of an empty file = %d %q", resp.StatusCode, body)
 		}
