@@ -187,7 +187,7 @@ func (c *conn) roundTrip(r *http.Request, timeout time.Duration) (res *http.Resp
 	}
 	c.setResponseBegun(timeout)
 	c.idleLimit = keepAlive(res.Header)
-	keep := !res.Close && !r.Close && c.idleLimit > 0
+	keep := !res.Close && !r.Close && res.StatusCode >= 200 && c.idleLimit > 0
 	if res.Body == http.NoBody {
 		c.release(keep)
 	} else {
