@@ -98,21 +98,24 @@ func (r *result) measure(ctx context.Context, s *servers, round int, seconds flo
 	}
 	n := round % len(names)
 	names = append(names[n:], names[:n]...)
+	full, half := make(map[string]figures), make(map[string]figures)
 	slowest := math.Inf(1)
 	for _, name := range names {
 		f, err := r.run(ctx, s, name, seconds, 0)
 		if err != nil {
 			return err
 		}
-		r.full[name] = append(r.full[name], f)
-		slowest = min(slowest, f.rate)
+		full[name], slowest = f, min(slowest, f.rate)
 	}
 	for _, name := range names {
 		f, err := r.run(ctx, s, name, seconds, slowest/2)
 		if err != nil {
 			return err
 		}
-		r.half[name] = append(r.half[name], f)
+		half[name] = f
+	}
+	for _, name := range names {
+		r.full[name], r.half[name] = append(r.full[name], full[name]), append(r.half[name], half[name])
 	}
 	return nil
 }

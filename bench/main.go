@@ -1,5 +1,5 @@
 // Bench compares the speed of lastcall with that of HAProxy, nginx, Caddy and
-// bare net/http: as a proxy, and with files. README.md has its results.
+// bare net/http: as a proxy, and with files. README.md says how.
 //
 //	go run ./bench        # 15 minutes, and up to ten to build Caddy for the first time
 //	go run ./bench -quick # 2
@@ -44,7 +44,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	seconds := fs.Float64("seconds", 1, "length of one load; of large files, three times that")
 	only := fs.String("only", "", "regular expression of the loads to run, as the table names them")
 	caddy := fs.String("caddy", "", "Caddy's program, if it need not be built")
-	limit := fs.Duration("limit", 15*time.Minute, "start no round that would end later than this after the first began")
+	limit := fs.Duration("limit", 15*time.Minute, "end after this time with what there is")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -78,15 +78,18 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			results = append(results, &result{load: l})
 		}
 	}
-	began := time.Now()
+	loading, cancel := context.WithTimeout(ctx, *limit)
+	defer cancel()
+measuring:
 	for round := range *rounds {
-		if took := time.Since(began); round > 0 && took+took/time.Duration(round) > *limit {
-			fmt.Fprintf(stderr, "no time for more than %d rounds\n", round)
-			break
-		}
 		for i, r := range results {
 			fmt.Fprintf(stderr, "\rround %d of %d, load %d of %d ", round+1, *rounds, i+1, len(results))
-			if err := r.measure(ctx, s, round, *seconds); err != nil {
+			err := r.measure(loading, s, round, *seconds)
+			switch {
+			case loading.Err() != nil:
+				fmt.Fprint(stderr, "was the last: ", context.Cause(loading))
+				break measuring
+			case err != nil:
 				return err
 			}
 		}

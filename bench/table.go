@@ -26,6 +26,9 @@ func writeTables(w io.Writer, results []*result) {
 		fmt.Fprintf(w, "\n%s:\n\n| | %s | to %s |\n|%s\n", t.title, names[0], strings.Join(names[1:], " | to "), strings.Repeat("---|", len(names)+1))
 		for _, r := range results {
 			ours := t.of(r)[lastcall]
+			if len(ours) == 0 {
+				continue
+			}
 			fmt.Fprintf(w, "| %s | "+t.unit, r.name, median(ours, t.figure))
 			for _, name := range names[1:] {
 				theirs := t.of(r)[name]
