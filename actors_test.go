@@ -117,7 +117,7 @@ func TestCutAtDeadline(t *testing.T) {
 	begun := time.Now()
 	answer := e2e.BeginSlow(t, s)
 	at := s.Server.Signal(t, syscall.SIGTERM)
-	if status := s.Server.Wait(t); status != 3 { // clean, but for work that was cut
+	if status := s.Server.Wait(t); status != 3 { // clean except for work that was cut
 		t.Errorf("exit status = %d, want 3", status)
 	}
 	if took := s.Server.Ended.Sub(at); took < time.Second {

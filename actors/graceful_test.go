@@ -184,7 +184,7 @@ func TestGracefulInterruptedBefore(t *testing.T) {
 	execute, interrupt := actors.Graceful(&stop, s.serve, s.shutdown, s.config())
 	interrupt(nil)
 	interrupt(nil)
-	s.ends.Do(func() {}) // nobody ends serve: it must not be called
+	s.ends.Do(func() {}) // serve must not be called: it would not return
 	if err := errors.Join(execute(), stop.Err(nil)); err != nil {
 		t.Error(err)
 	}
@@ -193,7 +193,7 @@ func TestGracefulInterruptedBefore(t *testing.T) {
 	}
 }
 
-// TestGracefulFails: what fails is said, whoever ended first.
+// TestGracefulFails: Err has the failure, whichever actor ended first.
 func TestGracefulFails(t *testing.T) {
 	errBroken := errors.New("broken")
 	t.Run("serve", func(t *testing.T) {

@@ -276,7 +276,7 @@ func namespace(t *testing.T) []string {
 	return unshare
 }
 
-// TestProcessZombies: a process 1 that reaps nobody does not hold the actor,
+// TestProcessZombies: a process 1 that reaps no orphans does not hold the actor,
 // whose group then never goes away.
 func TestProcessZombies(t *testing.T) {
 	t.Parallel()
@@ -302,7 +302,7 @@ func TestProcessZombies(t *testing.T) {
 	}
 }
 
-// TestProcessAdopts: orphans are reaped, children are left to who waits.
+// TestProcessAdopts: orphans are reaped, children are left to the code that waits for them.
 func TestProcessAdopts(t *testing.T) {
 	t.Parallel()
 	t.Run("subreaper", func(t *testing.T) {

@@ -122,7 +122,7 @@ func TestSupervisedInterrupt(t *testing.T) {
 }
 
 // TestNotInTheGroup has an actor that was decorated and then not added, and one
-// that was decorated when the stop had begun: they hold nobody.
+// that was decorated when the stop had begun: no actor waits for them.
 func TestNotInTheGroup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var logged diary

@@ -18,7 +18,7 @@ import (
 func TestUsageErrors(t *testing.T) {
 	const url = "-url=http://127.0.0.1:1/"
 	for _, tt := range []struct {
-		args string // with the command after it, but for the first ones
+		args string // the command follows it, except in the first ones
 		want string
 	}{
 		{"", "-url: want the address"},

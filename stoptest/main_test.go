@@ -40,9 +40,9 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// freeAddr returns an address that nobody has. On Linux nobody else will take it
-// either: it is on a loopback address that is used once, and its port is none of
-// those that the system gives to whoever listens on all addresses. It is not tried
+// freeAddr returns an address that is not in use. On Linux no other test takes it
+// either: it is on a loopback address that is used once, and its port is outside the
+// range that the system gives to listeners on all addresses. It is not tried
 // by listening on it there: a process that another test is just starting shares the
 // listener until its exec, and so the address would still be served when its
 // listener has been closed.

@@ -54,7 +54,7 @@ type Config struct {
 //	GET, PUT /log-level      with Config.LogLevel; the body is the level
 //	GET, PUT /ready          on or off; see [actors.Stop.SetReady]
 //
-// Everybody who can connect may use it: listen on a loopback address, or on a
+// Every client that can connect may use it: listen on a loopback address, or on a
 // unix socket that only its owner can open. Web pages may not use it. A request
 // that a browser makes for another site is refused, and so is one for a host
 // name that a stranger could have pointed here (DNS rebinding). At an address

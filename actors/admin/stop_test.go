@@ -19,7 +19,7 @@ import (
 )
 
 // TestAdminGoesLast: it can be asked for as long as HTTP drains, a client that
-// follows the status is told of the end, and neither it nor one that says
+// follows the status gets its end, and neither it nor one that sends
 // nothing holds the process.
 func TestAdminGoesLast(t *testing.T) {
 	t.Run("stage", func(t *testing.T) { testAdminGoesLast(t, true) })

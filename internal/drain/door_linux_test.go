@@ -137,7 +137,7 @@ func TestListenerThatCannotRefuseIsWarnedOf(t *testing.T) {
 	}
 }
 
-// eofListener has no address and nobody to accept.
+// eofListener has no address and no connection to accept.
 type eofListener struct{}
 
 func (eofListener) Accept() (net.Conn, error) { return nil, io.EOF }

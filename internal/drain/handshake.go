@@ -1,8 +1,8 @@
 package drain
 
 // handshake follows the records that a TLS client sends just closely enough to
-// tell when the handshake is over, so that a connection on which nothing was
-// ever asked does not count as busy. net/http does not say.
+// know when the handshake is over, so that a connection without a request does not
+// count as busy. net/http does not report it.
 //
 // It is over with the client's Finished (RFC 8446 section 5 and appendix D.4,
 // RFC 5246 section 7.3). In TLS 1.2 that is the first record of type handshake

@@ -193,7 +193,7 @@ func TestHandOver(t *testing.T) {
 	}
 }
 
-// TestInheritedQueueIsLeft: connections that nobody has accepted at a hand-over are
+// TestInheritedQueueIsLeft: connections that no process has accepted at a hand-over are
 // left to the next process.
 func TestInheritedQueueIsLeft(t *testing.T) {
 	t.Parallel()
@@ -218,7 +218,7 @@ func TestInheritedQueueIsLeft(t *testing.T) {
 			if status := first.Wait(t); status != 0 {
 				t.Errorf("exit status = %d, want 0", status)
 			}
-			between := visit(t, addr) // nobody serves now
+			between := visit(t, addr) // no process serves now
 			between.send(askWho)
 
 			second := start("second")

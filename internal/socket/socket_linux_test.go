@@ -70,7 +70,7 @@ func TestHandshakes(t *testing.T) {
 	}
 }
 
-// A hidden listener refuses at once whoever is new, and nobody who came before.
+// A hidden listener refuses new connections at once, and none that came before.
 func TestHide(t *testing.T) {
 	for _, multipath := range []bool{false, true} {
 		for _, network := range []string{"tcp4", "tcp6"} {
@@ -96,7 +96,7 @@ func TestHide(t *testing.T) {
 			}
 			nc.Write([]byte("x"))
 			if _, err := queued.Read(make([]byte, 1)); err != nil {
-				t.Errorf("%s, multipath %v: Read() of who was queued = %v", network, multipath, err)
+				t.Errorf("%s, multipath %v: Read() on the queued connection = %v", network, multipath, err)
 			}
 			nc.Close()
 		}

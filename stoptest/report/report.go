@@ -107,7 +107,7 @@ type Row struct {
 	FINAfter  int `json:"lost_fin_after"`
 	RSTAfter  int `json:"lost_rst_after"`
 	Timeout   int `json:"lost_timeout"`
-	Other     int `json:"lost_other"` // HTTP/2's RST_STREAM, half an answer that is none, a server that was killed
+	Other     int `json:"lost_other"` // HTTP/2's RST_STREAM, half an answer that is not one, a server that was killed
 
 	FailedStatus  int `json:"failed_status"`  // of ErrorStatus: 5xx to a request in flight at the signal, or begun after it, unless allowed
 	RefusedEarly  int `json:"refused_early"`  // of Refused: before the signal, or of a server that was to go on
