@@ -37,6 +37,9 @@ func serve(args []string, stdout, stderr io.Writer) error {
 	if settings == nil { // -help or -version
 		return nil
 	}
+	if settings.DeployOnly() {
+		return app.PrintError(stderr, settings.Deploy(stdout))
+	}
 	logger := app.NewLog(settings, stderr)
 	stop := settings.NewStop(logger)
 	if settings.CheckOnly() {
@@ -54,6 +57,7 @@ func serve(args []string, stdout, stderr io.Writer) error {
 	g.Add(sup.Actor("http", serving)(actors.HTTP(stop, s.Server, s.Listeners...)))
 	if s.Program != nil {
 		g.Add(sup.Actor("program", backing, actors.Within(app.ProgramTime))(s.Program.Actor()))
+		g.Add(sup.Actor("deploy", backing)(s.DeployOnSignal()))
 	}
 	if s.Certificate != nil {
 		g.Add(sup.Actor("tls", backing)(s.Certificate.Watch()))

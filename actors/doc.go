@@ -47,6 +47,9 @@
 //	g.Add(actors.Once(&stop, migrate, actors.OnceConfig{}))
 //	g.Add(actors.Process(&stop, exec.Command("worker"), actors.ProcessConfig{}))
 //
+// [Generations] runs a program that serves behind a reverse proxy, and replaces it
+// by its next version without a gap.
+//
 // Package lastcall/actors/admin has an actor that serves a status page, profiles,
 // and a switch that takes the process out of service and puts it back:
 //

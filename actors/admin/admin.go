@@ -26,6 +26,10 @@ type Config struct {
 	// Supervisor is the one whose actors the status shows. Nil shows none.
 	Supervisor *actors.Supervisor
 
+	// Generations is the program whose generations the status shows. Nil shows
+	// none.
+	Generations *actors.Generations
+
 	// LogLevel is the value that PUT /log-level sets and the status shows. Nil
 	// leaves that path out. Set gets what the client sent, without blanks
 	// around it, and may be called concurrently; the client gets its error.

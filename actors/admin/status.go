@@ -8,6 +8,7 @@ import (
 	"html/template"
 	"net/http"
 	"os"
+	"slices"
 	"time"
 
 	"lastcall/actors"
@@ -54,6 +55,7 @@ type status struct {
 	CutRequests []statusRequest `json:"cut_requests"`     // at most 20
 	CutActors   []string        `json:"cut_actors,omitempty"`
 	Actors      []statusActor   `json:"actors"`
+	Program     *statusProgram  `json:"program,omitempty"`
 
 	hasLameDuck bool // a stop has a lame-duck phase
 }
@@ -76,6 +78,26 @@ type statusActor struct {
 	Deadline time.Time         `json:"deadline,omitzero"`
 	Restarts int               `json:"restarts"`
 	Error    string            `json:"error,omitempty"` // the last
+}
+
+// statusProgram is a program with its generations, the newest first.
+type statusProgram struct {
+	Held        int                `json:"held"` // requests
+	Generations []statusGeneration `json:"generations"`
+}
+
+type statusGeneration struct {
+	Number    int                    `json:"generation"`
+	State     actors.GenerationState `json:"state"`
+	Current   bool                   `json:"current"` // gets new requests
+	Command   []string               `json:"command,omitempty"`
+	Addr      string                 `json:"addr,omitempty"`
+	PID       int                    `json:"pid,omitempty"`
+	Since     time.Time              `json:"since"` // its process
+	InFlight  int                    `json:"inflight"`
+	Requests  uint64                 `json:"requests"`
+	Restarts  int                    `json:"restarts"`
+	LastError string                 `json:"last_error,omitempty"` // why its process ended last
 }
 
 // The template calls these.
@@ -143,7 +165,23 @@ func (a *admin) status() status {
 		}
 		st.Actors = append(st.Actors, sa)
 	}
+	if a.Generations != nil {
+		st.Program = program(a.Generations)
+	}
 	return st
+}
+
+func program(g *actors.Generations) *statusProgram {
+	p := &statusProgram{Held: g.Held(), Generations: []statusGeneration{}}
+	for _, gen := range slices.Backward(g.Snapshot()) {
+		sg := statusGeneration{Number: gen.Number, State: gen.State, Current: gen.Current, Command: gen.Command, Addr: gen.Addr, PID: gen.PID,
+			Since: gen.Since, InFlight: gen.InFlight, Requests: gen.Requests, Restarts: gen.Restarts}
+		if gen.LastErr != nil {
+			sg.LastError = printable.Clip(gen.LastErr.Error(), printable.Max)
+		}
+		p.Generations = append(p.Generations, sg)
+	}
+	return p
 }
 
 func requests(all []actors.Request, most int) []statusRequest {

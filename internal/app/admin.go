@@ -38,9 +38,14 @@ func listenAdmin(addr string, logger log.Logger) (l net.Listener, err error) {
 
 // ServeAdmin returns the actor of the status page.
 func (s Service) ServeAdmin(sup *actors.Supervisor) (execute func() error, interrupt func(error)) {
+	handlers := map[string]http.Handler{"GET /metrics": metrics(newRegistry(sup, s.Program, s.metrics))}
+	if s.Program != nil {
+		handlers["PUT /deploy"] = http.HandlerFunc(s.serveDeploy)
+	}
 	return admin.Actor(sup.Stop, s.Admin, admin.Config{
-		Supervisor: sup,
-		LogLevel:   s.log.level,
-		Handlers:   map[string]http.Handler{"GET /metrics": metrics(newRegistry(sup, s.metrics))},
+		Supervisor:  sup,
+		Generations: s.Program,
+		LogLevel:    s.log.level,
+		Handlers:    handlers,
 	})
 }

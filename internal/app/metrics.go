@@ -12,11 +12,11 @@ import (
 	"lastcall/actors"
 )
 
-// newRegistry returns the metrics of a Supervisor and its Stop, of requests, and
-// of Go.
-func newRegistry(sup *actors.Supervisor, requests *requestMetrics) *prometheus.Registry {
+// newRegistry returns the metrics of a Supervisor and its Stop, of a program, which
+// may be nil, of requests, and of Go.
+func newRegistry(sup *actors.Supervisor, program *actors.Generations, requests *requestMetrics) *prometheus.Registry {
 	r := prometheus.NewRegistry()
-	r.MustRegister(collector{sup}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.MustRegister(collector{sup, program}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	r.MustRegister(requests.collectors()...)
 	return r
 }
@@ -27,7 +27,10 @@ func metrics(r *prometheus.Registry) http.Handler {
 }
 
 // collector takes a snapshot at each scrape.
-type collector struct{ sup *actors.Supervisor }
+type collector struct {
+	sup     *actors.Supervisor
+	program *actors.Generations // nil: none
+}
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("lastcall_"+name, help, labels, nil)
@@ -35,22 +38,28 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 
 var (
 	// A name has the key of the log and the report, with the unit after it.
-	phaseDesc         = desc("phase", "1 for the phase in which the process is.", "phase")
-	readyDesc         = desc("ready", "1 if /readyz answers 200.")
-	connectionsDesc   = desc("connections", "Open connections by state.", "state")
-	hijackedDesc      = desc("connections_hijacked", "Busy connections that a handler has taken over (WebSocket).")
-	inFlightDesc      = desc("requests_inflight", "Requests being answered.")
-	streamsDesc       = desc("requests_streams", "Requests in flight over HTTP/2.")
-	servedDesc        = desc("requests_served_total", "Requests answered.")
-	drainedDesc       = desc("requests_drained_total", "Requests answered since the stop began.")
-	drainedHTTP2Desc  = desc("requests_drained_http2_total", "Requests answered over HTTP/2 since the stop began.")
-	failedDesc        = desc("requests_failed_total", "Requests that failed since the stop began: answered 502 or 504, or broken off by the handler.")
-	cutDesc           = desc("requests_cut_total", "Requests cut at the deadline, or by a second signal.")
-	hijackedEndedDesc = desc("connections_hijacked_ended_total", "Hijacked connections that ended by themselves since the stop began.")
-	logDroppedDesc    = desc("log_lines_dropped_total", "Log lines that were dropped because the log was stuck.")
-	elapsedDesc       = desc("stop_elapsed_seconds", "How long the stop has taken until now, or took.")
-	upDesc            = desc("actor_up", "1 while the actor runs.", "actor", "stage")
-	restartsDesc      = desc("actor_restarts_total", "How often the actor was started again.", "actor", "stage")
+	phaseDesc           = desc("phase", "1 for the phase in which the process is.", "phase")
+	readyDesc           = desc("ready", "1 if /readyz answers 200.")
+	connectionsDesc     = desc("connections", "Open connections by state.", "state")
+	hijackedDesc        = desc("connections_hijacked", "Busy connections that a handler has taken over (WebSocket).")
+	inFlightDesc        = desc("requests_inflight", "Requests being answered.")
+	streamsDesc         = desc("requests_streams", "Requests in flight over HTTP/2.")
+	servedDesc          = desc("requests_served_total", "Requests answered.")
+	drainedDesc         = desc("requests_drained_total", "Requests answered since the stop began.")
+	drainedHTTP2Desc    = desc("requests_drained_http2_total", "Requests answered over HTTP/2 since the stop began.")
+	failedDesc          = desc("requests_failed_total", "Requests that failed since the stop began: answered 502 or 504, or broken off by the handler.")
+	cutDesc             = desc("requests_cut_total", "Requests cut at the deadline, or by a second signal.")
+	hijackedEndedDesc   = desc("connections_hijacked_ended_total", "Hijacked connections that ended by themselves since the stop began.")
+	logDroppedDesc      = desc("log_lines_dropped_total", "Log lines that were dropped because the log was stuck.")
+	elapsedDesc         = desc("stop_elapsed_seconds", "How long the stop has taken until now, or took.")
+	upDesc              = desc("actor_up", "1 while the actor runs.", "actor", "stage")
+	heldDesc            = desc("requests_held", "Requests that wait for the program.")
+	programUpDesc       = desc("program_up", "1 while the generation is ready.", "generation")
+	programCurrentDesc  = desc("program_current", "1 for the generation that gets new requests.", "generation")
+	programInFlightDesc = desc("program_requests_inflight", "Requests that the generation answers.", "generation")
+	programRequestsDesc = desc("program_requests_total", "Requests that the generation has had.", "generation")
+	programRestartsDesc = desc("program_restarts_total", "How often the generation was started again.", "generation")
+	restartsDesc        = desc("actor_restarts_total", "How often the actor was started again.", "actor", "stage")
 )
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, ch) }
@@ -90,6 +99,18 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		stage := strconv.Itoa(a.Stage)
 		send(upDesc, gauge, oneIf(a.State == actors.Running || a.State == actors.Stopping), a.Name, stage)
 		send(restartsDesc, counter, float64(a.Restarts), a.Name, stage)
+	}
+	if c.program == nil {
+		return
+	}
+	send(heldDesc, gauge, float64(c.program.Held()))
+	for _, g := range c.program.Snapshot() {
+		generation := strconv.Itoa(g.Number)
+		send(programUpDesc, gauge, oneIf(g.State == actors.GenerationReady || g.State == actors.GenerationDraining), generation)
+		send(programCurrentDesc, gauge, oneIf(g.Current), generation)
+		send(programInFlightDesc, gauge, float64(g.InFlight), generation)
+		send(programRequestsDesc, counter, float64(g.Requests), generation)
+		send(programRestartsDesc, counter, float64(g.Restarts), generation)
 	}
 }
 

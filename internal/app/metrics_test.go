@@ -30,7 +30,7 @@ func TestMetrics(t *testing.T) {
 	sup := &actors.Supervisor{Stop: new(actors.Stop)}
 	g := sup.Actor("http")
 	g(func() error { return nil }, func(error) {})
-	h := metrics(newRegistry(sup, m))
+	h := metrics(newRegistry(sup, nil, m))
 	before := strings.Count(scrape(t, h), "\n")
 
 	for i, status := range []int{200, 204, 302, 404, 499, 502, 101, 0, 999, -1, 200} {

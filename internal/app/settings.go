@@ -59,6 +59,7 @@ type Settings struct {
 	logLevel     string
 	config       string
 	checkOnly    bool // -check
+	deployOnly   bool // the word deploy
 	version      bool
 
 	unknownVariables [][2]string // of the environment, with the nearest that is known
@@ -68,6 +69,7 @@ const usage = `lastcall serves files, or stands in front of a program, and stops
 losing an HTTP request.  Stop it with kill -INT (Ctrl-C), kill -TERM, or by closing its terminal.
 
 usage: lastcall [flags] [-- PROGRAM ARG…]
+       lastcall deploy -admin ADDR [-- PROGRAM ARG…]
 
 What to serve (neither: a start page)
   -dir PATH, -list           files of a directory; list those that have no index.html
@@ -81,7 +83,8 @@ What to serve (neither: a start page)
   -program-health PATH       ready when that answers 200 to 399, not as soon as it can be reached
   -program-start 30s         how long that may take
   -program-restart on-failure  after its end; or never, always
-  -deploy overlap            a deploy starts the new program beside the old one; replace: after it
+  -deploy overlap            lastcall deploy, PUT /deploy of -admin and kill -USR1 start the program
+                             anew beside the old one; replace: after it
   -trust-forwarded NETWORKS  whose X-Forwarded-* is believed: 10.0.0.0/8, 192.0.2.1, unix
 Where
   -listen :8080              HOST:PORT or unix:PATH; may be repeated; sockets that systemd
@@ -201,6 +204,9 @@ func parse(args, environ []string) (c Settings, err error) {
 		}
 		args = []string{"-" + args[0]}
 	}
+	if c.deployOnly = len(args) > 0 && args[0] == "deploy"; c.deployOnly {
+		args = args[1:]
+	}
 	fs := c.flags()
 	switch err := fs.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
@@ -259,6 +265,10 @@ func (c *Settings) check() error {
 		}
 	}
 	switch {
+	case c.deployOnly && c.admin == "":
+		return errors.New("deploy: want -admin, as the lastcall that runs the program has it")
+	case c.deployOnly:
+		return nil
 	case c.unixMode != 0 && paths == 0:
 		return errors.New("-unix-mode: want -listen unix:PATH with it")
 	case c.unixMode != 0 && abstract > 0:

@@ -39,6 +39,14 @@ func runChild(work *Work, _ []string) error {
 			os.Exit(7)
 		}
 	}
+	if file := os.Getenv("CHILD_DIES"); file != "" { // as long as it exists
+		if _, err := os.Stat(file); err == nil {
+			time.AfterFunc(time.Second, func() {
+				fmt.Println("lost the database")
+				os.Exit(9)
+			})
+		}
+	}
 	mux := http.NewServeMux()
 	mux.Handle("/", work)
 	mux.Handle("/events", streams())

@@ -1,0 +1,141 @@
+package app
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"lastcall/actors"
+	"lastcall/internal/printable"
+)
+
+const (
+	// resultTrailer says how a deploy went, after its steps.
+	resultTrailer = "Deploy-Result"
+
+	// stepTimeout is how long the client may take to receive a step.
+	stepTimeout = 5 * time.Second
+
+	maxCommand = 64 << 10 // bytes
+)
+
+// serveDeploy deploys the program, and answers with the steps, a line each. The
+// body may have another command line, as a JSON array of strings.
+func (s Service) serveDeploy(w http.ResponseWriter, r *http.Request) {
+	command, status, err := s.deployCommand(w, r)
+	if err != nil {
+		http.Error(w, err.Error(), status)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Trailer", resultTrailer)
+	rc := http.NewResponseController(w)
+	begun := false
+	line := func(text string) {
+		begun = true
+		rc.SetWriteDeadline(time.Now().Add(stepTimeout))
+		fmt.Fprintln(w, printable.Escape(text))
+		rc.Flush()
+	}
+	// A client that goes away does not end the deploy.
+	err = s.Program.Deploy(context.WithoutCancel(r.Context()), command, line)
+	switch {
+	case err != nil && !begun:
+		status := http.StatusServiceUnavailable
+		if errors.Is(err, actors.ErrDeploying) {
+			status = http.StatusConflict
+		}
+		http.Error(w, err.Error(), status)
+	case err != nil:
+		line("failed: " + err.Error())
+		var failed *actors.DeployError
+		if errors.As(err, &failed) {
+			for _, l := range failed.Output {
+				line("| " + l)
+			}
+		}
+		w.Header().Set(resultTrailer, "failed: "+printable.Escape(strings.ReplaceAll(err.Error(), "\n", "; ")))
+	default:
+		w.Header().Set(resultTrailer, "done")
+	}
+}
+
+// deployCommand returns the command that a request asks to deploy, or nil for that
+// of the present generation; or an error with its status.
+func (s Service) deployCommand(w http.ResponseWriter, r *http.Request) (command actors.Command, status int, err error) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxCommand))
+	if err != nil {
+		return nil, http.StatusBadRequest, err
+	}
+	if len(bytes.TrimSpace(body)) == 0 {
+		return nil, 0, nil
+	}
+	var line []string
+	if err := json.Unmarshal(body, &line); err != nil || len(line) == 0 || line[0] == "" {
+		return nil, http.StatusBadRequest, errors.New(`want a command line such as ["/srv/app/server", "-v"], or nothing`)
+	}
+	// Everybody on this machine can connect to an address of its loopback.
+	if addr, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); !ok || addr.Network() != "unix" {
+		return nil, http.StatusForbidden, errors.New("another command line is taken only with -admin unix:PATH")
+	}
+	if _, err := exec.LookPath(line[0]); err != nil {
+		return nil, http.StatusBadRequest, err
+	}
+	return s.settings.command(line), 0, nil
+}
+
+// DeployOnly reports whether the arguments ask another lastcall for a deploy.
+func (c *Settings) DeployOnly() bool { return c.deployOnly }
+
+// Deploy asks the lastcall with the address of -admin for a deploy, and writes its
+// steps to stdout.
+func (c *Settings) Deploy(stdout io.Writer) error {
+	var body []byte
+	if len(c.program) > 0 {
+		line := append([]string(nil), c.program...)
+		if strings.ContainsRune(line[0], filepath.Separator) { // that lastcall may be in another directory
+			abs, err := filepath.Abs(line[0])
+			if err != nil {
+				return err
+			}
+			line[0] = abs
+		}
+		body, _ = json.Marshal(line)
+	}
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		network, addr := "tcp", c.admin
+		if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+			network, addr = "unix", path
+		}
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}}
+	r, err := http.NewRequest(http.MethodPut, "http://localhost/deploy", bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	res, err := transport.RoundTrip(r)
+	if err != nil {
+		return fmt.Errorf("deploy: %w", err)
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		b, _ := io.ReadAll(io.LimitReader(res.Body, 4<<10))
+		return fmt.Errorf("deploy: %s", strings.TrimSpace(string(b)))
+	}
+	if _, err := io.Copy(stdout, res.Body); err != nil {
+		return fmt.Errorf("deploy: the answer broke off: %w", err)
+	}
+	if result := res.Trailer.Get(resultTrailer); result != "done" {
+		return fmt.Errorf("deploy %s", result)
+	}
+	return nil
+}

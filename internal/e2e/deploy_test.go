@@ -1,0 +1,352 @@
+//go:build unix
+
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"lastcall/stoptest/load"
+)
+
+// deployable is the binary with a program of its own, and where to ask it for a
+// deploy.
+type deployable struct {
+	*Process
+	admin string // of -admin
+	dir   string
+}
+
+// startDeployable starts it, and waits until the program is ready. In its
+// environment, CHILD_FAILS and CHILD_DIES name files that are not there yet.
+func startDeployable(t testing.TB, flags ...string) deployable {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "deploy") // a short path, as that of a socket has to be
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	admin := "unix:" + filepath.Join(dir, "admin")
+	p := Launch(t, Here, asChild(append([]string{"-admin", admin}, flags...),
+		"CHILD_FAILS="+filepath.Join(dir, "fails"), "CHILD_DIES="+filepath.Join(dir, "dies")))
+	fetch(t, "http://"+p.Addr+"/pid")
+	return deployable{p, admin, dir}
+}
+
+// create creates a file that the program looks for when it starts.
+func (d deployable) create(t testing.TB, name string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(d.dir, name), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (d deployable) pid(t testing.TB) string {
+	t.Helper()
+	return fetch(t, "http://"+d.Addr+"/pid")
+}
+
+// deploy asks for a deploy, and returns what lastcall deploy has written, and its
+// exit status.
+func (d deployable) deploy(t testing.TB, more ...string) (stdout, stderr string, status int) {
+	t.Helper()
+	cmd := Lastcall(append([]string{"deploy", "-admin", d.admin}, more...)...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	cmd.Run()
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// expectSteps fails the test unless the steps come in their order.
+func expectSteps(t testing.TB, out string, steps ...string) {
+	t.Helper()
+	rest := out
+	for _, step := range steps {
+		_, after, ok := strings.Cut(rest, step)
+		if !ok {
+			t.Errorf("the deploy wrote\n%swant the step %q in its place", out, step)
+			return
+		}
+		rest = after
+	}
+}
+
+// client is an HTTP client of the admin socket.
+func (d deployable) client() *http.Client {
+	return &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", strings.TrimPrefix(d.admin, "unix:"))
+	}}}
+}
+
+// statusGenerations returns the generations that /status shows, the newest first.
+func (d deployable) generations(t testing.TB) (list []struct {
+	Generation int
+	State      string
+	Current    bool
+	PID        int
+	Restarts   int
+	LastError  string `json:"last_error"`
+}) {
+	t.Helper()
+	c := d.client()
+	defer c.CloseIdleConnections()
+	res, err := c.Get("http://localhost/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	var s struct{ Program struct{ Generations json.RawMessage } }
+	if err := json.NewDecoder(res.Body).Decode(&s); err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(s.Program.Generations, &list); err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+// stop stops the binary, which is to be clean.
+func (d deployable) stop(t testing.TB) {
+	t.Helper()
+	d.Signal(t, syscall.SIGTERM)
+	if status := d.Wait(t); status != 0 {
+		t.Errorf("exit status = %d, want 0", status)
+	}
+}
+
+// TestDeployUnderLoad deploys while clients of all kinds ask, and slow requests are
+// in flight.
+func TestDeployUnderLoad(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []string{"overlap", "replace"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			d := startDeployable(t, "-deploy", mode)
+			l, err := load.Start(load.Config{Addr: d.Addr, EchoHeader: "X-Request-Id", MaxTime: 2 * time.Minute, Groups: []load.Group{
+				{Name: "blind", Kind: load.Blind, N: Few(40), Think: Think(5 * time.Millisecond), Method: "POST", Body: 16},
+				{Name: "looking", Kind: load.Looking, N: Few(40), Think: Think(5 * time.Millisecond), Method: "POST", Body: 16},
+				{Name: "fresh", Kind: load.Fresh, N: Few(16), Think: Think(5 * time.Millisecond), Method: "POST", Body: 16},
+				{Name: "slow", Kind: load.Fresh, N: 4, Path: "/slow"},
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			if err := l.Ready(ctx, 2); err != nil {
+				t.Fatal(err)
+			}
+			for range *Stops {
+				before := d.pid(t)
+				out, errs, status := d.deploy(t)
+				if after := d.pid(t); status != 0 || after == before {
+					t.Errorf("lastcall deploy = %d, %s, and requests go from process %s to %s", status, errs, before, after)
+				}
+				if mode == "overlap" {
+					expectSteps(t, out, "starting generation=", "ready generation=", "switched generation=", "drained generation=", "ended the old generation=", "done generation=")
+				} else {
+					expectSteps(t, out, "holding requests generation=", "ended the old generation=", "starting generation=", "switched generation=", "done generation=")
+				}
+			}
+			l.Signalled(time.Now())
+			d.stop(t)
+			n := l.Wait().Total
+			if n.Lost != 0 || n.ResetOnConnect != 0 || n.ErrorStatus != 0 || n.WrongAnswer != 0 || n.ClientError != 0 || n.RefusedEarly != 0 {
+				t.Errorf("%+v: want nothing lost, and no error", n)
+			}
+			t.Logf("answered %d", n.Answered)
+		})
+	}
+}
+
+// TestDeployEndsStreams looks how the streams of the old generation end.
+func TestDeployEndsStreams(t *testing.T) {
+	t.Parallel()
+	d := startDeployable(t)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	res, err := http.Get("http://" + d.Addr + "/events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	ws, _, err := websocket.Dial(ctx, "ws://"+d.Addr+"/echo", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ws.CloseNow()
+	var streams sync.WaitGroup
+	streams.Go(func() {
+		if all, err := io.ReadAll(res.Body); err != nil || !bytes.HasSuffix(all, []byte("tick\n\n")) {
+			t.Errorf("event stream: ended with %q, %v, want a whole event, nil", all[max(0, len(all)-30):], err)
+		}
+	})
+	streams.Go(func() {
+		if _, _, err := ws.Read(ctx); websocket.CloseStatus(err) != websocket.StatusGoingAway {
+			t.Errorf("WebSocket: %v, want 1001", err)
+		}
+	})
+	if out, errs, status := d.deploy(t); status != 0 {
+		t.Errorf("lastcall deploy = %d\n%s%s", status, out, errs)
+	}
+	streams.Wait()
+	d.stop(t)
+}
+
+// TestDeployFails has the new generation fail before it is ready, and after it.
+func TestDeployFails(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, file, mode string
+		err, output      string
+		step             string
+	}{
+		{"at its start", "fails", "overlap", "exit status 7", "| cannot find the database", ""},
+		{"at its start, replacing", "fails", "replace", "exit status 7", "| cannot find the database", "starting the old again"},
+		{"after the switch", "dies", "overlap", "ended within 10s after the switch: program: exit status 9", "| lost the database", "went back generation=1"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			d := startDeployable(t, "-deploy", tt.mode)
+			before := d.pid(t)
+			d.create(t, tt.file)
+			failed := make(chan struct{})
+			var clients sync.WaitGroup
+			clients.Go(func() { // a client all the while
+				for {
+					select {
+					case <-failed:
+						return
+					case <-time.After(20 * time.Millisecond):
+						d.pid(t)
+					}
+				}
+			})
+			if tt.mode == "replace" { // the old one has to start again
+				go func() {
+					d.WaitLog(t, `msg="deploy starting" generation=2`)
+					d.WaitLog(t, `generation=2 msg=ended`)
+					os.Remove(filepath.Join(d.dir, tt.file))
+				}()
+			}
+			out, errs, status := d.deploy(t)
+			close(failed)
+			clients.Wait()
+			if status != 1 || !strings.Contains(errs, tt.err) || !strings.Contains(out, tt.output) || !strings.Contains(out, tt.step) {
+				t.Errorf("lastcall deploy = %d\n%s%swant 1, %q, %q, %q", status, out, errs, tt.err, tt.output, tt.step)
+			}
+			if after := d.pid(t); tt.mode == "overlap" && after != before {
+				t.Errorf("requests go from process %s to %s", before, after)
+			}
+			for _, g := range d.generations(t) {
+				if g.Current != (g.Generation == 1) || g.Generation == 2 && (g.State != "failed" || g.LastError == "") {
+					t.Errorf("/status shows %+v", g)
+				}
+			}
+			d.stop(t)
+		})
+	}
+}
+
+// TestDeployRefused asks for what cannot be.
+func TestDeployRefused(t *testing.T) {
+	t.Parallel()
+	d := startDeployable(t)
+	first := make(chan int, 1)
+	go func() {
+		_, _, status := d.deploy(t)
+		first <- status
+	}()
+	d.WaitLog(t, `msg="deploy starting"`)
+	if _, errs, status := d.deploy(t); status != 1 || !strings.Contains(errs, "deploy: a deploy is under way") {
+		t.Errorf("a deploy during a deploy = %d, %s", status, errs)
+	}
+	d.Process.Signal(t, syscall.SIGUSR1)
+	d.WaitLog(t, `msg="not deployed" signal="user defined signal 1" err="a deploy is under way"`)
+	d.WaitLog(t, `msg="deploy switched"`)
+	answer := make(chan int, 1)
+	go func() { answer <- status(t, "http://"+d.Addr+"/slow") }() // keeps the stop
+	d.WaitLog(t, `msg="msg=begun path=/slow"`)
+	d.Signal(t, syscall.SIGTERM)
+	if status := <-first; status != 1 {
+		t.Errorf("a deploy that a stop interrupts = %d, want 1", status)
+	}
+	if _, errs, status := d.deploy(t); status != 1 || !strings.Contains(errs, "deploy: the process is stopping") {
+		t.Errorf("a deploy during a stop = %d, %s", status, errs)
+	}
+	if status := <-answer; status != 200 {
+		t.Errorf("the request in flight = %d", status)
+	}
+	if status := d.Wait(t); status != 0 {
+		t.Errorf("exit status = %d, want 0", status)
+	}
+	if n := strings.Count(d.Log(), "msg=ended"); n != 2 {
+		t.Errorf("%d generations have ended, want both", n)
+	}
+	if _, errs, status := d.deploy(t); status != 1 || !strings.Contains(errs, "deploy: dial unix") {
+		t.Errorf("a deploy after the end = %d, %s", status, errs)
+	}
+}
+
+// TestDeployCommand deploys by other ways, and other programs.
+func TestDeployCommand(t *testing.T) {
+	t.Parallel()
+	d := startDeployable(t)
+	if _, errs, status := d.deploy(t, "--", "/nonexistent"); status != 1 || !strings.Contains(errs, "/nonexistent") {
+		t.Errorf("a missing program = %d, %s", status, errs)
+	}
+	if out, errs, status := d.deploy(t, "--", os.Args[0], "more"); status != 0 {
+		t.Errorf("lastcall deploy -- = %d\n%s%s", status, out, errs)
+	}
+	d.Signal(t, syscall.SIGUSR1)
+	d.WaitLog(t, `msg="deploy done" generation=3`)
+	c := d.client()
+	defer c.CloseIdleConnections()
+	res, err := c.Get("http://localhost/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, _ := io.ReadAll(res.Body)
+	for _, want := range []string{`lastcall_program_up{generation="3"} 1`, `lastcall_program_up{generation="1"} 0`, `lastcall_program_current{generation="3"} 1`, `lastcall_requests_held 0`} {
+		if !strings.Contains(string(b), want) {
+			t.Errorf("/metrics lacks %s", want)
+		}
+	}
+	d.stop(t)
+}
+
+// TestDeployOverTCP takes no command from everybody on the machine.
+func TestDeployOverTCP(t *testing.T) {
+	t.Parallel()
+	p := Launch(t, Here, asChild([]string{"-admin", "127.0.0.1:0"}))
+	p.WaitLog(t, `msg="status page" addr=`)
+	_, addr, _ := strings.Cut(p.Log(), `msg="status page" addr=`)
+	addr, _, _ = strings.Cut(addr, "\n")
+	for body, want := range map[string]int{`["/bin/true"]`: 403, `nonsense`: 400, `[]`: 400} {
+		r, _ := http.NewRequest("PUT", "http://"+addr+"/deploy", strings.NewReader(body))
+		res, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _ := bufio.NewReader(res.Body).ReadString('\n')
+		res.Body.Close()
+		if res.StatusCode != want {
+			t.Errorf("PUT /deploy %s = %d %s, want %d", body, res.StatusCode, text, want)
+		}
+	}
+}
