@@ -109,7 +109,9 @@ func (d deployable) generations(t testing.TB) (list []struct {
 		t.Fatal(err)
 	}
 	defer res.Body.Close()
-	var s struct{ Program struct{ Generations json.RawMessage } }
+	var s struct {
+		Program struct{ Generations json.RawMessage }
+	}
 	if err := json.NewDecoder(res.Body).Decode(&s); err != nil {
 		t.Fatal(err)
 	}
