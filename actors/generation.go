@@ -148,9 +148,9 @@ func (g *Generations) runOnce(gen *generation, l *life) error {
 	gen.state, gen.since, gen.addr, gen.args = GenerationStarting, time.Now(), addr, cmd.Args
 	g.mu.Unlock()
 
-	ended, unready := make(chan struct{}), make(chan struct{})
+	ended, abandon := make(chan struct{}), make(chan struct{})
 	var watching sync.WaitGroup
-	watching.Go(func() { g.endProcess(p, l, unready, ended) })
+	watching.Go(func() { g.endProcess(p, l, abandon, ended) })
 	var result error
 	go func() {
 		defer close(ended)
@@ -166,10 +166,15 @@ func (g *Generations) runOnce(gen *generation, l *life) error {
 		default:
 			close(l.ready)
 		}
-		<-ended
+		if g.stoppedServing(l, addr, ended) {
+			level.Warn(p.logger).Log("msg", "program has stopped serving but runs, starting another beside it")
+			close(abandon)
+			g.loops.Go(watching.Wait)
+			return fmt.Errorf("%s: %w", g.actor.name, errStoppedServing)
+		}
 	case errors.As(err, new(errNotReady)):
 		level.Error(p.logger).Log("msg", "program not ready, ending it", "err", err)
-		close(unready)
+		close(abandon)
 		<-ended
 		result = fmt.Errorf("%s: %w", g.actor.name, err)
 	default:
@@ -182,17 +187,58 @@ func (g *Generations) runOnce(gen *generation, l *life) error {
 	return result
 }
 
-// endProcess ends a process when its generation ends, or when it was not ready in
-// time.
-func (g *Generations) endProcess(p *process, l *life, unready, ended <-chan struct{}) {
+// errStoppedServing says why a program was replaced that runs.
+var errStoppedServing = errors.New("stopped serving")
+
+// stoppedServing waits for the end of a process that was ready. It returns true if
+// there is a stop, and the process accepts no connections any more, although
+// requests need it: a signal that went to all has reached it, and it still answers
+// what it has.
+func (g *Generations) stoppedServing(l *life, addr string, ended <-chan struct{}) bool {
+	select {
+	case <-ended:
+		return false
+	case <-g.actor.stop.begun:
+	}
+	for refused := 0; refused < stoppedChecks; {
+		select {
+		case <-ended:
+			return false
+		case <-l.quit:
+			<-ended
+			return false
+		case <-time.After(heldPoll):
+		}
+		if g.Replace || g.Router.Held() == 0 || g.checkOnce(addr) == nil {
+			refused = 0
+		} else {
+			refused++
+		}
+	}
+	return true
+}
+
+// checkOnce checks the program for a second at the most.
+func (g *Generations) checkOnce(addr string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	return g.Check(ctx, addr)
+}
+
+// endProcess ends a process when its generation ends, or when it is not to be
+// waited for.
+func (g *Generations) endProcess(p *process, l *life, abandon, ended <-chan struct{}) {
 	var deadline time.Time
 	select {
 	case <-ended:
 		return
 	case <-l.quit:
 		deadline = g.actor.deadlineWithin(0)
-	case <-unready:
-		deadline = g.actor.deadlineWithin(unreadyGrace)
+	case <-abandon:
+		deadline = g.actor.deadlineWithin(0)
+		if !closed(l.ready) {
+			deadline = g.actor.deadlineWithin(unreadyGrace)
+		}
 	}
 	p.interrupt(&deadlineCause{nil, deadline})
 	late, stopping := (<-chan time.Time)(nil), g.actor.stopping
@@ -307,9 +353,7 @@ func (g *Generations) address() (string, error) {
 	if g.Addr == "" {
 		return freeAddress()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	if g.Check(ctx, g.Addr) == nil {
+	if g.checkOnce(g.Addr) == nil {
 		return "", fmt.Errorf("%s: another process serves at %s", g.actor.name, g.Addr)
 	}
 	return g.Addr, nil

@@ -157,6 +157,10 @@ const (
 	checkEvery = 200 * time.Millisecond
 	heldPoll   = 20 * time.Millisecond
 
+	// stoppedChecks is how often in a row a running program must accept no
+	// connection, while requests need it, until another is started.
+	stoppedChecks = 5
+
 	// groupTime is how much later than a program its parent may get a signal that
 	// was sent to both.
 	groupTime = 250 * time.Millisecond

@@ -21,7 +21,9 @@ import (
 // asChild returns the command that runs the binary with a program of its own: this
 // test binary, as runChild. The environment of both has more.
 func asChild(flags []string, more ...string) *exec.Cmd {
-	cmd := Lastcall(append(append([]string{"-listen", "127.0.0.1:0"}, flags...), "--", os.Args[0])...)
+	// However slow the machine is, the program starts in time.
+	slow := []string{"-listen", "127.0.0.1:0", "-proxy-hold", "1m", "-program-start", "1m"}
+	cmd := Lastcall(append(append(slow, flags...), "--", os.Args[0])...)
 	cmd.Env = append(append(os.Environ(), "RUN_AS=child"), more...)
 	return cmd
 }
@@ -39,12 +41,13 @@ func runChild(work *Work, _ []string) error {
 			os.Exit(7)
 		}
 	}
+	die := func() {}
 	if file := os.Getenv("CHILD_DIES"); file != "" { // as long as it exists
 		if _, err := os.Stat(file); err == nil {
-			time.AfterFunc(time.Second, func() {
+			die = func() {
 				fmt.Println("lost the database")
 				os.Exit(9)
-			})
+			}
 		}
 	}
 	mux := http.NewServeMux()
@@ -52,7 +55,10 @@ func runChild(work *Work, _ []string) error {
 	mux.Handle("/events", streams())
 	mux.Handle("/echo", streams())
 	mux.HandleFunc("/env", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, strings.Join(os.Environ(), "\n")) })
-	mux.HandleFunc("/pid", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, os.Getpid()) })
+	mux.HandleFunc("/pid", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, os.Getpid())
+		time.AfterFunc(500*time.Millisecond, die)
+	})
 	mux.HandleFunc("/exit", func(w http.ResponseWriter, r *http.Request) {
 		status, _ := strconv.Atoi(r.URL.RawQuery)
 		os.Exit(status)
@@ -216,14 +222,15 @@ func TestSignalToAll(t *testing.T) {
 			}
 			ask()
 			answer := make(chan int, 1)
-			go func() { answer <- status(t, "http://"+p.Addr+"/slow") }()
+			go func() { answer <- status(t, "http://"+p.Addr+"/slow?long") }()
 			p.WaitLog(t, `msg="msg=begun path=/slow"`)
-			killChild(t, p, syscall.SIGTERM)
+			pid := killChild(t, p, syscall.SIGTERM)
 			p.Signal(t, syscall.SIGTERM)
 			p.WaitLog(t, "phase=draining")
 			if got := ask(); got != 200 {
 				t.Errorf("a request after the signal = %d, want 200", got)
 			}
+			syscall.Kill(pid, syscall.SIGUSR1) // the other may be answered
 			if got := <-answer; got != 200 {
 				t.Errorf("the request in flight = %d, want 200", got)
 			}
@@ -259,7 +266,7 @@ func TestProgramNeverReady(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			p := Launch(t, Here, asChild(append(tt.flags, "-program-start", "500ms", "-program-restart", "never", "-proxy-hold", "30s"), tt.env))
+			p := Launch(t, Here, asChild(append(tt.flags, "-program-start", "500ms", "-program-restart", "never"), tt.env))
 			got := make(chan int, 1)
 			go func() {
 				res, err := http.Get("http://" + p.Addr + "/pid")

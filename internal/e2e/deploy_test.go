@@ -234,7 +234,10 @@ func TestDeployFails(t *testing.T) {
 					case <-failed:
 						return
 					case <-time.After(20 * time.Millisecond):
-						d.pid(t)
+						got := status(t, "http://"+d.Addr+"/pid")
+						if crash := tt.file == "dies" && got == 502; got != 200 && !crash { // that takes what is in flight with it
+							t.Errorf("a request during the deploy = %d, want 200", got)
+						}
 					}
 				}
 			})
@@ -280,8 +283,9 @@ func TestDeployRefused(t *testing.T) {
 	d.Process.Signal(t, syscall.SIGUSR1)
 	d.WaitLog(t, `msg="not deployed" signal="user defined signal 1" err="a deploy is under way"`)
 	d.WaitLog(t, `msg="deploy switched"`)
+	pid := killChild(t, d.Process, 0)
 	answer := make(chan int, 1)
-	go func() { answer <- status(t, "http://"+d.Addr+"/slow") }() // keeps the stop
+	go func() { answer <- status(t, "http://"+d.Addr+"/slow?long") }() // keeps the stop
 	d.WaitLog(t, `msg="msg=begun path=/slow"`)
 	d.Signal(t, syscall.SIGTERM)
 	if status := <-first; status != 1 {
@@ -290,6 +294,7 @@ func TestDeployRefused(t *testing.T) {
 	if _, errs, status := d.deploy(t); status != 1 || !strings.Contains(errs, "deploy: the process is stopping") {
 		t.Errorf("a deploy during a stop = %d, %s", status, errs)
 	}
+	syscall.Kill(pid, syscall.SIGUSR1) // it may be answered
 	if status := <-answer; status != 200 {
 		t.Errorf("the request in flight = %d", status)
 	}

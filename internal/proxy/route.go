@@ -252,9 +252,11 @@ func (t *route) RoundTrip(r *http.Request) (*http.Response, error) {
 			}
 		}
 		if place == nil {
-			if place, err = t.enter(err); err != nil {
-				return nil, err
+			entered, full := t.enter(err)
+			if full != nil {
+				return nil, full
 			}
+			place = entered
 		}
 		if b != nil {
 			retry = t.probe(b)

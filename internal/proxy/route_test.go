@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"github.com/go-kit/log"
 
 	"lastcall/internal/slowpeer"
 	"lastcall/internal/wiretest"
@@ -149,15 +150,17 @@ func TestHoldEnds(t *testing.T) {
 		hold    time.Duration
 		switch0 bool // there is no program, rather than one that cannot be reached
 		status  int
+		why     string
 	}{
-		{"too long", 50 * time.Millisecond, false, 503},
-		{"not at all", -1, false, 502},
-		{"no program", 50 * time.Millisecond, true, 503},
-		{"no program, not at all", -1, true, 503},
+		{"too long", 50 * time.Millisecond, false, 503, "held for 50ms: dial unix"},
+		{"not at all", -1, false, 502, "dial unix"},
+		{"no program", 50 * time.Millisecond, true, 503, "held for 50ms: the program is not ready"},
+		{"no program, not at all", -1, true, 503, "the program is not ready"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			target, _ := later(t)
-			p := newProxy(t, target, Config{Hold: tt.hold})
+			var out lines
+			p := newProxy(t, target, Config{Hold: tt.hold, Logger: log.NewLogfmtLogger(&out)})
 			if tt.switch0 {
 				p.Switch(0, "")
 			}
@@ -170,6 +173,9 @@ func TestHoldEnds(t *testing.T) {
 				if again := res.Header.Get("Retry-After"); res.StatusCode != tt.status || (again != "") != (tt.status == 503) {
 					t.Errorf("%q = %d, Retry-After %q, want %d", wiretest.FirstLine(request), res.StatusCode, again, tt.status)
 				}
+			}
+			if n := len(out.logged(`err="` + tt.why)); n != 2 {
+				t.Errorf("logged %q, want two lines with %q", out.logged(""), tt.why)
 			}
 		})
 	}
