@@ -59,11 +59,20 @@ func New(target string, cfg Config) (*url.URL, http.RoundTripper, error) {
 		Protocols:             new(http.Protocols),
 	}
 	path, unix := strings.CutPrefix(target, "unix:")
-	transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+	queue := newBacklog()
+	transport.DialContext = func(ctx context.Context, network, addr string) (nc net.Conn, err error) {
 		if unix {
 			network, addr = "unix", path
 		}
-		nc, err := dialer.DialContext(ctx, network, addr)
+		if dialer.Timeout > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, dialer.Timeout)
+			defer cancel()
+		}
+		err = queue.dial(ctx, addr, func() (err error) {
+			nc, err = dialer.DialContext(ctx, network, addr)
+			return err
+		})
 		if err != nil {
 			return nil, err
 		}
