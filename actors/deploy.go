@@ -47,6 +47,9 @@ func (g *Generations) Deploy(ctx context.Context, command Command, step func(str
 	g.init()
 	g.mu.Lock()
 	switch {
+	case g.current == nil && !closed(g.actor.stop.begun):
+		g.mu.Unlock()
+		return errors.New("the program has not been started yet")
 	case !g.running || closed(g.actor.stop.begun):
 		g.mu.Unlock()
 		return ErrStopping

@@ -1,0 +1,271 @@
+//go:build unix
+
+package actors_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"lastcall/actors"
+	"lastcall/internal/servetest"
+)
+
+// recordingRouter notes what it is told.
+type recordingRouter struct {
+	mu    sync.Mutex
+	calls []string
+	held  int
+}
+
+func (r *recordingRouter) note(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.calls = append(r.calls, fmt.Sprintf(format, args...))
+}
+
+func (r *recordingRouter) Switch(n int, _ string)         { r.note("switch %d", n) }
+func (r *recordingRouter) Drain(_ context.Context, n int) { r.note("drain %d", n) }
+func (r *recordingRouter) Requests(int) (n int, t uint64) { return 1, 2 }
+func (r *recordingRouter) Held() int                      { r.mu.Lock(); defer r.mu.Unlock(); return r.held }
+func (r *recordingRouter) hold(n int)                     { r.mu.Lock(); defer r.mu.Unlock(); r.held = n }
+
+// did waits until the router was told that, after all that it was told before.
+func (r *recordingRouter) did(t testing.TB, want ...string) {
+	t.Helper()
+	servetest.WaitFor(t, "the router to be told "+strings.Join(want, ", "), func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return slices.Equal(r.calls, want)
+	})
+}
+
+// generations runs scripts, which are ready when they have made the file $UP.
+type generations struct {
+	*actors.Generations
+	stop      *actors.Stop
+	log       *lines
+	router    *recordingRouter
+	script    func(string) actors.Command
+	interrupt func(error)
+	done      chan error
+}
+
+const serves = `echo serving; : > $UP; exec sleep 1000`
+
+// start runs a script.
+func startGenerations(t testing.TB, script string, set func(*actors.Generations)) *generations {
+	t.Helper()
+	dir := t.TempDir()
+	file := func(addr string) string { return filepath.Join(dir, strings.ReplaceAll(addr, ":", "_")) }
+	g := &generations{log: new(lines), router: new(recordingRouter), done: make(chan error, 1)}
+	g.script = func(script string) actors.Command {
+		return func(addr string) *exec.Cmd {
+			os.Remove(file(addr))
+			cmd := sh(script)
+			cmd.Env = append(os.Environ(), "UP="+file(addr))
+			return cmd
+		}
+	}
+	g.stop = &actors.Stop{Logger: g.log}
+	g.Generations = &actors.Generations{
+		Stop: g.stop, Router: g.router, Command: g.script(script), Trial: -1, StartTimeout: time.Minute,
+		Check:   func(_ context.Context, addr string) error { _, err := os.Stat(file(addr)); return err },
+		Restart: actors.Restart{MinPause: time.Millisecond, MaxPause: time.Millisecond},
+	}
+	if set != nil {
+		set(g.Generations)
+	}
+	execute, interrupt := g.Actor()
+	g.interrupt = interrupt
+	go func() {
+		err := execute()
+		g.stop.Begin(err)
+		g.done <- err
+	}()
+	t.Cleanup(func() { interrupt(nil) })
+	return g
+}
+
+// awaitError waits for what a function returns.
+func awaitError(t testing.TB, c <-chan error, what string) error {
+	t.Helper()
+	select {
+	case err := <-c:
+		return err
+	case <-time.After(time.Minute):
+		t.Fatalf("%s has not returned", what)
+		return nil
+	}
+}
+
+// end interrupts the actor, and returns the error of execute.
+func (g *generations) end(t testing.TB) error {
+	t.Helper()
+	g.interrupt(nil)
+	return awaitError(t, g.done, "execute")
+}
+
+func TestGenerations(t *testing.T) {
+	t.Parallel()
+	g := startGenerations(t, serves, nil)
+	g.router.did(t, "switch 1")
+	first := g.Snapshot()[0]
+	if first.State != actors.GenerationReady || !first.Current || first.PID == 0 || first.InFlight != 1 || first.Requests != 2 {
+		t.Errorf("Snapshot() = %+v", first)
+	}
+	var steps []string
+	if err := g.Deploy(context.Background(), nil, func(s string) { steps = append(steps, s) }); err != nil {
+		t.Fatal(err)
+	}
+	g.router.did(t, "switch 1", "switch 2", "drain 1")
+	want := []string{"starting", "ready", "switched", "drained", "ended the old", "done"}
+	if len(steps) != len(want) {
+		t.Fatalf("steps = %q, want %q", steps, want)
+	}
+	for i := range want {
+		if !strings.HasPrefix(steps[i], want[i]) {
+			t.Errorf("step %d = %q, want %q", i, steps[i], want[i])
+		}
+	}
+	if old := g.Snapshot()[0]; old.State == actors.GenerationReady || old.Current || syscall.Kill(first.PID, 0) != syscall.ESRCH {
+		t.Errorf("the old generation is %+v", old)
+	}
+	if err := g.end(t); err != nil {
+		t.Error(err)
+	}
+	if err := g.Deploy(context.Background(), nil, nil); err != actors.ErrStopping {
+		t.Errorf("Deploy after the stop = %v", err)
+	}
+}
+
+// TestGenerationsDeployFails has the next generation fail in each of its ways.
+func TestGenerationsDeployFails(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, script string
+		set          func(*actors.Generations)
+		err          string
+		calls        []string
+	}{
+		{"at once", "echo broken; exit 3", nil, "program: exit status 3", []string{"switch 1"}},
+		{"at once, cleanly", "echo broken", nil, "exit status 0", []string{"switch 1"}},
+		{"missing", "", nil, "program: exec: \"\"", []string{"switch 1"}},
+		{"in the trial", "echo broken; : > $UP; sleep 0.5; exit 3", func(g *actors.Generations) { g.Trial = time.Minute },
+			"ended within 1m0s after the switch: program: exit status 3", []string{"switch 1", "switch 2", "drain 1", "switch 0", "switch 1"}},
+		{"replacing", "echo broken; exit 3", func(g *actors.Generations) { g.Replace = true },
+			"program: exit status 3", []string{"switch 1", "switch 0", "drain 1", "switch 1"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			g := startGenerations(t, serves, tt.set)
+			g.router.did(t, "switch 1")
+			command := g.script(tt.script)
+			if tt.script == "" {
+				command = func(string) *exec.Cmd { return &exec.Cmd{} }
+			}
+			err := g.Deploy(context.Background(), command, nil)
+			var failed *actors.DeployError
+			if !errors.As(err, &failed) || !strings.Contains(err.Error(), tt.err) && tt.script != "" {
+				t.Fatalf("Deploy() = %v, want %s", err, tt.err)
+			}
+			if tt.script != "" && !slices.Contains(failed.Output, "broken") {
+				t.Errorf("output = %q, want the last words", failed.Output)
+			}
+			servetest.WaitFor(t, "the first generation to be ready", func() bool { return g.Snapshot()[0].State == actors.GenerationReady })
+			if tt.name == "in the trial" { // perhaps without a call in between
+				servetest.WaitFor(t, "requests to go back", func() bool {
+					g.router.mu.Lock()
+					defer g.router.mu.Unlock()
+					return g.router.calls[len(g.router.calls)-1] == "switch 1" && len(g.router.calls) > 1
+				})
+			} else {
+				g.router.did(t, tt.calls...)
+			}
+			if err := g.end(t); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestGenerationsDeployTwice refuses a deploy during another, and ends both
+// generations at a stop.
+func TestGenerationsDeployTwice(t *testing.T) {
+	t.Parallel()
+	g := startGenerations(t, serves, nil)
+	g.router.did(t, "switch 1")
+	first := make(chan error, 1)
+	go func() { first <- g.Deploy(context.Background(), g.script("echo never ready; exec sleep 1000"), nil) }()
+	g.log.until(t, "msg=\"never ready\"")
+	if err := g.Deploy(context.Background(), nil, nil); err != actors.ErrDeploying {
+		t.Errorf("Deploy during another = %v", err)
+	}
+	if err := g.end(t); err != nil {
+		t.Error(err)
+	}
+	if err := awaitError(t, first, "the deploy"); err != actors.ErrStopping {
+		t.Errorf("Deploy in a stop = %v", err)
+	}
+	for _, gen := range g.Snapshot() {
+		if gen.PID != 0 {
+			t.Errorf("generation %d runs", gen.Number)
+		}
+	}
+}
+
+// TestGenerationsRestart starts a program again until its budget is used up, or a
+// deploy replaces it.
+func TestGenerationsRestart(t *testing.T) {
+	t.Parallel()
+	g := startGenerations(t, "exit 3", nil)
+	err := awaitError(t, g.done, "execute")
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 3 || !strings.Contains(err.Error(), "gave up after 5 restarts") {
+		t.Errorf("execute() = %v, want that it gave up", err)
+	}
+	if s := g.Snapshot()[0]; s.Restarts != 5 || s.State != actors.GenerationFailed || s.LastErr == nil {
+		t.Errorf("Snapshot() = %+v", s)
+	}
+	g = startGenerations(t, "exit 3", func(g *actors.Generations) { g.Restart.Budget = 1 << 30 })
+	servetest.WaitFor(t, "a crash loop", func() bool { s := g.Snapshot(); return len(s) == 1 && s[0].Restarts > 1 })
+	if err := g.Deploy(context.Background(), g.script(serves), nil); err != nil {
+		t.Errorf("Deploy of a better one: %v", err)
+	}
+	if s := g.Snapshot()[1]; s.State != actors.GenerationReady || !s.Current {
+		t.Errorf("Snapshot() = %+v", s)
+	}
+	if err := g.end(t); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestGenerationsInAStop starts a program that a signal to all has ended only if a
+// request needs it.
+func TestGenerationsInAStop(t *testing.T) {
+	t.Parallel()
+	g := startGenerations(t, serves, func(g *actors.Generations) { g.When = actors.RestartNever })
+	g.router.did(t, "switch 1")
+	pid := g.Snapshot()[0].PID
+	g.stop.Begin(nil)
+	syscall.Kill(pid, syscall.SIGTERM)
+	g.router.did(t, "switch 1", "switch 0")
+	if s := g.Snapshot()[0]; s.Restarts != 0 {
+		t.Errorf("started again though nothing needs it")
+	}
+	g.router.hold(1)
+	g.router.did(t, "switch 1", "switch 0", "switch 1")
+	g.router.hold(0)
+	if err := g.end(t); err != nil {
+		t.Error(err)
+	}
+}
