@@ -260,11 +260,11 @@ func TestHalfClosedAtAnswer(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				begun := time.Now()
 				io.WriteString(nc, servetest.Get)
 				for range i * 4000 / clients { // a while
 					runtime.Gosched()
 				}
+				begun := time.Now()
 				nc.(*net.TCPConn).CloseWrite()
 				answer, err := io.ReadAll(nc)
 				if took := time.Since(begun); err != nil || !strings.HasSuffix(string(answer), "hello") || took > 4*time.Second {
