@@ -190,7 +190,11 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		defer a.abandonBody()
 		inner.Body = a.body
 	}
-	if err := p.slots.acquire(r.Context()); err != nil {
+	err = p.awaitProgram(r.Context())
+	if err == nil {
+		err = p.slots.acquire(r.Context())
+	}
+	if err != nil {
 		p.handleError(a, inner, err)
 		return
 	}

@@ -54,7 +54,7 @@ type route struct {
 	none     bool             // nor will there be one
 	backends map[int]*backend // by generation
 	changed  chan struct{}    // closed when held requests should try again
-	probing  bool
+	down     error            // why the program could not be reached last; not nil while connect runs
 }
 
 func newRoute(cfg Config) *route {
@@ -251,22 +251,40 @@ func (t *route) RoundTrip(r *http.Request) (*http.Response, error) {
 				return nil, err
 			}
 		}
-		if place == nil {
-			entered, full := t.enter(err)
-			if full != nil {
-				return nil, full
-			}
-			place = entered
+		var full error
+		if place, full = t.enter(place, err); full != nil {
+			return nil, full
 		}
 		if b != nil {
-			retry = t.probe(b)
+			retry = t.probe(b, err)
 		}
-		select {
-		case <-retry:
-		case <-r.Context().Done():
-			return nil, r.Context().Err()
-		case <-place.timer.C:
-			return nil, &holdError{cause: err, after: t.hold}
+		if err := place.wait(r.Context(), retry); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// awaitProgram holds a request while it is known that the program cannot be
+// reached. It takes nothing from the program then, such as one of its slots.
+func (t *route) awaitProgram(ctx context.Context) error {
+	var place *place
+	defer func() { place.leave() }()
+	for {
+		t.mu.Lock()
+		missing, cause, retry := t.current == nil && !t.none, t.down, t.changed
+		t.mu.Unlock()
+		switch {
+		case missing:
+			cause = errNoProgram
+		case cause == nil:
+			return nil
+		}
+		var err error
+		if place, err = t.enter(place, cause); err != nil {
+			return err
+		}
+		if err := place.wait(ctx, retry); err != nil {
+			return err
 		}
 	}
 }
@@ -274,12 +292,17 @@ func (t *route) RoundTrip(r *http.Request) (*http.Response, error) {
 // place is that of a request that is held.
 type place struct {
 	route *route
+	cause error
 	timer *time.Timer // of the longest time
 }
 
-// enter returns a place for a request that could not be sent because of cause, or
-// the error that it ends with.
-func (t *route) enter(cause error) (*place, error) {
+// enter returns the place of a request that cannot be sent because of cause, or the
+// error that it ends with. It had the place p before, or none.
+func (t *route) enter(p *place, cause error) (*place, error) {
+	if p != nil {
+		p.cause = cause
+		return p, nil
+	}
 	if t.hold == 0 {
 		return nil, &holdError{cause: cause}
 	}
@@ -287,7 +310,20 @@ func (t *route) enter(cause error) (*place, error) {
 		t.held.Add(-1)
 		return nil, &holdError{cause: fmt.Errorf("%w; %w", errTooManyHeld, cause)}
 	}
-	return &place{t, time.NewTimer(t.hold)}, nil
+	return &place{t, cause, time.NewTimer(t.hold)}, nil
+}
+
+// wait waits until the request should be tried again, or returns the error that it
+// ends with.
+func (p *place) wait(ctx context.Context, retry <-chan struct{}) error {
+	select {
+	case <-retry:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-p.timer.C:
+		return &holdError{cause: p.cause, after: p.route.hold}
+	}
 }
 
 func (p *place) leave() {
@@ -298,8 +334,8 @@ func (p *place) leave() {
 }
 
 // probe returns a channel that is closed when a backend that could not be reached
-// should be tried again. The caller has a place.
-func (t *route) probe(b *backend) (retry <-chan struct{}) {
+// because of err should be tried again. The caller has a place.
+func (t *route) probe(b *backend, err error) (retry <-chan struct{}) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.current != b {
@@ -307,8 +343,8 @@ func (t *route) probe(b *backend) (retry <-chan struct{}) {
 		close(retry)
 		return retry
 	}
-	if !t.probing {
-		t.probing = true
+	if t.down == nil {
+		t.down = err
 		go t.connect()
 	}
 	return t.changed
@@ -322,7 +358,8 @@ func (t *route) connect() {
 		t.mu.Lock()
 		b := t.current
 		if b == nil || t.held.Load() == 0 {
-			t.probing = false
+			t.down = nil
+			t.retryLocked() // one may be about to be held
 			t.mu.Unlock()
 			return
 		}
@@ -336,7 +373,7 @@ func (t *route) connect() {
 		}
 		if !upstream.IsRefused(err) {
 			t.mu.Lock()
-			t.probing = false
+			t.down = nil
 			t.retryLocked()
 			t.mu.Unlock()
 			return

@@ -215,6 +215,29 @@ func TestHoldMany(t *testing.T) {
 	awaitHeld(t, p, 0)
 }
 
+// TestHoldTakesNoSlot holds more requests than the program may get at once.
+func TestHoldTakesNoSlot(t *testing.T) {
+	target, listen := later(t)
+	p := newProxy(t, target, Config{Hold: wiretest.Patience, MaxUpstream: 2})
+	addr := serve(t, p, slowpeer.Config{})
+	var clients sync.WaitGroup
+	ask := func() {
+		clients.Go(func() {
+			if res, _ := wiretest.Exchange(t, addr, "", "GET / HTTP/1.1\r\nHost: h\r\n\r\n"); res.StatusCode != 200 {
+				t.Errorf("answer = %d, want 200", res.StatusCode)
+			}
+		})
+	}
+	ask()
+	awaitHeld(t, p, 1) // and the program is known to be unreachable
+	for range 3 {
+		ask()
+	}
+	awaitHeld(t, p, 4)
+	wiretest.ServeOn(t, listen(), echo)
+	clients.Wait()
+}
+
 // TestNotHeldAfterTheRequestWasSent: whoever has read it may have acted on it.
 func TestNotHeldAfterTheRequestWasSent(t *testing.T) {
 	seen := make(chan struct{}, 10)
