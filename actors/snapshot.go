@@ -41,8 +41,9 @@ type Snapshot struct {
 	CutActors []string  // the names of the actors that did not end in time
 
 	// Failed counts the requests that failed since the stop began: those that
-	// were answered 502 or 504, and those whose handler panicked while the
-	// client was connected.
+	// were answered 502 or 504, those that a handler has marked as failed (by a
+	// method MarkFailed of the ResponseWriter that it got, or of one below it),
+	// and those whose handler panicked while the client was connected.
 	Failed uint64
 
 	// LogLinesDropped counts the log lines that were dropped because Stop.Logger

@@ -134,13 +134,14 @@ type response struct {
 	writtenBefore int64
 	status        int          // 0: the header was not looked at
 	wroteHeader   bool         // net/http has a final status
+	markedFailed  bool         // see MarkFailed
 	outcome       atomic.Int32 // one of the following
 }
 
 const (
 	running  = iota // or the client has gone
 	answered        // the handler has returned
-	failed          // it has panicked, or passes on that its server failed: 502, 504
+	failed          // it has panicked, or says that its server failed: by 502, 504 or MarkFailed
 )
 
 // serve calls the handler and notes the outcome.
@@ -154,12 +155,16 @@ func (w *response) serve(handler http.Handler, rw http.ResponseWriter, r *http.R
 	handler.ServeHTTP(rw, r)
 	returned = true
 	w.announce(http.StatusOK)
-	if w.status == http.StatusBadGateway || w.status == http.StatusGatewayTimeout {
+	if w.markedFailed || w.status == http.StatusBadGateway || w.status == http.StatusGatewayTimeout {
 		w.finish(failed)
 	} else {
 		w.finish(answered)
 	}
 }
+
+// MarkFailed says that the request has failed, whatever the status of its answer. A
+// handler finds it by Unwrap. It calls it before it returns.
+func (w *response) MarkFailed() { w.markedFailed = true }
 
 func (w *response) finish(outcome int32) { w.outcome.Store(outcome) }
 

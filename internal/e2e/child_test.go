@@ -286,3 +286,25 @@ func TestProgramNeverReady(t *testing.T) {
 		})
 	}
 }
+
+// TestHeldInVain has a request of a stop wait for a program that does not come. It
+// has failed, although its status says only that the client may try again.
+func TestHeldInVain(t *testing.T) {
+	t.Parallel()
+	p := Launch(t, Here, Lastcall("-listen", "127.0.0.1:0", "-admin", "127.0.0.1:0", "-proxy", "unix:"+t.TempDir()+"/s", "-proxy-hold", "2s"))
+	admin := adminAddr(t, p)
+	answer := make(chan int, 1)
+	go func() { answer <- status(t, "http://"+p.Addr+"/") }()
+	WaitFor(t, "the request", func() bool {
+		_, status := ask(t, http.DefaultClient, "GET", "http://"+admin+"/status", "")
+		return strings.Contains(status, `"inflight": 1`)
+	})
+	p.Signal(t, syscall.SIGTERM)
+	if got := <-answer; got != 503 {
+		t.Errorf("the held request = %d, want 503", got)
+	}
+	http.DefaultClient.CloseIdleConnections()
+	if status := p.Wait(t); status != 1 || !strings.Contains(p.Log(), "failed=1 cut=0") {
+		t.Errorf("exit status = %d, want 1, and one failed", status)
+	}
+}

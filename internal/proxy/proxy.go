@@ -237,6 +237,7 @@ func (p *proxy) handleError(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.As(err, new(*holdError)):
 		status = http.StatusServiceUnavailable
 		a.Header().Set("Retry-After", "1")
+		markFailed(w)
 	case err == errBusy:
 		status, msg = http.StatusServiceUnavailable, "refused requests"
 		a.Header().Set("Retry-After", "1")
@@ -274,6 +275,22 @@ func (p *proxy) handleError(w http.ResponseWriter, r *http.Request, err error) {
 func mayAwaitAnswer(r *http.Request, cause error) bool {
 	var gone *net.OpError // the connection was reset
 	return isTimeout(cause) || r.ProtoMajor == 1 && cause != nil && !errors.As(cause, &gone)
+}
+
+// markFailed has a stop count the request as one that failed, which its status does
+// not say.
+func markFailed(w http.ResponseWriter) {
+	for {
+		if m, ok := w.(interface{ MarkFailed() }); ok {
+			m.MarkFailed()
+			return
+		}
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return
+		}
+		w = u.Unwrap()
+	}
 }
 
 // bodyGrace is how long the rest of a body is read before an error is answered:
