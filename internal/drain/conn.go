@@ -151,6 +151,7 @@ func (c *conn) setStateLocked(to connState) {
 		}
 	case stateLingering, stateClosed:
 		c.unparkLocked()
+		c.stopIdleTimerLocked()
 	}
 	if !to.in(stateIdle, stateReleasing) && c.closeTimer != nil {
 		c.closeTimer.Stop()
@@ -307,12 +308,13 @@ func (c *conn) onActive() {
 	first := c.state == stateHTTP2 && !c.streams.registered
 	if c.state == stateHTTP2 {
 		c.streams.registered, c.streams.open = true, true
+		c.stopIdleTimerLocked()
 	}
 	c.mu.Unlock()
 	if first && c.server.draining.Load() {
 		// net/http sends GOAWAY to the connections that it has registered
 		// by then only: golang/go issue 81153.
-		c.server.goAway()
+		c.goAway()
 	}
 }
 
@@ -325,6 +327,7 @@ func (c *conn) onIdle() {
 	switch {
 	case c.state == stateHTTP2:
 		c.streams.reset()
+		c.startIdleTimerLocked()
 		if draining {
 			c.scheduleHTTP2CloseLocked()
 		}

@@ -1,6 +1,7 @@
 package drain
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -15,31 +16,37 @@ import (
 // net/http sends it when Server.Shutdown is called, and that cannot be called
 // while there are HTTP/1 connections: it loses requests on them. But its HTTP/2
 // lives in a table, Server.TLSNextProto, and heeds the Shutdown of the server
-// that filled the table. So another server fills it, one that serves nobody.
+// that filled the table. So other servers fill it, which serve nobody: one for
+// each connection, so that each can be sent GOAWAY when it has been idle.
+//
+// net/http's own timer of that is not used. It is set once more when a connection
+// ends that has streams, and then keeps what belongs to the connection, 10 KB and
+// more, for the idle timeout.
 func (s *Server) wrapHTTP2() {
-	if s.http.TLSNextProto == nil {
-		other := &http.Server{
-			Protocols:   s.http.Protocols,
-			TLSConfig:   s.http.TLSConfig.Clone(),
-			HTTP2:       s.http.HTTP2,
-			IdleTimeout: s.http.IdleTimeout,
-			ReadTimeout: s.http.ReadTimeout,
-		}
+	ours := s.http.TLSNextProto == nil
+	if ours {
+		first := &http.Server{Protocols: s.http.Protocols, TLSConfig: s.http.TLSConfig.Clone(), HTTP2: s.http.HTTP2}
 		if s.tls { // fills the table, and fails
-			other.ServeTLS(noListener{}, "", "")
+			first.ServeTLS(noListener{}, "", "")
 		} else {
-			other.Serve(noListener{})
+			first.Serve(noListener{})
 		}
-		if other.TLSNextProto == nil {
+		if first.TLSNextProto == nil {
 			return // no HTTP/2, or a TLSConfig that does not go with it, as net/http will say
 		}
-		s.goAwayer, s.http.TLSNextProto = other, other.TLSNextProto
+		s.http.TLSNextProto = first.TLSNextProto
 	}
 	table := make(map[string]func(*http.Server, *tls.Conn, http.Handler))
 	for proto, serve := range s.http.TLSNextProto {
 		table[proto] = func(hs *http.Server, tc *tls.Conn, h http.Handler) {
+			serve := serve
 			if c := connOf(tc); c != nil {
-				c.markHTTP2()
+				var goAwayer *http.Server
+				if ours {
+					goAwayer = s.newGoAwayer()
+					serve = goAwayer.TLSNextProto[proto]
+				}
+				c.markHTTP2(goAwayer)
 			}
 			serve(hs, tc, h)
 		}
@@ -47,10 +54,58 @@ func (s *Server) wrapHTTP2() {
 	s.http.TLSNextProto = table
 }
 
+// newGoAwayer returns a server whose table serves HTTP/2, and whose Shutdown sends
+// GOAWAY to what that serves.
+func (s *Server) newGoAwayer() *http.Server {
+	other := &http.Server{Protocols: s.http.Protocols, IdleTimeout: -1}
+	other.Serve(noListener{}) // fills the table, and fails
+	return other
+}
+
 // goAway sends GOAWAY to all HTTP/2 connections. A second one does no harm.
 func (s *Server) goAway() {
-	if s.goAwayer != nil {
-		s.goAwayer.Shutdown(context.Background()) // returns at once: it has no connections
+	for _, c := range s.list() {
+		c.goAway()
+	}
+}
+
+// goAway sends GOAWAY, if HTTP/2 is net/http's own.
+func (c *conn) goAway() {
+	c.mu.Lock()
+	goAwayer := c.streams.goAwayer
+	c.mu.Unlock()
+	if goAwayer != nil {
+		goAwayer.Shutdown(context.Background()) // returns at once: it has no connections
+	}
+}
+
+// goAwayIfIdle sends GOAWAY to a connection that has had no streams for the idle
+// timeout. net/http closes it a second later, and answers a request that comes
+// just then.
+func (c *conn) goAwayIfIdle() {
+	c.mu.Lock()
+	idle := c.state == stateHTTP2 && !c.streams.open
+	c.mu.Unlock()
+	if idle {
+		c.goAway()
+	}
+}
+
+// startIdleTimerLocked begins the idle timeout, as net/http would.
+func (c *conn) startIdleTimerLocked() {
+	d := cmp.Or(c.server.http.IdleTimeout, c.server.http.ReadTimeout)
+	switch {
+	case d <= 0 || c.streams.goAwayer == nil:
+	case c.streams.idleTimer == nil:
+		c.streams.idleTimer = time.AfterFunc(d, c.goAwayIfIdle)
+	default:
+		c.streams.idleTimer.Reset(d)
+	}
+}
+
+func (c *conn) stopIdleTimerLocked() {
+	if c.streams.idleTimer != nil {
+		c.streams.idleTimer.Stop()
 	}
 }
 
@@ -61,10 +116,12 @@ func (noListener) Accept() (net.Conn, error) { return nil, errors.ErrUnsupported
 func (noListener) Close() error              { return nil }
 func (noListener) Addr() net.Addr            { return new(net.TCPAddr) }
 
-// markHTTP2 notes that HTTP/2 is about to begin on the connection.
-func (c *conn) markHTTP2() {
+// markHTTP2 notes that HTTP/2 is about to begin on the connection. The Shutdown of
+// goAwayer will send it GOAWAY; nil: nothing will.
+func (c *conn) markHTTP2(goAwayer *http.Server) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.streams.goAwayer = goAwayer
 	if c.state == stateReleasing { // HTTP/2 without TLS: its preface came just then
 		c.beginLocked(stateReading)
 	}
@@ -88,6 +145,9 @@ type streams struct {
 	open       bool                        // net/http has some that are not closed
 	returned   int                         // handlers, since it had none
 	ended      []*http2Response            // of those, at least the ones of the last minKeep
+
+	goAwayer  *http.Server // sends GOAWAY; nil: net/http does not serve the connection
+	idleTimer *time.Timer  // of the idle timeout; nil: it has not begun, or there is none
 }
 
 // any reports whether there is a stream, by either measure.

@@ -20,6 +20,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
+
 	"lastcall/actors"
 	"lastcall/internal/servetest"
 )
@@ -117,6 +119,32 @@ func TestDrainSendsGOAWAYToLate(t *testing.T) {
 		close(proceed)
 		if err := s.Wait(t); err != nil {
 			t.Errorf("Err() = %v, want nil", err)
+		}
+	})
+}
+
+// A connection without streams gets GOAWAY after the idle timeout, in which the
+// time of a request does not count.
+func TestIdleHTTP2GetsGOAWAY(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, overTLS bool) {
+		const idle = 100 * time.Millisecond
+		srv := server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) { time.Sleep(3 * idle) })
+		srv.IdleTimeout = idle
+		s := servetest.Start(t, new(actors.Stop), srv)
+		c := s.Dial(t)
+		if overTLS {
+			c.Conn = tls.Client(c.Conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+		}
+		begun := time.Now()
+		ask2(t, c)
+		types, err := frames(c)
+		answer, end := bytes.IndexByte(types, byte(http2.FrameHeaders)), bytes.IndexByte(types, goaway)
+		if answer < 0 || end < answer {
+			t.Errorf("frames of types %v until %v, want an answer (1), then GOAWAY (7)", types, err)
+		}
+		if took := time.Since(begun); took < 4*idle {
+			t.Errorf("the connection was closed after %v, want at least %v", took, 4*idle)
 		}
 	})
 }

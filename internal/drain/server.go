@@ -42,8 +42,7 @@ type Server struct {
 	doors  []*door
 	tls    bool
 
-	clientCerts bool         // TLS clients may be asked for a certificate
-	goAwayer    *http.Server // its Shutdown sends GOAWAY to the HTTP/2 connections; nil: there is no HTTP/2, or not net/http's own
+	clientCerts bool // TLS clients may be asked for a certificate
 
 	handler        http.Handler // the caller's
 	generalOptions bool         // OPTIONS * is answered for it
@@ -116,6 +115,7 @@ func (s *Server) Start() <-chan error {
 	var served sync.WaitGroup
 	for _, d := range s.doors {
 		d.check()
+		d.waits.Store(time.Now().UnixNano()) // a stop that begins now lets Accept begin
 		served.Go(func() {
 			defer close(d.over)
 			err := serve(d)

@@ -284,11 +284,8 @@ func TestLeak(t *testing.T) {
 			if !*Long {
 				t.Parallel()
 			}
-			// net/http's HTTP/2 holds a connection that was closed with streams open, 8
-			// KB and more, for the idle timeout: its timer is set again after it was
-			// stopped (closeAllStreamsOnConnClose in serve).
 			timeout := leakTimeout.String()
-			p := tt.launch(t, []string{"-h2c", "-idle-timeout", timeout, "-read-timeout", timeout, "-read-header-timeout", timeout, "-write-timeout", timeout, "-log-level", "info"})
+			p := tt.launch(t, []string{"-h2c", "-read-timeout", timeout, "-read-header-timeout", timeout, "-write-timeout", timeout, "-log-level", "info"})
 			admin := adminAddr(t, p)
 			// Connections to the program are kept for some seconds, and net/http
 			// closes some of the clients' half a second late.
