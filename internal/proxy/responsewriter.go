@@ -77,8 +77,12 @@ func (w *responseWriter) Write(p []byte) (int, error) {
 }
 
 // dropBody replaces the body of a response that cannot have one. Over HTTP/2 it
-// fails to be read if the header gives a length.
+// fails to be read if the header gives a length. A 204 has no length (RFC 9110
+// section 8.6).
 func dropBody(res *http.Response) {
+	if res.StatusCode == http.StatusNoContent {
+		res.Header.Del("Content-Length")
+	}
 	if res.StatusCode == http.StatusNoContent || res.StatusCode == http.StatusNotModified || res.Request.Method == http.MethodHead {
 		res.Body.Close()
 		res.Body = http.NoBody
