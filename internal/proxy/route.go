@@ -403,7 +403,8 @@ func (b *unreadBody) Close() error {
 
 // countBody returns the body of a response, at whose end the request is done.
 func (t *route) countBody(b *backend, res *http.Response) io.ReadCloser {
-	body := &countedBody{ReadCloser: res.Body, route: t, backend: b, spread: t.spreadOf(b)}
+	body := &countedBody{ReadCloser: res.Body, response: res, connection: res.Header["Connection"], route: t, backend: b, spread: t.spreadOf(b)}
+	dropTrailers(res.Trailer, body.connection)
 	if rw, ok := res.Body.(io.ReadWriteCloser); ok && res.StatusCode == http.StatusSwitchingProtocols {
 		return &countedConn{body, rw}
 	}
@@ -423,10 +424,20 @@ func (t *route) spreadOf(b *backend) *spread {
 // countedBody is the body of a response.
 type countedBody struct {
 	io.ReadCloser
-	route   *route
-	backend *backend
-	spread  *spread
-	once    sync.Once
+	response   *http.Response
+	connection []string // the lines of the response's Connection
+	route      *route
+	backend    *backend
+	spread     *spread
+	once       sync.Once
+}
+
+func (c *countedBody) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	if err == io.EOF { // all trailers have been read, those that were not announced, too
+		dropTrailers(c.response.Trailer, c.connection)
+	}
+	return n, err
 }
 
 func (c *countedBody) Close() error {

@@ -15,9 +15,14 @@ import (
 // may be one. Programs merge them into the header, and then they are what the
 // proxy has taken out of it, or checked.
 func passTrailers(r *httputil.ProxyRequest) {
-	for name := range r.Out.Trailer {
-		if !mayTrail(name) || namedInConnection(r.In.Header, name) {
-			delete(r.Out.Trailer, name)
+	dropTrailers(r.Out.Trailer, r.In.Header["Connection"])
+}
+
+// dropTrailers removes the trailers that may not be one, or that Connection names.
+func dropTrailers(trailer http.Header, connection []string) {
+	for name := range trailer {
+		if !mayTrail(name) || named(connection, name) {
+			delete(trailer, name)
 		}
 	}
 }
@@ -43,9 +48,9 @@ func mayTrail(name string) bool {
 	return httpguts.ValidTrailerHeader(name)
 }
 
-// namedInConnection reports whether Connection names a field.
-func namedInConnection(h http.Header, name string) bool {
-	for _, line := range h["Connection"] {
+// named reports whether the lines of Connection name a field.
+func named(connection []string, name string) bool {
+	for _, line := range connection {
 		for option := range strings.SplitSeq(line, ",") {
 			if strings.EqualFold(strings.Trim(option, " \t"), name) {
 				return true
