@@ -41,7 +41,8 @@ var addr = regexp.MustCompile(`(?:serving on |addr=)(127\.0\.0\.1:\d+)`)
 func start(t *testing.T, name string) *program {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), "example")
-	if out, err := exec.Command("go", "build", "-o", binary, "./"+name).CombinedOutput(); err != nil {
+	// Unlike what "go build" links, what "go run" links is kept in the build cache.
+	if out, err := exec.Command("go", "run", "-ldflags=-s -w", "-exec=cp", "./"+name, binary).CombinedOutput(); err != nil {
 		t.Fatalf("%v:\n%s", err, out)
 	}
 	p := &program{t: t, cmd: exec.Command(binary), done: make(chan struct{})}
@@ -196,9 +197,9 @@ func TestMigrate(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			p := start(t, "migrate/"+tt.name)
 			l, err := load.Start(load.Config{Addr: p.addr, EchoBody: true, Groups: []load.Group{
-				{Kind: load.Blind, N: 100, Think: 5 * time.Millisecond},
-				{Kind: load.Looking, N: 50, Think: 5 * time.Millisecond},
-				{Kind: load.Fresh, N: 8},
+				{Kind: load.Blind, N: 40, Think: 20 * time.Millisecond},
+				{Kind: load.Looking, N: 20, Think: 20 * time.Millisecond},
+				{Kind: load.Fresh, N: 4, Think: 4 * time.Millisecond},
 			}})
 			if err != nil {
 				t.Fatal(err)

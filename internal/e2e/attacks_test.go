@@ -288,7 +288,7 @@ func (at attack) on(t testing.TB, addr string) (end func()) {
 				if !at.again || err != nil {
 					return
 				}
-				time.Sleep(time.Millisecond)
+				time.Sleep(pause(time.Millisecond, 10*time.Millisecond))
 			}
 		})
 	}

@@ -76,14 +76,20 @@ func Wait[T any](t testing.TB, c <-chan T, what string) T {
 	}
 }
 
+// maxPause is the longest pause between two looks of WaitFor. Many tests wait at
+// once, and looking costs the processor that what they wait for needs.
+const maxPause = 15 * time.Millisecond
+
 // WaitFor polls until is returns true. The test fails, with what it waited for, if
 // that takes longer than Patience.
 func WaitFor(t testing.TB, what string, is func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(Patience); !is(); time.Sleep(time.Millisecond) {
+	pause := time.Millisecond
+	for deadline := time.Now().Add(Patience); !is(); time.Sleep(pause) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited %v for %s", Patience, what)
 		}
+		pause = min(pause*5/4, maxPause)
 	}
 }
 

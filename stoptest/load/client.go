@@ -126,15 +126,28 @@ func (c *client) request() bool {
 			c.mu.Unlock()
 		}
 	}
-	if c.conn == nil {
-		if goOn, connected := c.connect(); !connected {
-			return goOn
+	var cn *conn
+	var before Pending
+	var now time.Time
+	for {
+		if c.conn == nil {
+			if goOn, connected := c.connect(); !connected {
+				return goOn
+			}
+		}
+		cn = c.conn
+		before, now = cn.pending(), time.Now()
+		if !c.isLate(cn, before, now) {
+			break
+		}
+		c.dropConn()
+		c.mu.Lock()
+		c.tally.unused++
+		c.mu.Unlock()
+		if c.load.ctx.Err() != nil {
+			return false
 		}
 	}
-	cn := c.conn
-
-	before := cn.pending()
-	now := time.Now()
 	loss := Loss{Wrote: now, Before: before, Earlier: cn.requests, SinceConnect: now.Sub(cn.madeAt)}
 	if !cn.answeredAt.IsZero() {
 		loss.SinceAnswer = now.Sub(cn.answeredAt)
@@ -181,6 +194,13 @@ func (c *client) request() bool {
 	// the server sent before it closed.
 	ans, err := c.reader.read(c.Method == "HEAD")
 	return c.judge(cn, loss, ans, err, writeErr)
+}
+
+// isLate reports whether it is too late now to make the first request on cn, see
+// Config.MaxUnused.
+func (c *client) isLate(cn *conn, before Pending, now time.Time) bool {
+	limit := c.load.cfg.MaxUnused
+	return limit > 0 && cn.requests == 0 && now.Sub(cn.dialledAt) > limit && (before == Nothing || before == PendingFIN)
 }
 
 // nextID makes the ID of the next request.

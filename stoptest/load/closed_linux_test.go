@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"testing"
+	"time"
 )
 
 // A server that answers while nobody is asking, as a 408 before a close.
@@ -108,6 +109,57 @@ func TestServerThatEndsNewConnections(t *testing.T) {
 					t.Errorf("loss = %+v, want %v in the socket", s, test.end)
 				}
 			}
+		})
+	}
+}
+
+// A client that waited for a processor for longer than the server keeps a
+// connection that was not used has not lost a request, but one that was in time has.
+func TestServerThatEndsUnusedConnections(t *testing.T) {
+	t.Parallel()
+	ends := rawServer(t, func(c *serverConn) {})
+	resets := rawServer(t, func(c *serverConn) { c.reset() })
+	answers := rawServer(t, func(c *serverConn) {
+		if id, ok := c.request(); ok {
+			c.answer(id)
+		}
+	})
+	const keeps = 300 * time.Millisecond
+	for _, test := range []struct {
+		name  string
+		first string // the server of each client's first connection
+		limit time.Duration
+		want  Row
+	}{
+		{"late", ends, keeps, Row{Requests: 6, Answered: 6}},
+		{"late, but reset", resets, keeps, Row{Requests: 6, Answered: 3, ResetOnConnect: 3}},
+		{"in time", ends, time.Hour, Row{Requests: 6, Answered: 3, Lost: 3}},
+		{"no limit", ends, 0, Row{Requests: 6, Answered: 3, Lost: 3}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			var dialled [3]int
+			dial := func(ctx context.Context, client int) (net.Conn, error) {
+				var d net.Dialer
+				if dialled[client]++; dialled[client] > 1 {
+					return d.DialContext(ctx, "tcp", answers)
+				}
+				nc, err := d.DialContext(ctx, "tcp", test.first)
+				if err == nil {
+					err = awaitEnd(nc)
+					time.Sleep(2 * keeps)
+				}
+				return nc, err
+			}
+			l := start(t, Config{Addr: answers, Dial: dial, MaxUnused: test.limit, Groups: []Group{{Kind: Fresh, N: 3, Requests: 2}}})
+			led := l.Wait()
+			got := led.Total
+			if late := test.limit == keeps && test.first == ends; late != (got.Unused >= 3) || !late && test.limit != keeps && got.Unused > 0 {
+				t.Errorf("%d connections were closed unused", got.Unused)
+			}
+			got.Unused = 0 // a slow machine makes it more
+			test.want.Clients = 3
+			wantCounts(t, led, got, test.want)
 		})
 	}
 }

@@ -18,6 +18,7 @@ type conn struct {
 	raw        syscall.RawConn // nil: no peek
 	tlsInput   *peekConn       // what TLS reads from; nil without TLS
 	unread     []byte          // came before it was asked for; Read begins with it
+	dialledAt  time.Time       // when the dial began; under TLS when the handshake ended
 	madeAt     time.Time       // when connect returned
 	answeredAt time.Time       // the previous answer; zero if none
 	requests   int             // written on it

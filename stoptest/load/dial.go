@@ -113,11 +113,13 @@ func (c *client) connect() (goOn, connected bool) {
 func (c *client) dialAndHandshake() (cn *conn, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), c.load.cfg.DialTimeout)
 	defer cancel()
+	began := time.Now()
 	nc, err := c.dial(ctx, c.number)
 	if err != nil {
 		return nil, err
 	}
 	cn = newConn(nc, time.Now())
+	cn.dialledAt = began
 	if c.TLS != nil {
 		proto := protoHTTP1
 		if c.Streams > 0 {
@@ -127,6 +129,7 @@ func (c *client) dialAndHandshake() (cn *conn, err error) {
 			nc.Close()
 			return nil, err
 		}
+		cn.dialledAt = time.Now()
 	}
 	return cn, nil
 }

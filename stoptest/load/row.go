@@ -65,6 +65,8 @@ type Row struct {
 	// Late is the longest time by which a client continued after the end of its
 	// pause. It is large if this machine is the bottleneck.
 	Late time.Duration
+	// Unused is how many connections were closed on account of Config.MaxUnused.
+	Unused int
 }
 
 func (r *Row) add(o *Row) {
@@ -109,6 +111,7 @@ func (r *Row) add(o *Row) {
 	r.FirstClosed = earlier(r.FirstClosed, o.FirstClosed)
 	r.LastClosed = later(r.LastClosed, o.LastClosed)
 	r.Late = max(r.Late, o.Late)
+	r.Unused += o.Unused
 }
 
 func earlier(a, b time.Time) time.Time {

@@ -102,6 +102,9 @@ func (l Ledger) String() string {
 	if t.RefusedEarly > 0 {
 		fmt.Fprintf(&b, "%d refused before the signal\n", t.RefusedEarly)
 	}
+	if t.Unused > 0 {
+		fmt.Fprintf(&b, "%d connections that their clients used too late, and so closed\n", t.Unused)
+	}
 	fmt.Fprintf(&b, "slowest answer %v, clients late by up to %v\n", round(t.Slowest), round(t.Late))
 	for i := range l.Losses {
 		if i == showLosses {

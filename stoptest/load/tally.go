@@ -6,7 +6,8 @@ import "time"
 type tally struct {
 	counts                           [outcomes]int
 	refusedEarly, conns              int
-	closedIdle, answeredAfter        int
+	closedIdle, unused               int
+	answeredAfter                    int
 	lastAnswer, firstRefusal         time.Time
 	slowest, late                    time.Duration
 	silentFIN, silentRST, silentOpen int
@@ -108,6 +109,7 @@ func (t *tally) row() Row {
 		FirstClosed:    t.firstClosed,
 		LastClosed:     t.lastClosed,
 		Late:           t.late,
+		Unused:         t.unused,
 	}
 	for _, n := range t.counts {
 		r.Requests += n
