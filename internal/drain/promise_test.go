@@ -66,7 +66,7 @@ func (s *simulation) queueTime() time.Duration {
 		return 100 * time.Millisecond
 	}
 	for _, l := range s.net.lines {
-		if !l.opened.After(s.deadline) && !l.accepted.Before(s.deadline) {
+		if !l.opened.After(s.deadline) && (l.accepted.IsZero() || !l.accepted.Before(s.deadline)) {
 			return 100 * time.Millisecond
 		}
 	}
