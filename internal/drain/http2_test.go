@@ -149,6 +149,24 @@ func TestIdleHTTP2GetsGOAWAY(t *testing.T) {
 	})
 }
 
+// A client may claim any scheme; Request.TLS says what the connection is.
+func TestHTTP2SchemeOfConnection(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, overTLS bool) {
+		s := servetest.Start(t, new(actors.Stop), server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprintf(w, "TLS: %v", r.TLS != nil && r.TLS.HandshakeComplete)
+		}))
+		c := s.Dial(t)
+		if overTLS {
+			c.Conn = tls.Client(c.Conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+		}
+		got, err := answer2(ask2(t, c)) // with the scheme http
+		if want := fmt.Sprint("TLS: ", overTLS); got != want || err != nil {
+			t.Errorf("got %q, %v, want %q", got, err, want)
+		}
+	})
+}
+
 // Streams that are under way are finished, counted, and named if they are cut.
 func TestDrainFinishesStreams(t *testing.T) {
 	t.Parallel()
