@@ -1,6 +1,9 @@
 package drain
 
-import "bytes"
+import (
+	"bytes"
+	"strings"
+)
 
 // framing follows a connection's HTTP/1 requests just closely enough to tell
 // where one ends, so that no more is read than belongs to it. The zero value
@@ -11,12 +14,14 @@ import "bytes"
 // does no harm: the rest is handed out with the next Read.
 type framing struct {
 	on      bool
-	started bool   // a line that is not empty precedes in this message
-	line    int    // bytes in the line so far; a CR at its end is not counted
-	cr      bool   // the last byte was that CR
-	ended   bool   // an empty line was the last that was handed out
-	body    int64  // bytes of the current body yet to come; -1: unknown
-	pending []byte // arrived, not yet handed out
+	started bool     // a line that is not empty precedes in this message
+	line    int      // bytes in the line so far; a CR at its end is not counted
+	cr      bool     // the last byte was that CR
+	ended   bool     // an empty line was the last that was handed out
+	field   [15]byte // the first bytes of the line
+	length  bool     // a line since the last body was a Content-Length
+	body    int64    // bytes of the current body yet to come; -1: unknown
+	pending []byte   // arrived, not yet handed out
 }
 
 // stop ends the following; what is pending is still handed out.
@@ -28,7 +33,7 @@ func (f *framing) beginBody(length int64) { f.body = length }
 // endBody notes that nothing of the body is left: what is pending is the next
 // request, or empty lines before it. It reports whether some of a request is.
 func (f *framing) endBody() bool {
-	f.body = 0
+	f.body, f.length = 0, false
 	return !onlyEmptyLines(f.pending)
 }
 
@@ -72,6 +77,9 @@ func (f *framing) end(p []byte) int {
 	f.ended = false
 	for i := 0; i < len(p); {
 		nl := bytes.IndexByte(p[i:], '\n')
+		if f.line < len(f.field) {
+			copy(f.field[f.line:], p[i:])
+		}
 		if nl < 0 {
 			rest := p[i:]
 			f.line += len(rest)
@@ -87,6 +95,7 @@ func (f *framing) end(p []byte) int {
 		switch {
 		case length > 0:
 			f.started = true
+			f.length = f.length || length >= len(f.field) && f.field[0]|0x20 == 'c' && strings.EqualFold(string(f.field[:]), "content-length:")
 		case f.started: // an empty line before a message does not end one
 			f.started, f.ended = false, true
 			return i

@@ -41,6 +41,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if c != nil && !c.begin(&res.response, r.ContentLength) {
 		return
 	}
+	res.ambiguous = res.ambiguous && len(r.TransferEncoding) > 0
 	if c == nil || r.ContentLength == 0 || r.ContentLength > 0 && !s.tls {
 		res.serve(handler, res, r)
 		return
@@ -108,6 +109,7 @@ func (c *conn) begin(res *response, length int64) (ok bool) {
 	}
 	c.handshake.over = true
 	c.current, res.writtenBefore = res, c.written.Load()
+	res.ambiguous = c.framing.length
 	c.framing.beginBody(length)
 	return true
 }
@@ -130,6 +132,7 @@ type response struct {
 	method        string
 	uri           string
 	http10        bool
+	ambiguous     bool        // the request has two lengths, see announce
 	endsWithConn  atomic.Bool // the answer's only end is that of the connection
 	writtenBefore int64
 	status        int          // 0: the header was not looked at
@@ -178,6 +181,10 @@ func (w *response) path() string {
 // this is the last answer on its connection, if it is. It is not if more
 // requests are there already; but a client that keeps sending them is not
 // served forever.
+//
+// A request with both Content-Length and Transfer-Encoding is the last, too (RFC
+// 9112 section 6.1). net/http removes the former, and so this is seen without TLS
+// only.
 func (w *response) announce(status int) {
 	if w.status != 0 || isInformational(status) || status == http.StatusSwitchingProtocols { // 101 is the end of HTTP
 		return
@@ -187,6 +194,8 @@ func (w *response) announce(status int) {
 	// Where there is neither a length nor chunks.
 	w.endsWithConn.Store(header.Get("Content-Length") == "" && (w.http10 || header.Get("Transfer-Encoding") == "identity"))
 	switch {
+	case w.ambiguous:
+		header.Set("Connection", "close")
 	case !s.policy.Closing():
 	case w.conn != nil && w.conn.nextRequestArrived() && time.Since(s.policy.DrainingSince()) < s.policy.IdleGrace():
 	default:
