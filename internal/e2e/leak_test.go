@@ -252,7 +252,7 @@ func heapOf(t *testing.T, p *Process, admin string) int {
 // TestLeak has clients and programs break off in all ways, hundreds of times,
 // and 10,000 times with -long. Then nothing of it is left.
 func TestLeak(t *testing.T) {
-	n, perRequest := 500, 1024
+	n, perRequest := 200, 1536
 	if *Long {
 		n, perRequest = 10000, 64
 	}
