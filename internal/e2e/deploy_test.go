@@ -150,7 +150,7 @@ func TestDeployUnderLoad(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
-			if err := l.Ready(ctx, 2); err != nil {
+			if err := l.Ready(ctx, 1); err != nil {
 				t.Fatal(err)
 			}
 			for range *Stops {
