@@ -64,7 +64,7 @@ func TestStopOverLongLine(t *testing.T) {
 // TestIdiomLoses shows that these tests can fail: the idiom of the tutorials loses
 // requests under the same load.
 func TestIdiomLoses(t *testing.T) {
-	ledger, _ := e2e.StopUnderLoad(t, e2e.StartIdiom, nil, e2e.Mixed(5*time.Millisecond))
+	ledger, _ := e2e.StopUnderLoad(t, e2e.StartIdiom, nil, e2e.Mixed(5*time.Millisecond).Few())
 	if ledger.Total.Lost == 0 {
 		t.Error("signal.NotifyContext and Shutdown lost nothing; then what is this project for?")
 	}

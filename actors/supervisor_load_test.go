@@ -74,7 +74,7 @@ func TestPoolOutlivesHTTP(t *testing.T) {
 	ran := make(chan error, 1)
 	go func() { ran <- g.Run() }()
 
-	clients, err := load.Start(load.Config{Addr: l.Addr().String(), EchoBody: true, Groups: []load.Group{
+	clients, err := load.Start(load.Config{Addr: l.Addr().String(), EchoBody: true, MaxUnused: 250 * time.Millisecond, Groups: []load.Group{
 		{Kind: load.Blind, N: 50, Think: 5 * time.Millisecond},
 		{Kind: load.Looking, N: 50, Think: 5 * time.Millisecond},
 		{Kind: load.Fresh, N: 8},

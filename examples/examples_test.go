@@ -133,6 +133,7 @@ func TestBeside(t *testing.T) {
 					t.Errorf("status %s", resp.Status)
 				}
 				accepted.Add(1)
+				time.Sleep(2 * time.Millisecond)
 			}
 		})
 	}
@@ -196,7 +197,7 @@ func TestMigrate(t *testing.T) {
 	}{{"before", true}, {"after", false}} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := start(t, "migrate/"+tt.name)
-			l, err := load.Start(load.Config{Addr: p.addr, EchoBody: true, Groups: []load.Group{
+			l, err := load.Start(load.Config{Addr: p.addr, EchoBody: true, MaxUnused: 250 * time.Millisecond, Groups: []load.Group{
 				{Kind: load.Blind, N: 40, Think: 20 * time.Millisecond},
 				{Kind: load.Looking, N: 20, Think: 20 * time.Millisecond},
 				{Kind: load.Fresh, N: 4, Think: 4 * time.Millisecond},

@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -37,6 +38,8 @@ func TestMain(m *testing.M) {
 	}
 	// A program built with -race would sleep for a second before it exits.
 	os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE"))
+	flag.Parse()
+	flag.Set("test.parallel", "8") // these wait, more than they work
 	goleak.VerifyTestMain(m)
 }
 

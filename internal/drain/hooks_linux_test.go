@@ -368,9 +368,9 @@ func TestDrainOfWrappedListener(t *testing.T) {
 			done := make(chan error)
 			go func() { done <- execute() }()
 			for i := range tt.groups {
-				tt.groups[i].Think, tt.groups[i].Method, tt.groups[i].Body = 5*time.Millisecond, "POST", 16
+				tt.groups[i].Think, tt.groups[i].Method, tt.groups[i].Body = 20*time.Millisecond, "POST", 16
 			}
-			cfg := load.Config{Addr: l.Addr().String(), EchoHeader: "X-Request-Id", Groups: tt.groups, MaxTime: time.Minute}
+			cfg := load.Config{Addr: l.Addr().String(), EchoHeader: "X-Request-Id", Groups: tt.groups, MaxTime: time.Minute, MaxUnused: 250 * time.Millisecond}
 			if tt.proxy {
 				cfg.Dial = func(ctx context.Context, _ int) (net.Conn, error) {
 					nc, err := new(net.Dialer).DialContext(ctx, "tcp", l.Addr().String())

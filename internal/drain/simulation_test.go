@@ -23,7 +23,7 @@ import (
 )
 
 var (
-	runs = flag.Int("runs", 300, "how many stops to simulate")
+	runs = flag.Int("runs", 100, "how many stops to simulate")
 	seed = flag.Uint64("seed", 1, "the seed of the first of them; 0: by the clock")
 )
 

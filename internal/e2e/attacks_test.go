@@ -60,8 +60,7 @@ func (a attacker) flood(s string) {
 	a.drip(pause(time.Millisecond, 20*time.Millisecond), strings.Repeat(s, max(1, 4096/len(s))))
 }
 
-// pause returns the pause between the writes of an attacker: long with -long, and
-// short without.
+// pause returns a client's pause: the first with -long, and the second without.
 func pause(long, short time.Duration) time.Duration {
 	if *Long {
 		return long

@@ -134,14 +134,15 @@ func (d deployable) stop(t testing.TB) {
 // in flight.
 func TestDeployUnderLoad(t *testing.T) {
 	t.Parallel()
+	think := pause(5*time.Millisecond, 50*time.Millisecond)
 	for _, mode := range []string{"overlap", "replace"} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
 			d := startDeployable(t, "-deploy", mode)
-			l, err := load.Start(load.Config{Addr: d.Addr, EchoHeader: "X-Request-Id", MaxTime: 2 * time.Minute, Groups: []load.Group{
-				{Name: "blind", Kind: load.Blind, N: Few(40), Think: Think(5 * time.Millisecond), Method: "POST", Body: 16},
-				{Name: "looking", Kind: load.Looking, N: Few(40), Think: Think(5 * time.Millisecond), Method: "POST", Body: 16},
-				{Name: "fresh", Kind: load.Fresh, N: Few(16), Think: Think(5 * time.Millisecond), Method: "POST", Body: 16},
+			l, err := load.Start(load.Config{Addr: d.Addr, EchoHeader: "X-Request-Id", MaxTime: 2 * time.Minute, MaxUnused: keepsUnused, Groups: []load.Group{
+				{Name: "blind", Kind: load.Blind, N: Few(40), Think: think, Method: "POST", Body: 16},
+				{Name: "looking", Kind: load.Looking, N: Few(40), Think: think, Method: "POST", Body: 16},
+				{Name: "fresh", Kind: load.Fresh, N: Few(16), Think: think, Method: "POST", Body: 16},
 				{Name: "slow", Kind: load.Fresh, N: 4, Path: "/slow"},
 			}})
 			if err != nil {
@@ -149,7 +150,7 @@ func TestDeployUnderLoad(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
-			if err := l.Ready(ctx, 2); err != nil {
+			if err := l.Ready(ctx, 1); err != nil {
 				t.Fatal(err)
 			}
 			for range *Stops {
@@ -309,7 +310,7 @@ func TestDeployRefused(t *testing.T) {
 	}
 }
 
-// TestDeployCommand deploys by other ways, and other programs.
+// TestDeployCommand deploys other programs.
 func TestDeployCommand(t *testing.T) {
 	t.Parallel()
 	d := startDeployable(t)
@@ -319,8 +320,15 @@ func TestDeployCommand(t *testing.T) {
 	if out, errs, status := d.deploy(t, "--", os.Args[0], "more"); status != 0 {
 		t.Errorf("lastcall deploy -- = %d\n%s%s", status, out, errs)
 	}
+	d.stop(t)
+}
+
+// TestDeploySignal deploys by a signal.
+func TestDeploySignal(t *testing.T) {
+	t.Parallel()
+	d := startDeployable(t)
 	d.Signal(t, syscall.SIGUSR1)
-	d.WaitLog(t, `msg="deploy done" generation=3`)
+	d.WaitLog(t, `msg="deploy done" generation=2`)
 	c := d.client()
 	defer c.CloseIdleConnections()
 	res, err := c.Get("http://localhost/metrics")
@@ -329,7 +337,7 @@ func TestDeployCommand(t *testing.T) {
 	}
 	defer res.Body.Close()
 	b, _ := io.ReadAll(res.Body)
-	for _, want := range []string{`lastcall_program_up{generation="3"} 1`, `lastcall_program_up{generation="1"} 0`, `lastcall_program_current{generation="3"} 1`, `lastcall_requests_held 0`} {
+	for _, want := range []string{`lastcall_program_up{generation="2"} 1`, `lastcall_program_up{generation="1"} 0`, `lastcall_program_current{generation="2"} 1`, `lastcall_requests_held 0`} {
 		if !strings.Contains(string(b), want) {
 			t.Errorf("/metrics lacks %s", want)
 		}

@@ -141,19 +141,17 @@ func atOnce(prefix, addr string, cfg *tls.Config, keepAlive, fresh int) (warm, i
 		return g
 	}
 	think := Think(5 * time.Millisecond)
-	pause, bodyTime := 300*time.Millisecond, time.Second
-	if *Long {
-		pause, bodyTime = time.Second, 3*time.Second
-	}
+	some := max(2, Few(5))
+	long, bodyTime := pause(time.Second, 300*time.Millisecond), pause(3*time.Second, time.Second)
 	for _, g := range []load.Group{
 		{Name: "blind", Kind: load.Blind, N: keepAlive / 2, Think: think, Method: "POST", Body: 16},
 		{Name: "looking", Kind: load.Looking, N: keepAlive / 2, Think: think, Method: "POST", Body: 16},
-		{Name: "fresh", Kind: load.Fresh, N: fresh, Method: "POST", Body: 16},
+		{Name: "fresh", Kind: load.Fresh, N: fresh, Think: pause(0, 4*time.Millisecond), Method: "POST", Body: 16},
 		{Name: "h2", Kind: load.HTTP2, N: Few(8), Streams: 16, Think: think, Method: "POST", Body: 16},
-		{Name: "events", Kind: load.Events, N: 5, Path: "/events", Think: think},
-		{Name: "events h2", Kind: load.Events, Streams: 5, Path: "/events", Think: think},
-		{Name: "websocket", Kind: load.WebSocket, N: 5, Path: "/echo", Think: pause},
-		{Name: "busy websocket", Kind: load.WebSocket, N: 5, Path: "/echo", Think: think},
+		{Name: "events", Kind: load.Events, N: some, Path: "/events", Think: think},
+		{Name: "events h2", Kind: load.Events, Streams: some, Path: "/events", Think: think},
+		{Name: "websocket", Kind: load.WebSocket, N: 5, Path: "/echo", Think: long},
+		{Name: "busy websocket", Kind: load.WebSocket, N: some, Path: "/echo", Think: think},
 	} {
 		warm = append(warm, group(g))
 	}
@@ -173,6 +171,7 @@ func atOnce(prefix, addr string, cfg *tls.Config, keepAlive, fresh int) (warm, i
 func TestStopWithEverything(t *testing.T) {
 	for name, start := range everythingServers {
 		t.Run(name, func(t *testing.T) {
+			ParallelIfFew(t) // with one another
 			for range *Stops {
 				stopWithEverything(t, start)
 			}
@@ -196,7 +195,7 @@ func stopWithEverything(t *testing.T, start func(testing.TB, *pki) everythingSer
 	s := start(t, pki)
 	warm, inFlight := atOnce("", s.plain, nil, 2*Few(100), Few(16))
 	warmTLS, inFlightTLS := atOnce("TLS ", s.encrypted, &tls.Config{RootCAs: pki.pool}, 2*Few(20), Few(4))
-	l, err := load.Start(load.Config{EchoHeader: "X-Request-Id", MaxTime: 2 * time.Minute, Groups: append(warm, warmTLS...)})
+	l, err := load.Start(load.Config{EchoHeader: "X-Request-Id", MaxTime: 2 * time.Minute, MaxUnused: keepsUnused, Groups: append(warm, warmTLS...)})
 	if err != nil {
 		t.Fatal(err)
 	}

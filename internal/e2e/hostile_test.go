@@ -89,7 +89,7 @@ const slack = 5 * time.Second
 // clients.
 func underAttack(t *testing.T, attacks []attack, p *Process, overTLS *tls.Config, grace time.Duration, want int) {
 	t.Helper()
-	cfg := load.Config{Addr: p.Addr, EchoHeader: "X-Request-Id", MaxTime: time.Minute, Groups: []load.Group{
+	cfg := load.Config{Addr: p.Addr, EchoHeader: "X-Request-Id", MaxTime: time.Minute, MaxUnused: keepsUnused, Groups: []load.Group{
 		{Name: "blind", Kind: load.Blind, N: 10},
 		{Name: "looking", Kind: load.Looking, N: 10},
 		{Name: "fresh", Kind: load.Fresh, N: 2},

@@ -131,6 +131,7 @@ func TestHandOver(t *testing.T) {
 		{"unix", "unix", false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			ParallelIfFew(t) // with one another
 			program := Launch(t, Here, As("program", "127.0.0.1:0"))
 			addr, f := socket(t, tt.network)
 			next := func() *Process {
@@ -139,7 +140,7 @@ func TestHandOver(t *testing.T) {
 			server := next()
 			const warm = 5
 			l, err := load.Start(load.Config{Addr: addr, EchoHeader: "X-Request-Id",
-				Groups: Mixed(5 * time.Millisecond).Few().Groups, MaxTime: time.Minute})
+				Groups: Mixed(5 * time.Millisecond).Few().Groups, MaxTime: time.Minute, MaxUnused: keepsUnused})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -20,6 +20,9 @@ import (
 	"time"
 )
 
+// keepsUnused is how long the HTTP actor keeps a connection without a request.
+const keepsUnused = 250 * time.Millisecond
+
 // A Subject is a server to stop under load.
 type Subject struct {
 	Server  *Process
@@ -99,7 +102,7 @@ func (tr Traffic) Few() Traffic {
 // returns the ledger of all requests, and compares it with what was served.
 func StopUnderLoad(t testing.TB, start Starter, over *line.Line, tr Traffic) (load.Ledger, load.Served) {
 	t.Helper()
-	cfg := load.Config{EchoHeader: "X-Request-Id", Groups: tr.Groups, MaxTime: 2 * time.Minute}
+	cfg := load.Config{EchoHeader: "X-Request-Id", Groups: tr.Groups, MaxTime: 2 * time.Minute, MaxUnused: keepsUnused}
 	in, ip := Place(Here), "127.0.0.1"
 	if over != nil {
 		in, ip = over.Server, over.ServerAddr().String()

@@ -185,6 +185,7 @@ func TestTLS(t *testing.T) {
 // TestTLSReload changes the certificate in all known ways. Connections that are open
 // keep the one that they began with.
 func TestTLSReload(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name   string
 		mount  bool // the files are links, as Kubernetes makes them
@@ -349,6 +350,7 @@ func TestTLSBadPairIsKeptOut(t *testing.T) {
 // TestStopFinishes: a request that is in flight at the signal is answered, over
 // every protocol.
 func TestStopFinishes(t *testing.T) {
+	t.Parallel()
 	pki := newPKI(t)
 	for _, tt := range []struct {
 		name   string

@@ -198,7 +198,7 @@ func TestExchanges(t *testing.T) {
 		}
 	}
 	t.Run("rows", func(t *testing.T) {
-		for _, r := range rows {
+		for i, r := range rows {
 			t.Run(r.name, func(t *testing.T) {
 				t.Parallel()
 				get := way{name: "GET", ask: "GET"}
@@ -216,6 +216,9 @@ func TestExchanges(t *testing.T) {
 					{name: "POST", ask: "POST body"},
 					{name: "POST, early", ask: "POST body", early: true},
 				} {
+					if (w.dribble || w.early) && i%4 != 0 && !*long {
+						continue
+					}
 					if w.dribble && (len(r.answer) > 1000 || leavesBytes(r.answer, "GET")) { // bytes that come after the next request are its answer
 						continue
 					}

@@ -53,6 +53,7 @@ func TestTLSClosedBetweenRequests(t *testing.T) {
 	t.Parallel()
 	server, client := pair()
 	answer := "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+	const pause = 600 * time.Millisecond // what the server does then has come by its end
 	var checks []func()
 	for _, tt := range []struct {
 		name  string
@@ -91,8 +92,8 @@ func TestTLSClosedBetweenRequests(t *testing.T) {
 			})
 			// All cases run at the same time, as they mostly wait.
 			l := start(t, Config{Addr: addr, Groups: []Group{
-				{Kind: Looking, TLS: cfg, N: 2, Requests: 4, Think: 100 * time.Millisecond, Delay: -1},
-				{Kind: Blind, TLS: cfg, N: 2, Requests: 4, Think: 100 * time.Millisecond, Delay: -1}}})
+				{Kind: Looking, TLS: cfg, N: 2, Requests: 4, Think: pause, Delay: -1},
+				{Kind: Blind, TLS: cfg, N: 2, Requests: 4, Think: pause, Delay: -1}}})
 			checks = append(checks, func() {
 				t.Run(tt.name+", "+tls.VersionName(version), func(t *testing.T) {
 					led := l.Wait()
