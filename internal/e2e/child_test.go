@@ -8,11 +8,13 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -69,7 +71,13 @@ func runChild(work *Work, _ []string) error {
 		}
 	})
 	addr := net.JoinHostPort(os.Getenv("HOST"), os.Getenv("PORT"))
-	return idiom(mux, addr)
+	err := idiom(mux, addr)
+	if file := os.Getenv("CHILD_HANGS"); file != "" { // if it exists then
+		if _, err := os.Stat(file); err == nil {
+			time.Sleep(time.Hour)
+		}
+	}
+	return err
 }
 
 // fetch returns the body of an answer, which has to be 200.
@@ -284,6 +292,34 @@ func TestProgramNeverReady(t *testing.T) {
 				t.Errorf("the held request = %d, want 503", status)
 			}
 		})
+	}
+}
+
+// TestProgramAddressTaken has another process serve where the program is to listen.
+// It gets nothing of the program's clients.
+func TestProgramAddressTaken(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int64
+	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
+	defer other.Close()
+	addr := other.Listener.Addr().String()
+	host, port, _ := net.SplitHostPort(addr)
+	p := Launch(t, Here, asChild([]string{"-proxy", other.URL, "-program-restart", "never"}, "HOST="+host, "PORT="+port))
+	got := make(chan int, 1)
+	go func() {
+		res, err := http.Get("http://" + p.Addr + "/pid")
+		if err != nil { // lastcall has ended before
+			got <- 0
+			return
+		}
+		res.Body.Close()
+		got <- res.StatusCode
+	}()
+	if status := p.Wait(t); status != 1 || !strings.Contains(p.Log(), "another process serves at http://"+addr) || strings.Contains(p.Log(), "msg=started") {
+		t.Errorf("exit status = %d, want 1, the reason, and no program started", status)
+	}
+	if status := <-got; status != 0 && status != 503 || asked.Load() != 0 {
+		t.Errorf("a request = %d, and %d came to the other process, want 503 and 0", status, asked.Load())
 	}
 }
 

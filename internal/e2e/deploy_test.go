@@ -7,11 +7,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -32,7 +34,8 @@ type deployable struct {
 }
 
 // startDeployable starts it, and waits until the program is ready. In its
-// environment, CHILD_FAILS and CHILD_DIES name files that are not there yet.
+// environment, CHILD_FAILS, CHILD_DIES and CHILD_HANGS name files that are not there
+// yet.
 func startDeployable(t testing.TB, flags ...string) deployable {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "deploy") // a short path, as that of a socket has to be
@@ -42,12 +45,12 @@ func startDeployable(t testing.TB, flags ...string) deployable {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	admin := "unix:" + filepath.Join(dir, "admin")
 	p := Launch(t, Here, asChild(append([]string{"-admin", admin}, flags...),
-		"CHILD_FAILS="+filepath.Join(dir, "fails"), "CHILD_DIES="+filepath.Join(dir, "dies")))
+		"CHILD_FAILS="+filepath.Join(dir, "fails"), "CHILD_DIES="+filepath.Join(dir, "dies"), "CHILD_HANGS="+filepath.Join(dir, "hangs")))
 	fetch(t, "http://"+p.Addr+"/pid")
 	return deployable{p, admin, dir}
 }
 
-// create creates a file that the program looks for when it starts.
+// create creates a file that the program looks for when it starts, or ends.
 func (d deployable) create(t testing.TB, name string) {
 	t.Helper()
 	if err := os.WriteFile(filepath.Join(d.dir, name), nil, 0o600); err != nil {
@@ -265,6 +268,26 @@ func TestDeployFails(t *testing.T) {
 			}
 			d.stop(t)
 		})
+	}
+}
+
+// TestDeployOldHangs replaces a program that does not end at SIGTERM. It is killed
+// after -grace, and only then the next one starts.
+func TestDeployOldHangs(t *testing.T) {
+	t.Parallel()
+	d := startDeployable(t, "-deploy", "replace", "-grace", "1s")
+	before := d.pid(t)
+	d.create(t, "hangs")
+	d.Signal(t, syscall.SIGUSR1)
+	d.WaitLog(t, `msg="deploy holding requests" generation=1`)
+	after := d.pid(t) // is held
+	killed := strings.Index(d.Log(), `generation=1 msg="did not end in time, killed"`)
+	starting := strings.Index(d.Log(), `msg="deploy starting" generation=2`)
+	if after == before || killed < 0 || starting < killed {
+		t.Errorf("requests go from process %s to %s, want another that was started after the first was killed", before, after)
+	}
+	if pid, err := strconv.Atoi(before); err != nil || !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+		t.Errorf("process %s runs", before)
 	}
 }
 
