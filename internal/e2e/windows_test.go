@@ -18,6 +18,9 @@ import (
 // do not fit into its windows, which it leaves closed. The connections to the
 // program are given back after -write-timeout, though the client's stays.
 func TestClosedWindows(t *testing.T) {
+	if !*Long { // the deadline of a stream is 10 s, and what 16 KiB are worth
+		t.Skip("needs -long")
+	}
 	t.Parallel()
 	pki := newPKI(t)
 	const streams = 250
