@@ -15,8 +15,8 @@ import (
 // continueTimeout is how long a program may take to answer a request that
 // expects 100 (Continue). Then the body is sent: some programs do not know the
 // expectation. It is long because a program that is busy, and then refuses the
-// request, should not get the body; clients that do not want to wait for so long
-// send it by themselves.
+// request, should not get the body. A client that does not wait has its body in
+// the connection until then.
 const continueTimeout = 5 * time.Second
 
 // errRefused ends the body of a request that the program has answered without
