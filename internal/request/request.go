@@ -87,12 +87,12 @@ func cutQuery(s string) (path, query string) {
 // checkHTTP2 checks what net/http does not in the header of HTTP/2.
 func checkHTTP2(r *http.Request) error {
 	if hosts := r.Header["Host"]; len(hosts) > 1 || len(hosts) == 1 && !strings.EqualFold(hosts[0], r.Host) {
-		return errors.New("Host is not the authority")
+		return errors.New("the Host is not the authority")
 	}
 	if lengths := r.Header["Content-Length"]; len(lengths) > 0 {
 		n, err := strconv.ParseUint(lengths[0], 10, 63)
 		if len(lengths) > 1 || err != nil || int64(n) != r.ContentLength {
-			return errors.New("Content-Length is not the length of the body")
+			return errors.New("the Content-Length is not the length of the body")
 		}
 	}
 	return nil

@@ -18,6 +18,8 @@ import (
 	"lastcall/internal/buffers"
 )
 
+var long = flag.Bool("long", false, "all rows of testdata/exchanges.txt in all ways")
+
 var update = flag.Bool("update", false, "write the outcomes of TestExchanges to testdata/exchanges.txt")
 
 // row is a line of testdata/exchanges.txt.

@@ -7,8 +7,6 @@ import (
 	"go.uber.org/goleak"
 )
 
-var long = flag.Bool("long", false, "all rows of testdata/exchanges.txt in all ways")
-
 func TestMain(m *testing.M) {
 	flag.Parse()
 	flag.Set("test.parallel", "8") // these wait, more than they work
