@@ -17,7 +17,7 @@ import (
 func main() {
 	closing := flag.Bool("close", false, "")
 	flag.Parse()
-	h, err := files.Handler(flag.Arg(0), false)
+	h, err := files.Handler(flag.Arg(0), files.Config{})
 	if err != nil {
 		log.Fatal(err)
 	}
