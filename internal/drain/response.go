@@ -10,8 +10,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
-
-	"lastcall/internal/buffers"
 )
 
 // ServeHTTP puts the caller's handler behind a response that says
@@ -310,19 +308,9 @@ func (w *http1Response) logCaller(msg string) {
 	}
 }
 
-// smallBody is the length of a body that fits, with its header, into net/http's
-// buffer of 4 KiB.
-const smallBody = 2 << 10
-
-// ReadFrom keeps sendfile. A small file is cheaper to copy: its header and itself
-// are one write then, and one packet.
+// ReadFrom keeps sendfile.
 func (w *http1Response) ReadFrom(r io.Reader) (n int64, err error) {
 	w.announce(http.StatusOK)
-	if part, ok := r.(*io.LimitedReader); ok && part.N <= smallBody {
-		buf := buffers.Copy.Get()
-		defer buffers.Copy.Put(buf)
-		return io.CopyBuffer(struct{ io.Writer }{w}, r, buf)
-	}
 	n, err = w.ResponseWriter.(io.ReaderFrom).ReadFrom(r)
 	w.wroteHeader = w.wroteHeader || n > 0
 	return n, err
