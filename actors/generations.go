@@ -83,7 +83,7 @@ type Generations struct {
 	// Zero means 10 s. A negative value means not at all.
 	Trial time.Duration
 
-	// Router sends requests to the program. Nil means that there is none.
+	// Router sends requests to the program. Nil means no router.
 	Router Router
 
 	// When is when the program is started again after its end.

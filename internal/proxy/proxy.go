@@ -241,7 +241,7 @@ func (p *proxy) handleError(w http.ResponseWriter, r *http.Request, err error) {
 	case err == errBusy:
 		status, msg = http.StatusServiceUnavailable, "refused requests"
 		a.Header().Set("Retry-After", "1")
-		if n := p.slots.refused(); n > 0 {
+		if n, ok := p.slots.refused.Next(); ok {
 			logger = log.With(logger, "requests", n)
 		} else {
 			logger = level.Debug(p.logger)

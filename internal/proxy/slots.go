@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"lastcall/internal/throttle"
 )
 
 // DefaultMaxUpstream is [Config]'s MaxUpstream if that is zero. It is less than
@@ -28,12 +30,11 @@ type slots struct {
 	max      int
 	maxQueue int // at most max, too
 
-	mu       sync.Mutex
-	used     int
-	queue    []chan struct{} // ordered by arrival; closed when the request has its slot
-	lastBusy time.Duration   // when a request was last reported to be refused, by now()
-	unlogged int             // refused since then
-	logged   bool            // lastBusy is set
+	refused throttle.Second // of warnings
+
+	mu    sync.Mutex
+	used  int
+	queue []chan struct{} // ordered by arrival; closed when the request has its slot
 }
 
 func newSlots(n int) *slots {
@@ -107,17 +108,4 @@ func (s *slots) releaseLocked() {
 	}
 	close(s.queue[0])
 	s.queue = slices.Delete(s.queue, 0, 1)
-}
-
-// refused returns how many requests were refused since it last did so, this one
-// included; or 0 within a second after that.
-func (s *slots) refused() (n int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.unlogged++
-	if t := now(); !s.logged || t-s.lastBusy >= time.Second {
-		s.logged, s.lastBusy = true, t
-		n, s.unlogged = s.unlogged, 0
-	}
-	return n
 }
