@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -325,19 +326,22 @@ func TestDrainIgnoresEmptyLines(t *testing.T) {
 func TestHeaderTimeoutFromFirstByte(t *testing.T) {
 	t.Parallel()
 	for _, together := range []string{"", "G", "GET /"} {
-		s := servetest.Start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(servetest.Hello),
-			ReadHeaderTimeout: 200 * time.Millisecond, IdleTimeout: time.Hour})
-		c := s.Dial(t)
-		c.Send(servetest.Get + together)
-		c.Answer()
-		if together == "" {
-			time.Sleep(10 * time.Millisecond) // net/http waits by now, or will soon: both must do
-			c.Send("G")
-		}
-		s.End()
-		if _, err := io.Copy(io.Discard, c.R); err != nil { // c's own deadline
-			t.Errorf("behind %q: %v, want the end", together, err)
-		}
+		t.Run("behind "+strconv.Quote(together), func(t *testing.T) {
+			t.Parallel()
+			s := servetest.Start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(servetest.Hello),
+				ReadHeaderTimeout: 3 * time.Second, IdleTimeout: time.Hour})
+			c := s.Dial(t)
+			c.Send(servetest.Get + together)
+			c.Answer()
+			if together == "" {
+				time.Sleep(10 * time.Millisecond) // net/http waits by now, or will soon: both must do
+				c.Send("G")
+			}
+			s.End()
+			if _, err := io.Copy(io.Discard, c.R); err != nil { // c's own deadline
+				t.Errorf("%v, want the end", err)
+			}
+		})
 	}
 }
 

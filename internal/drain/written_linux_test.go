@@ -63,7 +63,7 @@ func TestAnswerArrivesBeforeTheEnd(t *testing.T) {
 			s.End()
 			s.Until(t, actors.Draining)
 			close(stopped)
-			for range 25 { // it takes its time, and says something meanwhile
+			for range 15 { // it takes its time, less than stallTimeout by far, and says something meanwhile
 				time.Sleep(100 * time.Millisecond)
 				say()
 			}
