@@ -116,7 +116,7 @@ func TestSwitchInFlight(t *testing.T) {
 	if _, err := io.ReadFull(nc, first); err != nil {
 		t.Fatal(err)
 	}
-	for i := range 1000 {
+	for i := range 200 {
 		link(t, dir, []string{"b", "a"}[i%2])
 		if status, _ := get(h, "/"); status != 404 {
 			t.Fatalf("GET / = %d, want 404", status)
@@ -156,7 +156,7 @@ func TestSwitchMix(t *testing.T) {
 			}
 		})
 	}
-	for i := range 1000 {
+	for i := range 200 {
 		link(t, dir, []string{"b", "a"}[i%2])
 	}
 	close(done)
@@ -189,7 +189,7 @@ func TestSwapPipe(t *testing.T) {
 	}()
 	answered := make(chan string, 1)
 	go func() {
-		for range 5000 {
+		for range 1000 {
 			status, body := get(h, "/a.txt")
 			if !(status == 200 && body == "file" || status == 404) {
 				answered <- body
@@ -198,7 +198,7 @@ func TestSwapPipe(t *testing.T) {
 		}
 		answered <- ""
 	}()
-	got := wiretest.Wait(t, answered, "5000 answers")
+	got := wiretest.Wait(t, answered, "1000 answers")
 	close(done)
 	<-swapped
 	if got != "" {
