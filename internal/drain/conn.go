@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"lastcall/internal/socket"
 )
 
 // A conn is one connection, between the socket and net/http.
@@ -63,6 +65,7 @@ type conn struct {
 
 	written atomic.Int64          // bytes; those of a ReadFrom count when it returns
 	stalled atomic.Bool           // the client has taken nothing for so long that it is not waited for
+	late    atomic.Bool           // an answer was written only after the write deadline
 	batch   atomic.Pointer[batch] // what HTTP/2 has written and the socket has not got; nil: not HTTP/2
 
 	mu    sync.Mutex
@@ -297,6 +300,8 @@ func (c *conn) SetWriteDeadline(t time.Time) error {
 func (c *conn) noteWrite(n int64, err error) {
 	c.written.Add(n)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
+		info, ok := socket.TCPInfo(c.Conn)
+		c.late.Store(ok && n == 0 && !info.Unacked) // the client has taken everything so far
 		c.stalled.Store(true)
 	}
 }

@@ -97,7 +97,11 @@ func (s *Server) countAnswer(res *response, class Class) {
 		return
 	}
 	closing := s.policy.Closing()
-	switch outcome := res.outcome.Load(); {
+	outcome := res.outcome.Load()
+	if res.conn != nil && res.conn.late.Load() {
+		outcome = failed
+	}
+	switch {
 	case outcome == answered:
 		s.served.Add(1)
 		if closing {

@@ -136,20 +136,21 @@ type response struct {
 	status        int          // 0: the header was not looked at
 	wroteHeader   bool         // net/http has a final status
 	markedFailed  bool         // see MarkFailed
+	untaken       bool         // the client has not taken what was written
 	outcome       atomic.Int32 // one of the following
 }
 
 const (
 	running  = iota // or the client has gone
 	answered        // the handler has returned
-	failed          // it has panicked, or says that its server failed: by 502, 504 or MarkFailed
+	failed          // it has panicked, though the client took all, or says that its server failed: by 502, 504 or MarkFailed
 )
 
 // serve calls the handler and notes the outcome.
 func (w *response) serve(handler http.Handler, rw http.ResponseWriter, r *http.Request) {
 	returned := false
 	defer func() {
-		if !returned && r.Context().Err() == nil {
+		if !returned && r.Context().Err() == nil && !w.untaken {
 			w.finish(failed)
 		}
 	}()
@@ -214,13 +215,15 @@ func (w *response) WriteHeader(status int) {
 func (w *response) Write(p []byte) (int, error) {
 	w.announce(http.StatusOK)
 	w.wroteHeader = true
-	return w.ResponseWriter.Write(p)
+	n, err := w.ResponseWriter.Write(p)
+	return n, w.noteWrite(err)
 }
 
 func (w *response) WriteString(s string) (int, error) {
 	w.announce(http.StatusOK)
 	w.wroteHeader = true
-	return io.WriteString(w.ResponseWriter, s)
+	n, err := io.WriteString(w.ResponseWriter, s)
+	return n, w.noteWrite(err)
 }
 
 func (w *response) Flush() { w.FlushError() }
@@ -229,7 +232,18 @@ func (w *response) Flush() { w.FlushError() }
 func (w *response) FlushError() error {
 	w.announce(http.StatusOK)
 	w.wroteHeader = true
-	return http.NewResponseController(w.ResponseWriter).Flush()
+	return w.noteWrite(http.NewResponseController(w.ResponseWriter).Flush())
+}
+
+// noteWrite notes that a write failed because of the client, and not of what the
+// handler has written.
+func (w *response) noteWrite(err error) error {
+	switch err {
+	case nil, http.ErrBodyNotAllowed, http.ErrContentLength, http.ErrNotSupported:
+	default:
+		w.untaken = true
+	}
+	return err
 }
 
 // Unwrap gives http.ResponseController the rest.

@@ -14,6 +14,7 @@ import (
 
 	"lastcall/actors"
 	"lastcall/internal/servetest"
+	"lastcall/internal/wiretest"
 )
 
 // An answer that is written is not yet with its client: while the client still
@@ -121,25 +122,70 @@ func TestAnswerAfterItsHandler(t *testing.T) {
 }
 
 // A client that has not taken what was written to it until the write timed out
-// is waited for less.
+// is waited for less, and no server has failed.
 func TestStalledClientEndsWithItsWrite(t *testing.T) {
 	t.Parallel()
-	srv := &http.Server{WriteTimeout: 500 * time.Millisecond, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		for err := error(nil); err == nil; {
-			_, err = w.Write(make([]byte, 1<<20))
-		}
-	})}
-	s := servetest.Start(t, new(actors.Stop), srv)
-	c := s.Dial(t)
-	c.Send(servetest.Get)
-	servetest.WaitFor(t, "a request in flight", func() bool { return s.Stop.Snapshot().InFlight > 0 })
-	s.End()
-	at := time.Now()
-	if err := s.Wait(t); err != nil {
-		t.Errorf("Err() = %v, want nil", err)
+	for _, tt := range []struct {
+		name string
+		ask  func(*servetest.Client)
+	}{
+		{"HTTP1", func(c *servetest.Client) { c.Send(servetest.Get) }},
+		{"HTTP2", func(c *servetest.Client) { ask2(c.T, c) }}, // and opens no window
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			begun := make(chan struct{})
+			srv := server2(t, false, func(w http.ResponseWriter, r *http.Request) {
+				close(begun)
+				for err := error(nil); err == nil; {
+					_, err = w.Write(make([]byte, 1<<20))
+				}
+				panic(http.ErrAbortHandler) // as a proxy does
+			})
+			srv.WriteTimeout = 500 * time.Millisecond
+			s := servetest.Start(t, new(actors.Stop), srv)
+			c := s.Dial(t)
+			tt.ask(c)
+			wiretest.Wait(t, begun, "the handler to begin")
+			s.End()
+			at := time.Now()
+			if err := s.Wait(t); err != nil {
+				t.Errorf("Err() = %v, want nil", err)
+			}
+			if took := time.Since(at); took > 4500*time.Millisecond {
+				t.Errorf("the stop took %v, want 2.5 s", took)
+			}
+		})
 	}
-	if took := time.Since(at); took > 4500*time.Millisecond {
-		t.Errorf("the stop took %v, want 2.5 s", took)
+}
+
+// An answer that comes after the write timeout is not written. Its client gets
+// nothing, and the stop says so.
+func TestLateAnswerFails(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{5, 1 << 20} { // written behind the handler, and in it
+		t.Run(fmt.Sprintf("%d bytes", size), func(t *testing.T) {
+			t.Parallel()
+			begun, proceed := make(chan struct{}), make(chan struct{})
+			s := servetest.Start(t, new(actors.Stop), &http.Server{WriteTimeout: 100 * time.Millisecond, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				close(begun)
+				<-proceed
+				io.WriteString(w, strings.Repeat("x", size))
+			})})
+			c := s.Dial(t)
+			c.Send(servetest.Get)
+			wiretest.Wait(t, begun, "the handler to begin")
+			s.End()
+			s.Until(t, actors.Draining)
+			time.Sleep(200 * time.Millisecond) // the write timeout passes
+			close(proceed)
+			if err := s.Wait(t); !errors.Is(err, actors.ErrFailed) {
+				t.Errorf("Err() = %v, want %v", err, actors.ErrFailed)
+			}
+			if n := s.Stop.Snapshot(); n.Failed != 1 || n.Drained != 0 {
+				t.Errorf("Snapshot() = %+v, want one request that failed", n)
+			}
+		})
 	}
 }
 

@@ -186,7 +186,7 @@ func TestHostileClients(t *testing.T) {
 		stop := func(t *testing.T, attacks []attack) {
 			t.Run("binary", func(t *testing.T) {
 				p := Launch(t, Here, Lastcall(append(tt.flags, "-listen", "127.0.0.1:0", "-proxy", "http://"+program.Addr, "-grace", tt.grace.String(), "-idle-grace", "1s",
-					"-read-header-timeout", "2s", "-read-timeout", "2s", "-write-timeout", "2s")...))
+					"-read-header-timeout", "4s", "-read-timeout", "4s", "-write-timeout", "4s")...))
 				underAttack(t, attacks, p, tt.overTLS, tt.grace, tt.status)
 			})
 			if !*Long {
