@@ -245,7 +245,7 @@ func adopt() {
 	}
 	// All orphans are this process's children once the program says so. Then
 	// only the program itself is to be left.
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		all, zombies := children()
 		if log.count("msg=all") == 1 && all == 1 && zombies == 0 {
 			break
