@@ -65,7 +65,11 @@ const maxCutLogged = 1000
 // its handler is called.
 //
 // HTTP/2 is net/http's own, as srv.Protocols, srv.HTTP2 and srv.TLSNextProto
-// say. If TLSNextProto has another implementation (golang.org/x/net/http2), its
+// say. When a stop begins, its clients get GOAWAY, which asks them to open no more
+// streams. When a client has answered a PING that follows, or by three seconds
+// later, it gets a second one, which names the last stream that is served. The same
+// happens after the idle timeout, and instead of net/http's only GOAWAY if a handler
+// sets "Connection: close". If TLSNextProto has another implementation (golang.org/x/net/http2), its
 // clients learn of the stop only with their next answer. Connections without one
 // are closed after five seconds, without GOAWAY; a request that is sent just then
 // is lost.
@@ -184,6 +188,7 @@ func (s *server) execute() error {
 		s.recordError(err) // run.Group may have a signal first
 		s.stop.Begin(err)
 	}
+	engine.GoAway()
 	s.stop.memberLameDuckDone(s.member, s.awaitLameDuck(failures))
 
 	ctx, cancel := s.drainContext()

@@ -113,7 +113,7 @@ func http2Conn(t *testing.T) (c *conn, client net.Conn) {
 		client.Close()
 	})
 	c = &conn{Conn: nc, server: &Server{policy: serving{}, http: new(http.Server)}}
-	c.markHTTP2(nil)
+	c.markHTTP2(nil, nil)
 	return c, client
 }
 

@@ -196,7 +196,11 @@ func connOf(nc net.Conn) *conn {
 		return t.conn
 	case *tls.Conn:
 		return connOf(t.NetConn())
-	case interface{ UnencryptedNetConn() net.Conn }: // net/http's disguise of HTTP/2 without TLS
+	case *frameConn:
+		return t.conn
+	case tlsFrameConn:
+		return t.conn
+	case unencryptedConn:
 		return connOf(t.UnencryptedNetConn())
 	}
 	return nil

@@ -5,6 +5,25 @@ import (
 	"context"
 	"net/http"
 	"time"
+
+	"lastcall/internal/socket"
+)
+
+// HTTP/2 connections are sent away in two steps (RFC 9113 section 6.8). The first
+// GOAWAY names the last stream that can be: the client opens no more, and those
+// that are on their way are served. A PING is behind it. When the client has
+// answered that, all that it had sent before is here, and net/http sends the
+// second GOAWAY, which names the last stream that was opened.
+
+const (
+	// goAwaySlack is how long after the answer to the PING the second GOAWAY is
+	// sent: a thread of the client may have begun to open a stream just before.
+	goAwaySlack = 50 * time.Millisecond
+
+	// maxGoAwayWait is how long after the first GOAWAY the second is sent at the
+	// latest. net/http closes the connection a second later, which should be before
+	// stallTimeout has passed, see scheduleHTTP2CloseLocked.
+	maxGoAwayWait = 3 * time.Second
 )
 
 // newGoAwayer returns a server whose table serves HTTP/2, and whose Shutdown sends
@@ -15,26 +34,70 @@ func (s *Server) newGoAwayer() *http.Server {
 	return other
 }
 
-// goAway sends GOAWAY to all HTTP/2 connections. A second one does no harm.
-func (s *Server) goAway() {
+// GoAway sends away all HTTP/2 connections that are open: their clients open no
+// more streams on them. A second call does no harm.
+func (s *Server) GoAway() {
 	for _, c := range s.list() {
 		c.goAway()
 	}
 }
 
-// goAway sends GOAWAY, if HTTP/2 is net/http's own.
-func (c *conn) goAway() {
+// goAway begins to send the connection away. It reports false if it cannot,
+// because HTTP/2 is not net/http's own.
+func (c *conn) goAway() bool {
 	c.mu.Lock()
-	goAwayer := c.streams.goAwayer
+	goAwayer, frames := c.streams.goAwayer, c.streams.frames
+	// One that is not registered is sent away when it is, if the stop drains, and
+	// otherwise with its first answer.
+	begin := frames != nil && c.state == stateHTTP2 && c.streams.registered && c.streams.goAwayTimer == nil
+	if begin {
+		c.streams.goAwayTimer = time.AfterFunc(c.goAwayWait(), c.finishGoAway)
+	}
 	c.mu.Unlock()
-	if goAwayer != nil {
-		goAwayer.Shutdown(context.Background()) // returns at once: it has no connections
+	switch {
+	case goAwayer == nil:
+		return false
+	case frames == nil:
+		c.finishGoAway()
+	case begin:
+		go frames.writeGoAway() // it may have to wait for the client
+	}
+	return true
+}
+
+// goAwayWait is how long to wait for the answer to the PING: a round trip, and what
+// two losses on the way cost, or three on a connection that has lost packets before;
+// see scheduleCloseLocked.
+func (c *conn) goAwayWait() time.Duration {
+	info, _ := socket.TCPInfo(c.Conn)
+	losses := 2
+	if info.Retransmitted > 0 {
+		losses = 3
+	}
+	wait := max(minKeep, info.RTT+(1<<losses-1)*(info.RTO+info.RTT))
+	return min(wait, maxGoAwayWait, c.server.policy.IdleGrace())
+}
+
+// onGoAwayAnswered notes that the client has seen the first GOAWAY.
+func (c *conn) onGoAwayAnswered() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.streams.goAwayTimer.Stop() {
+		c.streams.goAwayTimer.Reset(goAwaySlack)
 	}
 }
 
-// goAwayIfIdle sends GOAWAY to a connection that has had no streams for the idle
-// timeout. net/http closes it a second later, and answers a request that comes
-// just then.
+// finishGoAway has net/http send its GOAWAY, the second or the only one.
+func (c *conn) finishGoAway() {
+	c.mu.Lock()
+	goAwayer := c.streams.goAwayer
+	c.mu.Unlock()
+	goAwayer.Shutdown(context.Background()) // returns at once: it has no connections
+}
+
+// goAwayIfIdle sends away a connection that has had no streams for the idle
+// timeout. net/http closes it a second after its GOAWAY, and answers a request that
+// comes just then.
 func (c *conn) goAwayIfIdle() {
 	c.mu.Lock()
 	idle := c.state == stateHTTP2 && !c.streams.open

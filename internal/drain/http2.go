@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"sync/atomic"
 	"time"
+
+	"github.com/go-kit/log/level"
 )
 
 // wrapHTTP2 makes HTTP/2 connections known, and finds a way to send them GOAWAY.
@@ -17,10 +19,14 @@ import (
 // that filled the table. So other servers fill it, which serve nobody: one for
 // each connection, so that each can be sent GOAWAY when it has been idle.
 //
+// The table's entry for HTTP/2 without TLS serves any net.Conn. So it gets those
+// with TLS, too, from above the encryption, as a frameConn. If servesFrameConn, given
+// the table, reports that it does not serve these, clients get one GOAWAY.
+//
 // net/http's own timer of that is not used. It is set once more when a connection
 // ends that has streams, and then keeps what belongs to the connection, 10 KB and
 // more, for the idle timeout.
-func (s *Server) wrapHTTP2() {
+func (s *Server) wrapHTTP2(servesFrameConn func(http2Table) bool) {
 	ours := s.http.TLSNextProto == nil
 	if ours {
 		first := &http.Server{Protocols: s.http.Protocols, TLSConfig: s.http.TLSConfig.Clone(), HTTP2: s.http.HTTP2}
@@ -34,23 +40,52 @@ func (s *Server) wrapHTTP2() {
 		}
 		s.http.TLSNextProto = first.TLSNextProto
 	}
-	table := make(map[string]func(*http.Server, *tls.Conn, http.Handler))
+	twice := ours && servesFrameConn(s.http.TLSNextProto)
+	if ours && !twice {
+		level.Debug(s.logger).Log("msg", "HTTP/2 clients get one GOAWAY instead of two, and may have to send requests again: this net/http is not known")
+	}
+	table := make(http2Table)
 	for proto, serve := range s.http.TLSNextProto {
 		table[proto] = func(hs *http.Server, tc *tls.Conn, h http.Handler) {
-			serve := serve
-			if c := connOf(tc); c != nil {
-				var goAwayer *http.Server
-				if ours {
-					goAwayer = s.newGoAwayer()
-					serve = goAwayer.TLSNextProto[proto]
-				}
-				c.markHTTP2(goAwayer)
+			c := connOf(tc)
+			switch {
+			case c == nil:
+			case !ours:
+				c.markHTTP2(nil, nil)
+			case !twice:
+				goAwayer := s.newGoAwayer()
+				c.markHTTP2(goAwayer, nil)
+				goAwayer.TLSNextProto[proto](hs, tc, h)
+				return
+			default:
+				s.serveHTTP2(c, hs, tc, h)
+				return
 			}
 			serve(hs, tc, h)
 		}
 	}
 	s.http.TLSNextProto = table
 }
+
+// http2Table is the type of Server.TLSNextProto.
+type http2Table = map[string]func(*http.Server, *tls.Conn, http.Handler)
+
+// serveHTTP2 serves a connection over which two GOAWAYs can be sent.
+func (s *Server) serveHTTP2(c *conn, hs *http.Server, tc *tls.Conn, h http.Handler) {
+	fc := &frameConn{Conn: tc, conn: c}
+	u, unencrypted := tc.NetConn().(unencryptedConn)
+	if unencrypted {
+		fc.Conn = u.UnencryptedNetConn()
+	}
+	goAwayer := s.newGoAwayer()
+	c.markHTTP2(goAwayer, fc)
+	if unencrypted || readPreface(hs, tc) == nil {
+		goAwayer.TLSNextProto[protoUnencrypted](hs, fc.disguise(), h)
+	}
+}
+
+// unencryptedConn is net/http's disguise of HTTP/2 without TLS.
+type unencryptedConn interface{ UnencryptedNetConn() net.Conn }
 
 // noListener accepts nobody.
 type noListener struct{}
@@ -60,11 +95,12 @@ func (noListener) Close() error              { return nil }
 func (noListener) Addr() net.Addr            { return new(net.TCPAddr) }
 
 // markHTTP2 notes that HTTP/2 is about to begin on the connection. The Shutdown of
-// goAwayer will send it GOAWAY; nil: nothing will.
-func (c *conn) markHTTP2(goAwayer *http.Server) {
+// goAwayer will send it GOAWAY; nil: nothing will. Before that, fc will; nil:
+// nothing will.
+func (c *conn) markHTTP2(goAwayer *http.Server, fc *frameConn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.streams.goAwayer = goAwayer
+	c.streams.goAwayer, c.streams.frames = goAwayer, fc
 	if c.state == stateReleasing { // HTTP/2 without TLS: its preface came just then
 		c.beginLocked(stateReading)
 	}
@@ -89,8 +125,10 @@ type streams struct {
 	returned   int                         // handlers, since it had none
 	ended      []*http2Response            // of those, at least the ones of the last minKeep
 
-	goAwayer  *http.Server // sends GOAWAY; nil: net/http does not serve the connection
-	idleTimer *time.Timer  // of the idle timeout; nil: it has not begun, or there is none
+	goAwayer    *http.Server // sends GOAWAY; nil: net/http does not serve the connection
+	frames      *frameConn   // sends one before; nil: nothing does
+	goAwayTimer *time.Timer  // for net/http's, after that; nil: none was sent
+	idleTimer   *time.Timer  // of the idle timeout; nil: it has not begun, or there is none
 }
 
 // any reports whether there is a stream, by either measure.

@@ -69,17 +69,18 @@ func preface(t *testing.T, nc net.Conn) {
 	}
 }
 
-// frames reads until the end, and returns the types of the frames.
+// frames reads until the end, and returns the types of the frames. It answers PINGs.
 func frames(nc net.Conn) (types []byte, err error) {
+	fr := http2.NewFramer(nc, nc)
 	for {
-		var head [9]byte
-		if _, err := io.ReadFull(nc, head[:]); err != nil {
+		f, err := fr.ReadFrame()
+		if err != nil {
 			return types, err
 		}
-		if _, err := io.CopyN(io.Discard, nc, int64(head[0])<<16|int64(head[1])<<8|int64(head[2])); err != nil {
-			return types, err
+		types = append(types, byte(f.Header().Type))
+		if ping, ok := f.(*http2.PingFrame); ok && !ping.IsAck() {
+			fr.WritePing(true, ping.Data)
 		}
-		types = append(types, head[3])
 	}
 }
 

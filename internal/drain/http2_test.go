@@ -61,7 +61,8 @@ func both(t *testing.T, f func(t *testing.T, overTLS bool)) {
 }
 
 // An HTTP/2 connection with nothing on it gets GOAWAY, and does not hold the
-// stop for longer than net/http's second.
+// stop for longer than net/http's second, or, if the client does not answer PINGs,
+// than goAwayWait and that.
 func TestDrainSendsGOAWAY(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, overTLS bool) {
@@ -81,8 +82,8 @@ func TestDrainSendsGOAWAY(t *testing.T) {
 		if err := s.Wait(t); err != nil {
 			t.Errorf("Err() = %v, want nil", err)
 		}
-		if took := time.Since(begun); took > 2400*time.Millisecond {
-			t.Errorf("the stop took %v, want about 1 s", took)
+		if took := time.Since(begun); took > 4*time.Second {
+			t.Errorf("the stop took %v, want about 1.6 s", took)
 		}
 	})
 }

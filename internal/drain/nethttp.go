@@ -37,6 +37,9 @@ import "time"
 //     and when it has streams, with StateIdle when it has none, and sets no read
 //     deadline from then on but none. GOAWAY closes it a second later, if it has
 //     no streams. An answer with "Connection: close" sends GOAWAY.
+//   - The table's entry protoUnencrypted serves HTTP/2 on any net.Conn, behind the
+//     preface. It reads the payload of a frame by a Read of its own, and a Write of
+//     small frames ends with one. (See frames_test.go.)
 const backgroundReadSize = 1
 
 // aLongTimeAgo is a deadline by which a Read ends at once.

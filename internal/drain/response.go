@@ -22,7 +22,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		handler = http.HandlerFunc(answerOptions)
 	}
 	if _, ok := w.(http.Hijacker); !ok {
-		res := &http2Response{response: response{ResponseWriter: w, conn: c, server: s, method: r.Method, uri: r.RequestURI}}
+		res := &http2Response{response: response{ResponseWriter: w, conn: c, server: s, method: r.Method, uri: r.RequestURI, http2: true}}
 		if c != nil {
 			if !c.beginStream(res) {
 				return
@@ -130,6 +130,7 @@ type response struct {
 	method        string
 	uri           string
 	http10        bool
+	http2         bool
 	ambiguous     bool        // the request has two lengths, see announce
 	endsWithConn  atomic.Bool // the answer's only end is that of the connection
 	writtenBefore int64
@@ -193,6 +194,8 @@ func (w *response) announce(status int) {
 	// Where there is neither a length nor chunks.
 	w.endsWithConn.Store(header.Get("Content-Length") == "" && (w.http10 || header.Get("Transfer-Encoding") == "identity"))
 	switch {
+	case w.http2 && w.conn != nil && (s.policy.Closing() || header.Get("Connection") == "close") && w.conn.goAway():
+		header.Del("Connection") // at which net/http would send the only GOAWAY at once
 	case w.ambiguous:
 		header.Set("Connection", "close")
 	case !s.policy.Closing():

@@ -192,7 +192,7 @@ func (s *Server) wrap() {
 			connState(accepted(nc), state)
 		}
 	}
-	s.wrapHTTP2()
+	s.wrapHTTP2(servesFrameConn)
 }
 
 // accepted returns the connection that the listener accepted, under ours. Under
@@ -203,6 +203,10 @@ func accepted(nc net.Conn) net.Conn {
 		return t.Conn
 	case tlsConn:
 		return t.Conn
+	case *frameConn:
+		return accepted(t.Conn)
+	case tlsFrameConn:
+		return accepted(t.frameConn.Conn)
 	}
 	return nc
 }
@@ -215,7 +219,7 @@ func (s *Server) Drain(ctx context.Context) (cut []Request) {
 		doors.Go(func() { d.drain(ctx, s.policy.IdleGrace()) })
 	}
 	s.release()
-	s.goAway()
+	s.GoAway()
 
 	for over := s.over; over != nil || !s.gone(); {
 		select {

@@ -34,6 +34,11 @@ func Start(t *testing.T, stop *actors.Stop, srv *http.Server) *Service {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return StartOn(t, stop, srv, l)
+}
+
+// StartOn serves on the listener until the test ends.
+func StartOn(t *testing.T, stop *actors.Stop, srv *http.Server, l net.Listener) *Service {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Service{Addr: l.Addr().String(), Stop: stop, End: cancel, Done: make(chan struct{})}
 	var g run.Group

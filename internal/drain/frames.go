@@ -1,0 +1,217 @@
+package drain
+
+import (
+	"cmp"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	http2Preface        = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+	http2PrefaceTimeout = 10 * time.Second // net/http's
+
+	frameHeaderSize   = 9
+	frameHeaders      = 1
+	frameSettings     = 4
+	framePushPromise  = 5
+	framePing         = 6
+	frameGoAway       = 7
+	frameContinuation = 9
+	flagEndHeaders    = 4
+	pingSize          = 8
+)
+
+// protoUnencrypted is the entry of net/http's table that serves HTTP/2 without TLS,
+// on any net.Conn, after the preface.
+const protoUnencrypted = "unencrypted_http2"
+
+// frameConn is an HTTP/2 connection as net/http gets it, above TLS. It follows the
+// frames that net/http writes, and writes GOAWAY between two of them.
+type frameConn struct {
+	net.Conn // a *tls.Conn, or what Accept has returned
+	conn     *conn
+
+	ping atomic.Uint64 // the payload of the PING behind GOAWAY; 0: it was not sent
+
+	mu     sync.Mutex // held while writing
+	frames frames
+	due    bool // GOAWAY is to be written
+}
+
+// tlsFrameConn is a frameConn over TLS: net/http takes Request.TLS from
+// ConnectionState, and checks that the version and cipher suite are good enough.
+type tlsFrameConn struct {
+	*frameConn
+	connectionStater
+}
+
+// disguised is how net/http hands an HTTP/2 connection without TLS to the entry
+// protoUnencrypted of its table: in a *tls.Conn around this.
+type disguised struct {
+	net.Conn
+	inner net.Conn
+}
+
+func (d disguised) UnencryptedNetConn() net.Conn { return d.inner }
+
+// disguise returns the connection as protoUnencrypted wants it.
+func (fc *frameConn) disguise() *tls.Conn {
+	d := disguised{fc.Conn, fc}
+	if stater, ok := fc.Conn.(connectionStater); ok {
+		d.inner = tlsFrameConn{fc, stater}
+	}
+	return tls.Client(d, nil)
+}
+
+// readPreface reads the preface of HTTP/2 from a TLS connection. If it fails it
+// closes the connection, and logs what net/http would.
+func readPreface(srv *http.Server, tc *tls.Conn) error {
+	preface := make([]byte, len(http2Preface))
+	tc.SetReadDeadline(time.Now().Add(http2PrefaceTimeout))
+	_, err := io.ReadFull(tc, preface)
+	if err == nil && string(preface) != http2Preface {
+		err = fmt.Errorf("bogus greeting %q", preface)
+	}
+	if err == nil {
+		return tc.SetReadDeadline(time.Time{})
+	}
+	if err != io.EOF && err != io.ErrUnexpectedEOF && !errors.Is(err, net.ErrClosed) && !errors.Is(err, os.ErrDeadlineExceeded) {
+		logger := cmp.Or(srv.ErrorLog, log.Default())
+		logger.Printf("http2: server: error reading preface from client %v: %v", tc.RemoteAddr(), err)
+	}
+	tc.Close()
+	return err
+}
+
+// Read looks for the answer to the PING. net/http reads the payload of a frame by
+// itself, so this costs no more than a comparison. If the payload comes in pieces,
+// the answer is not seen, and the second GOAWAY is sent by its time.
+func (fc *frameConn) Read(p []byte) (int, error) {
+	n, err := fc.Conn.Read(p)
+	if n == pingSize && len(p) == pingSize {
+		if ping := fc.ping.Load(); ping != 0 && ping == binary.BigEndian.Uint64(p) {
+			fc.conn.onGoAwayAnswered()
+		}
+	}
+	return n, err
+}
+
+func (fc *frameConn) Write(p []byte) (n int, err error) {
+	fc.mu.Lock()
+	defer fc.mu.Unlock()
+	n, err = fc.Conn.Write(p)
+	fc.frames.follow(p[:n])
+	fc.writeDueLocked()
+	return n, err
+}
+
+// writeGoAway writes the first GOAWAY, and a PING, as soon as net/http is between
+// two frames.
+func (fc *frameConn) writeGoAway() {
+	fc.mu.Lock()
+	defer fc.mu.Unlock()
+	fc.due = true
+	fc.writeDueLocked()
+}
+
+func (fc *frameConn) writeDueLocked() {
+	if !fc.due || !fc.frames.between() {
+		return
+	}
+	fc.due = false
+	ping := max(1, rand.Uint64())
+	fc.ping.Store(ping)
+	b := []byte{0, 0, 8, frameGoAway, 0, 0, 0, 0, 0}
+	b = binary.BigEndian.AppendUint32(b, 1<<31-1)    // the last stream that can be
+	b = append(b, 0, 0, 0, 0)                        // NO_ERROR
+	b = append(b, 0, 0, 8, framePing, 0, 0, 0, 0, 0) // the length, the type, flags, the stream
+	b = binary.BigEndian.AppendUint64(b, ping)
+	fc.Conn.Write(b) // after an error net/http learns of it by its own
+}
+
+// frames follows what is written, to find where frames end.
+type frames struct {
+	begun      bool // the first, net/http's SETTINGS, has ended
+	header     [frameHeaderSize]byte
+	headerRead int
+	left       int  // of the payload
+	unfinished bool // a CONTINUATION must follow
+}
+
+func (f *frames) follow(p []byte) {
+	for len(p) > 0 {
+		if f.left > 0 {
+			n := min(f.left, len(p))
+			f.left -= n
+			p = p[n:]
+			continue
+		}
+		n := copy(f.header[f.headerRead:], p)
+		p = p[n:]
+		if f.headerRead += n; f.headerRead < frameHeaderSize {
+			return
+		}
+		f.begun, f.headerRead = true, 0
+		f.left = int(f.header[0])<<16 | int(f.header[1])<<8 | int(f.header[2])
+		switch f.header[3] {
+		case frameHeaders, framePushPromise, frameContinuation:
+			f.unfinished = f.header[4]&flagEndHeaders == 0
+		}
+	}
+}
+
+// between reports whether a frame that concerns the connection may come next.
+func (f *frames) between() bool {
+	return f.begun && f.headerRead == 0 && f.left == 0 && !f.unfinished
+}
+
+// servesFrameConn reports whether net/http serves HTTP/2 on a connection of ours: it
+// writes SETTINGS to one.
+func servesFrameConn(table http2Table) bool {
+	serve := table[protoUnencrypted]
+	if serve == nil {
+		return false
+	}
+	written := make(settingsWritten, 1)
+	quiet := &http.Server{ErrorLog: log.New(io.Discard, "", 0)}
+	serve(quiet, (&frameConn{Conn: written}).disguise(), http.NotFoundHandler())
+	return len(written) > 0
+}
+
+// settingsWritten is a connection that ends when SETTINGS has been written to it, of
+// which it then holds a value, or after a second.
+type settingsWritten chan struct{}
+
+func (s settingsWritten) Write(p []byte) (int, error) {
+	if len(p) > frameHeaderSize && p[3] == frameSettings && len(s) == 0 {
+		s <- struct{}{}
+	}
+	return len(p), nil
+}
+
+func (s settingsWritten) Read([]byte) (int, error) {
+	select {
+	case v := <-s:
+		s <- v
+	case <-time.After(time.Second):
+	}
+	return 0, io.EOF
+}
+
+func (settingsWritten) Close() error                     { return nil }
+func (settingsWritten) LocalAddr() net.Addr              { return new(net.TCPAddr) }
+func (settingsWritten) RemoteAddr() net.Addr             { return new(net.TCPAddr) }
+func (settingsWritten) SetDeadline(time.Time) error      { return nil }
+func (settingsWritten) SetReadDeadline(time.Time) error  { return nil }
+func (settingsWritten) SetWriteDeadline(time.Time) error { return nil }
