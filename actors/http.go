@@ -178,6 +178,7 @@ func (s *server) execute() error {
 		return s.failStart(err)
 	}
 	engine.LimitConns(s.stop.MaxConns)
+	engine.LimitAge(s.stop.MaxConnAge, s.stop.MaxConnRequests)
 	s.engine.Store(engine)
 	failures := engine.Start()
 	s.stop.memberReady(s.member)

@@ -69,6 +69,21 @@ type Stop struct {
 	// each further one. Zero and negative values mean no limit.
 	MaxConns int
 
+	// MaxConnAge is how old a connection of an HTTP actor gets. The first answer
+	// after that is the last on it: it says "Connection: close", or the client gets
+	// GOAWAY (HTTP/2) and the streams that it has opened are served. No connection
+	// is cut because of its age, nor closed while it is idle. A tenth, at most, is
+	// added or taken off, so that connections that were made together do not end
+	// together. With it load spreads over instances that come later. Zero and
+	// negative values mean no limit.
+	MaxConnAge time.Duration
+
+	// MaxConnRequests is how many requests are answered on a connection of an HTTP
+	// actor. The answer to the last of them ends it, as with MaxConnAge. If the next
+	// request has been pipelined by then, that is answered first. Zero and negative
+	// values mean no limit.
+	MaxConnRequests int
+
 	setup    sync.Once
 	begun    chan struct{} // closed when the stop begins
 	draining chan struct{} // closed when draining begins

@@ -36,7 +36,11 @@ type Settings struct {
 	programRestart string
 	deploy         string
 	maxConns       int
-	unixMode       mode
+
+	maxConnAge      time.Duration
+	maxConnRequests int
+
+	unixMode mode
 
 	tlsCert, tlsKey string
 	h2c             bool
@@ -108,6 +112,8 @@ Clients
   -idle-timeout 2m0s         between requests
   -max-header-bytes 65536
   -max-conns 0               connections at once, further ones wait; 0: no limit
+  -max-conn-age 0s           the first answer after that ends a connection; 0s: no limit
+  -max-conn-requests 0       the answer to that many ends a connection; 0: no limit
 Logs and settings
   -access-log                a line a request, whatever the level; =no-query leaves its query out
   -log-format logfmt         or json
@@ -147,6 +153,7 @@ func (c *Settings) flags() *flag.FlagSet {
 	c.maxUpstream = proxy.DefaultMaxUpstream
 	fs.Var((*limit)(&c.maxUpstream), "max-upstream", "")
 	fs.Var((*limit)(&c.maxConns), "max-conns", "")
+	fs.Var((*limit)(&c.maxConnRequests), "max-conn-requests", "")
 	fs.Var(&c.unixMode, "unix-mode", "")
 	fs.Var((*boolean)(&c.version), "version", "")
 	fs.Var((*nonEmpty)(&c.config), "config", "")
@@ -156,6 +163,7 @@ func (c *Settings) flags() *flag.FlagSet {
 		*value = byDefault
 		fs.Var((*duration)(value), name, "")
 	}
+	setting(&c.maxConnAge, "max-conn-age", 0)
 	setting(&c.lameDuck, "lame-duck", 0)
 	setting(&c.grace, "grace", actors.DefaultGrace)
 	setting(&c.idleGrace, "idle-grace", actors.DefaultIdleGrace)
@@ -193,7 +201,8 @@ func ReadSettings(args []string, stdout io.Writer) (*Settings, error) {
 
 // NewStop returns a Stop as the settings ask for it.
 func (c *Settings) NewStop(l Log) *actors.Stop {
-	return &actors.Stop{Logger: l.logger, LameDuck: c.lameDuck, Grace: orNone(c.grace), IdleGrace: orNone(c.idleGrace), MaxConns: c.maxConns}
+	return &actors.Stop{Logger: l.logger, LameDuck: c.lameDuck, Grace: orNone(c.grace), IdleGrace: orNone(c.idleGrace),
+		MaxConns: c.maxConns, MaxConnAge: c.maxConnAge, MaxConnRequests: c.maxConnRequests}
 }
 
 // parse returns flag.ErrHelp if args ask for help.

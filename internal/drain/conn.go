@@ -76,6 +76,8 @@ type conn struct {
 	handshake handshake // under TLS, which begins with it
 	framing   framing   // where requests end; it follows nothing under TLS
 	bytesRead int64
+	requests  int           // that have begun
+	oldAt     time.Time     // when the connection is as old as it should get; zero: never
 	maxPause  time.Duration // the client's longest recent pause between requests
 
 	// What is being answered.
@@ -167,6 +169,9 @@ func (c *conn) setStateLocked(to connState) {
 // track makes a connection known that was just accepted.
 func (s *Server) track(nc net.Conn) *conn {
 	c := &conn{Conn: nc, server: s, since: time.Now(), maxPause: firstPause}
+	if s.maxAge > 0 {
+		c.oldAt = c.since.Add(jitter(s.maxAge))
+	}
 	c.framing.on = !s.tls
 	c.handshake.over = !s.tls
 	c.handshake.clientCerts = s.clientCerts

@@ -189,6 +189,7 @@ func (c *conn) beginStream(res *http2Response) (ok bool) {
 		c.streams.running = make(map[*http2Response]struct{})
 	}
 	c.streams.running[res] = struct{}{}
+	c.requests++
 	return true
 }
 

@@ -106,6 +106,7 @@ func (c *conn) begin(res *response, length int64) (ok bool) {
 		return true
 	}
 	c.handshake.over = true
+	c.requests++
 	c.current, res.writtenBefore = res, c.written.Load()
 	res.ambiguous = c.framing.length
 	c.framing.beginBody(length)
@@ -179,8 +180,8 @@ func (w *response) path() string {
 
 // announce says, in the header that is about to be sent with the status, that
 // this is the last answer on its connection, if it is. It is not if more
-// requests are there already; but a client that keeps sending them is not
-// served forever.
+// requests are there already; but in a stop a client that keeps sending them is
+// not served forever.
 //
 // A request with both Content-Length and Transfer-Encoding is the last, too (RFC
 // 9112 section 6.1). net/http removes the former, and so this is seen without TLS
@@ -193,13 +194,14 @@ func (w *response) announce(status int) {
 	s, header := w.server, w.ResponseWriter.Header()
 	// Where there is neither a length nor chunks.
 	w.endsWithConn.Store(header.Get("Content-Length") == "" && (w.http10 || header.Get("Transfer-Encoding") == "identity"))
+	closing, old := s.policy.Closing(), w.conn != nil && w.conn.isOld()
 	switch {
-	case w.http2 && w.conn != nil && (s.policy.Closing() || header.Get("Connection") == "close") && w.conn.goAway():
+	case w.http2 && w.conn != nil && (closing || old || header.Get("Connection") == "close") && w.conn.goAway():
 		header.Del("Connection") // at which net/http would send the only GOAWAY at once
 	case w.ambiguous:
 		header.Set("Connection", "close")
-	case !s.policy.Closing():
-	case w.conn != nil && w.conn.nextRequestArrived() && time.Since(s.policy.DrainingSince()) < s.policy.IdleGrace():
+	case !closing && !old:
+	case w.conn != nil && w.conn.nextRequestArrived() && (!closing || time.Since(s.policy.DrainingSince()) < s.policy.IdleGrace()):
 	default:
 		header.Set("Connection", "close")
 	}

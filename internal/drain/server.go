@@ -49,7 +49,11 @@ type Server struct {
 
 	shutDown atomic.Bool // by others
 	draining atomic.Bool
-	maxConns int           // set before Start
+	maxConns int // set before Start
+
+	maxAge      time.Duration // of a connection; set before Start
+	maxRequests int           // on one connection; set before Start
+
 	maxPause time.Duration // the longest recent pause of any client; set before draining
 
 	served        atomic.Uint64

@@ -120,3 +120,39 @@ func BenchmarkLossyLine(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkAgeing reports how long a stop takes whose clients pause for a second
+// between requests, without and with limits of a connection's age, and what the
+// limits cost: connections a request.
+func BenchmarkAgeing(b *testing.B) {
+	for _, tt := range []struct {
+		name  string
+		flags []string
+	}{
+		{"no limit", nil},
+		{"age 10s", []string{"-max-conn-age", "10s"}},
+		{"age 500ms", []string{"-max-conn-age", "500ms"}},
+		{"1 request", []string{"-max-conn-requests", "1"}},
+	} {
+		b.Run(tt.name, func(b *testing.B) {
+			var took time.Duration
+			var conns, answered float64
+			tr := Traffic{Warm: 4, Groups: []load.Group{{Name: "pausing", Kind: load.Looking, N: 100, Think: time.Second, Method: "POST", Body: 16}}}
+			for b.Loop() {
+				var s Subject
+				start := func(t testing.TB, in Place, ip string) Subject {
+					s = StartProxyWith(tt.flags...)(t, in, ip)
+					return s
+				}
+				ledger, served := StopUnderLoad(b, start, nil, tr)
+				CheckNothingLost(b, ledger, served, tr)
+				took += s.Server.Ended.Sub(ledger.Signal)
+				conns += float64(ledger.Total.Conns)
+				answered += float64(ledger.Total.Answered)
+			}
+			b.ReportMetric(float64(took.Milliseconds())/float64(b.N), "ms/stop")
+			b.ReportMetric(conns/answered, "conns/request")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
