@@ -17,7 +17,7 @@ import (
 
 	"lastcall/actors"
 	"lastcall/internal/accesslog"
-	"lastcall/internal/certificate"
+	"lastcall/actors/certificate"
 	"lastcall/internal/slowpeer"
 )
 
