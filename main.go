@@ -5,6 +5,7 @@ package main
 import (
 	"io"
 	"os"
+	"syscall"
 
 	"github.com/oklog/run"
 
@@ -60,7 +61,7 @@ func serve(args []string, stdout, stderr io.Writer) error {
 		g.Add(sup.Actor("deploy", backing)(s.DeployOnSignal()))
 	}
 	if s.Certificate != nil {
-		g.Add(sup.Actor("tls", backing)(s.Certificate.Watch()))
+		g.Add(sup.Actor("tls", backing)(s.Certificate.Watch(syscall.SIGHUP)))
 	}
 	if s.Admin != nil {
 		g.Add(sup.Actor("admin", watching)(s.ServeAdmin(sup)))

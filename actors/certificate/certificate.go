@@ -1,5 +1,9 @@
 // Package certificate loads a TLS certificate, and loads it again when its
-// files change.
+// files change:
+//
+//	pair, err := certificate.Load("cert.pem", "key.pem", logger)
+//	srv.TLSConfig = &tls.Config{GetCertificate: pair.GetCertificate}
+//	g.Add(pair.Watch())
 package certificate
 
 import (
@@ -17,7 +21,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/go-kit/log"
@@ -77,20 +80,24 @@ func (c *Pair) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 }
 
 // Watch returns an actor that loads the pair again when its files have changed,
-// and at SIGHUP.
+// and at once when one of the signals comes (SIGHUP, by custom). Its execute
+// returns nil when it is interrupted. The last pair stays in use.
 //
 // It checks the files once a second, through symbolic links. It reads them when
 // they have changed and two checks in a row find the same: so a pair that is
-// written in two steps is not read between the two. At SIGHUP it reads them at
-// once. It logs a failure once, and tries again with each check.
+// written in two steps is not read between the two. It logs a failure once, and
+// tries again with each check.
 //
-// SIGHUP is caught from this call on, and for good: once the actor has returned
-// SIGHUP does nothing, so that it cannot end a stop that is under way. If it is
-// ignored already, as under nohup, it stays ignored. The last pair stays in use.
-func (c *Pair) Watch() (execute func() error, interrupt func(error)) {
+// The signals are caught from this call on, and for good: once the actor has
+// returned SIGHUP does nothing, so that it cannot end a stop that is under way. A
+// signal that is ignored already, as SIGHUP is under nohup, stays ignored. Without
+// signals none is caught.
+func (c *Pair) Watch(signals ...os.Signal) (execute func() error, interrupt func(error)) {
 	hangups := make(chan os.Signal, 1)
-	if !signal.Ignored(syscall.SIGHUP) {
-		signal.Notify(hangups, syscall.SIGHUP)
+	for _, sig := range signals {
+		if !signal.Ignored(sig) {
+			signal.Notify(hangups, sig)
+		}
 	}
 	done := make(chan struct{})
 	var once sync.Once

@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -336,7 +337,7 @@ func TestOutOfItsTime(t *testing.T) {
 func TestInterrupt(t *testing.T) {
 	c := &Pair{logger: log.NewNopLogger()}
 	for _, before := range []bool{true, false} {
-		execute, interrupt := c.Watch()
+		execute, interrupt := c.Watch(syscall.SIGHUP)
 		if before {
 			interrupt(nil)
 		}

@@ -16,8 +16,8 @@ import (
 	"github.com/go-kit/log/level"
 
 	"lastcall/actors"
-	"lastcall/internal/accesslog"
 	"lastcall/actors/certificate"
+	"lastcall/internal/accesslog"
 	"lastcall/internal/slowpeer"
 )
 
