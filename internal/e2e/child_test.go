@@ -54,8 +54,8 @@ func runChild(work *Work, _ []string) error {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/", work)
-	mux.Handle("/events", streams())
-	mux.Handle("/echo", streams())
+	mux.Handle("/events", everything(work))
+	mux.Handle("/echo", everything(work))
 	mux.HandleFunc("/env", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, strings.Join(os.Environ(), "\n")) })
 	mux.HandleFunc("/pid", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, os.Getpid())
