@@ -26,7 +26,14 @@ const (
 	stepTimeout = 5 * time.Second
 
 	maxCommand = 64 << 10 // bytes
+
+	// askTimeout is how long the lastcall that is asked for a deploy may take to
+	// accept the connection, and then until the first step.
+	askTimeout = 10 * time.Second
 )
+
+// notTried is the error of a deploy for which nothing was started.
+type notTried struct{ error }
 
 // serveDeploy deploys the program, and answers with the steps, a line each. The
 // body may have another command line, as a JSON array of strings.
@@ -97,7 +104,9 @@ func (s Service) deployCommand(w http.ResponseWriter, r *http.Request) (command 
 func (c *Settings) DeployOnly() bool { return c.deployOnly }
 
 // Deploy asks the lastcall with the address of -admin for a deploy, and writes its
-// steps to stdout.
+// steps to stdout. The [Status] of its error is 3 if nothing was started, because
+// another deploy is under way, the other lastcall stops, or nobody answers; and
+// otherwise 1.
 func (c *Settings) Deploy(stdout io.Writer) error {
 	var body []byte
 	if len(c.program) > 0 {
@@ -116,8 +125,12 @@ func (c *Settings) Deploy(stdout io.Writer) error {
 		if path, ok := strings.CutPrefix(addr, "unix:"); ok {
 			network, addr = "unix", path
 		}
-		return new(net.Dialer).DialContext(ctx, network, addr)
-	}}
+		nc, err := (&net.Dialer{Timeout: askTimeout}).DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, notTried{err}
+		}
+		return nc, nil
+	}, ResponseHeaderTimeout: askTimeout}
 	r, err := http.NewRequest(http.MethodPut, "http://localhost/deploy", bytes.NewReader(body))
 	if err != nil {
 		return err
@@ -129,7 +142,11 @@ func (c *Settings) Deploy(stdout io.Writer) error {
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
 		b, _ := io.ReadAll(io.LimitReader(res.Body, 4<<10))
-		return fmt.Errorf("deploy: %s", strings.TrimSpace(string(b)))
+		err := fmt.Errorf("deploy: %s", strings.TrimSpace(string(b)))
+		if res.StatusCode == http.StatusConflict || res.StatusCode == http.StatusServiceUnavailable {
+			err = notTried{err}
+		}
+		return err
 	}
 	if _, err := io.Copy(stdout, res.Body); err != nil {
 		return fmt.Errorf("deploy: the answer broke off: %w", err)

@@ -28,8 +28,8 @@ func PrintError(w io.Writer, err error) error {
 }
 
 // Status is the status of the process, as shells show it: 2 is usage, 130 a stop
-// that a second SIGINT cut, then that of a program after -- that has failed; the
-// others are those of actors.ExitStatus.
+// that a second SIGINT cut, then that of a program after -- that has failed; 3 is
+// also a deploy that was not tried; the others are those of actors.ExitStatus.
 func Status(err error) int {
 	var program *exec.ExitError
 	switch {
@@ -37,6 +37,8 @@ func Status(err error) int {
 		return 2
 	case cutBy(err) != nil:
 		return 130
+	case errors.As(err, new(notTried)):
+		return 3
 	case errors.As(err, &program):
 		if ws, ok := program.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
 			return 128 + int(ws.Signal())

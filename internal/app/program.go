@@ -67,7 +67,7 @@ func (c *Settings) checkProgram(ctx context.Context, addr string) error {
 	if c.programHealth == "" {
 		nc, err := upstream.Dial(ctx, addr)
 		if err != nil {
-			return err
+			return c.notListening(addr, err)
 		}
 		return nc.Close()
 	}
@@ -85,13 +85,26 @@ func (c *Settings) checkProgram(ctx context.Context, addr string) error {
 	r.Header.Set("User-Agent", "lastcall")
 	res, err := transport.RoundTrip(r)
 	if err != nil {
-		return err
+		return c.notListening(addr, err)
 	}
 	res.Body.Close()
 	if res.StatusCode >= 400 {
 		return fmt.Errorf("%s answers %s", c.programHealth, res.Status)
 	}
 	return nil
+}
+
+// notListening returns err, or if nobody listens at addr an error that says where
+// the program was to listen.
+func (c *Settings) notListening(addr string, err error) error {
+	switch {
+	case !upstream.IsRefused(err):
+		return err
+	case c.proxy != "":
+		return fmt.Errorf("it does not listen at %s, as -proxy says: %w", addr, err)
+	}
+	host, port, _ := net.SplitHostPort(strings.TrimPrefix(addr, "http://"))
+	return fmt.Errorf("it does not listen on PORT=%s of HOST=%s: %w", port, host, err)
 }
 
 // healthTimeout is how long one answer to -program-health may take.

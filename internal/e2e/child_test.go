@@ -71,6 +71,12 @@ func runChild(work *Work, _ []string) error {
 		}
 	})
 	addr := net.JoinHostPort(os.Getenv("HOST"), os.Getenv("PORT"))
+	if other := os.Getenv("CHILD_ADDR"); other != "" {
+		addr = other
+	}
+	if d, err := time.ParseDuration(os.Getenv("CHILD_LASTS")); err == nil {
+		time.AfterFunc(d, func() { os.Exit(9) })
+	}
 	err := idiom(mux, addr)
 	if file := os.Getenv("CHILD_HANGS"); file != "" { // if it exists then
 		if _, err := os.Stat(file); err == nil {
@@ -270,7 +276,7 @@ func TestProgramNeverReady(t *testing.T) {
 		log   string
 	}{
 		{"sick", []string{"-program-health", "/health"}, "CHILD_SICK=yes", "not ready after 500ms"},
-		{"slow", nil, "CHILD_START=1h", "not ready after 500ms"},
+		{"slow", nil, "CHILD_START=1h", "not ready after 500ms: it does not listen on PORT="},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

@@ -38,14 +38,22 @@ type deployable struct {
 // yet.
 func startDeployable(t testing.TB, flags ...string) deployable {
 	t.Helper()
+	return startDeployableAs(t, os.Args[0], flags...)
+}
+
+// startDeployableAs starts it with another path of this test binary.
+func startDeployableAs(t testing.TB, program string, flags ...string) deployable {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "deploy") // a short path, as that of a socket has to be
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	admin := "unix:" + filepath.Join(dir, "admin")
-	p := Launch(t, Here, asChild(append([]string{"-admin", admin}, flags...),
-		"CHILD_FAILS="+filepath.Join(dir, "fails"), "CHILD_DIES="+filepath.Join(dir, "dies"), "CHILD_HANGS="+filepath.Join(dir, "hangs")))
+	cmd := asChild(append([]string{"-admin", admin}, flags...),
+		"CHILD_FAILS="+filepath.Join(dir, "fails"), "CHILD_DIES="+filepath.Join(dir, "dies"), "CHILD_HANGS="+filepath.Join(dir, "hangs"))
+	cmd.Args[len(cmd.Args)-1] = program
+	p := Launch(t, Here, cmd)
 	fetch(t, "http://"+p.Addr+"/pid")
 	return deployable{p, admin, dir}
 }
@@ -213,6 +221,36 @@ func TestDeployEndsStreams(t *testing.T) {
 	d.stop(t)
 }
 
+// askAllTheWhile asks for /pid again and again, until answers is called. That
+// returns how often a status was the answer; 0 stands for an error.
+func (d deployable) askAllTheWhile(t testing.TB) (answers func() map[int]int) {
+	end, done := make(chan struct{}), make(chan struct{})
+	n := make(map[int]int)
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-end:
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+			res, err := http.Get("http://" + d.Addr + "/pid")
+			if err != nil {
+				t.Errorf("a request during the deploy: %v", err)
+				n[0]++
+				continue
+			}
+			res.Body.Close()
+			n[res.StatusCode]++
+		}
+	}()
+	return func() map[int]int {
+		close(end)
+		<-done
+		return n
+	}
+}
+
 // TestDeployFails has the new generation fail before it is ready, and after it.
 func TestDeployFails(t *testing.T) {
 	t.Parallel()
@@ -230,21 +268,7 @@ func TestDeployFails(t *testing.T) {
 			d := startDeployable(t, "-deploy", tt.mode)
 			before := d.pid(t)
 			d.create(t, tt.file)
-			failed := make(chan struct{})
-			var clients sync.WaitGroup
-			clients.Go(func() { // a client all the while
-				for {
-					select {
-					case <-failed:
-						return
-					case <-time.After(20 * time.Millisecond):
-						got := status(t, "http://"+d.Addr+"/pid")
-						if crash := tt.file == "dies" && got == 502; got != 200 && !crash { // that takes what is in flight with it
-							t.Errorf("a request during the deploy = %d, want 200", got)
-						}
-					}
-				}
-			})
+			answers := d.askAllTheWhile(t)
 			if tt.mode == "replace" { // the old one has to start again
 				go func() {
 					d.WaitLog(t, `msg="deploy starting" generation=2`)
@@ -253,8 +277,11 @@ func TestDeployFails(t *testing.T) {
 				}()
 			}
 			out, errs, status := d.deploy(t)
-			close(failed)
-			clients.Wait()
+			for got, n := range answers() {
+				if crash := tt.file == "dies" && got == 502; got != 200 && !crash { // that takes what is in flight with it
+					t.Errorf("%d requests during the deploy = %d, want 200", n, got)
+				}
+			}
 			if status != 1 || !strings.Contains(errs, tt.err) || !strings.Contains(out, tt.output) || !strings.Contains(out, tt.step) {
 				t.Errorf("lastcall deploy = %d\n%s%swant 1, %q, %q, %q", status, out, errs, tt.err, tt.output, tt.step)
 			}
@@ -301,7 +328,7 @@ func TestDeployRefused(t *testing.T) {
 		first <- status
 	}()
 	d.WaitLog(t, `msg="deploy starting"`)
-	if _, errs, status := d.deploy(t); status != 1 || !strings.Contains(errs, "deploy: a deploy is under way") {
+	if _, errs, status := d.deploy(t); status != 3 || !strings.Contains(errs, "deploy: a deploy is under way") {
 		t.Errorf("a deploy during a deploy = %d, %s", status, errs)
 	}
 	d.Process.Signal(t, syscall.SIGUSR1)
@@ -315,7 +342,7 @@ func TestDeployRefused(t *testing.T) {
 	if status := <-first; status != 1 {
 		t.Errorf("a deploy that a stop interrupts = %d, want 1", status)
 	}
-	if _, errs, status := d.deploy(t); status != 1 || !strings.Contains(errs, "deploy: the process is stopping") {
+	if _, errs, status := d.deploy(t); status != 3 || !strings.Contains(errs, "deploy: the process is stopping") {
 		t.Errorf("a deploy during a stop = %d, %s", status, errs)
 	}
 	syscall.Kill(pid, syscall.SIGUSR1) // it may be answered
@@ -328,7 +355,7 @@ func TestDeployRefused(t *testing.T) {
 	if n := strings.Count(d.Log(), "msg=ended"); n != 2 {
 		t.Errorf("%d generations have ended, want both", n)
 	}
-	if _, errs, status := d.deploy(t); status != 1 || !strings.Contains(errs, "deploy: dial unix") {
+	if _, errs, status := d.deploy(t); status != 3 || !strings.Contains(errs, "deploy: dial unix") {
 		t.Errorf("a deploy after the end = %d, %s", status, errs)
 	}
 }

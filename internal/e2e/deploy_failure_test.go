@@ -1,0 +1,184 @@
+//go:build unix
+
+package e2e
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"lastcall/stoptest/load"
+)
+
+// TestDeployNotReady deploys versions that do not become ready. The old one stays,
+// and answers all requests.
+func TestDeployNotReady(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name    string
+		command []string
+		err     string
+		output  string
+	}{
+		{"sick", []string{"env", "CHILD_SICK=yes", os.Args[0]}, "not ready after 10s: /health answers 500", ""},
+		{"listens elsewhere", []string{"env", "CHILD_ADDR=127.0.0.1:0", os.Args[0]}, "not ready after 10s: it does not listen on PORT=2", "| msg=serving"},
+		{"its port is taken", []string{"env", "CHILD_ADDR=ADDR", os.Args[0]}, "exit status 1", "address already in use"},
+		{"out of memory", []string{"sh", "-c", `ulimit -v 50000; exec "$0"`, os.Args[0]}, "program: ", "memory"},
+		{"cannot be started", []string{os.TempDir()}, "is a directory", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			d := startDeployable(t, "-program-health", "/health", "-program-start", "10s")
+			before := d.pid(t)
+			answers := d.askAllTheWhile(t)
+			args := []string{"--"}
+			for _, arg := range tt.command {
+				args = append(args, strings.Replace(arg, "=ADDR", "="+d.Addr, 1))
+			}
+			out, errs, status := d.deploy(t, args...)
+			if status != 1 || !strings.Contains(errs, tt.err) || !strings.Contains(out, tt.output) {
+				t.Errorf("lastcall deploy = %d\n%s%swant 1, %q, %q", status, out, errs, tt.err, tt.output)
+			}
+			if n := answers(); len(n) != 1 || n[200] == 0 {
+				t.Errorf("answers by status: %v, want 200 only", n)
+			}
+			if after := d.pid(t); after != before {
+				t.Errorf("requests go from process %s to %s", before, after)
+			}
+			d.stop(t)
+		})
+	}
+}
+
+// TestDeployFileMissing deploys a program whose file has gone, and then is there
+// again.
+func TestDeployFileMissing(t *testing.T) {
+	t.Parallel()
+	app := filepath.Join(t.TempDir(), "app")
+	if err := os.Symlink(os.Args[0], app); err != nil {
+		t.Fatal(err)
+	}
+	d := startDeployableAs(t, app)
+	before := d.pid(t)
+	os.Remove(app)
+	if out, errs, status := d.deploy(t); status != 1 || !strings.Contains(errs, "no such file") {
+		t.Errorf("lastcall deploy = %d\n%s%swant 1, and the reason", status, out, errs)
+	}
+	if after := d.pid(t); after != before {
+		t.Errorf("requests go from process %s to %s", before, after)
+	}
+	if err := os.Symlink(os.Args[0], app); err != nil {
+		t.Fatal(err)
+	}
+	if out, errs, status := d.deploy(t); status != 0 {
+		t.Errorf("lastcall deploy = %d\n%s%swant 0", status, out, errs)
+	}
+	d.stop(t)
+}
+
+// TestDeployCrashes has the new version end just about when requests are switched.
+func TestDeployCrashes(t *testing.T) {
+	t.Parallel()
+	d := startDeployable(t)
+	before := d.pid(t)
+	for _, lasts := range []string{"1ms", "10ms", "20ms", "30ms", "50ms", "100ms", "200ms"} {
+		answers := d.askAllTheWhile(t)
+		_, errs, status := d.deploy(t, "--", "env", "CHILD_LASTS="+lasts, os.Args[0])
+		if status != 1 || !strings.Contains(errs, "exit status 9") {
+			t.Errorf("%s: lastcall deploy = %d, %s, want 1 and the reason", lasts, status, errs)
+		}
+		for got, n := range answers() {
+			if got != 200 && got != 502 {
+				t.Errorf("%s: %d requests = %d, want 200, or 502 for what the new version had", lasts, n, got)
+			}
+		}
+		if after := d.pid(t); after != before {
+			t.Errorf("%s: requests go from process %s to %s", lasts, before, after)
+		}
+	}
+	d.stop(t)
+}
+
+// TestDeployOldCrashes has the old version end while the new one starts.
+func TestDeployOldCrashes(t *testing.T) {
+	t.Parallel()
+	for _, policy := range []string{"on-failure", "never"} {
+		t.Run(policy, func(t *testing.T) {
+			t.Parallel()
+			d := startDeployable(t, "-program-restart", policy)
+			deployed := make(chan int)
+			go func() {
+				out, errs, status := d.deploy(t, "--", "env", "CHILD_START=2s", os.Args[0])
+				if status != 0 {
+					t.Errorf("lastcall deploy = %d\n%s%s", status, out, errs)
+				}
+				deployed <- status
+			}()
+			d.WaitLog(t, `generation=2 msg=started`)
+			killChild(t, d.Process, syscall.SIGKILL)
+			d.WaitLog(t, `generation=1 msg=ended`)
+			answers := d.askAllTheWhile(t)
+			<-deployed
+			if n := answers(); len(n) != 1 || n[200] == 0 {
+				t.Errorf("answers by status: %v, want 200 only", n)
+			}
+			d.stop(t)
+		})
+	}
+}
+
+// TestDeployHangs has the old version not end at SIGTERM, after requests have been
+// switched.
+func TestDeployHangs(t *testing.T) {
+	t.Parallel()
+	d := startDeployable(t, "-grace", "1s")
+	d.create(t, "hangs")
+	answers := d.askAllTheWhile(t)
+	out, errs, status := d.deploy(t)
+	if status != 0 || !strings.Contains(d.Log(), `generation=1 msg="did not end in time, killed"`) {
+		t.Errorf("lastcall deploy = %d\n%s%swant 0, and the old version killed", status, out, errs)
+	}
+	if n := answers(); len(n) != 1 || n[200] == 0 {
+		t.Errorf("answers by status: %v, want 200 only", n)
+	}
+	os.Remove(filepath.Join(d.dir, "hangs"))
+	d.stop(t)
+}
+
+// TestProgramCrashesUnderLoad kills the program under load. What it was answering
+// is 502, and each of these is in the log. All else is held.
+func TestProgramCrashesUnderLoad(t *testing.T) {
+	t.Parallel()
+	d := startDeployable(t)
+	think := pause(5*time.Millisecond, 50*time.Millisecond)
+	l, err := load.Start(load.Config{Addr: d.Addr, EchoHeader: "X-Request-Id", MaxTime: 2 * time.Minute, MaxUnused: keepsUnused, Groups: []load.Group{
+		{Name: "blind", Kind: load.Blind, N: Few(40), Think: think, Method: "POST", Body: 16},
+		{Name: "fresh", Kind: load.Fresh, N: Few(16), Think: think, Method: "POST", Body: 16},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := l.Ready(ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 3 {
+		before := l.Snapshot().Total.Answered
+		killChild(t, d.Process, syscall.SIGKILL)
+		WaitFor(t, "the program's end", func() bool { return strings.Count(d.Log(), "msg=ended") == n+1 })
+		WaitFor(t, "more answers", func() bool { return l.Snapshot().Total.Answered > before+100 })
+	}
+	l.Signalled(time.Now())
+	d.stop(t)
+	n := l.Wait().Total
+	named := strings.Count(d.Log(), `msg="no answer from the program"`)
+	if n.Lost != 0 || n.ResetOnConnect != 0 || n.WrongAnswer != 0 || n.ClientError != 0 || n.RefusedEarly != 0 || n.ErrorStatus != named {
+		t.Errorf("%+v: want nothing lost, and %d answers 502, as the log says", n, named)
+	}
+	t.Logf("answered %d, 502 %d", n.Answered, n.ErrorStatus)
+}
