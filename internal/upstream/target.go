@@ -35,10 +35,11 @@ const (
 	// maxIdle is the limit of idle connections to the program.
 	maxIdle = 1024
 
-	// idleTimeout is shorter than the 5 s after which common servers (Node)
-	// close an idle connection: a request that is on its way at that moment is
-	// lost, and a POST must not be sent again.
-	idleTimeout = 4 * time.Second
+	// idleTimeout is shorter than the 2 s after which gunicorn closes an idle
+	// connection without a word in its answers, and the 5 s of Node: a request
+	// that is on its way at that moment is lost, and a POST must not be sent
+	// again.
+	idleTimeout = 1500 * time.Millisecond
 )
 
 // New returns the transport to a target, and the base URL of the requests to
