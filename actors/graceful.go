@@ -208,13 +208,11 @@ func (g *graceful) shutDown(served <-chan struct{}) error {
 // awaitLameDuck waits for the end of the lame-duck time, in which serve runs, and
 // reports whether serve has returned earlier.
 func (g *graceful) awaitLameDuck(served <-chan struct{}) (early bool) {
-	end := time.NewTimer(time.Until(g.stop.drainTime()))
-	defer end.Stop()
 	select {
-	case <-end.C:
+	case <-g.stop.draining:
 	case <-g.stop.cutting:
 	case <-served:
-		return time.Now().Before(g.stop.drainTime())
+		return !closed(g.stop.draining)
 	}
 	return false
 }

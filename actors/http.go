@@ -229,11 +229,9 @@ func (s *server) failStart(err error) error {
 // awaitLameDuck waits for the end of the lame-duck time, in which the server
 // serves, and reports whether every listener has ended earlier.
 func (s *server) awaitLameDuck(failures <-chan error) (early bool) {
-	end := time.NewTimer(time.Until(s.stop.drainTime()))
-	defer end.Stop()
 	for {
 		select {
-		case <-end.C:
+		case <-s.stop.draining:
 			return false
 		case <-s.stop.cutting:
 			return false
@@ -318,5 +316,5 @@ type stopKey struct{}
 type policy struct{ stop *Stop }
 
 func (p policy) Closing() bool            { return p.stop.closing.Load() }
-func (p policy) DrainingSince() time.Time { return p.stop.drainAt }
+func (p policy) DrainingSince() time.Time { return p.stop.drainTime() }
 func (p policy) IdleGrace() time.Duration { return p.stop.idleGrace() }

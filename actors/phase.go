@@ -70,7 +70,7 @@ func (s *Stop) advance(p Phase) {
 	s.mu.Lock()
 	changed := s.enterLocked(p)
 	start, cause, cut, n := s.began, s.cause, len(s.cutRequests), s.countLocked()
-	grace := s.deadline.Sub(s.drainAt)
+	grace := s.deadline.Sub(s.drainTime())
 	if changed && p == Stopped {
 		close(s.done)
 		s.checkFinishedLocked()
@@ -82,6 +82,9 @@ func (s *Stop) advance(p Phase) {
 	logger := log.With(level.Info(s.logger()), "phase", p)
 	switch p {
 	case LameDuck:
+		if s.LameDuckQuiet > 0 {
+			logger = log.With(logger, "quiet", s.LameDuckQuiet)
+		}
 		logger.Log("msg", "not ready any more, still accepting", "cause", causeText(cause), "for", s.LameDuck)
 	case Draining:
 		logger.Log("msg", "no new connections, finishing what is open", "cause", causeText(cause),

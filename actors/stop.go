@@ -48,6 +48,16 @@ type Stop struct {
 	// the phase.
 	LameDuck time.Duration
 
+	// LameDuckQuiet ends the lame-duck time early: as soon as no client has made a
+	// new connection for that long, after the stop has begun. So the process waits
+	// for as long as load balancers need, which nobody may know, and LameDuck is
+	// the longest. Connections on which nothing is asked do not count, nor those
+	// whose first request is that of a probe or a scrape: its path ends in
+	// /healthz, /livez or /readyz, or its User-Agent is that of Kubernetes, of a
+	// cloud's load balancer, Prometheus or the like. Connections of actors other
+	// than HTTP are not seen. Zero and negative values do not end it early.
+	LameDuckQuiet time.Duration
+
 	// Grace is how long work in flight may take once draining has begun. What
 	// is left then is cut. Zero means DefaultGrace. A negative value cuts at
 	// once. A Supervisor may reserve a part of it, see Within.
@@ -91,10 +101,11 @@ type Stop struct {
 	done     chan struct{} // closed when every member has returned
 	finished chan struct{} // closed when every member and every worker has returned
 
-	outOfService atomic.Bool      // see SetReady
-	downPrograms atomic.Int64     // programs of Generations that are not ready
-	closing      atomic.Bool      // whether answers say "Connection: close": phase is LameDuck or later
-	log          *asynclog.Logger // nil: Logger is nil
+	outOfService atomic.Bool               // see SetReady
+	downPrograms atomic.Int64              // programs of Generations that are not ready
+	closing      atomic.Bool               // whether answers say "Connection: close": phase is LameDuck or later
+	log          *asynclog.Logger          // nil: Logger is nil
+	drainAt      atomic.Pointer[time.Time] // when the lame-duck time ends, at the latest; nil: no stop has begun
 
 	// mu guards the rest. The order of the locks is Supervisor.mu, Stop.mu, those of
 	// internal/drain. The engine calls its policy with its locks held, so a policy
@@ -106,7 +117,6 @@ type Stop struct {
 	since    time.Time     // when phase was entered
 	began    time.Time     // when the stop began
 	cause    error         // why it began
-	drainAt  time.Time     // when the lame-duck time ends; set before closing, which lets policy read it without mu
 	deadline time.Time     // when what is left is cut
 	reserved time.Duration // the part of Grace that a Supervisor reserves for its later stages
 
@@ -192,8 +202,9 @@ func (s *Stop) begin(cause error) bool {
 		return false
 	}
 	s.began, s.cause, s.executedBefore = time.Now(), cause, s.executed
-	s.drainAt = s.began.Add(max(s.LameDuck, 0))
-	s.deadline = s.drainAt.Add(s.grace() - min(s.reserved, s.grace()/2))
+	drainAt := s.began.Add(max(s.LameDuck, 0))
+	s.drainAt.Store(&drainAt)
+	s.deadline = drainAt.Add(s.grace() - min(s.reserved, s.grace()/2))
 	close(s.begun)
 	serves := slices.ContainsFunc(s.members, func(m *member) bool { return !m.skipped })
 	if s.executed && !s.allLocked(memberIsStarted) {
@@ -206,6 +217,7 @@ func (s *Stop) begin(cause error) bool {
 		s.advance(Stopped)
 	case s.LameDuck > 0:
 		s.advance(LameDuck)
+		s.awaitLameDuck()
 	default:
 		s.advance(Draining)
 	}
@@ -217,13 +229,6 @@ func (s *Stop) beginCause() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.cause
-}
-
-// drainTime returns the end of the lame-duck time, once a stop has begun.
-func (s *Stop) drainTime() time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.drainAt
 }
 
 // reserve reserves a part of Grace, at most half of it, for later stages.
@@ -242,7 +247,7 @@ func (s *Stop) extendDeadline(later, all time.Duration) time.Time {
 	if most := s.grace() / 2; all > most {
 		later = time.Duration(float64(later) * float64(most) / float64(all))
 	}
-	if d := s.drainAt.Add(s.grace() - later); d.After(s.deadline) {
+	if d := s.drainTime().Add(s.grace() - later); d.After(s.deadline) {
 		s.deadline = d
 	}
 	return s.deadline

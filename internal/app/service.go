@@ -105,7 +105,7 @@ func (c *Settings) CheckOnly() bool { return c.checkOnly }
 // LogServing logs what is served, and how to stop it.
 func (s Service) LogServing() {
 	level.Info(s.log.logger).Log("msg", "serving", "addr", addrs(s.Listeners), "scheme", s.settings.scheme(), "pid", os.Getpid(),
-		"stop", fmt.Sprintf("kill -INT %d", os.Getpid()), "stop_within", s.settings.lameDuck+s.settings.grace)
+		"stop", fmt.Sprintf("kill -INT %d", os.Getpid()), "stop_within", s.settings.lameDuck.longest+s.settings.grace)
 }
 
 // End writes the report of a stop that has ended with err, and logs what went

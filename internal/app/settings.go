@@ -45,7 +45,7 @@ type Settings struct {
 	tlsCert, tlsKey string
 	h2c             bool
 
-	lameDuck  time.Duration
+	lameDuck  lameDuck
 	grace     time.Duration
 	idleGrace time.Duration
 	report    string
@@ -100,7 +100,8 @@ Where
   -health-prefix /           where healthz, livez, readyz live, or off
   -admin HOST:PORT|unix:PATH a status page, metrics, profiles and settings, for whoever can connect
 Stop
-  -lame-duck 0s              go on accepting, not ready, for so long first
+  -lame-duck 0s              go on accepting, not ready, for so long first; auto: until no client
+                             has come for 2s, probes and scrapes apart, and for 30s at the most
   -grace 30s                 then cut what is not finished after so long; 0s: at once
   -idle-grace 5s             wait for a quiet connection for so long at the most; 0s: for none
   -report FILE               write how it went, as JSON
@@ -164,7 +165,7 @@ func (c *Settings) flags() *flag.FlagSet {
 		fs.Var((*duration)(value), name, "")
 	}
 	setting(&c.maxConnAge, "max-conn-age", 0)
-	setting(&c.lameDuck, "lame-duck", 0)
+	fs.Var(&c.lameDuck, "lame-duck", "")
 	setting(&c.grace, "grace", actors.DefaultGrace)
 	setting(&c.idleGrace, "idle-grace", actors.DefaultIdleGrace)
 	setting(&c.proxyTimeout, "proxy-timeout", time.Minute)
@@ -201,7 +202,7 @@ func ReadSettings(args []string, stdout io.Writer) (*Settings, error) {
 
 // NewStop returns a Stop as the settings ask for it.
 func (c *Settings) NewStop(l Log) *actors.Stop {
-	return &actors.Stop{Logger: l.logger, LameDuck: c.lameDuck, Grace: orNone(c.grace), IdleGrace: orNone(c.idleGrace),
+	return &actors.Stop{Logger: l.logger, LameDuck: c.lameDuck.longest, LameDuckQuiet: c.lameDuck.quiet, Grace: orNone(c.grace), IdleGrace: orNone(c.idleGrace),
 		MaxConns: c.maxConns, MaxConnAge: c.maxConnAge, MaxConnRequests: c.maxConnRequests}
 }
 

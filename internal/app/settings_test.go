@@ -26,7 +26,7 @@ func TestParsePriority(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := []any{c.grace, c.lameDuck, c.idleGrace, c.listen.list, c.accessLog.on, c.idleTimeout}
+	got := []any{c.grace, c.lameDuck.longest, c.idleGrace, c.listen.list, c.accessLog.on, c.idleTimeout}
 	want := []any{3 * time.Second, 2 * time.Second, time.Second, []string{"127.0.0.1:1", "127.0.0.1:2"}, true, 2 * time.Minute}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("parse: flags, environment, file, repeated, switch, default (-want +got):\n%s", diff)
@@ -113,6 +113,8 @@ func TestSettings(t *testing.T) {
 		{"access log", []string{"-check", "-access-log=no-query"}, "", "", 0, "lastcall: the settings are right"},
 		{"no access log", []string{"-access-log=maybe"}, "", "", 2, `for -access-log: "maybe" is not true, false or no-query`},
 		{"limit", []string{"-max-conns", "many"}, "", "", 2, `for flag -max-conns: "many" is not a number of zero or more`},
+		{"lame duck", []string{"-lame-duck", "soon"}, "", "", 2, `for flag -lame-duck: "soon" is not a duration of zero or more, such as 30s, or auto`},
+		{"right lame duck", []string{"-check", "-lame-duck", "auto", "-max-conn-age", "1h", "-max-conn-requests", "1000"}, "", "", 0, "lastcall: the settings are right"},
 		{"negative limit", []string{"-max-conns", "-1"}, "", "", 2, `for flag -max-conns: "-1" is not a number of zero or more`},
 		{"mode", []string{"-unix-mode", "0888"}, "", "", 2, `for flag -unix-mode: "0888" is not a mode of a file, such as 0660`},
 		{"large mode", []string{"-unix-mode", "1777"}, "", "", 2, `"1777" is not a mode of a file, such as 0660`},

@@ -221,6 +221,35 @@ func (d *duration) Set(s string) error {
 	return nil
 }
 
+// lameDuck is a duration, or auto: until no client has come for quiet.
+type lameDuck struct {
+	longest time.Duration
+	quiet   time.Duration // 0: for longest, always
+}
+
+// autoLameDuck are the bounds of -lame-duck auto. Balancers learn within seconds that
+// an instance is gone; some only after 30.
+var autoLameDuck = lameDuck{longest: 30 * time.Second, quiet: 2 * time.Second}
+
+func (l *lameDuck) String() string {
+	if *l == autoLameDuck {
+		return "auto"
+	}
+	return l.longest.String()
+}
+
+func (l *lameDuck) Set(s string) error {
+	*l = lameDuck{}
+	if s == "auto" {
+		*l = autoLameDuck
+		return nil
+	}
+	if err := (*duration)(&l.longest).Set(s); err != nil {
+		return fmt.Errorf("%w, or auto", err)
+	}
+	return nil
+}
+
 // orNone returns a setting as fields of the library have it: there 0 means the
 // default, and less than 0 means none.
 func orNone(d time.Duration) time.Duration {

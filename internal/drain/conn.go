@@ -66,6 +66,7 @@ type conn struct {
 	written atomic.Int64          // bytes; those of a ReadFrom count when it returns
 	stalled atomic.Bool           // the client has taken nothing for so long that it is not waited for
 	late    atomic.Bool           // an answer was written only after the write deadline
+	isNew   atomic.Bool           // accepted since the stop began, nothing was asked
 	batch   atomic.Pointer[batch] // what HTTP/2 has written and the socket has not got; nil: not HTTP/2
 
 	mu    sync.Mutex
@@ -169,6 +170,7 @@ func (c *conn) setStateLocked(to connState) {
 // track makes a connection known that was just accepted.
 func (s *Server) track(nc net.Conn) *conn {
 	c := &conn{Conn: nc, server: s, since: time.Now(), maxPause: firstPause}
+	c.isNew.Store(s.policy.Closing())
 	if s.maxAge > 0 {
 		c.oldAt = c.since.Add(jitter(s.maxAge))
 	}

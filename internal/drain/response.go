@@ -17,6 +17,10 @@ import (
 // connection is busy with.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := requestConn(r.Context())
+	if c != nil && c.isNew.Load() && c.isNew.Swap(false) && !isProbe(r) {
+		now := time.Now()
+		s.lastNewcomer.Store(&now)
+	}
 	handler := s.handler
 	if s.generalOptions && r.RequestURI == "*" && r.Method == http.MethodOptions {
 		handler = http.HandlerFunc(answerOptions)

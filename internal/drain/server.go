@@ -62,6 +62,8 @@ type Server struct {
 	failed        atomic.Uint64
 	hijackedEnded atomic.Uint64
 
+	lastNewcomer atomic.Pointer[time.Time] // nil: there was none
+
 	exhausted, limitReached throttle.Second // of warnings
 
 	over chan struct{} // closed when no door is served

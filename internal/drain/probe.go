@@ -1,0 +1,54 @@
+package drain
+
+import (
+	"net/http"
+	"path"
+	"strings"
+	"time"
+)
+
+// LastNewcomer returns when a client that is not a probe has made its first request
+// last, on a connection that was accepted since the stop began; zero if none has.
+// While load balancers send clients here, it moves on.
+func (s *Server) LastNewcomer() time.Time {
+	if t := s.lastNewcomer.Load(); t != nil {
+		return *t
+	}
+	return time.Time{}
+}
+
+// probes are how the User-Agent of those begins that look whether a server is well,
+// or scrape its metrics.
+var probes = [...]string{
+	"kube-probe/",
+	"GoogleHC/",
+	"GoogleStackdriverMonitoring-UptimeChecks",
+	"ELB-HealthChecker/",
+	"Amazon-Route53-Health-Check-Service",
+	"Edge Health Probe",
+	"Load Balancer Agent", // Azure's
+	"Azure Traffic Manager Endpoint Monitor",
+	"Envoy/HC",
+	"Consul Health Check",
+	"Prometheus/",
+	"Blackbox Exporter/",
+	"vm_promscrape",
+	"GrafanaAgent/",
+	"Alloy/",
+	"Datadog Agent/",
+}
+
+// isProbe reports whether a request is that of a probe or a scrape.
+func isProbe(r *http.Request) bool {
+	switch path.Base(r.URL.Path) {
+	case "healthz", "livez", "readyz":
+		return true
+	}
+	agent := r.UserAgent()
+	for _, p := range probes {
+		if strings.HasPrefix(agent, p) {
+			return true
+		}
+	}
+	return false
+}
