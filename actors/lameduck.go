@@ -1,6 +1,63 @@
 package actors
 
-import "time"
+import (
+	"slices"
+	"time"
+
+	"github.com/go-kit/log/level"
+)
+
+// Drain begins a stop that [Stop.Undrain] can take back until draining begins: the
+// process is in the phase [LameDuck], and no actor is interrupted. At the end of the
+// lame-duck time the stop goes on as after [Stop.Begin] with the same cause. Without
+// Stop.LameDuck Drain is Begin. It changes nothing if a stop has begun. A signal, or
+// any other call of Begin, in the meantime makes the stop final; the lame-duck time
+// then counts from Drain.
+func (s *Stop) Drain(cause error) {
+	s.init()
+	s.mu.Lock()
+	switch {
+	case !s.began.IsZero() || !s.announced.IsZero():
+		s.mu.Unlock()
+		return
+	case s.LameDuck <= 0:
+		s.mu.Unlock()
+		s.Begin(cause)
+		return
+	}
+	s.announced, s.cause = time.Now(), cause
+	drainAt := s.announced.Add(s.LameDuck)
+	s.drainAt.Store(&drainAt)
+	servers := slices.Clone(s.servers)
+	s.mu.Unlock()
+	s.advance(LameDuck)
+	for _, srv := range servers {
+		if engine := srv.engine.Load(); engine != nil {
+			engine.GoAway()
+		}
+	}
+	s.awaitLameDuck()
+}
+
+// Undrain takes back a stop that [Stop.Drain] has begun, and reports whether it has.
+// It has not if draining has begun, if a signal or another actor has made the stop
+// final, or if there is none. Connections whose clients were told that they end do
+// end; new ones are served as before.
+func (s *Stop) Undrain() bool {
+	s.mu.Lock()
+	taken := s.resumeLocked()
+	phase := s.phase
+	s.mu.Unlock()
+	if taken {
+		level.Info(s.logger()).Log("msg", "the stop is taken back", "phase", phase)
+	}
+	return taken
+}
+
+// canUndrainLocked reports whether the stop can be taken back.
+func (s *Stop) canUndrainLocked() bool {
+	return !s.announced.IsZero() && s.began.IsZero() && s.phase == LameDuck
+}
 
 // drainTime returns the end of the lame-duck time, once a stop has begun: when
 // draining began, or will at the latest. The engine calls it with its locks held.
@@ -11,12 +68,20 @@ func (s *Stop) drainTime() time.Time {
 	return time.Time{}
 }
 
-// awaitLameDuck enters Draining at the end of the lame-duck time.
+// awaitLameDuck enters Draining at the end of the lame-duck time. If Drain has begun
+// the stop, it first becomes final.
 func (s *Stop) awaitLameDuck() {
 	s.mu.Lock()
-	end := s.drainTime()
+	if s.phase != LameDuck { // Undrain has ended it, or the stop goes on
+		s.mu.Unlock()
+		return
+	}
+	end, final, cause := s.drainTime(), !s.began.IsZero(), s.cause
 	if s.LameDuckQuiet > 0 {
 		last := s.began
+		if !final {
+			last = s.announced
+		}
 		for _, srv := range s.servers {
 			if engine := srv.engine.Load(); engine != nil && engine.LastNewcomer().After(last) {
 				last = engine.LastNewcomer()
@@ -27,14 +92,17 @@ func (s *Stop) awaitLameDuck() {
 		}
 	}
 	left := time.Until(end)
-	if early := s.drainTime().Sub(end); left <= 0 && early > 0 && s.phase < Draining { // Grace counts from now on
+	if early := s.drainTime().Sub(end); left <= 0 && early > 0 && final { // Grace counts from now on
 		s.drainAt.Store(&end)
 		s.deadline = s.deadline.Add(-early)
 	}
 	s.mu.Unlock()
-	if left > 0 {
+	switch {
+	case left > 0:
 		time.AfterFunc(left, s.awaitLameDuck)
-		return
+	case !final:
+		s.Begin(cause) // which calls awaitLameDuck
+	default:
+		s.advance(Draining)
 	}
-	s.advance(Draining)
 }

@@ -131,3 +131,78 @@ func TestLameDuckQuiet(t *testing.T) {
 		})
 	}
 }
+
+// TestUndrain takes a stop back, begins it again, and lets it become final: by its
+// time, or by a signal.
+func TestUndrain(t *testing.T) {
+	const lameDuck, grace = 10 * time.Second, 5 * time.Second
+	for name, signal := range map[string]bool{"time": false, "signal": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				stop := &actors.Stop{LameDuck: lameDuck, Grace: grace}
+				p := newPipes()
+				execute, interrupt := actors.HTTP(stop, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {})}, p)
+				ended := make(chan error)
+				go func() { ended <- execute() }()
+				check := func(when string, phase actors.Phase, last, undrain bool) {
+					t.Helper()
+					nc := p.dial()
+					if nc == nil {
+						t.Fatalf("%s: the listener is closed", when)
+					}
+					defer nc.Close()
+					io.WriteString(nc, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+					resp, err := http.ReadResponse(bufio.NewReader(nc), nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if snap := stop.Snapshot(); snap.Phase != phase || resp.Close != last || snap.CanUndrain != undrain {
+						t.Errorf("%s: phase %v, the answer is the last: %v, can be taken back: %v, want %v, %v, %v",
+							when, snap.Phase, resp.Close, snap.CanUndrain, phase, last, undrain)
+					}
+				}
+				check("at first", actors.Ready, false, false)
+				if stop.Undrain() {
+					t.Error("Undrain = true without a stop")
+				}
+				stop.Drain(nil)
+				check("Drain", actors.LameDuck, true, true)
+				time.Sleep(lameDuck / 2)
+				if !stop.Undrain() {
+					t.Error("Undrain = false, want true")
+				}
+				check("Undrain", actors.Ready, false, false)
+				time.Sleep(2 * lameDuck)
+				check("long after Undrain", actors.Ready, false, false)
+
+				began := time.Now()
+				stop.Drain(nil)
+				time.Sleep(lameDuck / 2)
+				check("Drain again", actors.LameDuck, true, true)
+				if signal {
+					interrupt(nil)
+					check("interrupt", actors.LameDuck, true, false)
+					if stop.Undrain() {
+						t.Error("Undrain = true after an interrupt")
+					}
+				}
+				<-stop.Draining()
+				if took := time.Since(began); took != lameDuck {
+					t.Errorf("draining began %v after Drain, want %v", took, lameDuck)
+				}
+				if deadline, ok := stop.Deadline(); !ok || deadline.Sub(began) != lameDuck+grace {
+					t.Errorf("the deadline is %v after Drain, want %v", deadline.Sub(began), lameDuck+grace)
+				}
+				if stop.Undrain() {
+					t.Error("Undrain = true while draining")
+				}
+				if err := <-ended; err != nil {
+					t.Errorf("execute = %v, want nil", err)
+				}
+				if snap := stop.Snapshot(); !snap.Began.Equal(began) {
+					t.Errorf("the stop began %v after Drain, want 0", snap.Began.Sub(began))
+				}
+			})
+		})
+	}
+}

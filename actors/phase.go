@@ -9,7 +9,8 @@ import (
 )
 
 // Phase is the state of a process between its start and the end of its stop. A
-// process never returns to an earlier phase.
+// process never returns to an earlier phase, unless [Stop.Undrain] takes back a stop
+// in the phase LameDuck.
 //
 //	Starting ──► Ready ──► LameDuck ──► Draining ──► Stopped
 //	    │          │          ▲            ▲            ▲
@@ -62,6 +63,20 @@ func (s *Stop) enterLocked(p Phase) bool {
 	}
 	s.phase, s.since = p, time.Now()
 	s.closing.Store(p >= LameDuck)
+	return true
+}
+
+// resumeLocked is the only way back: it leaves LameDuck, if the stop can be taken
+// back, and reports whether it has.
+func (s *Stop) resumeLocked() bool {
+	if !s.canUndrainLocked() {
+		return false
+	}
+	s.announced, s.cause = time.Time{}, nil
+	s.drainAt.Store(nil)
+	s.phase, s.since = Starting, time.Now()
+	s.closing.Store(false)
+	s.checkReadyLocked()
 	return true
 }
 

@@ -15,9 +15,10 @@ type Snapshot struct {
 
 	OutOfService bool // because of [Stop.SetReady]
 
-	Began    time.Time // when the stop began; zero before
-	Cause    error     // why it began; may be nil
-	Deadline time.Time // when what is left is cut; zero before the stop
+	Began      time.Time // when the stop began; zero before
+	CanUndrain bool      // Stop.Undrain can take it back
+	Cause      error     // why it began; may be nil
+	Deadline   time.Time // when what is left is cut; zero before the stop
 
 	// Connections now. Open is the sum of New, Idle and Busy.
 	Open     int
@@ -80,13 +81,17 @@ func (s *Stop) Snapshot() Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n, out := s.countLocked(), s.outOfService.Load()
+	began, deadline := s.began, s.deadline
+	if s.canUndrainLocked() {
+		began, deadline = s.announced, s.drainTime().Add(s.grace())
+	}
 	var dropped uint64
 	if s.log != nil {
 		dropped = s.log.Dropped()
 	}
 	return Snapshot{
 		Phase: s.phase, Since: s.since, Ready: s.phase == Ready && !out && s.downPrograms.Load() == 0, OutOfService: out,
-		Began: s.began, Cause: s.cause, Deadline: s.deadline,
+		Began: began, CanUndrain: s.canUndrainLocked(), Cause: s.cause, Deadline: deadline,
 		Open: n.Open, New: n.New, Idle: n.Idle, Busy: n.Busy, Hijacked: n.Hijacked, InFlight: n.InFlight,
 		Streams: n.Streams,
 		Served:  n.Served, Drained: n.Drained, DrainedHTTP2: n.DrainedHTTP2, HijackedEnded: n.HijackedEnded,

@@ -113,12 +113,13 @@ type Stop struct {
 	mu sync.Mutex
 
 	// The stop.
-	phase    Phase
-	since    time.Time     // when phase was entered
-	began    time.Time     // when the stop began
-	cause    error         // why it began
-	deadline time.Time     // when what is left is cut
-	reserved time.Duration // the part of Grace that a Supervisor reserves for its later stages
+	phase     Phase
+	since     time.Time     // when phase was entered
+	announced time.Time     // when Drain began it; zero: Drain was not called, or Undrain was
+	began     time.Time     // when the stop began, for good
+	cause     error         // why it began
+	deadline  time.Time     // when what is left is cut
+	reserved  time.Duration // the part of Grace that a Supervisor reserves for its later stages
 
 	// The account.
 	cutSignal   os.Signal // the signal that asked for the cut; nil: none
@@ -202,6 +203,9 @@ func (s *Stop) begin(cause error) bool {
 		return false
 	}
 	s.began, s.cause, s.executedBefore = time.Now(), cause, s.executed
+	if !s.announced.IsZero() {
+		s.began = s.announced
+	}
 	drainAt := s.began.Add(max(s.LameDuck, 0))
 	s.drainAt.Store(&drainAt)
 	s.deadline = drainAt.Add(s.grace() - min(s.reserved, s.grace()/2))

@@ -53,6 +53,8 @@ type Config struct {
 //	GET /healthz, /livez, /readyz  see [actors.Health]
 //	GET, PUT /log-level      with Config.LogLevel; the body is the level
 //	GET, PUT /ready          on or off; see [actors.Stop.SetReady]
+//	PUT /drain               begins a stop, and answers with its steps until its end
+//	DELETE /drain            takes it back, before draining begins: see [actors.Stop.Drain]
 //
 // Every client that can connect may use it: listen on a loopback address, or on a
 // unix socket that only its owner can open. Web pages may not use it. A request
@@ -176,6 +178,8 @@ func (a *admin) handler() http.Handler {
 		mux.Handle(path, health)
 	}
 	a.handleSetting(mux, "/ready", readySetting{a.stop})
+	mux.HandleFunc("PUT /drain", a.drain)
+	mux.HandleFunc("DELETE /drain", a.undrain)
 	if a.LogLevel != nil {
 		a.handleSetting(mux, "/log-level", a.LogLevel)
 	}

@@ -27,10 +27,12 @@ type status struct {
 	OutOfService bool      `json:"out_of_service"` // by PUT /ready
 	LogLevel     string    `json:"log_level,omitempty"`
 
-	Began    time.Time `json:"began,omitzero"` // the stop
-	Cause    string    `json:"cause,omitempty"`
-	First    string    `json:"first,omitempty"` // the actor that began it
-	Deadline time.Time `json:"deadline,omitzero"`
+	Began      time.Time `json:"began,omitzero"`  // the stop
+	Took       float64   `json:"elapsed_seconds"` // since the stop began, or until its end; 0 before
+	CanUndrain bool      `json:"can_undrain"`     // DELETE /drain takes the stop back
+	Cause      string    `json:"cause,omitempty"`
+	First      string    `json:"first,omitempty"` // the actor that began it
+	Deadline   time.Time `json:"deadline,omitzero"`
 
 	// Connections.
 	Open     int `json:"open"` // the sum of the next three
@@ -40,14 +42,15 @@ type status struct {
 	Hijacked int `json:"hijacked"` // of the busy ones
 
 	// Requests.
-	InFlight      int    `json:"inflight"`
-	Streams       int    `json:"streams"` // of those
-	Served        uint64 `json:"served"`
-	Drained       uint64 `json:"drained"`        // of those
-	DrainedHTTP2  uint64 `json:"drained_http2"`  // of those
-	HijackedEnded uint64 `json:"hijacked_ended"` // connections
-	Failed        uint64 `json:"failed"`         // since the stop began
-	Cut           int    `json:"cut"`
+	InFlight      int     `json:"inflight"`
+	Streams       int     `json:"streams"`        // of those
+	Oldest        float64 `json:"oldest_seconds"` // age of the oldest of those
+	Served        uint64  `json:"served"`
+	Drained       uint64  `json:"drained"`        // of those
+	DrainedHTTP2  uint64  `json:"drained_http2"`  // of those
+	HijackedEnded uint64  `json:"hijacked_ended"` // connections
+	Failed        uint64  `json:"failed"`         // since the stop began
+	Cut           int     `json:"cut"`
 
 	LogLinesDropped uint64 `json:"log_lines_dropped"`
 
@@ -132,7 +135,7 @@ func (a *admin) status() status {
 	st := status{
 		Now: time.Now(), PID: os.Getpid(),
 		Phase: s.Phase.String(), Since: s.Since, Ready: s.Ready, OutOfService: s.OutOfService,
-		Began: s.Began, First: s.First, Deadline: s.Deadline,
+		Began: s.Began, CanUndrain: s.CanUndrain, First: s.First, Deadline: s.Deadline,
 		Open: s.Open, New: s.New, Idle: s.Idle, Busy: s.Busy, Hijacked: s.Hijacked,
 		InFlight: s.InFlight, Streams: s.Streams,
 		Served: s.Served, Drained: s.Drained, DrainedHTTP2: s.DrainedHTTP2, HijackedEnded: s.HijackedEnded,
@@ -143,6 +146,16 @@ func (a *admin) status() status {
 		CutActors:       s.CutActors,
 		Actors:          []statusActor{},
 		hasLameDuck:     a.stop.LameDuck > 0,
+	}
+	if len(st.Longest) > 0 {
+		st.Oldest = st.Longest[0].Age
+	}
+	switch {
+	case s.Began.IsZero():
+	case s.Phase == actors.Stopped:
+		st.Took = s.Since.Sub(s.Began).Seconds()
+	default:
+		st.Took = st.Now.Sub(s.Began).Seconds()
 	}
 	if a.LogLevel != nil {
 		st.LogLevel = a.LogLevel.String()

@@ -51,6 +51,8 @@ var (
 	cutDesc             = desc("requests_cut_total", "Requests cut at the deadline, or by a second signal.")
 	hijackedEndedDesc   = desc("connections_hijacked_ended_total", "Hijacked connections that ended by themselves since the stop began.")
 	logDroppedDesc      = desc("log_lines_dropped_total", "Log lines that were dropped because the log was stuck.")
+	oldestDesc          = desc("requests_oldest_seconds", "Age of the oldest request that is being answered; 0 if there is none.")
+	remainingDesc       = desc("stop_remaining_seconds", "Time until what is left is cut; 0 if no stop has begun, or it is over.")
 	elapsedDesc         = desc("stop_elapsed_seconds", "How long the stop has taken until now, or took.")
 	upDesc              = desc("actor_up", "1 while the actor runs.", "actor", "stage")
 	heldDesc            = desc("requests_held", "Requests that wait for the program.")
@@ -95,6 +97,16 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		elapsed = time.Since(s.Began)
 	}
 	send(elapsedDesc, gauge, elapsed.Seconds())
+	remaining := time.Duration(0)
+	if !s.Began.IsZero() && s.Phase != actors.Stopped {
+		remaining = max(0, time.Until(s.Deadline))
+	}
+	send(remainingDesc, gauge, remaining.Seconds())
+	oldest := time.Duration(0)
+	if list := c.sup.Stop.InFlight(); len(list) > 0 {
+		oldest = list[0].Age
+	}
+	send(oldestDesc, gauge, oldest.Seconds())
 	for _, a := range s.Actors {
 		stage := strconv.Itoa(a.Stage)
 		send(upDesc, gauge, oneIf(a.State == actors.Running || a.State == actors.Stopping), a.Name, stage)
