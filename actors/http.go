@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -59,8 +60,10 @@ const maxCutLogged = 1000
 // # TLS and HTTP/2
 //
 // HTTP serves TLS if srv.TLSConfig has certificates or a function that gets them,
-// as [http.Server.ServeTLS] does, and otherwise plain HTTP. Give it plain
-// listeners: one of tls.NewListener is an error of execute. Under TLS the drain
+// as [http.Server.ServeTLS] does, and otherwise plain HTTP. A listener of [Plain]
+// is served without TLS in any case. Give HTTP listeners that do not speak TLS:
+// one of tls.NewListener is an error of execute. Certificates that are loaded
+// again when their files change are in lastcall/actors/certificate. Under TLS the drain
 // sees a pipelined request that came in one read with the current one only when
 // its handler is called.
 //
@@ -107,6 +110,25 @@ const maxCutLogged = 1000
 // connection after an answer 413. A handler that answers with another status
 // after an [http.MaxBytesError] should set "Connection: close" itself.
 func HTTP(stop *Stop, srv *http.Server, listeners ...net.Listener) (execute func() error, interrupt func(error)) {
+	return HTTPFunc(stop, srv, nil, listeners...)
+}
+
+// HTTPFunc is [HTTP] for a server that other code serves, such as a framework that
+// sets up TLS or wraps the handler. In the place of srv.Serve it calls serve, with
+// each listener at the same time:
+//
+//	g.Add(actors.HTTPFunc(&stop, srv, func(l net.Listener) error {
+//		return web.Serve(l, srv, flags, logger) // of prometheus/exporter-toolkit
+//	}, l))
+//
+// serve must get at srv.Serve or srv.ServeTLS with that listener, and may change
+// the handler and the hooks of srv before, but not BaseContext. It returns when
+// srv.Serve does, which is at the beginning of a drain, or when it cannot serve;
+// its error begins the stop then. The process is ready when the server accepts on
+// every listener. Frameworks whose router is an http.Handler (gin, echo, chi)
+// need no HTTPFunc: give the router to the http.Server of HTTP. A nil serve is
+// that of HTTP.
+func HTTPFunc(stop *Stop, srv *http.Server, serve func(net.Listener) error, listeners ...net.Listener) (execute func() error, interrupt func(error)) {
 	if stop == nil {
 		stop = new(Stop)
 	}
@@ -114,7 +136,8 @@ func HTTP(stop *Stop, srv *http.Server, listeners ...net.Listener) (execute func
 	s := &server{
 		stop:        stop,
 		http:        srv,
-		listeners:   listeners,
+		serve:       serve,
+		listeners:   slices.Clone(listeners),
 		logger:      log.With(stop.logger(), "actor", "http"),
 		ownDeadline: make(chan time.Time, 1),
 	}
@@ -131,6 +154,7 @@ type server struct {
 	stop        *Stop
 	member      *member
 	http        *http.Server
+	serve       func(net.Listener) error // nil: that of http
 	listeners   []net.Listener
 	logger      log.Logger
 	ownDeadline chan time.Time               // gets the deadline that a supervisor has set
@@ -170,24 +194,46 @@ func (s *server) execute() error {
 		}
 		return context.WithValue(ctx, stopKey{}, s.stop)
 	}
-	engine, err := drain.New(s.http, s.listeners, policy{s.stop}, s.logger)
+	isPlain := make([]bool, len(s.listeners))
+	for i, l := range s.listeners {
+		if p, ok := l.(plain); ok {
+			s.listeners[i], isPlain[i] = p.Listener, true
+		}
+	}
+	engine, err := drain.NewFunc(s.http, s.serve, s.listeners, policy{s.stop}, s.logger)
 	if err != nil {
 		for _, l := range s.listeners {
 			l.Close()
 		}
 		return s.failStart(err)
 	}
+	for i, is := range isPlain {
+		if is {
+			engine.ServePlain(i)
+		}
+	}
 	engine.LimitConns(s.stop.MaxConns)
 	engine.LimitAge(s.stop.MaxConnAge, s.stop.MaxConnRequests)
 	s.engine.Store(engine)
 	failures := engine.Start()
-	s.stop.memberReady(s.member)
 
-	select {
-	case <-s.stop.begun:
-	case err = <-failures: // a listener has ended by itself
-		s.recordError(err) // run.Group may have a signal first
-		s.stop.Begin(err)
+	serving := engine.Serving()
+	if closed(serving) {
+		serving = nil
+		s.stop.memberReady(s.member)
+	}
+	for begun := false; !begun; {
+		select {
+		case <-serving:
+			serving = nil
+			s.stop.memberReady(s.member)
+		case <-s.stop.begun:
+			begun = true
+		case err = <-failures: // a listener has ended by itself
+			begun = true
+			s.recordError(err) // run.Group may have a signal first
+			s.stop.Begin(err)
+		}
 	}
 	engine.GoAway()
 	s.stop.memberLameDuckDone(s.member, s.awaitLameDuck(failures))

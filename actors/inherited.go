@@ -11,6 +11,9 @@ import "net"
 // A listener that wraps an inherited one must have its method Inherited() bool, or
 // be marked itself.
 func Inherited(l net.Listener) net.Listener {
+	if p, ok := l.(plain); ok {
+		return plain{Inherited(p.Listener)}
+	}
 	if u, ok := l.(interface{ SetUnlinkOnClose(bool) }); ok {
 		u.SetUnlinkOnClose(false)
 	}

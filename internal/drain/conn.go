@@ -62,6 +62,7 @@ import (
 type conn struct {
 	net.Conn
 	server *Server
+	tls    bool // see setTLS
 
 	written atomic.Int64          // bytes; those of a ReadFrom count when it returns
 	stalled atomic.Bool           // the client has taken nothing for so long that it is not waited for
@@ -174,8 +175,6 @@ func (s *Server) track(nc net.Conn) *conn {
 	if s.maxAge > 0 {
 		c.oldAt = c.since.Add(jitter(s.maxAge))
 	}
-	c.framing.on = !s.tls
-	c.handshake.over = !s.tls
 	c.handshake.clientCerts = s.clientCerts
 	s.mu.Lock()
 	s.conns[c] = struct{}{}
@@ -190,6 +189,15 @@ func (s *Server) track(nc net.Conn) *conn {
 		c.mu.Unlock()
 	}
 	return c
+}
+
+// setTLS notes whether net/http serves the connection over TLS, before that reads.
+func (c *conn) setTLS(tls bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tls = tls
+	c.framing.on = !tls
+	c.handshake.over = !tls
 }
 
 type connKey struct{}
@@ -245,7 +253,7 @@ func (c *conn) Write(p []byte) (int, error) {
 	}
 	n, err := c.Conn.Write(p)
 	c.noteWrite(int64(n), err)
-	if c.server.tls && c.server.draining.Load() {
+	if c.tls && c.server.draining.Load() {
 		c.mu.Lock()
 		if !c.handshake.over && c.bytesRead > 0 { // it is the client's turn
 			c.onHandshakeLocked()

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -31,6 +32,8 @@ type door struct {
 	path          fs.FileInfo   // of a unix socket that has one, as it was at first
 	waits         atomic.Int64  // since when Accept has been waiting; Unix nanoseconds
 	over          chan struct{} // closed when the listener is not served any more
+	plain         bool          // served without TLS
+	arrived       sync.Once     // Accept was called
 
 	handshakes func(port int) (int, error) // socket.Handshakes
 
@@ -51,6 +54,8 @@ func newDoor(l net.Listener, s *Server) *door {
 
 // Accept adds the connection to those of the server before it is used.
 func (d *door) Accept() (net.Conn, error) {
+	d.server.arrive(d)
+	<-d.server.serving
 	d.awaitRoom()
 	d.waits.Store(time.Now().UnixNano())
 	nc, err := d.Listener.Accept()

@@ -30,7 +30,7 @@ func (s *Server) wrapHTTP2(servesFrameConn func(http2Table) bool) {
 	ours := s.http.TLSNextProto == nil
 	if ours {
 		first := &http.Server{Protocols: s.http.Protocols, TLSConfig: s.http.TLSConfig.Clone(), HTTP2: s.http.HTTP2}
-		if s.tls { // fills the table, and fails
+		if s.tls || s.serve != nil { // fills the table, and fails
 			first.ServeTLS(noListener{}, "", "")
 		} else {
 			first.Serve(noListener{})

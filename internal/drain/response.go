@@ -44,7 +44,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	res.ambiguous = res.ambiguous && len(r.TransferEncoding) > 0
-	if c == nil || r.ContentLength == 0 || r.ContentLength > 0 && !s.tls {
+	if c == nil || r.ContentLength == 0 || r.ContentLength > 0 && !c.tls {
 		res.serve(handler, res, r)
 		return
 	}

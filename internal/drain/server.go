@@ -40,7 +40,11 @@ type Server struct {
 	http   *http.Server
 	logger log.Logger
 	doors  []*door
-	tls    bool
+	tls    bool                     // doors that are not plain are served over TLS
+	serve  func(net.Listener) error // the caller's, in place of http.Serve; nil: none
+
+	unserved atomic.Int32  // doors that serve has not called Accept of
+	serving  chan struct{} // closed when there is none
 
 	clientCerts bool // TLS clients may be asked for a certificate
 
@@ -80,27 +84,60 @@ type Server struct {
 // speaks TLS if [SpeaksTLS]. The handler and the hooks of srv are wrapped, for
 // good. The error wraps ErrTLSListener.
 func New(srv *http.Server, listeners []net.Listener, policy Policy, logger log.Logger) (*Server, error) {
+	return NewFunc(srv, nil, listeners, policy, logger)
+}
+
+// NewFunc is New for a server that others serve: Start calls serve for each
+// listener, which calls srv.Serve or srv.ServeTLS with it. Until then it may set
+// the handler of srv and its hooks. Nil means srv's own, as in New.
+func NewFunc(srv *http.Server, serve func(net.Listener) error, listeners []net.Listener, policy Policy, logger log.Logger) (*Server, error) {
 	s := &Server{
-		policy: policy,
-		http:   srv,
-		logger: logger,
-		tls:    SpeaksTLS(srv),
-		over:   make(chan struct{}),
-		conns:  make(map[*conn]struct{}),
-		empty:  make(chan struct{}, 1),
+		policy:  policy,
+		http:    srv,
+		logger:  logger,
+		tls:     SpeaksTLS(srv),
+		serve:   serve,
+		serving: make(chan struct{}),
+		over:    make(chan struct{}),
+		conns:   make(map[*conn]struct{}),
+		empty:   make(chan struct{}, 1),
 	}
 	s.room.L = &s.mu
-	if c := srv.TLSConfig; s.tls {
-		s.clientCerts = c.ClientAuth != tls.NoClientCert || c.GetConfigForClient != nil
-	}
 	for _, l := range listeners {
 		if fmt.Sprintf("%T", l) == "*tls.listener" {
 			return nil, fmt.Errorf("serve %v: %w", l.Addr(), ErrTLSListener)
 		}
 		s.doors = append(s.doors, newDoor(l, s))
 	}
-	s.wrap()
+	s.wrapBaseContext()
+	s.wrapHTTP2(servesFrameConn)
+	s.unserved.Store(int32(len(s.doors)))
+	if serve == nil {
+		s.wrap()
+		close(s.serving)
+	}
 	return s, nil
+}
+
+// ServePlain has Start serve a listener without TLS, in any case.
+func (s *Server) ServePlain(listener int) { s.doors[listener].plain = true }
+
+// Serving returns a channel that is closed when every listener is served.
+func (s *Server) Serving() <-chan struct{} { return s.serving }
+
+// arrive notes that serve has called Accept of a door. When it has called that of
+// all, it has set what it sets of the http.Server, which is then wrapped: net/http
+// reads the handler and the other hooks for a connection that it has.
+func (s *Server) arrive(d *door) {
+	if s.serve == nil {
+		return
+	}
+	d.arrived.Do(func() {
+		if s.unserved.Add(-1) == 0 {
+			s.wrap()
+			close(s.serving)
+		}
+	})
 }
 
 // SpeaksTLS reports whether srv is served over TLS: its TLSConfig has
@@ -113,10 +150,6 @@ func SpeaksTLS(srv *http.Server) bool {
 // Start serves. The channel has the error of each listener that ends before
 // Drain has closed it, and is closed when none is served any more.
 func (s *Server) Start() <-chan error {
-	serve := s.http.Serve
-	if s.tls {
-		serve = func(l net.Listener) error { return s.http.ServeTLS(l, "", "") }
-	}
 	failures := make(chan error, len(s.doors))
 	var served sync.WaitGroup
 	for _, d := range s.doors {
@@ -124,7 +157,7 @@ func (s *Server) Start() <-chan error {
 		d.waits.Store(time.Now().UnixNano()) // a stop that begins now lets Accept begin
 		served.Go(func() {
 			defer close(d.over)
-			err := serve(d)
+			err := s.serveDoor(d)
 			if errors.Is(err, http.ErrServerClosed) {
 				s.shutDown.Store(true)
 			}
@@ -139,6 +172,16 @@ func (s *Server) Start() <-chan error {
 		close(s.over)
 	}()
 	return failures
+}
+
+func (s *Server) serveDoor(d *door) error {
+	switch {
+	case s.serve != nil:
+		return s.serve(d)
+	case s.tls && !d.plain:
+		return s.http.ServeTLS(d, "", "")
+	}
+	return s.http.Serve(d)
 }
 
 // hasClosed reports whether Drain has closed the door, or another one at its
@@ -164,23 +207,23 @@ func (s *Server) wrap() {
 	if s.handler == nil {
 		s.handler = http.DefaultServeMux
 	}
+	if c := s.http.TLSConfig; c != nil {
+		s.clientCerts = c.ClientAuth != tls.NoClientCert || c.GetConfigForClient != nil
+	}
 	s.generalOptions = !s.http.DisableGeneralOptionsHandler
 	s.http.Handler, s.http.DisableGeneralOptionsHandler = s, true
 
-	if baseContext := s.http.BaseContext; baseContext != nil {
-		s.http.BaseContext = func(l net.Listener) context.Context {
-			if d, ok := l.(*door); ok {
-				l = d.Listener
-			}
-			return baseContext(l)
-		}
-	}
 	connContext := s.http.ConnContext
 	s.http.ConnContext = func(ctx context.Context, nc net.Conn) context.Context {
+		c := connOf(nc)
+		if c != nil {
+			_, tls := nc.(*tls.Conn)
+			c.setTLS(tls)
+		}
 		if connContext != nil {
 			ctx = connContext(ctx, accepted(nc))
 		}
-		return context.WithValue(ctx, connKey{}, connOf(nc))
+		return context.WithValue(ctx, connKey{}, c)
 	}
 	connState := s.http.ConnState
 	s.http.ConnState = func(nc net.Conn, state http.ConnState) {
@@ -198,7 +241,17 @@ func (s *Server) wrap() {
 			connState(accepted(nc), state)
 		}
 	}
-	s.wrapHTTP2(servesFrameConn)
+}
+
+func (s *Server) wrapBaseContext() {
+	if baseContext := s.http.BaseContext; baseContext != nil {
+		s.http.BaseContext = func(l net.Listener) context.Context {
+			if d, ok := l.(*door); ok {
+				l = d.Listener
+			}
+			return baseContext(l)
+		}
+	}
 }
 
 // accepted returns the connection that the listener accepted, under ours. Under
@@ -223,6 +276,9 @@ func (s *Server) Drain(ctx context.Context) (cut []Request) {
 	var doors sync.WaitGroup
 	for _, d := range s.doors {
 		doors.Go(func() { d.drain(ctx, s.policy.IdleGrace()) })
+	}
+	for _, d := range s.doors {
+		s.arrive(d) // what waits for a door that is not served yet does so no longer
 	}
 	s.release()
 	s.GoAway()
