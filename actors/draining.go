@@ -2,6 +2,7 @@ package actors
 
 import (
 	"context"
+	"math/rand/v2"
 	"time"
 )
 
@@ -11,7 +12,7 @@ import (
 // has hijacked the connection.
 //
 // StopOf returns nil for any other context. Of the methods of a nil *Stop only
-// Begun, Draining, Done and Deadline may be called.
+// Begun, Draining, OnDraining, Done and Deadline may be called.
 func StopOf(ctx context.Context) *Stop {
 	stop, _ := ctx.Value(stopKey{}).(*Stop)
 	return stop
@@ -60,6 +61,70 @@ func (s *Stop) Draining() <-chan struct{} {
 	}
 	s.init()
 	return s.draining
+}
+
+// OnDraining arranges for f to be called, in a goroutine of its own, when the
+// channel of [Stop.Draining] is closed, or at once if it is. It is for handlers
+// that cannot wait for a channel, as they wait for their client: f ends what they
+// wait for. It returns a function that removes f again, which a handler defers;
+// remove does not wait for an f that was called.
+//
+//	ws, err := websocket.Accept(w, r, nil) // coder/websocket
+//	defer actors.StopOf(r.Context()).OnDraining(func() {
+//		ws.Close(websocket.StatusGoingAway, "")
+//	})()
+//
+// If there are many functions, they are called spread over time, so that not all
+// clients connect again at once: over 10 ms for each, but 5 s at most, and no
+// more than half of the time until [Stop.Deadline].
+//
+// http.Server.RegisterOnShutdown is no substitute: HTTP runs its functions when
+// all requests have ended. On a nil Stop f is never called.
+func (s *Stop) OnDraining(f func()) (remove func()) {
+	if s == nil {
+		return func() {}
+	}
+	s.init()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if closed(s.draining) {
+		go f()
+		return func() {}
+	}
+	d := &drainFunc{f: f}
+	if s.drainFuncs == nil {
+		s.drainFuncs = make(map[*drainFunc]struct{})
+	}
+	s.drainFuncs[d] = struct{}{}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.drainFuncs, d)
+		if d.timer != nil {
+			d.timer.Stop()
+		}
+	}
+}
+
+// drainFunc is a function of OnDraining.
+type drainFunc struct {
+	f     func()
+	timer *time.Timer // calls f; nil before draining
+}
+
+const (
+	maxSpread     = 5 * time.Second
+	spreadPerFunc = 10 * time.Millisecond
+)
+
+// callDrainFuncsLocked has the functions of OnDraining called, when draining
+// begins.
+func (s *Stop) callDrainFuncsLocked() {
+	within := min(maxSpread, time.Duration(len(s.drainFuncs)-1)*spreadPerFunc, time.Until(s.deadline)/2)
+	for d := range s.drainFuncs {
+		d.timer = time.AfterFunc(rand.N(max(within, 1)), d.f)
+	}
+	s.drainFuncs = nil
 }
 
 // Deadline returns when what is left is cut. ok is false if no stop has begun, and

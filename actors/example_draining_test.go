@@ -61,22 +61,17 @@ func ExampleStop_Draining() {
 }
 
 // A WebSocket that says 1001 (going away) when draining begins.
-func ExampleStop_Draining_webSocket() {
+func ExampleStop_OnDraining() {
 	echo := func(w http.ResponseWriter, r *http.Request) {
 		ws, err := websocket.Accept(w, r, nil)
 		if err != nil {
 			return // Accept has answered
 		}
 		defer ws.CloseNow()
-		ctx, done := context.WithCancel(r.Context())
-		defer done()
-		go func() {
-			select {
-			case <-actors.StopOf(ctx).Draining():
-				ws.Close(websocket.StatusGoingAway, "see you soon") // between messages, and waits for the client's
-			case <-ctx.Done():
-			}
-		}()
+		defer actors.StopOf(r.Context()).OnDraining(func() {
+			ws.Close(websocket.StatusGoingAway, "see you soon") // between messages, and waits for the client's
+		})()
+		ctx := r.Context()
 		for {
 			kind, message, err := ws.Read(ctx)
 			if err != nil {

@@ -46,6 +46,9 @@ type GracefulConfig struct {
 // allowed, see the example. execute returns when serve, shutdown and Close, if it
 // was called, have returned.
 //
+// A nil serve means that the server is served already, or by other code. execute
+// then waits for the interrupt, and for shutdown.
+//
 // If serve returns by itself, the stop begins, and shutdown lets the work in
 // flight end. If the interrupt comes before execute, execute calls shutdown only.
 //
@@ -57,6 +60,14 @@ type GracefulConfig struct {
 // As with [HTTP], the process is not ready before execute was called, and not
 // stopped before it has returned. A nil stop means the defaults of [Stop].
 func Graceful(stop *Stop, serve func() error, shutdown func(context.Context) error, cfg GracefulConfig) (execute func() error, interrupt func(error)) {
+	if serve == nil {
+		down, shut := make(chan struct{}), shutdown
+		serve = func() error { <-down; return nil }
+		shutdown = func(ctx context.Context) error {
+			defer close(down)
+			return shut(ctx)
+		}
+	}
 	g := &graceful{actor: newActor(stop, cfg.Name, "graceful"), serve: serve, shutdown: shutdown, GracefulConfig: cfg}
 	g.member = g.stop.register(g.logger, nil)
 	return g.execute, g.interrupt

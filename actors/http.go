@@ -87,7 +87,10 @@ const maxCutLogged = 1000
 // written to it, or has acknowledged nothing for five seconds.
 //
 // A hijacked connection (WebSocket) is waited for until the deadline, and then
-// closed. What Hijack returns is not a *net.TCPConn. Its method NetConn returns
+// closed; so is a request whose handler does not return. Let their handlers use
+// [Stop.OnDraining]. A second after the drain has begun, lines of the log (warn)
+// name the hijacked connections, and the requests that have taken more than five
+// seconds. What Hijack returns is not a *net.TCPConn. Its method NetConn returns
 // the connection that the listener accepted. Close what Hijack returned: of a
 // Close of what NetConn returns HTTP does not learn.
 //
@@ -240,7 +243,9 @@ func (s *server) execute() error {
 
 	ctx, cancel := s.drainContext()
 	defer cancel()
+	warn := time.AfterFunc(waitingTime, s.warnWaiting)
 	requests := engine.Drain(ctx)
+	warn.Stop()
 	for err := range failures {
 		s.recordError(err)
 	}
@@ -254,6 +259,44 @@ func (s *server) execute() error {
 	}
 	cut = convertRequests(requests)
 	return err
+}
+
+const (
+	waitingTime      = time.Second     // after which a drain says what it waits for
+	longTime         = 5 * time.Second // from which on a request is one of those
+	maxWaitingLogged = 10
+)
+
+// warnWaiting logs what the drain waits for that may take as long as its client
+// stays: hijacked connections and streams. Their handlers may not know how to
+// learn of the stop.
+func (s *server) warnWaiting() {
+	type kind struct {
+		class        Class
+		method, path string
+	}
+	count, oldest := make(map[kind]int), make(map[kind]time.Duration)
+	var kinds []kind
+	for _, r := range s.inFlight() {
+		if r.Class != Hijacked && r.Age < longTime {
+			continue
+		}
+		k := kind{r.Class, r.Method, r.Path}
+		if count[k] == 0 {
+			kinds = append(kinds, k)
+		}
+		count[k]++
+		oldest[k] = max(oldest[k], r.Age)
+	}
+	until, _ := s.stop.Deadline()
+	for i, k := range kinds {
+		if i == maxWaitingLogged {
+			level.Warn(s.logger).Log("msg", "the stop waits for more", "more", len(kinds)-i)
+			return
+		}
+		level.Warn(s.logger).Log("msg", "the stop waits", "class", k.class, "method", k.method, "path", k.path,
+			"count", count[k], "oldest", oldest[k].Round(time.Millisecond), "at_most", max(time.Until(until), 0).Round(time.Millisecond))
+	}
 }
 
 // convertRequests returns the engine's requests as those of this package.

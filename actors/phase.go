@@ -60,6 +60,7 @@ func (s *Stop) enterLocked(p Phase) bool {
 	}
 	if s.phase < Draining && p >= Draining {
 		close(s.draining)
+		s.callDrainFuncsLocked()
 	}
 	s.phase, s.since = p, time.Now()
 	s.closing.Store(p >= LameDuck)

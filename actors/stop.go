@@ -121,6 +121,8 @@ type Stop struct {
 	deadline  time.Time     // when what is left is cut
 	reserved  time.Duration // the part of Grace that a Supervisor reserves for its later stages
 
+	drainFuncs map[*drainFunc]struct{} // see OnDraining
+
 	// The account.
 	cutSignal   os.Signal // the signal that asked for the cut; nil: none
 	cutRequests []Request
