@@ -5,7 +5,6 @@ package examples
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -20,8 +19,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"lastcall/stoptest/load"
 )
 
 // program is an example that runs.
@@ -35,7 +32,7 @@ type program struct {
 	log strings.Builder
 }
 
-var addr = regexp.MustCompile(`(?:serving on |addr=)(127\.0\.0\.1:\d+)`)
+var addr = regexp.MustCompile(`addr=(127\.0\.0\.1:\d+)`)
 
 // start builds an example, runs it, and waits until it says where it serves.
 func start(t *testing.T, name string) *program {
@@ -45,8 +42,7 @@ func start(t *testing.T, name string) *program {
 	if out, err := exec.Command("go", "run", "-ldflags=-s -w", "-exec=cp", "./"+name, binary).CombinedOutput(); err != nil {
 		t.Fatalf("%v:\n%s", err, out)
 	}
-	p := &program{t: t, cmd: exec.Command(binary), done: make(chan struct{})}
-	p.cmd.Env = append(os.Environ(), "ADDR=127.0.0.1:0")
+	p := &program{t: t, cmd: exec.Command(binary, "-addr", "127.0.0.1:0"), done: make(chan struct{})}
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -170,58 +166,5 @@ func TestBeside(t *testing.T) {
 		if !strings.Contains(log, want) {
 			t.Errorf("the log lacks %q:\n%s", want, log)
 		}
-	}
-}
-
-// TestMigrate: a few lines are the difference between losing and not.
-func TestMigrate(t *testing.T) {
-	diff, _ := exec.Command("diff", "-u", "migrate/before/main.go", "migrate/after/main.go").Output()
-	var less, more int
-	for line := range strings.Lines(string(diff)) {
-		switch {
-		case strings.HasPrefix(line, "---"), strings.HasPrefix(line, "+++"):
-		case line[0] == '-':
-			less++
-		case line[0] == '+':
-			more++
-		}
-	}
-	t.Logf("%d lines less, %d more:\n%s", less, more, diff)
-	if more == 0 || more > 12 || more >= less {
-		t.Errorf("%d lines less, %d more; want at most 12 more, and fewer than before", less, more)
-	}
-
-	for _, tt := range []struct {
-		name  string
-		loses bool
-	}{{"before", true}, {"after", false}} {
-		t.Run(tt.name, func(t *testing.T) {
-			p := start(t, "migrate/"+tt.name)
-			l, err := load.Start(load.Config{Addr: p.addr, EchoBody: true, MaxUnused: 250 * time.Millisecond, Groups: []load.Group{
-				{Kind: load.Blind, N: 40, Think: 20 * time.Millisecond},
-				{Kind: load.Looking, N: 20, Think: 20 * time.Millisecond},
-				{Kind: load.Fresh, N: 4, Think: 4 * time.Millisecond},
-			}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-			defer cancel()
-			if err := l.Ready(ctx, 5); err != nil {
-				t.Fatal(err)
-			}
-			l.Signalled(time.Now())
-			p.end()
-			ledger := l.Wait()
-			p.wait()
-			t.Logf("\n%s", ledger)
-			total := ledger.Total
-			if lost := total.Lost + total.ResetOnConnect; (lost > 0) != tt.loses {
-				t.Errorf("lost %d, want some: %v", lost, tt.loses)
-			}
-			if total.RefusedEarly+total.ErrorStatus+total.WrongAnswer+total.ClientError != 0 {
-				t.Errorf("total = %+v, want no other failures", total)
-			}
-		})
 	}
 }

@@ -1,13 +1,14 @@
 // Command beside has actors of its own beside HTTP: a pool of workers, a
 // periodic job and a child process.
 //
-//	ADDR=127.0.0.1:8080 go run ./examples/beside &
+//	go run ./examples/beside -addr 127.0.0.1:8080 &
 //	curl -d hello localhost:8080
 //	kill %1
 package main
 
 import (
 	"context"
+	"flag"
 	"io"
 	"net/http"
 	"os"
@@ -24,11 +25,13 @@ import (
 )
 
 func main() {
+	addr := flag.String("addr", "127.0.0.1:8080", "where to serve")
+	flag.Parse()
 	logger := log.NewLogfmtLogger(log.NewSyncWriter(os.Stderr))
 	stop := actors.Stop{Logger: logger, Grace: 20 * time.Second}
 	signals, interrupt := actors.Signal(&stop)
 
-	l, err := actors.Listen(os.Getenv("ADDR"))
+	l, err := actors.Listen(*addr)
 	if err != nil {
 		level.Error(logger).Log("err", err)
 		os.Exit(1)

@@ -3,22 +3,19 @@
 package main
 
 import (
+	"flag"
 	"io"
 	"log"
 	"net/http"
-
-	"github.com/oklog/run"
 
 	"lastcall/actors"
 )
 
 func main() {
+	addr := flag.String("addr", "127.0.0.1:8080", "where to serve")
+	flag.Parse()
 	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello\n") })
-	var stop actors.Stop
-	var g run.Group
-	g.Add(actors.HTTP(&stop, &http.Server{Addr: "127.0.0.1:8080"}))
-	g.Add(actors.Signal(&stop))
-	if err := stop.Err(g.Run()); err != nil {
+	if err := actors.ListenAndServe(&http.Server{Addr: *addr}); err != nil {
 		log.Fatal(err)
 	}
 }

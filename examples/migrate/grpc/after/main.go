@@ -1,9 +1,10 @@
-// Command grpc serves gRPC until it is told to stop, and lets the calls that
-// are under way end.
+// Command after serves gRPC with lastcall, and lets the calls that are under way
+// end, but not for longer than the grace.
 package main
 
 import (
 	"context"
+	"flag"
 	"io"
 	"log"
 	"net"
@@ -16,7 +17,9 @@ import (
 )
 
 func main() {
-	l, err := net.Listen("tcp", "127.0.0.1:50051")
+	addr := flag.String("addr", "127.0.0.1:8080", "where to serve")
+	flag.Parse()
+	l, err := net.Listen("tcp", *addr)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -1,0 +1,41 @@
+// Command after is the same errgroup with lastcall.
+package main
+
+import (
+	"context"
+	"flag"
+	"io"
+	"log"
+	"net/http"
+	"os/signal"
+	"syscall"
+
+	"golang.org/x/sync/errgroup"
+
+	"lastcall/actors"
+)
+
+func main() {
+	addr := flag.String("addr", "127.0.0.1:8080", "where to serve")
+	flag.Parse()
+	srv := &http.Server{Addr: *addr, Handler: http.HandlerFunc(answer)}
+
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return work(ctx) })
+	g.Go(func() error { return actors.Serve(ctx, srv) })
+	if err := g.Wait(); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// work is what else runs until ctx ends.
+func work(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+
+func answer(w http.ResponseWriter, r *http.Request) {
+	io.WriteString(w, r.Header.Get("X-Request-Id"))
+}
