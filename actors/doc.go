@@ -1,6 +1,15 @@
 // Package actors holds actors for [run.Group]: put them beside your own, one
 // g.Add line each, and the program stops without losing an HTTP request.
 //
+// # One line
+//
+// A program that only serves needs no group of its own:
+//
+//	err := actors.ListenAndServe(&http.Server{Addr: ":8080", Handler: handler})
+//
+// [ListenAndServeTLS] and [Serve] are the others; with settings they are methods of
+// [Stop]. [HTTPFunc] is for a server that a framework serves by itself.
+//
 // # An actor
 //
 // An actor is a pair of functions, as in run.Group: execute does the work and
@@ -28,8 +37,8 @@
 // last connection is closed, or at the deadline.
 //
 // A handler that runs for as long as its client stays (an event stream, a
-// WebSocket) learns from [StopOf] that it should end, see [Stop.Draining]. Other
-// code waits for [Stop.Begun] or [Stop.Done].
+// WebSocket) learns from [StopOf] that it should end, see [Stop.Draining] and
+// [Stop.OnDraining]. Other code waits for [Stop.Begun] or [Stop.Done].
 //
 // [Stop.Snapshot] is the source for health ([Health]), logs and status pages.
 // [Stop.SetReady] takes the process out of service. [Stop.Err] returns how the
