@@ -182,3 +182,18 @@ func TestProgramCrashesUnderLoad(t *testing.T) {
 	}
 	t.Logf("answered %d, 502 %d", n.Answered, n.ErrorStatus)
 }
+
+// TestDeployOfStopped asks a lastcall that does nothing, because it was stopped by
+// SIGSTOP.
+func TestDeployOfStopped(t *testing.T) {
+	t.Parallel()
+	d := startDeployable(t)
+	d.Signal(t, syscall.SIGSTOP)
+	_, errs, status := d.deploy(t)
+	d.Signal(t, syscall.SIGCONT)
+	if status != 1 || !strings.Contains(errs, "timeout") {
+		t.Errorf("lastcall deploy = %d, %s, want 1, and that nothing came", status, errs)
+	}
+	d.WaitLog(t, `msg="deploy done"`) // it was under way
+	d.stop(t)
+}
