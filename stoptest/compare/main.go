@@ -1,5 +1,6 @@
 // Command compare stops several servers with stoptest, each under the same load,
-// and writes a table, the reports and a picture to results/.
+// and writes a table, the reports and a picture to results/. In the scenario
+// deploy the servers go on, and the program behind them is deployed.
 //
 //	go run . [-only NAME,...] [-stops N] [-install=false] [-o DIR]
 //
@@ -85,7 +86,7 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 			return err
 		}
 	}
-	if err := c.build(ctx); err != nil {
+	if err := c.build(ctx, uses(chosen, situations, "caddy")); err != nil {
 		return err
 	}
 	end, err := c.startUpstream(ctx)
@@ -113,7 +114,10 @@ func (c *comparison) conclude(ctx context.Context, out string) error {
 	results := make(map[string][]*report.Report) // by scenario
 	for _, sc := range scenarios {
 		for _, s := range servers {
-			if s.files && sc.slow {
+			if sc.deploy != (s.deploy != "") {
+				continue
+			}
+			if sc.leavesOut(s) {
 				results[sc.name] = append(results[sc.name], &report.Report{Server: s.title, Error: errNotSent.Error()})
 			} else if r, err := report.Read(resultFile(out, sc, s)); err == nil {
 				results[sc.name] = append(results[sc.name], r)
@@ -130,7 +134,7 @@ func (c *comparison) conclude(ctx context.Context, out string) error {
 	return writeTable(filepath.Join(out, "results.md"), scenarios, results)
 }
 
-// choose picks the ones that are named, in their own order.
+// choose picks the ones that are named, in their own order. Several may have a name.
 func choose[T any](all []T, names string, name func(T) string) ([]T, error) {
 	if names == "" {
 		return all, nil
@@ -144,9 +148,11 @@ func choose[T any](all []T, names string, name func(T) string) ([]T, error) {
 	for _, v := range all {
 		if wanted[name(v)] {
 			chosen = append(chosen, v)
-			delete(wanted, name(v))
 		}
 		known = append(known, name(v))
+	}
+	for _, v := range chosen {
+		delete(wanted, name(v))
 	}
 	for n := range wanted {
 		return nil, fmt.Errorf("%q: want some of %s", n, strings.Join(known, ", "))
@@ -185,14 +191,29 @@ func (c *comparison) install(ctx context.Context) error {
 	return c.command(ctx, "", "apt-get", append([]string{"install", "-qy", "--no-install-recommends"}, missing...)...)
 }
 
-// build makes the Go programs, and asks all for their versions. Caddy is that
-// of .ci/tools.
-func (c *comparison) build(ctx context.Context) error {
+// uses reports whether a server is tested in any of the scenarios.
+func uses(servers []server, scenarios []scenario, name string) bool {
+	for _, s := range servers {
+		for _, sc := range scenarios {
+			if s.name == name && !sc.leavesOut(s) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// build makes the Go programs, and asks all for their versions. Caddy, which takes
+// minutes, is that of .ci/tools.
+func (c *comparison) build(ctx context.Context, caddy bool) error {
 	bin := filepath.Join(c.dir, "bin") + "/"
 	for _, b := range []struct{ dir, pkg string }{
 		{c.root, "."}, {c.root, "./stoptest"}, {"", "./servers/..."},
 		{filepath.Join(c.root, ".ci/tools"), "github.com/caddyserver/caddy/v2/cmd/caddy"},
 	} {
+		if strings.HasSuffix(b.pkg, "/caddy") && !caddy {
+			continue
+		}
 		if err := c.command(ctx, b.dir, "go", "build", "-o", bin, b.pkg); err != nil {
 			return err
 		}
@@ -213,6 +234,9 @@ func (c *comparison) build(ctx context.Context) error {
 				break
 			}
 		}
+	}
+	if !caddy {
+		return nil
 	}
 	info, err := buildinfo.ReadFile(bin + "caddy")
 	if err != nil {

@@ -22,6 +22,7 @@ type server struct {
 	version     string // whose
 	command     []string
 	signal      string // TERM if empty
+	deploy      string // the command that deploys the program behind it; the server is in the deploy scenario only
 
 	h2Apart bool   // HTTP/2 has a port of its own
 	noH2    bool   // or is not spoken
@@ -48,7 +49,23 @@ var servers = []server{
 		command: []string{"$BIN/lastcall", "-h2c", "-listen", "$LISTEN", "-proxy", "unix:$UPSTREAM", "-log-level", "error"}},
 	{name: "lastcall-files", title: "lastcall files", version: "go", files: true,
 		command: []string{"$BIN/lastcall", "-h2c", "-listen", "$LISTEN", "-dir", "$DIR", "-log-level", "error"}},
+
+	{name: "restart", title: "nginx, the program restarted", version: "nginx", signal: "QUIT",
+		config: "nginx-deploy.conf", h2Apart: true, command: []string{"$SERVERS/deploy", "restart", "start"}, deploy: "$SERVERS/deploy restart"},
+	{name: "nginx", title: "nginx, two ports and a reload", version: "nginx", signal: "QUIT",
+		config: "nginx-deploy.conf", h2Apart: true, command: []string{"$SERVERS/deploy", "nginx", "start"}, deploy: "$SERVERS/deploy nginx"},
+	{name: "haproxy", title: "HAProxy, two servers and its runtime API", version: "haproxy", signal: "USR1",
+		command: []string{"$SERVERS/deploy", "haproxy", "start"}, deploy: "$SERVERS/deploy haproxy"},
+	{name: "lastcall-replace", title: "lastcall, -deploy replace", version: "go",
+		command: append([]string{"$BIN/lastcall", "-deploy", "replace"}, lastcallProgram...), deploy: lastcallDeploy},
+	{name: "lastcall", title: "lastcall deploy", version: "go",
+		command: append([]string{"$BIN/lastcall"}, lastcallProgram...), deploy: lastcallDeploy},
 }
+
+var lastcallProgram = []string{"-h2c", "-listen", "$LISTEN", "-admin", "unix:$DIR/admin", "-log-level", "error",
+	"--", "sh", "-c", "LISTEN=$HOST:$PORT exec $BIN/idiom"}
+
+const lastcallDeploy = "$BIN/lastcall deploy -admin unix:$DIR/admin"
 
 // scenario is a load. Those without a plot are about the time that a stop
 // takes.
@@ -57,6 +74,7 @@ type scenario struct {
 	stops       int
 	plot        bool
 	slow        bool // nothing but slow requests
+	deploy      bool // the program behind the server is deployed, and the server is not stopped
 	args        []string
 }
 
@@ -65,10 +83,16 @@ var scenarios = []scenario{
 	{name: "long-think", title: "Profile long-think", stops: 5, plot: true, args: []string{"-profile", "long-think"}},
 	{name: "line", title: "Profile full, over a line of 100 ms round trip", stops: 5, plot: true,
 		args: []string{"-profile", "full", "-line", "delay=50ms"}},
+	{name: "deploy", title: "Profile full, and a deploy of the program behind the server", stops: 5, plot: true, deploy: true, args: []string{"-profile", "full"}},
 	{name: "nothing", title: "nothing open", stops: 3, args: []string{"-profile", "none"}},
 	{name: "quiet", title: "50 quiet for 3 s", stops: 3, args: []string{"-profile", "none", "-clients", "idle=50", "-load", "3s"}},
 	{name: "unused", title: "50 never used, for 3 s", stops: 3, args: []string{"-profile", "none", "-clients", "unused=50", "-load", "3s"}},
 	{name: "request", title: "a request with 2 s to go", stops: 3, slow: true, args: []string{"-profile", "none", "-clients", "slow=1"}},
+}
+
+// leavesOut reports whether a server is not tested in the scenario.
+func (sc scenario) leavesOut(s server) bool {
+	return s.files && sc.slow || sc.deploy != (s.deploy != "")
 }
 
 // errNotSent is why a server is left out of a scenario.
@@ -77,7 +101,7 @@ var errNotSent = errors.New("it has nothing slow")
 // test runs stoptest. The report's file is its result; what the server lost is
 // no error.
 func (c *comparison) test(ctx context.Context, s server, sc scenario, out string) error {
-	if s.files && sc.slow {
+	if sc.leavesOut(s) {
 		return nil
 	}
 	host, overLine := "127.0.0.1", strings.Contains(strings.Join(sc.args, " "), "-line")
@@ -92,13 +116,20 @@ func (c *comparison) test(ctx context.Context, s server, sc scenario, out string
 	if err != nil {
 		return err
 	}
+	var own [3]string // of the program, and of the server's commands
+	for i := range own {
+		if own[i], err = freePort(); err != nil {
+			return err
+		}
+	}
 	dir, err := os.MkdirTemp(c.dir, s.name)
 	if err != nil {
 		return err
 	}
 	env := map[string]string{
 		"LISTEN": net.JoinHostPort(host, port), "LISTEN_H2": net.JoinHostPort(host, portH2), "HOST": host, "PORT": port,
-		"UPSTREAM": c.upstream, "DIR": dir, "BIN": filepath.Join(c.dir, "bin"), "SERVERS": mustAbs("servers"),
+		"UPSTREAM": c.upstream, "DIR": dir, "BIN": filepath.Join(c.dir, "bin"), "SERVERS": "servers",
+		"PORT_A": own[0], "PORT_B": own[1], "PORT_ADMIN": own[2],
 	}
 	if s.config != "" {
 		text, err := os.ReadFile(filepath.Join("servers", s.config))
@@ -124,6 +155,9 @@ func (c *comparison) test(ctx context.Context, s server, sc scenario, out string
 		"-json", file, "-stops", fmt.Sprint(stops), "-output", filepath.Join(dir, "output")}
 	if s.signal != "" {
 		args = append(args, "-signal", s.signal)
+	}
+	if s.deploy != "" {
+		args = append(args, "-reload", expand(s.deploy, env))
 	}
 	if s.files {
 		args = append(args, "-method", "GET", "-body", "0")
@@ -174,6 +208,9 @@ func (c *comparison) plot(ctx context.Context, sc scenario, out string) error {
 	args := []string{"-compare", "-plot", picture + ".svg," + picture + ".png"}
 	n := len(args)
 	for _, s := range servers {
+		if sc.deploy != (s.deploy != "") {
+			continue
+		}
 		if r, err := report.Read(resultFile(out, sc, s)); err == nil && len(r.Stops) > 0 {
 			args = append(args, resultFile(out, sc, s))
 		}
@@ -196,14 +233,6 @@ func expand(text string, env map[string]string) string {
 		pairs = append(pairs, "${"+key+"}", env[key], "$"+key, env[key])
 	}
 	return strings.NewReplacer(pairs...).Replace(text)
-}
-
-func mustAbs(path string) string {
-	abs, err := filepath.Abs(path)
-	if err != nil {
-		return path
-	}
-	return abs
 }
 
 func freePort() (string, error) {

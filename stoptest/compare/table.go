@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"lastcall/stoptest/report"
 )
@@ -25,13 +26,21 @@ func writeTable(path string, scenarios []scenario, results map[string][]*report.
 			times = append(times, sc)
 			continue
 		}
-		fmt.Fprintf(&b, "\n## %s\n\nRequests lost in all stops, by class; – where there were none of it. %s\n\n![%s](%s.svg)\n\n", sc.title, command(sc), sc.title, sc.name)
-		losses(&b, results[sc.name])
+		fmt.Fprintf(&b, "\n## %s\n\nRequests lost in all %ss, by class; – where there were none of it. %s\n\n![%s](%s.svg)\n\n", sc.title, sc.event(), command(sc), sc.title, sc.name)
+		losses(&b, sc, results[sc.name])
 	}
 	if len(times) > 0 {
 		stopTimes(&b, times, results)
 	}
 	return os.WriteFile(path, []byte(b.String()), 0o644)
+}
+
+// event is what is done to the servers.
+func (sc scenario) event() string {
+	if sc.deploy {
+		return "deploy"
+	}
+	return "stop"
 }
 
 func command(sc scenario) string {
@@ -67,16 +76,29 @@ func header(b *strings.Builder, results map[string][]*report.Report) {
 			words = append(words, k+" "+strings.TrimPrefix(versions[k], "go"))
 		}
 	}
+	until := last.Date.Format("15:04")
+	if day := last.Date.Format(time.DateOnly); day != first.Date.Format(time.DateOnly) {
+		until = day + " " + until
+	}
 	fmt.Fprintf(b, "Measured by `stoptest/compare`, %s to %s UTC; %s, %d cores; %s.\n",
-		first.Date.Format("2006-01-02 15:04"), last.Date.Format("15:04"), first.Kernel, first.CPUs, strings.Join(words, ", "))
+		first.Date.Format("2006-01-02 15:04"), until, first.Kernel, first.CPUs, strings.Join(words, ", "))
 }
 
-func losses(b *strings.Builder, reports []*report.Report) {
-	b.WriteString("| server | stops | requests |")
+func losses(b *strings.Builder, sc scenario, reports []*report.Report) {
+	event := sc.event()
+	b.WriteString("| server | " + event + "s | requests |")
 	for _, c := range columns {
 		b.WriteString(" " + c.title + " |")
 	}
-	b.WriteString(" lost | a stop | exit after | of that idle | status |\n|---|---:|---:|" + strings.Repeat("---:|", len(columns)) + "---:|---:|---:|---:|---|\n")
+	b.WriteString(" lost | a " + event + " |")
+	if !sc.deploy {
+		b.WriteString(" exit after | of that idle | status |")
+	}
+	b.WriteString("\n|---|---:|---:|" + strings.Repeat("---:|", len(columns)) + "---:|---:|")
+	if !sc.deploy {
+		b.WriteString("---:|---:|---|")
+	}
+	b.WriteString("\n")
 	for _, r := range reports {
 		if len(r.Stops) == 0 {
 			fmt.Fprintf(b, "| %s | not tested: %s |\n", r.Server, r.Error)
@@ -96,8 +118,11 @@ func losses(b *strings.Builder, reports []*report.Report) {
 		for i := range r.Stops {
 			each = append(each, r.Stops[i].Total.Failed())
 		}
-		fmt.Fprintf(b, " %d | %d–%d | %s | %s | %s |\n", r.Total.Failed(), slices.Min(each), slices.Max(each),
-			middle(r, exit), middle(r, beyond), statuses(r))
+		fmt.Fprintf(b, " %d | %d–%d |", r.Total.Failed(), slices.Min(each), slices.Max(each))
+		if !sc.deploy {
+			fmt.Fprintf(b, " %s | %s | %s |", middle(r, exit), middle(r, beyond), statuses(r))
+		}
+		b.WriteString("\n")
 	}
 	n, of := 0, 0
 	for _, r := range reports {
@@ -109,7 +134,7 @@ func losses(b *strings.Builder, reports []*report.Report) {
 		}
 	}
 	if n > 0 {
-		fmt.Fprintf(b, "\nClients and servers shared the cores: in %d of %d stops clients ran so late that stoptest says they may have been the bottleneck.\n", n, of)
+		fmt.Fprintf(b, "\nClients and servers shared the cores: in %d of %d %ss clients ran so late that stoptest says they may have been the bottleneck.\n", n, of, event)
 	}
 }
 
