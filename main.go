@@ -41,6 +41,9 @@ func serve(args []string, stdout, stderr io.Writer) error {
 	if settings.DeployOnly() {
 		return app.PrintError(stderr, settings.Deploy(stdout))
 	}
+	if settings.HealthOnly() {
+		return app.PrintError(stderr, settings.Health(stdout))
+	}
 	logger := app.NewLog(settings, stderr)
 	stop := settings.NewStop(logger)
 	if settings.CheckOnly() {

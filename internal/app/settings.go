@@ -62,8 +62,9 @@ type Settings struct {
 	logFormat    string
 	logLevel     string
 	config       string
-	checkOnly    bool // -check
-	deployOnly   bool // the word deploy
+	checkOnly    bool   // -check
+	deployOnly   bool   // the word deploy
+	health       string // the URL after the word health
 	version      bool
 
 	unknownVariables [][2]string // of the environment, with the nearest that is known
@@ -74,6 +75,7 @@ losing an HTTP request.  Stop it with kill -INT (Ctrl-C), kill -TERM, or by clos
 
 usage: lastcall [flags] [-- PROGRAM ARG…]
        lastcall deploy -admin ADDR [-- PROGRAM ARG…]
+       lastcall health URL    0 if it answers 200 to 399 within 5s, otherwise 1; unix:SOCKET:/PATH too
 
 What to serve (neither: a start page)
   -dir PATH, -list           files of a directory; list those that have no index.html
@@ -213,6 +215,14 @@ func parse(args, environ []string) (c Settings, err error) {
 			return c, fmt.Errorf("%s takes no arguments", args[0])
 		}
 		args = []string{"-" + args[0]}
+	}
+	if len(args) > 0 && args[0] == "health" {
+		if len(args) != 2 {
+			return c, errors.New("health: want one URL, such as http://127.0.0.1:8080/healthz")
+		}
+		c.health = args[1]
+		_, _, err := healthURL(c.health)
+		return c, err
 	}
 	if c.deployOnly = len(args) > 0 && args[0] == "deploy"; c.deployOnly {
 		args = args[1:]

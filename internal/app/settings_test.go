@@ -48,6 +48,9 @@ func run(args ...string) (status int, stdout, stderr string) {
 		if c == nil {
 			return err
 		}
+		if c.HealthOnly() {
+			return c.Health(&out)
+		}
 		l := NewLog(c, &log)
 		stop := c.NewStop(l)
 		if c.CheckOnly() {

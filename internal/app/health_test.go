@@ -1,0 +1,104 @@
+package app
+
+import (
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestHealth asks servers for their health. Each answer and each error is one line.
+func TestHealth(t *testing.T) {
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/healthz":
+			fmt.Fprintln(w, "ready")
+		case "/silent":
+		case "/moved":
+			http.Redirect(w, r, "http://192.0.2.1/", http.StatusFound)
+		case "/draining":
+			w.WriteHeader(http.StatusServiceUnavailable)
+			fmt.Fprintln(w, "draining")
+		case "/odd":
+			fmt.Fprintf(w, "\x1b[31m%s\nsecond line\n", strings.Repeat("x", 3000))
+		case "/broken":
+			w.Header().Set("Content-Length", "10")
+			fmt.Fprint(w, "short")
+		default:
+			http.NotFound(w, r)
+		}
+	})
+	plain, secure := httptest.NewServer(h), httptest.NewUnstartedServer(h)
+	secure.Config.ErrorLog = log.New(io.Discard, "", 0) // of the client without TLS
+	secure.StartTLS()
+	t.Cleanup(plain.Close)
+	t.Cleanup(secure.Close)
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	over := httptest.NewUnstartedServer(h)
+	over.Listener.Close()
+	over.Listener = l
+	over.Start()
+	t.Cleanup(over.Close)
+
+	// Nobody accepts from this one, and nobody else can have its port.
+	deaf, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { deaf.Close() })
+
+	for _, tt := range []struct {
+		name, target string
+		status       int
+		want         string // a regular expression
+	}{
+		{"path", plain.URL + "/healthz", 0, `^200 OK: ready\n$`},
+		{"no path", plain.URL, 0, `^200 OK: ready\n$`},
+		{"query", plain.URL + "?x=1", 0, `^200 OK: ready\n$`},
+		{"no body", plain.URL + "/silent", 0, `^200 OK\n$`},
+		{"root", plain.URL + "/", 1, `^lastcall: health: http://127.*/: 404 Not Found: 404 page not found\n$`},
+		{"redirect", plain.URL + "/moved", 0, `^302 Found: `},
+		{"draining", plain.URL + "/draining", 1, `^lastcall: health: http.*/draining: 503 Service Unavailable: draining\n$`},
+		{"escapes", plain.URL + "/odd", 0, `^200 OK: \\x1b\[31mx{100,200}…\n$`},
+		{"broken", plain.URL + "/broken", 1, `^lastcall: health: http.*/broken: unexpected EOF\n$`},
+		{"TLS", secure.URL, 0, `^200 OK: ready\n$`},
+		{"TLS without", "http" + strings.TrimPrefix(secure.URL, "https"), 1, `: 400 Bad Request: `},
+		{"unix", "unix:" + socket, 0, `^200 OK: ready\n$`},
+		{"unix with a path", "unix:" + socket + ":/draining", 1, `503 Service Unavailable: draining\n$`},
+		{"no such socket", "unix:" + socket + "2", 1, `^lastcall: health: unix:.*no such file or directory\n$`},
+		{"no answer", "http://" + deaf.Addr().String(), 1, `: no answer within 5s\n$`},
+
+		{"no scheme", "127.0.0.1:8080", 2, `health "127.0.0.1:8080": want http://HOST:PORT/PATH`},
+		{"no host", "http://:8080/", 2, `want http://HOST:PORT/PATH`},
+		{"scheme", "ftp://x/", 2, `want http://HOST:PORT/PATH`},
+		{"no socket", "unix:", 2, `want http`},
+		{"only a path", "unix::/healthz", 2, `want http`},
+		{"nothing", "", 2, `health "": want http`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			status, stdout, stderr := run("health", tt.target)
+			if got := stdout + stderr; status != tt.status || strings.Count(got, "\n") != 1 || !regexp.MustCompile(tt.want).MatchString(got) {
+				t.Errorf("health %s = %d, %q, want %d, %q", tt.target, status, got, tt.status, tt.want)
+			}
+			if (status == 0) != (stderr == "") {
+				t.Errorf("stderr = %q with status %d", stderr, status)
+			}
+		})
+	}
+	for _, args := range [][]string{{"health"}, {"health", plain.URL, plain.URL}} {
+		if status, _, stderr := run(args...); status != 2 || !strings.Contains(stderr, "want one URL") {
+			t.Errorf("%v = %d, %q, want 2", args, status, stderr)
+		}
+	}
+}
