@@ -182,7 +182,7 @@ func (d *door) refuse() (way string, ok bool) {
 
 // handshaking reports whether a handshake is under way. It is called before
 // queued, because a handshake that ends puts its connection into the queue. If
-// netlink is forbidden, handshakes are assumed for a second: a packet that was
+// the system does not tell, handshakes are assumed for a second: a packet that was
 // lost is sent again by then.
 func (d *door) handshaking(open time.Duration) bool {
 	addr, ok := d.Addr().(*net.TCPAddr)

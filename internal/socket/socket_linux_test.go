@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"net"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -51,9 +53,15 @@ func TestHandshakes(t *testing.T) {
 		family  int
 	}{{"tcp4", unix.AF_INET}, {"tcp6", unix.AF_INET6}, {"tcp", unix.AF_INET}, {"tcp", unix.AF_INET6}} {
 		l := listen(t, tt.network, false)
-		if n, err := Handshakes(port(l)); n != 0 || err != nil {
-			t.Errorf("%v: Handshakes() = %v, %v before any, want 0", tt, n, err)
+		check := func(when string, port, want int) {
+			t.Helper()
+			for name, count := range map[string]func(int) (int, error){"sock_diag": dumpHandshakes, "/proc": listHandshakes} {
+				if n, err := count(port); n != want || err != nil {
+					t.Errorf("%v, %s: handshakes %s = %v, %v, want %d", tt, name, when, n, err, want)
+				}
+			}
 		}
+		check("before any", port(l), 0)
 		var sa unix.Sockaddr = &unix.SockaddrInet4{Port: port(l), Addr: [4]byte{127, 0, 0, 1}}
 		if tt.family == unix.AF_INET6 {
 			sa = &unix.SockaddrInet6{Port: port(l), Addr: [16]byte{15: 1}}
@@ -61,13 +69,52 @@ func TestHandshakes(t *testing.T) {
 		for range 3 {
 			half(t, tt.family, sa)
 		}
-		if n, err := Handshakes(port(l)); n != 3 || err != nil {
-			t.Errorf("%v: Handshakes() = %v, %v, want 3", tt, n, err)
-		}
-		if n, err := Handshakes(port(listen(t, "tcp4", false))); n != 0 || err != nil {
-			t.Errorf("%v: Handshakes() of another port = %v, %v, want 0", tt, n, err)
-		}
+		check("of three clients", port(l), 3)
+		check("of another port", port(listen(t, "tcp4", false)), 0)
 	}
+}
+
+// TestHandshakesWithoutNetlink counts them where a seccomp filter forbids netlink,
+// as systemd's does.
+func TestHandshakesWithoutNetlink(t *testing.T) {
+	l := listen(t, "tcp4", false)
+	half(t, unix.AF_INET, &unix.SockaddrInet4{Port: port(l), Addr: [4]byte{127, 0, 0, 1}})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // for good: the thread ends with the goroutine, and with it the filter
+		if err := forbidNetlink(); err != nil {
+			t.Errorf("seccomp: %v", err)
+			return
+		}
+		if _, err := dumpHandshakes(port(l)); err != unix.EAFNOSUPPORT {
+			t.Errorf("dumpHandshakes() = %v, want %v", err, unix.EAFNOSUPPORT)
+		}
+		if n, err := Handshakes(port(l)); n != 1 || err != nil {
+			t.Errorf("Handshakes() = %v, %v, want 1", n, err)
+		}
+	}()
+	<-done
+}
+
+// forbidNetlink makes socket(AF_NETLINK) fail on this thread.
+func forbidNetlink() error {
+	const nr, firstArgument = 0, 16 // in struct seccomp_data; the low half on a little-endian machine
+	prog := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: nr},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_SOCKET, Jf: 3},
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: firstArgument},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.AF_NETLINK, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EAFNOSUPPORT)},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	fprog := unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
+	err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&fprog)), 0, 0)
+	runtime.KeepAlive(prog)
+	return err
 }
 
 // A hidden listener refuses new connections at once, and none that came before.
