@@ -161,6 +161,7 @@ func TestUndrain(t *testing.T) {
 							when, snap.Phase, resp.Close, snap.CanUndrain, phase, last, undrain)
 					}
 				}
+				synctest.Wait()
 				check("at first", actors.Ready, false, false)
 				if stop.Undrain() {
 					t.Error("Undrain = true without a stop")
