@@ -8,7 +8,7 @@
 //	err := actors.ListenAndServe(&http.Server{Addr: ":8080", Handler: handler})
 //
 // [ListenAndServeTLS] and [Serve] are the others; with settings they are methods of
-// [Stop]. [HTTPFunc] is for a server that a framework serves by itself.
+// [Stop]. [ListenAndServeFunc] is for a server that a framework serves by itself.
 //
 // # An actor
 //

@@ -30,6 +30,17 @@ func ExampleListenAndServeTLS() {
 	// Output: open cert.pem: no such file or directory
 }
 
+// A framework that puts a handler of its own around that of the program.
+func ExampleListenAndServeFunc() {
+	srv := &http.Server{Addr: "127.0.0.1:0", Handler: http.NotFoundHandler(), BaseContext: signalSelf}
+	serve := func(l net.Listener) error {
+		srv.Handler = http.TimeoutHandler(srv.Handler, time.Minute, "")
+		return srv.Serve(l)
+	}
+	fmt.Println(actors.ListenAndServeFunc(srv, serve))
+	// Output: <nil>
+}
+
 // With settings.
 func ExampleStop_ListenAndServe() {
 	stop := actors.Stop{Grace: 20 * time.Second, LameDuck: 10 * time.Millisecond}

@@ -118,11 +118,7 @@ func HTTP(stop *Stop, srv *http.Server, listeners ...net.Listener) (execute func
 
 // HTTPFunc is [HTTP] for a server that other code serves, such as a framework that
 // sets up TLS or wraps the handler. In the place of srv.Serve it calls serve, with
-// each listener at the same time:
-//
-//	g.Add(actors.HTTPFunc(&stop, srv, func(l net.Listener) error {
-//		return web.Serve(l, srv, flags, logger) // of prometheus/exporter-toolkit
-//	}, l))
+// each listener at the same time. [ListenAndServeFunc] is the one line for it.
 //
 // serve must get at srv.Serve or srv.ServeTLS with that listener, and may change
 // the handler and the hooks of srv before, but not BaseContext. It returns when

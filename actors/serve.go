@@ -34,6 +34,16 @@ func ListenAndServeTLS(srv *http.Server, certFile, keyFile string) error {
 	return newDefault().ListenAndServeTLS(srv, certFile, keyFile)
 }
 
+// ListenAndServeFunc is [ListenAndServe] for a server that other code serves, such
+// as a framework; see [HTTPFunc].
+//
+//	err := actors.ListenAndServeFunc(srv, func(l net.Listener) error {
+//		return web.Serve(l, srv, flags, logger) // of prometheus/exporter-toolkit
+//	})
+func ListenAndServeFunc(srv *http.Server, serve func(net.Listener) error) error {
+	return newDefault().ListenAndServeFunc(srv, serve)
+}
+
 // Serve serves until ctx ends, and then stops without losing a request; see
 // [Stop.Serve]. It logs as [ListenAndServe] does.
 func Serve(ctx context.Context, srv *http.Server, listeners ...net.Listener) error {
@@ -55,10 +65,15 @@ func newDefault() *Stop {
 //
 // It returns when the last connection is closed. What handlers use, such as a
 // database, is closed after that: a deferred Close in the caller does.
-func (s *Stop) ListenAndServe(srv *http.Server) error {
+func (s *Stop) ListenAndServe(srv *http.Server) error { return s.ListenAndServeFunc(srv, nil) }
+
+// ListenAndServeFunc is [Stop.ListenAndServe] for a server that other code serves,
+// such as a framework: it calls serve with the listener of srv.Addr, see
+// [HTTPFunc].
+func (s *Stop) ListenAndServeFunc(srv *http.Server, serve func(net.Listener) error) error {
 	var g run.Group
 	g.Add(Signal(s))
-	g.Add(HTTP(s, srv))
+	g.Add(HTTPFunc(s, srv, serve))
 	return s.Err(g.Run())
 }
 

@@ -43,6 +43,9 @@ var oneLine = map[string]func(srv *http.Server, dir string) error{
 		stop := actors.Stop{LameDuck: 300 * time.Millisecond, Logger: actors.Slog(nil)}
 		return stop.ListenAndServe(srv)
 	},
+	"ListenAndServeFunc": func(srv *http.Server, _ string) error {
+		return actors.ListenAndServeFunc(srv, func(l net.Listener) error { return srv.Serve(l) })
+	},
 	"Serve": func(srv *http.Server, _ string) error {
 		ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer cancel()

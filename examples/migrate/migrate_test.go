@@ -117,7 +117,7 @@ func TestMigrate(t *testing.T) {
 		{"nethttp", 6, true},
 		{"gin", 6, true},
 		{"echo", 6, true},
-		{"exporter", 12, true},
+		{"exporter", 5, true},
 		{"errgroup", 4, true},
 		{"fx", 12, true},
 		{"grpc", 45, false}, // with a stream, for its own test under load

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 
-	"github.com/oklog/run"
 	"github.com/prometheus/exporter-toolkit/web"
 
 	"lastcall/actors"
@@ -23,11 +22,8 @@ func main() {
 	srv := &http.Server{Addr: *addr, Handler: http.HandlerFunc(answer)}
 	flags := &web.FlagConfig{WebListenAddresses: &[]string{*addr}, WebSystemdSocket: new(bool), WebConfigFile: config}
 
-	var stop actors.Stop
-	var g run.Group
-	g.Add(actors.HTTPFunc(&stop, srv, func(l net.Listener) error { return web.Serve(l, srv, flags, slog.Default()) }))
-	g.Add(actors.Signal(&stop))
-	if err := stop.Err(g.Run()); err != nil {
+	serve := func(l net.Listener) error { return web.Serve(l, srv, flags, slog.Default()) }
+	if err := actors.ListenAndServeFunc(srv, serve); err != nil {
 		log.Fatal(err)
 	}
 }
