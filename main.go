@@ -5,11 +5,11 @@ package main
 import (
 	"io"
 	"os"
-	"syscall"
 
 	"github.com/oklog/run"
 
 	"lastcall/actors"
+	"lastcall/actors/systemd"
 	"lastcall/internal/app"
 )
 
@@ -64,10 +64,13 @@ func serve(args []string, stdout, stderr io.Writer) error {
 		g.Add(sup.Actor("deploy", backing)(s.DeployOnSignal()))
 	}
 	if s.Certificate != nil {
-		g.Add(sup.Actor("tls", backing)(s.Certificate.Watch(syscall.SIGHUP)))
+		g.Add(sup.Actor("tls", backing)(s.WatchCertificate()))
 	}
 	if s.Admin != nil {
 		g.Add(sup.Actor("admin", watching)(s.ServeAdmin(sup)))
+	}
+	if systemd.Enabled() {
+		g.Add(sup.Actor("systemd", watching)(s.NotifySystemd()))
 	}
 	g.Add(signals, interrupt)
 	s.LogServing()

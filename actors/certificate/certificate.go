@@ -8,6 +8,7 @@ package certificate
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -43,6 +44,7 @@ type Pair struct {
 	logger            log.Logger
 
 	current atomic.Pointer[tls.Certificate]
+	asked   chan chan struct{} // of Reload, for Watch; each is closed when that has reloaded
 
 	// Only the actor uses the following.
 	seen   [2]fs.FileInfo // the files at the last check; nil: not there
@@ -63,7 +65,7 @@ func Load(certFile, keyFile string, logger log.Logger) (*Pair, error) {
 	if logger == nil {
 		logger = log.NewNopLogger()
 	}
-	c := &Pair{certFile: certFile, keyFile: keyFile, logger: logger}
+	c := &Pair{certFile: certFile, keyFile: keyFile, logger: logger, asked: make(chan chan struct{})}
 	c.seen = c.stat()
 	c.read = c.seen
 	pair, err := loadPair(certFile, keyFile)
@@ -105,6 +107,21 @@ func (c *Pair) Watch(signals ...os.Signal) (execute func() error, interrupt func
 		func(error) { once.Do(func() { close(done) }) }
 }
 
+// Reload has the actor of Watch load the pair again, as at a signal, and returns when
+// it has. It returns early if ctx ends, as it must if the actor does not run.
+func (c *Pair) Reload(ctx context.Context) {
+	reloaded := make(chan struct{})
+	select {
+	case c.asked <- reloaded:
+	case <-ctx.Done():
+		return
+	}
+	select {
+	case <-reloaded:
+	case <-ctx.Done():
+	}
+}
+
 func (c *Pair) watch(hangups <-chan os.Signal, done <-chan struct{}) error {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
@@ -120,6 +137,10 @@ func (c *Pair) watch(hangups <-chan os.Signal, done <-chan struct{}) error {
 		case <-hangups:
 			c.seen = c.stat()
 			c.reload(true)
+		case reloaded := <-c.asked:
+			c.seen = c.stat()
+			c.reload(true)
+			close(reloaded)
 		case <-done:
 			return nil
 		}

@@ -1,6 +1,7 @@
 package certificate
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -265,6 +266,30 @@ func TestAtHangup(t *testing.T) {
 		w.write("key", key)
 		w.hangups <- os.Interrupt
 		w.want(2, takenLine) // with no time gone by
+	})
+}
+
+func TestReload(t *testing.T) {
+	watch(t, func(w *watchedPair) {
+		w.Reload(context.Background())
+		w.want(1, `^level=info msg="certificate unchanged" cert=\S+$`)
+
+		cert, key := w.pair(2)
+		w.write("cert", cert)
+		w.write("key", key)
+		w.Reload(context.Background())
+		w.want(2, takenLine)
+
+		unwatched, err := Load(w.certFile, w.keyFile, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+		defer cancel()
+		unwatched.Reload(ctx)
+		if ctx.Err() == nil {
+			t.Error("Reload() returned though nothing watches the pair")
+		}
 	})
 }
 

@@ -7,10 +7,12 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
 	"lastcall/actors"
+	"lastcall/actors/systemd"
 	"lastcall/internal/upstream"
 )
 
@@ -41,13 +43,14 @@ func newProgram(cfg *Settings, stop *actors.Stop, router actors.Router) (*actors
 }
 
 // command returns the Command of a command line, whose program is looked up at
-// each start. It gets the environment of this process without the settings. With
-// -proxy the program listens where that says; otherwise on PORT of HOST.
+// each start. It gets the environment of this process without the settings, and
+// without what systemd says to this process alone. With -proxy the program listens where that says; otherwise on PORT of HOST.
 func (c *Settings) command(line []string) actors.Command {
 	return func(addr string) *exec.Cmd {
 		cmd := exec.Command(line[0], line[1:]...)
 		for _, v := range os.Environ() {
-			if !strings.HasPrefix(v, envPrefix) {
+			name, _, _ := strings.Cut(v, "=")
+			if !strings.HasPrefix(name, envPrefix) && !slices.Contains(systemd.Variables[:], name) {
 				cmd.Env = append(cmd.Env, v)
 			}
 		}

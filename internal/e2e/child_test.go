@@ -128,13 +128,13 @@ func killChild(t testing.TB, p *Process, sig syscall.Signal) (pid int) {
 // TestProgram runs a program behind the binary, from its start to its end.
 func TestProgram(t *testing.T) {
 	t.Parallel()
-	p := Launch(t, Here, asChild([]string{"-program-health", "/health"}, "CHILD_START=700ms", "LASTCALL_GRACE=20s", "KEPT=yes"))
+	p := Launch(t, Here, asChild([]string{"-program-health", "/health"}, "CHILD_START=700ms", "LASTCALL_GRACE=20s", "WATCHDOG_PID=1", "KEPT=yes"))
 	if got := status(t, "http://"+p.Addr+"/readyz"); got != 503 {
 		t.Errorf("/readyz = %d before the program is ready, want 503", got)
 	}
 	env := fetch(t, "http://"+p.Addr+"/env") // is held
-	if !regexp.MustCompile(`(?s)(^|\n)KEPT=yes\n.*HOST=127\.0\.0\.1\nPORT=\d+\n`).MatchString(env) || strings.Contains(env, "LASTCALL_") {
-		t.Errorf("the program's environment is\n%s\nwant HOST, PORT, KEPT, and no LASTCALL_", env)
+	if !regexp.MustCompile(`(?s)(^|\n)KEPT=yes\n.*HOST=127\.0\.0\.1\nPORT=\d+\n`).MatchString(env) || strings.Contains(env, "LASTCALL_") || strings.Contains(env, "WATCHDOG_") {
+		t.Errorf("the program's environment is\n%s\nwant HOST, PORT, KEPT, and no LASTCALL_ or WATCHDOG_", env)
 	}
 	WaitFor(t, "/readyz to be 200", func() bool { return status(t, "http://"+p.Addr+"/readyz") == 200 })
 	p.WaitLog(t, `stream=stderr msg="msg=serving addr=127.0.0.1:`) // its output
