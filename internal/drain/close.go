@@ -3,6 +3,7 @@ package drain
 import (
 	"errors"
 	"io"
+	"net"
 	"os"
 	"time"
 
@@ -48,6 +49,9 @@ func (c *conn) close() error {
 // CloseWrite sends our FIN. net/http closes in two steps where a client is still
 // sending: this, and Close half a second later.
 func (c *conn) CloseWrite() error {
+	if c.hasMoved() {
+		return net.ErrClosed
+	}
 	c.mu.Lock()
 	if c.state.in(stateReading, stateAnswering, stateAnsweringNext) {
 		c.setStateLocked(stateLingering)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -22,9 +23,11 @@ import (
 //
 //	state          meaning                               on                        to
 //	new            accepted; nothing but a TLS           first byte of a request   reading
-//	               handshake has arrived                 its time is over          releasing
+//	               handshake has arrived                 to be given away          parked
+//	                                                     its time is over          releasing
 //	                                                     HTTP/2 was agreed on      http2
 //	reading        a request has begun to arrive         its handler is called     answering
+//	                                                     to be given away          parked
 //	                                                     HTTP/2 was agreed on      http2
 //	answering      its handler runs, or its answer is    first byte of the next    answeringNext
 //	               being written                         answered                  idle
@@ -34,18 +37,26 @@ import (
 //	               arrive                                hijacked                  hijacked
 //	idle           answered; the next request is         first byte of it          reading
 //	               awaited                               its time is over          releasing
+//	                                                     to be given away          parked
 //	releasing      the read deadline is in the past:     first byte, just then     reading
 //	               net/http closes it if nothing is      a part of a TLS handshake  new
 //	               there
 //	http2          its streams count, see streams
 //	hijacked       a handler has taken it over
+//	parked         net/http's Read is held while the     kept, and it was new       new
+//	               connection is offered to a            kept, and it was reading   reading
+//	               successor, see Give                   kept, and it was idle      idle
+//	                                                     the successor has it       moved
+//	moved          the successor has it: nothing may be
+//	               read from the socket, or written to it
 //	lingering      answered and closed by us; not        it is, or has stalled     closed
 //	               all of it is acknowledged yet
 //	closed         the socket is closed
 //
-// Any state but closed may become lingering or closed. Under TLS a request may
-// have come together with an earlier one, and is seen only when its handler is
-// called: new, idle and releasing may become answering.
+// Any state but closed may become closed, and any but moved and closed may become
+// lingering. Under TLS a request may have come together with an earlier one, and is
+// seen only when its handler is called: new, idle and releasing may become
+// answering.
 //
 // net/http's own StateIdle is not enough: it lasts until a request's whole
 // header has been read, and so includes requests on their way in. Only Read
@@ -62,7 +73,8 @@ import (
 type conn struct {
 	net.Conn
 	server *Server
-	tls    bool // see setTLS
+	tls    bool  // see setTLS
+	door   *door // it came by
 
 	written atomic.Int64          // bytes; those of a ReadFrom count when it returns
 	stalled atomic.Bool           // the client has taken nothing for so long that it is not waited for
@@ -81,6 +93,7 @@ type conn struct {
 	requests  int           // that have begun
 	oldAt     time.Time     // when the connection is as old as it should get; zero: never
 	maxPause  time.Duration // the client's longest recent pause between requests
+	head      []byte        // handed out of a request whose header is not whole yet
 
 	// What is being answered.
 	current *response // the request of HTTP/1 that is; nil while there is none
@@ -91,6 +104,13 @@ type conn struct {
 	closeAt    time.Time     // while draining, without a request: when to release it
 	closeTimer *time.Timer   // fires then
 	unpark     chan struct{} // ends awaitHalfClosed; nil: it does not wait
+
+	// When it is given away.
+	parkedFrom connState     // parked: what it was
+	parkedAt   time.Time     // since when
+	unparked   chan struct{} // closed when it is not parked any more
+	poked      bool          // a read deadline in the past asks Read to park
+	afterPost  bool          // net/http skips a few empty lines before the next request
 }
 
 type connState int
@@ -104,11 +124,13 @@ const (
 	stateReleasing
 	stateHTTP2
 	stateHijacked
+	stateParked
+	stateMoved
 	stateLingering
 	stateClosed
 )
 
-var stateNames = [...]string{"new", "reading", "answering", "answeringNext", "idle", "releasing", "http2", "hijacked", "lingering", "closed"}
+var stateNames = [...]string{"new", "reading", "answering", "answeringNext", "idle", "releasing", "http2", "hijacked", "parked", "moved", "lingering", "closed"}
 
 func (s connState) String() string { return stateNames[s] }
 
@@ -124,14 +146,16 @@ func (s connState) in(states ...connState) bool {
 
 // legalSteps are those of the table above, from what to what.
 var legalSteps = [...][]connState{
-	stateNew:           {stateReading, stateAnswering, stateReleasing, stateHTTP2},
-	stateReading:       {stateAnswering, stateHTTP2},
+	stateNew:           {stateReading, stateAnswering, stateReleasing, stateHTTP2, stateParked},
+	stateReading:       {stateAnswering, stateHTTP2, stateParked},
 	stateAnswering:     {stateAnsweringNext, stateIdle, stateReading, stateHijacked},
 	stateAnsweringNext: {stateReading, stateHijacked},
-	stateIdle:          {stateReading, stateAnswering, stateReleasing},
+	stateIdle:          {stateReading, stateAnswering, stateReleasing, stateParked},
 	stateReleasing:     {stateNew, stateReading, stateAnswering},
 	stateHTTP2:         {},
 	stateHijacked:      {},
+	stateParked:        {stateNew, stateReading, stateIdle, stateMoved},
+	stateMoved:         {},
 	stateLingering:     {stateClosed},
 	stateClosed:        {},
 }
@@ -140,7 +164,8 @@ var legalSteps = [...][]connState{
 // step is not legal: the caller has checked the state.
 func (c *conn) setStateLocked(to connState) {
 	from := c.state
-	legal := to.in(legalSteps[from]...) || to.in(stateLingering, stateClosed) && from != stateClosed
+	legal := to.in(legalSteps[from]...) || to == stateClosed && from != stateClosed ||
+		to == stateLingering && !from.in(stateMoved, stateClosed)
 	if !legal {
 		panic(fmt.Sprintf("drain: a connection cannot become %v that is %v", to, from))
 	}
@@ -149,10 +174,16 @@ func (c *conn) setStateLocked(to connState) {
 		c.server.countAnswer(c.current, HTTP1)
 	}
 	c.state = to
+	if from == stateParked {
+		close(c.unparked)
+	}
 	switch to {
 	case stateReading, stateIdle:
-		c.since = time.Now()
+		if from != stateParked {
+			c.since = time.Now()
+		}
 	case stateAnswering:
+		c.head = nil
 		if from != stateReading { // its first byte was not seen
 			c.since = time.Now()
 		}
@@ -164,18 +195,24 @@ func (c *conn) setStateLocked(to connState) {
 		c.closeTimer.Stop()
 	}
 	if d := c.readDeadlineLocked(); d != deadline {
-		c.Conn.SetReadDeadline(d)
+		c.setReadDeadlineLocked()
 	}
 }
 
-// track makes a connection known that was just accepted.
-func (s *Server) track(nc net.Conn) *conn {
-	c := &conn{Conn: nc, server: s, since: time.Now(), maxPause: firstPause}
+// newConn returns a connection that has come by a door.
+func (d *door) newConn(nc net.Conn) *conn {
+	s := d.server
+	c := &conn{Conn: nc, server: s, door: d, since: time.Now(), maxPause: firstPause}
 	c.isNew.Store(s.policy.Closing())
 	if s.maxAge > 0 {
 		c.oldAt = c.since.Add(jitter(s.maxAge))
 	}
 	c.handshake.clientCerts = s.clientCerts
+	return c
+}
+
+// track makes a connection known, before it is used.
+func (s *Server) track(c *conn) {
 	s.mu.Lock()
 	s.conns[c] = struct{}{}
 	cutting := s.cutting
@@ -185,10 +222,11 @@ func (s *Server) track(nc net.Conn) *conn {
 		s.cut(c)
 	case s.draining.Load():
 		c.mu.Lock()
-		c.scheduleCloseLocked()
+		if !c.movesLocked() {
+			c.scheduleCloseLocked()
+		}
 		c.mu.Unlock()
 	}
-	return c
 }
 
 // setTLS notes whether net/http serves the connection over TLS, before that reads.
@@ -248,6 +286,9 @@ func (c *conn) SyscallConn() (syscall.RawConn, error) {
 }
 
 func (c *conn) Write(p []byte) (int, error) {
+	if c.hasMoved() {
+		return 0, net.ErrClosed
+	}
 	if b := c.batch.Load(); b != nil {
 		return b.add(p)
 	}
@@ -265,6 +306,9 @@ func (c *conn) Write(p []byte) (int, error) {
 
 // ReadFrom keeps sendfile, for which net/http looks for this method.
 func (c *conn) ReadFrom(r io.Reader) (n int64, err error) {
+	if c.hasMoved() {
+		return 0, net.ErrClosed
+	}
 	if rf, ok := c.Conn.(io.ReaderFrom); ok {
 		n, err = rf.ReadFrom(r)
 	} else {
@@ -356,11 +400,12 @@ func (c *conn) onIdle() {
 			c.scheduleHTTP2CloseLocked()
 		}
 	case c.state.in(stateAnswering, stateAnsweringNext):
+		c.afterPost = c.current != nil && c.current.method == http.MethodPost
 		if c.framing.endBody() || c.state == stateAnsweringNext {
 			c.setStateLocked(stateReading)
 		} else {
 			c.setStateLocked(stateIdle)
-			if draining {
+			if draining && !c.movesLocked() {
 				c.scheduleCloseLocked()
 			}
 		}

@@ -34,6 +34,8 @@ type door struct {
 	over          chan struct{} // closed when the listener is not served any more
 	plain         bool          // served without TLS
 	arrived       sync.Once     // Accept was called
+	giving        atomic.Bool   // its connections are given away
+	adopted       adoptions
 
 	handshakes func(port int) (int, error) // socket.Handshakes
 
@@ -62,7 +64,8 @@ func (d *door) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, d.acceptError(err)
 	}
-	c := d.server.track(nc)
+	c := d.newConn(nc)
+	d.server.track(c)
 	if stater, ok := nc.(connectionStater); ok {
 		return tlsConn{c, stater}, nil
 	}

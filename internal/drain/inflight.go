@@ -40,6 +40,9 @@ type Stats struct {
 	DrainedHTTP2  uint64 // those of them over HTTP/2
 	Failed        uint64 // since the stop began
 	HijackedEnded uint64 // connections, by themselves, since the stop began
+
+	Moved   uint64 // connections that a successor has taken over
+	Adopted uint64 // connections that were taken over from a predecessor
 }
 
 // list returns the connections that there are now.
@@ -65,7 +68,7 @@ func (s *Server) InFlight() (requests []Request) {
 
 // inFlightLocked names what is under way on the connection.
 func (c *conn) inFlightLocked() []Request {
-	switch c.state {
+	switch c.keptStateLocked() {
 	case stateNew, stateIdle, stateReleasing:
 		if c.server.draining.Load() && socket.Arrived(c.Conn) { // too late to be read
 			return []Request{{Class: HTTP1, Client: c.RemoteAddr().String()}}
@@ -84,7 +87,7 @@ func (c *conn) inFlightLocked() []Request {
 // busy with.
 func (c *conn) requestLocked(class Class) Request {
 	r := Request{Class: class, Client: c.RemoteAddr().String(), Age: time.Since(c.since)}
-	if res := c.current; res != nil && c.state != stateReading {
+	if res := c.current; res != nil && c.keptStateLocked() != stateReading {
 		r.Method, r.Path = res.method, res.path()
 		r.Sent = max(c.bytesAcked()-res.writtenBefore, 0)
 	}
@@ -119,26 +122,27 @@ func (s *Server) countAnswer(res *response, class Class) {
 func (s *Server) Stats() Stats {
 	list := s.list()
 	n := Stats{Served: s.served.Load(), Drained: s.drained.Load(), DrainedHTTP2: s.drainedHTTP2.Load(),
-		Failed: s.failed.Load(), HijackedEnded: s.hijackedEnded.Load()}
+		Failed: s.failed.Load(), HijackedEnded: s.hijackedEnded.Load(),
+		Moved: s.moved.Load(), Adopted: s.adopted.Load()}
 	for _, c := range list {
 		c.mu.Lock()
 		running := len(c.streams.running)
-		switch {
-		case c.state == stateNew:
+		switch state := c.keptStateLocked(); {
+		case state == stateNew:
 			n.New++
-		case c.state == stateHijacked:
+		case state == stateHijacked:
 			n.Busy++
 			n.Hijacked++
-		case c.state.in(stateAnswering, stateAnsweringNext):
+		case state.in(stateAnswering, stateAnsweringNext):
 			n.Busy++
 			n.InFlight++
 		case c.streams.any():
 			n.Busy++
 			n.InFlight += running
 			n.Streams += running
-		case c.state.in(stateReading, stateLingering):
+		case state.in(stateReading, stateLingering):
 			n.Busy++
-		case c.state.in(stateIdle, stateReleasing, stateHTTP2):
+		case state.in(stateIdle, stateReleasing, stateHTTP2):
 			n.Idle++
 		}
 		c.mu.Unlock()

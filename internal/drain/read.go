@@ -10,11 +10,20 @@ import (
 )
 
 func (c *conn) Read(p []byte) (int, error) {
+	if !c.park() {
+		return 0, errMoved
+	}
 	n, limit := c.beforeRead(p)
 	if n > 0 {
 		return n, nil
 	}
 	n, err := c.Conn.Read(p[:limit])
+	for err != nil && n == 0 && c.wasPoked(err) {
+		if !c.park() {
+			return 0, errMoved
+		}
+		n, err = c.Conn.Read(p[:limit])
+	}
 	switch {
 	case n > 0:
 		n, err = c.onRead(p[:n], len(p)), nil // an error comes again, behind what is handed out later
@@ -97,8 +106,11 @@ func (c *conn) onHandshakeLocked() {
 // onBytesLocked notes that bytes are handed out. Empty lines may precede a
 // request (RFC 9112 section 2.2) and are not part of one.
 func (c *conn) onBytesLocked(p []byte, next bool) {
-	if c.framing.on && onlyEmptyLines(p) {
-		return
+	if c.framing.on {
+		c.recordHeadLocked(p, next)
+		if onlyEmptyLines(p) {
+			return
+		}
 	}
 	switch {
 	case c.state.in(stateNew, stateIdle, stateReleasing):
@@ -202,7 +214,7 @@ func (c *conn) lastRead(p []byte, err error) (int, error) {
 	if n > 0 {
 		n = c.onReadLocked(p[:n], len(p))
 	}
-	c.Conn.SetReadDeadline(c.readDeadlineLocked()) // ReadNow may have set another
+	c.setReadDeadlineLocked() // ReadNow may have set another
 	if n > 0 {
 		return n, nil
 	}
@@ -218,6 +230,12 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	if passed(t) {
 		c.unparkLocked()
 	}
+	return c.setReadDeadlineLocked()
+}
+
+// setReadDeadlineLocked sets the socket's.
+func (c *conn) setReadDeadlineLocked() error {
+	c.poked = c.poked || c.parksLocked()
 	return c.Conn.SetReadDeadline(c.readDeadlineLocked())
 }
 
@@ -225,15 +243,15 @@ func (c *conn) SetDeadline(t time.Time) error {
 	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
 }
 
-// readDeadlineLocked is the socket's read deadline. It is net/http's but for two
-// states: a connection that is released does not wait, and a request's header
-// has its time from the first byte on. (net/http begins to count with the
+// readDeadlineLocked is the socket's read deadline. It is net/http's but for three
+// cases: a connection that is released or to be parked does not wait, and a
+// request's header has its time from the first byte on. (net/http begins to count with the
 // fourth, and a stop would wait for the others until the idle timeout.)
 func (c *conn) readDeadlineLocked() time.Time {
-	switch c.state {
-	case stateReleasing:
+	switch {
+	case c.state == stateReleasing, c.parksLocked():
 		return aLongTimeAgo
-	case stateReading:
+	case c.state == stateReading:
 		if d := c.server.headerTimeout(); d > 0 && c.server.draining.Load() {
 			if t := c.since.Add(d); c.deadline.IsZero() || t.Before(c.deadline) {
 				return t

@@ -40,13 +40,13 @@ func (s *Server) release() {
 	for _, c := range s.list() { // again: those accepted since have not seen draining
 		c.mu.Lock()
 		switch {
-		case !c.closeAt.IsZero(): // it has seen draining
+		case !c.closeAt.IsZero(), c.movesLocked(): // it has seen draining, or is given away
 		case c.state.in(stateNew, stateIdle), c.state == stateHTTP2 && !c.streams.registered:
 			c.scheduleCloseLocked()
 		case c.state == stateHTTP2 && !c.streams.any():
 			c.scheduleHTTP2CloseLocked()
 		case c.state == stateReading:
-			c.Conn.SetReadDeadline(c.readDeadlineLocked())
+			c.setReadDeadlineLocked()
 		}
 		c.mu.Unlock()
 	}

@@ -36,7 +36,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		res.serve(handler, res, r)
 		return
 	}
-	if s.draining.Load() && r.ProtoAtLeast(1, 1) && r.ContentLength != 0 && strings.EqualFold(r.Header.Get("Expect"), "100-continue") {
+	if s.draining.Load() && !c.isMoving() && r.ProtoAtLeast(1, 1) && r.ContentLength != 0 && strings.EqualFold(r.Header.Get("Expect"), "100-continue") {
 		handler = http.HandlerFunc(refuseBody)
 	}
 	res := &http1Response{response: response{ResponseWriter: w, conn: c, server: s, method: r.Method, uri: r.RequestURI, http10: !r.ProtoAtLeast(1, 1)}}
@@ -198,7 +198,7 @@ func (w *response) announce(status int) {
 	s, header := w.server, w.ResponseWriter.Header()
 	// Where there is neither a length nor chunks.
 	w.endsWithConn.Store(header.Get("Content-Length") == "" && (w.http10 || header.Get("Transfer-Encoding") == "identity"))
-	closing, old := s.policy.Closing(), w.conn != nil && w.conn.isOld()
+	closing, old := s.policy.Closing() && !w.conn.isMoving(), w.conn != nil && w.conn.isOld()
 	switch {
 	case w.http2 && w.conn != nil && (closing || old || header.Get("Connection") == "close") && w.conn.goAway():
 		header.Del("Connection") // at which net/http would send the only GOAWAY at once

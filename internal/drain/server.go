@@ -65,12 +65,15 @@ type Server struct {
 	drainedHTTP2  atomic.Uint64
 	failed        atomic.Uint64
 	hijackedEnded atomic.Uint64
+	moved         atomic.Uint64 // connections, to a successor
+	adopted       atomic.Uint64 // connections, from a predecessor
 
 	lastNewcomer atomic.Pointer[time.Time] // nil: there was none
 
 	exhausted, limitReached throttle.Second // of warnings
 
-	over chan struct{} // closed when no door is served
+	over   chan struct{} // closed when no door is served
+	giving atomic.Pointer[Giving]
 
 	mu       sync.Mutex
 	conns    map[*conn]struct{}
@@ -291,6 +294,9 @@ func (s *Server) Drain(ctx context.Context) (cut []Request) {
 		case <-s.empty:
 			continue
 		case <-ctx.Done():
+		}
+		if g := s.giving.Load(); g != nil {
+			g.endWithin(time.Second)
 		}
 		s.mu.Lock()
 		s.cutting = true // what is accepted from here on is cut by track

@@ -1,0 +1,389 @@
+package drain
+
+import (
+	"errors"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"lastcall/internal/socket"
+)
+
+const (
+	// maxBatch is how many connections are offered at once. The kernel passes up
+	// to 253 descriptors in a message.
+	maxBatch = 100
+
+	// maxHead is how much may have been read of the request of a connection that
+	// is given away, and maxBatchHead how much of all requests of a batch.
+	maxHead      = 16 << 10
+	maxBatchHead = 32 << 10
+)
+
+// errMoved ends net/http's Read of a connection that a successor has. net/http
+// closes it without a word to the client if the error is a timeout.
+var errMoved = os.ErrDeadlineExceeded
+
+// A Transfer is a connection on its way to another server: between two requests,
+// or with a part of one read.
+type Transfer struct {
+	Conn     net.Conn // the accepted one
+	Listener net.Addr // that it came by
+
+	Head      []byte        // what was read of the next request
+	Asked     bool          // there was a request before
+	AfterPost bool          // it was a POST: a few empty lines may precede the next
+	Quiet     time.Duration // since the client's pause began
+	MaxPause  time.Duration // the client's longest recent pause between requests
+	Read      int64         // bytes, from the socket
+	Written   int64         // bytes, to the socket
+	Requests  int           // that have begun
+	OldIn     time.Duration // until it is as old as it should get; zero: never
+
+	conn *conn
+}
+
+// Giving is the giving away of connections, see Server.Give.
+type Giving struct {
+	server *Server
+	take   func([]*Transfer) (taken int, err error)
+
+	settled chan struct{} // see Settled
+	done    chan struct{} // see Done
+	wake    chan struct{} // has an element if parked or ended has changed
+
+	mu     sync.Mutex // guards the rest; it is taken inside of no other lock
+	parked []*conn
+	ended  bool
+	err    error
+}
+
+// Give begins to give the connections away that came by the doors at those
+// addresses: those without a request at once, and the others as soon as their
+// request is answered. Only HTTP/1 without TLS moves, of which the socket has every
+// byte that is read. Connections of HTTP/2, hijacked ones, and those whose first
+// bytes may be the beginning of HTTP/2 or TLS stay.
+//
+// take is called on one goroutine, with at most maxBatch connections on which
+// nothing is read or written meanwhile. It returns how many of them, from the
+// first on, are the successor's. The others stay. An error ends the giving; the
+// connections that are left are served here, and in a drain let go as if there had
+// been no successor.
+//
+// Give is called once at a time. The doors go on accepting.
+func (s *Server) Give(addrs []net.Addr, take func([]*Transfer) (taken int, err error)) *Giving {
+	g := &Giving{
+		server: s, take: take,
+		settled: make(chan struct{}), done: make(chan struct{}), wake: make(chan struct{}, 1),
+	}
+	s.giving.Store(g)
+	for _, d := range s.doors {
+		for _, a := range addrs {
+			if sameAddr(a, d.Addr()) {
+				d.giving.Store(true)
+			}
+		}
+	}
+	s.poke()
+	go g.run()
+	return g
+}
+
+func sameAddr(a, b net.Addr) bool {
+	return a.Network() == b.Network() && a.String() == b.String()
+}
+
+// Settled returns a channel that is closed when every connection has been given
+// away that could be for the time being. The others are busy, or stay.
+func (g *Giving) Settled() <-chan struct{} { return g.settled }
+
+// Done returns a channel that is closed when the giving has ended.
+func (g *Giving) Done() <-chan struct{} { return g.done }
+
+// End ends the giving. It waits for take, and returns its error.
+func (g *Giving) End() error {
+	g.end(nil)
+	<-g.done
+	return g.err
+}
+
+// endWithin ends the giving, and waits for take no longer than d.
+func (g *Giving) endWithin(d time.Duration) {
+	g.end(nil)
+	select {
+	case <-g.done:
+	case <-time.After(d):
+	}
+}
+
+func (g *Giving) end(err error) {
+	g.mu.Lock()
+	g.ended = true
+	if g.err == nil {
+		g.err = err
+	}
+	g.mu.Unlock()
+	g.notify()
+}
+
+func (g *Giving) notify() {
+	select {
+	case g.wake <- struct{}{}:
+	default:
+	}
+}
+
+// offer adds a connection that is parked. It reports false if the giving has
+// ended.
+func (g *Giving) offer(c *conn) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.ended {
+		return false
+	}
+	g.parked = append(g.parked, c)
+	g.notify()
+	return true
+}
+
+func (g *Giving) run() {
+	defer close(g.done)
+	defer g.release()
+	settled := false
+	for {
+		batch, ended := g.next()
+		switch {
+		case ended:
+			return
+		case len(batch) > 0:
+			taken, err := g.take(batch)
+			for i, t := range batch {
+				t.conn.endParking(i < taken)
+			}
+			if err != nil {
+				g.end(err)
+				return
+			}
+			continue
+		}
+		var again <-chan time.Time
+		if !settled {
+			if settled = !g.server.anyParks(); settled {
+				close(g.settled)
+			} else { // its Read is about to park it, or its handler to begin
+				again = time.After(time.Millisecond)
+			}
+		}
+		select {
+		case <-g.wake:
+		case <-again:
+		}
+	}
+}
+
+// next returns some of the connections that are parked.
+func (g *Giving) next() (batch []*Transfer, ended bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	bytes := 0
+	for !g.ended && len(g.parked) > 0 && len(batch) < maxBatch {
+		t := g.parked[0].transfer()
+		if t != nil { // else it was closed
+			if bytes += len(t.Head); bytes > maxBatchHead && len(batch) > 0 {
+				break
+			}
+			batch = append(batch, t)
+		}
+		g.parked = g.parked[1:]
+	}
+	return batch, g.ended
+}
+
+// release returns to the others what is left.
+func (g *Giving) release() {
+	s := g.server
+	for _, d := range s.doors {
+		d.giving.Store(false)
+	}
+	s.giving.Store(nil)
+	g.mu.Lock()
+	parked := g.parked
+	g.parked = nil
+	g.mu.Unlock()
+	for _, c := range parked {
+		c.endParking(false)
+	}
+	s.poke()
+	if s.draining.Load() {
+		s.release()
+	}
+}
+
+// poke sets the read deadlines, which depend on whether connections are given
+// away.
+func (s *Server) poke() {
+	for _, c := range s.list() {
+		c.mu.Lock()
+		if c.state.in(stateNew, stateReading, stateIdle) {
+			c.setReadDeadlineLocked()
+		}
+		c.mu.Unlock()
+	}
+}
+
+// anyParks reports whether a connection is parked, or about to be.
+func (s *Server) anyParks() bool {
+	for _, c := range s.list() {
+		c.mu.Lock()
+		parks := c.state == stateParked || c.parksLocked()
+		c.mu.Unlock()
+		if parks {
+			return true
+		}
+	}
+	return false
+}
+
+// movesLocked reports whether the connection is given away as soon as no request
+// is being answered on it. Under TLS and HTTP/2, and once a handler has taken it
+// over, its bytes are not followed.
+func (c *conn) movesLocked() bool {
+	return c.door != nil && c.door.giving.Load() && c.framing.on && socket.ReadsAsReceived(c.Conn)
+}
+
+func (c *conn) isMoving() bool {
+	if c == nil {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.movesLocked()
+}
+
+func (c *conn) hasMoved() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state == stateMoved
+}
+
+// parksLocked reports whether the next Read is to park the connection. A request
+// whose header has been read to its end is answered here.
+func (c *conn) parksLocked() bool {
+	switch {
+	case !c.state.in(stateNew, stateReading, stateIdle), !c.movesLocked():
+		return false
+	case c.state == stateReading && c.framing.ended:
+		return false
+	}
+	return len(c.head)+len(c.framing.pending) <= maxHead && !isUndecided(c.head)
+}
+
+// isUndecided reports whether the first bytes of a request may be the beginning of
+// HTTP/2 or of TLS.
+func isUndecided(head []byte) bool {
+	const http2, tls = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 22
+	if len(head) == 0 {
+		return false
+	}
+	return head[0] == tls || strings.HasPrefix(http2, string(head[:min(len(head), len(http2))]))
+}
+
+// recordHeadLocked remembers what is handed out of a request whose header is not
+// whole yet: all that has to go along with the connection.
+func (c *conn) recordHeadLocked(p []byte, next bool) {
+	switch {
+	case !next && !c.state.in(stateNew, stateReading, stateIdle, stateReleasing): // of a body
+	case c.framing.ended:
+		c.head = nil
+	case len(c.head) <= maxHead:
+		c.head = append(c.head, p...)
+	}
+}
+
+// park holds net/http's Read while the connection is offered to a successor. It
+// reports false if the successor has it now.
+func (c *conn) park() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.parksLocked() {
+		g := c.server.giving.Load()
+		if g == nil {
+			break // the giving has just ended
+		}
+		unparked := make(chan struct{})
+		c.unparked, c.parkedFrom, c.parkedAt = unparked, c.state, time.Now()
+		c.setStateLocked(stateParked)
+		c.mu.Unlock()
+		if !g.offer(c) {
+			c.endParking(false)
+		}
+		<-unparked
+		c.mu.Lock()
+	}
+	return c.state != stateMoved
+}
+
+// endParking gives a parked connection away, or lets its Read go on.
+func (c *conn) endParking(moved bool) {
+	if moved {
+		c.server.moved.Add(1)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.state != stateParked: // it was closed
+	case moved:
+		c.setStateLocked(stateMoved)
+	default:
+		if !c.deadline.IsZero() { // what has come meanwhile is read
+			c.deadline = c.deadline.Add(time.Since(c.parkedAt))
+		}
+		c.setStateLocked(c.parkedFrom)
+	}
+}
+
+// keptStateLocked is the state, or what it was before the connection was parked.
+func (c *conn) keptStateLocked() connState {
+	if c.state == stateParked {
+		return c.parkedFrom
+	}
+	return c.state
+}
+
+// wasPoked reports whether a Read failed because the connection was to be parked.
+func (c *conn) wasPoked(err error) bool {
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	poked := c.poked
+	c.poked = false
+	if poked {
+		c.setReadDeadlineLocked()
+	}
+	return poked
+}
+
+// transfer describes a parked connection, or returns nil if it was closed.
+func (c *conn) transfer() *Transfer {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state != stateParked {
+		return nil
+	}
+	head := append(c.head[:len(c.head):len(c.head)], c.framing.pending...)
+	oldIn := time.Duration(0)
+	if !c.oldAt.IsZero() {
+		oldIn = max(time.Until(c.oldAt), 1)
+	}
+	return &Transfer{
+		Conn: c.Conn, Listener: c.door.Addr(),
+		Head: head, Asked: c.written.Load() > 0, AfterPost: c.afterPost,
+		Quiet: time.Since(c.since), MaxPause: c.maxPause,
+		Read: c.bytesRead, Written: c.written.Load(), Requests: c.requests, OldIn: oldIn,
+		conn: c,
+	}
+}
