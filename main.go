@@ -72,6 +72,7 @@ func serve(args []string, stdout, stderr io.Writer) error {
 	if systemd.Enabled() {
 		g.Add(sup.Actor("systemd", watching)(s.NotifySystemd()))
 	}
+	g.Add(sup.Actor("upgrade", serving)(s.Upgrade.Actor()))
 	g.Add(signals, interrupt)
 	s.LogServing()
 	err = sup.Err(g.Run())

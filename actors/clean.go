@@ -28,6 +28,9 @@ func isClean(err error, wrapped bool) bool {
 	if err == context.Canceled || err == http.ErrServerClosed {
 		return !wrapped
 	}
+	if _, ok := err.(*upgradedError); ok {
+		return true
+	}
 	is, ok := err.(interface{ Is(error) bool })
 	return err == run.ErrSignal || ok && is.Is(run.ErrSignal)
 }

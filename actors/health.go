@@ -10,7 +10,8 @@ import (
 //	PREFIX/healthz, PREFIX/livez  200 always
 //	PREFIX/readyz                 200 while ready; 503 while starting, while out of
 //	                              service (see Stop.SetReady), while a program of
-//	                              Generations is not ready, and once the stop has begun
+//	                              Generations is not ready, and once the stop has begun,
+//	                              unless a successor has taken over (see Upgrade)
 //
 // The handler next gets all other paths; nil answers them 404. Liveness does not
 // fail during a stop, because an orchestrator would then kill the process before
@@ -43,6 +44,7 @@ func Health(stop *Stop, prefix string, next http.Handler) http.Handler {
 		}
 		phase, out, down := stop.Phase(), stop.outOfService.Load(), stop.downPrograms.Load() > 0
 		status, body := http.StatusOK, phase.String()
+		ready := phase == Ready || stop.upgraded.Load()
 		switch {
 		case phase != Ready:
 		case out:
@@ -50,7 +52,7 @@ func Health(stop *Stop, prefix string, next http.Handler) http.Handler {
 		case down:
 			body = "program not ready"
 		}
-		if name == "readyz" && (phase != Ready || out || down) {
+		if name == "readyz" && (!ready || out || down) {
 			status = http.StatusServiceUnavailable
 		}
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")

@@ -175,8 +175,12 @@ func (s *Stop) memberDone(m *member, cut []Request) {
 	s.cutRequests = append(s.cutRequests, cut...)
 	m.step = memberIsDone
 	last := s.allLocked(memberIsDone) && !s.began.IsZero()
+	end := s.endUpgrade
 	s.mu.Unlock()
 	if last {
+		if end != nil {
+			end()
+		}
 		s.advance(Stopped)
 	}
 }

@@ -38,6 +38,9 @@ type Snapshot struct {
 	DrainedHTTP2  uint64 // of Drained: over HTTP/2
 	HijackedEnded uint64 // hijacked connections that ended by themselves since the stop began
 
+	Moved   uint64 // connections that a successor has taken over, see Upgrade
+	Adopted uint64 // connections that were taken over from a predecessor
+
 	Cut       []Request // the requests that were cut
 	CutActors []string  // the names of the actors that did not end in time
 
@@ -95,6 +98,7 @@ func (s *Stop) Snapshot() Snapshot {
 		Open: n.Open, New: n.New, Idle: n.Idle, Busy: n.Busy, Hijacked: n.Hijacked, InFlight: n.InFlight,
 		Streams: n.Streams,
 		Served:  n.Served, Drained: n.Drained, DrainedHTTP2: n.DrainedHTTP2, HijackedEnded: n.HijackedEnded,
+		Moved: n.Moved, Adopted: n.Adopted,
 		Failed: n.Failed, LogLinesDropped: dropped,
 		Cut: append([]Request(nil), s.cutRequests...), CutActors: append([]string(nil), s.cutActors...),
 	}
@@ -129,6 +133,8 @@ func (s *Stop) countLocked() (sum drain.Stats) {
 		sum.DrainedHTTP2 += n.DrainedHTTP2
 		sum.HijackedEnded += n.HijackedEnded
 		sum.Failed += n.Failed
+		sum.Moved += n.Moved
+		sum.Adopted += n.Adopted
 	}
 	return sum
 }

@@ -103,6 +103,7 @@ type Stop struct {
 
 	outOfService atomic.Bool               // see SetReady
 	downPrograms atomic.Int64              // programs of Generations that are not ready
+	upgraded     atomic.Bool               // a successor serves: the stop leaves readiness alone
 	closing      atomic.Bool               // whether answers say "Connection: close": phase is LameDuck or later
 	log          *asynclog.Logger          // nil: Logger is nil
 	drainAt      atomic.Pointer[time.Time] // when the lame-duck time ends, at the latest; nil: no stop has begun
@@ -128,6 +129,7 @@ type Stop struct {
 	cutRequests []Request
 	cutActors   []string // those that did not end in time
 	failures    []error  // only appended to
+	endUpgrade  func()   // called when the last member has returned; may be nil
 
 	// The actors. Members are the actors that serve: HTTP and Graceful.
 	// Workers are the other actors of this package.
@@ -208,7 +210,11 @@ func (s *Stop) begin(cause error) bool {
 	if !s.announced.IsZero() {
 		s.began = s.announced
 	}
-	drainAt := s.began.Add(max(s.LameDuck, 0))
+	lameDuck := max(s.LameDuck, 0)
+	if s.upgraded.Load() { // nobody has to look for another process
+		lameDuck = 0
+	}
+	drainAt := s.began.Add(lameDuck)
 	s.drainAt.Store(&drainAt)
 	s.deadline = drainAt.Add(s.grace() - min(s.reserved, s.grace()/2))
 	close(s.begun)
@@ -221,13 +227,30 @@ func (s *Stop) begin(cause error) bool {
 	switch {
 	case !serves:
 		s.advance(Stopped)
-	case s.LameDuck > 0:
+	case lameDuck > 0:
 		s.advance(LameDuck)
 		s.awaitLameDuck()
 	default:
 		s.advance(Draining)
 	}
 	return true
+}
+
+// beginUpgrade begins the stop of a process that has a successor. It calls end when
+// the last member has returned.
+func (s *Stop) beginUpgrade(cause error, end func()) {
+	s.mu.Lock()
+	begun := !s.began.IsZero()
+	if !begun {
+		s.upgraded.Store(true)
+	}
+	s.endUpgrade = end
+	over := s.phase == Stopped
+	s.mu.Unlock()
+	s.Begin(cause)
+	if over {
+		end()
+	}
 }
 
 // beginCause returns why the stop began.

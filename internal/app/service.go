@@ -28,6 +28,7 @@ type Service struct {
 	Program     *actors.Generations // nil: none
 	Certificate *certificate.Pair   // nil: none
 	Admin       net.Listener        // nil: none
+	Upgrade     *actors.Upgrade
 
 	settings *Settings
 	stop     *actors.Stop
@@ -44,11 +45,13 @@ func NewService(cfg *Settings, stop *actors.Stop, l Log) (s Service, err error) 
 	if err != nil {
 		return s, usageError{err}
 	}
-	if s.Listeners, err = listen(cfg.listen, cfg.unixMode); err != nil {
+	s.Upgrade = cfg.newUpgrade(stop)
+	if s.Listeners, err = listen(s.Upgrade, cfg.listen, cfg.unixMode); err != nil {
 		return s, err
 	}
 	if cfg.admin != "" {
-		if s.Admin, err = listenAdmin(cfg.admin, l.logger); err != nil {
+		s.Admin, err = s.Upgrade.Listener("admin "+cfg.admin, func() (net.Listener, error) { return listenAdmin(cfg.admin, l.logger) })
+		if err != nil {
 			closeAll(s.Listeners)
 			return s, fmt.Errorf("-admin %s: %w", cfg.admin, err)
 		}
@@ -163,19 +166,20 @@ func timeouts(cfg *Settings) slowpeer.Config {
 }
 
 // listen returns listeners on the sockets that were passed to the process and on
-// all of the addresses, or an error and nothing left open. Passed sockets replace
+// all of the addresses, or an error and nothing left open. Those of a predecessor
+// are taken over. Passed sockets replace
 // the default address, but not one that is set.
-func listen(addrs addresses, mode mode) (listeners []net.Listener, err error) {
+func listen(up *actors.Upgrade, addrs addresses, mode mode) (listeners []net.Listener, err error) {
 	defer func() {
 		if err != nil {
 			closeAll(listeners)
 		}
 	}()
-	if listeners, err = passedListeners(); err != nil || len(listeners) > 0 && !addrs.set {
+	if listeners, err = up.Passed(passedListeners); err != nil || len(listeners) > 0 && !addrs.set {
 		return listeners, err
 	}
 	for _, addr := range addrs.list {
-		l, err := listenMode(addr, mode)
+		l, err := up.Listener(addr, func() (net.Listener, error) { return listenMode(addr, mode) })
 		if err != nil {
 			return listeners, fmt.Errorf("-listen %s: %w", addr, err)
 		}

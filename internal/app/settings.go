@@ -57,6 +57,7 @@ type Settings struct {
 	maxHeaderBytes    int
 
 	admin        string
+	handover     string
 	healthPrefix string
 	accessLog    accessLog
 	logFormat    string
@@ -107,6 +108,8 @@ Stop
   -grace 30s                 then cut what is not finished after so long; 0s: at once
   -idle-grace 5s             wait for a quiet connection for so long at the most; 0s: for none
   -report FILE               write how it went, as JSON
+  -handover unix:PATH        take over from the lastcall that has this socket, and let the next one do
+                             so; kill -USR2 starts the next one by itself, with or without it
   -ws-spread 5s              end a program's WebSockets and event streams over so long at the most
 Clients
   -read-header-timeout 5s    for a request's header
@@ -146,6 +149,7 @@ func (c *Settings) flags() *flag.FlagSet {
 	fs.Var((*nonEmpty)(&c.tlsKey), "tls-key", "")
 	fs.Var((*boolean)(&c.h2c), "h2c", "")
 	fs.Var((*nonEmpty)(&c.admin), "admin", "")
+	fs.Var((*nonEmpty)(&c.handover), "handover", "")
 	fs.StringVar(&c.healthPrefix, "health-prefix", "/", "")
 	fs.Var((*nonEmpty)(&c.report), "report", "")
 	fs.Var(&c.accessLog, "access-log", "")
@@ -275,6 +279,9 @@ func (c *Settings) check() error {
 		if strings.HasPrefix(c.admin, "unix:@") {
 			return fmt.Errorf("-admin %q: an abstract socket is open to every user; want the path of a file", c.admin)
 		}
+	}
+	if path, ok := strings.CutPrefix(c.handover, "unix:"); c.handover != "" && (!ok || path == "" || path[0] == '@') {
+		return fmt.Errorf("-handover %q: want unix:PATH", c.handover)
 	}
 	paths, abstract := 0, 0
 	for _, addr := range c.listen.list {

@@ -14,10 +14,12 @@ var ErrNotAdopted = errors.New("not taken over")
 
 // Adopts reports whether the server takes connections over that came by a listener
 // at the address: not under TLS, and not once it drains.
-func (s *Server) Adopts(addr net.Addr) bool { return s.adoptingDoor(addr) != nil }
+func (s *Server) Adopts(addr net.Addr) bool {
+	return s.adoptingDoor(addr) != nil && !s.draining.Load() && !s.shutDown.Load()
+}
 
 func (s *Server) adoptingDoor(addr net.Addr) *door {
-	if s.tls || s.draining.Load() || s.shutDown.Load() {
+	if s.tls {
 		return nil
 	}
 	for _, d := range s.doors {
@@ -28,7 +30,8 @@ func (s *Server) adoptingDoor(addr net.Addr) *door {
 	return nil
 }
 
-// Adopt takes a connection over from another server. It is wrapped as the listener
+// Adopt takes a connection over from another server. A server that has begun to
+// drain lets it go like the others. It is wrapped as the listener
 // wraps those that it accepts, if that has the method WrapConn. It does not count
 // for LimitConns, but those that are accepted later do.
 //
@@ -67,13 +70,18 @@ func (s *Server) Adopt(t *Transfer) error {
 		c.afterPost = skip > 0
 	}
 	s.mu.Lock()
-	if s.draining.Load() { // which is set before Drain looks whether a connection is left
+	if s.ended || s.cutting {
 		s.mu.Unlock()
 		return ErrNotAdopted
 	}
 	s.conns[c] = struct{}{}
 	s.mu.Unlock()
 	s.adopted.Add(1)
+	if s.draining.Load() {
+		c.mu.Lock()
+		c.scheduleCloseLocked()
+		c.mu.Unlock()
+	}
 	d.adopted.serve(d)
 	if idle {
 		go c.awaitRequest(skip)

@@ -29,8 +29,8 @@ var errMoved = os.ErrDeadlineExceeded
 // A Transfer is a connection on its way to another server: between two requests,
 // or with a part of one read.
 type Transfer struct {
-	Conn     net.Conn // the accepted one
-	Listener net.Addr // that it came by
+	Conn     net.Conn `json:"-"` // the accepted one
+	Listener net.Addr `json:"-"` // that it came by
 
 	Head      []byte        // what was read of the next request
 	Asked     bool          // there was a request before

@@ -80,6 +80,7 @@ type Server struct {
 	room     sync.Cond     // a connection has gone, or a listener
 	empty    chan struct{} // gets a value when a connection goes and none is left
 	cutting  bool          // the deadline has passed: what is still accepted is cut
+	ended    bool          // no connection is left, and none may come
 	requests []Request     // cut
 }
 
@@ -326,9 +327,10 @@ func (s *Server) cut(c *conn) {
 	c.untrack()
 }
 
-// gone reports whether no connection is left.
+// gone reports whether no connection is left. From then on none is adopted.
 func (s *Server) gone() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.conns) == 0
+	s.ended = len(s.conns) == 0
+	return s.ended
 }

@@ -154,7 +154,19 @@ func (l *timeoutListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newConn(nc, budget{limit: l.read, rate: MinRate}, budget{limit: l.write, rate: MinRate}), nil
+	return l.limit(nc), nil
+}
+
+func (l *timeoutListener) limit(nc net.Conn) net.Conn {
+	return newConn(nc, budget{limit: l.read, rate: MinRate}, budget{limit: l.write, rate: MinRate})
+}
+
+// WrapConn returns a connection that another process has accepted as Accept would.
+func (l *timeoutListener) WrapConn(nc net.Conn) net.Conn {
+	if w, ok := l.Listener.(interface{ WrapConn(net.Conn) net.Conn }); ok {
+		nc = w.WrapConn(nc)
+	}
+	return l.limit(nc)
 }
 
 // SyscallConn returns the listening socket.

@@ -1,0 +1,270 @@
+package actors
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-kit/log"
+	"github.com/go-kit/log/level"
+)
+
+// Upgrade replaces a process by its successor without closing a connection: a new
+// version of the program takes over the listeners and the connections of the one
+// that runs.
+//
+//	up := &actors.Upgrade{Stop: &stop}
+//	l, err := up.Listen("127.0.0.1:8080")
+//	...
+//	g.Add(actors.HTTP(&stop, srv, l))
+//	g.Add(up.Actor())
+//	g.Add(actors.Signal(&stop))
+//
+// kill -USR2 then starts the program at the same path, with the same arguments. It
+// gets the listeners. When it is ready, the connections follow, and this process
+// ends as after a stop.
+//
+// # What moves
+//
+// A connection of HTTP/1 without TLS moves: at once if it is idle or a part of a
+// request has arrived, and otherwise when its request has been answered. Its client
+// cannot tell. Connections of TLS, of HTTP/2, and hijacked ones are drained as in a
+// stop, and so are those of a listener that wraps what it accepts: unless the
+// wrapper has a method Transparent() bool that says that Read and Write pass every
+// byte unchanged, and the listener a method WrapConn(net.Conn) net.Conn.
+//
+// # When something fails
+//
+// A successor that fails before it is ready changes nothing. If it fails while the
+// idle connections move, this process goes on with those that it still has, and
+// with its listeners. After that (msg="upgrade done") the successor is on its own:
+// this process only finishes what it still has.
+//
+// All fields are optional. Set them before the first call of a method, and do not
+// copy an Upgrade. It needs Linux; elsewhere Listen only listens, and the actor
+// does nothing.
+type Upgrade struct {
+	// Stop is what the actors share. Nil means the defaults of [Stop].
+	Stop *Stop
+
+	// Path is that of a unix socket at which a successor can take over which
+	// somebody else starts, with the same Path: a supervisor, or a person. If
+	// a process listens there when the program starts, this one is its
+	// successor. The directory must be one that only its owner may enter
+	// (mode 0700). Empty means none.
+	Path string
+
+	// Command makes the command that starts a successor when the process gets
+	// SIGUSR2. Nil means the program at the path by which this one was started,
+	// with the same arguments, in the present directory.
+	Command func() *exec.Cmd
+
+	// Allow returns why there can be no upgrade now, or nil. Nil allows it.
+	Allow func() error
+
+	// Upgraded is called with the process ID of a successor that has taken over,
+	// before the stop of this process begins. Nil is not called.
+	Upgraded func(pid int)
+
+	// StartTimeout is how long a successor may take until it is ready. Zero and
+	// negative values mean one minute.
+	StartTimeout time.Duration
+
+	setup     sync.Once
+	setupErr  error
+	stop      *Stop
+	logger    log.Logger
+	program   string // the path of this one
+	signals   chan os.Signal
+	stopping  chan struct{} // closed by the first interrupt
+	interrupt func(error)
+
+	mu        sync.Mutex // guards the rest
+	offered   []offered  // by a predecessor
+	listeners []*sharedListener
+	from      predecessor   // nil: there is none
+	alone     chan struct{} // closed when no predecessor is left
+}
+
+// offered is a listener that a predecessor offers.
+type offered struct {
+	name   string
+	passed bool
+	file   *os.File
+	taken  *sharedListener // nil: not
+}
+
+// predecessor is the process that this one takes over from.
+type predecessor interface{ Close() error }
+
+const defaultUpgradeTimeout = time.Minute
+
+// upgradeVariable is that of the environment by which a successor finds the socket
+// to its predecessor.
+const upgradeVariable = "HANDOVER_FD"
+
+// ErrUpgrading is the error of an upgrade during another one.
+var ErrUpgrading = errors.New("an upgrade is under way")
+
+// upgradedError is the cause of the stop of a process that has a successor.
+type upgradedError struct{ pid int }
+
+func (e *upgradedError) Error() string { return fmt.Sprintf("upgraded to process %d", e.pid) }
+
+func (u *Upgrade) init() error {
+	u.setup.Do(func() {
+		u.stop = cmp.Or(u.Stop, new(Stop))
+		u.stop.init()
+		u.logger = log.With(u.stop.logger(), "actor", "upgrade")
+		if u.StartTimeout <= 0 {
+			u.StartTimeout = defaultUpgradeTimeout
+		}
+		u.program = ownPath()
+		u.signals = make(chan os.Signal, 1)
+		u.stopping, u.alone = make(chan struct{}), make(chan struct{})
+		u.interrupt = func(cause error) {
+			u.stop.Begin(cause)
+			u.mu.Lock()
+			defer u.mu.Unlock()
+			if !closed(u.stopping) {
+				close(u.stopping)
+			}
+		}
+		if u.setupErr = u.begin(); u.from == nil {
+			close(u.alone)
+		}
+	})
+	return u.setupErr
+}
+
+// ownPath returns the path by which this process was started. Unlike that of
+// os.Executable it has the symbolic links: another version may be behind them.
+func ownPath() string {
+	path := os.Args[0]
+	if !strings.ContainsRune(path, filepath.Separator) {
+		if found, err := exec.LookPath(path); err == nil {
+			path = found
+		}
+	}
+	abs, err := filepath.Abs(path)
+	if info, serr := os.Stat(abs); err != nil || serr != nil || info.IsDir() {
+		abs, _ = os.Executable()
+	}
+	return abs
+}
+
+// Listen returns a listener at an address: that of the predecessor, if it has one
+// that was made by Listen with this address, or a new one as [Listen] makes it.
+func (u *Upgrade) Listen(addr string) (net.Listener, error) {
+	return u.Listener(addr, func() (net.Listener, error) { return Listen(addr) })
+}
+
+// Listener returns a listener that is known by a name: that of the predecessor, or
+// the one that listen returns. It must have the method SyscallConn. If several have
+// one name, they are taken over in the order of the calls.
+//
+// The first call of a method takes from the predecessor. An error of that is
+// returned here.
+func (u *Upgrade) Listener(name string, listen func() (net.Listener, error)) (net.Listener, error) {
+	if err := u.init(); err != nil {
+		return nil, err
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for i := range u.offered {
+		if o := &u.offered[i]; o.taken == nil && !o.passed && o.name == name {
+			return u.takeLocked(o)
+		}
+	}
+	l, err := listen()
+	if err != nil {
+		return nil, err
+	}
+	return u.addLocked(name, false, l), nil
+}
+
+// Passed returns the listeners that a supervisor has passed to the program: those
+// of the predecessor, or those that passed returns if there is no predecessor. They
+// are as [Inherited] says.
+func (u *Upgrade) Passed(passed func() ([]net.Listener, error)) ([]net.Listener, error) {
+	if err := u.init(); err != nil {
+		return nil, err
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	var list []net.Listener
+	if u.from != nil {
+		for i := range u.offered {
+			if o := &u.offered[i]; o.taken == nil && o.passed {
+				l, err := u.takeLocked(o)
+				if err != nil {
+					return list, err
+				}
+				list = append(list, l)
+			}
+		}
+		return list, nil
+	}
+	own, err := passed()
+	for _, l := range own {
+		if i, ok := l.(inherited); ok {
+			l = i.Listener
+		}
+		list = append(list, u.addLocked(l.Addr().String(), true, l))
+	}
+	return list, err
+}
+
+// takeLocked makes a listener of one that is offered.
+func (u *Upgrade) takeLocked(o *offered) (net.Listener, error) {
+	l, err := net.FileListener(o.file)
+	if err != nil {
+		return nil, fmt.Errorf("upgrade: %s: %w", o.name, err)
+	}
+	o.file.Close()
+	o.taken = u.addLocked(o.name, o.passed, l)
+	o.taken.shared.Store(true) // by the predecessor
+	return o.taken, nil
+}
+
+func (u *Upgrade) addLocked(name string, passed bool, l net.Listener) *sharedListener {
+	s := newSharedListener(name, passed, l)
+	u.listeners = append(u.listeners, s)
+	return s
+}
+
+// Actor returns the actor. It is called once, behind all calls of Listen. execute
+// returns when a successor has taken over: the stop has begun then.
+func (u *Upgrade) Actor() (execute func() error, interrupt func(error)) {
+	if err := u.init(); err != nil {
+		return func() error { return err }, func(cause error) { u.stop.Begin(cause) }
+	}
+	u.notify()
+	return u.execute, u.interrupt
+}
+
+// hasPredecessor reports whether a predecessor still has connections to give.
+func (u *Upgrade) hasPredecessor() bool { return !closed(u.alone) }
+
+// ownsAll makes the listeners this process's alone.
+func (u *Upgrade) ownsAll() {
+	u.mu.Lock()
+	list := slices.Clone(u.listeners)
+	u.mu.Unlock()
+	for _, l := range list {
+		l.own()
+	}
+}
+
+// refuse logs that an upgrade does not take place.
+func (u *Upgrade) refuse(err error) {
+	level.Warn(u.logger).Log("msg", "upgrade refused", "err", err)
+}

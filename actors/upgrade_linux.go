@@ -1,0 +1,379 @@
+package actors
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"slices"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/go-kit/log/level"
+
+	"lastcall/internal/drain"
+	"lastcall/internal/handover"
+)
+
+// handoverName is the name of the listener at Upgrade.Path.
+const handoverName = "handover"
+
+// begin takes the listeners of a predecessor, if there is one.
+func (u *Upgrade) begin() error {
+	nc, err := u.findPredecessor()
+	if err != nil || nc == nil {
+		return err
+	}
+	t, err := handover.Take(nc)
+	if err != nil {
+		return fmt.Errorf("upgrade: %w", err)
+	}
+	u.from = t
+	for _, l := range t.Listeners {
+		u.offered = append(u.offered, offered{name: l.Name, passed: l.Passed, file: l.File})
+	}
+	level.Info(u.logger).Log("msg", "upgrade: taking over", "from", t.PID, "listeners", len(u.offered))
+	return nil
+}
+
+// findPredecessor connects to the process that has started this one as its
+// successor, or to the one at Path. It returns nil if there is none.
+func (u *Upgrade) findPredecessor() (net.Conn, error) {
+	if v := os.Getenv(upgradeVariable); v != "" {
+		os.Unsetenv(upgradeVariable) // it is not for those that this process starts
+		fd, err := strconv.Atoi(v)
+		if err != nil || fd < 3 {
+			return nil, fmt.Errorf("upgrade: %s=%q: want a descriptor", upgradeVariable, v)
+		}
+		f := os.NewFile(uintptr(fd), upgradeVariable)
+		nc, err := net.FileConn(f)
+		f.Close()
+		if err != nil {
+			return nil, fmt.Errorf("upgrade: %s: %w", upgradeVariable, err)
+		}
+		return nc, nil
+	}
+	if u.Path == "" {
+		return nil, nil
+	}
+	nc, err := handover.Dial(u.Path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		return nil, nil
+	}
+	return nc, err
+}
+
+func (u *Upgrade) notify() { signal.Notify(u.signals, syscall.SIGUSR2) }
+
+func (u *Upgrade) execute() error {
+	u.stop.recordExecute()
+	takers := make(chan net.Conn)
+	if u.Path != "" {
+		l, err := u.Listener(handoverName, u.listenHandover)
+		if err != nil {
+			return fmt.Errorf("upgrade: %w", err)
+		}
+		defer l.Close()
+		go u.acceptTakers(l, takers)
+	}
+	if u.from != nil {
+		if err := u.takeOver(u.from.(*handover.Taker)); err != nil {
+			return err
+		}
+	}
+	for {
+		var err error
+		select {
+		case <-u.stopping:
+			return nil
+		case <-u.stop.begun:
+			<-u.stopping
+			return nil
+		case <-u.signals:
+			err = u.spawn()
+		case nc := <-takers:
+			err = u.upgrade(nc, handoverPatience, nil)
+		}
+		if err == nil {
+			return nil
+		}
+		level.Error(u.logger).Log("msg", "upgrade failed, going on as before", "err", err)
+	}
+}
+
+// listenHandover listens at Path.
+func (u *Upgrade) listenHandover() (net.Listener, error) {
+	if found, err := os.Lstat(u.Path); err == nil && found.Mode()&fs.ModeSocket != 0 {
+		os.Remove(u.Path) // findPredecessor has found nobody there
+	}
+	return handover.Listen(u.Path)
+}
+
+// acceptTakers accepts those that want to take over, one at a time.
+func (u *Upgrade) acceptTakers(l net.Listener, takers chan<- net.Conn) {
+	select {
+	case <-u.alone: // until then they are for the predecessor
+	case <-u.stopping:
+		return
+	}
+	for {
+		nc, err := l.Accept()
+		if err != nil {
+			return
+		}
+		select {
+		case takers <- nc:
+		case <-time.After(100 * time.Millisecond):
+			handover.Refuse(nc, ErrUpgrading)
+		}
+	}
+}
+
+// takeOver says that this process is ready when it is, and takes connections from
+// then on.
+func (u *Upgrade) takeOver(t *handover.Taker) error {
+	for !u.stop.Snapshot().Ready {
+		select {
+		case <-u.stop.begun:
+			t.Fail(errors.New("the successor has stopped before it was ready"))
+			return nil
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	engines := u.engines()
+	var taken []handover.Taken
+	var addrs []net.Addr
+	u.mu.Lock()
+	for i := range u.offered {
+		o := &u.offered[i]
+		var addr net.Addr
+		if o.taken == nil {
+			o.file.Close()
+		} else {
+			addr = o.taken.Addr()
+		}
+		adopts := addr != nil && slices.ContainsFunc(engines, func(e *drain.Server) bool { return e.Adopts(addr) })
+		taken, addrs = append(taken, handover.Taken{Taken: addr != nil, Conns: adopts}), append(addrs, addr)
+	}
+	u.mu.Unlock()
+	if err := t.Ready(taken, addrs); err != nil {
+		return fmt.Errorf("upgrade: %w", err)
+	}
+	go func() {
+		defer close(u.alone)
+		adopts := func(a net.Addr) bool {
+			return slices.ContainsFunc(engines, func(e *drain.Server) bool { return e.Adopts(a) })
+		}
+		adopt := func(tr *drain.Transfer) error {
+			for _, e := range engines {
+				if err := e.Adopt(tr); err != drain.ErrNotAdopted {
+					return err
+				}
+			}
+			return drain.ErrNotAdopted
+		}
+		sole := func() error {
+			if closed(u.stop.begun) {
+				return errors.New("the successor stops")
+			}
+			u.ownsAll()
+			level.Info(u.logger).Log("msg", "upgrade: the listeners are this process's alone", "from", t.PID, "adopted", u.stop.Snapshot().Adopted)
+			return nil
+		}
+		if err := t.Run(adopts, adopt, sole); err != nil {
+			u.ownsAll()
+			level.Warn(u.logger).Log("msg", "upgrade: the predecessor has ended early", "from", t.PID, "err", err, "adopted", u.stop.Snapshot().Adopted)
+			return
+		}
+		u.ownsAll()
+		level.Info(u.logger).Log("msg", "upgrade: the predecessor has ended", "from", t.PID, "adopted", u.stop.Snapshot().Adopted)
+	}()
+	return nil
+}
+
+// engines returns what serves.
+func (u *Upgrade) engines() (list []*drain.Server) {
+	u.stop.mu.Lock()
+	defer u.stop.mu.Unlock()
+	for _, s := range u.stop.servers {
+		if e := s.engine.Load(); e != nil {
+			list = append(list, e)
+		}
+	}
+	return list
+}
+
+// spawn starts a successor and lets it take over.
+func (u *Upgrade) spawn() error {
+	if u.hasPredecessor() {
+		level.Info(u.logger).Log("msg", "upgrade waits until the predecessor has ended")
+		select {
+		case <-u.alone:
+		case <-u.stopping:
+			return errors.New("the process stops")
+		}
+	}
+	if u.Allow != nil {
+		if err := u.Allow(); err != nil {
+			return err
+		}
+	}
+	own, theirs, err := handover.Pair()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(u.program, os.Args[1:]...)
+	cmd.Args[0] = os.Args[0]
+	if u.Command != nil {
+		cmd = u.Command()
+	}
+	if cmd.Env == nil {
+		cmd.Env = os.Environ()
+	}
+	cmd.ExtraFiles = append([]*os.File{theirs}, cmd.ExtraFiles...)
+	cmd.Env = append(slices.Clip(cmd.Env), upgradeVariable+"=3")
+	if cmd.Stdin == nil {
+		cmd.Stdin = os.Stdin
+	}
+	if cmd.Stdout == nil {
+		cmd.Stdout = os.Stdout
+	}
+	if cmd.Stderr == nil {
+		cmd.Stderr = os.Stderr
+	}
+	err = cmd.Start()
+	theirs.Close()
+	if err != nil {
+		own.Close()
+		return err
+	}
+	level.Info(u.logger).Log("msg", "upgrade begins", "program", cmd.Path, "pid", cmd.Process.Pid)
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	err = u.upgrade(own, u.StartTimeout, func() error {
+		cmd.Process.Kill()
+		return <-ended
+	})
+	return err
+}
+
+// upgrade lets the successor at the other end of nc take over. It returns nil when
+// the stop has begun. If it fails, it calls kill, unless that is nil.
+func (u *Upgrade) upgrade(nc net.Conn, patience time.Duration, kill func() error) (err error) {
+	g, err := handover.Accept(nc, patience)
+	defer func() {
+		if err != nil && g != nil {
+			g.Fail(err)
+		}
+		if err != nil && kill != nil {
+			if ended := kill(); errors.Is(err, handover.ErrGone) && ended != nil {
+				err = fmt.Errorf("the successor: %w", ended)
+			}
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	over, watched := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(watched)
+		select {
+		case <-u.stop.begun:
+			g.Abort()
+		case <-over:
+		}
+	}()
+	unwatch := sync.OnceFunc(func() { close(over); <-watched })
+	defer unwatch()
+	began := time.Now()
+	u.mu.Lock()
+	listeners := slices.Clone(u.listeners)
+	u.mu.Unlock()
+	var offers []handover.Listener
+	for _, l := range listeners {
+		offers = append(offers, handover.Listener{Name: l.name, Passed: l.passed, Socket: l})
+	}
+	taken, err := g.Offer(offers, u.StartTimeout)
+	if err != nil {
+		return err
+	}
+	level.Info(u.logger).Log("msg", "upgrade: the successor is ready", "pid", g.PID, "elapsed", time.Since(began).Round(time.Millisecond))
+	var kept []*sharedListener
+	var addrs []net.Addr
+	for i, l := range listeners {
+		if !taken[i].Taken {
+			continue
+		}
+		kept = append(kept, l)
+		l.pause(true)
+		if taken[i].Conns {
+			addrs = append(addrs, l.Addr())
+		}
+	}
+	givings, err := u.give(g, addrs)
+	if err == nil {
+		err = g.Sole()
+	}
+	if err != nil {
+		for _, gv := range givings {
+			gv.End()
+		}
+		for _, l := range kept {
+			l.pause(false)
+		}
+		return fmt.Errorf("with %d connections moved: %w", u.stop.Snapshot().Moved, err)
+	}
+	for _, l := range kept {
+		l.shared.Store(true)
+	}
+	unwatch()
+	n := u.stop.Snapshot()
+	level.Info(u.logger).Log("msg", "upgrade done", "pid", g.PID, "moved", n.Moved, "open", n.Open, "inflight", n.InFlight, "elapsed", time.Since(began).Round(time.Millisecond))
+	if u.Upgraded != nil {
+		u.Upgraded(g.PID)
+	}
+	u.stop.beginUpgrade(&upgradedError{g.PID}, func() {
+		for _, gv := range givings {
+			if err := gv.End(); err != nil {
+				level.Warn(u.logger).Log("msg", "upgrade: connections were closed, not moved", "err", err)
+			}
+		}
+		g.End()
+		level.Info(u.logger).Log("msg", "upgrade: everything has moved or ended", "pid", g.PID, "moved", u.stop.Snapshot().Moved)
+	})
+	return nil
+}
+
+// give begins to give connections away, and returns when those without a request
+// have gone.
+func (u *Upgrade) give(g *handover.Giver, addrs []net.Addr) (list []*drain.Giving, err error) {
+	var wait sync.WaitGroup
+	for _, e := range u.engines() {
+		list = append(list, e.Give(addrs, g.Give))
+	}
+	errs := make([]error, len(list))
+	for i, gv := range list {
+		wait.Go(func() {
+			select {
+			case <-gv.Settled():
+			case <-time.After(settleTimeout):
+			case <-gv.Done():
+				errs[i] = gv.End()
+			}
+		})
+	}
+	wait.Wait()
+	return list, errors.Join(errs...)
+}
+
+// handoverPatience is how long a process that connects to Path may take for its
+// first word.
+const handoverPatience = 5 * time.Second
+
+// settleTimeout is how long the idle connections may take to move, at the most.
+const settleTimeout = 10 * time.Second

@@ -1,0 +1,88 @@
+package actors
+
+import (
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+)
+
+// sharedListener is a listener that this process may share with another one.
+type sharedListener struct {
+	net.Listener
+	name   string
+	passed bool        // by a supervisor, which has the socket, too
+	shared atomic.Bool // with a predecessor or successor
+
+	mu     sync.Mutex // guards the rest
+	change sync.Cond
+	paused bool // Accept waits
+	closed bool
+}
+
+func newSharedListener(name string, passed bool, l net.Listener) *sharedListener {
+	s := &sharedListener{Listener: l, name: name, passed: passed}
+	s.change.L = &s.mu
+	if u, ok := l.(interface{ SetUnlinkOnClose(bool) }); ok && passed {
+		u.SetUnlinkOnClose(false)
+	}
+	return s
+}
+
+// Accept waits while the listener is paused. One that has begun before may still
+// get a connection.
+func (l *sharedListener) Accept() (net.Conn, error) {
+	l.mu.Lock()
+	for l.paused && !l.closed {
+		l.change.Wait()
+	}
+	l.mu.Unlock()
+	return l.Listener.Accept()
+}
+
+// pause leaves newcomers to the other process, or not.
+func (l *sharedListener) pause(paused bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.paused = paused
+	l.change.Broadcast()
+}
+
+// Close leaves the socket and its path to the other process, if there is one.
+func (l *sharedListener) Close() error {
+	if l.Inherited() {
+		l.SetUnlinkOnClose(false)
+	}
+	err := l.Listener.Close()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	l.change.Broadcast()
+	return err
+}
+
+// own says that no other process has the socket any more, unless a supervisor has.
+func (l *sharedListener) own() {
+	if l.shared.CompareAndSwap(true, false) && !l.passed {
+		l.SetUnlinkOnClose(true)
+	}
+}
+
+// Inherited reports whether another process has the socket.
+func (l *sharedListener) Inherited() bool { return l.passed || l.shared.Load() }
+
+// SyscallConn returns the socket.
+func (l *sharedListener) SyscallConn() (syscall.RawConn, error) {
+	if sc, ok := l.Listener.(syscall.Conn); ok {
+		return sc.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
+}
+
+// SetUnlinkOnClose is that of a unix socket.
+func (l *sharedListener) SetUnlinkOnClose(unlink bool) {
+	if u, ok := l.Listener.(interface{ SetUnlinkOnClose(bool) }); ok {
+		u.SetUnlinkOnClose(unlink)
+	}
+}

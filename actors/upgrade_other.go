@@ -1,0 +1,20 @@
+//go:build !linux
+
+package actors
+
+import "errors"
+
+func (u *Upgrade) begin() error {
+	if u.Path != "" {
+		return errors.New("upgrade: Path: want Linux")
+	}
+	return nil
+}
+
+func (u *Upgrade) notify() {}
+
+func (u *Upgrade) execute() error {
+	u.stop.recordExecute()
+	<-u.stopping
+	return nil
+}

@@ -1,0 +1,53 @@
+package app
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"lastcall/actors"
+)
+
+// newUpgrade returns what replaces this process by a successor, as the settings ask.
+func (c *Settings) newUpgrade(stop *actors.Stop) *actors.Upgrade {
+	return &actors.Upgrade{
+		Stop:     stop,
+		Path:     strings.TrimPrefix(c.handover, "unix:"),
+		Allow:    c.allowUpgrade,
+		Upgraded: tellSystemd,
+	}
+}
+
+// allowUpgrade returns why this process cannot start a successor.
+func (c *Settings) allowUpgrade() error {
+	switch {
+	case len(c.program) > 0 && (c.proxy != "" || c.deploy == "replace"):
+		return errors.New("the program after -- cannot run twice at a time: use lastcall deploy for the program, and a restart for lastcall")
+	case os.Getpid() == 1:
+		return errors.New("this is process 1 of a container, which ends with it: replace the container")
+	case os.Getenv("NOTIFY_SOCKET") != "":
+		return nil // systemd learns of the new process
+	case os.Getenv("SYSTEMD_EXEC_PID") == fmt.Sprint(os.Getpid()):
+		return errors.New("systemd would end the unit with this process: set Type=notify and NotifyAccess=all, or use systemctl restart")
+	}
+	if name := parentName(); supervisors[name] {
+		return fmt.Errorf("%s would take the end of this process for that of the service: use its restart", name)
+	}
+	return nil
+}
+
+// supervisors are programs that must have their child's process.
+var supervisors = map[string]bool{"runsv": true, "s6-supervise": true, "supervise": true, "supervisord": true, "dumb-init": true, "tini": true, "circusd": true}
+
+// parentName returns the name of the parent process, or "".
+func parentName() string {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", os.Getppid()))
+	return strings.TrimSpace(string(b))
+}
+
+// tellSystemd tells systemd, if it runs the process, which one is the main process
+// from now on. It takes that only from the one that was.
+func tellSystemd(pid int) { daemon.SdNotify(false, fmt.Sprintf("MAINPID=%d", pid)) }

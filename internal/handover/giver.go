@@ -1,0 +1,145 @@
+//go:build linux
+
+package handover
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"lastcall/internal/drain"
+)
+
+// Giver is the giver's end. Its methods may be called concurrently once Offer has
+// returned.
+type Giver struct {
+	*link
+	listeners []Listener
+
+	mu sync.Mutex // held for one step
+}
+
+// Accept begins as the giver on a new connection. The taker may take so long for its
+// first word.
+func Accept(nc net.Conn, timeout time.Duration) (*Giver, error) {
+	l, err := newLink(nc)
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
+	g := &Giver{link: l}
+	hello, err := l.expect("hello", timeout)
+	if err == nil && hello.Version != Version {
+		err = fmt.Errorf("the other process speaks version %d of the protocol, this one %d", hello.Version, Version)
+	}
+	if err == nil {
+		l.PID = hello.PID
+		err = l.send(&packet{Type: "hello", Version: Version, PID: os.Getpid()})
+	}
+	if err != nil {
+		g.Fail(err)
+		return nil, err
+	}
+	return g, nil
+}
+
+// Refuse tells a taker that connects why it gets nothing.
+func Refuse(nc net.Conn, why error) {
+	if l, err := newLink(nc); err == nil {
+		l.send(&packet{Type: "failed", Error: why.Error()})
+	}
+	nc.Close()
+}
+
+// Fail tells the taker why the handover ends, and ends it.
+func (g *Giver) Fail(err error) {
+	g.send(&packet{Type: "failed", Error: err.Error()})
+	g.Close()
+}
+
+// Offer passes the listeners, and waits until the taker is ready.
+func (g *Giver) Offer(listeners []Listener, timeout time.Duration) ([]Taken, error) {
+	if len(listeners) > maxDescriptors {
+		return nil, fmt.Errorf("%d listeners, want %d at most", len(listeners), maxDescriptors)
+	}
+	g.listeners = listeners
+	var sockets []any
+	for _, l := range listeners {
+		sockets = append(sockets, l.Socket)
+	}
+	if err := g.send(&packet{Type: "listeners", Listeners: listeners}, sockets...); err != nil {
+		return nil, err
+	}
+	p, err := g.expect("ready", timeout)
+	if err == nil && len(p.Taken) != len(listeners) {
+		err = fmt.Errorf("%w: %d listeners taken or not, want %d", ErrProtocol, len(p.Taken), len(listeners))
+	}
+	return p.Taken, err
+}
+
+// Give passes connections, and returns how many of them the taker has now, from the
+// first on. If that is not all of them it returns an error, too.
+func (g *Giver) Give(list []*drain.Transfer) (taken int, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	p := &packet{Type: "conns"}
+	var sockets []any
+	for _, t := range list {
+		i := 0
+		for i < len(g.listeners) && !sameAddr(g.listeners[i].Socket.Addr(), t.Listener) {
+			i++
+		}
+		p.Conns = append(p.Conns, conn{i, t})
+		sockets = append(sockets, t.Conn)
+	}
+	if err := g.send(p, sockets...); err != nil {
+		return 0, err
+	}
+	have, err := g.expect("have", stepTimeout)
+	if err == nil && (have.N < 0 || have.N > len(list)) {
+		err = fmt.Errorf("%w: has %d of %d", ErrProtocol, have.N, len(list))
+	}
+	if err != nil {
+		g.send(&packet{Type: "keep"})
+		return 0, err
+	}
+	if err := g.send(&packet{Type: "yours", N: have.N}); err != nil {
+		return 0, err
+	}
+	if have.N < len(list) {
+		err = errors.New(have.Error)
+	}
+	return have.N, err
+}
+
+func sameAddr(a, b net.Addr) bool { return a.Network() == b.Network() && a.String() == b.String() }
+
+// Abort makes the present step fail, and all that follow.
+func (g *Giver) Abort() {
+	g.aborted.Store(true)
+	g.u.SetReadDeadline(time.Unix(1, 0))
+}
+
+// Sole says that the listeners are the taker's alone from now on. It returns when
+// the taker knows.
+func (g *Giver) Sole() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := g.send(&packet{Type: "sole"}); err != nil {
+		return err
+	}
+	_, err := g.expect("alone", stepTimeout)
+	return err
+}
+
+// End says that everything is over, and closes.
+func (g *Giver) End() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	err := g.send(&packet{Type: "end"})
+	g.Close()
+	return err
+}

@@ -1,0 +1,95 @@
+// Package handover passes listeners and connections from a process, the giver, to
+// its successor, the taker, over a unix socket of the type unixpacket.
+//
+// Each packet is a JSON object with a type. Some have descriptors with them. The
+// taker begins:
+//
+//	taker                        giver
+//	hello (version, pid)
+//	                             hello (version, pid), or failed
+//	                             listeners, with a descriptor each
+//	ready (which it has taken)
+//	                             conns, with a descriptor each
+//	have (how many of them)
+//	                             yours (how many), or keep
+//	                             ... more conns, yours ...
+//	                             sole: the listeners are the taker's alone
+//	alone
+//	                             ... more conns, yours ...
+//	                             end
+//
+// Either side may say failed, with an error, and close.
+//
+// Nobody reads from a connection between conns and yours. It is the giver's up to
+// the moment when yours is sent, and the taker's from then on. If the giver goes
+// away without having said yours or keep, what the taker has is its own.
+package handover
+
+import (
+	"encoding/json"
+	"errors"
+	"net"
+	"os"
+	"time"
+
+	"lastcall/internal/drain"
+)
+
+// Version is that of the protocol. A peer that has another one is refused.
+const Version = 1
+
+const (
+	// stepTimeout is how long the other side may take for a step that needs no
+	// work.
+	stepTimeout = 10 * time.Second
+
+	// maxPacket is more than any packet has.
+	maxPacket = 128 << 10
+
+	// maxDescriptors is how many the kernel passes in one packet (SCM_MAX_FD).
+	maxDescriptors = 253
+)
+
+var (
+	// ErrGone is returned when the other side has closed the socket, as it does
+	// when it ends.
+	ErrGone = errors.New("the other process has gone")
+
+	// ErrProtocol is wrapped by errors of packets that are not expected.
+	ErrProtocol = errors.New("not the protocol")
+)
+
+// A Listener is passed on.
+type Listener struct {
+	Name   string `json:"name"`   // by which the taker asks for it
+	Passed bool   `json:"passed"` // a supervisor has passed it to the giver
+
+	Socket net.Listener `json:"-"` // the giver's
+	File   *os.File     `json:"-"` // the taker's
+}
+
+// Taken says what the taker does with a listener.
+type Taken struct {
+	Taken bool `json:"taken"` // it accepts on it
+	Conns bool `json:"conns"` // it takes connections over that came by it
+}
+
+// packet is what is sent.
+type packet struct {
+	Type      string     `json:"type"`
+	Version   int        `json:"version,omitempty"`
+	PID       int        `json:"pid,omitempty"`
+	Listeners []Listener `json:"listeners,omitempty"`
+	Taken     []Taken    `json:"taken,omitempty"`
+	Conns     []conn     `json:"conns,omitempty"`
+	N         int        `json:"n,omitempty"`
+	Error     string     `json:"error,omitempty"`
+}
+
+// conn is a connection, and the listener that it came by.
+type conn struct {
+	Listener int             `json:"listener"`
+	State    *drain.Transfer `json:"state"`
+}
+
+func (p *packet) encode() ([]byte, error) { return json.Marshal(p) }

@@ -1,0 +1,169 @@
+//go:build linux
+
+package handover
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"syscall"
+
+	"lastcall/internal/drain"
+)
+
+// Taker is the taker's end.
+type Taker struct {
+	*link
+	Listeners []Listener // offered
+
+	addrs []net.Addr // of those that were taken, for Run
+}
+
+// Take begins as the taker.
+func Take(nc net.Conn) (*Taker, error) {
+	l, err := newLink(nc)
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
+	t := &Taker{link: l}
+	if err := t.begin(); err != nil {
+		t.Fail(err)
+		return nil, err
+	}
+	return t, nil
+}
+
+func (t *Taker) begin() error {
+	if err := t.send(&packet{Type: "hello", Version: Version, PID: os.Getpid()}); err != nil {
+		return err
+	}
+	hello, err := t.expect("hello", stepTimeout)
+	if err != nil {
+		return err
+	}
+	t.PID = hello.PID
+	p, files, err := t.receive(stepTimeout)
+	if err == nil && (p.Type != "listeners" || len(files) != len(p.Listeners)) {
+		err = fmt.Errorf("%w: %q with %d descriptors", ErrProtocol, p.Type, len(files))
+		if len(files) < len(p.Listeners) {
+			err = fmt.Errorf("%d of %d listeners came: the limit of descriptors is too low", len(files), len(p.Listeners))
+		}
+	}
+	if err != nil {
+		closeFiles(files)
+		return err
+	}
+	t.Listeners = p.Listeners
+	for i := range t.Listeners {
+		t.Listeners[i].File = files[i]
+	}
+	return nil
+}
+
+// Fail tells the giver why the handover ends, and ends it.
+func (t *Taker) Fail(err error) {
+	t.send(&packet{Type: "failed", Error: err.Error()})
+	t.Close()
+}
+
+// Ready says which listeners were taken. The connections that come then came by
+// listeners at those addresses.
+func (t *Taker) Ready(taken []Taken, addrs []net.Addr) error {
+	t.addrs = addrs
+	return t.send(&packet{Type: "ready", Taken: taken})
+}
+
+// Run takes connections until the giver says that everything is over, or has gone.
+// It calls sole when the listeners are to be the taker's alone; with an error of
+// that they stay the giver's, too.
+func (t *Taker) Run(adopts func(net.Addr) bool, adopt func(*drain.Transfer) error, sole func() error) error {
+	defer t.Close()
+	var held []*drain.Transfer
+	take := func(n int) {
+		for i, h := range held {
+			if i >= n || IsGone(h) || adopt(h) != nil {
+				h.Conn.Close()
+			}
+		}
+		held = nil
+	}
+	for {
+		p, files, err := t.receive(0)
+		if err != nil {
+			take(len(held)) // nobody else has them, unless it was said
+			if errors.Is(err, ErrGone) {
+				sole()
+			}
+			return err
+		}
+		switch p.Type {
+		case "conns":
+			take(0)
+			var cause error
+			held, cause = t.hold(p.Conns, files, adopts)
+			have := &packet{Type: "have", N: len(held)}
+			if cause != nil {
+				have.Error = cause.Error()
+			}
+			t.send(have) // if it fails the giver has gone, or says keep
+		case "yours":
+			take(min(p.N, len(held)))
+		case "keep":
+			take(0)
+		case "sole":
+			if err := sole(); err != nil {
+				t.Fail(err)
+				return err
+			}
+			t.send(&packet{Type: "alone"})
+		case "end":
+			take(0)
+			return nil
+		default:
+			closeFiles(files)
+			return fmt.Errorf("%w: %q", ErrProtocol, p.Type)
+		}
+	}
+}
+
+// hold makes connections of what has come, from the first on.
+func (t *Taker) hold(list []conn, files []*os.File, adopts func(net.Addr) bool) (held []*drain.Transfer, err error) {
+	defer closeFiles(files)
+	for i, c := range list {
+		switch {
+		case i >= len(files):
+			return held, fmt.Errorf("%d of %d descriptors came: the limit of descriptors is too low", len(files), len(list))
+		case c.State == nil || c.Listener < 0 || c.Listener >= len(t.addrs):
+			return held, fmt.Errorf("%w: a connection of listener %d", ErrProtocol, c.Listener)
+		case !adopts(t.addrs[c.Listener]):
+			return held, errors.New("the successor takes no more connections")
+		}
+		nc, err := net.FileConn(files[i])
+		if err == nil && nc.RemoteAddr() == nil { // its client has reset it
+			nc.Close()
+			nc = gone{}
+		}
+		if err != nil {
+			if !errors.Is(err, syscall.ENOTCONN) {
+				return held, err
+			}
+			nc = gone{}
+		}
+		c.State.Conn, c.State.Listener = nc, t.addrs[c.Listener]
+		held = append(held, c.State)
+	}
+	return held, nil
+}
+
+// gone is a connection whose client has reset it. It is only closed.
+type gone struct{ net.Conn }
+
+func (gone) Close() error { return nil }
+
+// IsGone reports whether the client of a connection has reset it.
+func IsGone(t *drain.Transfer) bool {
+	_, ok := t.Conn.(gone)
+	return ok
+}
