@@ -108,8 +108,8 @@ Stop
   -grace 30s                 then cut what is not finished after so long; 0s: at once
   -idle-grace 5s             wait for a quiet connection for so long at the most; 0s: for none
   -report FILE               write how it went, as JSON
-  -handover unix:PATH        take over from the lastcall that has this socket, and let the next one do
-                             so; kill -USR2 starts the next one by itself, with or without it
+  -handover unix:PATH        take over from the lastcall that has this socket, and let the
+                             next one do so; kill -USR2 starts a next one without it, too
   -ws-spread 5s              end a program's WebSockets and event streams over so long at the most
 Clients
   -read-header-timeout 5s    for a request's header

@@ -1,0 +1,287 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"lastcall/stoptest/load"
+)
+
+var servingPID = regexp.MustCompile(`msg=serving .*pid=(\d+)`)
+
+// lastPID returns the process that began to serve last, and how many have. They
+// write to one log.
+func (p *Process) lastPID() (pid, n int) {
+	all := servingPID.FindAllStringSubmatch(p.Log(), -1)
+	if len(all) > 0 {
+		pid, _ = strconv.Atoi(all[len(all)-1][1])
+	}
+	return pid, len(all)
+}
+
+// killLast ends the last of the processes when the test does.
+func (p *Process) killLast(t *testing.T) {
+	t.Cleanup(func() {
+		if pid, _ := p.lastPID(); pid > 0 && pid != p.cmd.Process.Pid {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+	})
+}
+
+// count returns how often the log has s.
+func (p *Process) count(s string) int { return strings.Count(p.Log(), s) }
+
+const upgradeOver = `msg="upgrade: everything has moved or ended"`
+
+// TestUpgradeUnderLoad replaces the process again and again. No client may notice,
+// and none may have to connect again.
+func TestUpgradeUnderLoad(t *testing.T) {
+	upgrades := 3
+	if *Long {
+		upgrades = 100
+	}
+	for _, network := range []string{"tcp", "unix"} {
+		t.Run(network, func(t *testing.T) {
+			ParallelIfFew(t)
+			listen := "127.0.0.1:0"
+			if network == "unix" {
+				listen = "unix:" + t.TempDir() + "/s"
+			}
+			program := Launch(t, Here, As("program", "127.0.0.1:0"))
+			p := Launch(t, Here, Lastcall("-listen", listen, "-proxy", "http://"+program.Addr))
+			p.killLast(t)
+			n := Few(250)
+			var dials atomic.Int64
+			cfg := load.Config{EchoHeader: "X-Request-Id", GoesOn: true, MaxTime: 10 * time.Minute, MaxUnused: 5 * time.Second,
+				Dial: func(ctx context.Context, client int) (net.Conn, error) {
+					if client < 4*n { // the others make a connection for each request
+						dials.Add(1)
+					}
+					return new(net.Dialer).DialContext(ctx, network, p.Addr)
+				},
+				Groups: []load.Group{
+					{Name: "blind", Kind: load.Blind, N: n, Think: Think(5 * time.Millisecond), Body: 16},
+					{Name: "looking", Kind: load.Looking, N: n, Think: Think(5 * time.Millisecond), Body: 16},
+					{Name: "thinking", Kind: load.Blind, N: n, Think: time.Second, Jitter: time.Second},
+					{Name: "uploads", Kind: load.Blind, N: n, Think: Think(100 * time.Millisecond), Body: 20000, BodyTime: 50 * time.Millisecond},
+					{Name: "fresh", Kind: load.Fresh, N: Few(16), Think: Think(4 * time.Millisecond)},
+				}}
+			l, err := load.Start(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			if err := l.Ready(ctx, 2); err != nil {
+				t.Fatal(err)
+			}
+			for i := range upgrades {
+				slow := fmt.Sprintf("slow %d", i)
+				if err := l.Add(load.Group{Name: slow, Kind: load.Fresh, N: 5, Requests: 1, Path: fmt.Sprintf("/slow?long=%d", i+1), Delay: -1}); err != nil {
+					t.Fatal(err)
+				}
+				WaitFor(t, "slow requests to be in flight", func() bool {
+					snap := l.Snapshot()
+					return snap.Row(slow).InFlight == 5
+				})
+				pid, _ := p.lastPID()
+				syscall.Kill(pid, syscall.SIGUSR2)
+				WaitFor(t, "the upgrade", func() bool { return p.count(`msg="upgrade done"`) == i+1 })
+				program.Signal(t, syscall.SIGUSR1)
+				WaitFor(t, "the end of the predecessor", func() bool { return p.count(`msg="upgrade: the predecessor has ended" `) == i+1 })
+			}
+			l.Stop()
+			ledger := l.Wait()
+			pid, serving := p.lastPID()
+			if serving != upgrades+1 {
+				t.Errorf("%d processes have served, want %d", serving, upgrades+1)
+			}
+			syscall.Kill(pid, syscall.SIGTERM)
+			if status := p.Wait(t); status != 0 {
+				t.Errorf("exit status = %d, want 0", status)
+			}
+			program.stopCleanly(t)
+			served := ledger.Compare(strings.SplitSeq(strings.TrimSpace(program.Stdout.String()), "\n"))
+			sum := ledger.Total
+			t.Logf("%d upgrades\n%v", upgrades, ledger)
+			if sum.Answered != sum.Requests || served.Count != sum.Answered || len(served.Twice) != 0 {
+				t.Errorf("of %d requests %d were answered; lost %d, refused %d; served %d, twice %d", sum.Requests, sum.Answered, sum.Lost, sum.Refused, served.Count, len(served.Twice))
+			}
+			if got := int(dials.Load()); got != 4*n {
+				t.Errorf("clients that keep their connection made %d, want %d", got, 4*n)
+			}
+			if strings.Contains(p.Log(), "not a clean stop") {
+				t.Error("a process did not stop cleanly")
+			}
+		})
+	}
+}
+
+// TestUpgradeKeeps moves a connection with a part of a request, and answers a slow
+// request on another before that moves.
+func TestUpgradeKeeps(t *testing.T) {
+	t.Parallel()
+	dir := site(t, "first")
+	p := Launch(t, Here, Lastcall("-listen", "127.0.0.1:0", "-dir", dir, "-read-header-timeout", "1m", "-admin", "127.0.0.1:0"))
+	p.killLast(t)
+	idle, half := visit(t, p.Addr), visit(t, p.Addr)
+	idle.send(askWho)
+	idle.wantAnswer("first")
+	half.send(askWho[:10])
+	pid, _ := p.lastPID()
+	idle.send("GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+	idle.wantAnswer("ready\n")
+	syscall.Kill(pid, syscall.SIGUSR2)
+	p.WaitLog(t, `msg="upgrade done"`)
+	p.WaitLog(t, `msg="upgrade: the predecessor has ended"`)
+	if err := os.WriteFile(dir+"/who", []byte("second"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	half.send(askWho[10:])
+	half.wantAnswer("second")
+	idle.send("GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+	idle.wantAnswer("ready\n")
+	if !strings.Contains(p.Log(), "moved=2 ") {
+		t.Error("the log does not say that two connections moved")
+	}
+	pid, _ = p.lastPID()
+	syscall.Kill(pid, syscall.SIGTERM)
+	half.Close()
+	idle.Close()
+	if status := p.Wait(t); status != 0 {
+		t.Errorf("exit status = %d, want 0", status)
+	}
+}
+
+// TestUpgradeFails: what is at the path is no lastcall, or one that does not get
+// ready. Nothing changes.
+func TestUpgradeFails(t *testing.T) {
+	t.Parallel()
+	for name, script := range map[string]string{
+		"ends":    "#!/bin/sh\necho out of order >&2\nexit 7\n",
+		"garbage": "#!/bin/bash\necho garbage >&3\nsleep 1\n",
+		"no file": "",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(t.TempDir(), "lastcall")
+			b, err := os.ReadFile(binary)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, b, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.Command(path, "-listen", "127.0.0.1:0", "-dir", site(t, "old"))
+			p := Launch(t, Here, cmd)
+			v := visit(t, p.Addr)
+			v.send(askWho)
+			v.wantAnswer("old")
+			os.Remove(path)
+			if script != "" {
+				if err := os.WriteFile(path, []byte(script), 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for i := range 2 {
+				p.Signal(t, syscall.SIGUSR2)
+				WaitFor(t, "the upgrade to fail", func() bool { return p.count(`msg="upgrade failed, going on as before"`) == i+1 })
+				v.send(askWho)
+				v.wantAnswer("old")
+			}
+			if name == "ends" && !strings.Contains(p.Log(), "exit status 7") {
+				t.Error("the log does not say how the successor ended")
+			}
+			v.Close()
+			p.stopCleanly(t)
+		})
+	}
+}
+
+// TestHandoverSocket lets a process take over that the test starts, as a supervisor
+// would, and then another one.
+func TestHandoverSocket(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	flags := []string{"-listen", "127.0.0.1:0", "-handover", "unix:" + dir + "/handover"}
+	p := Launch(t, Here, Lastcall(append(flags, "-dir", site(t, "0"))...))
+	v := visit(t, p.Addr)
+	v.send(askWho)
+	v.wantAnswer("0")
+	for i := 1; i < 3; i++ {
+		next := Launch(t, Here, Lastcall(append(flags, "-dir", site(t, strconv.Itoa(i)))...))
+		if next.Addr != p.Addr {
+			t.Errorf("the successor serves at %s, want %s", next.Addr, p.Addr)
+		}
+		if status := p.Wait(t); status != 0 {
+			t.Errorf("exit status = %d, want 0", status)
+		}
+		next.WaitLog(t, `msg="upgrade: the predecessor has ended" `)
+		v.send(askWho)
+		v.wantAnswer(strconv.Itoa(i))
+		p = next
+	}
+	if info, err := os.Stat(dir + "/handover"); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the socket has the mode %v, %v, want 0600", info, err)
+	}
+	v.Close()
+	p.stopCleanly(t)
+	if _, err := os.Stat(dir + "/handover"); err == nil {
+		t.Error("the last process has left its socket")
+	}
+
+	open := t.TempDir()
+	os.Chmod(open, 0o755)
+	q := Start(t, Here, Lastcall("-listen", "127.0.0.1:0", "-handover", "unix:"+open+"/handover"))
+	if status := q.Wait(t); status == 0 {
+		t.Error("a directory that others may enter is taken, want an error")
+	}
+}
+
+// TestUpgradeDrainsTLS: connections of TLS are drained as in a stop, and newcomers
+// are the successor's.
+func TestUpgradeDrainsTLS(t *testing.T) {
+	t.Parallel()
+	pki := newPKI(t)
+	p := Launch(t, Here, Lastcall(append(pki.flags(), "-listen", "127.0.0.1:0", "-dir", site(t, "tls"))...))
+	p.killLast(t)
+	c := pki.client(t, 1)
+	get := func() {
+		t.Helper()
+		resp, err := c.Get("https://" + p.Addr + "/who")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			t.Fatalf("status %d", resp.StatusCode)
+		}
+	}
+	get()
+	p.Signal(t, syscall.SIGUSR2)
+	p.WaitLog(t, `msg="upgrade done"`)
+	get()
+	p.WaitLog(t, `msg="upgrade: the predecessor has ended"`)
+	get()
+	c.CloseIdleConnections()
+	pid, _ := p.lastPID()
+	syscall.Kill(pid, syscall.SIGTERM)
+	if status := p.Wait(t); status != 0 {
+		t.Errorf("exit status = %d, want 0", status)
+	}
+}
