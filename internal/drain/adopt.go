@@ -19,15 +19,24 @@ func (s *Server) Adopts(addr net.Addr) bool {
 }
 
 func (s *Server) adoptingDoor(addr net.Addr) *door {
-	if s.tls {
+	if s.serve != nil && !isClosed(s.serving) {
 		return nil
 	}
 	for _, d := range s.doors {
-		if sameAddr(d.Addr(), addr) {
+		if (d.plain || !s.tls) && sameAddr(d.Addr(), addr) {
 			return d
 		}
 	}
 	return nil
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 // Adopt takes a connection over from another server. A server that has begun to
@@ -47,6 +56,7 @@ func (s *Server) Adopt(t *Transfer) error {
 		nc = w.WrapConn(nc)
 	}
 	c := d.newConn(nc)
+	c.setTLS(false)
 	c.since = c.since.Add(-max(t.Quiet, 0))
 	c.maxPause = max(t.MaxPause, 0)
 	c.bytesRead = t.Read

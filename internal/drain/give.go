@@ -340,6 +340,7 @@ func (c *conn) endParking(moved bool) {
 		if !c.deadline.IsZero() { // what has come meanwhile is read
 			c.deadline = c.deadline.Add(time.Since(c.parkedAt))
 		}
+		c.closeAt = time.Time{} // release sets another, if it drains
 		c.setStateLocked(c.parkedFrom)
 	}
 }

@@ -250,8 +250,11 @@ func (s *Server) wrap() {
 func (s *Server) wrapBaseContext() {
 	if baseContext := s.http.BaseContext; baseContext != nil {
 		s.http.BaseContext = func(l net.Listener) context.Context {
-			if d, ok := l.(*door); ok {
-				l = d.Listener
+			switch t := l.(type) {
+			case *door:
+				l = t.Listener
+			case *adoptions:
+				l = t.door.Listener
 			}
 			return baseContext(l)
 		}
