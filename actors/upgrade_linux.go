@@ -316,6 +316,10 @@ func (u *Upgrade) upgrade(nc net.Conn, patience time.Duration, kill func() error
 		}
 	}
 	givings, err := u.give(g, addrs)
+	if errors.Is(err, handover.ErrNotAll) {
+		level.Warn(u.logger).Log("msg", "upgrade: the other connections are drained", "err", err, "moved", u.stop.Snapshot().Moved)
+		err = nil
+	}
 	if err == nil {
 		err = g.Sole()
 	}
@@ -339,7 +343,7 @@ func (u *Upgrade) upgrade(nc net.Conn, patience time.Duration, kill func() error
 	}
 	u.stop.beginUpgrade(&upgradedError{g.PID}, func() {
 		for _, gv := range givings {
-			if err := gv.End(); err != nil {
+			if err := gv.End(); err != nil && !errors.Is(err, handover.ErrNotAll) {
 				level.Warn(u.logger).Log("msg", "upgrade: connections were closed, not moved", "err", err)
 			}
 		}

@@ -23,7 +23,7 @@ type count struct {
 
 // counts returns what Progress shows.
 func counts(s actors.Snapshot) []count {
-	return []count{
+	list := []count{
 		{"in flight", "inflight", s.InFlight},
 		{"streams", "streams", s.Streams},
 		{"hijacked", "hijacked", s.Hijacked},
@@ -31,6 +31,10 @@ func counts(s actors.Snapshot) []count {
 		{"idle", "idle", s.Idle},
 		{"open", "open", s.Open},
 	}
+	if s.Moved > 0 {
+		list = append(list, count{"moved", "moved", int(s.Moved)})
+	}
+	return list
 }
 
 // Progress shows what a stop still waits for: on a terminal in a line that changes
@@ -111,7 +115,7 @@ func (p *Progress) log() func() {
 		changed := false
 		for i, c := range now {
 			line = append(line, c.key, c.n)
-			changed = changed || c != last[i]
+			changed = changed || i >= len(last) || c != last[i]
 		}
 		if changed && s.Phase < actors.Stopped {
 			p.logger.Log(append(line, "left", left(s))...)

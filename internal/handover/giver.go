@@ -3,7 +3,6 @@
 package handover
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -110,9 +109,9 @@ func (g *Giver) Give(list []*drain.Transfer) (taken int, err error) {
 		return 0, err
 	}
 	if have.N < len(list) {
-		err = errors.New(have.Error)
+		return have.N, fmt.Errorf("%w: %s", ErrNotAll, have.Error)
 	}
-	return have.N, err
+	return have.N, nil
 }
 
 func sameAddr(a, b net.Addr) bool { return a.Network() == b.Network() && a.String() == b.String() }

@@ -55,6 +55,10 @@ var (
 	// when it ends.
 	ErrGone = errors.New("the other process has gone")
 
+	// ErrNotAll is wrapped by the error of a taker that takes no more connections,
+	// because of a limit, say.
+	ErrNotAll = errors.New("not all connections were taken")
+
 	// ErrProtocol is wrapped by errors of packets that are not expected.
 	ErrProtocol = errors.New("not the protocol")
 )

@@ -131,6 +131,10 @@ func (t *Taker) Run(adopts func(net.Addr) bool, adopt func(*drain.Transfer) erro
 // hold makes connections of what has come, from the first on.
 func (t *Taker) hold(list []conn, files []*os.File, adopts func(net.Addr) bool) (held []*drain.Transfer, err error) {
 	defer closeFiles(files)
+	if n := len(files); 0 < n && n < len(list) { // each needs another descriptor for a moment
+		files[n-1].Close()
+		files = files[:n-1]
+	}
 	for i, c := range list {
 		switch {
 		case i >= len(files):

@@ -1,0 +1,392 @@
+package handover
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"lastcall/internal/drain"
+)
+
+// A scene is a giver and a taker, with a listener and connections.
+type scene struct {
+	t        *testing.T
+	listener net.Listener
+	given    []net.Conn // the giver's
+	clients  []net.Conn
+
+	mu      sync.Mutex
+	adopted []*drain.Transfer
+	sole    bool
+}
+
+func newScene(t *testing.T, conns int) *scene {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	s := &scene{t: t, listener: l}
+	for range conns {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		nc, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close(); nc.Close() })
+		s.clients, s.given = append(s.clients, c), append(s.given, nc)
+	}
+	return s
+}
+
+func (s *scene) transfers() (list []*drain.Transfer) {
+	for _, nc := range s.given {
+		list = append(list, &drain.Transfer{Conn: nc, Listener: s.listener.Addr(), Head: []byte("GET"), Asked: true})
+	}
+	return list
+}
+
+// links returns both ends.
+func (s *scene) links() (giver, taker net.Conn) {
+	s.t.Helper()
+	giver, f, err := Pair()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer f.Close()
+	taker, err = net.FileConn(f)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { giver.Close(); taker.Close() })
+	return giver, taker
+}
+
+func (s *scene) adopt(t *drain.Transfer) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.adopted = append(s.adopted, t)
+	s.t.Cleanup(func() { t.Conn.Close() })
+	return nil
+}
+
+func (s *scene) owns() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sole = true
+	return nil
+}
+
+func all(net.Addr) bool { return true }
+
+// take is a whole taker.
+func (s *scene) take(nc net.Conn) error {
+	t, err := Take(nc)
+	if err != nil {
+		return err
+	}
+	var taken []Taken
+	var addrs []net.Addr
+	for _, l := range t.Listeners {
+		l.File.Close()
+		taken, addrs = append(taken, Taken{true, true}), append(addrs, s.listener.Addr())
+	}
+	if err := t.Ready(taken, addrs); err != nil {
+		return err
+	}
+	return t.Run(all, s.adopt, s.owns)
+}
+
+// give is a whole giver. It returns how many it has given, and whether it has said
+// that the listeners are the taker's.
+func (s *scene) give(nc net.Conn) (given int, sole bool, err error) {
+	g, err := Accept(nc, 10*time.Second)
+	if err != nil {
+		return 0, false, err
+	}
+	if _, err = g.Offer([]Listener{{Name: "x", Socket: s.listener}}, 10*time.Second); err == nil {
+		given, err = g.Give(s.transfers())
+	}
+	if err == nil {
+		if err = g.Sole(); err == nil {
+			return given, true, g.End()
+		}
+	}
+	g.Fail(err)
+	return given, false, err
+}
+
+func TestHandover(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, 60)
+	giver, taker := s.links()
+	done := make(chan error, 1)
+	go func() { done <- s.take(taker) }()
+	if given, sole, err := s.give(giver); given != 60 || !sole || err != nil {
+		t.Errorf("gave %d, sole %v, %v, want 60, true, nil", given, sole, err)
+	}
+	if err := <-done; err != nil || len(s.adopted) != 60 || !s.sole {
+		t.Fatalf("took %d, sole %v, %v, want 60, true, nil", len(s.adopted), s.sole, err)
+	}
+	for i, a := range s.adopted {
+		if string(a.Head) != "GET" || !a.Asked || a.Conn.RemoteAddr().String() != s.clients[i].LocalAddr().String() {
+			t.Errorf("connection %d came as %+v", i, a)
+		}
+		s.given[i].Close() // the giver's descriptor alone
+		io.WriteString(a.Conn, "x")
+		var b [1]byte
+		if _, err := io.ReadFull(s.clients[i], b[:]); err != nil {
+			t.Errorf("connection %d: %v", i, err)
+		}
+	}
+}
+
+// TestTakerGoes has the taker go after each of its steps. Before the moment of yours
+// the giver keeps everything; the one that is said to have the connections is the
+// only one.
+func TestTakerGoes(t *testing.T) {
+	t.Parallel()
+	steps := []string{"", "hello", "listeners", "ready", "conns", "have", "yours", "sole"}
+	for i, last := range steps {
+		t.Run("after "+last, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, 3)
+			giver, taker := s.links()
+			l, err := newLink(taker)
+			if err != nil {
+				t.Fatal(err)
+			}
+			go func() {
+				defer taker.Close()
+				for _, step := range steps[1 : i+1] {
+					switch step {
+					case "hello":
+						l.send(&packet{Type: "hello", Version: Version, PID: 1})
+						l.receive(0)
+					case "ready":
+						l.send(&packet{Type: "ready", Taken: []Taken{{true, true}}})
+					case "have":
+						l.send(&packet{Type: "have", N: 3})
+					default:
+						_, files, _ := l.receive(0)
+						closeFiles(files)
+					}
+				}
+			}()
+			given, sole, err := s.give(giver)
+			if err == nil || sole {
+				t.Errorf("sole %v, %v, want an error", sole, err)
+			}
+			// With have said, yours may have been sent before the taker went.
+			if want := i >= 6; given != 0 && i < 5 || want && given != 3 {
+				t.Errorf("gave %d", given)
+			}
+		})
+	}
+}
+
+// TestGiverGoes has the giver go after each of its steps. The taker owns what it has
+// been sent, if that was not taken back.
+func TestGiverGoes(t *testing.T) {
+	t.Parallel()
+	steps := []string{"", "hello", "listeners", "ready", "conns", "have", "yours", "sole", "alone", "end"}
+	for i, last := range steps {
+		for _, keep := range []bool{false, true} {
+			if keep && last != "have" && last != "conns" {
+				continue
+			}
+			t.Run("after "+last, func(t *testing.T) {
+				t.Parallel()
+				s := newScene(t, 3)
+				giver, taker := s.links()
+				l, err := newLink(giver)
+				if err != nil {
+					t.Fatal(err)
+				}
+				go func() {
+					defer giver.Close()
+					for _, step := range steps[1 : i+1] {
+						switch step {
+						case "hello":
+							l.receive(0)
+							l.send(&packet{Type: "hello", Version: Version, PID: 1})
+						case "listeners":
+							l.send(&packet{Type: "listeners", Listeners: []Listener{{Name: "x"}}}, s.listener)
+						case "conns":
+							p := &packet{Type: "conns"}
+							var sockets []any
+							for _, tr := range s.transfers() {
+								p.Conns, sockets = append(p.Conns, conn{0, tr}), append(sockets, tr.Conn)
+							}
+							l.send(p, sockets...)
+						case "yours":
+							l.send(&packet{Type: "yours", N: 3})
+						case "sole", "end":
+							l.send(&packet{Type: step})
+						default:
+							l.receive(0)
+						}
+					}
+					if keep {
+						l.send(&packet{Type: "keep"})
+					}
+				}()
+				err = s.take(taker)
+				if (err == nil) != (last == "end") {
+					t.Errorf("take = %v", err)
+				}
+				want := 3
+				if i < 4 || keep {
+					want = 0
+				}
+				if len(s.adopted) != want {
+					t.Errorf("adopted %d, want %d", len(s.adopted), want)
+				}
+				if s.sole != (i >= 3) { // nobody else has the listeners
+					t.Errorf("sole %v, want %v", s.sole, i >= 3)
+				}
+			})
+		}
+	}
+}
+
+// TestGarbage: whatever the other side sends is an error, and moves nothing.
+func TestGarbage(t *testing.T) {
+	t.Parallel()
+	for _, garbage := range []string{"", "x", "{", "null", `{"type":"hello"}`, `{"type":"hello","version":2}`, `{"type":"ready"}`,
+		`{"type":"conns","conns":[{}]}`, `{"type":"have","n":-1}`, `{"type":"failed","error":"no"}`, strings.Repeat("x", maxPacket+1)} {
+		s := newScene(t, 1)
+		giver, taker := s.links()
+		taker.Write([]byte(garbage))
+		taker.Close()
+		if given, sole, err := s.give(giver); given != 0 || sole || err == nil {
+			t.Errorf("a giver that gets %.40q gave %d, sole %v, %v", garbage, given, sole, err)
+		}
+		giver, taker = s.links()
+		giver.Write([]byte(garbage))
+		giver.Close()
+		if err := s.take(taker); err == nil || len(s.adopted) != 0 {
+			t.Errorf("a taker that gets %.40q took %d, %v", garbage, len(s.adopted), err)
+		}
+	}
+}
+
+// TestGarbageForConns: a taker that has said ready gets what it cannot adopt.
+func TestGarbageForConns(t *testing.T) {
+	t.Parallel()
+	for _, garbage := range []string{"x", `{"type":"conns","conns":[{"listener":0,"state":{}}]}`, `{"type":"conns","conns":[{"listener":7,"state":{}}]}`,
+		`{"type":"conns","conns":[{}]}`, `{"type":"yours","n":5}`, `{"type":"yours","n":-5}`, `{"type":"keep"}`, `{"type":"hello"}`} {
+		s := newScene(t, 1)
+		giver, taker := s.links()
+		l, _ := newLink(giver)
+		go func() {
+			defer giver.Close()
+			l.receive(0)
+			l.send(&packet{Type: "hello", Version: Version})
+			l.send(&packet{Type: "listeners", Listeners: []Listener{{Name: "x"}}}, s.listener)
+			l.receive(0)
+			giver.Write([]byte(garbage))
+		}()
+		if err := s.take(taker); err == nil || len(s.adopted) != 0 {
+			t.Errorf("a taker that gets %q took %d, %v", garbage, len(s.adopted), err)
+		}
+	}
+}
+
+// TestVersion: a taker of another version is told why.
+func TestVersion(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, 0)
+	giver, taker := s.links()
+	l, err := newLink(taker)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go l.send(&packet{Type: "hello", Version: Version + 1})
+	if _, err := Accept(giver, 10*time.Second); err == nil {
+		t.Error("Accept() = nil, want an error")
+	}
+	if _, _, err := l.receive(10 * time.Second); err == nil || !strings.Contains(err.Error(), "speaks version 2") {
+		t.Errorf("the taker hears %v", err)
+	}
+}
+
+// TestAbort: a stop ends the wait for a taker.
+func TestAbort(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, 0)
+	giver, taker := s.links()
+	l, _ := newLink(taker)
+	go l.send(&packet{Type: "hello", Version: Version})
+	g, err := Accept(giver, 10*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(20*time.Millisecond, g.Abort)
+	if _, err := g.Offer(nil, time.Hour); err == nil || !strings.Contains(err.Error(), "stops") {
+		t.Errorf("Offer() = %v, want that the process stops", err)
+	}
+}
+
+// TestFewDescriptors: what does not fit into the taker's limit stays the giver's.
+// The limit is that of the process: no other test runs meanwhile.
+func TestFewDescriptors(t *testing.T) {
+	s := newScene(t, 40)
+	giver, taker := s.links()
+	done := make(chan error, 1)
+	var limit syscall.Rlimit
+	syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit)
+	files, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	low := limit
+	low.Cur = limitFor(files, 20)
+	go func() { done <- s.take(taker) }()
+	g, err := Accept(giver, 10*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := g.Offer([]Listener{{Name: "x", Socket: s.listener}}, 10*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &low); err != nil {
+		t.Fatal(err)
+	}
+	given, err := g.Give(s.transfers())
+	syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
+	if given >= 40 || err == nil || !strings.Contains(err.Error(), "limit of descriptors") && !errors.Is(err, syscall.EMFILE) && !strings.Contains(err.Error(), "too many") {
+		t.Errorf("Give() = %d, %v, want some, and that the limit is too low", given, err)
+	}
+	g.End()
+	<-done
+	if len(s.adopted) != given {
+		t.Errorf("adopted %d, want %d", len(s.adopted), given)
+	}
+	t.Logf("%d given: %v", given, err)
+}
+
+// limitFor returns the limit below which so many descriptors are free.
+func limitFor(used []os.DirEntry, free int) (limit uint64) {
+	taken := make(map[string]bool)
+	for _, f := range used {
+		taken[f.Name()] = true
+	}
+	for ; free > 0; limit++ {
+		if !taken[strconv.FormatUint(limit, 10)] {
+			free--
+		}
+	}
+	return limit
+}
