@@ -76,7 +76,7 @@ losing an HTTP request.  Stop it with kill -INT (Ctrl-C), kill -TERM, or by clos
 
 usage: lastcall [flags] [-- PROGRAM ARG…]
        lastcall deploy -admin ADDR [-- PROGRAM ARG…]
-       lastcall health URL    0 if it answers 200 to 399 within 5s, otherwise 1; unix:SOCKET:/PATH too
+       lastcall health URL   0 if it answers 200 to 399 within 5s, or 1; unix:SOCKET:/PATH too
 
 What to serve (neither: a start page)
   -dir PATH, -list           files of a directory; list those that have no index.html

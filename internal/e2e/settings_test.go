@@ -54,7 +54,7 @@ func TestBadSettings(t *testing.T) {
 		{"start", []string{"-program-start", "0s", "--", "true"}, "", 2, "-program-start 0s: want more than that"},
 		{"argument", []string{"public"}, "", 2, `unexpected argument "public": settings are flags, such as -dir public; a program comes after --`},
 		{"negative", []string{"-grace", "-1s"}, "", 2, `invalid value "-1s" for flag -grace: "-1s" is not a duration of zero or more, such as 30s`},
-		{"no unit", []string{"-lame-duck", "5"}, "", 2, `invalid value "5" for flag -lame-duck: "5" is not a duration of zero or more, such as 30s`},
+		{"no unit", []string{"-lame-duck", "5"}, "", 2, `invalid value "5" for flag -lame-duck: "5" is not a duration of zero or more, such as 30s, or auto`},
 		{"environment", nil, "LASTCALL_IDLE_GRACE=soon", 2, `LASTCALL_IDLE_GRACE: "soon" is not a duration of zero or more, such as 30s`},
 		{"both", []string{"-dir", dir, "-proxy", "http://127.0.0.1:1"}, "", 2, `-dir "` + dir + `" and -proxy "http://127.0.0.1:1": want one of them`},
 		{"list alone", []string{"-list"}, "", 2, "-list: want -dir with it"},
