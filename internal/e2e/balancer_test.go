@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -19,10 +21,9 @@ type haproxy struct {
 	api  string // the path of the socket
 }
 
-// startHAProxy starts an HAProxy with a configuration that follows global, which may
-// use ${LISTEN}, ${API} and, if upstream is not empty, ${UPSTREAM}. The test is
-// skipped where there is none.
-func startHAProxy(t testing.TB, config, upstream string) *haproxy {
+// startHAProxy starts an HAProxy with a configuration in which "${LISTEN}" and
+// "${API}" are filled in. The test is skipped where there is none.
+func startHAProxy(t testing.TB, config string) *haproxy {
 	t.Helper()
 	path, err := exec.LookPath("haproxy")
 	if err != nil {
@@ -41,7 +42,7 @@ func startHAProxy(t testing.TB, config, upstream string) *haproxy {
 	h.addr = l
 	cmd := exec.Command(path, "-db", "-f", dir+"/haproxy.cfg")
 	cmd.ExtraFiles = []*os.File{file}
-	cmd.Env = append(os.Environ(), "LISTEN=fd@3", "API="+h.api, "UPSTREAM="+upstream)
+	cmd.Env = append(os.Environ(), "LISTEN=fd@3", "API="+h.api)
 	Start(t, Here, cmd)
 	file.Close()
 	WaitFor(t, "the runtime API of HAProxy", func() bool {
@@ -84,10 +85,9 @@ func (h *haproxy) run(format string, args ...any) (string, error) {
 	return string(answer), err
 }
 
-// startNginx starts an nginx with a configuration, in which ${LISTEN}, ${UPSTREAM}
-// and ${DIR} are filled in, and returns its address. The test is skipped where there
-// is none.
-func startNginx(t testing.TB, config, upstream string) (addr string) {
+// startNginx starts an nginx with a configuration in which ${LISTEN} and ${DIR} are
+// filled in, and returns its address. The test is skipped where there is none.
+func startNginx(t testing.TB, config string) (addr string) {
 	t.Helper()
 	path, err := exec.LookPath("nginx")
 	if err != nil {
@@ -95,17 +95,16 @@ func startNginx(t testing.TB, config, upstream string) (addr string) {
 	}
 	dir := t.TempDir()
 	addr = freeAddr(t)
-	config = os.Expand(config, func(name string) string {
-		if value, ok := map[string]string{"LISTEN": addr, "UPSTREAM": upstream, "DIR": dir}[name]; ok {
-			return value
-		}
-		return "$" + name // a variable of nginx
-	})
+	config = strings.NewReplacer("${LISTEN}", addr, "${DIR}", dir).Replace(config)
 	file := filepath.Join(dir, "nginx.conf")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	Start(t, Here, exec.Command(path, "-e", "stderr", "-c", file))
+	p := Start(t, Here, exec.Command(path, "-e", "stderr", "-c", file))
+	t.Cleanup(func() { // its workers would outlive a kill
+		p.Signal(t, syscall.SIGTERM)
+		p.Wait(t)
+	})
 	WaitFor(t, "nginx to listen", func() bool {
 		nc, err := net.Dial("tcp", addr)
 		if err == nil {

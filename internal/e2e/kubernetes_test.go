@@ -64,6 +64,7 @@ type cluster struct {
 	start   func() *Process
 	ready   func(p *Process) bool // what the readiness probe says
 	haproxy *haproxy
+	addr    string // of the balancer
 
 	free   chan int // slots of the balancer
 	pods   []pod
@@ -79,7 +80,8 @@ type pod struct {
 }
 
 func newCluster(t testing.TB, config string) *cluster {
-	c := &cluster{t: t, grace: 45 * time.Second, haproxy: startHAProxy(t, config, ""), free: make(chan int, 12)}
+	h := startHAProxy(t, config)
+	c := &cluster{t: t, grace: 45 * time.Second, haproxy: h, addr: h.addr, free: make(chan int, 12)}
 	for i := range cap(c.free) {
 		c.free <- i + 1
 	}
@@ -157,7 +159,7 @@ func (c *cluster) update() {
 // load starts the clients.
 func (c *cluster) load() *load.Load {
 	c.t.Helper()
-	l, err := load.Start(load.Config{Addr: c.haproxy.addr, EchoHeader: "X-Request-Id", GoesOn: true, MaxTime: 9 * time.Minute, MaxUnused: keepsUnused, Groups: []load.Group{
+	l, err := load.Start(load.Config{Addr: c.addr, EchoHeader: "X-Request-Id", GoesOn: true, MaxTime: 9 * time.Minute, MaxUnused: keepsUnused, Groups: []load.Group{
 		{Name: "blind", Kind: load.Blind, N: 6, Think: 20 * time.Millisecond, Method: "POST", Body: 16},
 		{Name: "looking", Kind: load.Looking, N: 6, Think: 20 * time.Millisecond, Method: "POST", Body: 16},
 		{Name: "fresh", Kind: load.Fresh, N: 4, Think: 10 * time.Millisecond, Method: "POST", Body: 16},
