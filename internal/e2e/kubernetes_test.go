@@ -60,7 +60,7 @@ backend pods
 type cluster struct {
 	t       testing.TB
 	grace   time.Duration        // terminationGracePeriodSeconds
-	delay   func() time.Duration // until the balancer learns of a change
+	delay   func() time.Duration // until the balancer learns that a pod goes
 	start   func() *Process
 	ready   func(p *Process) bool // what the readiness probe says
 	haproxy *haproxy
@@ -99,7 +99,7 @@ func (c *cluster) run() pod {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	time.Sleep(c.delay())
+	time.Sleep(rand.N(time.Second))
 	c.command("set server pods/pod%d addr 127.0.0.1 port %s", p.slot, port)
 	c.command("set server pods/pod%d state ready", p.slot)
 	return p
@@ -175,8 +175,9 @@ func (c *cluster) load() *load.Load {
 	return l
 }
 
-// TestRollingUpdate updates a Deployment of three pods under load, -stops times: behind a
-// Service and behind an Ingress, with endpoints that are removed late.
+// TestRollingUpdate updates a Deployment of three pods under load, -stops times: half of
+// them behind a Service, the others behind an Ingress, with endpoints that are removed
+// late.
 func TestRollingUpdate(t *testing.T) {
 	t.Parallel()
 	longest := time.Second
@@ -205,7 +206,8 @@ func TestRollingUpdate(t *testing.T) {
 				c.pods = append(c.pods, c.run())
 			}
 			l := c.load()
-			for i := range *Stops {
+			updates := (*Stops + 1) / 2
+			for i := range updates {
 				if lameDuck = "auto"; *Long && i%2 == 0 {
 					lameDuck = "10s"
 				}
@@ -213,7 +215,7 @@ func TestRollingUpdate(t *testing.T) {
 			}
 			l.Stop()
 			ledger := l.Wait()
-			t.Logf("%d updates\n%v", *Stops, ledger)
+			t.Logf("%d updates\n%v", updates, ledger)
 			for _, p := range c.pods {
 				p.Signal(t, syscall.SIGTERM)
 			}
