@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"net"
 	"slices"
@@ -160,7 +159,8 @@ func (c *config) uploadMethod() string {
 func (c *config) setTarget(g *load.Group, u urlFlag, ln *line.Line) {
 	g.Path, g.Addr = u.path(), u.addr()
 	if u.Scheme == "https" {
-		g.TLS = &tls.Config{InsecureSkipVerify: true, ServerName: u.Hostname()}
+		g.TLS = c.tlsConfig.Clone()
+		g.TLS.ServerName = u.Hostname()
 	}
 	if ln != nil {
 		port, _ := net.LookupPort("tcp", portOf(g.Addr))

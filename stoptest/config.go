@@ -2,6 +2,8 @@ package main
 
 import (
 	"cmp"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"flag"
 	"fmt"
@@ -24,6 +26,11 @@ type config struct {
 	body   int
 	h2     string
 	echo   string
+	header headerFlag
+
+	caCert    string
+	insecure  bool
+	tlsConfig *tls.Config // without a server's name
 
 	stops    int
 	signal   signalFlag
@@ -59,8 +66,11 @@ usage: stoptest -url URL [flags] -- COMMAND [ARG...]
        stoptest -compare -plot FILE REPORT...
 
 What to ask for (classes of clients without a URL are left out; PATH is one on -url's host)
-  -url URL                   answered 2xx or 3xx; the command has to serve it
-  -method POST -body 64      bytes: a lost POST is the one that no proxy sends again
+  -url URL                   answered 2xx or 3xx; the command has to serve it: http://, https://
+                             or unix:SOCKET:/PATH
+  -method POST -body 64      bytes: a lost POST is the one that no proxy sends again. GET and
+                             HEAD have no body; 405 and 501 end the test at once
+  -header 'Name: value'      of each request, also Host; repeatable
   -slow-url URL|PATH         requests that are being answered at the signal
   -upload-url URL|PATH       bodies of 1 MiB that take 3s, under way at the signal
   -sse-url URL|PATH          event streams
@@ -68,6 +78,8 @@ What to ask for (classes of clients without a URL are left out; PATH is one on -
   -h2 off                    or h2c or tls: streams of HTTP/2, too
   -h2-url URL|PATH           for these, if not -url
   -echo-header NAME          of answers, with the request's X-Request-Id: tells duplicates, too
+  -cacert FILE               PEM, of who signs the server's certificate, instead of the system's
+  -insecure                  certificates are not verified; without it they are
 The load
   -profile light             or full, long-think, none
   -clients fresh=4,h2=8x16   other numbers: blind, looking, fresh, h2 (connections x streams),
@@ -96,7 +108,6 @@ The report
   -output FILE               for what the server writes
 Exit status: 0 nothing was lost, 1 something was, 2 usage, 3 the server could not be tested,
 or did not stop. Each flag is also an environment variable: STOPTEST_MAX_WAIT=2m.
-Certificates are not verified.
 `
 
 // flags returns the flag set, and sets the defaults of c.
@@ -115,6 +126,9 @@ func (c *config) flags() *flag.FlagSet {
 	fs.StringVar(&c.h2, "h2", "off", "")
 	fs.Var(&c.h2URL, "h2-url", "")
 	fs.StringVar(&c.echo, "echo-header", "", "")
+	fs.Var(&c.header, "header", "")
+	fs.StringVar(&c.caCert, "cacert", "", "")
+	fs.BoolVar(&c.insecure, "insecure", false, "")
 
 	c.profile = profiles["light"]
 	fs.Var(&c.profile, "profile", "")
@@ -159,6 +173,11 @@ func parse(args []string) (config, error) {
 		return c, trimFFPrefix(err)
 	}
 	c.command = fs.Args()
+	given := map[string]bool{}
+	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	if !given["body"] && (c.method == http.MethodGet || c.method == http.MethodHead) {
+		c.body = 0
+	}
 	if c.compare {
 		return c, c.checkCompare()
 	}
@@ -192,7 +211,7 @@ func (c *config) check() error {
 	case c.url.URL == nil:
 		return errors.New("-url: want the address of something that the command serves")
 	case c.url.Host == "":
-		return fmt.Errorf("-url %s: want http:// or https:// and a host", c.url.URL)
+		return fmt.Errorf("-url %s: want http:// or https:// and a host, or unix:SOCKET:/PATH", c.url.URL)
 	case len(c.command) == 0:
 		return errors.New("no command: want what starts the server, after --")
 	case c.stops < 1:
@@ -202,11 +221,15 @@ func (c *config) check() error {
 	case c.method == "" || strings.ContainsAny(c.method, " \r\n"):
 		return fmt.Errorf("-method %q: want one such as POST", c.method)
 	case c.body > 0 && (c.method == http.MethodGet || c.method == http.MethodHead):
-		return fmt.Errorf("-method %s: want -body 0 with it", c.method)
+		return fmt.Errorf("-method %s: want no -body with it", c.method)
 	case c.h2 != "off" && c.h2 != "h2c" && c.h2 != "tls":
 		return fmt.Errorf("-h2 %q: want off, h2c, tls", c.h2)
 	case c.h2 == "tls" && c.url.Scheme != "https", c.h2 == "h2c" && c.url.Scheme != "http":
 		return fmt.Errorf("-h2 %s: -url is %s://", c.h2, c.url.Scheme)
+	case c.url.socket != "" && c.line.Config != nil:
+		return errors.New("-line: want a host in -url, not a socket")
+	case c.insecure && c.caCert != "":
+		return errors.New("-insecure, -cacert: want one of them")
 	case c.second.Signal != 0 && c.reload != "":
 		return errors.New("-second, -reload: want one of them")
 	}
@@ -217,9 +240,12 @@ func (c *config) check() error {
 		if u.url.URL == nil {
 			continue
 		}
-		u.url.URL = c.url.ResolveReference(u.url.URL)
+		u.url.resolve(&c.url)
 		if u.url.Host == "" {
 			return fmt.Errorf("-%s %s: want a host", u.flag, u.url.URL)
+		}
+		if u.url.socket != "" && c.line.Config != nil {
+			return fmt.Errorf("-line: want a host in -%s, not a socket", u.flag)
 		}
 	}
 	for class := range c.clients {
@@ -238,6 +264,17 @@ func (c *config) check() error {
 	if c.reload != "" {
 		if sig, err := parseSignal(c.reload); err == nil {
 			c.reloadBy = sig
+		}
+	}
+	c.tlsConfig = &tls.Config{InsecureSkipVerify: c.insecure}
+	if c.caCert != "" {
+		pem, err := os.ReadFile(c.caCert)
+		if err != nil {
+			return fmt.Errorf("-cacert: %w", err)
+		}
+		c.tlsConfig.RootCAs = x509.NewCertPool()
+		if !c.tlsConfig.RootCAs.AppendCertsFromPEM(pem) {
+			return fmt.Errorf("-cacert %s: no certificate in it", c.caCert)
 		}
 	}
 	c.name = cmp.Or(c.name, filepath.Base(c.command[0]))

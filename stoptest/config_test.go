@@ -5,7 +5,9 @@ package main
 import (
 	"bytes"
 	"context"
+	"net/http"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
@@ -44,7 +46,15 @@ func TestUsageErrors(t *testing.T) {
 		{url + " -h2 on -- x", "want off, h2c, tls"},
 		{url + " -h2 tls -- x", "-url is http://"},
 		{"-url https://x -h2 h2c -- x", "-url is https://"},
-		{url + " -method GET -- x", "want -body 0 with it"},
+		{url + " -method GET -body 64 -- x", "-method GET: want no -body with it"},
+		{url + " -header Name -- x", "want 'Name: value'"},
+		{url + " -header Content-Length:3 -- x", "header Content-Length: the clients set it"},
+		{url + " -cacert a.pem -insecure -- x", "-insecure, -cacert: want one of them"},
+		{url + " -cacert /no/such/file -- x", "-cacert: open /no/such/file"},
+		{url + " -cacert /dev/null -- x", "-cacert /dev/null: no certificate in it"},
+		{"-url unix: -- x", "want unix:SOCKET:/PATH"},
+		{"-url unix:/a/b -line delay=1ms -- x", "-line: want a host in -url, not a socket"},
+		{url + " -ws-url unix:/a/b -line delay=1ms -- x", "-line: want a host in -ws-url, not a socket"},
 		{url + " -method= -- x", "want one such as POST"},
 		{url + " -body -1 -- x", "want a number of bytes"},
 		{url + " -max-wait 5 -- x", "is not a duration of zero or more"},
@@ -111,6 +121,31 @@ func TestSettings(t *testing.T) {
 	}
 	if len(got) != 5 { // and blind, looking
 		t.Errorf("groups = %v, want those that have a URL and a number", got)
+	}
+}
+
+// GET and HEAD have no body unless one is asked for, and paths are on the socket of -url.
+func TestSettingsOfRequests(t *testing.T) {
+	c, err := parse([]string{"-url", "unix:/run/a:b:/c?d=e", "-ws-url", "/ws", "-sse-url", "http://h/events", "-method", "GET",
+		"-header", "Accept: a", "-header", "accept: b:c", "-header", "Host: h", "--", "x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (http.Header{"Accept": {"a", "b:c"}, "Host": {"h"}}); c.body != 0 || !reflect.DeepEqual(c.header.Header, want) || c.url.String() != "unix:/run/a:b:/c?d=e" {
+		t.Errorf("body %d, header %v, URL %s; want none, %v, the same", c.body, c.header.Header, &c.url, want)
+	}
+	early, _ := c.groups(nil)
+	for _, g := range early {
+		addr, path := "unix:/run/a:b", "/c?d=e"
+		switch g.Name {
+		case "ws":
+			path = "/ws"
+		case "sse":
+			addr, path = "h:80", "/events"
+		}
+		if g.Addr != addr || g.Path != path || g.Method != "GET" || g.Body != 0 {
+			t.Errorf("%s = %+v, want GET %s at %s", g.Name, g, path, addr)
+		}
 	}
 }
 

@@ -2,28 +2,53 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
-	"lastcall/stoptest/line"
-	"lastcall/stoptest/plot"
 	"net"
+	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"lastcall/stoptest/line"
+	"lastcall/stoptest/load"
+	"lastcall/stoptest/plot"
 )
 
 // urlFlag is an http or https URL, or a path of one.
-type urlFlag struct{ *url.URL }
+type urlFlag struct {
+	*url.URL
+	socket string // the path of the unix socket to ask over; empty: none
+}
 
 func (u *urlFlag) String() string {
 	if u.URL == nil {
 		return ""
 	}
+	if u.socket != "" {
+		return "unix:" + u.socket + ":" + u.path()
+	}
 	return u.URL.String()
 }
 
 func (u *urlFlag) Set(s string) error {
+	if socket, ok := strings.CutPrefix(s, "unix:"); ok {
+		path := "/"
+		if i := strings.LastIndex(socket, ":/"); i >= 0 {
+			socket, path = socket[:i], socket[i+1:]
+		}
+		v, err := url.Parse("http://localhost" + path)
+		if err != nil {
+			return err
+		}
+		if socket == "" {
+			return fmt.Errorf("%q: want unix:SOCKET:/PATH", s)
+		}
+		u.URL, u.socket = v, socket
+		return nil
+	}
 	v, err := url.Parse(s)
 	if err != nil {
 		return err
@@ -34,17 +59,28 @@ func (u *urlFlag) Set(s string) error {
 	case "http", "https":
 	case "":
 		if !strings.HasPrefix(s, "/") {
-			return fmt.Errorf("%q: want http://HOST:PORT/PATH", s)
+			return fmt.Errorf("%q: want http://HOST:PORT/PATH, or unix:SOCKET:/PATH", s)
 		}
 	default:
-		return fmt.Errorf("%q: want http:// or https://", s)
+		return fmt.Errorf("%q: want http:// or https://, or unix:SOCKET:/PATH", s)
 	}
-	u.URL = v
+	u.URL, u.socket = v, ""
 	return nil
 }
 
-// addr returns host and port.
+// resolve makes a path a URL on the host, or the socket, of base.
+func (u *urlFlag) resolve(base *urlFlag) {
+	if u.Host == "" {
+		u.socket = base.socket
+	}
+	u.URL = base.ResolveReference(u.URL)
+}
+
+// addr returns host and port, or "unix:" and the path of the socket.
 func (u *urlFlag) addr() string {
+	if u.socket != "" {
+		return "unix:" + u.socket
+	}
 	port := u.Port()
 	if port == "" {
 		port = "80"
@@ -56,6 +92,44 @@ func (u *urlFlag) addr() string {
 }
 
 func (u *urlFlag) path() string { return cmp.Or(u.RequestURI(), "/") }
+
+// dial connects to what the URL names.
+func (u *urlFlag) dial(ctx context.Context) (net.Conn, error) {
+	if u.socket != "" {
+		return new(net.Dialer).DialContext(ctx, "unix", u.socket)
+	}
+	return new(net.Dialer).DialContext(ctx, "tcp", u.addr())
+}
+
+// headerFlag is the lines of a header.
+type headerFlag struct{ http.Header }
+
+func (h *headerFlag) String() string { return "" }
+
+func (h *headerFlag) Set(s string) error {
+	name, value, ok := strings.Cut(s, ":")
+	if !ok {
+		return fmt.Errorf("%q: want 'Name: value'", s)
+	}
+	line := http.Header{name: {strings.TrimSpace(value)}}
+	if !strings.EqualFold(name, "Host") {
+		if err := load.CheckHeader(line); err != nil {
+			return err
+		}
+	}
+	if h.Header == nil {
+		h.Header = http.Header{}
+	}
+	h.Add(name, line[name][0])
+	return nil
+}
+
+// without returns the header without one of its names.
+func (h *headerFlag) without(name string) http.Header {
+	others := h.Clone()
+	others.Del(name)
+	return others
+}
 
 // plotFlag is the files to draw to.
 type plotFlag []string

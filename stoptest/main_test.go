@@ -310,7 +310,7 @@ func TestNotTested(t *testing.T) {
 	}{
 		{"exits", nil, "exits at once", "has exited with status 4 before the signal; it said:\nno such setting"},
 		{"does not answer", []string{"-start-wait", "300ms"}, "deaf", "no answer to test with in 300ms"},
-		{"error status", []string{"-start-wait", "500ms", "-url", "/missing"}, "polite", "404 Not Found"},
+		{"error status", []string{"-start-wait", "3s", "-url", "/missing"}, "polite", "404 Not Found"},
 		{"class without an answer", []string{"-start-wait", "1s", "-clients", "sse=1", "-sse-url", "/missing"}, "polite", "sse client 0"},
 		{"taken", []string{"-url", "http://" + taken.Addr().String()}, "polite", "before the command was started"},
 		{"reload fails", []string{"-reload", "exit 5"}, "polite", "exited with status 5"},
@@ -327,6 +327,79 @@ func TestNotTested(t *testing.T) {
 	status := run(t.Context(), []string{"-url", "http://" + freeAddr(t), "--", "/no/such/command"}, &stdout, &stderr)
 	if status != 3 || !strings.Contains(stdout.String(), "start /no/such/command") {
 		t.Errorf("status %d, want 3; output:\n%s%s", status, &stdout, &stderr)
+	}
+}
+
+// What waiting does not mend ends the test at once, with what to do about it.
+func TestNotTestedAtOnce(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		flags []string
+		kind  string
+		want  string
+	}{
+		{"the method of -url", []string{"-url", "/get"}, "polite", "/get: 405 Method Not Allowed: want another -method, such as GET, or another -url"},
+		{"the method of a class", []string{"-clients", "upload=1", "-upload-url", "/get"}, "polite", "upload client 0: POST /get was answered 405 Method Not Allowed"},
+		{"the method of a class that begins early", []string{"-h2", "off", "-clients", "blind=1,slow=1", "-slow-url", "/get"}, "polite", "slow client 0: POST /get was answered 405"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r := stoptestAt(t, append(tt.flags, "-start-wait", "5m", "-max-wait", "1m"), tt.kind)
+			if r.status != 3 || !strings.Contains(r.stdout, tt.want) {
+				t.Errorf("status %d, want 3; output lacks %q:\n%s", r.status, tt.want, r.stdout)
+			}
+		})
+	}
+}
+
+// GET works as it is pasted, and -header is part of each request, also of the one that
+// waits for the first answer.
+func TestMethodAndHeader(t *testing.T) {
+	t.Parallel()
+	r := stoptest(t, []string{"-method", "GET", "-clients", "blind=2,upload=1", "-upload-url", "/"}, "polite")
+	if n := r.report.Total; r.status != 0 || n.Answered == 0 || n.ErrorStatus != 0 {
+		t.Errorf("status %d, total %+v; want 0 and answers", r.status, n)
+	}
+	r = stoptestAt(t, []string{"-url", "/secret", "-clients", "blind=2", "-header", "Authorization: Bearer x", "-header", "Host: example.test"}, "polite")
+	if r.status != 0 || !strings.Contains(r.stdout, "Lost none of") || strings.Contains(r.stdout, "error status") {
+		t.Errorf("status %d, want 0:\n%s", r.status, r.stdout)
+	}
+}
+
+func TestUnixSocket(t *testing.T) {
+	t.Parallel()
+	socket := filepath.Join(t.TempDir(), "s")
+	for _, kind := range []string{"polite", "drops"} {
+		var stdout, stderr bytes.Buffer
+		status := runWith(t.Context(), []string{"-url", "unix:" + socket + ":/a", "-profile", "none", "-clients", "blind=3,looking=2", "-think", "10ms", "-stops", "2",
+			"--", os.Args[0], "server", kind, "unix:" + socket}, quick, &stdout, &stderr)
+		want := map[string]string{"polite": "Lost none of", "drops": "LOST 10 of"}[kind]
+		if status != len(kind)%2 || !strings.Contains(stdout.String(), want) || !strings.Contains(stdout.String(), ", unix:"+socket+":/a\n") {
+			t.Errorf("%s: status %d; output lacks %q:\n%s%s", kind, status, want, &stdout, &stderr)
+		}
+	}
+}
+
+// Certificates are verified, by the system's roots or those of -cacert, unless -insecure
+// says otherwise.
+func TestCertificates(t *testing.T) {
+	t.Parallel()
+	cert := filepath.Join(t.TempDir(), "cert.pem")
+	for _, tt := range []struct {
+		flags []string
+		want  string
+	}{
+		{nil, "want -cacert or -insecure"}, // and writes the certificate
+		{[]string{"-insecure"}, "in 1 stop"},
+		{[]string{"-cacert", cert}, "in 1 stop"},
+	} {
+		addr := fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(6000))
+		var stdout, stderr bytes.Buffer
+		runWith(t.Context(), append(append([]string{"-url", "https://" + addr + "/", "-h2", "tls", "-profile", "none", "-clients", "fresh=1,h2=1x2", "-stops", "1", "-start-wait", "5m"}, tt.flags...),
+			"--", os.Args[0], "server", "tls", addr, cert), quick, &stdout, &stderr)
+		if !strings.Contains(stdout.String(), tt.want) || strings.Contains(stdout.String(), "client error") {
+			t.Errorf("%q: output lacks %q:\n%s%s", tt.flags, tt.want, &stdout, &stderr)
+		}
 	}
 }
 

@@ -6,10 +6,12 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -52,9 +54,17 @@ func badServer(kind, addr string, args ...string) {
 	}
 	lc := net.ListenConfig{}
 	lc.SetMultipathTCP(false)
-	ln, err := lc.Listen(context.Background(), "tcp", addr)
+	network := "tcp"
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		network, addr = "unix", path
+	}
+	ln, err := lc.Listen(context.Background(), network, addr)
 	if err != nil {
 		panic(err)
+	}
+	if kind == "tls" {
+		serveTLS(ln, args[0])
+		return
 	}
 	if kind == "streams" {
 		cutStreams(ln, term)
@@ -153,6 +163,10 @@ func (s *bad) serve(nc net.Conn) {
 		status, length := "200 OK", 0
 		n := s.requests.Add(1)
 		switch {
+		case req.URL.Path == "/get" && req.Method != "GET":
+			status = "405 Method Not Allowed"
+		case req.URL.Path == "/secret" && (req.Header.Get("Authorization") != "Bearer x" || req.Host != "example.test"):
+			status = "401 Unauthorized"
 		case req.URL.Path == "/missing":
 			status = "404 Not Found"
 		case s.kind == "proxy" && s.stopping.Load(): // the program behind it has ended first
@@ -177,6 +191,20 @@ func (s *bad) serve(nc net.Conn) {
 		}
 		io.WriteString(nc, answer+"\r\n")
 	}
+}
+
+// serveTLS serves until it dies of the signal, with a certificate for 127.0.0.1 that
+// it writes to a file.
+func serveTLS(ln net.Listener, path string) {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	s.Listener.Close()
+	s.Listener, s.EnableHTTP2 = ln, true
+	signal.Reset(syscall.SIGTERM)
+	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: func() []byte { s.StartTLS(); return s.Certificate().Raw }()})
+	if err := os.WriteFile(path, cert, 0o644); err != nil {
+		panic(err)
+	}
+	select {}
 }
 
 // cutStreams serves streams, and cuts them.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"time"
 
@@ -61,7 +60,7 @@ func (t *trial) run(ctx context.Context) (stop report.Stop, err error) {
 		}
 		defer t.network.Close()
 		t.place = t.network.Server
-	} else if nc, err := net.DialTimeout("tcp", t.url.addr(), time.Second); err == nil {
+	} else if nc, err := dialWithin(ctx, &t.url, time.Second); err == nil {
 		nc.Close()
 		return stop, fmt.Errorf("%s is served before the command was started", t.url.addr())
 	}
@@ -93,7 +92,7 @@ func (t *trial) run(ctx context.Context) (stop report.Stop, err error) {
 		late = append(late, t.heldGroup(t.network))
 	}
 	t.traffic, err = load.Start(load.Config{
-		Groups: early, EchoHeader: t.echo, AllowStatus: t.allow, GoesOn: t.reload != "", AnswerTimeout: t.maxWait,
+		Groups: early, Header: t.header.without("Host"), Host: t.header.Get("Host"), EchoHeader: t.echo, AllowStatus: t.allow, GoesOn: t.reload != "", AnswerTimeout: t.maxWait,
 		MaxTime: t.startWait + t.load + lateWait + 2*t.maxWait + time.Minute, // this bounds what else does
 	})
 	if err != nil {
@@ -149,6 +148,9 @@ func (t *trial) run(ctx context.Context) (stop report.Stop, err error) {
 		return stop, fmt.Errorf("end what is left of %s: %w", t.command[0], err)
 	}
 	ledger := t.traffic.Wait()
+	if err := t.traffic.CheckMethods(); err != nil { // of an upload it comes after the signal
+		return stop, err
+	}
 
 	stop.Date = signalledAt
 	stop.DidNotStop = t.reload == "" && !exited

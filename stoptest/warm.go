@@ -2,26 +2,30 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"lastcall/stoptest/load"
 	"net"
 	"net/http"
 	"time"
+
+	"lastcall/stoptest/load"
 )
 
-// awaitAnswer waits until the server answers the URL.
+// awaitAnswer waits until the server answers the URL. What waiting does not mend is an
+// error at once: a status that says that the server does not know the method, or a
+// certificate that does not pass.
 func (t *trial) awaitAnswer(ctx context.Context) error {
 	t.show("waiting for an answer", nil)
 	within, cancel := context.WithTimeout(ctx, t.startWait)
 	defer cancel()
 	client := &http.Client{
 		Transport: &http.Transport{
-			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
 				if t.network == nil {
-					return new(net.Dialer).DialContext(ctx, network, addr)
+					return t.url.dial(ctx)
 				}
 				port, err := net.LookupPort("tcp", portOf(addr))
 				if err != nil {
@@ -30,16 +34,18 @@ func (t *trial) awaitAnswer(ctx context.Context) error {
 				return t.network.Dial(ctx, port)
 			},
 			DisableKeepAlives: true,
-			TLSClientConfig:   &tls.Config{InsecureSkipVerify: true},
+			TLSClientConfig:   t.tlsConfig,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	last := errors.New("nothing came")
 	for {
-		req, err := http.NewRequestWithContext(within, t.method, t.url.String(), bytes.NewReader(make([]byte, t.body)))
+		req, err := http.NewRequestWithContext(within, t.method, t.url.URL.String(), bytes.NewReader(make([]byte, t.body)))
 		if err != nil {
 			return err
 		}
+		req.Header = t.header.without("Host")
+		req.Host = t.header.Get("Host")
 		resp, err := client.Do(req)
 		if err == nil {
 			resp.Body.Close()
@@ -47,6 +53,12 @@ func (t *trial) awaitAnswer(ctx context.Context) error {
 				return nil
 			}
 			err = fmt.Errorf("%s %s: %s", t.method, t.url.String(), resp.Status)
+			if resp.StatusCode == http.StatusMethodNotAllowed || resp.StatusCode == http.StatusNotImplemented {
+				return fmt.Errorf("%w: want another -method, such as GET, or another -url", err)
+			}
+		}
+		if errors.As(err, new(*tls.CertificateVerificationError)) {
+			return fmt.Errorf("%w: want -cacert or -insecure", err)
 		}
 		if within.Err() == nil {
 			last = err
@@ -71,7 +83,7 @@ func (t *trial) warmUp(ctx context.Context, late []load.Group) error {
 	}
 	t.show("loading", t.traffic)
 	if err := sleep(ctx, t.load); err != nil || len(late) == 0 {
-		return err
+		return cmp.Or(err, t.traffic.CheckMethods())
 	}
 	want := 0
 	for _, g := range late {
@@ -101,7 +113,14 @@ func (t *trial) warmUp(ctx context.Context, late []load.Group) error {
 	if t.line.Config != nil {
 		settle += 4 * t.line.Delay // a handshake and the request
 	}
-	return sleep(ctx, settle)
+	return cmp.Or(sleep(ctx, settle), t.traffic.CheckMethods())
+}
+
+// dialWithin connects to what the URL names.
+func dialWithin(ctx context.Context, u *urlFlag, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	return u.dial(ctx)
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -24,6 +24,9 @@ type Config struct {
 	Dial func(ctx context.Context, client int) (net.Conn, error)
 	// Host is the Host header; the address if empty.
 	Host string
+	// Header is sent with each request; a name that the clients send by themselves,
+	// such as User-Agent, is replaced. See [CheckHeader] for what it must not have.
+	Header http.Header
 	// IDHeader is the header that carries the request's ID to the server;
 	// X-Request-Id if empty.
 	IDHeader string

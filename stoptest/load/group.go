@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"net/netip"
 	"strings"
 )
@@ -17,9 +16,10 @@ type group struct {
 	number  int
 	host    string // header
 	dial    func(ctx context.Context, client int) (net.Conn, error)
-	head    string // the request up to the ID
-	tail    []byte // what comes after it, with a small body
-	body    []byte // a large body, shared by the clients
+	fields  []field // of the header, but the host and the ID
+	head    string  // the request up to the ID
+	tail    []byte  // what comes after it, with a small body
+	body    []byte  // a large body, shared by the clients
 	clients []*client
 }
 
@@ -32,6 +32,7 @@ func (l *Load) newGroup(spec Group) (*group, error) {
 		return nil, err
 	}
 	g := &group{Group: spec, load: l, dial: spec.Dial}
+	g.fields = spec.fields(l.cfg.Header)
 	g.host = cmp.Or(l.cfg.Host, hostOf(cmp.Or(g.Addr, l.cfg.Addr)))
 	switch {
 	case g.dial != nil:
@@ -64,19 +65,13 @@ func (l *Load) add(g *group) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	g.number = len(l.groups)
-	g.head = fmt.Sprintf("%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: stoptest\r\n", g.Method, g.Path, g.host)
-	switch g.Kind {
-	case Events:
-		g.head += "Accept: text/event-stream\r\nCache-Control: no-store\r\n"
-	case WebSocket:
-		g.head += "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + wsKey + "\r\n"
+	var head strings.Builder
+	fmt.Fprintf(&head, "%s %s HTTP/1.1\r\nHost: %s\r\n", g.Method, g.Path, g.host)
+	for _, f := range g.fields {
+		fmt.Fprintf(&head, "%s: %s\r\n", f.name, f.value)
 	}
-	g.head += l.cfg.IDHeader + ": "
-	tail := "\r\n"
-	if g.Body > 0 || g.Method != http.MethodGet && g.Method != http.MethodHead {
-		tail += fmt.Sprintf("Content-Type: application/octet-stream\r\nContent-Length: %d\r\n", g.Body)
-	}
-	g.tail = []byte(tail + "\r\n")
+	g.head = head.String() + l.cfg.IDHeader + ": "
+	g.tail = []byte("\r\n\r\n")
 	if g.Body < largeBody && g.BodyTime == 0 && g.Streams == 0 {
 		g.tail = append(g.tail, strings.Repeat("x", g.Body)...)
 	} else {

@@ -3,7 +3,6 @@ package load
 import (
 	"context"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -68,18 +67,10 @@ func (cn *http2Conn) openStream(c *client, loss *Loss) *http2Stream {
 	field(":scheme", scheme)
 	field(":authority", c.host)
 	field(":path", c.Path)
-	field("user-agent", "stoptest")
+	for _, f := range c.fields {
+		field(strings.ToLower(f.name), f.value)
+	}
 	field(strings.ToLower(c.load.cfg.IDHeader), string(c.id))
-	if c.Kind == Events {
-		field("accept", "text/event-stream")
-		field("cache-control", "no-store")
-	}
-	if len(c.body) > 0 {
-		field("content-type", "application/octet-stream")
-	}
-	if len(c.body) > 0 || c.Method != http.MethodGet && c.Method != http.MethodHead {
-		field("content-length", strconv.Itoa(len(c.body)))
-	}
 	_ = cn.writeLocked(func() {
 		cn.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: s.id, BlockFragment: cn.headBuf.Bytes(),
 			EndHeaders: true, EndStream: len(c.body) == 0})

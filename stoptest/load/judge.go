@@ -38,6 +38,11 @@ func (c *client) judge(cn *conn, loss Loss, ans *answer, err, writeErr error) (g
 // endAnswered ends a request with a whole answer, which came at ended.
 func (c *client) endAnswered(status int, loss Loss, ended time.Time) {
 	outcome := Answered
+	if status == http.StatusMethodNotAllowed || status == http.StatusNotImplemented && !c.load.isAfterSignal(ended) {
+		c.mu.Lock()
+		c.tally.unknownMethod = status
+		c.mu.Unlock()
+	}
 	switch {
 	case status >= 500 && c.load.isAfterSignal(ended) && !slices.Contains(c.load.cfg.AllowStatus, status):
 		outcome = FailedStatus

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -42,6 +43,14 @@ func Start(cfg Config) (*Load, error) {
 	}
 	if strings.ContainsAny(cfg.Host+cfg.IDHeader+cfg.EchoHeader, " \r\n") {
 		return nil, errors.New("load: white space in a header's name or in the host")
+	}
+	if err := CheckHeader(cfg.Header); err != nil {
+		return nil, fmt.Errorf("load: %w", err)
+	}
+	for name := range cfg.Header {
+		if strings.EqualFold(name, cfg.IDHeader) {
+			return nil, fmt.Errorf("load: header %s: it carries the request's ID", name)
+		}
 	}
 	l := &Load{cfg: cfg, dial: cfg.Dial, started: time.Now()}
 	if l.dial == nil && cfg.Addr != "" {
@@ -80,7 +89,8 @@ func (l *Load) Add(spec Group) error {
 // Ready waits until each client has had the given number of answers, or as
 // many as its group's Requests allow, and those that are Idle have fallen
 // silent. For Events and WebSocket, events and echoes count as answers. It returns
-// an error if a client ends before that, or a dial is refused.
+// an error if a client ends before that, if a dial is refused, or as [Load.CheckMethods]
+// does.
 func (l *Load) Ready(ctx context.Context, answers int) error {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
@@ -99,6 +109,9 @@ func (l *Load) Ready(ctx context.Context, answers int) error {
 
 // findCold describes a client that Ready waits for, or returns "".
 func (l *Load) findCold(answers int) (string, error) {
+	if err := l.CheckMethods(); err != nil {
+		return "", err
+	}
 	for _, g := range l.allGroups() {
 		want := answers
 		if g.Requests > 0 {
@@ -126,6 +139,22 @@ func (l *Load) findCold(answers int) (string, error) {
 		}
 	}
 	return "", nil
+}
+
+// CheckMethods returns an error if a request was answered 405, or 501 before the signal:
+// the server does not do what the load asks of it.
+func (l *Load) CheckMethods() error {
+	for _, g := range l.allGroups() {
+		for _, c := range g.clients {
+			c.mu.Lock()
+			status := c.tally.unknownMethod
+			c.mu.Unlock()
+			if status != 0 {
+				return fmt.Errorf("load: %s client %d: %s %s was answered %d %s", g.Name, c.index, g.Method, g.Path, status, http.StatusText(status))
+			}
+		}
+	}
+	return nil
 }
 
 func (l *Load) allGroups() []*group {

@@ -16,6 +16,7 @@ type tally struct {
 	messages                         int
 	unechoed, goingAway              int
 	unechoedFor                      time.Duration
+	unknownMethod                    int // 405 or 501, if that came; 0 otherwise
 
 	finBefore, rstBefore, finAfter, rstAfter, timeout, other int // of those lost
 }
