@@ -49,6 +49,8 @@ type status struct {
 	Drained       uint64  `json:"drained"`        // of those
 	DrainedHTTP2  uint64  `json:"drained_http2"`  // of those
 	HijackedEnded uint64  `json:"hijacked_ended"` // connections
+	Moved         uint64  `json:"moved"`          // connections, to a successor
+	Adopted       uint64  `json:"adopted"`        // connections, from a predecessor
 	Failed        uint64  `json:"failed"`         // since the stop began
 	Cut           int     `json:"cut"`
 
@@ -138,7 +140,7 @@ func (a *admin) status() status {
 		Began: s.Began, CanUndrain: s.CanUndrain, First: s.First, Deadline: s.Deadline,
 		Open: s.Open, New: s.New, Idle: s.Idle, Busy: s.Busy, Hijacked: s.Hijacked,
 		InFlight: s.InFlight, Streams: s.Streams,
-		Served: s.Served, Drained: s.Drained, DrainedHTTP2: s.DrainedHTTP2, HijackedEnded: s.HijackedEnded,
+		Served: s.Served, Drained: s.Drained, DrainedHTTP2: s.DrainedHTTP2, HijackedEnded: s.HijackedEnded, Moved: s.Moved, Adopted: s.Adopted,
 		Failed: s.Snapshot.Failed, Cut: len(s.Snapshot.Cut),
 		LogLinesDropped: s.LogLinesDropped,
 		Longest:         requests(a.stop.InFlight(), 10),

@@ -22,6 +22,7 @@ type report struct {
 	Drained      uint64       `json:"drained"`        // of those, since the stop began
 	DrainedHTTP2 uint64       `json:"drained_http2"`  // of those, over HTTP/2
 	Hijacked     uint64       `json:"hijacked_ended"` // connections, since the stop began
+	Moved        uint64       `json:"moved"`          // connections, to a successor
 	Failed       uint64       `json:"failed"`         // requests, since the stop began
 	Cut          int          `json:"cut"`
 	LogDropped   uint64       `json:"log_lines_dropped"` // and those that were still to be written
@@ -44,7 +45,7 @@ type cutRequest struct {
 func newReport(s actors.Snapshot, err error, logDropped uint64) report {
 	r := report{
 		Began: s.Began.UTC(), Elapsed: s.Since.Sub(s.Began).Seconds(),
-		Served: s.Served, Drained: s.Drained, DrainedHTTP2: s.DrainedHTTP2, Hijacked: s.HijackedEnded, Failed: s.Failed, Cut: len(s.Cut),
+		Served: s.Served, Drained: s.Drained, DrainedHTTP2: s.DrainedHTTP2, Hijacked: s.HijackedEnded, Moved: s.Moved, Failed: s.Failed, Cut: len(s.Cut),
 		LogDropped: logDropped, Status: Status(err),
 	}
 	if s.Cause != nil {
