@@ -90,6 +90,8 @@ type Upgrade struct {
 	mu        sync.Mutex // guards the rest
 	offered   []offered  // by a predecessor
 	listeners []*sharedListener
+	tickets   *tickets      // nil: none
+	keys      [][]byte      // of tickets, of the predecessor
 	from      predecessor   // nil: there is none
 	alone     chan struct{} // closed when no predecessor is left
 }

@@ -33,7 +33,7 @@ func (u *Upgrade) begin() error {
 	if err != nil {
 		return fmt.Errorf("upgrade: %w", err)
 	}
-	u.from = t
+	u.from, u.keys = t, t.Keys
 	for _, l := range t.Listeners {
 		u.offered = append(u.offered, offered{name: l.Name, passed: l.Passed, file: l.File})
 	}
@@ -292,13 +292,13 @@ func (u *Upgrade) upgrade(nc net.Conn, patience time.Duration, kill func() error
 	defer unwatch()
 	began := time.Now()
 	u.mu.Lock()
-	listeners := slices.Clone(u.listeners)
+	listeners, keys := slices.Clone(u.listeners), u.tickets.list()
 	u.mu.Unlock()
 	var offers []handover.Listener
 	for _, l := range listeners {
 		offers = append(offers, handover.Listener{Name: l.name, Passed: l.passed, Socket: l})
 	}
-	taken, err := g.Offer(offers, u.StartTimeout)
+	taken, err := g.Offer(offers, keys, u.StartTimeout)
 	if err != nil {
 		return err
 	}

@@ -60,7 +60,10 @@ func NewService(cfg *Settings, stop *actors.Stop, l Log) (s Service, err error) 
 		s.Listeners[i] = slowpeer.Listener(l, timeouts(cfg))
 	}
 	s.Server = newServer(cfg, handler, s.Certificate, l.logger)
-	return s, nil
+	if s.Server.TLSConfig != nil {
+		err = s.Upgrade.Tickets(s.Server.TLSConfig)
+	}
+	return s, err
 }
 
 // load loads the certificate and opens the directory, and returns the handler.

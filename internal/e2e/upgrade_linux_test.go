@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -260,23 +262,32 @@ func TestUpgradeDrainsTLS(t *testing.T) {
 	p := Launch(t, Here, Lastcall(append(pki.flags(), "-listen", "127.0.0.1:0", "-dir", site(t, "tls"))...))
 	p.killLast(t)
 	c := pki.client(t, 1)
+	tr := c.Transport.(*http.Transport)
+	tr.TLSClientConfig.ClientSessionCache = tls.NewLRUClientSessionCache(8)
+	resumed := false
 	get := func() {
 		t.Helper()
 		resp, err := c.Get("https://" + p.Addr + "/who")
 		if err != nil {
 			t.Fatal(err)
 		}
+		io.Copy(io.Discard, resp.Body)
 		resp.Body.Close()
 		if resp.StatusCode != http.StatusOK {
 			t.Fatalf("status %d", resp.StatusCode)
 		}
+		resumed = resp.TLS.DidResume
 	}
 	get()
 	p.Signal(t, syscall.SIGUSR2)
 	p.WaitLog(t, `msg="upgrade done"`)
 	get()
 	p.WaitLog(t, `msg="upgrade: the predecessor has ended"`)
+	c.CloseIdleConnections()
 	get()
+	if !resumed {
+		t.Error("the successor has not resumed the session")
+	}
 	c.CloseIdleConnections()
 	pid, _ := p.lastPID()
 	syscall.Kill(pid, syscall.SIGTERM)

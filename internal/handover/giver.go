@@ -59,8 +59,8 @@ func (g *Giver) Fail(err error) {
 	g.Close()
 }
 
-// Offer passes the listeners, and waits until the taker is ready.
-func (g *Giver) Offer(listeners []Listener, timeout time.Duration) ([]Taken, error) {
+// Offer passes the listeners, and the keys of TLS session tickets, and waits until the taker is ready.
+func (g *Giver) Offer(listeners []Listener, keys [][]byte, timeout time.Duration) ([]Taken, error) {
 	if len(listeners) > maxDescriptors {
 		return nil, fmt.Errorf("%d listeners, want %d at most", len(listeners), maxDescriptors)
 	}
@@ -69,7 +69,7 @@ func (g *Giver) Offer(listeners []Listener, timeout time.Duration) ([]Taken, err
 	for _, l := range listeners {
 		sockets = append(sockets, l.Socket)
 	}
-	if err := g.send(&packet{Type: "listeners", Listeners: listeners}, sockets...); err != nil {
+	if err := g.send(&packet{Type: "listeners", Listeners: listeners, Keys: keys}, sockets...); err != nil {
 		return nil, err
 	}
 	p, err := g.expect("ready", timeout)

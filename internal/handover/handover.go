@@ -84,6 +84,7 @@ type packet struct {
 	Version   int        `json:"version,omitempty"`
 	PID       int        `json:"pid,omitempty"`
 	Listeners []Listener `json:"listeners,omitempty"`
+	Keys      [][]byte   `json:"keys,omitempty"`
 	Taken     []Taken    `json:"taken,omitempty"`
 	Conns     []conn     `json:"conns,omitempty"`
 	N         int        `json:"n,omitempty"`

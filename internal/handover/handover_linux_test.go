@@ -115,7 +115,7 @@ func (s *scene) give(nc net.Conn) (given int, sole bool, err error) {
 	if err != nil {
 		return 0, false, err
 	}
-	if _, err = g.Offer([]Listener{{Name: "x", Socket: s.listener}}, 10*time.Second); err == nil {
+	if _, err = g.Offer([]Listener{{Name: "x", Socket: s.listener}}, nil, 10*time.Second); err == nil {
 		given, err = g.Give(s.transfers())
 	}
 	if err == nil {
@@ -261,6 +261,36 @@ func TestGiverGoes(t *testing.T) {
 	}
 }
 
+// TestGiverKeeps: a giver that does not hear how many connections the taker has says
+// that they stay, before anything else.
+func TestGiverKeeps(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, 3)
+	giver, taker := s.links()
+	l, err := newLink(taker)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan string, 1)
+	go func() {
+		l.send(&packet{Type: "hello", Version: Version, PID: 1})
+		l.receive(0)
+		l.receive(0)
+		l.send(&packet{Type: "ready", Taken: []Taken{{true, true}}})
+		_, files, _ := l.receive(0)
+		closeFiles(files)
+		l.send(&packet{Type: "hello"})
+		p, _, _ := l.receive(0)
+		done <- p.Type
+	}()
+	if given, sole, err := s.give(giver); given != 0 || sole || !errors.Is(err, ErrProtocol) {
+		t.Errorf("gave %d, sole %v, %v", given, sole, err)
+	}
+	if got := <-done; got != "keep" {
+		t.Errorf("the giver says %q, want keep", got)
+	}
+}
+
 // TestGarbage: whatever the other side sends is an error, and moves nothing.
 func TestGarbage(t *testing.T) {
 	t.Parallel()
@@ -334,7 +364,7 @@ func TestAbort(t *testing.T) {
 		t.Fatal(err)
 	}
 	time.AfterFunc(20*time.Millisecond, g.Abort)
-	if _, err := g.Offer(nil, time.Hour); err == nil || !strings.Contains(err.Error(), "stops") {
+	if _, err := g.Offer(nil, nil, time.Hour); err == nil || !strings.Contains(err.Error(), "stops") {
 		t.Errorf("Offer() = %v, want that the process stops", err)
 	}
 }
@@ -358,7 +388,7 @@ func TestFewDescriptors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := g.Offer([]Listener{{Name: "x", Socket: s.listener}}, 10*time.Second); err != nil {
+	if _, err := g.Offer([]Listener{{Name: "x", Socket: s.listener}}, nil, 10*time.Second); err != nil {
 		t.Fatal(err)
 	}
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &low); err != nil {

@@ -16,6 +16,7 @@ import (
 type Taker struct {
 	*link
 	Listeners []Listener // offered
+	Keys      [][]byte   // of TLS session tickets
 
 	addrs []net.Addr // of those that were taken, for Run
 }
@@ -55,7 +56,7 @@ func (t *Taker) begin() error {
 		closeFiles(files)
 		return err
 	}
-	t.Listeners = p.Listeners
+	t.Listeners, t.Keys = p.Listeners, p.Keys
 	for i := range t.Listeners {
 		t.Listeners[i].File = files[i]
 	}
