@@ -73,7 +73,7 @@ func start(t *testing.T, name string) *program {
 	case <-p.done:
 		t.Fatalf("%s ended:\n%s", name, &p.log)
 	case <-time.After(20 * time.Second):
-		t.Fatalf("%s does not serve after 20 s", name)
+		t.Fatalf("%s does not serve after 20 s:\n%s", name, &p.log)
 	}
 	return p
 }

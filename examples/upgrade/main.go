@@ -3,7 +3,7 @@
 package main
 
 import (
-	"cmp"
+	"flag"
 	"fmt"
 	"log"
 	"net/http"
@@ -15,10 +15,12 @@ import (
 )
 
 func main() {
+	addr := flag.String("addr", "127.0.0.1:8080", "where to serve")
+	flag.Parse()
 	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "hello from %d\n", os.Getpid()) })
 	var stop actors.Stop
 	up := &actors.Upgrade{Stop: &stop}
-	l, err := up.Listen(cmp.Or(os.Getenv("ADDR"), "127.0.0.1:8080"))
+	l, err := up.Listen(*addr)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -26,7 +28,7 @@ func main() {
 	g.Add(actors.HTTP(&stop, &http.Server{}, l))
 	g.Add(up.Actor())
 	g.Add(actors.Signal(&stop))
-	log.Printf("process %d serving on %v", os.Getpid(), l.Addr())
+	log.Printf("msg=serving addr=%v pid=%d", l.Addr(), os.Getpid())
 	if err := stop.Err(g.Run()); err != nil {
 		log.Fatal(err)
 	}
