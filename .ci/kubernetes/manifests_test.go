@@ -15,8 +15,6 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"sigs.k8s.io/kubectl-validate/pkg/openapiclient"
-	"sigs.k8s.io/kubectl-validate/pkg/validator"
 	"sigs.k8s.io/yaml"
 )
 
@@ -45,29 +43,12 @@ func documents(t *testing.T) map[string][][]byte {
 	return all
 }
 
-func newValidator(t *testing.T) *validator.Validator {
-	t.Helper()
-	v, err := validator.New(openapiclient.NewHardcodedBuiltins(version))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v
-}
-
-func validate(v *validator.Validator, doc []byte) error {
-	_, obj, err := v.Parse(doc)
-	if err == nil {
-		err = v.Validate(obj)
-	}
-	return err
-}
-
 // TestSchemas validates the manifests against the schemas of Kubernetes.
 func TestSchemas(t *testing.T) {
-	v := newValidator(t)
+	s := newSchemas(t, version)
 	for name, docs := range documents(t) {
 		for _, doc := range docs {
-			if err := validate(v, doc); err != nil {
+			if err := s.validate(doc); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
@@ -76,18 +57,23 @@ func TestSchemas(t *testing.T) {
 
 // TestSchemasFindFaults shows that TestSchemas can fail.
 func TestSchemasFindFaults(t *testing.T) {
-	v := newValidator(t)
+	s := newSchemas(t, version)
 	doc := documents(t)["deployment.yaml"][0]
 	for _, tt := range []struct{ old, new string }{
 		{"minReadySeconds: 5", "minReadySecond: 5"},
 		{"replicas: 3", "replicas: three"},
 		{"  selector:\n    matchLabels:\n      app.kubernetes.io/name: web\n  strategy", "  strategy"},
 		{"path: /readyz", "pth: /readyz"},
+		{"maxSurge: 1", "maxSurge: 1.5"},
+		{"- -dir=/srv/site", "- 5"},
+		{"drop: [ALL]", "drop: ALL"},
+		{"runAsNonRoot: true", "runAsNonRoot: 1"},
+		{"kind: Deployment", "kind: Deploiment"},
 	} {
 		wrong := strings.Replace(string(doc), tt.old, tt.new, 1)
 		if wrong == string(doc) {
 			t.Errorf("the manifest has no %q", tt.old)
-		} else if err := validate(v, []byte(wrong)); err == nil {
+		} else if err := s.validate([]byte(wrong)); err == nil {
 			t.Errorf("%q instead of %q is valid, want an error", tt.new, tt.old)
 		}
 	}
