@@ -116,10 +116,16 @@ const upgradeVariable = "HANDOVER_FD"
 // ErrUpgrading is the error of an upgrade during another one.
 var ErrUpgrading = errors.New("an upgrade is under way")
 
+// ErrUpgraded matches, by errors.Is, the cause (see [Snapshot]) of the stop of a
+// process that has a successor.
+var ErrUpgraded = errors.New("upgraded")
+
 // upgradedError is the cause of the stop of a process that has a successor.
 type upgradedError struct{ pid int }
 
 func (e *upgradedError) Error() string { return fmt.Sprintf("upgraded to process %d", e.pid) }
+
+func (e *upgradedError) Is(target error) bool { return target == ErrUpgraded }
 
 func (u *Upgrade) init() error {
 	u.setup.Do(func() {

@@ -7,6 +7,7 @@ package systemd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -57,6 +58,9 @@ type Config struct {
 //	STATUS                 the phase, and in a stop how much is left, once a second
 //	WATCHDOG               with WatchdogSec, see Config.Check
 //
+// A process that has a successor (see [actors.Upgrade]) sends nothing in its stop:
+// the unit is the successor's then. The successor sends WATCHDOG, too.
+//
 // The actor returns when it has been interrupted and the stop is done, or its
 // deadline has passed. In an [actors.Supervisor], give it the highest stage.
 //
@@ -80,6 +84,13 @@ func Notify(stop *actors.Stop, cfg Config) (execute func() error, interrupt func
 		hangups:     make(chan os.Signal, 1),
 		interrupted: make(chan time.Time, 1),
 		messages:    make(chan string, 16),
+	}
+	var err error
+	if n.watchdog, err = daemon.SdWatchdogEnabled(false); err != nil {
+		level.Warn(n.logger).Log("msg", "no watchdog", "err", err)
+	}
+	if n.watchdog > 0 {
+		os.Unsetenv("WATCHDOG_PID") // a successor is watched, too
 	}
 	if cfg.Reload != nil && !signal.Ignored(syscall.SIGHUP) {
 		signal.Notify(n.hangups, syscall.SIGHUP)
@@ -109,13 +120,16 @@ type notifier struct {
 	logger  log.Logger
 	hangups chan os.Signal // gets SIGHUP, for good
 
+	watchdog time.Duration // WatchdogSec; 0: not set
+
 	once        sync.Once
 	interrupted chan time.Time // gets the deadline at the first interrupt
 	messages    chan string    // for systemd, to sendMessages
 
 	// Only execute uses the following.
 	ready    bool // READY was sent
-	stopping bool // STOPPING was sent
+	stopping bool // STOPPING was sent, or a successor has the unit
+	replaced bool // a successor has the unit
 	status   string
 }
 
@@ -134,10 +148,6 @@ func (n *notifier) execute() error {
 	if !Enabled() {
 		<-n.interrupted
 		return nil
-	}
-	watchdog, err := daemon.SdWatchdogEnabled(false)
-	if err != nil {
-		level.Warn(n.logger).Log("msg", "no watchdog", "err", err)
 	}
 	sent := make(chan struct{})
 	go n.sendMessages(sent)
@@ -159,8 +169,8 @@ func (n *notifier) execute() error {
 	defer look.Stop()
 	var check <-chan time.Time // nil: there is no watchdog, or a check runs
 	var checks *time.Ticker
-	if watchdog > 0 {
-		checks = time.NewTicker(max(watchdog/4, time.Millisecond))
+	if n.watchdog > 0 {
+		checks = time.NewTicker(max(n.watchdog/4, time.Millisecond))
 		defer checks.Stop()
 		check = checks.C
 	}
@@ -186,7 +196,7 @@ func (n *notifier) execute() error {
 			hangups = n.hangups
 			n.endReload()
 		case <-check:
-			if !n.ready {
+			if !n.ready || n.replaced {
 				continue
 			}
 			if !n.asks() {
@@ -195,11 +205,11 @@ func (n *notifier) execute() error {
 			}
 			check = nil
 			calls.Go(func() {
-				ctx, cancel := context.WithTimeout(ctx, watchdog/2)
+				ctx, cancel := context.WithTimeout(ctx, n.watchdog/2)
 				defer cancel()
 				err := n.Check(ctx)
 				if err != nil && n.asks() { // the stop has not closed the listener
-					level.Warn(n.logger).Log("msg", "the check of the watchdog has failed", "err", err, "watchdog", watchdog)
+					level.Warn(n.logger).Log("msg", "the check of the watchdog has failed", "err", err, "watchdog", n.watchdog)
 				} else {
 					n.send(daemon.SdNotifyWatchdog)
 				}
@@ -231,6 +241,12 @@ func (n *notifier) asks() bool {
 // become ready before.
 func (n *notifier) update() (ready bool) {
 	s := n.stop.Snapshot()
+	if errors.Is(s.Cause, actors.ErrUpgraded) {
+		n.stopping, n.replaced = true, true
+	}
+	if n.replaced {
+		return n.ready
+	}
 	var lines []string
 	if !s.Began.IsZero() {
 		if !n.stopping {

@@ -173,6 +173,21 @@ func TestNotify(t *testing.T) {
 	}
 }
 
+// A process that has a successor leaves the unit to it.
+func TestUpgraded(t *testing.T) {
+	m := listenAsSystemd(t)
+	g := runGroup(t, new(actors.Stop), systemd.Config{})
+	m.wait("STATUS=ready")
+	m.clear()
+	g.stop.Begin(fmt.Errorf("to another: %w", actors.ErrUpgraded))
+	if err := <-g.done; err != nil {
+		t.Errorf("Run() = %v, want nil", err)
+	}
+	if m.index("") >= 0 {
+		t.Error("messages were sent, want none")
+	}
+}
+
 func TestNotifyReload(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("no SIGHUP")
@@ -224,6 +239,9 @@ func TestWatchdog(t *testing.T) {
 		return ctx.Err()
 	}})
 	m.wait("WATCHDOG=1")
+	if pid, ok := os.LookupEnv("WATCHDOG_PID"); ok {
+		t.Errorf("WATCHDOG_PID=%s is left for a successor", pid)
+	}
 	if m.index("READY=1") != 0 && m.index("READY=1") > m.index("WATCHDOG=1") {
 		t.Error("WATCHDOG=1 before READY=1")
 	}

@@ -31,7 +31,7 @@ func (c *Settings) allowUpgrade() error {
 	case os.Getenv("NOTIFY_SOCKET") != "":
 		return nil // systemd learns of the new process
 	case os.Getenv("SYSTEMD_EXEC_PID") == fmt.Sprint(os.Getpid()):
-		return errors.New("systemd would end the unit with this process: set Type=notify and NotifyAccess=all, or use systemctl restart")
+		return errors.New("systemd would end the unit with this process: set Type=notify, or use systemctl restart")
 	}
 	if name := parentName(); supervisors[name] {
 		return fmt.Errorf("%s would take the end of this process for that of the service: use its restart", name)

@@ -281,6 +281,16 @@ func TestSystemd(t *testing.T) {
 			}
 			goOn(t, l)
 
+			t.Log("upgrade")
+			m.must("kill", "--kill-who=main", "-s", "USR2", "lastcall.service")
+			m.waitProperty("MainPID", func(s string) bool { return s != second })
+			WaitFor(t, "the upgrade", func() bool { return strings.Contains(m.log(), "the predecessor has ended") })
+			if got := m.property("ActiveState"); got != "active" {
+				t.Errorf("ActiveState = %s after an upgrade, want active", got)
+			}
+			second = m.property("MainPID")
+			goOn(t, l)
+
 			t.Log("the watchdog hears of a process that works")
 			at := m.property("WatchdogTimestampMonotonic")
 			m.waitProperty("WatchdogTimestampMonotonic", func(s string) bool { return s != at })
