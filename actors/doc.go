@@ -64,6 +64,11 @@
 //
 //	g.Add(admin.Actor(&stop, l, admin.Config{}))
 //
+// Package lastcall/actors/systemd has an actor that tells systemd what the process
+// does:
+//
+//	g.Add(systemd.Notify(&stop, systemd.Config{}))
+//
 // An actor of one's own needs nothing of this package:
 //
 //	done := make(chan struct{})

@@ -217,7 +217,7 @@ func TestSystemd(t *testing.T) {
 			program := Launch(t, Here, As("program", "127.0.0.1:0"))
 			addr := freeAddr(t)
 			// WatchdogSec is what a busy machine may make one check take, four times.
-			service := fmt.Sprintf("TimeoutStopSec=1\nTimeoutAbortSec=1\nWatchdogSec=8\nRestartSec=0\nEnvironment=LASTCALL_LISTEN=%s LASTCALL_PROXY=http://%s LASTCALL_LOG_LEVEL=debug\n", addr, program.Addr)
+			service := fmt.Sprintf("TimeoutStopSec=1\nTimeoutAbortSec=60\nWatchdogSec=8\nRestartSec=0\nEnvironment=LASTCALL_LISTEN=%s LASTCALL_PROXY=http://%s LASTCALL_LOG_LEVEL=debug\n", addr, program.Addr)
 			if units == "socket" {
 				service += "UnsetEnvironment=LASTCALL_LISTEN\n"
 			}
