@@ -84,7 +84,9 @@ type Group struct {
 	N int
 	// Streams is the number of clients that share a connection over HTTP/2,
 	// each with one stream at a time. Zero: 1 if the kind is HTTP2; else
-	// HTTP/1.1. Only HTTP2 and Events can have it.
+	// HTTP/1.1. Only HTTP2 and Events can have it. A client waits until the server
+	// allows one stream more (SETTINGS_MAX_CONCURRENT_STREAMS); until the server's
+	// first SETTINGS there is one at a time.
 	Streams int
 	// Addr and Dial are as in Config, for a group that has a server of its own;
 	// Config's if both are zero.

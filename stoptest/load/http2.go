@@ -49,10 +49,14 @@ func (c *client) stream() (goOn bool) {
 		if cn, goOn = c.connection(); cn == nil {
 			return goOn
 		}
-		c.mu.Lock()
-		c.inFlight = true
-		c.mu.Unlock()
-		s = cn.openStream(c, &loss)
+		cn.awaitStream(c.load.ctx)
+		c.setInFlight(true)
+		if s = cn.openStream(c, &loss); s == nil {
+			c.setInFlight(false)
+			if c.load.ctx.Err() != nil {
+				return false
+			}
+		}
 	}
 	timeout := c.load.cfg.AnswerTimeout + c.BodyTime
 	timer := time.AfterFunc(timeout, func() {
@@ -108,6 +112,12 @@ func (c *client) stream() (goOn bool) {
 	}
 	c.endAnswered(s.status, loss, s.endedAt)
 	return true
+}
+
+func (c *client) setInFlight(on bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.inFlight = on
 }
 
 // endEventStream ends the request of an event stream that has begun, as follow

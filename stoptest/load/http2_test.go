@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -78,7 +79,7 @@ type server2 struct {
 }
 
 // http2Server calls serve for each connection, once the preface has been read.
-func http2Server(t testing.TB, serve func(c *server2)) (addr string) {
+func http2Server(t testing.TB, serve func(c *server2), settings ...http2.Setting) (addr string) {
 	return rawServer(t, func(c *serverConn) {
 		if _, err := io.ReadFull(c.r, make([]byte, len(http2.ClientPreface))); err != nil {
 			return
@@ -86,7 +87,7 @@ func http2Server(t testing.TB, serve func(c *server2)) (addr string) {
 		s := &server2{serverConn: c, fr: http2.NewFramer(c.TCPConn, c.r), ids: map[uint32]string{}}
 		s.fr.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 		s.enc = hpack.NewEncoder(&s.head)
-		s.fr.WriteSettings()
+		s.fr.WriteSettings(settings...)
 		serve(s)
 		// To close with something unread, such as the client's ack of the
 		// settings, is to reset.
@@ -433,4 +434,74 @@ func TestHTTP2EventStreamOnTheSameConnection(t *testing.T) {
 	l.Stop()
 	led := l.Wait()
 	wantCounts(t, led, led.Total, Row{Clients: 1, Requests: 4, Messages: 4, CleanEnd: 3, Answered: 1, Conns: 1})
+}
+
+// The server allows three streams. It answers when three are open, and none comes
+// beyond these.
+func TestHTTP2MaxConcurrentStreams(t *testing.T) {
+	t.Parallel()
+	const allowed = 3
+	var most atomic.Int64
+	addr := http2Server(t, func(s *server2) {
+		open := map[uint32]string{}
+		stream, id, ok := s.request() // may come before the settings
+		if !ok {
+			return
+		}
+		s.answer(stream, id)
+		for n := 1; n < 22; n++ {
+			stream, id, ok := s.request()
+			if !ok {
+				return
+			}
+			open[stream] = id
+			most.Store(max(most.Load(), int64(len(open))))
+			if len(open) < allowed {
+				continue
+			}
+			s.SetReadDeadline(time.Now().Add(20 * time.Millisecond)) // for a fourth
+			if stream, id, ok := s.request(); ok {
+				open[stream] = id
+				n++
+				most.Store(max(most.Load(), int64(len(open))))
+			}
+			s.SetReadDeadline(time.Time{})
+			for stream, id := range open {
+				s.answer(stream, id)
+				delete(open, stream)
+			}
+		}
+		s.wait()
+	}, http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: allowed})
+	led := start(t, Config{Addr: addr, EchoHeader: "X-Echo", Groups: []Group{{Kind: HTTP2, Streams: 22, Requests: 1}}}).Wait()
+	if most.Load() != allowed || led.Total.Answered != 22 || led.Total.InFlight != 0 {
+		t.Errorf("%d streams at once, want %d\n%s", most.Load(), allowed, led)
+	}
+}
+
+// A client that waits for a stream ends with the load.
+func TestHTTP2NoStreamAllowed(t *testing.T) {
+	t.Parallel()
+	settled := make(chan struct{})
+	addr := http2Server(t, func(s *server2) {
+		for {
+			f, err := s.fr.ReadFrame()
+			if err != nil {
+				return
+			}
+			if f, ok := f.(*http2.SettingsFrame); ok && f.IsAck() {
+				close(settled)
+			}
+			if f, ok := f.(*http2.MetaHeadersFrame); ok {
+				s.answer(f.StreamID, "")
+			}
+		}
+	}, http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 0})
+	l := start(t, Config{Addr: addr, Groups: []Group{{Kind: HTTP2, Streams: 4}}})
+	<-settled
+	before := l.Snapshot().Total.Requests
+	l.Stop()
+	if led := l.Wait(); led.Total.InFlight != 0 || led.Total.Running != 0 || led.Total.Requests > before+1 {
+		t.Errorf("total = %+v, want none in flight, and no new requests after %d", led.Total, before)
+	}
 }

@@ -31,7 +31,8 @@ type http2Conn struct {
 	headBuf bytes.Buffer
 
 	mu            sync.Mutex
-	changed       sync.Cond // signalled when a window grows or a stream ends
+	changed       sync.Cond // signalled when a window or maxStreams grows, or a stream or the connection ends
+	settled       bool      // the server's first SETTINGS have come
 	open          map[uint32]*http2Stream
 	nextID        uint32
 	lastServed    uint32 // the server does not serve streams above it
@@ -41,6 +42,7 @@ type http2Conn struct {
 	window        int64  // of the connection, in bytes of DATA
 	initialWindow int64  // of a new stream
 	maxFrame      int64
+	maxStreams    int // that may be open; 1 until the server's first SETTINGS
 	requests      int
 	answered      time.Time
 }
@@ -48,7 +50,7 @@ type http2Conn struct {
 // newHTTP2Conn sends the preface and begins to read.
 func (l *Load) newHTTP2Conn(raw *conn) *http2Conn {
 	cn := &http2Conn{nc: raw.Conn, madeAt: raw.madeAt, timeout: l.cfg.AnswerTimeout, echo: strings.ToLower(l.cfg.EchoHeader),
-		open: make(map[uint32]*http2Stream), nextID: 1, lastServed: math.MaxUint32, window: 65535, initialWindow: 65535, maxFrame: 16384}
+		open: make(map[uint32]*http2Stream), nextID: 1, lastServed: math.MaxUint32, window: 65535, initialWindow: 65535, maxFrame: 16384, maxStreams: 1}
 	cn.changed.L = &cn.mu
 	cn.fr = http2.NewFramer(&cn.outBuf, cn.nc)
 	cn.fr.SetMaxReadFrameSize(16384) // the default
@@ -122,6 +124,7 @@ func (cn *http2Conn) read() {
 	cn.mu.Lock()
 	defer cn.mu.Unlock()
 	cn.err = err
+	cn.changed.Broadcast()
 	for _, s := range cn.open {
 		s.err = err
 		if cn.goneAway {
@@ -167,6 +170,7 @@ func (cn *http2Conn) readFrames() error {
 			}
 		case *http2.GoAwayFrame:
 			cn.goneAway, cn.lastServed = true, min(cn.lastServed, f.LastStreamID)
+			cn.changed.Broadcast()
 			for id, s := range cn.open {
 				if id > cn.lastServed {
 					s.safeToRetry = true
@@ -175,6 +179,9 @@ func (cn *http2Conn) readFrames() error {
 			}
 		case *http2.SettingsFrame:
 			if !f.IsAck() {
+				if !cn.settled {
+					cn.settled, cn.maxStreams = true, math.MaxInt
+				}
 				_ = f.ForeachSetting(cn.onSettingLocked)
 				cn.changed.Broadcast()
 				answer = func() { cn.fr.WriteSettingsAck() }
@@ -209,6 +216,8 @@ func (cn *http2Conn) onSettingLocked(s http2.Setting) error {
 			open.window += int64(s.Val) - cn.initialWindow
 		}
 		cn.initialWindow = int64(s.Val)
+	case http2.SettingMaxConcurrentStreams:
+		cn.maxStreams = int(s.Val)
 	case http2.SettingMaxFrameSize:
 		cn.maxFrame = int64(s.Val)
 	}

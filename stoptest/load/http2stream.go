@@ -32,13 +32,30 @@ type http2Stream struct {
 	unwatch   func() bool
 }
 
+// awaitStream waits until the server allows one stream more, the connection is closed,
+// or the load ends.
+func (cn *http2Conn) awaitStream(load context.Context) {
+	wake := context.AfterFunc(load, func() {
+		cn.mu.Lock()
+		defer cn.mu.Unlock()
+		cn.changed.Broadcast()
+	})
+	defer wake()
+	cn.mu.Lock()
+	defer cn.mu.Unlock()
+	for len(cn.open) >= cn.maxStreams && !cn.isClosedLocked() && load.Err() == nil {
+		cn.changed.Wait()
+	}
+}
+
 // openStream opens a stream and sends the request's header. It returns nil, and
-// writes nothing, if the connection is closed.
+// writes nothing, if the connection is closed, or if the server allows no stream more
+// now.
 func (cn *http2Conn) openStream(c *client, loss *Loss) *http2Stream {
 	cn.wmu.Lock() // streams are sent in the order of their numbers
 	defer cn.wmu.Unlock()
 	cn.mu.Lock()
-	if cn.isClosedLocked() {
+	if cn.isClosedLocked() || len(cn.open) >= cn.maxStreams {
 		cn.mu.Unlock()
 		return nil
 	}
