@@ -32,7 +32,7 @@ func fillStop(stop *report.Stop, led *load.Ledger, clients report.Clients, goesO
 			ClientError: r.ClientError, CleanEnd: r.CleanEnd, Cut: r.Cut,
 			FINBefore: r.LostFINBefore, RSTBefore: r.LostRSTBefore, FINAfter: r.LostFINAfter,
 			RSTAfter: r.LostRSTAfter, Timeout: r.LostTimeout, Other: r.LostOther,
-			FailedStatus: r.FailedStatus, RefusedEarly: r.RefusedEarly, AnsweredAfter: r.AnsweredAfter, ClosedIdle: r.ClosedIdle,
+			FailedStatus: r.FailedStatus, EndedByClose: r.EndedByClose, RefusedEarly: r.RefusedEarly, AnsweredAfter: r.AnsweredAfter, ClosedIdle: r.ClosedIdle,
 			SilentFIN: r.SilentFIN, SilentRST: r.SilentRST, SilentOpen: r.SilentOpen, LastClosed: since(r.LastClosed),
 			Messages: r.Messages, Slowest: r.Slowest.Seconds(), ClientsLate: r.Late.Seconds(),
 		}

@@ -67,6 +67,7 @@ var columns = []column{
 	{"clean end", func(r *report.Row) int { return r.CleanEnd }},
 	{"safe to retry", func(r *report.Row) int { return r.SafeToRetry }},
 	{"error status", func(r *report.Row) int { return r.ErrorStatus - r.FailedStatus }},
+	{"ended by closing", func(r *report.Row) int { return r.EndedByClose }},
 	{"client error", func(r *report.Row) int { return r.ClientError }},
 	{"idle: FIN", func(r *report.Row) int { return r.SilentFIN }},
 	{"RST", func(r *report.Row) int { return r.SilentRST }},

@@ -214,6 +214,9 @@ func (a *answerReader) skipToEOF() error {
 	for {
 		a.consume(math.MaxInt64)
 		if err := a.fill(); isEOF(err) {
+			if src, ok := a.src.(*conn); ok {
+				return src.endError()
+			}
 			return nil
 		} else if err != nil {
 			return err

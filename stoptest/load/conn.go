@@ -85,15 +85,30 @@ func (c *conn) Read(p []byte) (int, error) {
 	return c.Conn.Read(p)
 }
 
+// errNoCloseNotify is the end of a TLS connection that only a FIN marks. RFC 9112,
+// section 9.8: an answer without a length is incomplete then.
+var errNoCloseNotify = fmt.Errorf("no close_notify before the FIN: %w", io.ErrUnexpectedEOF)
+
+// endError returns errNoCloseNotify if the connection ended without TLS's own mark of
+// its end. crypto/tls returns io.EOF for both ends.
+func (c *conn) endError() error {
+	if c.tlsInput != nil && c.tlsInput.ended {
+		return errNoCloseNotify
+	}
+	return nil
+}
+
 // peekConn is the connection below TLS. With noWait its Read fails as at a
 // deadline if no bytes are there. TLS goes on after that.
 type peekConn struct {
 	net.Conn
-	raw    syscall.RawConn
+	raw    syscall.RawConn // nil: noWait is never set
 	noWait bool
+	ended  bool // TLS read on to the FIN: nothing before it marked the end
 }
 
 func (g *peekConn) Read(p []byte) (n int, err error) {
+	defer func() { g.ended = g.ended || err == io.EOF }()
 	if !g.noWait {
 		return g.Conn.Read(p)
 	}
@@ -124,11 +139,8 @@ func (c *conn) handshake(ctx context.Context, cfg *tls.Config, proto string) err
 	if !canReadNoWait {
 		c.raw = nil
 	}
-	if c.raw != nil {
-		c.tlsInput = &peekConn{Conn: under, raw: c.raw}
-		under = c.tlsInput
-	}
-	t := tls.Client(under, cfg)
+	c.tlsInput = &peekConn{Conn: under, raw: c.raw}
+	t := tls.Client(c.tlsInput, cfg)
 	err := t.HandshakeContext(ctx)
 	got := t.ConnectionState().NegotiatedProtocol
 	switch {

@@ -25,6 +25,11 @@ func (c *client) judge(cn *conn, loss Loss, ans *answer, err, writeErr error) (g
 		return c.endFailed(loss, err)
 	}
 	cn.answeredAt = time.Now()
+	if !ans.ended && ans.status != http.StatusSwitchingProtocols {
+		c.mu.Lock()
+		c.tally.endedByClose++
+		c.mu.Unlock()
+	}
 	if ans.status >= 500 {
 		loss.at(cn.Conn)
 	}

@@ -4,7 +4,7 @@ package load
 type Outcome uint8
 
 const (
-	Answered       Outcome = iota // a whole answer 2xx or 3xx; a stream that the client ended, at the load's end
+	Answered       Outcome = iota // a whole answer 2xx or 3xx, see also Row.EndedByClose; a stream that the client ended, at the load's end
 	ErrorStatus                   // a whole answer 4xx or 5xx, except FailedStatus
 	Refused                       // connect refused, or the SYN not answered in time
 	ResetOnConnect                // connect reset, or the connection ended before a byte was written, or in the TLS handshake

@@ -41,6 +41,10 @@ type Row struct {
 	Messages, Unechoed, GoingAway int
 	UnechoedFor                   time.Duration
 
+	// EndedByClose counts the answers that had neither a length nor chunks, so that
+	// the end of the connection was their end. Without TLS, half of such an answer
+	// looks as a whole one; under TLS, one without a close_notify is Lost.
+	EndedByClose int
 	RefusedEarly int // of Refused: before the signal
 	Conns        int // that were established
 	ClosedIdle   int // that a Looking client found closed, and left: nothing lost
@@ -97,6 +101,7 @@ func (r *Row) add(o *Row) {
 	r.GoingAway += o.GoingAway
 	r.UnechoedFor = max(r.UnechoedFor, o.UnechoedFor)
 	r.RefusedEarly += o.RefusedEarly
+	r.EndedByClose += o.EndedByClose
 	r.Conns += o.Conns
 	r.ClosedIdle += o.ClosedIdle
 	r.AnsweredAfter += o.AnsweredAfter

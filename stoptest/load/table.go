@@ -99,6 +99,9 @@ func (l Ledger) String() string {
 	if t.Unechoed > 0 {
 		fmt.Fprintf(&b, "%d messages crossed a Close frame, the oldest %v before it\n", t.Unechoed, round(t.UnechoedFor))
 	}
+	if t.EndedByClose > 0 {
+		fmt.Fprintf(&b, "%d answers ended by closing alone: half of one looks the same\n", t.EndedByClose)
+	}
 	if t.RefusedEarly > 0 {
 		fmt.Fprintf(&b, "%d refused before the signal\n", t.RefusedEarly)
 	}

@@ -7,6 +7,7 @@ type tally struct {
 	counts                           [outcomes]int
 	refusedEarly, conns              int
 	closedIdle, unused               int
+	endedByClose                     int
 	answeredAfter                    int
 	lastAnswer, firstRefusal         time.Time
 	slowest, late                    time.Duration
@@ -96,6 +97,7 @@ func (t *tally) row() Row {
 		GoingAway:      t.goingAway,
 		UnechoedFor:    t.unechoedFor,
 		RefusedEarly:   t.refusedEarly,
+		EndedByClose:   t.endedByClose,
 		Conns:          t.conns,
 		ClosedIdle:     t.closedIdle,
 		AnsweredAfter:  t.answeredAfter,

@@ -54,6 +54,9 @@ func (r *Report) Judge() {
 	if n := r.Total.ErrorStatus - r.Total.FailedStatus; n > 0 {
 		add("%s answered with an error status", group(n))
 	}
+	if n := r.Total.EndedByClose; n > 0 {
+		add("%s ended by closing alone, as half an answer does", group(n))
+	}
 	if n := r.Total.ClientError; n > 0 {
 		add("%s failed by the clients' own fault", group(n))
 	}

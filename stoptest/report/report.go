@@ -110,6 +110,7 @@ type Row struct {
 	Other     int `json:"lost_other"` // HTTP/2's RST_STREAM, half an answer that is not one, a server that was killed
 
 	FailedStatus  int `json:"failed_status"`  // of ErrorStatus: 5xx to a request in flight at the signal, or begun after it, unless allowed
+	EndedByClose  int `json:"ended_by_close"` // answers without a length or chunks: closing alone ended them, as it would end half of one
 	RefusedEarly  int `json:"refused_early"`  // of Refused: before the signal, or of a server that was to go on
 	AnsweredAfter int `json:"answered_after"` // whole answers after the signal
 	ClosedIdle    int `json:"closed_idle"`    // connections that a client found closed, and left: nothing lost
@@ -151,7 +152,7 @@ func (r *Row) Sum(o *Row) {
 		{&r.ClientError, o.ClientError}, {&r.CleanEnd, o.CleanEnd}, {&r.Cut, o.Cut},
 		{&r.FINBefore, o.FINBefore}, {&r.RSTBefore, o.RSTBefore}, {&r.FINAfter, o.FINAfter},
 		{&r.RSTAfter, o.RSTAfter}, {&r.Timeout, o.Timeout}, {&r.Other, o.Other},
-		{&r.FailedStatus, o.FailedStatus}, {&r.RefusedEarly, o.RefusedEarly}, {&r.AnsweredAfter, o.AnsweredAfter}, {&r.ClosedIdle, o.ClosedIdle},
+		{&r.FailedStatus, o.FailedStatus}, {&r.EndedByClose, o.EndedByClose}, {&r.RefusedEarly, o.RefusedEarly}, {&r.AnsweredAfter, o.AnsweredAfter}, {&r.ClosedIdle, o.ClosedIdle},
 		{&r.SilentFIN, o.SilentFIN}, {&r.SilentRST, o.SilentRST}, {&r.SilentOpen, o.SilentOpen},
 		{&r.Messages, o.Messages},
 	} {

@@ -32,6 +32,8 @@ func TestJudge(t *testing.T) {
 			"LOST 2 of 10 requests in 1 reload: blind 2."},
 		{"error status and own errors", Report{Stops: []Stop{{Rows: rows(Row{Requests: 10, ErrorStatus: 3, ClientError: 7}, Row{})}}}, 0,
 			"Lost none of 10 requests in 1 stop; 3 answered with an error status; 7 failed by the clients' own fault."},
+		{"ended by closing", Report{Stops: []Stop{{Rows: rows(Row{Requests: 10, Answered: 10, EndedByClose: 4}, Row{})}}}, 0,
+			"Lost none of 10 requests in 1 stop; 4 ended by closing alone, as half an answer does."},
 		{"failed status", Report{Stops: []Stop{{Rows: rows(Row{Requests: 10, ErrorStatus: 5, FailedStatus: 3}, Row{Requests: 4, Lost: 1, Answered: 3})}}}, 1,
 			"LOST 4 of 14 requests in 1 stop: blind 3, h2 1; 3 of these answered with a failed status (5xx after the signal); 2 answered with an error status."},
 		{"stuck", Report{Stops: []Stop{fine, stuck}}, 3, "Lost none of 3,000 requests in 2 stops; DID NOT STOP in 1 of 2 stops."},
