@@ -52,6 +52,7 @@ type config struct {
 	name     string
 	versions versionsFlag
 	json     string
+	junit    string
 	plots    plotFlag
 	compare  bool
 	output   string
@@ -63,6 +64,7 @@ const usage = `stoptest counts the requests that a server loses when it stops: i
 server, loads it as real clients do, tells it to stop, and accounts for each.
 
 usage: stoptest -url URL [flags] -- COMMAND [ARG...]
+       stoptest -compare KEPT REPORT...
        stoptest -compare -plot FILE REPORT...
 
 What to ask for (classes of clients without a URL are left out; PATH is one on -url's host)
@@ -102,11 +104,13 @@ The stop
 The report
   -json FILE
   -plot FILE,...             a picture: requests around the signal; .svg or .png
-  -compare                   no test: draw the REPORTs that -json wrote side by side
+  -junit FILE                for a CI system: a test case for each class of clients
+  -compare                   no test: is a REPORT that -json wrote worse than the one that was
+                             KEPT? With -plot: draw REPORTs side by side
   -name NAME                 of the server; the command's if not given
   -versions KEY=TEXT,...     to be noted in the report
   -output FILE               for what the server writes
-Exit status: 0 nothing was lost, 1 something was, 2 usage, 3 the server could not be tested,
+Exit status: 0 nothing was lost, 1 something was (-compare: a REPORT is worse), 2 usage, 3 the server could not be tested,
 or did not stop. Each flag is also an environment variable: STOPTEST_MAX_WAIT=2m.
 `
 
@@ -145,6 +149,7 @@ func (c *config) flags() *flag.FlagSet {
 	fs.StringVar(&c.name, "name", "", "")
 	fs.Var(&c.versions, "versions", "")
 	fs.StringVar(&c.json, "json", "", "")
+	fs.StringVar(&c.junit, "junit", "", "")
 	fs.Var(&c.plots, "plot", "")
 	fs.BoolVar(&c.compare, "compare", false, "")
 	fs.StringVar(&c.output, "output", "", "")
@@ -196,8 +201,8 @@ func trimFFPrefix(err error) error {
 // checkCompare is check with -compare.
 func (c *config) checkCompare() error {
 	switch {
-	case len(c.plots) == 0:
-		return errors.New("-compare: want -plot with it")
+	case len(c.plots) == 0 && len(c.command) < 2:
+		return errors.New("-compare: want the report that was kept, and others, as -json writes them")
 	case len(c.command) == 0:
 		return errors.New("-compare: want reports, as -json writes them")
 	}
@@ -283,7 +288,7 @@ func (c *config) check() error {
 		c.think = c.profile.think
 	}
 	// A file that cannot be written is an error now, not after an hour of testing.
-	for _, f := range []struct{ flag, path string }{{"json", c.json}, {"output", c.output}} {
+	for _, f := range []struct{ flag, path string }{{"json", c.json}, {"junit", c.junit}, {"output", c.output}} {
 		if f.path == "" {
 			continue
 		}

@@ -48,9 +48,13 @@ func runWith(ctx context.Context, args []string, p pauses, stdout, stderr io.Wri
 		return 2
 	}
 	if cfg.compare {
-		if err := cfg.drawAll(); err != nil {
+		worse, err := cfg.compareAll(stdout)
+		switch {
+		case err != nil:
 			fmt.Fprintf(stderr, "stoptest: -compare: %v\n", err)
 			return 2
+		case worse:
+			return 1
 		}
 		return 0
 	}
@@ -70,8 +74,14 @@ func runWith(ctx context.Context, args []string, p pauses, stdout, stderr io.Wri
 	r := cfg.test(ctx, stderr)
 	printReport(stdout, r)
 	if cfg.json != "" {
-		if err := writeReport(r, cfg.json); err != nil {
+		if err := writeFile(cfg.json, r.Write); err != nil {
 			fmt.Fprintf(stderr, "stoptest: -json: %v\n", err)
+			return 3
+		}
+	}
+	if cfg.junit != "" {
+		if err := writeFile(cfg.junit, r.WriteJUnit); err != nil {
+			fmt.Fprintf(stderr, "stoptest: -junit: %v\n", err)
 			return 3
 		}
 	}
@@ -94,17 +104,23 @@ func (c *config) draw(reports ...*report.Report) error {
 	return nil
 }
 
-// drawAll draws the reports in the files that are the arguments.
-func (c *config) drawAll() error {
+// compareAll compares the reports in the files that are the arguments with the first of
+// them, or, with -plot, draws them.
+func (c *config) compareAll(stdout io.Writer) (worse bool, err error) {
 	var reports []*report.Report
 	for _, path := range c.command {
 		r, err := report.Read(path)
 		if err != nil {
-			return err
+			return false, err
 		}
 		reports = append(reports, r)
 	}
-	return c.draw(reports...)
+	if len(c.plots) > 0 {
+		return false, c.draw(reports...)
+	}
+	text, worse, err := report.Compare(c.command, reports)
+	io.WriteString(stdout, text)
+	return worse, err
 }
 
 // test makes all stops.
@@ -152,13 +168,13 @@ func (c *config) test(ctx context.Context, stderr io.Writer) *report.Report {
 	return r
 }
 
-// writeReport writes the report to a file.
-func writeReport(r *report.Report, path string) error {
+// writeFile creates a file, and writes it with write.
+func writeFile(path string, write func(io.Writer) error) error {
 	f, err := os.Create(path)
 	if err != nil {
 		return err
 	}
-	return errors.Join(r.Write(f), f.Close())
+	return errors.Join(write(f), f.Close())
 }
 
 // version returns the version in the build information.

@@ -380,6 +380,40 @@ func TestUnixSocket(t *testing.T) {
 	}
 }
 
+// A CI system keeps a result, and a later one that is worse is its failure.
+func TestCompareWithKept(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	kept, worse, junit := filepath.Join(dir, "kept.json"), filepath.Join(dir, "worse.json"), filepath.Join(dir, "junit.xml")
+	for kind, path := range map[string]string{"polite": kept, "drops": worse} {
+		if r := stoptestAt(t, []string{"-clients", "blind=3", "-think", "10ms", "-json", path, "-junit", junit + kind}, kind); r.status == 3 {
+			t.Fatalf("status 3:\n%s", r.stdout)
+		}
+		b, err := os.ReadFile(junit + kind)
+		if failed := strings.Contains(string(b), "<failure"); err != nil || failed != (kind == "drops") {
+			t.Errorf("%s: JUnit (%v) has a failure: %v\n%s", kind, err, failed, b)
+		}
+	}
+	for _, tt := range []struct {
+		args   []string
+		status int
+		want   string
+	}{
+		{[]string{kept, kept}, 0, "kept.json: no worse. Lost none of"},
+		{[]string{worse, kept}, 0, "kept.json: no worse. Lost none of"},
+		{[]string{kept, worse}, 1, "worse.json: WORSE: lost 3 in 1 stop (blind 3), before 0 in 1 stop."},
+		{[]string{kept, kept, worse}, 1, "worse.json: WORSE: "},
+		{[]string{kept}, 2, "want the report that was kept, and others"},
+		{[]string{kept, filepath.Join(dir, "none")}, 2, "no such file"},
+	} {
+		var stdout, stderr bytes.Buffer
+		status := run(t.Context(), append([]string{"-compare"}, tt.args...), &stdout, &stderr)
+		if out := stdout.String() + stderr.String(); status != tt.status || !strings.Contains(out, tt.want) {
+			t.Errorf("-compare %q: status %d, want %d; output lacks %q:\n%s", tt.args, status, tt.status, tt.want, out)
+		}
+	}
+}
+
 // Certificates are verified, by the system's roots or those of -cacert, unless -insecure
 // says otherwise.
 func TestCertificates(t *testing.T) {

@@ -12,7 +12,6 @@ import (
 // tested to the end, or never stopped.
 func (r *Report) Judge() {
 	r.Rows, r.Total = nil, Row{Class: "total"}
-	stuck := 0
 	for i := range r.Stops {
 		stop := &r.Stops[i]
 		for j := range stop.Rows {
@@ -21,19 +20,12 @@ func (r *Report) Judge() {
 			}
 			r.Rows[j].Sum(&stop.Rows[j])
 		}
-		if stop.DidNotStop {
-			stuck++
-		}
 	}
 	for i := range r.Rows {
 		r.Total.Add(&r.Rows[i])
 	}
 
-	what := "stop"
-	if r.Reload != "" {
-		what = "reload"
-	}
-	stops := count(len(r.Stops), what)
+	stops, stuck := r.stops(), r.stuck()
 	failed := r.Total.Failed()
 	switch {
 	case failed > 0:
