@@ -160,6 +160,7 @@ func (s *bad) serve(nc net.Conn) {
 		for req.URL.Path == "/slow" && !s.stopping.Load() {
 			time.Sleep(time.Millisecond)
 		}
+		stopping := s.stopping.Load() // once: what is answered as before leaves the connection open
 		status, length := "200 OK", 0
 		n := s.requests.Add(1)
 		switch {
@@ -169,7 +170,7 @@ func (s *bad) serve(nc net.Conn) {
 			status = "401 Unauthorized"
 		case req.URL.Path == "/missing":
 			status = "404 Not Found"
-		case s.kind == "proxy" && s.stopping.Load(): // the program behind it has ended first
+		case s.kind == "proxy" && stopping: // the program behind it has ended first
 			status = "502 Bad Gateway"
 			s.lost.Add(1)
 		case s.kind == "stumbles" && n == 3: // some client's first: it has no answer yet
@@ -178,14 +179,14 @@ func (s *bad) serve(nc net.Conn) {
 		answer := fmt.Sprintf("HTTP/1.1 %s\r\nX-Request-Id: %s\r\nContent-Length: %d\r\n", status, req.Header.Get("X-Request-Id"), length)
 		now := s.turn.Load()
 		switch {
-		case s.stopping.Load() && s.kind == "drops", now != turn:
+		case stopping && s.kind == "drops", now != turn:
 			s.lost.Add(1)
 			return
-		case s.stopping.Load() && s.kind == "twice":
+		case stopping && s.kind == "twice":
 			s.lost.Add(1)
 			io.WriteString(nc, answer+"\r\n"+answer+"\r\n")
 			return
-		case s.stopping.Load():
+		case stopping:
 			io.WriteString(nc, answer+"Connection: close\r\n\r\n")
 			return
 		}
