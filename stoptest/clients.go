@@ -14,7 +14,22 @@ import (
 )
 
 // classes are the classes of clients, in the order of the report.
-var classes = []string{"blind", "looking", "fresh", "h2", "idle", "unused", "slow", "upload", "sse", "ws"}
+var classes = []string{"reuse", "look", "connect", "h2", "idle", "unused", "slow", "upload", "sse", "ws"}
+
+// classDoes says what the clients of a class do.
+var classDoes = map[string]string{
+	"reuse":   "keep their connections, and send the next request without looking whether the server has closed",
+	"look":    "keep their connections, and look before each request, as connection pools do",
+	"connect": "make a new connection for each request",
+	"h2":      "share HTTP/2 connections, with a stream for each request",
+	"idle":    "make a request, and stay connected in silence",
+	"unused":  "connect, and send nothing",
+	"slow":    "have a request that is being answered at the signal",
+	"upload":  "are sending a body at the signal",
+	"sse":     "listen to event streams",
+	"ws":      "talk over WebSockets that echo",
+	"held":    "have a request in flight from the first signal to the second",
+}
 
 // number is how many clients a class has: n clients, or with HTTP/2 n connections
 // with a number of streams each.
@@ -24,16 +39,16 @@ type number struct{ n, streams int }
 type profile struct {
 	name    string
 	clients map[string]number
-	think   time.Duration // of blind, looking and h2, give or take a quarter
+	think   time.Duration // of reuse, look and h2, give or take a quarter
 	load    time.Duration // before the signal
 }
 
 var profiles = map[string]profile{
-	"light": {"light", map[string]number{"blind": {10, 0}, "looking": {10, 0}, "fresh": {2, 0}, "h2": {2, 4}, "idle": {2, 0}, "unused": {2, 0},
+	"light": {"light", map[string]number{"reuse": {10, 0}, "look": {10, 0}, "connect": {2, 0}, "h2": {2, 4}, "idle": {2, 0}, "unused": {2, 0},
 		"slow": {4, 0}, "upload": {2, 0}, "sse": {2, 0}, "ws": {2, 0}}, 20 * time.Millisecond, time.Second},
-	"full": {"full", map[string]number{"blind": {100, 0}, "looking": {100, 0}, "fresh": {16, 0}, "h2": {8, 16},
+	"full": {"full", map[string]number{"reuse": {100, 0}, "look": {100, 0}, "connect": {16, 0}, "h2": {8, 16},
 		"slow": {20, 0}, "upload": {10, 0}, "sse": {10, 0}, "ws": {10, 0}}, 5 * time.Millisecond, time.Second},
-	"long-think": {"long-think", map[string]number{"blind": {500, 0}, "looking": {500, 0}}, 1500 * time.Millisecond, 2 * time.Second},
+	"long-think": {"long-think", map[string]number{"reuse": {500, 0}, "look": {500, 0}}, 1500 * time.Millisecond, 2 * time.Second},
 	"none":       {name: "none", load: 100 * time.Millisecond},
 }
 
@@ -96,11 +111,11 @@ func (c *config) groups(ln *line.Line) (start, late []load.Group) {
 		u, then := c.url, &start
 		get := func() { g.Method, g.Body = "GET", 0 }
 		switch class {
-		case "blind":
+		case "reuse":
 			g.Kind = load.Blind
-		case "looking":
+		case "look":
 			g.Kind = load.Looking
-		case "fresh":
+		case "connect":
 			g.Kind, g.Think, g.Jitter = load.Fresh, 0, 0
 		case "h2":
 			if c.h2 == "off" {

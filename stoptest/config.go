@@ -84,8 +84,8 @@ What to ask for (classes of clients without a URL are left out; PATH is one on -
   -insecure                  certificates are not verified; without it they are
 The load
   -profile light             or full, long-think, none
-  -clients fresh=4,h2=8x16   other numbers: blind, looking, fresh, h2 (connections x streams),
-                             idle, unused, slow, upload, sse, ws
+  -clients fresh=4,h2=8x16   other numbers: reuse, look, connect, h2 (connections x streams),
+                             idle, unused, slow, upload, sse, ws; the report says what they do
   -think TIME                of the profile's keep-alive clients and streams
   -load TIME                 how long, before the signal
   -line delay=50ms,jitter=10ms,loss=1%

@@ -40,9 +40,9 @@ func TestUsageErrors(t *testing.T) {
 		{url + " -clients h2=1x1 -- x", "want -h2 with it"},
 		{url + " -clients h2=4 -h2 h2c -- x", "for h2 two, such as 8x16"},
 		{url + " -clients h2=4x0 -h2 h2c -- x", "connections x streams"},
-		{url + " -clients fresh=1x1 -- x", "want a number"},
-		{url + " -clients fresh=-1 -- x", "want a number"},
-		{url + " -clients fast=1 -- x", "want one of blind, looking"},
+		{url + " -clients connect=1x1 -- x", "want a number"},
+		{url + " -clients connect=-1 -- x", "want a number"},
+		{url + " -clients fast=1 -- x", "want one of reuse, look"},
 		{url + " -h2 on -- x", "want off, h2c, tls"},
 		{url + " -h2 tls -- x", "-url is http://"},
 		{"-url https://x -h2 h2c -- x", "-url is https://"},
@@ -80,6 +80,17 @@ func TestUsageErrors(t *testing.T) {
 	}
 }
 
+// The report says what each class does.
+func TestClassesAreExplained(t *testing.T) {
+	for _, class := range append(classes, "held") {
+		var b strings.Builder
+		printRows(&b, []report.Row{{Class: class}}, report.Row{Class: "total"})
+		if classDoes[class] == "" || !strings.Contains(b.String(), "\n"+class+" clients "+classDoes[class]+".\n") {
+			t.Errorf("%s is not explained in:\n%s", class, &b)
+		}
+	}
+}
+
 func TestHelp(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	if status := run(context.Background(), []string{"-help"}, &stdout, &stderr); status != 0 || stdout.String() != usage || stderr.Len() > 0 {
@@ -97,7 +108,7 @@ func TestSettings(t *testing.T) {
 	t.Setenv("STOPTEST_MAX_WAIT", "7s")
 	out := filepath.Join(t.TempDir(), "a.json")
 	c, err := parse([]string{"-url", "http://h:1/a/b?c=d", "-slow-url", "/slow", "-ws-url", "wss://other/ws", "-h2", "h2c", "-profile", "full",
-		"-clients", "fresh=0,h2=2x3", "-line", "delay=50ms,jitter=10ms,loss=1%", "-reload", "sighup", "-json", out, "--", "./dir/server", "-flag"})
+		"-clients", "connect=0,h2=2x3", "-line", "delay=50ms,jitter=10ms,loss=1%", "-reload", "sighup", "-json", out, "--", "./dir/server", "-flag"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +130,7 @@ func TestSettings(t *testing.T) {
 	if g := got["ws"]; g.Path != "/ws" || g.Addr != "other:443" || g.TLS == nil || g.TLS.ServerName != "other" || g.Method != "GET" {
 		t.Errorf("ws = %+v", g)
 	}
-	if len(got) != 5 { // and blind, looking
+	if len(got) != 5 { // and reuse, look
 		t.Errorf("groups = %v, want those that have a URL and a number", got)
 	}
 }

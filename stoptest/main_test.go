@@ -145,21 +145,21 @@ func TestServersThatLose(t *testing.T) {
 		of     func(r *report.Row) int
 		exit   int
 	}{
-		{"queue", []string{"7"}, []string{"-clients", "fresh=7"}, 1, 14,
+		{"queue", []string{"7"}, []string{"-clients", "connect=7"}, 1, 14,
 			func(r *report.Row) int { return r.Lost + r.ResetOnConnect }, 0},
-		{"drops", nil, []string{"-clients", "blind=5,looking=4"}, 1, 18,
+		{"drops", nil, []string{"-clients", "reuse=5,look=4"}, 1, 18,
 			func(r *report.Row) int { return r.Lost }, 0},
 		{"streams", nil, []string{"-clients", "sse=3,ws=4", "-sse-url", "/events", "-ws-url", "/echo"}, 1, 14,
 			func(r *report.Row) int { return r.Cut }, 0},
-		{"twice", nil, []string{"-clients", "blind=5", "-echo-header", "X-Request-Id"}, 1, 10,
+		{"twice", nil, []string{"-clients", "reuse=5", "-echo-header", "X-Request-Id"}, 1, 10,
 			func(r *report.Row) int { return r.Duplicated }, 0},
-		{"exits 1", nil, []string{"-clients", "blind=5,looking=4"}, 0, 0,
+		{"exits 1", nil, []string{"-clients", "reuse=5,look=4"}, 0, 0,
 			func(r *report.Row) int { return r.Lost }, 1},
-		{"reloads", nil, []string{"-clients", "blind=5,looking=4", "-reload", "HUP"}, 1, 18,
+		{"reloads", nil, []string{"-clients", "reuse=5,look=4", "-reload", "HUP"}, 1, 18,
 			func(r *report.Row) int { return r.Lost }, -1},
-		{"reloads", nil, []string{"-clients", "blind=5", "-stops", "1", "-reload", "kill -HUP $STOPTEST_PID"}, 1, 5,
+		{"reloads", nil, []string{"-clients", "reuse=5", "-stops", "1", "-reload", "kill -HUP $STOPTEST_PID"}, 1, 5,
 			func(r *report.Row) int { return r.Lost }, -1},
-		{"goes on", nil, []string{"-clients", "blind=5", "-stops", "1", "-reload", "true"}, 0, 0,
+		{"goes on", nil, []string{"-clients", "reuse=5", "-stops", "1", "-reload", "true"}, 0, 0,
 			func(r *report.Row) int { return r.Lost }, -1},
 	}
 	for _, tt := range tests {
@@ -201,7 +201,7 @@ func TestFailedStatus(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			r := stoptest(t, append([]string{"-think", "10ms", "-clients", "blind=5,slow=3", "-slow-url", "/slow"}, tt.flags...), tt.kind)
+			r := stoptest(t, append([]string{"-think", "10ms", "-clients", "reuse=5,slow=3", "-slow-url", "/slow"}, tt.flags...), tt.kind)
 			total, want := &r.report.Total, r.lost
 			if tt.status == 0 {
 				want = 0
@@ -234,7 +234,7 @@ func TestFailedStatus(t *testing.T) {
 // requests of clients that do not look.
 func TestServerThatDies(t *testing.T) {
 	t.Parallel()
-	r := stoptest(t, []string{"-clients", "blind=5", "-think", "10ms"}, "dies")
+	r := stoptest(t, []string{"-clients", "reuse=5", "-think", "10ms"}, "dies")
 	if n := r.report.Total; r.status != 1 || n.Failed() != 10 || n.Lost != 10 {
 		t.Errorf("status %d, total %+v; want 1 and 10 lost", r.status, n)
 	}
@@ -248,7 +248,7 @@ func TestServerThatDies(t *testing.T) {
 // What is to go on serving is not to refuse.
 func TestReloadThatRefuses(t *testing.T) {
 	t.Parallel()
-	r := stoptest(t, []string{"-clients", "fresh=3", "-reload", "HUP", "-stops", "1"}, "closes its door")
+	r := stoptest(t, []string{"-clients", "connect=3", "-reload", "HUP", "-stops", "1"}, "closes its door")
 	if n := r.report.Total; r.status != 1 || n.RefusedEarly == 0 || n.RefusedEarly != n.Refused || n.AnsweredAfter == 0 {
 		t.Errorf("status %d, total %+v; want 1, early refusals, and answers after these", r.status, n)
 	}
@@ -262,7 +262,7 @@ func TestServersThatDoNotStop(t *testing.T) {
 				t.Skip("a process that leaves the group is not found")
 			}
 			pids := filepath.Join(t.TempDir(), "pids")
-			r := stoptest(t, []string{"-clients", "blind=5", "-stops", "1", "-max-wait", "1s"}, kind, pids)
+			r := stoptest(t, []string{"-clients", "reuse=5", "-stops", "1", "-max-wait", "1s"}, kind, pids)
 			s := r.report.Stops[0]
 			if s.Total.Failed() != 0 || s.Total.Answered == 0 {
 				t.Errorf("total = %+v, want no failure", s.Total)
@@ -283,7 +283,7 @@ func TestServersThatDoNotStop(t *testing.T) {
 
 func TestSecondSignal(t *testing.T) {
 	t.Parallel()
-	r := stoptest(t, []string{"-clients", "blind=5", "-stops", "1", "-second", "TERM"}, "second")
+	r := stoptest(t, []string{"-clients", "reuse=5", "-stops", "1", "-second", "TERM"}, "second")
 	if len(r.report.Stops) != 1 || r.report.Total.Failed() != 0 || r.status != 0 || *r.report.Stops[0].ExitStatus != 0 {
 		t.Errorf("status %d, %d stops, total %+v; want 0 and 1 that loses nothing", r.status, len(r.report.Stops), r.report.Total)
 	}
@@ -340,7 +340,7 @@ func TestNotTestedAtOnce(t *testing.T) {
 	}{
 		{"the method of -url", []string{"-url", "/get"}, "polite", "/get: 405 Method Not Allowed: want another -method, such as GET, or another -url"},
 		{"the method of a class", []string{"-clients", "upload=1", "-upload-url", "/get"}, "polite", "upload client 0: POST /get was answered 405 Method Not Allowed"},
-		{"the method of a class that begins early", []string{"-h2", "off", "-clients", "blind=1,slow=1", "-slow-url", "/get"}, "polite", "slow client 0: POST /get was answered 405"},
+		{"the method of a class that begins early", []string{"-h2", "off", "-clients", "reuse=1,slow=1", "-slow-url", "/get"}, "polite", "slow client 0: POST /get was answered 405"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -356,11 +356,11 @@ func TestNotTestedAtOnce(t *testing.T) {
 // waits for the first answer.
 func TestMethodAndHeader(t *testing.T) {
 	t.Parallel()
-	r := stoptest(t, []string{"-method", "GET", "-clients", "blind=2,upload=1", "-upload-url", "/"}, "polite")
+	r := stoptest(t, []string{"-method", "GET", "-clients", "reuse=2,upload=1", "-upload-url", "/"}, "polite")
 	if n := r.report.Total; r.status != 0 || n.Answered == 0 || n.ErrorStatus != 0 {
 		t.Errorf("status %d, total %+v; want 0 and answers", r.status, n)
 	}
-	r = stoptestAt(t, []string{"-url", "/secret", "-clients", "blind=2", "-header", "Authorization: Bearer x", "-header", "Host: example.test"}, "polite")
+	r = stoptestAt(t, []string{"-url", "/secret", "-clients", "reuse=2", "-header", "Authorization: Bearer x", "-header", "Host: example.test"}, "polite")
 	if r.status != 0 || !strings.Contains(r.stdout, "Lost none of") || strings.Contains(r.stdout, "error status") {
 		t.Errorf("status %d, want 0:\n%s", r.status, r.stdout)
 	}
@@ -371,7 +371,7 @@ func TestUnixSocket(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "s")
 	for _, kind := range []string{"polite", "drops"} {
 		var stdout, stderr bytes.Buffer
-		status := runWith(t.Context(), []string{"-url", "unix:" + socket + ":/a", "-profile", "none", "-clients", "blind=3,looking=2", "-think", "10ms", "-stops", "2",
+		status := runWith(t.Context(), []string{"-url", "unix:" + socket + ":/a", "-profile", "none", "-clients", "reuse=3,look=2", "-think", "10ms", "-stops", "2",
 			"--", os.Args[0], "server", kind, "unix:" + socket}, quick, &stdout, &stderr)
 		want := map[string]string{"polite": "Lost none of", "drops": "LOST 10 of"}[kind]
 		if status != len(kind)%2 || !strings.Contains(stdout.String(), want) || !strings.Contains(stdout.String(), ", unix:"+socket+":/a\n") {
@@ -386,7 +386,7 @@ func TestCompareWithKept(t *testing.T) {
 	dir := t.TempDir()
 	kept, worse, junit := filepath.Join(dir, "kept.json"), filepath.Join(dir, "worse.json"), filepath.Join(dir, "junit.xml")
 	for kind, path := range map[string]string{"polite": kept, "drops": worse} {
-		if r := stoptestAt(t, []string{"-clients", "blind=3", "-think", "10ms", "-json", path, "-junit", junit + kind}, kind); r.status == 3 {
+		if r := stoptestAt(t, []string{"-clients", "reuse=3", "-think", "10ms", "-json", path, "-junit", junit + kind}, kind); r.status == 3 {
 			t.Fatalf("status 3:\n%s", r.stdout)
 		}
 		b, err := os.ReadFile(junit + kind)
@@ -401,7 +401,7 @@ func TestCompareWithKept(t *testing.T) {
 	}{
 		{[]string{kept, kept}, 0, "kept.json: no worse. Lost none of"},
 		{[]string{worse, kept}, 0, "kept.json: no worse. Lost none of"},
-		{[]string{kept, worse}, 1, "worse.json: WORSE: lost 3 in 1 stop (blind 3), before 0 in 1 stop."},
+		{[]string{kept, worse}, 1, "worse.json: WORSE: lost 3 in 1 stop (reuse 3), before 0 in 1 stop."},
 		{[]string{kept, kept, worse}, 1, "worse.json: WORSE: "},
 		{[]string{kept}, 2, "want the report that was kept, and others"},
 		{[]string{kept, filepath.Join(dir, "none")}, 2, "no such file"},
@@ -429,7 +429,7 @@ func TestCertificates(t *testing.T) {
 	} {
 		addr := fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(6000))
 		var stdout, stderr bytes.Buffer
-		runWith(t.Context(), append(append([]string{"-url", "https://" + addr + "/", "-h2", "tls", "-profile", "none", "-clients", "fresh=1,h2=1x2", "-stops", "1", "-start-wait", "5m"}, tt.flags...),
+		runWith(t.Context(), append(append([]string{"-url", "https://" + addr + "/", "-h2", "tls", "-profile", "none", "-clients", "connect=1,h2=1x2", "-stops", "1", "-start-wait", "5m"}, tt.flags...),
 			"--", os.Args[0], "server", "tls", addr, cert), quick, &stdout, &stderr)
 		if !strings.Contains(stdout.String(), tt.want) || strings.Contains(stdout.String(), "client error") {
 			t.Errorf("%q: output lacks %q:\n%s%s", tt.flags, tt.want, &stdout, &stderr)
@@ -478,7 +478,7 @@ func TestNothingLeftBehind(t *testing.T) {
 		t.Run(sig.String(), func(t *testing.T) {
 			t.Parallel()
 			addr, pids := freeAddr(t), filepath.Join(t.TempDir(), "pids")
-			cmd := exec.Command(os.Args[0], "stoptest", "-url", "http://"+addr, "-load", "1m", "-profile", "none", "-clients", "blind=2",
+			cmd := exec.Command(os.Args[0], "stoptest", "-url", "http://"+addr, "-load", "1m", "-profile", "none", "-clients", "reuse=2",
 				"--", os.Args[0], "server", "forks", addr, pids)
 			var out bytes.Buffer
 			cmd.Stdout, cmd.Stderr = &out, &out
@@ -544,7 +544,7 @@ func TestOverALine(t *testing.T) {
 	dir := t.TempDir()
 	json, output := filepath.Join(dir, "report.json"), filepath.Join(dir, "output")
 	var stdout, stderr bytes.Buffer
-	status := run(t.Context(), []string{"-url", "http://192.0.2.1:8080", "-profile", "none", "-clients", "blind=5,looking=4,fresh=3", "-stops", "2",
+	status := run(t.Context(), []string{"-url", "http://192.0.2.1:8080", "-profile", "none", "-clients", "reuse=5,look=4,connect=3", "-stops", "2",
 		"-line", "delay=" + delay.String() + ",jitter=5ms", "-json", json, "-output", output, "--", os.Args[0], "server", "drops", ":8080"}, &stdout, &stderr)
 	if strings.Contains(stdout.String(), "no line between network namespaces here") {
 		if status != 3 {

@@ -100,6 +100,12 @@ func printRows(w io.Writer, rows []report.Row, total report.Row) {
 	t.Flush()
 	fmt.Fprintln(w)
 	for i := range rows[:len(rows)-1] {
+		if does, ok := classDoes[rows[i].Class]; ok {
+			fmt.Fprintf(w, "%s clients %s.\n", rows[i].Class, does)
+		}
+	}
+	fmt.Fprintln(w)
+	for i := range rows[:len(rows)-1] {
 		if r := &rows[i]; r.Lost > 0 {
 			fmt.Fprintf(w, "lost by %s: %s\n", r.Class, lossCauses(r))
 		}

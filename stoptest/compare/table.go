@@ -12,7 +12,7 @@ import (
 
 // columns are the classes of clients that the table has.
 var columns = []struct{ class, title string }{
-	{"blind", "keep-alive, not looking"}, {"looking", "keep-alive, looking"}, {"fresh", "new connections"},
+	{"reuse", "keep-alive, not looking"}, {"look", "keep-alive, looking"}, {"connect", "new connections"},
 	{"h2", "HTTP/2"}, {"slow", "slow"}, {"upload", "uploads"},
 }
 

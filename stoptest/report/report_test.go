@@ -57,8 +57,8 @@ func TestJudge(t *testing.T) {
 func TestReadWhatWasWritten(t *testing.T) {
 	at, status := 1.5, 143
 	want := &Report{Server: "a", Line: &Line{Delay: 0.05}, Stops: []Stop{{Exit: &at, ExitStatus: &status,
-		Rows:   []Row{{Class: "blind", Lost: 2, LastClosed: &at}},
-		Series: Series{From: -1, Bin: 0.01, Classes: []ClassSeries{{Class: "blind", Begun: []int{1, 2}}}}}}}
+		Rows:   []Row{{Class: "reuse", Lost: 2, LastClosed: &at}},
+		Series: Series{From: -1, Bin: 0.01, Classes: []ClassSeries{{Class: "reuse", Begun: []int{1, 2}}}}}}}
 	want.Judge()
 	var b bytes.Buffer
 	if err := want.Write(&b); err != nil {
@@ -80,5 +80,23 @@ func TestReadWhatWasWritten(t *testing.T) {
 	}
 	if _, err := Read(path); err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("Read of half a file: %v, want an error that names it", err)
+	}
+}
+
+// A report with the classes' older names can be compared with one of today.
+func TestOldClasses(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.json")
+	const old = `{"stops":[{"rows":[{"class":"looking"},{"class":"h2"}],"series":{"classes":[{"class":"looking"}]}}],"second":{"rows":[{"class":"fresh"}]},"rows":[{"class":"blind"}]}`
+	if err := os.WriteFile(path, []byte(old), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Read(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := r.Stops[0]
+	got := []string{s.Rows[0].Class, s.Rows[1].Class, s.Series.Classes[0].Class, r.Second.Rows[0].Class, r.Rows[0].Class}
+	if diff := cmp.Diff([]string{"look", "h2", "look", "connect", "reuse"}, got); diff != "" {
+		t.Errorf("classes (-want +got):\n%s", diff)
 	}
 }
