@@ -236,23 +236,6 @@ func (s *Stop) begin(cause error) bool {
 	return true
 }
 
-// beginUpgrade begins the stop of a process that has a successor. It calls end when
-// the last member has returned.
-func (s *Stop) beginUpgrade(cause error, end func()) {
-	s.mu.Lock()
-	begun := !s.began.IsZero()
-	if !begun {
-		s.upgraded.Store(true)
-	}
-	s.endUpgrade = end
-	over := s.phase == Stopped
-	s.mu.Unlock()
-	s.Begin(cause)
-	if over {
-		end()
-	}
-}
-
 // beginCause returns why the stop began.
 func (s *Stop) beginCause() error {
 	s.mu.Lock()

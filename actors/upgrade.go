@@ -8,13 +8,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/go-kit/log"
-	"github.com/go-kit/log/level"
 )
 
 // Upgrade replaces a process by its successor without closing a connection: a new
@@ -108,10 +106,6 @@ type offered struct {
 type predecessor interface{ Close() error }
 
 const defaultUpgradeTimeout = time.Minute
-
-// upgradeVariable is that of the environment by which a successor finds the socket
-// to its predecessor.
-const upgradeVariable = "HANDOVER_FD"
 
 // ErrUpgrading is the error of an upgrade during another one.
 var ErrUpgrading = errors.New("an upgrade is under way")
@@ -257,22 +251,4 @@ func (u *Upgrade) Actor() (execute func() error, interrupt func(error)) {
 	}
 	u.notify()
 	return u.execute, u.interrupt
-}
-
-// hasPredecessor reports whether a predecessor still has connections to give.
-func (u *Upgrade) hasPredecessor() bool { return !closed(u.alone) }
-
-// ownsAll makes the listeners this process's alone.
-func (u *Upgrade) ownsAll() {
-	u.mu.Lock()
-	list := slices.Clone(u.listeners)
-	u.mu.Unlock()
-	for _, l := range list {
-		l.own()
-	}
-}
-
-// refuse logs that an upgrade does not take place.
-func (u *Upgrade) refuse(err error) {
-	level.Warn(u.logger).Log("msg", "upgrade refused", "err", err)
 }

@@ -20,6 +20,10 @@ import (
 	"lastcall/internal/handover"
 )
 
+// upgradeVariable is that of the environment by which a successor finds the socket
+// to its predecessor.
+const upgradeVariable = "HANDOVER_FD"
+
 // handoverName is the name of the listener at Upgrade.Path.
 const handoverName = "handover"
 
@@ -381,3 +385,61 @@ const handoverPatience = 5 * time.Second
 
 // settleTimeout is how long the idle connections may take to move, at the most.
 const settleTimeout = 10 * time.Second
+
+// beginUpgrade begins the stop of a process that has a successor. It calls end when
+// the last member has returned.
+func (s *Stop) beginUpgrade(cause error, end func()) {
+	s.mu.Lock()
+	begun := !s.began.IsZero()
+	if !begun {
+		s.upgraded.Store(true)
+	}
+	s.endUpgrade = end
+	over := s.phase == Stopped
+	s.mu.Unlock()
+	s.Begin(cause)
+	if over {
+		end()
+	}
+}
+
+// hasPredecessor reports whether a predecessor still has connections to give.
+func (u *Upgrade) hasPredecessor() bool { return !closed(u.alone) }
+
+// ownsAll makes the listeners this process's alone.
+func (u *Upgrade) ownsAll() {
+	u.mu.Lock()
+	list := slices.Clone(u.listeners)
+	u.mu.Unlock()
+	for _, l := range list {
+		l.own()
+	}
+}
+
+// pause leaves newcomers to the other process, or not.
+func (l *sharedListener) pause(paused bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.paused = paused
+	l.change.Broadcast()
+}
+
+// own says that no other process has the socket any more, unless a supervisor has.
+func (l *sharedListener) own() {
+	if l.shared.CompareAndSwap(true, false) && !l.passed {
+		l.SetUnlinkOnClose(true)
+	}
+}
+
+// list returns the keys for a successor.
+func (t *tickets) list() (keys [][]byte) {
+	if t == nil {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, k := range t.keys {
+		keys = append(keys, append([]byte(nil), k[:]...))
+	}
+	return keys
+}

@@ -41,14 +41,6 @@ func (l *sharedListener) Accept() (net.Conn, error) {
 	return l.Listener.Accept()
 }
 
-// pause leaves newcomers to the other process, or not.
-func (l *sharedListener) pause(paused bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.paused = paused
-	l.change.Broadcast()
-}
-
 // Close leaves the socket and its path to the other process, if there is one.
 func (l *sharedListener) Close() error {
 	if l.Inherited() {
@@ -60,13 +52,6 @@ func (l *sharedListener) Close() error {
 	l.closed = true
 	l.change.Broadcast()
 	return err
-}
-
-// own says that no other process has the socket any more, unless a supervisor has.
-func (l *sharedListener) own() {
-	if l.shared.CompareAndSwap(true, false) && !l.passed {
-		l.SetUnlinkOnClose(true)
-	}
 }
 
 // Inherited reports whether another process has the socket.

@@ -74,16 +74,3 @@ func (t *tickets) rotate() {
 	t.since = time.Now()
 	t.config.SetSessionTicketKeys(t.keys)
 }
-
-// list returns the keys for a successor.
-func (t *tickets) list() (keys [][]byte) {
-	if t == nil {
-		return nil
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, k := range t.keys {
-		keys = append(keys, append([]byte(nil), k[:]...))
-	}
-	return keys
-}

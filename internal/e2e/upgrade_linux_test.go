@@ -45,8 +45,6 @@ func (p *Process) killLast(t *testing.T) {
 // count returns how often the log has s.
 func (p *Process) count(s string) int { return strings.Count(p.Log(), s) }
 
-const upgradeOver = `msg="upgrade: everything has moved or ended"`
-
 // TestUpgradeUnderLoad replaces the process again and again. No client may notice,
 // and none may have to connect again.
 func TestUpgradeUnderLoad(t *testing.T) {

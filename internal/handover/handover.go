@@ -26,29 +26,13 @@
 package handover
 
 import (
-	"encoding/json"
 	"errors"
 	"net"
 	"os"
-	"time"
-
-	"lastcall/internal/drain"
 )
 
 // Version is that of the protocol. A peer that has another one is refused.
 const Version = 1
-
-const (
-	// stepTimeout is how long the other side may take for a step that needs no
-	// work.
-	stepTimeout = 10 * time.Second
-
-	// maxPacket is more than any packet has.
-	maxPacket = 128 << 10
-
-	// maxDescriptors is how many the kernel passes in one packet (SCM_MAX_FD).
-	maxDescriptors = 253
-)
 
 var (
 	// ErrGone is returned when the other side has closed the socket, as it does
@@ -77,24 +61,3 @@ type Taken struct {
 	Taken bool `json:"taken"` // it accepts on it
 	Conns bool `json:"conns"` // it takes connections over that came by it
 }
-
-// packet is what is sent.
-type packet struct {
-	Type      string     `json:"type"`
-	Version   int        `json:"version,omitempty"`
-	PID       int        `json:"pid,omitempty"`
-	Listeners []Listener `json:"listeners,omitempty"`
-	Keys      [][]byte   `json:"keys,omitempty"`
-	Taken     []Taken    `json:"taken,omitempty"`
-	Conns     []conn     `json:"conns,omitempty"`
-	N         int        `json:"n,omitempty"`
-	Error     string     `json:"error,omitempty"`
-}
-
-// conn is a connection, and the listener that it came by.
-type conn struct {
-	Listener int             `json:"listener"`
-	State    *drain.Transfer `json:"state"`
-}
-
-func (p *packet) encode() ([]byte, error) { return json.Marshal(p) }

@@ -1,0 +1,41 @@
+package handover
+
+import (
+	"encoding/json"
+	"time"
+
+	"lastcall/internal/drain"
+)
+
+const (
+	// stepTimeout is how long the other side may take for a step that needs no
+	// work.
+	stepTimeout = 10 * time.Second
+
+	// maxPacket is more than any packet has.
+	maxPacket = 128 << 10
+
+	// maxDescriptors is how many the kernel passes in one packet (SCM_MAX_FD).
+	maxDescriptors = 253
+)
+
+// packet is what is sent.
+type packet struct {
+	Type      string     `json:"type"`
+	Version   int        `json:"version,omitempty"`
+	PID       int        `json:"pid,omitempty"`
+	Listeners []Listener `json:"listeners,omitempty"`
+	Keys      [][]byte   `json:"keys,omitempty"`
+	Taken     []Taken    `json:"taken,omitempty"`
+	Conns     []conn     `json:"conns,omitempty"`
+	N         int        `json:"n,omitempty"`
+	Error     string     `json:"error,omitempty"`
+}
+
+// conn is a connection, and the listener that it came by.
+type conn struct {
+	Listener int             `json:"listener"`
+	State    *drain.Transfer `json:"state"`
+}
+
+func (p *packet) encode() ([]byte, error) { return json.Marshal(p) }
