@@ -139,10 +139,12 @@ func (g *Generations) runOnce(gen *generation, l *life) error {
 	p := newProcess(newActor(own, g.actor.name, ""), cmd, ProcessConfig{})
 	p.logger = log.With(g.actor.stop.waitingLogger(), "actor", g.actor.name, "generation", gen.number)
 	p.onLine = l.tail.add
+	started := make(chan struct{})
 	p.onStart = func(pid int) {
 		g.mu.Lock()
 		gen.pid = pid
 		g.mu.Unlock()
+		close(started)
 	}
 	g.mu.Lock()
 	gen.state, gen.since, gen.addr, gen.args = GenerationStarting, time.Now(), addr, cmd.Args
@@ -156,6 +158,10 @@ func (g *Generations) runOnce(gen *generation, l *life) error {
 		defer close(ended)
 		result = p.actor.execute(p.runProgram)()
 	}()
+	select {
+	case <-started: // or a generation could be ready without a PID
+	case <-ended:
+	}
 	err = g.awaitReady(l, addr, ended)
 	switch {
 	case err == nil:
