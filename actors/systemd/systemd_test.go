@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -192,6 +193,9 @@ func TestNotifyReload(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("no SIGHUP")
 	}
+	if signal.Ignored(syscall.SIGHUP) {
+		t.Skip("SIGHUP is ignored, as under nohup")
+	}
 	m := listenAsSystemd(t)
 	reloading, reload := make(chan struct{}), make(chan struct{})
 	g := runGroup(t, new(actors.Stop), systemd.Config{Reload: func(ctx context.Context) {
@@ -204,7 +208,7 @@ func TestNotifyReload(t *testing.T) {
 	if err := self.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	<-reloading
+	wiretest.Wait(t, reloading, "Reload to be called")
 	m.wait("RELOADING=1")
 	if m.index("MONOTONIC_USEC=") != m.index("RELOADING=1") {
 		t.Error("RELOADING=1 without MONOTONIC_USEC")
