@@ -58,13 +58,18 @@ func (s *Stop) enterLocked(p Phase) bool {
 	if p <= s.phase {
 		return false
 	}
-	if s.phase < Draining && p >= Draining {
-		close(s.draining)
-		s.callDrainFuncsLocked()
+	if s.phase < Draining && p > Draining {
+		s.beginDrainingLocked()
 	}
 	s.phase, s.since = p, time.Now()
 	s.closing.Store(p >= LameDuck)
 	return true
+}
+
+// beginDrainingLocked has everybody know who waits for it.
+func (s *Stop) beginDrainingLocked() {
+	close(s.draining)
+	s.callDrainFuncsLocked()
 }
 
 // resumeLocked is the only way back: it leaves LameDuck, if the stop can be taken
@@ -105,6 +110,10 @@ func (s *Stop) advance(p Phase) {
 	case Draining:
 		logger.Log("msg", "no new connections, finishing what is open", "cause", causeText(cause),
 			"inflight", n.InFlight, "open", n.Open, "grace", grace)
+		// Only now, or what ends because of it could be in the log before.
+		s.mu.Lock()
+		s.beginDrainingLocked()
+		s.mu.Unlock()
 	case Stopped:
 		logger.Log("msg", "stopped", "cause", causeText(cause), "elapsed", time.Since(start).Round(100*time.Microsecond),
 			"drained", n.Drained, "drained_http2", n.DrainedHTTP2, "hijacked_ended", n.HijackedEnded,

@@ -250,7 +250,9 @@ func TestGive(t *testing.T) {
 						if from.Stats().Open == 0 {
 							from, to = to, from
 						}
-						wiretest.WaitFor(t, "the part to be read", func() bool { return from.bytesRead() == len(tt.before)+part })
+						wiretest.WaitFor(t, "the part to be read", func() bool {
+							return from.bytesRead() == len(tt.before)+part && from.Stats().InFlight == 0
+						})
 						before := moved()
 						from.give(to)
 						if got := moved() - before; part > 0 && (tt.request[0] == 'P' && part < 2) {
