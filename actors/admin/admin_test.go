@@ -19,6 +19,7 @@ import (
 
 	"lastcall/actors"
 	"lastcall/actors/admin"
+	"lastcall/internal/wiretest"
 )
 
 // administer runs an Admin in a group with an HTTP actor that serves h, and
@@ -117,6 +118,10 @@ func TestAdmin(t *testing.T) {
 	_, window, _, _ := administer(t, true, http.HandlerFunc(hello), admin.Config{
 		LogLevel: &setting{s: "e"},
 		Handlers: map[string]http.Handler{"GET /more": http.HandlerFunc(hello)},
+	})
+	wiretest.WaitFor(t, "readiness", func() bool {
+		status, _ := ask(t, "GET", "http://"+window+"/readyz", "")
+		return status == 200
 	})
 	for _, tt := range []struct {
 		method, path, body string
