@@ -340,8 +340,9 @@ func TestGiveFails(t *testing.T) {
 			idle.want("a GET /g ")
 			half.send(giveGet[:9])
 			wiretest.WaitFor(t, "three connections", func() bool { n := a.Stats(); return n.Idle == 1 && n.Busy == 1 && n.New == 1 })
-			offered := make(chan struct{})
+			taking, offered := make(chan struct{}), make(chan struct{})
 			g := a.Give(a.addrs, func(list []*Transfer) (int, error) {
+				close(taking) // once: the error ends it
 				<-offered
 				return 0, errors.New("no successor")
 			})
@@ -364,6 +365,7 @@ func TestGiveFails(t *testing.T) {
 			idle.send(giveGet)
 			half.send(giveGet[9:])
 			fresh.send(giveGet)
+			await(t, "take", taking)
 			close(offered)
 			if err := g.End(); err == nil {
 				t.Error("End() = nil, want the error")
