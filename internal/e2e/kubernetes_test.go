@@ -244,6 +244,9 @@ func TestRollingUpdate(t *testing.T) {
 // TestRollingUpdateIdiomLoses shows that TestRollingUpdate can fail: the idiom of the
 // tutorials loses requests when it is stopped before its endpoint is removed.
 func TestRollingUpdateIdiomLoses(t *testing.T) {
+	if !*Long {
+		t.Skip("-long")
+	}
 	t.Parallel()
 	for _, tt := range []struct{ name, config string }{{"Service", asService}, {"Ingress", asIngress}} {
 		t.Run(tt.name, func(t *testing.T) {
