@@ -23,7 +23,7 @@ func (s *Server) adoptingDoor(addr net.Addr) *door {
 		return nil
 	}
 	for _, d := range s.doors {
-		if (d.plain || !s.tls) && sameAddr(d.Addr(), addr) {
+		if (d.plain || !s.tls) && SameAddr(d.Addr(), addr) {
 			return d
 		}
 	}

@@ -81,7 +81,7 @@ func (s *Server) Give(addrs []net.Addr, take func([]*Transfer) (taken int, err e
 	s.giving.Store(g)
 	for _, d := range s.doors {
 		for _, a := range addrs {
-			if sameAddr(a, d.Addr()) {
+			if SameAddr(a, d.Addr()) {
 				d.giving.Store(true)
 			}
 		}
@@ -91,7 +91,8 @@ func (s *Server) Give(addrs []net.Addr, take func([]*Transfer) (taken int, err e
 	return g
 }
 
-func sameAddr(a, b net.Addr) bool {
+// SameAddr reports whether two listeners have the same address.
+func SameAddr(a, b net.Addr) bool {
 	return a.Network() == b.Network() && a.String() == b.String()
 }
 
@@ -250,7 +251,7 @@ func (s *Server) anyParks() bool {
 // is being answered on it. Under TLS and HTTP/2, and once a handler has taken it
 // over, its bytes are not followed.
 func (c *conn) movesLocked() bool {
-	return c.door != nil && c.door.giving.Load() && c.framing.on && socket.ReadsAsReceived(c.Conn)
+	return c.server.giving.Load() != nil && c.door.giving.Load() && c.framing.on && socket.ReadsAsReceived(c.Conn)
 }
 
 func (c *conn) isMoving() bool {
@@ -263,14 +264,24 @@ func (c *conn) isMoving() bool {
 }
 
 func (c *conn) hasMoved() bool {
+	if c.server.moved.Load() == 0 { // the usual case, in which no lock is needed
+		return false
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.state == stateMoved
 }
 
-// parksLocked reports whether the next Read is to park the connection. A request
-// whose header has been read to its end is answered here.
+// parksLocked reports whether the next Read is to park the connection. Where nothing
+// is given away, which is nearly always, it costs no call: one more at the depth
+// of a Read can have the runtime copy the stack of each new connection.
 func (c *conn) parksLocked() bool {
+	return c.server.giving.Load() != nil && c.parksGivingLocked()
+}
+
+// parksGivingLocked is parksLocked while connections are given away. A request whose
+// header has been read to its end is answered here.
+func (c *conn) parksGivingLocked() bool {
 	switch {
 	case !c.state.in(stateNew, stateReading, stateIdle), !c.movesLocked():
 		return false
@@ -283,11 +294,11 @@ func (c *conn) parksLocked() bool {
 // isUndecided reports whether the first bytes of a request may be the beginning of
 // HTTP/2 or of TLS.
 func isUndecided(head []byte) bool {
-	const http2, tls = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 22
+	const tlsHandshake = 22
 	if len(head) == 0 {
 		return false
 	}
-	return head[0] == tls || strings.HasPrefix(http2, string(head[:min(len(head), len(http2))]))
+	return head[0] == tlsHandshake || strings.HasPrefix(http2Preface, string(head[:min(len(head), len(http2Preface))]))
 }
 
 // recordHeadLocked remembers what is handed out of a request whose header is not
@@ -305,6 +316,9 @@ func (c *conn) recordHeadLocked(p []byte, next bool) {
 // park holds net/http's Read while the connection is offered to a successor. It
 // reports false if the successor has it now.
 func (c *conn) park() bool {
+	if c.server.giving.Load() == nil { // the usual case
+		return !c.hasMoved()
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for c.parksLocked() {

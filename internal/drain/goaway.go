@@ -66,15 +66,10 @@ func (c *conn) goAway() bool {
 }
 
 // goAwayWait is how long to wait for the answer to the PING: a round trip, and what
-// two losses on the way cost, or three on a connection that has lost packets before;
-// see scheduleCloseLocked.
+// two losses on the way cost, see scheduleCloseLocked.
 func (c *conn) goAwayWait() time.Duration {
 	info, _ := socket.TCPInfo(c.Conn)
-	losses := 2
-	if info.Retransmitted > 0 {
-		losses = 3
-	}
-	wait := max(minKeep, info.RTT+(1<<losses-1)*(info.RTO+info.RTT))
+	wait := max(minKeep, info.RTT+lossTime(info, 2))
 	return min(wait, maxGoAwayWait, c.server.policy.IdleGrace())
 }
 

@@ -80,11 +80,17 @@ func (c *conn) scheduleCloseLocked() {
 			wait, losses = max(wait, pause), 2
 		}
 	}
+	keep := max(minKeep, wait+lossTime(info, losses))
+	c.closeInLocked(min(keep, c.server.policy.IdleGrace()))
+}
+
+// lossTime is how much later a packet arrives that is lost so many times, or three
+// times on a connection that has lost packets before.
+func lossTime(info socket.Info, losses int) time.Duration {
 	if info.Retransmitted > 0 {
 		losses = 3
 	}
-	keep := max(minKeep, wait+(1<<losses-1)*(info.RTO+info.RTT))
-	c.closeInLocked(min(keep, c.server.policy.IdleGrace()))
+	return (1<<losses - 1) * (info.RTO + info.RTT)
 }
 
 // scheduleHTTP2CloseLocked bounds how long a connection without streams is kept

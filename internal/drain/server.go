@@ -51,9 +51,14 @@ type Server struct {
 	handler        http.Handler // the caller's
 	generalOptions bool         // OPTIONS * is answered for it
 
-	shutDown atomic.Bool // by others
+	// Read for each Read and Write of a connection, and hardly ever written: not
+	// beside the counts below, whose cache line goes from processor to processor.
 	draining atomic.Bool
-	maxConns int // set before Start
+	giving   atomic.Pointer[Giving]
+	moved    atomic.Uint64 // connections, to a successor
+
+	shutDown atomic.Bool // by others
+	maxConns int         // set before Start
 
 	maxAge      time.Duration // of a connection; set before Start
 	maxRequests int           // on one connection; set before Start
@@ -65,15 +70,13 @@ type Server struct {
 	drainedHTTP2  atomic.Uint64
 	failed        atomic.Uint64
 	hijackedEnded atomic.Uint64
-	moved         atomic.Uint64 // connections, to a successor
 	adopted       atomic.Uint64 // connections, from a predecessor
 
 	lastNewcomer atomic.Pointer[time.Time] // nil: there was none
 
 	exhausted, limitReached throttle.Second // of warnings
 
-	over   chan struct{} // closed when no door is served
-	giving atomic.Pointer[Giving]
+	over chan struct{} // closed when no door is served
 
 	mu       sync.Mutex
 	conns    map[*conn]struct{}

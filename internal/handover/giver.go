@@ -47,16 +47,12 @@ func Accept(nc net.Conn, timeout time.Duration) (*Giver, error) {
 
 // Refuse tells a taker that connects why it gets nothing.
 func Refuse(nc net.Conn, why error) {
-	if l, err := newLink(nc); err == nil {
-		l.send(&packet{Type: "failed", Error: why.Error()})
+	l, err := newLink(nc)
+	if err != nil {
+		nc.Close()
+		return
 	}
-	nc.Close()
-}
-
-// Fail tells the taker why the handover ends, and ends it.
-func (g *Giver) Fail(err error) {
-	g.send(&packet{Type: "failed", Error: err.Error()})
-	g.Close()
+	l.Fail(why)
 }
 
 // Offer passes the listeners, and the keys of TLS session tickets, and waits until the taker is ready.
@@ -88,7 +84,7 @@ func (g *Giver) Give(list []*drain.Transfer) (taken int, err error) {
 	var sockets []any
 	for _, t := range list {
 		i := 0
-		for i < len(g.listeners) && !sameAddr(g.listeners[i].Socket.Addr(), t.Listener) {
+		for i < len(g.listeners) && !drain.SameAddr(g.listeners[i].Socket.Addr(), t.Listener) {
 			i++
 		}
 		p.Conns = append(p.Conns, conn{i, t})
@@ -113,8 +109,6 @@ func (g *Giver) Give(list []*drain.Transfer) (taken int, err error) {
 	}
 	return have.N, nil
 }
-
-func sameAddr(a, b net.Addr) bool { return a.Network() == b.Network() && a.String() == b.String() }
 
 // Abort makes the present step fail, and all that follow.
 func (g *Giver) Abort() {

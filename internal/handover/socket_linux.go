@@ -89,6 +89,12 @@ func newLink(nc net.Conn) (*link, error) {
 
 func (l *link) Close() error { return l.u.Close() }
 
+// Fail tells the other side why the handover ends, and ends it.
+func (l *link) Fail(err error) {
+	l.send(&packet{Type: "failed", Error: err.Error()})
+	l.Close()
+}
+
 // send sends a packet with the descriptors of sockets.
 func (l *link) send(p *packet, sockets ...any) error {
 	b, err := p.encode()

@@ -63,12 +63,6 @@ func (t *Taker) begin() error {
 	return nil
 }
 
-// Fail tells the giver why the handover ends, and ends it.
-func (t *Taker) Fail(err error) {
-	t.send(&packet{Type: "failed", Error: err.Error()})
-	t.Close()
-}
-
 // Ready says which listeners were taken. The connections that come then came by
 // listeners at those addresses.
 func (t *Taker) Ready(taken []Taken, addrs []net.Addr) error {
