@@ -273,7 +273,7 @@ func (s *server) warnWaiting() {
 	}
 	count, oldest := make(map[kind]int), make(map[kind]time.Duration)
 	var kinds []kind
-	for _, r := range s.inFlight() {
+	for _, r := range convertRequests(s.engine.Load().InFlight()) {
 		if r.Class != Hijacked && r.Age < longTime {
 			continue
 		}
@@ -378,20 +378,20 @@ func (s *server) interrupt(cause error) {
 	s.stop.Begin(cause)
 }
 
-// stats returns the engine's counts, which are zero before execute.
-func (s *server) stats() (n drain.Stats) {
-	if engine := s.engine.Load(); engine != nil {
-		n = engine.Stats()
-	}
-	return n
+// engines returns those of the servers that are executed.
+func (s *Stop) engines() []*drain.Server {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.enginesLocked()
 }
 
-// inFlight returns the requests in flight.
-func (s *server) inFlight() []Request {
-	if engine := s.engine.Load(); engine != nil {
-		return convertRequests(engine.InFlight())
+func (s *Stop) enginesLocked() (list []*drain.Server) {
+	for _, srv := range s.servers {
+		if engine := srv.engine.Load(); engine != nil {
+			list = append(list, engine)
+		}
 	}
-	return nil
+	return list
 }
 
 // stopKey is the key of the Stop in a request's context.

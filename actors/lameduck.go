@@ -1,7 +1,6 @@
 package actors
 
 import (
-	"slices"
 	"time"
 
 	"github.com/go-kit/log/level"
@@ -28,13 +27,10 @@ func (s *Stop) Drain(cause error) {
 	s.announced, s.cause = time.Now(), cause
 	drainAt := s.announced.Add(s.LameDuck)
 	s.drainAt.Store(&drainAt)
-	servers := slices.Clone(s.servers)
 	s.mu.Unlock()
 	s.advance(LameDuck)
-	for _, srv := range servers {
-		if engine := srv.engine.Load(); engine != nil {
-			engine.GoAway()
-		}
+	for _, engine := range s.engines() {
+		engine.GoAway()
 	}
 	s.awaitLameDuck()
 }
@@ -82,9 +78,9 @@ func (s *Stop) awaitLameDuck() {
 		if !final {
 			last = s.announced
 		}
-		for _, srv := range s.servers {
-			if engine := srv.engine.Load(); engine != nil && engine.LastNewcomer().After(last) {
-				last = engine.LastNewcomer()
+		for _, engine := range s.enginesLocked() {
+			if t := engine.LastNewcomer(); t.After(last) {
+				last = t
 			}
 		}
 		if quiet := last.Add(s.LameDuckQuiet); quiet.Before(end) {

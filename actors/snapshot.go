@@ -106,12 +106,9 @@ func (s *Stop) Snapshot() Snapshot {
 
 // InFlight returns the requests in flight, the oldest first.
 func (s *Stop) InFlight() []Request {
-	s.mu.Lock()
-	servers := slices.Clone(s.servers)
-	s.mu.Unlock()
 	var all []Request
-	for _, srv := range servers {
-		all = append(all, srv.inFlight()...)
+	for _, engine := range s.engines() {
+		all = append(all, convertRequests(engine.InFlight())...)
 	}
 	slices.SortStableFunc(all, func(a, b Request) int { return cmp.Compare(b.Age, a.Age) })
 	return all
@@ -119,8 +116,8 @@ func (s *Stop) InFlight() []Request {
 
 // countLocked returns the sum of the counts of all HTTP actors.
 func (s *Stop) countLocked() (sum drain.Stats) {
-	for _, srv := range s.servers {
-		n := srv.stats()
+	for _, engine := range s.enginesLocked() {
+		n := engine.Stats()
 		sum.Open += n.Open
 		sum.New += n.New
 		sum.Idle += n.Idle

@@ -149,7 +149,10 @@ func (u *Upgrade) takeOver(t *handover.Taker) error {
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
-	engines := u.engines()
+	engines := u.stop.engines()
+	adopts := func(a net.Addr) bool {
+		return slices.ContainsFunc(engines, func(e *drain.Server) bool { return e.Adopts(a) })
+	}
 	var taken []handover.Taken
 	var addrs []net.Addr
 	u.mu.Lock()
@@ -161,8 +164,7 @@ func (u *Upgrade) takeOver(t *handover.Taker) error {
 		} else {
 			addr = o.taken.Addr()
 		}
-		adopts := addr != nil && slices.ContainsFunc(engines, func(e *drain.Server) bool { return e.Adopts(addr) })
-		taken, addrs = append(taken, handover.Taken{Taken: addr != nil, Conns: adopts}), append(addrs, addr)
+		taken, addrs = append(taken, handover.Taken{Taken: addr != nil, Conns: addr != nil && adopts(addr)}), append(addrs, addr)
 	}
 	u.mu.Unlock()
 	if err := t.Ready(taken, addrs); err != nil {
@@ -170,9 +172,6 @@ func (u *Upgrade) takeOver(t *handover.Taker) error {
 	}
 	go func() {
 		defer close(u.alone)
-		adopts := func(a net.Addr) bool {
-			return slices.ContainsFunc(engines, func(e *drain.Server) bool { return e.Adopts(a) })
-		}
 		adopt := func(tr *drain.Transfer) error {
 			for _, e := range engines {
 				if err := e.Adopt(tr); err != drain.ErrNotAdopted {
@@ -200,21 +199,9 @@ func (u *Upgrade) takeOver(t *handover.Taker) error {
 	return nil
 }
 
-// engines returns what serves.
-func (u *Upgrade) engines() (list []*drain.Server) {
-	u.stop.mu.Lock()
-	defer u.stop.mu.Unlock()
-	for _, s := range u.stop.servers {
-		if e := s.engine.Load(); e != nil {
-			list = append(list, e)
-		}
-	}
-	return list
-}
-
 // spawn starts a successor and lets it take over.
 func (u *Upgrade) spawn() error {
-	if u.hasPredecessor() {
+	if !closed(u.alone) { // a predecessor still has connections to give
 		level.Info(u.logger).Log("msg", "upgrade waits until the predecessor has ended")
 		select {
 		case <-u.alone:
@@ -259,11 +246,10 @@ func (u *Upgrade) spawn() error {
 	level.Info(u.logger).Log("msg", "upgrade begins", "program", cmd.Path, "pid", cmd.Process.Pid)
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	err = u.upgrade(own, u.StartTimeout, func() error {
+	return u.upgrade(own, u.StartTimeout, func() error {
 		cmd.Process.Kill()
 		return <-ended
 	})
-	return err
 }
 
 // upgrade lets the successor at the other end of nc take over. It returns nil when
@@ -361,7 +347,7 @@ func (u *Upgrade) upgrade(nc net.Conn, patience time.Duration, kill func() error
 // have gone.
 func (u *Upgrade) give(g *handover.Giver, addrs []net.Addr) (list []*drain.Giving, err error) {
 	var wait sync.WaitGroup
-	for _, e := range u.engines() {
+	for _, e := range u.stop.engines() {
 		list = append(list, e.Give(addrs, g.Give))
 	}
 	errs := make([]error, len(list))
@@ -402,9 +388,6 @@ func (s *Stop) beginUpgrade(cause error, end func()) {
 		end()
 	}
 }
-
-// hasPredecessor reports whether a predecessor still has connections to give.
-func (u *Upgrade) hasPredecessor() bool { return !closed(u.alone) }
 
 // ownsAll makes the listeners this process's alone.
 func (u *Upgrade) ownsAll() {

@@ -18,42 +18,45 @@ import (
 // askHealthTimeout is how long the whole answer to lastcall health may take.
 const askHealthTimeout = 5 * time.Second
 
+// healthTarget is what lastcall health asks.
+type healthTarget struct {
+	name   string // as the arguments have it; "": they do not ask for health
+	url    *url.URL
+	socket string // the unix socket to ask over; "": none
+}
+
 // HealthOnly reports whether the arguments ask for the health of a server.
-func (c *Settings) HealthOnly() bool { return c.health != "" }
+func (c *Settings) HealthOnly() bool { return c.health.name != "" }
 
 // Health asks the server at the URL for its health, and writes the answer to
 // stdout as one line. An error says why it is not healthy: its status is not 200
 // to 399, or no whole answer came within 5 s. As with the probes of Kubernetes, a
 // certificate is not verified, and a redirect is an answer.
 func (c *Settings) Health(stdout io.Writer) error {
-	u, socket, err := healthURL(c.health)
-	if err != nil {
-		return usageError{err}
-	}
 	transport := &http.Transport{
 		DisableKeepAlives: true,
 		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true},
 	}
-	if socket != "" {
+	if c.health.socket != "" {
 		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", socket)
+			return new(net.Dialer).DialContext(ctx, "unix", c.health.socket)
 		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), askHealthTimeout)
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, c.health.url.String(), nil)
 	if err != nil {
 		return usageError{err}
 	}
 	r.Header.Set("User-Agent", "lastcall-health")
 	res, err := transport.RoundTrip(r)
 	if err != nil {
-		return healthError(c.health, err)
+		return c.health.failed(err)
 	}
 	defer res.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(res.Body, 4<<10))
 	if err != nil {
-		return healthError(c.health, err)
+		return c.health.failed(err)
 	}
 	line, _, _ := strings.Cut(string(body), "\n")
 	if len(line) > 200 {
@@ -64,47 +67,42 @@ func (c *Settings) Health(stdout io.Writer) error {
 		answer += ": " + printable.Escape(line)
 	}
 	if res.StatusCode < 200 || res.StatusCode > 399 {
-		return fmt.Errorf("health: %s: %s", c.health, answer)
+		return fmt.Errorf("health: %s: %s", c.health.name, answer)
 	}
 	_, err = fmt.Fprintln(stdout, answer)
 	return err
 }
 
-func healthError(target string, err error) error {
+func (t *healthTarget) failed(err error) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = fmt.Errorf("no answer within %v", askHealthTimeout)
 	}
-	return fmt.Errorf("health: %s: %w", target, err)
+	return fmt.Errorf("health: %s: %w", t.name, err)
 }
 
-// healthURL returns the URL to ask, and the unix socket to ask it over, or "".
-// The path is /healthz if the target has none.
-func healthURL(target string) (u *url.URL, socket string, err error) {
-	const want = "want http://HOST:PORT/PATH, https://HOST:PORT/PATH or unix:SOCKET:/PATH"
-	if s, ok := strings.CutPrefix(target, "unix:"); ok {
-		socket, path := s, ""
-		if i := strings.LastIndex(s, ":/"); i >= 0 {
-			socket, path = s[:i], s[i+1:]
+// parseHealthTarget reads the argument of lastcall health. The path is /healthz if
+// it has none.
+func parseHealthTarget(name string) (t healthTarget, err error) {
+	wrong := fmt.Errorf("health %q: want http://HOST:PORT/PATH, https://HOST:PORT/PATH or unix:SOCKET:/PATH", name)
+	t.name = name
+	raw := name
+	if rest, ok := strings.CutPrefix(name, "unix:"); ok {
+		path := ""
+		t.socket = rest
+		if i := strings.LastIndex(rest, ":/"); i >= 0 {
+			t.socket, path = rest[:i], rest[i+1:]
 		}
-		if socket == "" {
-			return nil, "", fmt.Errorf("health %q: %s", target, want)
+		if t.socket == "" {
+			return t, wrong
 		}
-		u, err := url.Parse("http://localhost" + path)
-		if err != nil {
-			return nil, "", fmt.Errorf("health %q: %s", target, want)
-		}
-		return withHealthPath(u), socket, nil
+		raw = "http://localhost" + path
 	}
-	u, err = url.Parse(target)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
-		return nil, "", fmt.Errorf("health %q: %s", target, want)
+	t.url, err = url.Parse(raw)
+	if err != nil || t.url.Scheme != "http" && t.url.Scheme != "https" || t.url.Hostname() == "" {
+		return t, wrong
 	}
-	return withHealthPath(u), "", nil
-}
-
-func withHealthPath(u *url.URL) *url.URL {
-	if u.Path == "" {
-		u.Path = "/healthz"
+	if t.url.Path == "" {
+		t.url.Path = "/healthz"
 	}
-	return u
+	return t, nil
 }

@@ -63,9 +63,9 @@ type Settings struct {
 	logFormat    string
 	logLevel     string
 	config       string
-	checkOnly    bool   // -check
-	deployOnly   bool   // the word deploy
-	health       string // the URL after the word health
+	checkOnly    bool         // -check
+	deployOnly   bool         // the word deploy
+	health       healthTarget // after the word health
 	version      bool
 
 	unknownVariables [][2]string // of the environment, with the nearest that is known
@@ -224,8 +224,7 @@ func parse(args, environ []string) (c Settings, err error) {
 		if len(args) != 2 {
 			return c, errors.New("health: want one URL, such as http://127.0.0.1:8080/healthz")
 		}
-		c.health = args[1]
-		_, _, err := healthURL(c.health)
+		c.health, err = parseHealthTarget(args[1])
 		return c, err
 	}
 	if c.deployOnly = len(args) > 0 && args[0] == "deploy"; c.deployOnly {

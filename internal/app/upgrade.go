@@ -9,6 +9,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"lastcall/actors"
+	"lastcall/actors/systemd"
 )
 
 // newUpgrade returns what replaces this process by a successor, as the settings ask.
@@ -28,7 +29,7 @@ func (c *Settings) allowUpgrade() error {
 		return errors.New("the program after -- cannot run twice at a time: use lastcall deploy for the program, and a restart for lastcall")
 	case os.Getpid() == 1:
 		return errors.New("this is process 1 of a container, which ends with it: replace the container")
-	case os.Getenv("NOTIFY_SOCKET") != "":
+	case systemd.Enabled():
 		return nil // systemd learns of the new process
 	case os.Getenv("SYSTEMD_EXEC_PID") == fmt.Sprint(os.Getpid()):
 		return errors.New("systemd would end the unit with this process: set Type=notify, or use systemctl restart")
