@@ -35,6 +35,14 @@ func adminAddr(t *testing.T, p *Process) string {
 	return m[1]
 }
 
+// newClient returns a client of its own for what counts connections: other tests
+// close those of http.DefaultClient.
+func newClient(t *testing.T) *http.Client {
+	client := &http.Client{Transport: &http.Transport{MaxConnsPerHost: 1}}
+	t.Cleanup(client.CloseIdleConnections)
+	return client
+}
+
 func ask(t *testing.T, client *http.Client, method, url, body string) (status int, answer string) {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))

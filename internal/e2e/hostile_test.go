@@ -221,19 +221,24 @@ func TestHostileClients(t *testing.T) {
 func TestHostileClientsLeaveNothing(t *testing.T) {
 	t.Parallel()
 	p := Launch(t, Here, As("untimed", "127.0.0.1:0"))
+	client := newClient(t)
 	goroutines := func() (n int) {
 		t.Helper()
-		resp, err := http.Get("http://" + p.Addr + "/goroutines")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		if _, err := fmt.Fscan(resp.Body, &n); err != nil {
+		_, answer := ask(t, client, "GET", "http://"+p.Addr+"/goroutines", "")
+		if _, err := fmt.Sscan(answer, &n); err != nil {
 			t.Fatal(err)
 		}
 		return n
 	}
-	before := goroutines()
+	// The group's goroutines start while the first requests are answered.
+	before, same := goroutines(), 0
+	WaitFor(t, "the group to run", func() bool {
+		n := goroutines()
+		if same++; n != before {
+			before, same = n, 0
+		}
+		return same == 100
+	})
 	for _, at := range slices.Concat(http1Attacks, http2Attacks, streamAttacks) {
 		at.on(t, p.Addr)()
 		WaitFor(t, "the goroutines of the attack "+at.name+" to end", func() bool { return goroutines() <= before })

@@ -210,9 +210,9 @@ type usage struct {
 
 var metricLine = regexp.MustCompile(`(?m)^(go_goroutines|go_memstats_heap_alloc_bytes|go_gc_duration_seconds_count) ([0-9.e+]+)$`)
 
-func usageOf(t *testing.T, p *Process, admin string) (u usage) {
+func usageOf(t *testing.T, p *Process, client *http.Client, admin string) (u usage) {
 	t.Helper()
-	_, metrics := ask(t, http.DefaultClient, "GET", "http://"+admin+"/metrics", "")
+	_, metrics := ask(t, client, "GET", "http://"+admin+"/metrics", "")
 	for _, m := range metricLine.FindAllStringSubmatch(metrics, -1) {
 		v, err := strconv.ParseFloat(m[2], 64)
 		if err != nil {
@@ -237,12 +237,12 @@ func usageOf(t *testing.T, p *Process, admin string) (u usage) {
 
 // heapOf returns what is in use of the heap: the least that is seen while the
 // collector runs five times, so that pools have been emptied too.
-func heapOf(t *testing.T, p *Process, admin string) int {
+func heapOf(t *testing.T, p *Process, client *http.Client, admin string) int {
 	t.Helper()
-	u := usageOf(t, p, admin)
+	u := usageOf(t, p, client, admin)
 	least, until := u.heap, u.collections+5
 	WaitFor(t, "the collector to run", func() bool {
-		u = usageOf(t, p, admin)
+		u = usageOf(t, p, client, admin)
 		least = min(least, u.heap)
 		return u.collections >= until
 	})
@@ -285,7 +285,7 @@ func TestLeak(t *testing.T) {
 			ParallelIfFew(t)
 			timeout := leakTimeout.String()
 			p := tt.launch(t, []string{"-h2c", "-read-timeout", timeout, "-read-header-timeout", timeout, "-write-timeout", timeout, "-log-level", "info"})
-			admin := adminAddr(t, p)
+			admin, client := adminAddr(t, p), newClient(t)
 			// Connections to the program are kept for some seconds, and net/http
 			// closes some of the clients' half a second late.
 			settle := func(fresh usage) {
@@ -293,12 +293,12 @@ func TestLeak(t *testing.T) {
 				var u usage
 				defer func() {
 					if t.Failed() {
-						_, stacks := ask(t, http.DefaultClient, "GET", "http://"+admin+"/debug/pprof/goroutine?debug=1", "")
+						_, stacks := ask(t, client, "GET", "http://"+admin+"/debug/pprof/goroutine?debug=1", "")
 						t.Logf("in use %+v, before %+v\n%.20000s", u, fresh, stacks)
 					}
 				}()
 				for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
-					u = usageOf(t, p, admin)
+					u = usageOf(t, p, client, admin)
 					if u.goroutines <= fresh.goroutines && u.descriptors <= fresh.descriptors {
 						return
 					}
@@ -308,11 +308,11 @@ func TestLeak(t *testing.T) {
 					}
 				}
 			}
-			usageOf(t, p, admin)
-			fresh := usageOf(t, p, admin)
+			usageOf(t, p, client, admin)
+			fresh := usageOf(t, p, client, admin)
 			abuseServer(t, p.Addr, tt.kinds, len(tt.kinds))
 			settle(fresh)
-			before := heapOf(t, p, admin)
+			before := heapOf(t, p, client, admin)
 
 			abuseServer(t, p.Addr, tt.kinds, n)
 			settle(fresh)
@@ -323,7 +323,7 @@ func TestLeak(t *testing.T) {
 			limit := before + other + n*perRequest
 			var after int
 			for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
-				if after = heapOf(t, p, admin); after <= limit {
+				if after = heapOf(t, p, client, admin); after <= limit {
 					break
 				}
 				if time.Now().After(deadline) {
