@@ -166,6 +166,7 @@ var alone = flag.Bool("alone", false, "make each attack of TestHostileClients on
 // with -long a program without timeouts. (Where only an early deadline ends the
 // attacks, the honest clients need a machine that serves them before that.)
 func TestHostileClients(t *testing.T) {
+	ParallelIfFew(t)
 	pki := newPKI(t)
 	// net/http alone would reset a connection half a second after an early answer,
 	// which the proxy may not have read by then on a busy machine.

@@ -122,6 +122,7 @@ func (p *Process) stopCleanly(t *testing.T) {
 // TestHandOver passes a socket from process to process under load. No client
 // may notice.
 func TestHandOver(t *testing.T) {
+	ParallelIfFew(t)
 	for _, tt := range []struct {
 		name, network string
 		overlap       bool // the next process starts before the last one stops
@@ -131,7 +132,7 @@ func TestHandOver(t *testing.T) {
 		{"unix", "unix", false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			ParallelIfFew(t) // with one another
+			ParallelIfFew(t)
 			program := Launch(t, Here, As("program", "127.0.0.1:0"))
 			addr, f := socket(t, tt.network)
 			next := func() *Process {

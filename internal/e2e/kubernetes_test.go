@@ -159,10 +159,11 @@ func (c *cluster) update() {
 // load starts the clients.
 func (c *cluster) load() *load.Load {
 	c.t.Helper()
+	think := pause(20*time.Millisecond, 100*time.Millisecond)
 	l, err := load.Start(load.Config{Addr: c.addr, EchoHeader: "X-Request-Id", GoesOn: true, MaxTime: 9 * time.Minute, MaxUnused: keepsUnused, Groups: []load.Group{
-		{Name: "blind", Kind: load.Blind, N: 6, Think: 20 * time.Millisecond, Method: "POST", Body: 16},
-		{Name: "looking", Kind: load.Looking, N: 6, Think: 20 * time.Millisecond, Method: "POST", Body: 16},
-		{Name: "fresh", Kind: load.Fresh, N: 4, Think: 10 * time.Millisecond, Method: "POST", Body: 16},
+		{Name: "blind", Kind: load.Blind, N: 6, Think: think, Method: "POST", Body: 16},
+		{Name: "looking", Kind: load.Looking, N: 6, Think: think, Method: "POST", Body: 16},
+		{Name: "fresh", Kind: load.Fresh, N: 4, Think: think / 2, Method: "POST", Body: 16},
 		{Name: "slow", Kind: load.Fresh, N: 3, Path: "/slow"},
 	}})
 	if err != nil {
