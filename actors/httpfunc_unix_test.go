@@ -135,6 +135,7 @@ func TestHTTPFunc(t *testing.T) {
 
 // The process is ready when all listeners are served, and not before.
 func TestHTTPFuncReady(t *testing.T) {
+	t.Parallel()
 	var stop actors.Stop
 	first, second := listen(t), listen(t)
 	proceed := make(chan struct{})

@@ -135,6 +135,7 @@ func TestBodiless(t *testing.T) {
 // connection. The client must not be asked for it. (Over HTTP/2 net/http hides
 // that the client expects a 100.)
 func TestExpectRefused(t *testing.T) {
+	t.Parallel()
 	const body = "not today"
 	overHTTP1 := rawProgram(t, func(nc net.Conn, done <-chan struct{}) {
 		io.WriteString(nc, "HTTP/1.1 403 Forbidden\r\nContent-Length: 9\r\n\r\n"+body)
@@ -165,6 +166,7 @@ func TestExpectRefused(t *testing.T) {
 // TestExpectUnknown has a program that does not know the expectation, and waits
 // for the body.
 func TestExpectUnknown(t *testing.T) {
+	t.Parallel()
 	program := rawProgram(t, func(nc net.Conn, _ <-chan struct{}) {
 		if _, err := io.ReadFull(nc, make([]byte, 4)); err == nil {
 			io.WriteString(nc, "HTTP/1.1 204 No Content\r\n\r\n")
@@ -243,6 +245,7 @@ func TestUpgradeBeforeHTTP2(t *testing.T) {
 // TestStalledAnswer has a program that says nothing in the middle of an answer.
 // The client must not take what it got for the whole.
 func TestStalledAnswer(t *testing.T) {
+	t.Parallel()
 	var out lines
 	program := rawProgram(t, func(nc net.Conn, done <-chan struct{}) {
 		io.WriteString(nc, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nsome\r\n")

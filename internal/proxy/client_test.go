@@ -55,6 +55,7 @@ func TestClientGone(t *testing.T) {
 // TestClientStalls has a client that does not send all of its body. It is
 // told so, and the program is not blamed.
 func TestClientStalls(t *testing.T) {
+	t.Parallel()
 	cfg := slowpeer.Config{Read: 300 * time.Millisecond}
 	for _, head := range []string{"Content-Length: 1000\r\n\r\nbody", "Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n"} {
 		ended := make(chan struct{})

@@ -77,6 +77,7 @@ func rawProgram(t testing.TB, f func(nc net.Conn, done <-chan struct{})) (addr s
 // TestFailures has programs that do not answer. Each is 502 or 504 with
 // one warning that names the program and says why.
 func TestFailures(t *testing.T) {
+	t.Parallel()
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -142,6 +143,7 @@ func TestFailures(t *testing.T) {
 // TestTakesNothing has a program that does not read the request: the
 // kernel's buffers fill up and nothing moves any more.
 func TestTakesNothing(t *testing.T) {
+	t.Parallel()
 	addr := rawProgram(t, func(_ net.Conn, done <-chan struct{}) { <-done })
 	p := newProxy(t, "http://"+addr, Config{ResponseTimeout: 300 * time.Millisecond, Hold: -1})
 	front := serve(t, slowpeer.Handler(p, slowpeer.Config{}), slowpeer.Config{})
