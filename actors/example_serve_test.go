@@ -17,7 +17,7 @@ import (
 	"lastcall/actors"
 )
 
-// A whole program, but for the signal, which it sends itself.
+// A whole program. It sends itself the signal that stops it.
 func ExampleListenAndServe() {
 	srv := &http.Server{Addr: "127.0.0.1:0", Handler: http.NotFoundHandler(), BaseContext: signalSelf}
 	fmt.Println(actors.ListenAndServe(srv))

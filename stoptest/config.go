@@ -84,7 +84,7 @@ What to ask for (classes of clients without a URL are left out; PATH is one on -
   -insecure                  certificates are not verified; without it they are
 The load
   -profile light             or full, long-think, none
-  -clients fresh=4,h2=8x16   other numbers: reuse, look, connect, h2 (connections x streams),
+  -clients connect=4,h2=8x16 other numbers: reuse, look, connect, h2 (connections x streams),
                              idle, unused, slow, upload, sse, ws; the report says what they do
   -think TIME                of the profile's keep-alive clients and streams
   -load TIME                 how long, before the signal
@@ -110,8 +110,8 @@ The report
   -name NAME                 of the server; the command's if not given
   -versions KEY=TEXT,...     to be noted in the report
   -output FILE               for what the server writes
-Exit status: 0 nothing was lost, 1 something was (-compare: a REPORT is worse), 2 usage, 3 the server could not be tested,
-or did not stop. Each flag is also an environment variable: STOPTEST_MAX_WAIT=2m.
+Exit status: 0 nothing was lost, 1 something was (-compare: a REPORT is worse), 2 usage,
+3 the server could not be tested, or did not stop. Each flag is also an environment variable: STOPTEST_MAX_WAIT=2m.
 `
 
 // flags returns the flag set, and sets the defaults of c.

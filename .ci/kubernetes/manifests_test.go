@@ -165,7 +165,7 @@ func TestRollingUpdate(t *testing.T) {
 				}
 			}
 			if !hasPort(c, service.Spec.Ports[0].TargetPort.StrVal) {
-				t.Error("the service's port is none of the container")
+				t.Error("the container does not listen on the service's port")
 			}
 			for _, c := range append(pod.Spec.InitContainers, c) {
 				s := c.SecurityContext

@@ -297,8 +297,7 @@ func TestWatchdogAtMaxConns(t *testing.T) {
 	}
 }
 
-// A watchdog of another process is none, and a value that is not a number is one
-// neither.
+// A watchdog for another process is ignored, and so is a value that is not a number.
 func TestNoWatchdog(t *testing.T) {
 	for _, tt := range []struct{ usec, pid string }{{"20000", "1"}, {"soon", ""}, {"0", ""}} {
 		t.Run(tt.usec, func(t *testing.T) {
