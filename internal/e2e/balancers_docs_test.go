@@ -28,9 +28,7 @@ func pageBlock(t *testing.T, language string) string {
 // TestBalancersPage restarts one server after the other, under load, behind the
 // balancers that docs/balancers.md configures.
 func TestBalancersPage(t *testing.T) {
-	if !*Long {
-		t.Skip("-long")
-	}
+	LongOnly(t)
 	t.Parallel()
 	for _, tt := range []struct {
 		name  string

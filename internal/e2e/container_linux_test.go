@@ -15,9 +15,7 @@ import (
 // the image's entry point and health check in a root directory that has nothing else,
 // as the image's user.
 func TestContainerfile(t *testing.T) {
-	if !*Long {
-		t.Skip("-long")
-	}
+	LongOnly(t)
 	if os.Getuid() != 0 {
 		t.Skip("chroot wants root")
 	}

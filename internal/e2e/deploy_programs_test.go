@@ -15,9 +15,7 @@ import (
 // TestDeployPrograms has stoptest deploy programs that are not ours, each -stops
 // times, under all clients that the program can serve.
 func TestDeployPrograms(t *testing.T) {
-	if !*Long {
-		t.Skip("want -long")
-	}
+	LongOnly(t)
 	stoptest := filepath.Join(t.TempDir(), "stoptest")
 	if out, err := exec.Command("go", "run", "-exec=cp", "lastcall/stoptest", stoptest).CombinedOutput(); err != nil {
 		t.Fatalf("build stoptest: %v\n%s", err, out)

@@ -26,9 +26,7 @@ var block = regexp.MustCompile("(?ms)^(<!-- not run: [^\n]* -->\n)?```(sh|consol
 // one that the page shows. Of a line of the log, phase and msg count, and the
 // order. "…" stands for anything.
 func TestDocs(t *testing.T) {
-	if !*Long {
-		t.Skip("-long")
-	}
+	LongOnly(t)
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)

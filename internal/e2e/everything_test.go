@@ -169,10 +169,9 @@ func atOnce(prefix, addr string, cfg *tls.Config, keepAlive, fresh int) (warm, i
 // TestStopWithEverything stops the binary, and a program that uses the
 // library, under every class of client at once.
 func TestStopWithEverything(t *testing.T) {
-	ParallelIfFew(t)
 	for name, start := range everythingServers {
 		t.Run(name, func(t *testing.T) {
-			ParallelIfFew(t)
+			ParallelIfFew(t) // with one another
 			for range *Stops {
 				stopWithEverything(t, start)
 			}

@@ -163,10 +163,10 @@ func (p *Process) memory() int64 {
 var alone = flag.Bool("alone", false, "make each attack of TestHostileClients on a server of its own, which takes some minutes")
 
 // TestHostileClients stops the binary with short timeouts and a late deadline, and
-// with -long a program without timeouts. (Where only an early deadline ends the
-// attacks, the honest clients need a machine that serves them before that.)
+// a program without timeouts. (Where only an early deadline ends the attacks, the
+// honest clients need a machine that serves them before that.)
 func TestHostileClients(t *testing.T) {
-	ParallelIfFew(t)
+	LongOnly(t)
 	pki := newPKI(t)
 	// net/http alone would reset a connection half a second after an early answer,
 	// which the proxy may not have read by then on a busy machine.
@@ -190,9 +190,6 @@ func TestHostileClients(t *testing.T) {
 					"-read-header-timeout", "4s", "-read-timeout", "4s", "-write-timeout", "4s")...))
 				underAttack(t, attacks, p, tt.overTLS, tt.grace, tt.status)
 			})
-			if !*Long {
-				return
-			}
 			t.Run("library", func(t *testing.T) {
 				args := []string{"127.0.0.1:0"}
 				if tt.overTLS != nil {
@@ -202,10 +199,6 @@ func TestHostileClients(t *testing.T) {
 			})
 		}
 		t.Run(tt.name, func(t *testing.T) {
-			if !*Long && tt.status != 0 {
-				t.Skip("needs -long")
-			}
-			ParallelIfFew(t)
 			if !*alone {
 				stop(t, tt.attacks)
 				return

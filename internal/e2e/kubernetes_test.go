@@ -159,7 +159,7 @@ func (c *cluster) update() {
 // load starts the clients.
 func (c *cluster) load() *load.Load {
 	c.t.Helper()
-	think := pause(20*time.Millisecond, 100*time.Millisecond)
+	const think = 20 * time.Millisecond
 	l, err := load.Start(load.Config{Addr: c.addr, EchoHeader: "X-Request-Id", GoesOn: true, MaxTime: 9 * time.Minute, MaxUnused: keepsUnused, Groups: []load.Group{
 		{Name: "blind", Kind: load.Blind, N: 6, Think: think, Method: "POST", Body: 16},
 		{Name: "looking", Kind: load.Looking, N: 6, Think: think, Method: "POST", Body: 16},
@@ -180,11 +180,8 @@ func (c *cluster) load() *load.Load {
 // them behind a Service, the others behind an Ingress, with endpoints that are removed
 // late.
 func TestRollingUpdate(t *testing.T) {
-	t.Parallel()
-	longest := time.Second
-	if *Long {
-		longest = 8 * time.Second
-	}
+	LongOnly(t)
+	const longest = 8 * time.Second
 	for _, tt := range []struct{ name, config string }{{"Service", asService}, {"Ingress", asIngress}} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -209,7 +206,7 @@ func TestRollingUpdate(t *testing.T) {
 			l := c.load()
 			updates := (*Stops + 1) / 2
 			for i := range updates {
-				if lameDuck = "auto"; *Long && i%2 == 0 {
+				if lameDuck = "auto"; i%2 == 0 {
 					lameDuck = "10s"
 				}
 				c.update()
@@ -245,9 +242,7 @@ func TestRollingUpdate(t *testing.T) {
 // TestRollingUpdateIdiomLoses shows that TestRollingUpdate can fail: the idiom of the
 // tutorials loses requests when it is stopped before its endpoint is removed.
 func TestRollingUpdateIdiomLoses(t *testing.T) {
-	if !*Long {
-		t.Skip("-long")
-	}
+	LongOnly(t)
 	t.Parallel()
 	for _, tt := range []struct{ name, config string }{{"Service", asService}, {"Ingress", asIngress}} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -32,6 +32,14 @@ func Few(n int) int {
 	return (n + 7) / 8
 }
 
+// LongOnly skips the test without -long.
+func LongOnly(t *testing.T) {
+	t.Helper()
+	if !*Long {
+		t.Skip("only with -long")
+	}
+}
+
 // ParallelIfFew lets the test run in parallel with others, unless it has all
 // clients, with -long, which need the machine.
 func ParallelIfFew(t *testing.T) {
@@ -58,11 +66,15 @@ func Main(m *testing.M, more map[string]Program) {
 	if name := os.Getenv("RUN_AS"); name != "" {
 		os.Exit(runAs(programs[name]))
 	}
-	if signal.Ignored(syscall.SIGHUP) { // under nohup, which the processes are not to inherit
-		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	// Under nohup, or in the background of a script, some are ignored. The processes
+	// are not to inherit that.
+	for _, sig := range []os.Signal{syscall.SIGHUP, syscall.SIGINT} {
+		if signal.Ignored(sig) {
+			signal.Notify(make(chan os.Signal, 1), sig)
+		}
 	}
 	flag.Parse()
-	flag.Set("test.parallel", "20") // tests that run in parallel mostly wait
+	flag.Set("test.parallel", "12") // tests that run in parallel mostly wait
 	os.Exit(buildAndRun(m))
 }
 

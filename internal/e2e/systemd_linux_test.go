@@ -54,9 +54,7 @@ type manager struct {
 // not possible.
 func startManager(t *testing.T, units string, dropIns map[string]string) *manager {
 	t.Helper()
-	if !*Long {
-		t.Skip("-long")
-	}
+	LongOnly(t)
 	for _, name := range []string{"systemctl", "unshare", "nsenter"} {
 		if _, err := exec.LookPath(name); err != nil {
 			t.Skip(err)

@@ -48,8 +48,7 @@ func (p *Process) count(s string) int { return strings.Count(p.Log(), s) }
 // TestUpgradeUnderLoad replaces the process again and again. No client may notice,
 // and none may have to connect again.
 func TestUpgradeUnderLoad(t *testing.T) {
-	ParallelIfFew(t)
-	upgrades := 3
+	upgrades := 2
 	if *Long {
 		upgrades = 100
 	}
