@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"lastcall/internal/drain"
 )
 
@@ -239,6 +241,9 @@ func TestGiverGoes(t *testing.T) {
 						}
 					}
 					if keep {
+						if last == "conns" {
+							l.peek(t)
+						}
 						l.send(&packet{Type: "keep"})
 					}
 				}()
@@ -258,6 +263,20 @@ func TestGiverGoes(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// peek waits until a packet has arrived, and leaves it there.
+func (l *link) peek(t *testing.T) {
+	raw, err := l.u.SyscallConn()
+	if err == nil {
+		err = raw.Read(func(fd uintptr) bool {
+			_, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+			return err != unix.EAGAIN
+		})
+	}
+	if err != nil {
+		t.Error(err)
 	}
 }
 

@@ -150,6 +150,11 @@ func (l *link) receive(timeout time.Duration) (p packet, files []*os.File, err e
 	}
 	buf, oob := make([]byte, maxPacket), make([]byte, unix.CmsgSpace(maxDescriptors*4))
 	n, oobn, flags, _, err := l.u.ReadMsgUnix(buf, oob)
+	if errors.Is(err, syscall.ECONNRESET) {
+		// The other side closed without reading all that was sent to it. The kernel
+		// says so once, before it gives what the other side had sent.
+		n, oobn, flags, _, err = l.u.ReadMsgUnix(buf, oob)
+	}
 	switch {
 	case err == nil && n == 0, errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
 		err = ErrGone
