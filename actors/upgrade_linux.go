@@ -237,6 +237,13 @@ func (u *Upgrade) spawn() error {
 	if cmd.Stderr == nil {
 		cmd.Stderr = os.Stderr
 	}
+	if os.Getenv("NOTIFY_SOCKET") != "" {
+		// A manager waits for the main process only if that is its own child.
+		if cmd.SysProcAttr == nil {
+			cmd.SysProcAttr = new(syscall.SysProcAttr)
+		}
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_PARENT
+	}
 	err = cmd.Start()
 	theirs.Close()
 	if err != nil {
@@ -245,7 +252,13 @@ func (u *Upgrade) spawn() error {
 	}
 	level.Info(u.logger).Log("msg", "upgrade begins", "program", cmd.Path, "pid", cmd.Process.Pid)
 	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	go func() {
+		err := cmd.Wait()
+		if errors.Is(err, syscall.ECHILD) {
+			err = nil // the manager knows how it ended
+		}
+		ended <- err
+	}()
 	return u.upgrade(own, u.StartTimeout, func() error {
 		cmd.Process.Kill()
 		return <-ended
