@@ -21,7 +21,8 @@ import (
 // client2 is an HTTP/2 client on one connection, which it does not close by
 // itself.
 func client2(t *testing.T, s *servetest.Service, overTLS bool) *http.Client {
-	tr := &http.Transport{Protocols: new(http.Protocols), TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	// One connection, not one for each of the first requests.
+	tr := &http.Transport{MaxConnsPerHost: 1, Protocols: new(http.Protocols), TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 	if overTLS {
 		tr.Protocols.SetHTTP2(true)
 	} else {

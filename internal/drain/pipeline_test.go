@@ -70,7 +70,7 @@ func TestDrainAnswersPipelined(t *testing.T) {
 			t.Run(fmt.Sprintf("%d %.4s %v", n, behind, together), func(t *testing.T) {
 				t.Parallel()
 				entered, proceed := make(chan struct{}), make(chan struct{})
-				s := servetest.Start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				s := servetest.Start(t, &actors.Stop{IdleGrace: actors.DefaultGrace}, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					io.Copy(io.Discard, r.Body)
 					if r.URL.Path == "/slow" {
 						close(entered)
