@@ -23,9 +23,9 @@ func main() {
 
 // The stages of a stop.
 const (
-	serving  actors.Stage = iota
-	backing               // what serving needs until its end
-	watching              // what shows the stop until its end
+	serving  = iota
+	backing  // what serving needs until its end
+	watching // what shows the stop until its end
 )
 
 // serve does what the settings say until a signal stops it. It has written what
@@ -58,21 +58,21 @@ func serve(args []string, stdout, stderr io.Writer) error {
 	sup := &actors.Supervisor{Stop: stop}
 	progress := app.NewProgress(stop, logger)
 	var g run.Group
-	g.Add(sup.Actor("http", serving)(actors.HTTP(stop, s.Server, s.Listeners...)))
+	g.Add(sup.Actor("http", actors.ActorConfig{Stage: serving})(actors.HTTP(stop, s.Server, s.Listeners...)))
 	if s.Program != nil {
-		g.Add(sup.Actor("program", backing, actors.Within(app.ProgramTime))(s.Program.Actor()))
-		g.Add(sup.Actor("deploy", backing)(s.DeployOnSignal()))
+		g.Add(sup.Actor("program", actors.ActorConfig{Stage: backing, Within: app.ProgramTime})(s.Program.Actor()))
+		g.Add(sup.Actor("deploy", actors.ActorConfig{Stage: backing})(s.DeployOnSignal()))
 	}
 	if s.Certificate != nil {
-		g.Add(sup.Actor("tls", backing)(s.WatchCertificate()))
+		g.Add(sup.Actor("tls", actors.ActorConfig{Stage: backing})(s.WatchCertificate()))
 	}
 	if s.Admin != nil {
-		g.Add(sup.Actor("admin", watching)(s.ServeAdmin(sup)))
+		g.Add(sup.Actor("admin", actors.ActorConfig{Stage: watching})(s.ServeAdmin(sup)))
 	}
 	if systemd.Enabled() {
-		g.Add(sup.Actor("systemd", watching)(s.NotifySystemd()))
+		g.Add(sup.Actor("systemd", actors.ActorConfig{Stage: watching})(s.NotifySystemd()))
 	}
-	g.Add(sup.Actor("upgrade", serving)(s.Upgrade.Actor()))
+	g.Add(sup.Actor("upgrade", actors.ActorConfig{Stage: serving})(s.Upgrade.Actor()))
 	g.Add(signals, interrupt)
 	s.LogServing()
 	err = sup.Err(g.Run())

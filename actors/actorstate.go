@@ -15,7 +15,7 @@ import (
 //
 // An actor that is Running, Restarting or Stopping may also become Hung, see
 // [HangError]. Waiting becomes Stopping if the stop begins before the actor may
-// start, see [StartFirst].
+// start, see ActorConfig.StartFirst.
 type ActorState string
 
 const (

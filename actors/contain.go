@@ -9,17 +9,7 @@ import (
 	"strings"
 )
 
-// Contain is an [Option]: a panic in the actor's execute or interrupt is recovered
-// and becomes a [*PanicError], which ends the group, also with [Restart]. A panic
-// in a goroutine that the actor starts is not recovered.
-//
-// Without this option a panic ends the process, as in any program. A line on
-// stderr names the actor before that.
-type Contain struct{}
-
-func (Contain) set(a *supervised) { a.contain = true }
-
-// PanicError is a panic that was recovered, see [Contain]. It does not wrap Value:
+// PanicError is a panic that was recovered, see ActorConfig.Contain. It does not wrap Value:
 // a panic is a failure also if its value is an error that is clean.
 type PanicError struct {
 	Actor string
@@ -36,7 +26,7 @@ func (e *PanicError) Error() string {
 
 // call calls f, the actor's execute or interrupt.
 func (a *supervised) call(f func() error) (err error) {
-	if a.contain {
+	if a.cfg.Contain {
 		return contain(a.name, f)
 	}
 	returned := false

@@ -25,16 +25,16 @@ func TestPanicNames(t *testing.T) {
 	if name := os.Getenv("LASTCALL_CHILD"); name != "" {
 		sup := new(actors.Supervisor)
 		var g run.Group
-		g.Add(sup.Actor("innocent")(latch(nil)))
+		g.Add(sup.Actor("innocent", actors.ActorConfig{})(latch(nil)))
 		switch name {
 		case "execute":
-			g.Add(sup.Actor("jobs", actors.Restart{})(func() error { panicsHere(); return nil }, func(error) { select {} }))
+			g.Add(sup.Actor("jobs", actors.ActorConfig{Restart: &actors.Restart{}})(func() error { panicsHere(); return nil }, func(error) { select {} }))
 		case "interrupt":
 			execute, _ := latch(nil)
-			g.Add(sup.Actor("jobs")(execute, func(error) { panicsHere() }))
+			g.Add(sup.Actor("jobs", actors.ActorConfig{})(execute, func(error) { panicsHere() }))
 			g.Add(func() error { return nil }, func(error) {})
 		case "recovered before":
-			g.Add(sup.Actor("jobs")(func() error {
+			g.Add(sup.Actor("jobs", actors.ActorConfig{})(func() error {
 				func() {
 					defer func() { recover() }()
 					panic("not this one")
@@ -64,11 +64,11 @@ func TestContain(t *testing.T) {
 				var logged diary
 				sup := &actors.Supervisor{Stop: &actors.Stop{Logger: &logged}}
 				execute, interrupt := latch(nil)
-				options := []actors.Option{actors.Contain{}}
+				cfg := actors.ActorConfig{Contain: true}
 				var g run.Group
 				switch in {
 				case "restarted":
-					options = append(options, actors.Restart{})
+					cfg.Restart = &actors.Restart{}
 					fallthrough
 				case "execute":
 					execute = func() error { time.Sleep(time.Second); panicsHere(); return nil }
@@ -77,8 +77,8 @@ func TestContain(t *testing.T) {
 					interrupt = func(err error) { defer end(err); panicsHere() }
 					g.Add(func() error { return nil }, func(error) {})
 				}
-				g.Add(sup.Actor("other", actors.Stage(1))(latch(nil)))
-				g.Add(sup.Actor("jobs", options...)(execute, interrupt))
+				g.Add(sup.Actor("other", actors.ActorConfig{Stage: 1})(latch(nil)))
+				g.Add(sup.Actor("jobs", cfg)(execute, interrupt))
 				err := sup.Err(ends(t, &g))
 				var own *actors.PanicError
 				if !errors.As(err, &own) || own.Actor != "jobs" || own.Value != os.ErrDeadlineExceeded || !strings.Contains(string(own.Stack), "panicsHere") {
@@ -101,12 +101,12 @@ func TestContain(t *testing.T) {
 // TestGoexit has an actor that calls runtime.Goexit, as the FailNow of a test
 // does. That is no panic, and no crash.
 func TestGoexit(t *testing.T) {
-	for _, options := range [][]actors.Option{nil, {actors.Contain{}}, {actors.Restart{}}} {
+	for _, cfg := range []actors.ActorConfig{{}, {Contain: true}, {Restart: &actors.Restart{}}} {
 		synctest.Test(t, func(t *testing.T) {
 			var sup actors.Supervisor
 			var g run.Group
-			g.Add(sup.Actor("x", options...)(func() error { runtime.Goexit(); return nil }, func(error) { runtime.Goexit() }))
-			g.Add(sup.Actor("other", actors.Stage(1))(latch(nil)))
+			g.Add(sup.Actor("x", cfg)(func() error { runtime.Goexit(); return nil }, func(error) { runtime.Goexit() }))
+			g.Add(sup.Actor("other", actors.ActorConfig{Stage: 1})(latch(nil)))
 			err := sup.Err(ends(t, &g))
 			if err == nil || err.Error() != "x: runtime.Goexit was called" {
 				t.Errorf("Err = %v, want that of Goexit", err)

@@ -24,7 +24,7 @@
 //
 // interrupt returns at once. It may be called before, during and after execute,
 // and more than once. No actor exits the process, recovers a panic (except with
-// [Contain]), or keeps state in the package.
+// Contain), or keeps state in the package.
 //
 // # The stop
 //
@@ -81,19 +81,19 @@
 // whatever the order of the g.Add lines:
 //
 //	sup := &actors.Supervisor{Stop: &stop}
-//	g.Add(sup.Actor("http")(actors.HTTP(&stop, srv)))
-//	g.Add(sup.Actor("db", actors.Stage(1))(pool.Run, pool.Stop))
+//	g.Add(sup.Actor("http", actors.ActorConfig{})(actors.HTTP(&stop, srv)))
+//	g.Add(sup.Actor("db", actors.ActorConfig{Stage: 1})(pool.Run, pool.Stop))
 //	g.Add(actors.Signal(&stop))
 //	os.Exit(actors.ExitStatus(sup.Err(g.Run())))
 //
-// All actors start at once. [StartFirst] makes lower stages wait, so that HTTP does
+// All actors start at once. StartFirst makes lower stages wait, so that HTTP does
 // not serve, and /readyz answers 503, until the database has been migrated:
 //
-//	g.Add(sup.Actor("migrate", actors.Stage(1), actors.StartFirst{})(actors.Once(&stop, migrate, actors.OnceConfig{})))
+//	g.Add(sup.Actor("migrate", actors.ActorConfig{Stage: 1, StartFirst: true})(actors.Once(&stop, migrate, actors.OnceConfig{})))
 //
 // An actor that does not return is left behind after its deadline, and the log has
 // its name and its stack ([HangError]). An actor that panics is named before the
-// process ends ([Contain]). An actor that fails may be restarted ([Restart]).
+// process ends (Contain). An actor that fails may be restarted ([Restart]).
 // [Supervisor.Snapshot] has the state of every actor.
 //
 // # Lost

@@ -116,9 +116,9 @@ func TestErrSupervised(t *testing.T) {
 				stop := new(actors.Stop)
 				sup := &actors.Supervisor{Stop: stop}
 				var g run.Group
-				g.Add(sup.Actor("a")(tt.actor(stop)))
+				g.Add(sup.Actor("a", actors.ActorConfig{})(tt.actor(stop)))
 				interrupted := make(chan struct{})
-				g.Add(sup.Actor("b")(func() error { <-interrupted; return tt.other }, func(error) { close(interrupted) }))
+				g.Add(sup.Actor("b", actors.ActorConfig{})(func() error { <-interrupted; return tt.other }, func(error) { close(interrupted) }))
 				err := sup.Err(ends(t, &g))
 				got := strings.Split(fmt.Sprint(err), "\n")
 				slices.Sort(got)
@@ -140,7 +140,7 @@ func TestPanicErrorIsOneLine(t *testing.T) {
 		var logged lines
 		sup := &actors.Supervisor{Stop: &actors.Stop{Logger: &logged}}
 		var g run.Group
-		g.Add(sup.Actor("jobs", actors.Contain{})(func() error { panic("one\ntwo\n") }, func(error) {}))
+		g.Add(sup.Actor("jobs", actors.ActorConfig{Contain: true})(func() error { panic("one\ntwo\n") }, func(error) {}))
 		err := sup.Err(ends(t, &g))
 		if got := fmt.Sprint(err); got != "jobs: panic: one; two" {
 			t.Errorf("Err = %q, want one line", got)
@@ -160,15 +160,15 @@ func TestContainedGraceful(t *testing.T) {
 		sup := &actors.Supervisor{Stop: stop}
 		start := time.Now()
 		var g run.Group
-		g.Add(sup.Actor("bad", actors.Contain{})(actors.Graceful(stop, func() error { time.Sleep(time.Second); panic("oh") },
+		g.Add(sup.Actor("bad", actors.ActorConfig{Contain: true})(actors.Graceful(stop, func() error { time.Sleep(time.Second); panic("oh") },
 			func(context.Context) error {
 				logged.add("shutdown after %v, %v", time.Since(start), stop.Phase())
 				time.Sleep(2 * time.Second)
 				return nil
 			}, actors.GracefulConfig{Name: "bad"})))
-		g.Add(sup.Actor("good")(actors.Graceful(stop, func() error { <-stop.Draining(); return nil },
+		g.Add(sup.Actor("good", actors.ActorConfig{})(actors.Graceful(stop, func() error { <-stop.Draining(); return nil },
 			func(context.Context) error { return nil }, actors.GracefulConfig{Name: "good"})))
-		g.Add(sup.Actor("db", actors.Stage(1))(latch(nil)))
+		g.Add(sup.Actor("db", actors.ActorConfig{Stage: 1})(latch(nil)))
 		err := sup.Err(ends(t, &g))
 		if p := new(actors.PanicError); !errors.As(err, &p) || fmt.Sprint(err) != "bad: panic: oh" {
 			t.Errorf("Err = %v, want the panic, once", err)

@@ -26,11 +26,11 @@ func ExampleSupervisor() {
 	var stop actors.Stop
 	sup := &actors.Supervisor{Stop: &stop}
 	var g run.Group
-	g.Add(sup.Actor("pool", actors.Stage(1))(
+	g.Add(sup.Actor("pool", actors.ActorConfig{Stage: 1})(
 		func() error { <-closed; return nil },
 		func(error) { fmt.Println("closing the pool, HTTP is", stop.Phase()); close(closed) },
 	))
-	g.Add(sup.Actor("http")(actors.HTTP(&stop, new(http.Server), l)))
+	g.Add(sup.Actor("http", actors.ActorConfig{})(actors.HTTP(&stop, new(http.Server), l)))
 	g.Add(func() error { return nil }, func(error) {}) // when this ends, the group does
 
 	err = sup.Err(g.Run())
@@ -46,7 +46,7 @@ func ExampleHangError() {
 	var g run.Group
 	free := make(chan struct{})
 	defer close(free)
-	g.Add(sup.Actor("jobs")(func() error { <-free; return nil }, func(error) {}))
+	g.Add(sup.Actor("jobs", actors.ActorConfig{})(func() error { <-free; return nil }, func(error) {}))
 	g.Add(func() error { return nil }, func(error) {})
 
 	err := sup.Err(g.Run())
@@ -55,10 +55,10 @@ func ExampleHangError() {
 	// Output: true jobs true 1
 }
 
-func ExampleContain() {
+func ExampleActorConfig_contain() {
 	var sup actors.Supervisor
 	var g run.Group
-	g.Add(sup.Actor("plugin", actors.Contain{})(func() error { panic("out of luck") }, func(error) {}))
+	g.Add(sup.Actor("plugin", actors.ActorConfig{Contain: true})(func() error { panic("out of luck") }, func(error) {}))
 
 	var contained *actors.PanicError
 	if errors.As(sup.Err(g.Run()), &contained) {
@@ -78,7 +78,7 @@ func ExampleRestart() {
 	}
 
 	var g run.Group
-	g.Add(sup.Actor("queue", actors.Restart{MinPause: time.Millisecond})(consume, func(error) {}))
+	g.Add(sup.Actor("queue", actors.ActorConfig{Restart: &actors.Restart{MinPause: time.Millisecond}})(consume, func(error) {}))
 	fmt.Println(sup.Err(g.Run()))
 	fmt.Println("restarts:", sup.Snapshot().Actors[0].Restarts)
 	// Output:
@@ -89,7 +89,7 @@ func ExampleRestart() {
 func ExampleSupervisor_Snapshot() {
 	sup := new(actors.Supervisor)
 	var g run.Group
-	g.Add(sup.Actor("jobs")(func() error { return os.ErrPermission }, func(error) {}))
+	g.Add(sup.Actor("jobs", actors.ActorConfig{})(func() error { return os.ErrPermission }, func(error) {}))
 	g.Run()
 	for _, a := range sup.Snapshot().Actors {
 		fmt.Println(a.Name, a.State, a.Err)

@@ -22,8 +22,8 @@ import (
 //			return cmd
 //		},
 //	}
-//	g.Add(sup.Actor("http")(actors.HTTP(&stop, srv, l)))
-//	g.Add(sup.Actor("program", actors.Stage(1))(program.Actor()))
+//	g.Add(sup.Actor("http", actors.ActorConfig{})(actors.HTTP(&stop, srv, l)))
+//	g.Add(sup.Actor("program", actors.ActorConfig{Stage: 1})(program.Actor()))
 //
 // The program runs as the one of [Process] does: in a process group of its own,
 // with its output in the log. It is ready when Check returns nil. Until then, and

@@ -383,11 +383,11 @@ func TestGracefulPanics(t *testing.T) {
 	other := newServed()
 	other.linger = time.Second // so that the deadline passes
 	var g run.Group
-	g.Add(sup.Actor("bad", actors.Contain{})(actors.Graceful(stop, func() error {
+	g.Add(sup.Actor("bad", actors.ActorConfig{Contain: true})(actors.Graceful(stop, func() error {
 		<-other.begun
 		panic("oh")
 	}, func(context.Context) error { return nil }, actors.GracefulConfig{Close: func() error { closed.Store(true); return nil }})))
-	g.Add(sup.Actor("other")(actors.Graceful(stop, other.serve, other.shutdown, actors.GracefulConfig{
+	g.Add(sup.Actor("other", actors.ActorConfig{})(actors.Graceful(stop, other.serve, other.shutdown, actors.GracefulConfig{
 		Name: "other", Closed: []error{errClosed}, Close: func() error { close(other.end); return nil }})))
 	err := sup.Err(g.Run())
 	if p := new(actors.PanicError); !errors.As(err, &p) {

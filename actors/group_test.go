@@ -40,7 +40,7 @@ func TestSecondGroup(t *testing.T) {
 			stop := new(actors.Stop)
 			sup := &actors.Supervisor{Stop: stop}
 			var g run.Group
-			g.Add(sup.Actor("first")(actors.Graceful(stop, func() error { return nil }, func(context.Context) error { return nil }, actors.GracefulConfig{})))
+			g.Add(sup.Actor("first", actors.ActorConfig{})(actors.Graceful(stop, func() error { return nil }, func(context.Context) error { return nil }, actors.GracefulConfig{})))
 			if err := sup.Err(g.Run()); err != nil {
 				t.Fatal(err)
 			}
@@ -61,7 +61,7 @@ func TestSecondGroup(t *testing.T) {
 			case "signal":
 				second.Add(actors.Signal(stop))
 			case "supervised":
-				second.Add(sup.Actor("second")(func() error { began(); return nil }, func(error) {}))
+				second.Add(sup.Actor("second", actors.ActorConfig{})(func() error { began(); return nil }, func(error) {}))
 			default:
 				second.Add(jobs(stop, marker, began)[name]())
 			}

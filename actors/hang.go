@@ -68,12 +68,12 @@ func (a *supervised) deadlineLocked() time.Time {
 		return time.Time{}
 	}
 	deadline := st.deadline
-	if a.within > 0 {
+	if a.cfg.Within > 0 {
 		from := s.stop.drainTime()
 		if from.Before(st.turnAt) {
 			from = st.turnAt
 		}
-		if own := from.Add(a.within); own.Before(deadline) {
+		if own := from.Add(a.cfg.Within); own.Before(deadline) {
 			deadline = own
 		}
 	}

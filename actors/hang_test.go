@@ -55,15 +55,15 @@ func onlyStack(t *testing.T, text, in string) {
 func TestHang(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
-		within actors.Within
+		within time.Duration
 		stop   *actors.Stop
 		after  time.Duration
 	}{
 		{"deadline of the stop", 0, &actors.Stop{}, 31 * time.Second},
-		{"own", actors.Within(4 * time.Second), &actors.Stop{}, 5 * time.Second},
-		{"own, longer", actors.Within(time.Hour), &actors.Stop{Grace: 10 * time.Second}, 11 * time.Second},
-		{"less than none", actors.Within(-1), &actors.Stop{Grace: 10 * time.Second}, 11 * time.Second},
-		{"lame duck", actors.Within(4 * time.Second), &actors.Stop{LameDuck: 20 * time.Second}, 25 * time.Second},
+		{"own", 4 * time.Second, &actors.Stop{}, 5 * time.Second},
+		{"own, longer", time.Hour, &actors.Stop{Grace: 10 * time.Second}, 11 * time.Second},
+		{"less than none", -1, &actors.Stop{Grace: 10 * time.Second}, 11 * time.Second},
+		{"lame duck", 4 * time.Second, &actors.Stop{LameDuck: 20 * time.Second}, 25 * time.Second},
 		{"no grace", 0, &actors.Stop{Grace: -1}, time.Second},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -76,9 +76,9 @@ func TestHang(t *testing.T) {
 				var g run.Group
 				var after []time.Duration
 				start := time.Now()
-				g.Add(sup.Actor("stuck", tt.within)(stuck(free)))
+				g.Add(sup.Actor("stuck", actors.ActorConfig{Within: tt.within})(stuck(free)))
 				pool, end := latch(nil)
-				g.Add(sup.Actor("db", actors.Stage(1))(pool, func(err error) { after = append(after, time.Since(start)); end(err) }))
+				g.Add(sup.Actor("db", actors.ActorConfig{Stage: 1})(pool, func(err error) { after = append(after, time.Since(start)); end(err) }))
 				g.Add(func() error { return nil }, func(error) {})
 				err := sup.Err(ends(t, &g))
 				after = append(after, time.Since(start))
@@ -129,7 +129,7 @@ func TestWithin(t *testing.T) {
 				stop := new(actors.Stop)
 				sup := &actors.Supervisor{Stop: stop}
 				var g run.Group
-				g.Add(sup.Actor("job", actors.Stage(1), actors.Within(4*time.Second))(tt.make(stop)))
+				g.Add(sup.Actor("job", actors.ActorConfig{Stage: 1, Within: 4 * time.Second})(tt.make(stop)))
 				g.Add(func() error { time.Sleep(10 * time.Second); return nil }, func(error) {})
 				err := sup.Err(ends(t, &g))
 				var hang *actors.HangError
@@ -161,7 +161,7 @@ func TestWithin(t *testing.T) {
 		stop := new(actors.Stop)
 		sup := &actors.Supervisor{Stop: stop}
 		var g run.Group
-		g.Add(sup.Actor("http", actors.Within(300*time.Millisecond))(actors.HTTP(stop, srv, l)))
+		g.Add(sup.Actor("http", actors.ActorConfig{Within: 300 * time.Millisecond})(actors.HTTP(stop, srv, l)))
 		g.Add(func() error { <-handling; return nil }, func(error) {})
 		err = sup.Err(g.Run())
 		var cut *actors.CutError
@@ -180,10 +180,10 @@ func TestHangInTurn(t *testing.T) {
 		free := make(chan struct{})
 		defer close(free)
 		var g run.Group
-		g.Add(sup.Actor("c", actors.Stage(2), actors.Within(12*time.Second))(stuck(free)))
-		g.Add(sup.Actor("b", actors.Stage(1), actors.Within(4*time.Second))(stuck(free)))
-		g.Add(sup.Actor("b2", actors.Stage(1), actors.Within(2*time.Second))(stuck(free)))
-		g.Add(sup.Actor("a")(stuck(free)))
+		g.Add(sup.Actor("c", actors.ActorConfig{Stage: 2, Within: 12 * time.Second})(stuck(free)))
+		g.Add(sup.Actor("b", actors.ActorConfig{Stage: 1, Within: 4 * time.Second})(stuck(free)))
+		g.Add(sup.Actor("b2", actors.ActorConfig{Stage: 1, Within: 2 * time.Second})(stuck(free)))
+		g.Add(sup.Actor("a", actors.ActorConfig{})(stuck(free)))
 		g.Add(func() error { return nil }, func(error) {})
 		start := time.Now()
 		ends(t, &g)
@@ -208,7 +208,7 @@ func TestHangOfInterrupt(t *testing.T) {
 			free, over := make(chan struct{}), make(chan struct{})
 			defer close(free)
 			var g run.Group
-			g.Add(sup.Actor("x", actors.Within(time.Second))(func() error {
+			g.Add(sup.Actor("x", actors.ActorConfig{Within: time.Second})(func() error {
 				if !first {
 					<-over
 				}
@@ -220,7 +220,7 @@ func TestHangOfInterrupt(t *testing.T) {
 				stuckHere(free)
 			}))
 			other := make(chan error, 1)
-			g.Add(sup.Actor("other")(latch(other)))
+			g.Add(sup.Actor("other", actors.ActorConfig{})(latch(other)))
 			if !first {
 				other <- nil
 			}
@@ -241,7 +241,7 @@ func TestReturnsAfterAll(t *testing.T) {
 		var logged diary
 		sup := &actors.Supervisor{Stop: &actors.Stop{Grace: -1, Logger: &logged}}
 		var g run.Group
-		g.Add(sup.Actor("x")(func() error { time.Sleep(time.Minute); return errors.New("boom") }, func(error) {}))
+		g.Add(sup.Actor("x", actors.ActorConfig{})(func() error { time.Sleep(time.Minute); return errors.New("boom") }, func(error) {}))
 		g.Add(func() error { return nil }, func(error) {})
 		err := ends(t, &g)
 		before := sup.Err(err)
@@ -267,7 +267,7 @@ func TestManyHang(t *testing.T) {
 	}()
 	var g run.Group
 	for range 1000 {
-		g.Add(sup.Actor("stuck")(stuck(free)))
+		g.Add(sup.Actor("stuck", actors.ActorConfig{})(stuck(free)))
 	}
 	g.Add(func() error { return nil }, func(error) {})
 	err := sup.Err(g.Run())
@@ -309,8 +309,8 @@ func TestHangStatus(t *testing.T) {
 		started := make(chan struct{})
 		execute, interrupt := stuck(nil)
 		var g run.Group
-		g.Add(sup.Actor("db", actors.Stage(1))(latch(nil)))
-		g.Add(sup.Actor("jobs")(func() error { close(started); return execute() }, interrupt))
+		g.Add(sup.Actor("db", actors.ActorConfig{Stage: 1})(latch(nil)))
+		g.Add(sup.Actor("jobs", actors.ActorConfig{})(func() error { close(started); return execute() }, interrupt))
 		g.Add(actors.Signal(stop, os.Interrupt, syscall.SIGTERM))
 		go func() {
 			<-started
@@ -349,8 +349,8 @@ func TestHangCut(t *testing.T) {
 			select {}
 		})}
 		var g run.Group
-		g.Add(sup.Actor("jobs")(stuck(nil)))
-		g.Add(sup.Actor("http")(actors.HTTP(stop, srv, l)))
+		g.Add(sup.Actor("jobs", actors.ActorConfig{})(stuck(nil)))
+		g.Add(sup.Actor("http", actors.ActorConfig{})(actors.HTTP(stop, srv, l)))
 		g.Add(actors.Signal(stop))
 		go http.Get("http://" + l.Addr().String())
 		go func() {

@@ -62,12 +62,12 @@ func TestLoggerThatAsks(t *testing.T) {
 		}
 		job := func(ctx context.Context) error { <-stop.Begun(); time.Sleep(2 * time.Second); return boom }
 		add(actors.Once(stop, job, actors.OnceConfig{Name: "once"}))
-		add(sup.Actor("once")(actors.Once(stop, job, actors.OnceConfig{})))
-		add(sup.Actor("graceful", actors.Stage(1))(actors.Graceful(stop, func() error { <-stop.Begun(); time.Sleep(2 * time.Second); return boom },
+		add(sup.Actor("once", actors.ActorConfig{})(actors.Once(stop, job, actors.OnceConfig{})))
+		add(sup.Actor("graceful", actors.ActorConfig{Stage: 1})(actors.Graceful(stop, func() error { <-stop.Begun(); time.Sleep(2 * time.Second); return boom },
 			func(context.Context) error { return boom }, actors.GracefulConfig{})))
-		add(sup.Actor("every", actors.Restart{})(actors.Every(stop, actors.Interval(time.Second), func(context.Context) error { return boom }, actors.EveryConfig{EndOnError: true})))
-		add(sup.Actor("panics", actors.Contain{})(func() error { <-stop.Begun(); time.Sleep(2 * time.Second); panic(boom) }, func(error) { panic(boom) }))
-		sup.Actor("forgotten")(latch(nil))
+		add(sup.Actor("every", actors.ActorConfig{Restart: &actors.Restart{}})(actors.Every(stop, actors.Interval(time.Second), func(context.Context) error { return boom }, actors.EveryConfig{EndOnError: true})))
+		add(sup.Actor("panics", actors.ActorConfig{Contain: true})(func() error { <-stop.Begun(); time.Sleep(2 * time.Second); panic(boom) }, func(error) { panic(boom) }))
+		sup.Actor("forgotten", actors.ActorConfig{})(latch(nil))
 		actors.Graceful(stop, nil, nil, actors.GracefulConfig{Name: "forgotten too"})
 		g.Add(func() error { time.Sleep(time.Minute); return nil }, func(error) {})
 		ready.Store(true)
@@ -102,13 +102,13 @@ func TestLogBlocks(t *testing.T) {
 				s := newServed()
 				s.deaf, s.linger = true, time.Hour
 				var g run.Group
-				g.Add(sup.Actor("jobs")(latch(nil)))
-				g.Add(sup.Actor("served")(actors.Graceful(stop, s.serve, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, s.config())))
-				g.Add(sup.Actor("job", actors.Stage(1))(actors.Once(stop, func(ctx context.Context) error {
+				g.Add(sup.Actor("jobs", actors.ActorConfig{})(latch(nil)))
+				g.Add(sup.Actor("served", actors.ActorConfig{})(actors.Graceful(stop, s.serve, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, s.config())))
+				g.Add(sup.Actor("job", actors.ActorConfig{Stage: 1})(actors.Once(stop, func(ctx context.Context) error {
 					<-ctx.Done()
 					return ctx.Err()
 				}, actors.OnceConfig{})))
-				g.Add(sup.Actor("stuck", actors.Stage(1))(func() error { <-blocks; return nil }, func(error) {}))
+				g.Add(sup.Actor("stuck", actors.ActorConfig{Stage: 1})(func() error { <-blocks; return nil }, func(error) {}))
 				g.Add(func() error { time.Sleep(time.Minute); return nil }, func(error) {})
 				start := time.Now()
 				err := sup.Err(ends(t, &g))

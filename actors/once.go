@@ -23,8 +23,8 @@ type OnceConfig struct {
 // interrupt: a migration, the warming of a cache. The job alone would end the
 // group when it returns.
 //
-// The other actors of the group start at the same time. In a [Supervisor] the
-// option [StartFirst] makes them wait until the job has ended.
+// The other actors of the group start at the same time. In a [Supervisor]
+// StartFirst makes them wait until the job has ended.
 //
 // An error of the job ends the group, and is in [Stop.Err] also if another actor
 // returned first. If the context of the job was cancelled and it returns an error,

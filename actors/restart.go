@@ -10,14 +10,14 @@ import (
 	"github.com/go-kit/log/level"
 )
 
-// Restart is an [Option]: the actor is executed again when it fails. The pause
+// Restart says how an actor is executed again when it fails. The pause
 // before that grows by half each time, from MinPause to MaxPause, and varies at
 // random by up to half of it either way, so that many actors do not restart at
 // once. It begins at MinPause again when the actor has run for Window.
 //
 // An actor ends, and so does the group, when it returns nil or another clean error
 // (see [Supervisor.Err]), or an error of [backoff.Permanent]; when it panics and
-// that is contained (see [Contain]); and when it fails after Budget restarts
+// that is contained (see ActorConfig.Contain); and when it fails after Budget restarts
 // within Window, with that failure as its error. Nothing is restarted once the
 // stop has begun. An actor that pauses then ends without an error.
 //
@@ -39,8 +39,6 @@ type Restart struct {
 	// MaxPause is the longest pause. Zero and negative values mean a minute.
 	MaxPause time.Duration
 }
-
-func (r Restart) set(a *supervised) { a.restart = r.counter() }
 
 // restarts counts the restarts of one actor.
 type restarts struct {

@@ -64,7 +64,7 @@ func TestRestart(t *testing.T) {
 				sup := &actors.Supervisor{Stop: &actors.Stop{Logger: &logged}}
 				end := make(chan error)
 				var g run.Group
-				g.Add(sup.Actor("x", tt.restart)(attempt(&executed, tt.attempts...)))
+				g.Add(sup.Actor("x", actors.ActorConfig{Restart: &tt.restart})(attempt(&executed, tt.attempts...)))
 				g.Add(latch(end))
 				go func() {
 					time.Sleep(40 * time.Minute)
@@ -101,7 +101,7 @@ func TestRestartPauses(t *testing.T) {
 			var sup actors.Supervisor
 			var at []time.Time
 			var g run.Group
-			g.Add(sup.Actor("x", actors.Restart{Budget: 4, MinPause: time.Second, MaxPause: 2 * time.Second})(func() error {
+			g.Add(sup.Actor("x", actors.ActorConfig{Restart: &actors.Restart{Budget: 4, MinPause: time.Second, MaxPause: 2 * time.Second}})(func() error {
 				at = append(at, time.Now())
 				return fails()
 			}, func(error) {}))
@@ -138,10 +138,10 @@ func TestRestartStop(t *testing.T) {
 				n := 0
 				var g run.Group
 				// In a later stage: it is not to wait for its turn.
-				g.Add(sup.Actor("x", actors.Stage(1), actors.Restart{MinPause: time.Hour, MaxPause: time.Hour})(
+				g.Add(sup.Actor("x", actors.ActorConfig{Stage: 1, Restart: &actors.Restart{MinPause: time.Hour, MaxPause: time.Hour}})(
 					func() error { n++; return tt.attempt(interrupted) }, func(error) { close(interrupted) }))
 				wait, interrupt := latch(nil)
-				g.Add(sup.Actor("slow")(func() error { defer time.Sleep(time.Second); return wait() }, interrupt))
+				g.Add(sup.Actor("slow", actors.ActorConfig{})(func() error { defer time.Sleep(time.Second); return wait() }, interrupt))
 				g.Add(latch(end))
 				ran := make(chan error)
 				go func() { ran <- g.Run() }()

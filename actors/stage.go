@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -8,41 +9,9 @@ import (
 	"github.com/go-kit/log/level"
 )
 
-// Stage is an [Option]: the place of an actor in the order of a stop. The actors
-// of the lowest stage are interrupted at once, those of the next stage when all
-// of the lowest have returned, and so on. The order in which actors are added to
-// the group does not matter. Without this option an actor is in stage 0. Put the
-// actors that serve there, and those that they depend on (pools, queues,
-// telemetry) in higher stages. A stage may be negative.
-//
-//	const (
-//		serving actors.Stage = iota // HTTP, gRPC
-//		backing                     // pools, queues
-//		watching                    // telemetry, the admin listener
-//	)
-//
-// All actors start at once, unless one has the option [StartFirst]: then the actors
-// of lower stages wait until it is ready.
-//
-// An actor of a higher stage that returns by itself begins the stop, and the
-// others are stopped in their order. Actors that are not in the [Supervisor] have
-// no stage.
-//
-// All HTTP actors of a [Stop] drain when it begins, in whatever stage they are. A
-// server that should serve for longer needs a Stop of its own.
-//
-// The stop has one deadline: Stop.LameDuck plus Stop.Grace after it began. The
-// deadline of a stage is that, less the time that is reserved for later stages
-// (see [Within]). A later stage also has the time that earlier ones did not use.
-// [Stop.Deadline] returns the deadline of the stage that is being stopped, and so
-// moves from stage to stage.
-type Stage int
-
-func (n Stage) set(a *supervised) { a.stageNumber = n }
-
 // stage holds the actors that are interrupted together. Supervisor.mu guards it.
 type stage struct {
-	number   Stage
+	number   int
 	mayStart chan struct{} // closed when its actors may start
 	unready  int           // how many actors with StartFirst are not ready
 	turn     chan struct{} // closed when its actors should be interrupted
@@ -54,16 +23,16 @@ type stage struct {
 
 // addToStageLocked puts an actor into its stage.
 func (s *Supervisor) addToStageLocked(a *supervised) {
-	i, found := slices.BinarySearchFunc(s.stages, a.stageNumber, func(st *stage, n Stage) int { return int(st.number) - int(n) })
+	i, found := slices.BinarySearchFunc(s.stages, a.cfg.Stage, func(st *stage, n int) int { return cmp.Compare(st.number, n) })
 	if !found {
-		s.stages = slices.Insert(s.stages, i, &stage{number: a.stageNumber, mayStart: make(chan struct{}), turn: make(chan struct{})})
+		s.stages = slices.Insert(s.stages, i, &stage{number: a.cfg.Stage, mayStart: make(chan struct{}), turn: make(chan struct{})})
 	}
 	a.stage = s.stages[i]
 	a.stage.awaited++
-	a.stage.reserved = max(a.stage.reserved, a.within)
+	a.stage.reserved = max(a.stage.reserved, a.cfg.Within)
 	if s.stopBegan.IsZero() {
 		s.unstarted++
-		if a.startFirst != nil {
+		if a.cfg.StartFirst {
 			a.stage.unready++
 			s.stop.addUnready(1)
 		}
@@ -108,7 +77,7 @@ func (s *Supervisor) giveTurns() {
 	}
 	lines := make([][]any, len(turned))
 	for i, st := range turned {
-		lines[i] = []any{"msg", "stopping stage", "stage", int(st.number), "actors", s.runningInLocked(st), "left", max(time.Until(st.deadline), 0).Round(time.Millisecond)}
+		lines[i] = []any{"msg", "stopping stage", "stage", st.number, "actors", s.runningInLocked(st), "left", max(time.Until(st.deadline), 0).Round(time.Millisecond)}
 	}
 	s.mu.Unlock()
 	for _, line := range lines {

@@ -34,7 +34,7 @@ func permutations[T any](s []T) (all [][]T) {
 // TestStages has five actors in three stages, in every order of Add, and each of
 // them, or one that is not supervised, ends first. Each takes its time to stop.
 func TestStages(t *testing.T) {
-	stages := map[string]actors.Stage{"web": 0, "grpc": 0, "db": 1, "queue": 1, "metrics": 5}
+	stages := map[string]int{"web": 0, "grpc": 0, "db": 1, "queue": 1, "metrics": 5}
 	names := []string{"web", "grpc", "db", "queue", "metrics"}
 	for _, first := range append(names, "context") {
 		for _, order := range permutations(names) {
@@ -46,7 +46,7 @@ func TestStages(t *testing.T) {
 				var g run.Group
 				for _, name := range order {
 					interrupted := make(chan struct{})
-					g.Add(sup.Actor(name, stages[name])(func() error {
+					g.Add(sup.Actor(name, actors.ActorConfig{Stage: stages[name]})(func() error {
 						if name == first {
 							time.Sleep(time.Minute)
 						} else {
@@ -83,7 +83,7 @@ func TestStages(t *testing.T) {
 				for _, n := range []int{0, 1, 5} {
 					var ends []string
 					for _, name := range []string{"db", "web", "grpc", "queue", "metrics"} { // as long as they take
-						if stages[name] == actors.Stage(n) && name != first {
+						if stages[name] == n && name != first {
 							want = append(want, fmt.Sprintf("%d interrupt", n))
 							ends = append(ends, fmt.Sprintf("%d %s", n, name))
 						}
@@ -133,8 +133,8 @@ func TestStagesHTTP(t *testing.T) {
 	})}
 	var g run.Group
 	pool, end := latch(nil)
-	g.Add(sup.Actor("db", actors.Stage(1))(pool, func(err error) { d.add("db interrupted: %v", err); end(err) }))
-	g.Add(sup.Actor("http")(actors.HTTP(stop, srv, l)))
+	g.Add(sup.Actor("db", actors.ActorConfig{Stage: 1})(pool, func(err error) { d.add("db interrupted: %v", err); end(err) }))
+	g.Add(sup.Actor("http", actors.ActorConfig{})(actors.HTTP(stop, srv, l)))
 	g.Add(actors.Signal(stop, syscall.SIGTERM))
 	ctx, cancel := context.WithCancel(t.Context())
 	g.Add(run.ContextHandler(ctx))

@@ -9,40 +9,6 @@ import (
 	"github.com/go-kit/log/level"
 )
 
-// StartFirst is an [Option]: the actors of lower stages, which stop before this
-// one, start only after this one is ready.
-//
-//	// HTTP serves when the database has been migrated.
-//	g.Add(sup.Actor("http")(actors.HTTP(&stop, srv, l)))
-//	g.Add(sup.Actor("migrate", actors.Stage(1), actors.StartFirst{})(actors.Once(&stop, migrate, actors.OnceConfig{})))
-//
-// The actors of this package report by themselves that they are ready: [Once] when
-// its job has ended without an error, [HTTP] and [Graceful] when they serve,
-// [Process] when its program has started, [Every] when it waits for the next run.
-// An actor of your own needs the field Ready.
-//
-// Until then the process is [Starting], and /readyz answers 503. New connections
-// wait in the queue of a listener that was bound before.
-//
-// If the actor fails, or a stop begins for another reason, the actors that still
-// wait never start: their interrupt is called, and their execute is not. An HTTP
-// actor then closes its listeners, which resets the connections in the queue. A
-// Graceful calls its shutdown.
-//
-// An actor with StartFirst that is not added to the group keeps the others from
-// starting. The log names the actors that an actor waits for (info).
-type StartFirst struct {
-	// Ready returns nil when the actor is ready. It is called once, in a
-	// goroutine of its own, when the actor starts. Its context ends when the
-	// stop begins. An error before that ends the group, as an error of the
-	// actor does. Nil means that the actor reports by itself. It does so on the
-	// goroutine of its execute: a function around that execute must call it on
-	// the same goroutine.
-	Ready func(context.Context) error
-}
-
-func (f StartFirst) set(a *supervised) { a.startFirst = &f }
-
 // startStagesLocked lets the stages start for which no actor of a higher stage
 // must become ready first.
 func (s *Supervisor) startStagesLocked() {
@@ -88,7 +54,7 @@ func (s *Supervisor) holding(st *stage) string {
 	defer s.mu.Unlock()
 	var names []string
 	for _, a := range s.actors {
-		if a.startFirst != nil && !a.ready && a.stageNumber > st.number {
+		if a.cfg.StartFirst && !a.ready && a.cfg.Stage > st.number {
 			names = append(names, a.name)
 		}
 	}
@@ -108,16 +74,16 @@ func (a *supervised) endUnstarted() {
 // called on the goroutine of execute, before that.
 func (a *supervised) watchReady() {
 	switch {
-	case a.startFirst == nil:
-	case a.startFirst.Ready == nil:
+	case !a.cfg.StartFirst:
+	case a.cfg.Ready == nil:
 		a.sup.stop.onReady(goroutine(), a.setReady)
 	default:
-		go a.awaitReady(a.startFirst.Ready)
+		go a.awaitReady()
 	}
 }
 
-// awaitReady calls StartFirst.Ready.
-func (a *supervised) awaitReady(ready func(context.Context) error) {
+// awaitReady calls ActorConfig.Ready.
+func (a *supervised) awaitReady() {
 	s := a.sup
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -128,7 +94,7 @@ func (a *supervised) awaitReady(ready func(context.Context) error) {
 		case <-ctx.Done():
 		}
 	}()
-	err := ready(ctx)
+	err := a.cfg.Ready(ctx)
 	switch {
 	case err == nil:
 		a.setReady()

@@ -40,14 +40,14 @@ func TestStartFirst(t *testing.T) {
 	type add = func(*run.Group, *actors.Supervisor, *diary)
 	adds := []add{
 		func(g *run.Group, sup *actors.Supervisor, d *diary) {
-			g.Add(sup.Actor("pool", actors.Stage(3), actors.StartFirst{Ready: func(context.Context) error {
+			g.Add(sup.Actor("pool", actors.ActorConfig{Stage: 3, StartFirst: true, Ready: func(context.Context) error {
 				time.Sleep(time.Second)
 				d.add("pool ready")
 				return nil
 			}})(noting(d, "pool")))
 		},
 		func(g *run.Group, sup *actors.Supervisor, d *diary) {
-			g.Add(sup.Actor("migrate", actors.Stage(2), actors.StartFirst{})(actors.Once(sup.Stop, func(context.Context) error {
+			g.Add(sup.Actor("migrate", actors.ActorConfig{Stage: 2, StartFirst: true})(actors.Once(sup.Stop, func(context.Context) error {
 				d.add("migration begins")
 				time.Sleep(time.Second)
 				d.add("migrated, readyz %d", readyz(sup.Stop))
@@ -55,11 +55,11 @@ func TestStartFirst(t *testing.T) {
 			}, actors.OnceConfig{})))
 		},
 		func(g *run.Group, sup *actors.Supervisor, d *diary) {
-			g.Add(sup.Actor("worker", actors.Stage(-1))(noting(d, "worker")))
+			g.Add(sup.Actor("worker", actors.ActorConfig{Stage: -1})(noting(d, "worker")))
 		},
 		func(g *run.Group, sup *actors.Supervisor, d *diary) {
 			down := make(chan struct{})
-			g.Add(sup.Actor("grpc")(actors.Graceful(sup.Stop,
+			g.Add(sup.Actor("grpc", actors.ActorConfig{})(actors.Graceful(sup.Stop,
 				func() error {
 					time.Sleep(time.Second)
 					d.add("serving, readyz %d", readyz(sup.Stop))
@@ -138,8 +138,8 @@ func TestStartFirstReports(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				var g run.Group
-				g.Add(sup.Actor("later")(noting(&d, "later")))
-				g.Add(sup.Actor("first", actors.Stage(1), actors.StartFirst{}, actors.Restart{})(tt.make(sup.Stop, &d)))
+				g.Add(sup.Actor("later", actors.ActorConfig{})(noting(&d, "later")))
+				g.Add(sup.Actor("first", actors.ActorConfig{Stage: 1, StartFirst: true, Restart: &actors.Restart{}})(tt.make(sup.Stop, &d)))
 				g.Add(run.ContextHandler(ctx))
 				time.AfterFunc(time.Minute, cancel)
 				if err := sup.Err(ends(t, &g)); err != nil {
@@ -161,7 +161,7 @@ func TestStartFirstHoldsReady(t *testing.T) {
 		down := make(chan struct{})
 		var g run.Group
 		g.Add(actors.Graceful(sup.Stop, func() error { <-down; return nil }, func(context.Context) error { close(down); return nil }, actors.GracefulConfig{}))
-		g.Add(sup.Actor("migrate", actors.Stage(1), actors.StartFirst{})(actors.Once(sup.Stop, func(context.Context) error {
+		g.Add(sup.Actor("migrate", actors.ActorConfig{Stage: 1, StartFirst: true})(actors.Once(sup.Stop, func(context.Context) error {
 			time.Sleep(time.Second)
 			if status := readyz(sup.Stop); status != 503 || sup.Stop.Phase() != actors.Starting {
 				t.Errorf("while it migrates: readyz %d, phase %v, want 503 and starting", status, sup.Stop.Phase())
@@ -187,19 +187,19 @@ func TestNeverStarted(t *testing.T) {
 	boom := errors.New("boom")
 	for _, tt := range []struct {
 		name  string
-		first actors.StartFirst
+		ready func(context.Context) error
 		job   func(context.Context) error
 		stop  func(*actors.Stop, context.CancelFunc)
 		want  error
 		cause string
 	}{
-		{"the first fails", actors.StartFirst{}, func(context.Context) error { time.Sleep(time.Second); return boom }, nil, boom, "migrate"},
-		{"it does not get ready", actors.StartFirst{Ready: func(context.Context) error { return boom }}, func(context.Context) error { return nil }, nil, boom, "migrate"},
-		{"a stop begins", actors.StartFirst{}, func(ctx context.Context) error { time.Sleep(time.Second); return nil },
+		{"the first fails", nil, func(context.Context) error { time.Sleep(time.Second); return boom }, nil, boom, "migrate"},
+		{"it does not get ready", func(context.Context) error { return boom }, func(context.Context) error { return nil }, nil, boom, "migrate"},
+		{"a stop begins", nil, func(ctx context.Context) error { time.Sleep(time.Second); return nil },
 			func(stop *actors.Stop, _ context.CancelFunc) { time.Sleep(time.Millisecond); stop.Begin(nil) }, nil, ""},
-		{"another actor ends", actors.StartFirst{}, func(ctx context.Context) error { time.Sleep(time.Second); return nil },
+		{"another actor ends", nil, func(ctx context.Context) error { time.Sleep(time.Second); return nil },
 			func(_ *actors.Stop, cancel context.CancelFunc) { time.Sleep(time.Millisecond); cancel() }, nil, ""},
-		{"Ready is still waiting", actors.StartFirst{Ready: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}, func(context.Context) error { return nil },
+		{"Ready is still waiting", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, func(context.Context) error { return nil },
 			func(stop *actors.Stop, _ context.CancelFunc) { time.Sleep(time.Millisecond); stop.Begin(nil) }, nil, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -210,13 +210,13 @@ func TestNeverStarted(t *testing.T) {
 				defer cancel()
 				l := &memoryListener{closed: make(chan struct{})}
 				var g run.Group
-				g.Add(sup.Actor("web")(actors.HTTP(sup.Stop, &http.Server{Handler: http.NotFoundHandler()}, l)))
-				g.Add(sup.Actor("grpc")(actors.Graceful(sup.Stop,
+				g.Add(sup.Actor("web", actors.ActorConfig{})(actors.HTTP(sup.Stop, &http.Server{Handler: http.NotFoundHandler()}, l)))
+				g.Add(sup.Actor("grpc", actors.ActorConfig{})(actors.Graceful(sup.Stop,
 					func() error { d.add("grpc starts"); return nil },
 					func(context.Context) error { d.add("grpc shut down"); return nil }, actors.GracefulConfig{})))
-				g.Add(sup.Actor("worker")(noting(&d, "worker")))
-				g.Add(sup.Actor("cron")(actors.Every(sup.Stop, actors.Interval(time.Hour), func(context.Context) error { d.add("ran"); return nil }, actors.EveryConfig{AtStart: true})))
-				g.Add(sup.Actor("migrate", actors.Stage(1), tt.first)(actors.Once(sup.Stop, tt.job, actors.OnceConfig{})))
+				g.Add(sup.Actor("worker", actors.ActorConfig{})(noting(&d, "worker")))
+				g.Add(sup.Actor("cron", actors.ActorConfig{})(actors.Every(sup.Stop, actors.Interval(time.Hour), func(context.Context) error { d.add("ran"); return nil }, actors.EveryConfig{AtStart: true})))
+				g.Add(sup.Actor("migrate", actors.ActorConfig{Stage: 1, StartFirst: true, Ready: tt.ready})(actors.Once(sup.Stop, tt.job, actors.OnceConfig{})))
 				g.Add(run.ContextHandler(ctx))
 				if tt.stop != nil {
 					go tt.stop(sup.Stop, cancel)
@@ -265,10 +265,10 @@ func TestNeverStartedLate(t *testing.T) {
 				var d, logged diary
 				sup := &actors.Supervisor{Stop: &actors.Stop{Logger: &logged}}
 				var g run.Group
-				g.Add(sup.Actor("slow")(func() error { return nil }, func(error) { time.Sleep(slow) }))
-				g.Add(sup.Actor("grpc", actors.Stage(1))(actors.Graceful(sup.Stop, func() error { return nil },
+				g.Add(sup.Actor("slow", actors.ActorConfig{})(func() error { return nil }, func(error) { time.Sleep(slow) }))
+				g.Add(sup.Actor("grpc", actors.ActorConfig{Stage: 1})(actors.Graceful(sup.Stop, func() error { return nil },
 					func(context.Context) error { d.add("grpc shut down"); return nil }, actors.GracefulConfig{})))
-				g.Add(sup.Actor("migrate", actors.Stage(2), actors.StartFirst{})(actors.Once(sup.Stop, func(context.Context) error {
+				g.Add(sup.Actor("migrate", actors.ActorConfig{Stage: 2, StartFirst: true})(actors.Once(sup.Stop, func(context.Context) error {
 					time.Sleep(950 * time.Millisecond)
 					return fails()
 				}, actors.OnceConfig{})))
@@ -324,8 +324,8 @@ func TestNeverStartedHangs(t *testing.T) {
 		free := make(chan struct{})
 		defer close(free)
 		var g run.Group
-		g.Add(sup.Actor("web")(func() error { return nil }, func(error) { <-free }))
-		g.Add(sup.Actor("migrate", actors.Stage(1), actors.StartFirst{})(actors.Once(sup.Stop, func(context.Context) error { return fails() }, actors.OnceConfig{})))
+		g.Add(sup.Actor("web", actors.ActorConfig{})(func() error { return nil }, func(error) { <-free }))
+		g.Add(sup.Actor("migrate", actors.ActorConfig{Stage: 1, StartFirst: true})(actors.Once(sup.Stop, func(context.Context) error { return fails() }, actors.OnceConfig{})))
 		start := time.Now()
 		var hang *actors.HangError
 		if err := sup.Err(ends(t, &g)); !errors.As(err, &hang) || hang.Actor != "web" || time.Since(start) != 6*time.Second {
@@ -336,7 +336,7 @@ func TestNeverStartedHangs(t *testing.T) {
 
 // A migration before HTTP serves. The pool, which the migration needs, starts
 // before both and stops after them.
-func ExampleStartFirst() {
+func ExampleActorConfig_startFirst() {
 	l, err := actors.Listen("127.0.0.1:0")
 	if err != nil {
 		fmt.Println(err)
@@ -349,9 +349,9 @@ func ExampleStartFirst() {
 	var stop actors.Stop
 	sup := &actors.Supervisor{Stop: &stop}
 	var g run.Group
-	g.Add(sup.Actor("http")(actors.HTTP(&stop, &http.Server{Handler: actors.Health(&stop, "/", nil)}, l)))
-	g.Add(sup.Actor("migrate", actors.Stage(1), actors.StartFirst{})(actors.Once(&stop, migrate, actors.OnceConfig{})))
-	g.Add(sup.Actor("pool", actors.Stage(2), actors.StartFirst{Ready: connect})(
+	g.Add(sup.Actor("http", actors.ActorConfig{})(actors.HTTP(&stop, &http.Server{Handler: actors.Health(&stop, "/", nil)}, l)))
+	g.Add(sup.Actor("migrate", actors.ActorConfig{Stage: 1, StartFirst: true})(actors.Once(&stop, migrate, actors.OnceConfig{})))
+	g.Add(sup.Actor("pool", actors.ActorConfig{Stage: 2, StartFirst: true, Ready: connect})(
 		func() error { <-closed; return nil },
 		func(error) { fmt.Println("pool closed"); close(closed) },
 	))

@@ -34,8 +34,8 @@ func TestStartFirstReportsReal(t *testing.T) {
 			sup := &actors.Supervisor{Stop: new(actors.Stop)}
 			started := false
 			var g run.Group
-			g.Add(sup.Actor("later")(func() error { started = true; return nil }, func(error) {}))
-			g.Add(sup.Actor("first", actors.Stage(1), actors.StartFirst{})(tt.make(sup.Stop)))
+			g.Add(sup.Actor("later", actors.ActorConfig{})(func() error { started = true; return nil }, func(error) {}))
+			g.Add(sup.Actor("first", actors.ActorConfig{Stage: 1, StartFirst: true})(tt.make(sup.Stop)))
 			g.Add(run.ContextHandler(ctx))
 			if err := sup.Err(g.Run()); err != nil {
 				t.Errorf("Err = %v", err)

@@ -60,7 +60,7 @@ type Stop struct {
 
 	// Grace is how long work in flight may take once draining has begun. What
 	// is left then is cut. Zero means DefaultGrace. A negative value cuts at
-	// once. A Supervisor may reserve a part of it, see Within.
+	// once. A Supervisor may reserve a part of it, see ActorConfig.Within.
 	Grace time.Duration
 
 	// IdleGrace is the longest that a draining server keeps a connection that

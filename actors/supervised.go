@@ -23,13 +23,9 @@ type supervised struct {
 	execute   func() error
 	interrupt func(error)
 
-	// Options.
-	stageNumber Stage
-	stage       *stage
-	within      time.Duration // 0: no deadline of its own
-	contain     bool
-	restart     *restarts   // nil: it is not restarted
-	startFirst  *StartFirst // nil: the option is not set
+	cfg     ActorConfig
+	stage   *stage
+	restart *restarts // nil: it is not restarted
 
 	interruptCalled atomic.Bool
 	interruptDone   chan struct{} // closed when interrupt has returned; a sync.Once would not be durably blocked in synctest
@@ -39,7 +35,7 @@ type supervised struct {
 	// Supervisor.mu guards the rest.
 	state    ActorState
 	executed bool // Execute was called
-	ready    bool // with startFirst: it has reported that it is ready
+	ready    bool // with StartFirst: it has reported that it is ready
 	skipped  bool // nothing waits for it: it was not added to the group
 
 	startedAt     time.Time // when execute was called first
@@ -179,7 +175,7 @@ func (a *supervised) callInterrupt() {
 	if a.err != nil { // execute has returned by itself
 		cause = a.err
 	}
-	if deadline := a.deadlineLocked(); a.within > 0 && !deadline.IsZero() {
+	if deadline := a.deadlineLocked(); a.cfg.Within > 0 && !deadline.IsZero() {
 		cause = &deadlineCause{cause, deadline}
 	}
 	if a.startedAt.IsZero() {

@@ -15,23 +15,22 @@ import (
 // function that takes an actor and returns one.
 //
 //	sup := &actors.Supervisor{Stop: &stop}
-//	g.Add(sup.Actor("http")(actors.HTTP(&stop, srv, l)))
-//	g.Add(sup.Actor("db", actors.Stage(1))(pool.Run, pool.Stop))
+//	g.Add(sup.Actor("http", actors.ActorConfig{})(actors.HTTP(&stop, srv, l)))
+//	g.Add(sup.Actor("db", actors.ActorConfig{Stage: 1})(pool.Run, pool.Stop))
 //	g.Add(actors.Signal(&stop)) // not supervised: interrupted at once, as ever
 //	err := sup.Err(g.Run())
 //
 // A stop begins when the first actor returns, when the group interrupts an actor,
-// or with [Stop.Begin]. Then the actors are interrupted, stage by stage; see
-// [Stage]. The interrupt of your actor is called exactly once, in a goroutine: one
-// that blocks delays only its own actor. The interrupt that the group calls
-// returns at once.
+// or with [Stop.Begin]. Then the actors are interrupted, stage by stage. The
+// interrupt of your actor is called exactly once, in a goroutine: one that blocks
+// delays only its own actor. The interrupt that the group calls returns at once.
 //
-// All actors start at once, except those that wait for an actor with the option
-// [StartFirst], such as a migration.
+// All actors start at once, except those that wait for one with StartFirst, such as
+// a migration.
 //
 // An actor that does not return in time is left behind; see [HangError]. An actor
-// that panics ends the process, after a line on stderr that names it; see
-// [Contain]. An actor that fails ends the group; see [Restart].
+// that panics ends the process, after a line on stderr that names it. An actor that
+// fails ends the group. [ActorConfig] has the settings of each of these.
 //
 // The log (Stop.Logger) has a line for each actor that starts (debug) and that
 // ends (info, or error if it failed). If there are several stages, it has a line
@@ -62,10 +61,6 @@ type Supervisor struct {
 	dumpedAt time.Time
 }
 
-// Option is a setting of one actor: [Stage], [StartFirst], [Within], [Contain] or
-// [Restart].
-type Option interface{ set(*supervised) }
-
 // Actor returns a function that takes an actor and returns one for the group. The
 // name is the actor's in logs, errors and snapshots. An empty name means "actor".
 // A name that is used again gets a number: the second "jobs" is "jobs#2".
@@ -76,12 +71,12 @@ type Option interface{ set(*supervised) }
 // [Supervisor.Snapshot].
 //
 // An actor that is not added to the group delays the stop by a second.
-func (s *Supervisor) Actor(name string, options ...Option) func(execute func() error, interrupt func(error)) (func() error, func(error)) {
+func (s *Supervisor) Actor(name string, cfg ActorConfig) func(execute func() error, interrupt func(error)) (func() error, func(error)) {
 	s.init()
 	return func(execute func() error, interrupt func(error)) (func() error, func(error)) {
-		a := &supervised{sup: s, used: s.stop.isUsed(), execute: execute, interrupt: interrupt, state: Waiting, interruptDone: make(chan struct{}), done: make(chan struct{})}
-		for _, o := range options {
-			o.set(a)
+		a := &supervised{sup: s, cfg: cfg, used: s.stop.isUsed(), execute: execute, interrupt: interrupt, state: Waiting, interruptDone: make(chan struct{}), done: make(chan struct{})}
+		if cfg.Restart != nil {
+			a.restart = cfg.Restart.counter()
 		}
 		s.add(a, name)
 		return a.Execute, s.begin

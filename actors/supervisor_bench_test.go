@@ -31,7 +31,7 @@ func BenchmarkSupervisor(b *testing.B) {
 				var sup actors.Supervisor
 				g = run.Group{}
 				for i := range n {
-					g.Add(sup.Actor("x", actors.Stage(i%stages))(latch(nil)))
+					g.Add(sup.Actor("x", actors.ActorConfig{Stage: i % stages})(latch(nil)))
 				}
 				g.Add(func() error { return nil }, func(error) {})
 				g.Run()

@@ -68,9 +68,9 @@ func TestPoolOutlivesHTTP(t *testing.T) {
 	defer cancel()
 	closed := make(chan struct{})
 	var g run.Group
-	g.Add(sup.Actor("db", actors.Stage(1))(func() error { <-closed; return nil }, func(error) { db.Close(); close(closed) }))
+	g.Add(sup.Actor("db", actors.ActorConfig{Stage: 1})(func() error { <-closed; return nil }, func(error) { db.Close(); close(closed) }))
 	g.Add(run.ContextHandler(ctx))
-	g.Add(sup.Actor("http")(actors.HTTP(&stop, srv, l)))
+	g.Add(sup.Actor("http", actors.ActorConfig{})(actors.HTTP(&stop, srv, l)))
 	ran := make(chan error, 1)
 	go func() { ran <- g.Run() }()
 
@@ -107,7 +107,7 @@ func TestPoolOutlivesHTTP(t *testing.T) {
 // begins, and a request under way that waits for it: both end well, whether the
 // job is in the stage of HTTP or in the next.
 func TestJobFinishesWhileHTTPDrains(t *testing.T) {
-	for _, stage := range []actors.Stage{0, 1} {
+	for _, stage := range []int{0, 1} {
 		l, err := actors.Listen("127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -130,14 +130,14 @@ func TestJobFinishesWhileHTTPDrains(t *testing.T) {
 		sup := &actors.Supervisor{Stop: &stop}
 		ctx, cancel := context.WithCancel(t.Context())
 		var g run.Group
-		g.Add(sup.Actor("jobs", stage)(func() error {
+		g.Add(sup.Actor("jobs", actors.ActorConfig{Stage: stage})(func() error {
 			close(begun)
 			<-finish // in mid-run
 			close(finished)
 			<-interrupted // no further run
 			return nil
 		}, func(error) { close(interrupted) }))
-		g.Add(sup.Actor("http")(actors.HTTP(&stop, srv, l)))
+		g.Add(sup.Actor("http", actors.ActorConfig{})(actors.HTTP(&stop, srv, l)))
 		g.Add(run.ContextHandler(ctx))
 		ran, body := make(chan error, 1), make(chan string, 1)
 		go func() { ran <- g.Run() }()

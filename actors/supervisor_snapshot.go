@@ -41,7 +41,7 @@ func (s *Supervisor) Snapshot() GroupSnapshot {
 	g.Actors = make([]ActorSnapshot, len(s.actors))
 	for i, a := range s.actors {
 		g.Actors[i] = ActorSnapshot{
-			Name: a.name, Stage: int(a.stageNumber), State: a.state,
+			Name: a.name, Stage: a.cfg.Stage, State: a.state,
 			Began: a.startedAt, Interrupted: a.interruptedAt, Deadline: a.deadlineLocked(), Ended: a.endedAt,
 			Restarts: a.restarts, LastErr: a.restartCause, Err: a.err,
 		}

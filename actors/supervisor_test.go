@@ -90,7 +90,7 @@ func TestSupervisedInterrupt(t *testing.T) {
 				returns := make(chan error, 1)
 				var causes diary
 				execute, interrupt := latch(returns)
-				execute, decorated := sup.Actor("x")(execute, func(err error) { causes.add("%v", err); interrupt(err) })
+				execute, decorated := sup.Actor("x", actors.ActorConfig{})(execute, func(err error) { causes.add("%v", err); interrupt(err) })
 				if when == "after" {
 					returns <- errors.New("own")
 				}
@@ -127,21 +127,21 @@ func TestNotInTheGroup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var logged diary
 		sup := &actors.Supervisor{Stop: &actors.Stop{Logger: &logged}}
-		sup.Actor("forgotten")(latch(nil))
+		sup.Actor("forgotten", actors.ActorConfig{})(latch(nil))
 		late := make(chan error)
 		var g run.Group
-		g.Add(sup.Actor("db", actors.Stage(1))(func() error {
+		g.Add(sup.Actor("db", actors.ActorConfig{Stage: 1})(func() error {
 			<-late
 			return nil
 		}, func(error) {
-			execute, _ := sup.Actor("late", actors.Stage(-1))(latch(nil))
+			execute, _ := sup.Actor("late", actors.ActorConfig{Stage: -1})(latch(nil))
 			if err := execute(); !errors.Is(err, actors.ErrStopUsed) {
 				t.Errorf("execute = %v, want that the stop is used", err)
 			}
-			sup.Actor("later", actors.Stage(-1))(latch(nil))
+			sup.Actor("later", actors.ActorConfig{Stage: -1})(latch(nil))
 			close(late)
 		}))
-		g.Add(sup.Actor("last", actors.Stage(2))(latch(nil)))
+		g.Add(sup.Actor("last", actors.ActorConfig{Stage: 2})(latch(nil)))
 		g.Add(func() error { return nil }, func(error) {})
 		start := time.Now()
 		if err := sup.Err(ends(t, &g)); err != nil {
@@ -167,11 +167,11 @@ func TestBlockingInterrupts(t *testing.T) {
 		var g run.Group
 		g.Add(func() error { return nil }, func(error) { <-free })
 		slow, unslow := latch(nil)
-		g.Add(sup.Actor("slow")(slow, func(err error) { time.Sleep(5 * time.Second); unslow(err) }))
+		g.Add(sup.Actor("slow", actors.ActorConfig{})(slow, func(err error) { time.Sleep(5 * time.Second); unslow(err) }))
 		quick, unquick := latch(nil)
 		start := time.Now()
-		g.Add(sup.Actor("quick")(func() error { defer func() { d.add("quick %v", time.Since(start)) }(); return quick() }, unquick))
-		g.Add(sup.Actor("last", actors.Stage(1))(func() error { defer close(free); time.Sleep(10 * time.Second); return nil }, func(error) {
+		g.Add(sup.Actor("quick", actors.ActorConfig{})(func() error { defer func() { d.add("quick %v", time.Since(start)) }(); return quick() }, unquick))
+		g.Add(sup.Actor("last", actors.ActorConfig{Stage: 1})(func() error { defer close(free); time.Sleep(10 * time.Second); return nil }, func(error) {
 			d.add("last %v", time.Since(start))
 		}))
 		stop.Begin(nil) // the group does not get far
@@ -213,8 +213,8 @@ func TestSupervisorErr(t *testing.T) {
 			sup := &actors.Supervisor{Stop: stop}
 			interrupted := make(chan struct{})
 			var g run.Group
-			g.Add(sup.Actor("later")(func() error { <-interrupted; return tt.later }, func(error) { close(interrupted) }))
-			g.Add(sup.Actor("first")(func() error { return tt.first }, func(error) {}))
+			g.Add(sup.Actor("later", actors.ActorConfig{})(func() error { <-interrupted; return tt.later }, func(error) { close(interrupted) }))
+			g.Add(sup.Actor("first", actors.ActorConfig{})(func() error { return tt.first }, func(error) {}))
 			ran := g.Run()
 			if ran != tt.first {
 				t.Errorf("%s: Run = %v, want %v", tt.name, ran, tt.first)
@@ -243,8 +243,8 @@ func TestSupervisorLog(t *testing.T) {
 		sup := &actors.Supervisor{Stop: &actors.Stop{Logger: &logged}}
 		var g run.Group
 		returns := make(chan error)
-		g.Add(sup.Actor("b", actors.Stage(2))(latch(nil)))
-		g.Add(sup.Actor("a")(latch(returns)))
+		g.Add(sup.Actor("b", actors.ActorConfig{Stage: 2})(latch(nil)))
+		g.Add(sup.Actor("a", actors.ActorConfig{})(latch(returns)))
 		time.AfterFunc(time.Minute, func() { returns <- errors.New("boom") })
 		sup.Err(ends(t, &g))
 		lines := logged.read()
@@ -270,7 +270,7 @@ func TestFailureOfHTTP(t *testing.T) {
 	stop := &actors.Stop{Logger: &out}
 	sup := &actors.Supervisor{Stop: stop}
 	var g run.Group
-	g.Add(sup.Actor("http")(actors.HTTP(stop, &http.Server{Addr: "127.0.0.1:no"})))
+	g.Add(sup.Actor("http", actors.ActorConfig{})(actors.HTTP(stop, &http.Server{Addr: "127.0.0.1:no"})))
 	err := sup.Err(g.Run())
 	servetest.WaitFor(t, "the last line of the log", func() bool { return out.count("msg=stopped") > 0 })
 	if err == nil || out.count("level=error") != 1 || sup.Snapshot().First != "http" {
@@ -281,9 +281,9 @@ func TestFailureOfHTTP(t *testing.T) {
 func TestSupervisorNames(t *testing.T) {
 	var sup actors.Supervisor
 	for _, name := range []string{"jobs", "", "jobs", "jobs#2", "jobs", ""} {
-		sup.Actor(name)(latch(nil))
+		sup.Actor(name, actors.ActorConfig{})(latch(nil))
 	}
-	twice := sup.Actor("pool")
+	twice := sup.Actor("pool", actors.ActorConfig{})
 	twice(latch(nil))
 	twice(latch(nil))
 	var got []string
@@ -304,9 +304,9 @@ func TestSupervisorSnapshot(t *testing.T) {
 		var g run.Group
 		web, db := make(chan struct{}), make(chan struct{})
 		fail := make(chan error)
-		g.Add(sup.Actor("db", actors.Stage(1), actors.Within(5*time.Second))(func() error { <-db; return nil }, func(error) {}))
-		g.Add(sup.Actor("web")(func() error { <-web; return nil }, func(error) {}))
-		g.Add(sup.Actor("jobs")(latch(fail)))
+		g.Add(sup.Actor("db", actors.ActorConfig{Stage: 1, Within: 5 * time.Second})(func() error { <-db; return nil }, func(error) {}))
+		g.Add(sup.Actor("web", actors.ActorConfig{})(func() error { <-web; return nil }, func(error) {}))
+		g.Add(sup.Actor("jobs", actors.ActorConfig{})(latch(fail)))
 		done := make(chan error)
 		start := time.Now()
 		go func() { done <- g.Run() }()

@@ -41,11 +41,11 @@ func administer(t *testing.T, stages bool, h http.Handler, cfg admin.Config) (st
 	cfg.Supervisor = sup
 	var g run.Group
 	if stages {
-		g.Add(sup.Actor("admin", actors.Stage(9))(admin.Actor(stop, la, cfg)))
+		g.Add(sup.Actor("admin", actors.ActorConfig{Stage: 9})(admin.Actor(stop, la, cfg)))
 	} else {
 		g.Add(admin.Actor(stop, la, cfg))
 	}
-	g.Add(sup.Actor("http")(actors.HTTP(stop, &http.Server{Handler: h}, l)))
+	g.Add(sup.Actor("http", actors.ActorConfig{})(actors.HTTP(stop, &http.Server{Handler: h}, l)))
 	g.Add(run.ContextHandler(ctx))
 	done := make(chan error, 1)
 	go func() { done <- sup.Err(g.Run()) }()

@@ -22,8 +22,8 @@ func ExampleActor() {
 	var stop actors.Stop
 	sup := &actors.Supervisor{Stop: &stop}
 	var g run.Group
-	g.Add(sup.Actor("admin", actors.Stage(2))(admin.Actor(&stop, l, admin.Config{Supervisor: sup})))
-	g.Add(sup.Actor("ask")(actors.Once(&stop, func(context.Context) error {
+	g.Add(sup.Actor("admin", actors.ActorConfig{Stage: 2})(admin.Actor(&stop, l, admin.Config{Supervisor: sup})))
+	g.Add(sup.Actor("ask", actors.ActorConfig{})(actors.Once(&stop, func(context.Context) error {
 		defer http.DefaultClient.CloseIdleConnections()
 		req, err := http.NewRequest("PUT", "http://"+l.Addr().String()+"/ready", strings.NewReader("off"))
 		if err != nil {

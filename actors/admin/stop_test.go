@@ -166,8 +166,8 @@ func TestAdminOwnDeadline(t *testing.T) {
 	sup := &actors.Supervisor{Stop: new(actors.Stop)}
 	var g run.Group
 	serving, release := make(chan struct{}), make(chan struct{})
-	g.Add(sup.Actor("admin", actors.Within(50*time.Millisecond))(admin.Actor(sup.Stop, l, admin.Config{})))
-	g.Add(sup.Actor("held")(actors.Graceful(sup.Stop, func() error { close(serving); <-release; return nil }, func(context.Context) error { return nil }, actors.GracefulConfig{})))
+	g.Add(sup.Actor("admin", actors.ActorConfig{Within: 50 * time.Millisecond})(admin.Actor(sup.Stop, l, admin.Config{})))
+	g.Add(sup.Actor("held", actors.ActorConfig{})(actors.Graceful(sup.Stop, func() error { close(serving); <-release; return nil }, func(context.Context) error { return nil }, actors.GracefulConfig{})))
 	done := make(chan error, 1)
 	go func() { done <- sup.Err(g.Run()) }()
 	<-serving

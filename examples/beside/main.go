@@ -40,15 +40,15 @@ func main() {
 	child := exec.Command("sh", "-c", `trap 'echo leaving; exit' TERM; echo here; while :; do sleep 1 & wait; done`)
 
 	const ( // the stages of a stop
-		serving actors.Stage = iota
-		backing              // what serving needs: the workers take jobs for as long as handlers bring some
+		serving = iota
+		backing // what serving needs: the workers take jobs for as long as handlers bring some
 	)
 	sup := &actors.Supervisor{Stop: &stop}
 	var g run.Group
-	g.Add(sup.Actor("workers", backing)(actors.Graceful(&stop, w.run, w.finish, actors.GracefulConfig{})))
-	g.Add(sup.Actor("http", serving)(actors.HTTP(&stop, &http.Server{Handler: w, ReadHeaderTimeout: 10 * time.Second}, l)))
-	g.Add(sup.Actor("report", backing)(actors.Every(&stop, actors.Interval(time.Second), w.report, actors.EveryConfig{Jitter: 100 * time.Millisecond})))
-	g.Add(sup.Actor("child", backing)(actors.Process(&stop, child, actors.ProcessConfig{Name: "child"})))
+	g.Add(sup.Actor("workers", actors.ActorConfig{Stage: backing})(actors.Graceful(&stop, w.run, w.finish, actors.GracefulConfig{})))
+	g.Add(sup.Actor("http", actors.ActorConfig{Stage: serving})(actors.HTTP(&stop, &http.Server{Handler: w, ReadHeaderTimeout: 10 * time.Second}, l)))
+	g.Add(sup.Actor("report", actors.ActorConfig{Stage: backing})(actors.Every(&stop, actors.Interval(time.Second), w.report, actors.EveryConfig{Jitter: 100 * time.Millisecond})))
+	g.Add(sup.Actor("child", actors.ActorConfig{Stage: backing})(actors.Process(&stop, child, actors.ProcessConfig{Name: "child"})))
 	g.Add(signals, interrupt)
 	level.Info(logger).Log("msg", "serving", "addr", l.Addr())
 	if err := sup.Err(g.Run()); err != nil {

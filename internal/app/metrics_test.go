@@ -28,7 +28,7 @@ func scrape(t *testing.T, h http.Handler) string {
 func TestMetrics(t *testing.T) {
 	m := newRequestMetrics("proxy")
 	sup := &actors.Supervisor{Stop: new(actors.Stop)}
-	g := sup.Actor("http")
+	g := sup.Actor("http", actors.ActorConfig{})
 	g(func() error { return nil }, func(error) {})
 	h := metrics(newRegistry(sup, nil, m))
 	before := strings.Count(scrape(t, h), "\n")
