@@ -1,12 +1,12 @@
 package admin
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 	"time"
 
 	"github.com/go-kit/log/level"
+	"github.com/oklog/run"
 
 	"lastcall/actors"
 )
@@ -14,8 +14,12 @@ import (
 // resultTrailer says how a stop ended, after its steps.
 const resultTrailer = "Drain-Result"
 
-// errDrain is the cause of a stop that PUT /drain began.
-var errDrain = errors.New("PUT /drain")
+// drainError is the cause of a stop that PUT /drain began. Like a signal, it is no
+// failure.
+type drainError struct{}
+
+func (drainError) Error() string        { return "PUT /drain" }
+func (drainError) Is(target error) bool { return target == run.ErrSignal }
 
 // drain begins a stop, or follows one that has begun. It answers with a line at each
 // step, and once a second if something has changed, until the stop is over or is
@@ -29,7 +33,7 @@ func (a *admin) drain(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	level.Info(a.logger).Log("msg", "asked to drain", "client", r.RemoteAddr)
-	a.stop.Drain(errDrain)
+	a.stop.Drain(drainError{})
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Trailer", resultTrailer)
 	rc := http.NewResponseController(w)
