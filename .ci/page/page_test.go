@@ -150,9 +150,15 @@ func (s *server) hold(t *testing.T, paths ...string) (wait func()) {
 			}
 		})
 	}
+	s.wantInFlight(t, len(paths))
+	return all.Wait
+}
+
+func (s *server) wantInFlight(t *testing.T, n int) {
+	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if in := s.get(t, "/status"); strings.Contains(in, fmt.Sprintf(`"inflight": %d`, len(paths))) {
-			return all.Wait
+		if in := s.get(t, "/status"); strings.Contains(in, fmt.Sprintf(`"inflight": %d`, n)) {
+			return
 		} else if time.Now().After(deadline) {
 			t.Fatalf("not in flight after 20 s: %s", in)
 		}
@@ -202,30 +208,82 @@ func text(selector string) string {
 
 const hostile = "/hold/&lt;img%20src=x%20onerror=alert(1)>'\"&<script>alert(2)</script>"
 
+// headline waits for the text and the level of what the page says first.
+func headline(want, level string) chromedp.Action {
+	return until(fmt.Sprintf("document.querySelector('#headline').textContent === %q && document.querySelector('#headline').dataset.level === %q && document.title.startsWith(%q)", want, level, want))
+}
+
+// phone shows the page as wide as a phone, reports what is cut off at the right,
+// and goes back to a desk.
+func phone(ctx context.Context, t *testing.T, name string) {
+	t.Helper()
+	var clipped []string
+	run(ctx, t, "phone", chromedp.EmulateViewport(375, 740, chromedp.EmulateMobile),
+		chromedp.Evaluate(`[...document.body.querySelectorAll("*")].filter(e => e.getBoundingClientRect().right > innerWidth + 0.5 ||
+			!e.matches("select, option") && getComputedStyle(e).display !== "inline" && e.scrollWidth > e.clientWidth + 1).map(e => e.outerHTML.slice(0, 200))`, &clipped))
+	if len(clipped) > 0 {
+		t.Errorf("on a phone (%s) this is cut off: %q", name, clipped)
+	}
+	shoot(ctx, t, name+"-phone")
+	run(ctx, t, "desk", chromedp.EmulateViewport(1100, 800))
+}
+
+// wantAccessible reports what a screen reader would miss, or hear too often.
+func wantAccessible(ctx context.Context, t *testing.T) {
+	t.Helper()
+	var missing []string
+	run(ctx, t, "what a screen reader needs", chromedp.Evaluate(`[
+		...["html[lang]", "body > header h1", "body > main", "nav[aria-label]", "#headline[role=status]", "[aria-current=step]", "#live h2"].filter(s => !document.querySelector(s)),
+		...[...document.querySelectorAll("th:not([scope]), table:not([aria-labelledby])")].map(e => e.outerHTML.slice(0, 100)),
+		...[...document.querySelectorAll("[aria-labelledby]")].map(e => e.getAttribute("aria-labelledby")).filter(id => !document.getElementById(id)),
+		...[...document.querySelectorAll("#live [role], #live [aria-live]")].map(e => e.outerHTML.slice(0, 100)),
+	]`, &missing))
+	if len(missing) > 0 {
+		t.Errorf("missing, or in the part that changes each second: %q", missing)
+	}
+	var said int
+	run(ctx, t, "two updates in which nothing is to be said",
+		chromedp.Evaluate(`window.said = 0; window.updates = 0;
+			for (const e of document.querySelectorAll("[role=status]")) new MutationObserver(() => said++).observe(e, {childList: true, characterData: true, subtree: true});
+			new MutationObserver(() => updates++).observe(document.querySelector("#live"), {childList: true});`, nil),
+		until("updates >= 2"), chromedp.Evaluate("said", &said))
+	if said > 0 {
+		t.Errorf("a screen reader says %d times in two updates that nothing has changed", said)
+	}
+}
+
 func TestPage(t *testing.T) {
 	ctx := chromium(t)
-	s := serve(t, "-grace", "20s")
+	s := serve(t, "-grace", "1m")
 	watchConsole(ctx, t)
 	run(ctx, t, "the page", chromedp.EmulateViewport(1100, 800),
 		chromedp.Navigate("http://"+s.admin+"/"),
-		until(text("#phase")+" === 'ready' && !document.querySelector('#settings').hidden"))
+		headline("ready", "good"), until("!document.querySelector('#settings').hidden"))
+	host, _ := os.Hostname()
+	var title string
+	run(ctx, t, "the heading", chromedp.Evaluate(text("h1"), &title))
+	if want := "lastcall on " + host + " " + s.addr; title != want {
+		t.Errorf("the heading is %q, want %q", title, want)
+	}
 
 	wait := s.hold(t, "/hold/report.pdf", hostile, "/hold/"+strings.Repeat("long-", 60))
 	run(ctx, t, "the requests in flight, without reloading",
 		until(text("#live")+".includes('&lt;img%20src=x') && "+text("#live")+".includes('report.pdf')"),
 		until("document.querySelectorAll('#live img, #live script').length === 0"))
+	wantAccessible(ctx, t)
 	shoot(ctx, t, "ready")
+	phone(ctx, t, "ready")
 
 	// By keyboard: the first control is the button.
 	var log string
 	run(ctx, t, "out of service", chromedp.KeyEvent(kb.Tab), chromedp.KeyEvent(" "),
-		until(text("#live")+".includes('out of service: not ready')"))
+		headline("out of service", "warn"), until(text("#live")+".includes('out of service: not ready')"))
 	if got := s.get(t, "/readyz"); got != "out of service\n" {
 		t.Errorf("readyz = %q, want out of service", got)
 	}
 	shoot(ctx, t, "out-of-service")
-	run(ctx, t, "back in service", chromedp.KeyEvent(" "),
-		until("!"+text("#live")+".includes('out of service: not ready')"),
+	phone(ctx, t, "out-of-service")
+	run(ctx, t, "back in service", chromedp.KeyEvent(" "), headline("ready", "good"),
 		chromedp.KeyEvent(kb.Tab), chromedp.KeyEvent("d"))
 	for deadline := time.Now().Add(20 * time.Second); log != "debug\n"; time.Sleep(5 * time.Millisecond) {
 		if log = s.get(t, "/log-level"); time.Now().After(deadline) {
@@ -236,24 +294,44 @@ func TestPage(t *testing.T) {
 	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	run(ctx, t, "the drain, without reloading", until(text("#phase")+" === 'draining' && !!document.querySelector('progress')"))
+	run(ctx, t, "the drain, without reloading", headline("draining", "now"), until("!!document.querySelector('progress')"))
 	shoot(ctx, t, "draining")
+	phone(ctx, t, "draining")
 	run(ctx, t, "dark", emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: "dark"}}))
 	shoot(ctx, t, "draining-dark")
-	var wide bool
-	run(ctx, t, "phone", chromedp.EmulateViewport(360, 740, chromedp.EmulateMobile),
-		chromedp.Evaluate("document.documentElement.scrollWidth > innerWidth", &wide))
-	if wide {
-		t.Error("on a phone the page is wider than the screen")
-	}
-	shoot(ctx, t, "draining-phone")
 	close(s.release)
 	wait()
-	run(ctx, t, "the end", until(text("#phase")+" === 'stopped'"), until(text("#message")+".includes('does not answer')"))
+	run(ctx, t, "the end", headline("stopped, nothing lost", "good"), until(text("#message")+".includes('has ended')"), until("document.querySelector('#settings').hidden"))
+	shoot(ctx, t, "stopped-dark")
+	run(ctx, t, "light", emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: "light"}}))
 	shoot(ctx, t, "stopped")
+	phone(ctx, t, "stopped")
 	if err := s.cmd.Wait(); err != nil {
 		t.Errorf("lastcall ended with %v\n%s", err, &s.log)
 	}
+}
+
+// TestPageOfCut stops a server that does not finish in time.
+func TestPageOfCut(t *testing.T) {
+	ctx := chromium(t)
+	s := serve(t, "-grace", "2s")
+	watchConsole(ctx, t)
+	run(ctx, t, "the page", chromedp.EmulateViewport(1100, 800), chromedp.Navigate("http://"+s.admin+"/"), headline("ready", "good"))
+	for _, path := range []string{"/hold/report.pdf", "/hold/" + strings.Repeat("long-", 60)} {
+		c, err := net.Dial("tcp", s.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", path)
+	}
+	s.wantInFlight(t, 2)
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	run(ctx, t, "the end", headline("stopped, 2 requests cut", "bad"), until(text("#message")+".includes('has ended')"), until(text(".cut")+".includes('report.pdf')"))
+	shoot(ctx, t, "cut")
+	phone(ctx, t, "cut")
 }
 
 // TestOtherSites: a page of another origin, and one that has had its name

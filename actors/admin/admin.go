@@ -12,6 +12,8 @@ import (
 	stdlog "log"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -23,6 +25,13 @@ import (
 
 // Config holds the optional settings of [Actor]. The zero value works.
 type Config struct {
+	// Service is the name of the process in the status. Empty means that of the
+	// executable.
+	Service string
+
+	// Addr is where the process serves, in the status. Empty leaves it out.
+	Addr string
+
 	// Supervisor is the one whose actors the status shows. Nil shows none.
 	Supervisor *actors.Supervisor
 
@@ -36,7 +45,7 @@ type Config struct {
 	LogLevel flag.Value
 
 	// Handlers are further handlers, by pattern (see [http.ServeMux]). They are
-	// guarded like the others.
+	// guarded like the others. The status page links to those of a GET.
 	Handlers map[string]http.Handler
 
 	// Hosts are further host names that requests may ask for. IP addresses,
@@ -88,6 +97,12 @@ func Actor(stop *actors.Stop, l net.Listener, cfg Config) (execute func() error,
 		closing:     make(chan struct{}),
 		viewers:     make(chan struct{}, maxViewers),
 	}
+	if a.Service == "" {
+		a.Service = filepath.Base(os.Args[0])
+	}
+	if a.host, _ = os.Hostname(); a.host == "" {
+		a.host = "localhost"
+	}
 	a.close = sync.OnceFunc(func() { close(a.closing) })
 	h := a.handler()
 	return func() error { return a.execute(h) }, a.interrupt
@@ -107,6 +122,7 @@ const (
 type admin struct {
 	Config
 	stop     *actors.Stop
+	host     string // the name of this machine
 	listener net.Listener
 	logger   log.Logger
 

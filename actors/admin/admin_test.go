@@ -128,7 +128,7 @@ func TestAdmin(t *testing.T) {
 		status             int
 		want               string
 	}{
-		{"GET", "/", "", 200, "<h1>Process "},
+		{"GET", "/", "", 200, "<h1>admin.test on "},
 		{"GET", "/nothing", "", 404, ""},
 		{"POST", "/", "", 405, ""},
 		{"GET", "/status", "", 200, `"phase": "ready"`},

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"lastcall/actors"
@@ -19,6 +20,9 @@ import (
 // out. Durations are in seconds. Keys are the words of the log, the report and
 // the metrics.
 type status struct {
+	Service      string    `json:"service"`
+	Host         string    `json:"host"`
+	Addr         string    `json:"addr,omitempty"`
 	Now          time.Time `json:"now"`
 	PID          int       `json:"pid"`
 	Phase        string    `json:"phase"`
@@ -63,6 +67,8 @@ type status struct {
 	Program     *statusProgram  `json:"program,omitempty"`
 
 	hasLameDuck bool // a stop has a lame-duck phase
+	inFlight    int  // requests and hijacked connections, of which Longest has some
+	links       []string
 }
 
 type statusRequest struct {
@@ -107,9 +113,62 @@ type statusGeneration struct {
 
 // The template calls these.
 
-func (s status) Levels() []string { return []string{"debug", "info", "warn", "error"} }
-func (s status) Total() float64   { return s.Deadline.Sub(s.Began).Seconds() }
-func (s status) Elapsed() float64 { return min(s.Now.Sub(s.Began).Seconds(), s.Total()) }
+func (s status) Levels() []string  { return []string{"debug", "info", "warn", "error"} }
+func (s status) Links() []string   { return s.links }
+func (s status) MoreInFlight() int { return s.inFlight - len(s.Longest) }
+func (s status) MoreCut() int      { return s.Cut - len(s.CutRequests) }
+func (s status) Total() float64    { return s.Deadline.Sub(s.Began).Seconds() }
+func (s status) Elapsed() float64  { return min(s.Now.Sub(s.Began).Seconds(), s.Total()) }
+func (s status) Headline() string  { text, _ := s.headline(); return text }
+func (s status) Level() string     { _, level := s.headline(); return level }
+
+// headline returns the phase or, if the process is not ready in it, that, or, at
+// the end, how the stop went. level is its color: good, warn, bad, or now for
+// what goes on.
+func (s status) headline() (text, level string) {
+	switch {
+	case s.Phase == actors.Stopped.String():
+		return s.verdict()
+	case s.Phase != actors.Ready.String():
+		return s.Phase, "now"
+	case s.OutOfService:
+		return "out of service", "warn"
+	case !s.Ready:
+		return "not ready", "warn"
+	}
+	return s.Phase, "good"
+}
+
+// verdict returns how a stop went: bad if a request was lost, and warn if only an
+// actor did not end well.
+func (s status) verdict() (text, level string) {
+	var lost, unwell []string
+	count := func(n int, how string) {
+		switch {
+		case n == 1:
+			lost = append(lost, "1 request "+how)
+		case n > 1:
+			lost = append(lost, fmt.Sprintf("%d requests %s", n, how))
+		}
+	}
+	count(s.Cut, "cut")
+	count(int(s.Failed), "failed")
+	for _, name := range s.CutActors {
+		unwell = append(unwell, name+" ended hard")
+	}
+	for _, a := range s.Actors {
+		if (a.State == actors.Failed || a.State == actors.Hung) && !slices.Contains(s.CutActors, a.Name) {
+			unwell = append(unwell, a.Name+" "+string(a.State))
+		}
+	}
+	switch {
+	case len(lost) > 0:
+		return "stopped, " + strings.Join(lost, ", "), "bad"
+	case len(unwell) > 0:
+		return "stopped, no request lost, but " + strings.Join(unwell, ", "), "warn"
+	}
+	return "stopped, nothing lost", "good"
+}
 
 // Phases returns the timeline: each phase, and whether it is over, now, or to
 // come.
@@ -134,7 +193,9 @@ func (a *admin) status() status {
 	} else {
 		s.Snapshot = a.stop.Snapshot()
 	}
+	all := a.stop.InFlight()
 	st := status{
+		Service: a.Service, Host: a.host, Addr: a.Addr,
 		Now: time.Now(), PID: os.Getpid(),
 		Phase: s.Phase.String(), Since: s.Since, Ready: s.Ready, OutOfService: s.OutOfService,
 		Began: s.Began, CanUndrain: s.CanUndrain, First: s.First, Deadline: s.Deadline,
@@ -143,11 +204,13 @@ func (a *admin) status() status {
 		Served: s.Served, Drained: s.Drained, DrainedHTTP2: s.DrainedHTTP2, HijackedEnded: s.HijackedEnded, Moved: s.Moved, Adopted: s.Adopted,
 		Failed: s.Snapshot.Failed, Cut: len(s.Snapshot.Cut),
 		LogLinesDropped: s.LogLinesDropped,
-		Longest:         requests(a.stop.InFlight(), 10),
+		Longest:         requests(all, 10),
 		CutRequests:     requests(s.Snapshot.Cut, 20),
 		CutActors:       s.CutActors,
 		Actors:          []statusActor{},
 		hasLameDuck:     a.stop.LameDuck > 0,
+		inFlight:        len(all),
+		links:           a.links(),
 	}
 	if len(st.Longest) > 0 {
 		st.Oldest = st.Longest[0].Age
@@ -184,6 +247,18 @@ func (a *admin) status() status {
 		st.Program = program(a.Generations)
 	}
 	return st
+}
+
+// links returns the paths below / of further handlers that answer a GET.
+func (a *admin) links() (paths []string) {
+	for pattern := range a.Handlers {
+		path, ok := strings.CutPrefix(strings.TrimPrefix(pattern, "GET "), "/")
+		if ok && !strings.ContainsAny(path, " {") {
+			paths = append(paths, path)
+		}
+	}
+	slices.Sort(paths)
+	return paths
 }
 
 func program(g *actors.Generations) *statusProgram {
@@ -257,7 +332,7 @@ func (a *admin) events(w http.ResponseWriter, r *http.Request) {
 		var b bytes.Buffer
 		statusPage.ExecuteTemplate(&b, "live", st)
 		data, _ := json.Marshal(map[string]any{
-			"phase": st.Phase, "ready": st.Ready, "outOfService": st.OutOfService, "logLevel": st.LogLevel, "html": b.String(),
+			"pid": st.PID, "phase": st.Phase, "headline": st.Headline(), "level": st.Level(), "outOfService": st.OutOfService, "logLevel": st.LogLevel, "html": b.String(),
 		})
 		rc.SetWriteDeadline(time.Now().Add(clientTimeout))
 		fmt.Fprintf(w, "data: %s\n\n", data)

@@ -3,6 +3,7 @@ package app
 import (
 	"net"
 	"net/http"
+	"path/filepath"
 	"strings"
 
 	"github.com/go-kit/log"
@@ -42,7 +43,13 @@ func (s Service) ServeAdmin(sup *actors.Supervisor) (execute func() error, inter
 	if s.Program != nil {
 		handlers["PUT /deploy"] = http.HandlerFunc(s.serveDeploy)
 	}
+	name := "lastcall"
+	if program := s.settings.program; len(program) > 0 {
+		name = filepath.Base(program[0])
+	}
 	return admin.Actor(sup.Stop, s.Admin, admin.Config{
+		Service:     name,
+		Addr:        addrs(s.Listeners),
 		Supervisor:  sup,
 		Generations: s.Program,
 		LogLevel:    s.log.level,

@@ -86,6 +86,8 @@ func TestAdmin(t *testing.T) {
 		{"GET", admin + "/metrics", "", 200, `lastcall_ready 1`},
 		{"GET", admin + "/metrics", "", 200, `go_goroutines`},
 		{"GET", admin + "/status", "", 200, `"phase": "ready"`},
+		{"GET", admin + "/", "", 200, `<span>` + p.Addr + `</span></h1>`},
+		{"GET", admin + "/", "", 200, `<a href="/metrics">`},
 		{"PUT", admin + "/ready", "off", 200, "off"},
 		{"GET", p.Addr + "/readyz", "", 503, "out of service"},
 		{"GET", p.Addr + "/", "", 200, "lastcall"},

@@ -1,23 +1,31 @@
 "use strict";
 const $ = id => document.getElementById(id);
-const out = $("out-of-service"), level = $("log-level");
+const out = $("out-of-service"), level = $("log-level"), headline = $("headline");
+let ended = false; // the process has said how its stop went
 
 function show(status) {
-	if ($("phase").textContent !== status.phase) { // or screen readers say it each second
-		$("phase").textContent = status.phase;
-		document.title = document.title.replace(/^[^–]*/, status.phase + " ");
+	if (document.body.dataset.pid !== String(status.pid)) return location.reload(); // its successor
+	if (headline.textContent !== status.headline) { // or screen readers say it each second
+		headline.textContent = status.headline;
+		headline.dataset.level = status.level;
+		document.title = document.title.replace(/^[^–]*/, status.headline + " ");
 	}
 	$("live").innerHTML = status.html; // escaped by the server
 	out.setAttribute("aria-pressed", status.outOfService);
 	if (level && document.activeElement !== level) level.value = status.logLevel;
+	$("settings").hidden = ended = status.phase === "stopped";
+}
+
+function say(text) {
+	if ($("message").textContent !== text) $("message").textContent = text;
 }
 
 async function put(path, value) {
 	try {
 		const answer = await fetch(path, { method: "PUT", body: value });
-		$("message").textContent = answer.ok ? "" : await answer.text();
+		say(answer.ok ? "" : await answer.text());
 	} catch {
-		$("message").textContent = "The process does not answer.";
+		say("The process does not answer.");
 	}
 }
 
@@ -30,6 +38,6 @@ if (level) level.onchange = () => put("/log-level", level.value);
 $("settings").hidden = false;
 
 const events = new EventSource("/status/events");
-events.onopen = () => { $("message").textContent = ""; };
+events.onopen = () => say("");
 events.onmessage = e => show(JSON.parse(e.data));
-events.onerror = () => { $("message").textContent = "The process does not answer: this is the last that it said."; };
+events.onerror = () => say(ended ? "The process has ended: this is the last that it said." : "The process does not answer: this is the last that it said.");
