@@ -56,7 +56,7 @@ func serve(args []string, stdout, stderr io.Writer) error {
 	}
 
 	sup := &actors.Supervisor{Stop: stop}
-	progress := app.NewProgress(stop, logger)
+	progress := app.NewProgress(sup, logger)
 	var g run.Group
 	g.Add(sup.Actor("http", actors.ActorConfig{Stage: serving})(actors.HTTP(stop, s.Server, s.Listeners...)))
 	if s.Program != nil {

@@ -87,7 +87,7 @@ func TestHealth(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			status, stdout, stderr := run("health", tt.target)
+			status, stdout, stderr := runArgs("health", tt.target)
 			if got := stdout + stderr; status != tt.status || strings.Count(got, "\n") != 1 || !regexp.MustCompile(tt.want).MatchString(got) {
 				t.Errorf("health %s = %d, %q, want %d, %q", tt.target, status, got, tt.status, tt.want)
 			}
@@ -97,7 +97,7 @@ func TestHealth(t *testing.T) {
 		})
 	}
 	for _, args := range [][]string{{"health"}, {"health", plain.URL, plain.URL}} {
-		if status, _, stderr := run(args...); status != 2 || !strings.Contains(stderr, "want one URL") {
+		if status, _, stderr := runArgs(args...); status != 2 || !strings.Contains(stderr, "want one URL") {
 			t.Errorf("%v = %d, %q, want 2", args, status, stderr)
 		}
 	}

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -9,9 +10,11 @@ import (
 
 	"github.com/go-kit/log"
 	"github.com/go-kit/log/level"
+	"github.com/oklog/run"
 
 	"lastcall/actors"
 	"lastcall/internal/asynclog"
+	"lastcall/internal/printable"
 )
 
 // A count is how many there are of something that a stop waits for.
@@ -25,7 +28,7 @@ type count struct {
 func counts(s actors.Snapshot) []count {
 	list := []count{
 		{"in flight", "inflight", s.InFlight},
-		{"streams", "streams", s.Streams},
+		{"over HTTP/2", "streams", s.Streams},
 		{"hijacked", "hijacked", s.Hijacked},
 		{"new", "new", s.New},
 		{"idle", "idle", s.Idle},
@@ -40,7 +43,8 @@ func counts(s actors.Snapshot) []count {
 // Progress shows what a stop still waits for: on a terminal in a line that changes
 // in place, elsewhere in a log line when a count has changed, at most one a second.
 type Progress struct {
-	stop     *actors.Stop
+	sup      *actors.Supervisor
+	stop     *actors.Stop // of sup
 	logger   log.Logger
 	terminal *terminal // nil: there is none
 
@@ -48,10 +52,11 @@ type Progress struct {
 	ended   chan struct{} // closed when run has returned
 }
 
-// NewProgress returns a Progress of the stop. The display begins and ends with it.
-func NewProgress(stop *actors.Stop, l Log) *Progress {
+// NewProgress returns a Progress of the stop of sup. The display begins and ends
+// with it.
+func NewProgress(sup *actors.Supervisor, l Log) *Progress {
 	p := &Progress{
-		stop: stop, logger: level.Info(l.logger), terminal: l.terminal,
+		sup: sup, stop: sup.Stop, logger: level.Info(l.logger), terminal: l.terminal,
 		closing: make(chan struct{}), ended: make(chan struct{}),
 	}
 	go p.run()
@@ -83,25 +88,94 @@ func (p *Progress) run() {
 	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
+	done := p.stop.Done()
 	for {
 		select {
 		case <-tick.C:
 			show()
-		case <-p.stop.Done():
-			return
+		case <-done:
+			if p.terminal == nil {
+				return
+			}
+			done = nil
+			show() // what other actors hold
 		case <-p.closing:
 			return
 		}
 	}
 }
 
+// maxSearched bounds the search for the oldest request, ten times a second. Of
+// more than that none holds the stop alone.
+const maxSearched = 1000
+
 func (p *Progress) draw() {
-	s := p.stop.Snapshot()
-	var words []string
-	for _, c := range counts(s) {
-		words = append(words, fmt.Sprintf("%d %s", c.n, c.name))
+	s := p.sup.Snapshot()
+	if s.Phase == actors.Stopped { // other actors have deadlines of their own
+		s.Deadline = time.Time{}
+		for _, a := range s.Actors {
+			if a.State == actors.Stopping && a.Deadline.After(s.Deadline) {
+				s.Deadline = a.Deadline
+			}
+		}
 	}
-	p.terminal.set(fmt.Sprintf("%v: %s, %v left", s.Phase, strings.Join(words, ", "), left(s)))
+	var oldest *actors.Request
+	if s.InFlight+s.Busy <= maxSearched {
+		if all := p.stop.InFlight(); len(all) > 0 {
+			oldest = &all[0]
+		}
+	}
+	p.terminal.set(progressLine(s, left(s.Snapshot), oldest))
+}
+
+// progressLine returns the line of a terminal: the time left, what holds the stop,
+// and what Ctrl-C does. The terminal cuts it off at its edge, so the oldest
+// request, whose path may be long, comes last. The line is empty if nothing holds
+// a stop whose HTTP has ended.
+func progressLine(s actors.GroupSnapshot, left time.Duration, oldest *actors.Request) string {
+	var holds []string
+	for _, c := range counts(s.Snapshot) {
+		if c.n > 0 {
+			holds = append(holds, fmt.Sprintf("%d %s", c.n, c.name))
+		}
+	}
+	if s.Open == 0 {
+		for _, a := range s.Actors {
+			if a.State == actors.Stopping {
+				holds = append(holds, a.Name)
+			}
+		}
+	}
+	phase := s.Phase.String()
+	if s.Phase == actors.Stopped {
+		if len(holds) == 0 {
+			return ""
+		}
+		phase = "stopping" // the others
+	}
+	parts := []string{fmt.Sprintf("%v left, %s", left, phase)}
+	if left == 0 {
+		parts[0] = "cutting"
+	}
+	if len(holds) > 0 {
+		parts[0] += ": " + strings.Join(holds, ", ")
+	}
+	var signal *run.SignalError
+	switch {
+	case left == 0:
+	case errors.As(s.Cause, &signal): // not PUT /drain, which is run.ErrSignal too
+		parts = append(parts, "Ctrl-C cuts")
+	default: // the first one only says that it does
+		parts = append(parts, "Ctrl-C twice cuts")
+	}
+	switch {
+	case oldest == nil:
+	case oldest.Method == "":
+		parts = append(parts, fmt.Sprintf("oldest: %v of a header from %s", oldest.Age.Truncate(time.Second), oldest.Client))
+	default:
+		parts = append(parts, fmt.Sprintf("oldest: %v, %s %s", oldest.Age.Truncate(time.Second), printable.Clip(oldest.Method, 16), printable.Clip(oldest.Path, 200)))
+	}
+	return strings.Join(parts, "; ")
 }
 
 // log returns a function that logs the counts if they have changed since it was

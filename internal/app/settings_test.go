@@ -39,9 +39,9 @@ func TestParsePriority(t *testing.T) {
 	}
 }
 
-// run does what the binary does with args before it serves. It returns the exit
+// runArgs does what the binary does with args before it serves. It returns the exit
 // status and what was written.
-func run(args ...string) (status int, stdout, stderr string) {
+func runArgs(args ...string) (status int, stdout, stderr string) {
 	var out, log bytes.Buffer
 	err := func() error {
 		c, err := ReadSettings(args, &out)
@@ -151,20 +151,20 @@ func TestSettings(t *testing.T) {
 			if name, value, ok := strings.Cut(tt.env, "="); ok {
 				t.Setenv(name, value)
 			}
-			status, stdout, stderr := run(args...)
+			status, stdout, stderr := runArgs(args...)
 			stderr = regexp.MustCompile(`ts=\S+`).ReplaceAllString(stderr, "ts=…")
 			got := stderr
 			if tt.status == 0 {
 				got += stdout
 			}
 			if status != tt.status || !strings.Contains(got, tt.want) {
-				t.Errorf("run(%q) = %d, stdout %q, stderr %q, want %d, %q", args, status, stdout, stderr, tt.status, tt.want)
+				t.Errorf("runArgs(%q) = %d, stdout %q, stderr %q, want %d, %q", args, status, stdout, stderr, tt.status, tt.want)
 			}
 			if tt.status != 0 && (strings.Count(stderr, "\n") != 1 || stdout != "") {
-				t.Errorf("run(%q): stdout %q, stderr %q, want one line on stderr", args, stdout, stderr)
+				t.Errorf("runArgs(%q): stdout %q, stderr %q, want one line on stderr", args, stdout, stderr)
 			}
 			if strings.HasPrefix(tt.want, "lastcall: ") && stderr != "" {
-				t.Errorf("run(%q): stderr %q, want nothing", args, stderr)
+				t.Errorf("runArgs(%q): stderr %q, want nothing", args, stderr)
 			}
 		})
 	}
@@ -199,13 +199,13 @@ func TestBadValues(t *testing.T) {
 					t.Skip("the flags win")
 				}
 				t.Setenv(variable(name), tt.env)
-				status, stdout, stderr := run(tt.args...)
+				status, stdout, stderr := runArgs(tt.args...)
 				named := false
 				for _, want := range tt.wants {
 					named = named || strings.Contains(stderr, want)
 				}
 				if status != 2 || stdout != "" || strings.Count(stderr, "\n") != 1 || !named {
-					t.Errorf("run(%q) = %d, stdout %q, stderr %q, want 2 and a line with one of %q", tt.args, status, stdout, stderr, tt.wants)
+					t.Errorf("runArgs(%q) = %d, stdout %q, stderr %q, want 2 and a line with one of %q", tt.args, status, stdout, stderr, tt.wants)
 				}
 			})
 		}
