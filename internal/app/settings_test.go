@@ -212,19 +212,61 @@ func TestBadValues(t *testing.T) {
 	}
 }
 
-// TestUsage compares the help with the flags and their defaults.
+// flagsPage has a table of the flags for people to read.
+const flagsPage = "../../docs/settings.md"
+
+// TestUsage compares the help and the page about settings with the flags: each has
+// every flag, its default and its choices, and no other flag.
 func TestUsage(t *testing.T) {
+	b, err := os.ReadFile(flagsPage)
+	if err != nil {
+		t.Fatal(err)
+	}
 	fs := (&Settings{}).flags()
-	fs.VisitAll(func(f *flag.Flag) {
-		m := regexp.MustCompile(`-` + f.Name + `\b(?: ([^ \n]+))?`).FindStringSubmatch(usage)
-		if m == nil {
-			t.Errorf("help lacks -%s", f.Name)
-			return
+	help := regexp.MustCompile(`(?m)^  ((?:-[a-z0-9-]+(?: [A-Z][^ \n]*)?, )*-[a-z0-9-]+)(?: ([^ \n]+))?( .*\n(?:   +.*\n)*|\n)`).FindAllStringSubmatch(usage, -1)
+	page := regexp.MustCompile("(?m)^\\| (`-[^|]*) \\| ([^|]*)\\| (.*)$").FindAllStringSubmatch(string(b), -1)
+	for _, text := range []struct {
+		name    string
+		entries [][]string // each: all, flags, default, what they do
+	}{{"the help", help}, {flagsPage, page}} {
+		type entry struct{ byDefault, all string }
+		entries := make(map[string]entry)
+		for _, e := range text.entries {
+			names := regexp.MustCompile(`-([a-z0-9][a-z0-9-]*)`).FindAllStringSubmatch(e[1], -1)
+			defaults := strings.Split(strings.ReplaceAll(strings.TrimSpace(e[2]), "`", ""), ", ")
+			for i, name := range names {
+				if _, ok := entries[name[1]]; ok {
+					t.Errorf("%s has -%s twice", text.name, name[1])
+				}
+				entries[name[1]] = entry{defaults[min(i, len(defaults)-1)], e[0]}
+			}
 		}
-		if f.DefValue != "" && f.DefValue != "false" && m[1] != f.DefValue {
-			t.Errorf("help says -%s %s, the default is %s", f.Name, m[1], f.DefValue)
+		fs.VisitAll(func(f *flag.Flag) {
+			e, ok := entries[f.Name]
+			if !ok {
+				t.Errorf("%s lacks -%s", text.name, f.Name)
+			}
+			delete(entries, f.Name)
+			want, err := time.ParseDuration(f.DefValue)
+			if got, err2 := time.ParseDuration(e.byDefault); err == nil && err2 == nil && got == want {
+				return // 1m is 1m0s
+			}
+			if f.DefValue != "" && f.DefValue != "false" && e.byDefault != f.DefValue {
+				t.Errorf("%s says -%s %s, the default is %s", text.name, f.Name, e.byDefault, f.DefValue)
+			}
+			if c, ok := f.Value.(choice); ok {
+				for _, value := range c.of {
+					if !regexp.MustCompile(`\b` + value + `\b`).MatchString(e.all) {
+						t.Errorf("%s lacks %s, a choice of -%s", text.name, value, f.Name)
+					}
+				}
+			}
+		})
+		delete(entries, "help")
+		for name := range entries {
+			t.Errorf("%s has -%s, which is no flag", text.name, name)
 		}
-	})
+	}
 }
 
 func TestProtocols(t *testing.T) {

@@ -104,10 +104,18 @@ func (s *screen) lines() []string {
 // serveOnScreen starts the binary on a terminal of the given name.
 func serveOnScreen(t *testing.T, term string, flags ...string) (s *screen, cmd *exec.Cmd, addr string) {
 	t.Helper()
-	s = newScreen(t)
 	cmd = Lastcall(append(flags, "-listen", "127.0.0.1:0", "-dir", site(t, "here"), "-read-header-timeout", "1m", "-access-log")...)
+	cmd.Env = os.Environ()
+	s, addr = startOnScreen(t, term, cmd)
+	return s, cmd, addr
+}
+
+// startOnScreen starts a command, whose Env is not nil, in the same way.
+func startOnScreen(t *testing.T, term string, cmd *exec.Cmd) (s *screen, addr string) {
+	t.Helper()
+	s = newScreen(t)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.slave, s.slave, s.slave
-	cmd.Env = append(os.Environ(), "TERM="+term, "GORACE=atexit_sleep_ms=0")
+	cmd.Env = append(cmd.Env, "TERM="+term, "GORACE=atexit_sleep_ms=0")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -119,7 +127,7 @@ func serveOnScreen(t *testing.T, term string, flags ...string) (s *screen, cmd *
 		}
 	})
 	s.until(t, `msg=serving addr=\S+ `)
-	return s, cmd, addrLine.FindStringSubmatch(s.written())[1]
+	return s, addrLine.FindStringSubmatch(s.written())[1]
 }
 
 // TestProgressOnTerminal stops a server on a real terminal, with Ctrl-C.
@@ -167,6 +175,27 @@ func TestProgressOnTerminal(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestProgressOfProgram stops a server whose program does not end. The line names
+// it when no request is left.
+func TestProgressOfProgram(t *testing.T) {
+	t.Parallel()
+	hangs := t.TempDir() + "/hangs"
+	if err := os.WriteFile(hangs, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := asChild([]string{"-grace", "1m"}, "CHILD_HANGS="+hangs)
+	s, _ := startOnScreen(t, "xterm", cmd)
+	s.until(t, `msg="program ready"`)
+	io.WriteString(s.master, "\x03")
+	s.until(t, `[1-4]s left, stopping: program; Ctrl-C cuts`) // of 5: it is not the same SIGINT
+	io.WriteString(s.master, "\x03")
+	cmd.Wait()
+	if ws := cmd.ProcessState.Sys().(syscall.WaitStatus); (!ws.Signaled() || ws.Signal() != syscall.SIGINT) && ws.ExitStatus() != 3 { // at the deadline
+		t.Errorf("wait status = %#x, want killed by SIGINT, or 3", ws)
+	}
+	s.until(t, `msg="did not end in time, killed"`)
 }
 
 // TestProgressOnDumbTerminal stops a server on a terminal that cannot erase.
