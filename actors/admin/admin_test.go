@@ -116,6 +116,7 @@ var _ flag.Value = (*setting)(nil)
 
 func TestAdmin(t *testing.T) {
 	_, window, _, _ := administer(t, true, http.HandlerFunc(hello), admin.Config{
+		Service:  "tested",
 		LogLevel: &setting{s: "e"},
 		Handlers: map[string]http.Handler{"GET /more": http.HandlerFunc(hello)},
 	})
@@ -128,7 +129,7 @@ func TestAdmin(t *testing.T) {
 		status             int
 		want               string
 	}{
-		{"GET", "/", "", 200, "<h1>admin.test on "},
+		{"GET", "/", "", 200, "<h1>tested on "},
 		{"GET", "/nothing", "", 404, ""},
 		{"POST", "/", "", 405, ""},
 		{"GET", "/status", "", 200, `"phase": "ready"`},
