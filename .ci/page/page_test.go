@@ -46,7 +46,7 @@ func chromium(t *testing.T) context.Context {
 	t.Cleanup(cancel)
 	ctx, cancel = chromedp.NewContext(ctx)
 	t.Cleanup(cancel)
-	ctx, cancel = context.WithTimeout(ctx, 90*time.Second)
+	ctx, cancel = context.WithTimeout(ctx, 3*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -254,7 +254,7 @@ func wantAccessible(ctx context.Context, t *testing.T) {
 
 func TestPage(t *testing.T) {
 	ctx := chromium(t)
-	s := serve(t, "-grace", "1m")
+	s := serve(t, "-grace", "5m")
 	watchConsole(ctx, t)
 	run(ctx, t, "the page", chromedp.EmulateViewport(1100, 800),
 		chromedp.Navigate("http://"+s.admin+"/"),
