@@ -77,3 +77,10 @@ func TestDrainByAdmin(t *testing.T) {
 		})
 	}
 }
+
+// goOn waits until the clients have had more answers.
+func goOn(t *testing.T, l *load.Load) {
+	t.Helper()
+	answered := l.Snapshot().Total.Answered
+	WaitFor(t, "answers", func() bool { return l.Snapshot().Total.Answered > answered+100 })
+}

@@ -201,13 +201,6 @@ func systemdClients(t *testing.T, addr string) *load.Load {
 	return l
 }
 
-// goOn waits until the clients have had more answers.
-func goOn(t *testing.T, l *load.Load) {
-	t.Helper()
-	answered := l.Snapshot().Total.Answered
-	WaitFor(t, "answers", func() bool { return l.Snapshot().Total.Answered > answered+100 })
-}
-
 // TestSystemd runs the units of deploy/systemd under a real systemd, with clients.
 func TestSystemd(t *testing.T) {
 	for _, units := range []string{".", "socket"} {
