@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/peterbourgon/ff/v3"
+
+	"lastcall/stoptest/plot"
 )
 
 // config holds the settings, from the flags and the environment.
@@ -53,7 +55,7 @@ type config struct {
 	versions versionsFlag
 	json     string
 	junit    string
-	plots    plotFlag
+	plot     string
 	compare  bool
 	output   string
 
@@ -65,7 +67,7 @@ server, loads it as real clients do, tells it to stop, and accounts for each.
 
 usage: stoptest -url URL [flags] -- COMMAND [ARG...]
        stoptest -compare KEPT REPORT...
-       stoptest -compare -plot FILE REPORT...
+       stoptest -compare -plot FILE.svg REPORT...
 
 What to ask for (classes of clients without a URL are left out; PATH is one on -url's host)
   -url URL                   answered 2xx or 3xx; the command has to serve it: http://, https://
@@ -103,7 +105,7 @@ The stop
                              request that began before or after it; but for these
 The report
   -json FILE
-  -plot FILE,...             a picture: requests around the signal; .svg or .png
+  -plot FILE.svg             a picture: requests around the signal
   -junit FILE                for a CI system: a test case for each class of clients
   -compare                   no test: is a REPORT that -json wrote worse than the one that was
                              KEPT? With -plot: draw REPORTs side by side
@@ -150,7 +152,7 @@ func (c *config) flags() *flag.FlagSet {
 	fs.Var(&c.versions, "versions", "")
 	fs.StringVar(&c.json, "json", "", "")
 	fs.StringVar(&c.junit, "junit", "", "")
-	fs.Var(&c.plots, "plot", "")
+	fs.StringVar(&c.plot, "plot", "", "")
 	fs.BoolVar(&c.compare, "compare", false, "")
 	fs.StringVar(&c.output, "output", "", "")
 
@@ -183,6 +185,11 @@ func parse(args []string) (config, error) {
 	if !given["body"] && (c.method == http.MethodGet || c.method == http.MethodHead) {
 		c.body = 0
 	}
+	if c.plot != "" {
+		if err := plot.CheckName(c.plot); err != nil {
+			return c, fmt.Errorf("-plot %w", err)
+		}
+	}
 	if c.compare {
 		return c, c.checkCompare()
 	}
@@ -201,7 +208,7 @@ func trimFFPrefix(err error) error {
 // checkCompare is check with -compare.
 func (c *config) checkCompare() error {
 	switch {
-	case len(c.plots) == 0 && len(c.command) < 2:
+	case c.plot == "" && len(c.command) < 2:
 		return errors.New("-compare: want the report that was kept, and others, as -json writes them")
 	case len(c.command) == 0:
 		return errors.New("-compare: want reports, as -json writes them")
@@ -288,7 +295,7 @@ func (c *config) check() error {
 		c.think = c.profile.think
 	}
 	// A file that cannot be written is an error now, not after an hour of testing.
-	for _, f := range []struct{ flag, path string }{{"json", c.json}, {"junit", c.junit}, {"output", c.output}} {
+	for _, f := range []struct{ flag, path string }{{"json", c.json}, {"junit", c.junit}, {"plot", c.plot}, {"output", c.output}} {
 		if f.path == "" {
 			continue
 		}

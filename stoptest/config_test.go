@@ -69,6 +69,9 @@ func TestUsageErrors(t *testing.T) {
 		{url + " -versions nginx -- x", "want KEY=TEXT"},
 		{url + " -json /no/such/directory/a.json -- x", "-json: open /no/such/directory/a.json"},
 		{url + " -output / -- x", "-output: open /"},
+		{url + " -plot /no/such/directory/a.svg -- x", "-plot: open /no/such/directory/a.svg"},
+		{url + " -plot a.png -- x", `-plot "a.png": want a name that ends in .svg`},
+		{"-compare -plot a.png a.json", `-plot "a.png": want a name that ends in .svg`},
 	} {
 		t.Run(tt.args, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer

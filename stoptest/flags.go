@@ -14,7 +14,6 @@ import (
 
 	"lastcall/stoptest/line"
 	"lastcall/stoptest/load"
-	"lastcall/stoptest/plot"
 )
 
 // urlFlag is an http or https URL, or a path of one.
@@ -129,21 +128,6 @@ func (h *headerFlag) without(name string) http.Header {
 	others := h.Clone()
 	others.Del(name)
 	return others
-}
-
-// plotFlag is the files to draw to.
-type plotFlag []string
-
-func (p *plotFlag) String() string { return strings.Join(*p, ",") }
-
-func (p *plotFlag) Set(s string) error {
-	for path := range strings.SplitSeq(s, ",") {
-		if _, err := plot.Format(path); err != nil {
-			return err
-		}
-		*p = append(*p, path)
-	}
-	return nil
 }
 
 type signalFlag struct{ syscall.Signal }

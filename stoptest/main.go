@@ -85,23 +85,13 @@ func runWith(ctx context.Context, args []string, p pauses, stdout, stderr io.Wri
 			return 3
 		}
 	}
-	if len(r.Stops) > 0 {
-		if err := cfg.draw(r); err != nil {
+	if cfg.plot != "" && len(r.Stops) > 0 {
+		if err := plot.File(cfg.plot, r); err != nil {
 			fmt.Fprintf(stderr, "stoptest: -plot: %v\n", err)
 			return 3
 		}
 	}
 	return r.Status
-}
-
-// draw draws the reports to every file of -plot.
-func (c *config) draw(reports ...*report.Report) error {
-	for _, path := range c.plots {
-		if err := plot.File(path, reports...); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // compareAll compares the reports in the files that are the arguments with the first of
@@ -115,8 +105,8 @@ func (c *config) compareAll(stdout io.Writer) (worse bool, err error) {
 		}
 		reports = append(reports, r)
 	}
-	if len(c.plots) > 0 {
-		return false, c.draw(reports...)
+	if c.plot != "" {
+		return false, plot.File(c.plot, reports...)
 	}
 	text, worse, err := report.Compare(c.command, reports)
 	io.WriteString(stdout, text)

@@ -386,7 +386,7 @@ func TestCompareWithKept(t *testing.T) {
 	dir := t.TempDir()
 	kept, worse, junit := filepath.Join(dir, "kept.json"), filepath.Join(dir, "worse.json"), filepath.Join(dir, "junit.xml")
 	for kind, path := range map[string]string{"polite": kept, "drops": worse} {
-		if r := stoptestAt(t, []string{"-clients", "reuse=3", "-think", "10ms", "-json", path, "-junit", junit + kind}, kind); r.status == 3 {
+		if r := stoptestAt(t, []string{"-clients", "reuse=3", "-think", "10ms", "-json", path, "-junit", junit + kind, "-plot", path + ".svg"}, kind); r.status == 3 {
 			t.Fatalf("status 3:\n%s", r.stdout)
 		}
 		b, err := os.ReadFile(junit + kind)
@@ -403,6 +403,7 @@ func TestCompareWithKept(t *testing.T) {
 		{[]string{worse, kept}, 0, "kept.json: no worse. Lost none of"},
 		{[]string{kept, worse}, 1, "worse.json: WORSE: lost 3 in 1 stop (reuse 3), before 0 in 1 stop."},
 		{[]string{kept, kept, worse}, 1, "worse.json: WORSE: "},
+		{[]string{"-plot", filepath.Join(dir, "both.svg"), worse, kept}, 0, ""},
 		{[]string{kept}, 2, "want the report that was kept, and others"},
 		{[]string{kept, filepath.Join(dir, "none")}, 2, "no such file"},
 	} {
@@ -410,6 +411,12 @@ func TestCompareWithKept(t *testing.T) {
 		status := run(t.Context(), append([]string{"-compare"}, tt.args...), &stdout, &stderr)
 		if out := stdout.String() + stderr.String(); status != tt.status || !strings.Contains(out, tt.want) {
 			t.Errorf("-compare %q: status %d, want %d; output lacks %q:\n%s", tt.args, status, tt.status, tt.want, out)
+		}
+	}
+	for picture, servers := range map[string]int{kept + ".svg": 1, worse + ".svg": 1, filepath.Join(dir, "both.svg"): 2} {
+		b, err := os.ReadFile(picture)
+		if n := strings.Count(string(b), `class="name"`); err != nil || n != servers {
+			t.Errorf("%s has %d servers, %v; want %d", picture, n, err, servers)
 		}
 	}
 }

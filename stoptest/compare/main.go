@@ -2,7 +2,10 @@
 // and writes a table, the reports and a picture to results/. In the scenario
 // deploy the servers go on, and the program behind them is deployed.
 //
-//	go run . [-only NAME,...] [-stops N] [-install=false] [-o DIR]
+//	go run . [-only NAME,...] [-scenarios NAME,...] [-stops N] [-install=false] [-o DIR]
+//	go run . -draw
+//
+// The second makes the table and the pictures of the reports that there are.
 //
 // It needs root to install what is missing (Debian's nginx, haproxy and
 // nodejs), and for the long line; Go modules come from the Go proxy.
@@ -26,6 +29,7 @@ import (
 	"syscall"
 	"time"
 
+	"lastcall/stoptest/plot"
 	"lastcall/stoptest/report"
 )
 
@@ -55,6 +59,7 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	which := fs.String("scenarios", "", "scenarios, by name, separated by commas; all if empty")
 	stops := fs.Int("stops", 0, "stops a server and scenario, instead of each scenario's number")
 	install := fs.Bool("install", true, "install what is missing of Debian's packages")
+	draw := fs.Bool("draw", false, "test nothing: make the table and the pictures again")
 	out := fs.String("o", "results", "where to write")
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return nil
@@ -70,6 +75,9 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 		return fmt.Errorf("-scenarios: %w", err)
 	}
 
+	if *draw {
+		return conclude(*out)
+	}
 	c := &comparison{stderr: stderr, stops: *stops}
 	if c.root, err = filepath.Abs("../.."); err != nil {
 		return err
@@ -105,14 +113,15 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 			}
 		}
 	}
-	return c.conclude(ctx, *out)
+	return conclude(*out)
 }
 
 // conclude writes the table, and draws the pictures, of all reports that there
 // are, also those of earlier runs of other servers or scenarios.
-func (c *comparison) conclude(ctx context.Context, out string) error {
+func conclude(out string) error {
 	results := make(map[string][]*report.Report) // by scenario
 	for _, sc := range scenarios {
+		var drawn []*report.Report
 		for _, s := range servers {
 			if sc.deploy != (s.deploy != "") {
 				continue
@@ -121,12 +130,15 @@ func (c *comparison) conclude(ctx context.Context, out string) error {
 				results[sc.name] = append(results[sc.name], &report.Report{Server: s.title, Error: errNotSent.Error()})
 			} else if r, err := report.Read(resultFile(out, sc, s)); err == nil {
 				results[sc.name] = append(results[sc.name], r)
+				if len(r.Stops) > 0 {
+					drawn = append(drawn, r)
+				}
 			} else if !errors.Is(err, os.ErrNotExist) {
 				return err
 			}
 		}
-		if sc.plot {
-			if err := c.plot(ctx, sc, out); err != nil {
+		if sc.plot && len(drawn) > 0 {
+			if err := plot.File(filepath.Join(out, sc.name+".svg"), drawn...); err != nil {
 				return err
 			}
 		}

@@ -202,25 +202,6 @@ func (c *comparison) test(ctx context.Context, s server, sc scenario, out string
 	return nil
 }
 
-// plot draws the reports of a scenario that have stops.
-func (c *comparison) plot(ctx context.Context, sc scenario, out string) error {
-	picture := filepath.Join(out, sc.name)
-	args := []string{"-compare", "-plot", picture + ".svg," + picture + ".png"}
-	n := len(args)
-	for _, s := range servers {
-		if sc.deploy != (s.deploy != "") {
-			continue
-		}
-		if r, err := report.Read(resultFile(out, sc, s)); err == nil && len(r.Stops) > 0 {
-			args = append(args, resultFile(out, sc, s))
-		}
-	}
-	if len(args) == n {
-		return nil
-	}
-	return c.command(ctx, "", filepath.Join(c.dir, "bin/stoptest"), args...)
-}
-
 func resultFile(out string, sc scenario, s server) string {
 	return filepath.Join(out, sc.name+"-"+s.name+".json")
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/xml"
 	"errors"
-	"image/png"
 	"io"
 	"io/fs"
 	"os"
@@ -85,7 +84,7 @@ func TestSVGSaysWhatWasFound(t *testing.T) {
 	files.Stops[0].DidNotStop, files.Stops[0].Exit = true, nil
 
 	var svg bytes.Buffer
-	if err := Write(&svg, "svg", stopped("idiom", map[string]int{"blind": 98, "fresh": 7}), files); err != nil {
+	if err := Write(&svg, stopped("idiom", map[string]int{"blind": 98, "fresh": 7}), files); err != nil {
 		t.Fatal(err)
 	}
 	got := texts(t, svg.Bytes())
@@ -94,7 +93,7 @@ func TestSVGSaysWhatWasFound(t *testing.T) {
 		"answered", "lost, reset or cut", "signal", "first refusal", "exit",
 		"idiom", "2 stops · 210 of 4,210 lost · exit 2.50 s", "196", "14",
 		"files <&>", "2 stops · 0 of 2,000 lost · exit 2.50 s · 1 stuck",
-		"0", "–", "blind", "fresh", "1.0 k/s", "−0.5", "2.5",
+		"0", "–", "blind", "fresh", "1.0 k/s", "−0.1", "0.1", "1", "2", "1000",
 	} {
 		if !slices.Contains(got, want) {
 			t.Errorf("the SVG does not say %q; it says %q", want, got)
@@ -102,33 +101,50 @@ func TestSVGSaysWhatWasFound(t *testing.T) {
 	}
 }
 
+// Nothing is drawn over another panel, or beyond the page.
 func TestPicturesOfOneServerAndOfMany(t *testing.T) {
 	for _, n := range []int{1, 2, 3, 4, 5, 12} {
 		reports := make([]*report.Report, n)
 		for i := range reports {
 			reports[i] = stopped("server", map[string]int{"blind": 98})
 		}
-		var out bytes.Buffer
-		if err := Write(&out, "png", reports...); err != nil {
-			t.Fatalf("Write of %d = %v", n, err)
-		}
-		img, err := png.Decode(&out)
+		f, err := newFigure(reports)
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("newFigure of %d = %v", n, err)
 		}
-		if got := img.Bounds().Dx(); got != 2*width {
-			t.Errorf("the picture of %d is %d wide, want %d", n, got, 2*width)
-		}
-		// Nothing touches the edges, where it would be cut off.
-		b := img.Bounds()
-		for y := range b.Dy() {
-			for x := range b.Dx() {
-				edge := y == 0 || y == b.Dy()-1 || x == 0 || x == b.Dx()-1
-				if r, g, b, _ := img.At(x, y).RGBA(); edge && r&g&b != 0xffff {
-					t.Fatalf("the picture of %d has ink at its edge: %d, %d", n, x, y)
+		for i, p := range f.Panels {
+			right, bottom := p.X+f.NumberX, p.Y+f.Bottom+ticks
+			if p.X < left || p.Y < legend || right >= width || bottom >= f.FootY-11 {
+				t.Errorf("%d: panel %d goes from %v, %v to %v, %v on a page of %v, %v", n, i, p.X, p.Y, right, bottom, f.Width, f.Height)
+			}
+			for j, q := range f.Panels[:i] {
+				if p.X < q.X+f.NumberX && q.X < right && p.Y < q.Y+f.Bottom+ticks && q.Y < bottom {
+					t.Errorf("%d: panel %d is over panel %d", n, i, j)
 				}
 			}
+			for _, l := range p.Lanes {
+				for _, m := range l.Marks {
+					if m.X < 0 || m.X > f.PlotWidth || l.MarkY-m.Size() < l.Y-f.LaneHeight || l.MarkY+m.Size() > l.Y {
+						t.Errorf("%d: a mark of %v at %v, %v is beyond its lane", n, m.Size(), m.X, l.MarkY)
+					}
+				}
+			}
+			if last := f.Ticks[len(f.Ticks)-1]; last.X > f.PlotWidth {
+				t.Errorf("%d: a tick at %v, want none beyond %v", n, last.X, f.PlotWidth)
+			}
 		}
+	}
+}
+
+// A name that would be wider than its panel is squeezed.
+func TestLongName(t *testing.T) {
+	long := strings.Repeat("m", 60)
+	f, err := newFigure([]*report.Report{stopped("a", nil), stopped(long, nil), stopped("c", nil)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := []bool{f.Panels[0].Squeeze > 0, f.Panels[1].Squeeze > 0}; got[0] || !got[1] {
+		t.Errorf("squeezed: %v, want the second only", got)
 	}
 }
 
@@ -137,26 +153,94 @@ func TestWhatIsDrawn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if f.to < 2.5 || f.to > 2.7 || f.from > -0.49 || f.from < -0.52 {
-		t.Errorf("the axis goes from %v to %v, want from -0.5 to a little beyond 2.5", f.from, f.to)
+	a := &f.axis
+	if from, to := a.edge(0), a.edge(a.bars); from != -0.1 || to < 2.5 || to > 2.7 {
+		t.Errorf("the axis goes from %v to %v, want from -0.1 to a little beyond 2.5", from, to)
 	}
-	var answered, failed float64
-	fresh := f.panels[0].lanes[1]
+	var answered float64
+	lost := 0
+	fresh := f.Panels[0].Lanes[1]
 	for i := range fresh.answered {
-		at := f.from + float64(i)*f.bin
-		if fresh.answered[i] > 0 && at > -f.bin/2 {
+		at := a.edge(i)
+		if fresh.answered[i] > 0 && at >= 0 {
 			t.Errorf("answers at %v s, want none after the signal", at)
 		}
-		if fresh.failed[i] > 0 && !(at > -f.bin/2 && at < 0.03) {
+		if fresh.lost[i] > 0 && at != 0.02 {
 			t.Errorf("losses at %v s, want them at 0.02 s", at)
 		}
-		answered, failed = answered+fresh.answered[i], failed+fresh.failed[i]
+		answered, lost = answered+fresh.answered[i]*(a.edge(i+1)-at), lost+fresh.lost[i]
 	}
-	if want := -f.from / 0.01 * 10; answered < want-0.1 || answered > want+0.1 || failed != 8 {
-		t.Errorf("%v answered and %v lost a stop, want %v and 8", answered, failed, want)
+	if answered < 99.9 || answered > 100.1 || lost != 16 {
+		t.Errorf("%v answered and %v lost, want 100 a stop in the last tenth of a second, and 16", answered, lost)
 	}
-	if fresh.lost != 16 {
-		t.Errorf("%d lost in all stops, want 16", fresh.lost)
+	if fresh.Lost != 16 {
+		t.Errorf("%d lost in all stops, want 16", fresh.Lost)
+	}
+	if want := []mark{{a.x(0.025), 16}}; !slices.Equal(fresh.Marks, want) {
+		t.Errorf("marks %v, want %v", fresh.Marks, want)
+	}
+}
+
+// Half of the panel shows the tenth of a second before and after the signal; what
+// follows has bars of whole bins without a gap.
+func TestAxis(t *testing.T) {
+	for _, to := range []float64{0, 0.3, 2.5, 100} {
+		a := newAxis(200, to)
+		for _, tt := range []struct {
+			at   float64
+			want px
+		}{{-zoom, 0}, {0, 50}, {zoom, 100}, {a.edge(a.bars), 200}} {
+			if got := a.x(tt.at); got.String() != tt.want.String() {
+				t.Errorf("to %v: %v s is at %v, want %v", to, tt.at, got, tt.want)
+			}
+		}
+		if end := a.edge(a.bars); end < minTo || end > maxTo+float64(a.bins)*bin {
+			t.Errorf("to %v: the axis goes to %v", to, end)
+		}
+		bins := 0
+		for i := range a.bars {
+			for at := a.edge(i); at < a.edge(i+1)-bin/2; at += bin {
+				bins++
+				if got := a.bar(at); got != i {
+					t.Errorf("to %v: the bin at %v is in bar %d, want %d", to, at, got, i)
+				}
+			}
+		}
+		if want := 2*zoomBins + (a.bars-2*zoomBins)*a.bins; bins != want {
+			t.Errorf("to %v: %d bins in all bars, want %d", to, bins, want)
+		}
+		if a.bar(-0.11) >= 0 || a.bar(a.edge(a.bars)) < a.bars {
+			t.Errorf("to %v: bins beyond the axis are in bars %d and %d of %d", to, a.bar(-0.11), a.bar(a.edge(a.bars)), a.bars)
+		}
+	}
+}
+
+// A mark grows with the number of losses, and those that would overlap are one.
+func TestMarks(t *testing.T) {
+	r := stopped("a", map[string]int{"fresh": 1})
+	failed := r.Stops[0].Series.Classes[1].Failed
+	failed[102], failed[103], failed[104], failed[250] = 200, 100, 100, 1 // besides 1 in the other stop
+	f, err := newFigure([]*report.Report{r, stopped("b", nil), stopped("c", nil)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	marks := f.Panels[0].Lanes[1].Marks
+	if len(marks) != 2 || marks[0].Number != 401 || marks[1].Number != 1 {
+		t.Fatalf("marks %v, want one of 401 and one of 1", marks)
+	}
+	if first, end := f.axis.x(0.02), f.axis.x(0.05); marks[0].X <= first || marks[0].X >= end {
+		t.Errorf("the mark is at %v, want it between %v and %v", marks[0].X, first, end)
+	}
+	var before px
+	for _, n := range []int{1, 2, 10, 100, 1000} {
+		if size := (mark{Number: n}).Size(); size <= before {
+			t.Errorf("the mark of %d is as small as %v", n, size)
+		} else {
+			before = size
+		}
+	}
+	if size := (mark{Number: 1e9}).Size(); size != maxMark {
+		t.Errorf("the mark of a billion has size %v, want %v", size, maxMark)
 	}
 }
 
@@ -170,11 +254,11 @@ func TestLateExit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if f.to != maxAfter {
-		t.Errorf("the axis goes to %v, want %v", f.to, maxAfter)
+	if to := f.axis.edge(f.axis.bars); to < maxTo || to > maxTo+0.05 || f.Panels[0].Exit != nil {
+		t.Errorf("the axis goes to %v, with the exit at %v, want it to go to %v without", to, f.Panels[0].Exit, maxTo)
 	}
-	if want := "exit 30.00 s"; !strings.Contains(f.panels[0].summary, want) {
-		t.Errorf("the summary is %q, want %q in it", f.panels[0].summary, want)
+	if want := "exit 30.00 s"; !strings.Contains(f.Panels[0].Summary, want) {
+		t.Errorf("the summary is %q, want %q in it", f.Panels[0].Summary, want)
 	}
 }
 
@@ -185,8 +269,8 @@ func TestReload(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(f.title, "reload") {
-		t.Errorf("the title is %q, want it to speak of a reload", f.title)
+	if !strings.Contains(f.Title, "reload") || !strings.Contains(f.Panels[0].Summary, "2 reloads") {
+		t.Errorf("the title is %q, and the summary %q, want them to speak of reloads", f.Title, f.Panels[0].Summary)
 	}
 }
 
@@ -215,11 +299,6 @@ func TestRefused(t *testing.T) {
 		{"negative", []*report.Report{with(func(r *report.Report) { r.Stops[0].Series.Classes[0].Answered[7] = -1 })}, "fewer than no"},
 		{"profiles", []*report.Report{good, with(func(r *report.Report) { r.Profile = "light" })}, `"a" was tested with profile full, "b" with profile light`},
 		{"lines", []*report.Report{good, with(func(r *report.Report) { r.Line = &report.Line{Delay: 0.05} })}, "50 ms each way"},
-		{"bins", []*report.Report{good, with(func(r *report.Report) {
-			for i := range r.Stops {
-				r.Stops[i].Series.Bin = 0.02
-			}
-		})}, `bins of 0.01 s, "b" of 0.02 s`},
 	} {
 		path := filepath.Join(t.TempDir(), "out.svg")
 		err := File(path, test.reports...)
@@ -232,32 +311,36 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-func TestFormat(t *testing.T) {
-	dir := t.TempDir()
-	for name, begin := range map[string]string{"a.svg": "<?xml", "a.PNG": "\x89PNG"} {
-		path := filepath.Join(dir, name)
-		if err := File(path, stopped("a", nil)); err != nil {
-			t.Errorf("File(%s) = %v", name, err)
-			continue
-		}
-		b, err := os.ReadFile(path)
-		if err != nil || !bytes.HasPrefix(b, []byte(begin)) {
-			t.Errorf("%s begins with %.8q, %v, want %q", name, b, err, begin)
+func TestCheckName(t *testing.T) {
+	for _, name := range []string{"a.svg", "b/a.SVG"} {
+		if err := CheckName(name); err != nil {
+			t.Errorf("CheckName(%q) = %v", name, err)
 		}
 	}
-	for _, name := range []string{"a", "a.pdf", "svg", ""} {
-		if _, err := Format(name); err == nil {
-			t.Errorf("Format(%q) = nil error", name)
+	for _, name := range []string{"a.png", "a", "a.pdf", "svg", ""} {
+		if err := CheckName(name); err == nil || !strings.Contains(err.Error(), ".svg") {
+			t.Errorf("CheckName(%q) = %v, want an error that says .svg", name, err)
 		}
 	}
 }
 
 func TestTicks(t *testing.T) {
-	var got []string
-	for _, v := range []float64{-0.5, -1e-17, 0, 5.5e-17, 0.1, 0.30000000000000004, 2.5, 5} {
-		got = append(got, tick(v))
-	}
-	if diff := cmp.Diff([]string{"−0.5", "0", "0", "0", "0.1", "0.3", "2.5", "5"}, got); diff != "" {
-		t.Errorf("ticks (-want +got):\n%s", diff)
+	for _, tt := range []struct {
+		width, to float64
+		want      string
+	}{
+		{210, 0, "−0.1 0 0.1 0.2 0.3 0.4 0.5"},
+		{210, 3.2, "−0.1 0 0.1 1 2 3"},
+		{210, 9, "−0.1 0 0.1 1 2 3 4 5"},
+		{750, 3.2, "−0.1 0 0.1 1 1.5 2 2.5 3"},
+	} {
+		a := newAxis(tt.width, tt.to)
+		var got []string
+		for _, tick := range a.ticks() {
+			got = append(got, tick.Text)
+		}
+		if diff := cmp.Diff(tt.want, strings.Join(got, " ")); diff != "" {
+			t.Errorf("ticks of %v to %v (-want +got):\n%s", tt.width, tt.to, diff)
+		}
 	}
 }

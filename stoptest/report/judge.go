@@ -25,14 +25,14 @@ func (r *Report) Judge() {
 		r.Total.Add(&r.Rows[i])
 	}
 
-	stops, stuck := r.stops(), r.stuck()
+	stops, stuck := r.CountStops(), r.stuck()
 	failed := r.Total.Failed()
 	switch {
 	case failed > 0:
 		r.Status = 1
-		r.Verdict = fmt.Sprintf("LOST %s of %s requests in %s: %s", group(failed), group(r.Total.Requests), stops, r.losers())
+		r.Verdict = fmt.Sprintf("LOST %s of %s requests in %s: %s", Thousands(failed), Thousands(r.Total.Requests), stops, r.losers())
 	case len(r.Stops) > 0:
-		r.Verdict = fmt.Sprintf("Lost none of %s requests in %s", group(r.Total.Requests), stops)
+		r.Verdict = fmt.Sprintf("Lost none of %s requests in %s", Thousands(r.Total.Requests), stops)
 	}
 	add := func(format string, args ...any) {
 		if r.Verdict != "" {
@@ -41,16 +41,16 @@ func (r *Report) Judge() {
 		r.Verdict += fmt.Sprintf(format, args...)
 	}
 	if n := r.Total.FailedStatus; n > 0 {
-		add("%s of these answered with a failed status (5xx after the signal)", group(n))
+		add("%s of these answered with a failed status (5xx after the signal)", Thousands(n))
 	}
 	if n := r.Total.ErrorStatus - r.Total.FailedStatus; n > 0 {
-		add("%s answered with an error status", group(n))
+		add("%s answered with an error status", Thousands(n))
 	}
 	if n := r.Total.EndedByClose; n > 0 {
-		add("%s ended by closing alone, as half an answer does", group(n))
+		add("%s ended by closing alone, as half an answer does", Thousands(n))
 	}
 	if n := r.Total.ClientError; n > 0 {
-		add("%s failed by the clients' own fault", group(n))
+		add("%s failed by the clients' own fault", Thousands(n))
 	}
 	if stuck > 0 {
 		r.Status = cmp.Or(r.Status, 3)
@@ -72,7 +72,7 @@ func (r *Report) losers() string {
 	var s []string
 	for i := range r.Rows {
 		if n := r.Rows[i].Failed(); n > 0 {
-			s = append(s, fmt.Sprintf("%s %s", r.Rows[i].Class, group(n)))
+			s = append(s, fmt.Sprintf("%s %s", r.Rows[i].Class, Thousands(n)))
 		}
 	}
 	return strings.Join(s, ", ")
@@ -83,11 +83,11 @@ func count(n int, what string) string {
 	if n != 1 {
 		what += "s"
 	}
-	return group(n) + " " + what
+	return Thousands(n) + " " + what
 }
 
-// group returns a number with commas.
-func group(n int) string {
+// Thousands returns a number with commas.
+func Thousands(n int) string {
 	s := strconv.Itoa(n)
 	for i := len(s) - 3; i > 0; i -= 3 {
 		s = s[:i] + "," + s[i:]

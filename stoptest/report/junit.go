@@ -53,7 +53,7 @@ func (r *Report) WriteJUnit(w io.Writer) error {
 					own = append(own, l)
 				}
 			}
-			c.Failure = &junitProblem{fmt.Sprintf("lost %s of %s requests in %s", group(n), group(row.Requests), r.stops()), strings.Join(own, "\n")}
+			c.Failure = &junitProblem{fmt.Sprintf("lost %s of %s requests in %s", Thousands(n), Thousands(row.Requests), r.CountStops()), strings.Join(own, "\n")}
 		}
 		s.Cases = append(s.Cases, c)
 	}
@@ -62,7 +62,7 @@ func (r *Report) WriteJUnit(w io.Writer) error {
 	case r.Error != "":
 		stop.Error = &junitProblem{"could not be tested", r.Error}
 	case r.stuck() > 0:
-		stop.Error = &junitProblem{fmt.Sprintf("did not stop in %d of %s", r.stuck(), r.stops()), r.Verdict}
+		stop.Error = &junitProblem{fmt.Sprintf("did not stop in %d of %s", r.stuck(), r.CountStops()), r.Verdict}
 	}
 	if stop.Error != nil {
 		s.Errors++

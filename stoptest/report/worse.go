@@ -30,16 +30,16 @@ func (r *Report) WorseThan(kept *Report) ([]string, error) {
 	}
 	more := func(now, before int) bool { return now*len(kept.Stops) > before*len(r.Stops) }
 	if now, before := r.Total.Failed(), kept.Total.Failed(); more(now, before) {
-		add("lost %s in %s (%s), before %s in %s", group(now), r.stops(), r.losers(), group(before), kept.stops())
+		add("lost %s in %s (%s), before %s in %s", Thousands(now), r.CountStops(), r.losers(), Thousands(before), kept.CountStops())
 	}
 	if now, before := r.stuck(), kept.stuck(); more(now, before) {
-		add("did not stop in %d of %s, before in %d of %s", now, r.stops(), before, kept.stops())
+		add("did not stop in %d of %s, before in %d of %s", now, r.CountStops(), before, kept.CountStops())
 	}
 	return worse, nil
 }
 
-// stops returns "1 stop", or "2 reloads".
-func (r *Report) stops() string {
+// CountStops returns "1 stop", or "2 reloads".
+func (r *Report) CountStops() string {
 	what := "stop"
 	if r.Reload != "" {
 		what = "reload"
