@@ -170,7 +170,7 @@ func TestProgressLine(t *testing.T) {
 		t.Errorf("line = %q, want %q", got, want)
 	}
 	for range 2 {
-		p.addStop(&report.Stop{Total: report.Row{Requests: 100, Lost: 3, Cut: 1}})
+		p.addStop(&report.Stop{Total: report.Row{Counts: load.Counts{Requests: 100, Lost: 3, Cut: 1}}})
 	}
 	p.show("stopping", nil)
 	if got, want := p.line(time.Unix(110, 0)), "stop 3 of 20, stopping: 200 requests, 8 lost, about 1m30s left"; got != want {

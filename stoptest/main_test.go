@@ -121,7 +121,7 @@ func checkStop(t *testing.T, s *report.Stop) {
 			r.WrongAnswer + r.ClientError + r.CleanEnd + r.Cut; sum != r.Requests {
 			t.Errorf("%s: %d requests with an outcome, of %d", r.Class, sum, r.Requests)
 		}
-		if sum := r.FINBefore + r.RSTBefore + r.FINAfter + r.RSTAfter + r.Timeout + r.Other; sum != r.Lost {
+		if sum := r.LostFINBefore + r.LostRSTBefore + r.LostFINAfter + r.LostRSTAfter + r.LostTimeout + r.LostOther; sum != r.Lost {
 			t.Errorf("%s: the kernel says something of %d, of %d lost", r.Class, sum, r.Lost)
 		}
 		failed := 0

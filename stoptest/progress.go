@@ -65,7 +65,7 @@ func (p *progress) line(now time.Time) string {
 	if p.load != nil {
 		led := p.load.Snapshot()
 		requests += led.Total.Requests
-		failed += failedOf(&led.Total)
+		failed += led.Total.Failed()
 	}
 	s := fmt.Sprintf("stop %d of %d, %s: %d requests, %d lost", min(p.done+1, p.stops), p.stops, p.stage, requests, failed)
 	if p.done > 0 && p.done < p.stops {
@@ -73,11 +73,6 @@ func (p *progress) line(now time.Time) string {
 		s += fmt.Sprintf(", about %v left", max(0, time.Duration(p.stops)*each-now.Sub(p.began)).Round(time.Second))
 	}
 	return s
-}
-
-// failedOf is report.Row.Failed for a row of the load.
-func failedOf(r *load.Row) int {
-	return r.Lost + r.ResetOnConnect + r.Duplicated + r.WrongAnswer + r.Cut + r.RefusedEarly + r.FailedStatus
 }
 
 // show sets the stage that is shown, and the load whose requests are counted.

@@ -25,16 +25,7 @@ func fillStop(stop *report.Stop, led *load.Ledger, clients report.Clients, goesO
 	for i := range led.Rows {
 		r := &led.Rows[i]
 		row := report.Row{
-			Class: r.Group, Clients: r.Clients,
-			Requests: r.Requests, Answered: r.Answered, ErrorStatus: r.ErrorStatus,
-			Refused: r.Refused, SafeToRetry: r.SafeToRetry, ResetOnConnect: r.ResetOnConnect,
-			Lost: r.Lost, Duplicated: r.Duplicated, WrongAnswer: r.WrongAnswer,
-			ClientError: r.ClientError, CleanEnd: r.CleanEnd, Cut: r.Cut,
-			FINBefore: r.LostFINBefore, RSTBefore: r.LostRSTBefore, FINAfter: r.LostFINAfter,
-			RSTAfter: r.LostRSTAfter, Timeout: r.LostTimeout, Other: r.LostOther,
-			FailedStatus: r.FailedStatus, EndedByClose: r.EndedByClose, RefusedEarly: r.RefusedEarly, AnsweredAfter: r.AnsweredAfter, ClosedIdle: r.ClosedIdle,
-			SilentFIN: r.SilentFIN, SilentRST: r.SilentRST, SilentOpen: r.SilentOpen, LastClosed: since(r.LastClosed),
-			Messages: r.Messages, Slowest: r.Slowest.Seconds(), ClientsLate: r.Late.Seconds(),
+			Class: r.Group, Counts: r.Counts, LastClosed: since(r.LastClosed), Slowest: r.Slowest.Seconds(), ClientsLate: r.Late.Seconds(),
 		}
 		stop.Rows = append(stop.Rows, row)
 		stop.Total.Add(&row)

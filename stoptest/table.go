@@ -119,9 +119,9 @@ func lossCauses(r *report.Row) string {
 		n    int
 		what string
 	}{
-		{r.FINBefore, "FIN before the write"}, {r.RSTBefore, "RST before the write"},
-		{r.FINAfter, "FIN after it"}, {r.RSTAfter, "RST after it"},
-		{r.Timeout, "timeout"}, {r.Other, "other"},
+		{r.LostFINBefore, "FIN before the write"}, {r.LostRSTBefore, "RST before the write"},
+		{r.LostFINAfter, "FIN after it"}, {r.LostRSTAfter, "RST after it"},
+		{r.LostTimeout, "timeout"}, {r.LostOther, "other"},
 	} {
 		if e.n > 0 {
 			s = append(s, fmt.Sprintf("%d %s", e.n, e.what))

@@ -30,14 +30,15 @@ type client struct {
 	mu       sync.Mutex
 	outcomes []Outcome // by sequence number; only appended to
 	times    []span    // the same
-	tally    tally
-	inFlight bool
+	row      Row
 	silent   bool // Idle, and done with its requests
-	ended    bool
+	// unknownMethod is 405 or 501, if that came; 0 otherwise.
+	unknownMethod int
 }
 
 func newClient(g *group, index, number int) *client {
 	c := &client{group: g, index: index, number: number}
+	c.row = Row{Group: g.Name, Kind: g.Kind, Counts: Counts{Clients: 1}, Running: 1}
 	c.rng = rand.New(rand.NewPCG(uint64(number), 0))
 	c.timer = time.NewTimer(time.Hour)
 	c.reader.echoName = []byte(g.load.cfg.EchoHeader)
@@ -53,7 +54,7 @@ func (c *client) run() {
 		}
 		c.timer.Stop()
 		c.mu.Lock()
-		c.ended = true
+		c.row.Running = 0
 		c.mu.Unlock()
 	}()
 	delay := c.Delay
@@ -106,9 +107,16 @@ func (c *client) pauseFor(d time.Duration) bool {
 	}
 	late := time.Since(due)
 	c.mu.Lock()
-	c.tally.late = max(c.tally.late, late)
+	c.row.Late = max(c.row.Late, late)
 	c.mu.Unlock()
 	return true
+}
+
+// count adds n to a count of the row.
+func (c *client) count(to *int, n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	*to += n
 }
 
 // request makes a request and records how it ended. It reports whether the client
@@ -121,9 +129,7 @@ func (c *client) request() bool {
 	if c.conn != nil && looks {
 		if p := c.conn.pending(); p != Nothing && p != Unknown {
 			c.dropConn()
-			c.mu.Lock()
-			c.tally.closedIdle++
-			c.mu.Unlock()
+			c.count(&c.row.ClosedIdle, 1)
 		}
 	}
 	var cn *conn
@@ -141,9 +147,7 @@ func (c *client) request() bool {
 			break
 		}
 		c.dropConn()
-		c.mu.Lock()
-		c.tally.unused++
-		c.mu.Unlock()
+		c.count(&c.row.Unused, 1)
 		if c.load.ctx.Err() != nil {
 			return false
 		}
@@ -162,9 +166,7 @@ func (c *client) request() bool {
 	}
 
 	c.build()
-	c.mu.Lock()
-	c.inFlight = true
-	c.mu.Unlock()
+	c.count(&c.row.InFlight, 1)
 	_ = cn.SetDeadline(now.Add(c.load.cfg.AnswerTimeout + c.BodyTime)) // fails if closed, as the write then will
 	first := cn.requests == 0
 	cn.requests++

@@ -19,13 +19,13 @@ func TestAnswersThatEndByClosing(t *testing.T) {
 		tls    *tls.Config
 		max    uint16
 		notify bool
-		want   Row
+		want   Counts
 	}{
-		{"without TLS", nil, 0, false, Row{Clients: 2, Requests: 6, Answered: 6, EndedByClose: 6}},
-		{"TLS 1.3", client, 0, true, Row{Clients: 2, Requests: 6, Answered: 6, EndedByClose: 6}},
-		{"TLS 1.2", client, tls.VersionTLS12, true, Row{Clients: 2, Requests: 6, Answered: 6, EndedByClose: 6}},
-		{"TLS 1.3, half", client, 0, false, Row{Clients: 2, Requests: 6, Lost: 6}},
-		{"TLS 1.2, half", client, tls.VersionTLS12, false, Row{Clients: 2, Requests: 6, Lost: 6}},
+		{"without TLS", nil, 0, false, Counts{Clients: 2, Requests: 6, Answered: 6, EndedByClose: 6}},
+		{"TLS 1.3", client, 0, true, Counts{Clients: 2, Requests: 6, Answered: 6, EndedByClose: 6}},
+		{"TLS 1.2", client, tls.VersionTLS12, true, Counts{Clients: 2, Requests: 6, Answered: 6, EndedByClose: 6}},
+		{"TLS 1.3, half", client, 0, false, Counts{Clients: 2, Requests: 6, Lost: 6}},
+		{"TLS 1.2, half", client, tls.VersionTLS12, false, Counts{Clients: 2, Requests: 6, Lost: 6}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			addr := rawServer(t, func(c *serverConn) {

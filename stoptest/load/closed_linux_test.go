@@ -20,7 +20,7 @@ func TestAnswerBeforeItsRequest(t *testing.T) {
 			c.request()
 		}
 	})
-	for kind, want := range map[Kind]Row{
+	for kind, want := range map[Kind]Counts{
 		Blind:   {Clients: 2, Requests: 8, Answered: 4, WrongAnswer: 4, Conns: 4},
 		Looking: {Clients: 2, Requests: 8, Answered: 8, ClosedIdle: 6, Conns: 8},
 	} {
@@ -42,7 +42,7 @@ func TestServerThatClosesIdleConnections(t *testing.T) {
 				}
 			}
 		})
-		for kind, want := range map[Kind]Row{
+		for kind, want := range map[Kind]Counts{
 			Blind:   {Clients: 3, Requests: 60, Answered: 30, Lost: 30, Conns: 30},
 			Looking: {Clients: 3, Requests: 60, Answered: 60, ClosedIdle: 57, Conns: 60},
 		} {
@@ -69,14 +69,14 @@ func TestServerThatEndsNewConnections(t *testing.T) {
 		end  Pending
 		kind Kind
 		hide bool // the connection can't be peeked at
-		want Row
+		want Counts
 	}{
-		{PendingRST, Blind, false, Row{Requests: 9, ResetOnConnect: 9}},
-		{PendingRST, Looking, false, Row{Requests: 9, ResetOnConnect: 9}},
-		{PendingRST, Fresh, true, Row{Requests: 9, ResetOnConnect: 9}},
-		{PendingFIN, Looking, false, Row{Requests: 9, ResetOnConnect: 9}},
-		{PendingFIN, Blind, false, Row{Requests: 9, Lost: 9}},
-		{PendingFIN, Fresh, false, Row{Requests: 9, Lost: 9}},
+		{PendingRST, Blind, false, Counts{Requests: 9, ResetOnConnect: 9}},
+		{PendingRST, Looking, false, Counts{Requests: 9, ResetOnConnect: 9}},
+		{PendingRST, Fresh, true, Counts{Requests: 9, ResetOnConnect: 9}},
+		{PendingFIN, Looking, false, Counts{Requests: 9, ResetOnConnect: 9}},
+		{PendingFIN, Blind, false, Counts{Requests: 9, Lost: 9}},
+		{PendingFIN, Fresh, false, Counts{Requests: 9, Lost: 9}},
 	} {
 		t.Run(fmt.Sprint(test.kind, " ", test.end, " ", test.hide), func(t *testing.T) {
 			addr := rawServer(t, func(c *serverConn) {
@@ -129,12 +129,12 @@ func TestServerThatEndsUnusedConnections(t *testing.T) {
 		name  string
 		first string // the server of each client's first connection
 		limit time.Duration
-		want  Row
+		want  Counts
 	}{
-		{"late", ends, keeps, Row{Requests: 6, Answered: 6}},
-		{"late, but reset", resets, keeps, Row{Requests: 6, Answered: 3, ResetOnConnect: 3}},
-		{"in time", ends, time.Hour, Row{Requests: 6, Answered: 3, Lost: 3}},
-		{"no limit", ends, 0, Row{Requests: 6, Answered: 3, Lost: 3}},
+		{"late", ends, keeps, Counts{Requests: 6, Answered: 6}},
+		{"late, but reset", resets, keeps, Counts{Requests: 6, Answered: 3, ResetOnConnect: 3}},
+		{"in time", ends, time.Hour, Counts{Requests: 6, Answered: 3, Lost: 3}},
+		{"no limit", ends, 0, Counts{Requests: 6, Answered: 3, Lost: 3}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

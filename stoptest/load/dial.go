@@ -103,9 +103,7 @@ func (c *client) connect() (goOn, connected bool) {
 	}
 	c.conn = cn
 	c.reader.src, c.reader.pos, c.reader.end = cn, 0, 0
-	c.mu.Lock()
-	c.tally.conns++
-	c.mu.Unlock()
+	c.count(&c.row.Conns, 1)
 	return true, true
 }
 
@@ -141,11 +139,9 @@ func (c *client) refused(began time.Time, err error) (goOn bool) {
 		return c.endFailed(Loss{Outcome: outcome, How: howOf(err), Wrote: began}, err)
 	}
 	early := c.load.cfg.GoesOn || !c.load.isSignalled()
-	c.mu.Lock()
 	if early {
-		c.tally.refusedEarly++
+		c.count(&c.row.RefusedEarly, 1)
 	}
-	c.mu.Unlock()
 	c.record(Refused, began, time.Now())
 	return early && c.pauseFor(redial)
 }

@@ -23,9 +23,7 @@ func (c *client) follow(cn *conn, loss Loss, writeErr error) (goOn bool) {
 			return
 		}
 		if n := events.write(p); streaming && n > 0 {
-			c.mu.Lock()
-			c.tally.messages += n
-			c.mu.Unlock()
+			c.count(&c.row.Messages, n)
 		}
 	}
 	ans, err := c.reader.read(false)

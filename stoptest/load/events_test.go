@@ -16,13 +16,13 @@ func (c *serverConn) chunk(text string) { fmt.Fprintf(c, "%x\r\n%s\r\n", len(tex
 // Each client asks for four streams, each of which has two events and then the
 // end that is the case.
 func TestEventStreams(t *testing.T) {
-	row := Row{Clients: 2, Requests: 8, Messages: 16}
+	row := Counts{Clients: 2, Requests: 8, Messages: 16}
 	clean, cut := row, row
 	clean.CleanEnd, cut.Cut = 8, 8
 	tests := []struct {
 		name string
 		end  func(c *serverConn)
-		want Row
+		want Counts
 		how  How
 	}{
 		{"final chunk", func(c *serverConn) { c.chunk("") }, clean, 0},
@@ -63,14 +63,14 @@ func TestEventStreams(t *testing.T) {
 func TestEventStreamsThatDoNotBegin(t *testing.T) {
 	for _, tt := range []struct {
 		name, answer string
-		want         Row
+		want         Counts
 	}{
-		{"error status", "HTTP/1.1 503 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", Row{Clients: 1, Requests: 2, ErrorStatus: 2}},
-		{"another type", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", Row{Clients: 1, Requests: 2, WrongAnswer: 2}},
-		{"no header", "", Row{Clients: 1, Requests: 2, Lost: 2}},
-		{"half a header", streamHeader, Row{Clients: 1, Requests: 2, Lost: 2}},
-		{"no end but the connection's", "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: x\n\n", Row{Clients: 1, Requests: 2, Messages: 2, Cut: 2}},
-		{"another's", streamHeader + "Connection: close\r\nX-Echo: y\r\n\r\n0\r\n\r\n", Row{Clients: 1, Requests: 2, Cut: 2}},
+		{"error status", "HTTP/1.1 503 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", Counts{Clients: 1, Requests: 2, ErrorStatus: 2}},
+		{"another type", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", Counts{Clients: 1, Requests: 2, WrongAnswer: 2}},
+		{"no header", "", Counts{Clients: 1, Requests: 2, Lost: 2}},
+		{"half a header", streamHeader, Counts{Clients: 1, Requests: 2, Lost: 2}},
+		{"no end but the connection's", "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: x\n\n", Counts{Clients: 1, Requests: 2, Messages: 2, Cut: 2}},
+		{"another's", streamHeader + "Connection: close\r\nX-Echo: y\r\n\r\n0\r\n\r\n", Counts{Clients: 1, Requests: 2, Cut: 2}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			addr := rawServer(t, func(c *serverConn) {
@@ -108,7 +108,7 @@ func TestEventStreamOnTheSameConnection(t *testing.T) {
 	ready(t, l, 4)
 	l.Stop()
 	led := l.Wait()
-	wantCounts(t, led, led.Total, Row{Clients: 1, Requests: 4, Messages: 4, CleanEnd: 3, Answered: 1, Conns: 1})
+	wantCounts(t, led, led.Total, Counts{Clients: 1, Requests: 4, Messages: 4, CleanEnd: 3, Answered: 1, Conns: 1})
 }
 
 func TestEventCounter(t *testing.T) {

@@ -50,9 +50,9 @@ func (c *client) stream() (goOn bool) {
 			return goOn
 		}
 		cn.awaitStream(c.load.ctx)
-		c.setInFlight(true)
+		c.count(&c.row.InFlight, 1)
 		if s = cn.openStream(c, &loss); s == nil {
-			c.setInFlight(false)
+			c.count(&c.row.InFlight, -1)
 			if c.load.ctx.Err() != nil {
 				return false
 			}
@@ -114,12 +114,6 @@ func (c *client) stream() (goOn bool) {
 	return true
 }
 
-func (c *client) setInFlight(on bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.inFlight = on
-}
-
 // endEventStream ends the request of an event stream that has begun, as follow
 // does.
 func (c *client) endEventStream(s *http2Stream, loss Loss) (goOn bool) {
@@ -179,9 +173,7 @@ func (c *client) connection() (cn *http2Conn, goOn bool) {
 		if err != nil {
 			return nil, c.refused(began, err)
 		}
-		c.mu.Lock()
-		c.tally.conns++
-		c.mu.Unlock()
+		c.count(&c.row.Conns, 1)
 		sh.cn = c.load.newHTTP2Conn(raw)
 	}
 	return sh.cn, true

@@ -56,10 +56,10 @@ func TestHTTP2LosesNothing(t *testing.T) {
 		{Name: "HEAD", Kind: HTTP2, Requests: 2, Method: "OPTIONS"},
 	}})
 	led := l.Wait()
-	wantCounts(t, led, led.Row("h2c"), Row{Clients: 24, Requests: 480, Answered: 480, Conns: 3})
-	wantCounts(t, led, led.Row("TLS"), Row{Clients: 24, Requests: 480, Answered: 480, Conns: 3})
-	wantCounts(t, led, led.Row("large"), Row{Clients: 8, Requests: 24, Answered: 24, Conns: 2})
-	wantCounts(t, led, led.Row("slow"), Row{Clients: 4, Requests: 8, Answered: 8, Conns: 1})
+	wantCounts(t, led, led.Row("h2c"), Counts{Clients: 24, Requests: 480, Answered: 480, Conns: 3})
+	wantCounts(t, led, led.Row("TLS"), Counts{Clients: 24, Requests: 480, Answered: 480, Conns: 3})
+	wantCounts(t, led, led.Row("large"), Counts{Clients: 8, Requests: 24, Answered: 24, Conns: 2})
+	wantCounts(t, led, led.Row("slow"), Counts{Clients: 4, Requests: 8, Answered: 8, Conns: 1})
 	if got := led.Row("slow").Slowest; got < 100*time.Millisecond {
 		t.Errorf("slowest answer to a body of 100 ms took %v", got)
 	}
@@ -145,14 +145,14 @@ func (s *server2) wait() {
 // case. Each client makes 20 requests: 15 are answered, 5 not.
 func TestHTTP2ServersThatLoseEveryFourthStream(t *testing.T) {
 	t.Parallel()
-	good := Row{Clients: 4, Requests: 80, Answered: 80}
-	lost := Row{Clients: 4, Requests: 80, Answered: 60, Lost: 20}
-	safe := Row{Clients: 4, Requests: 80, Answered: 60, SafeToRetry: 20}
-	wrong := Row{Clients: 4, Requests: 80, Answered: 60, WrongAnswer: 20}
+	good := Counts{Clients: 4, Requests: 80, Answered: 80}
+	lost := Counts{Clients: 4, Requests: 80, Answered: 60, Lost: 20}
+	safe := Counts{Clients: 4, Requests: 80, Answered: 60, SafeToRetry: 20}
+	wrong := Counts{Clients: 4, Requests: 80, Answered: 60, WrongAnswer: 20}
 	tests := []struct {
 		name  string
 		fault func(c *server2, stream uint32, id string)
-		want  Row
+		want  Counts
 		how   How
 		bytes int64
 	}{
@@ -245,7 +245,7 @@ func TestHTTP2ServersThatLoseEveryFourthStream(t *testing.T) {
 		{"error status without ID", func(c *server2, stream uint32, _ string) {
 			c.fr.WriteGoAway(stream, 0, nil)
 			c.header(stream, true, ":status", "503")
-		}, Row{Clients: 4, Requests: 80, Answered: 60, ErrorStatus: 20}, 0, 0},
+		}, Counts{Clients: 4, Requests: 80, Answered: 60, ErrorStatus: 20}, 0, 0},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -284,10 +284,10 @@ func TestGoAwayAmongStreams(t *testing.T) {
 		name   string
 		answer int // of the first so many
 		last   uint32
-		want   Row
+		want   Counts
 	}{
-		{"half served", 8, 15, Row{Clients: 16, Requests: 16, Answered: 8, SafeToRetry: 8, Conns: 1}},
-		{"half promised", 4, 15, Row{Clients: 16, Requests: 16, Answered: 4, SafeToRetry: 8, Lost: 4, Conns: 1}},
+		{"half served", 8, 15, Counts{Clients: 16, Requests: 16, Answered: 8, SafeToRetry: 8, Conns: 1}},
+		{"half promised", 4, 15, Counts{Clients: 16, Requests: 16, Answered: 4, SafeToRetry: 8, Lost: 4, Conns: 1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var s served
@@ -321,7 +321,7 @@ func TestHTTP2Timeout(t *testing.T) {
 	addr := http2Server(t, (*server2).wait)
 	l := start(t, Config{Addr: addr, AnswerTimeout: 20 * time.Millisecond, Groups: []Group{{Kind: HTTP2, Streams: 3, Requests: 2}}})
 	led := l.Wait()
-	wantCounts(t, led, led.Total, Row{Clients: 3, Requests: 6, Lost: 6, Conns: 1})
+	wantCounts(t, led, led.Total, Counts{Clients: 3, Requests: 6, Lost: 6, Conns: 1})
 	for _, s := range led.Losses {
 		if s.How != Timeout || s.Failed.Sub(s.Wrote) < 20*time.Millisecond {
 			t.Errorf("loss = %+v, want a timeout after 20 ms", s)
@@ -334,10 +334,10 @@ func TestHTTP2ConnectionsUnused(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		end  func(c *server2)
-		want Row
+		want Counts
 	}{
-		{"GOAWAY", func(c *server2) { c.fr.WriteGoAway(0, 0, nil); c.wait() }, Row{Clients: 1, Requests: 1, SafeToRetry: 1, Conns: 1}},
-		{"FIN", func(c *server2) {}, Row{Clients: 1, Requests: 1, ResetOnConnect: 1, Conns: 1}},
+		{"GOAWAY", func(c *server2) { c.fr.WriteGoAway(0, 0, nil); c.wait() }, Counts{Clients: 1, Requests: 1, SafeToRetry: 1, Conns: 1}},
+		{"FIN", func(c *server2) {}, Counts{Clients: 1, Requests: 1, ResetOnConnect: 1, Conns: 1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			l := start(t, Config{Addr: http2Server(t, tt.end)})
@@ -353,8 +353,7 @@ func TestHTTP2ConnectionsUnused(t *testing.T) {
 			if cn, _ := c.connection(); cn != nil {
 				t.Error("the connection is used all the same")
 			}
-			row := c.tally.row()
-			wantCounts(t, Ledger{}, row, tt.want)
+			wantCounts(t, Ledger{}, Row{Counts: c.row.Counts}, tt.want)
 		})
 	}
 }
@@ -368,18 +367,18 @@ func TestHTTP2RefusedAfterTheSignal(t *testing.T) {
 	l := start(t, Config{Addr: ln.Addr().String(), Groups: []Group{{Kind: HTTP2, N: 2, Streams: 3, Delay: 10 * time.Millisecond}}})
 	l.Signalled(time.Now())
 	led := l.Wait()
-	wantCounts(t, led, led.Total, Row{Clients: 6, Requests: 6, Refused: 6})
+	wantCounts(t, led, led.Total, Counts{Clients: 6, Requests: 6, Refused: 6})
 }
 
 // TestHTTP2EventStreams: as TestEventStreams, with END_STREAM for the final chunk.
 func TestHTTP2EventStreams(t *testing.T) {
-	row := Row{Clients: 2, Requests: 8, Messages: 16}
+	row := Counts{Clients: 2, Requests: 8, Messages: 16}
 	clean, cut := row, row
 	clean.CleanEnd, cut.Cut = 8, 8
 	for _, tt := range []struct {
 		name string
 		end  func(c *server2, stream uint32)
-		want Row
+		want Counts
 		how  How
 	}{
 		{"END_STREAM", func(c *server2, stream uint32) { c.fr.WriteData(stream, true, nil) }, clean, 0},
@@ -433,7 +432,7 @@ func TestHTTP2EventStreamOnTheSameConnection(t *testing.T) {
 	ready(t, l, 4)
 	l.Stop()
 	led := l.Wait()
-	wantCounts(t, led, led.Total, Row{Clients: 1, Requests: 4, Messages: 4, CleanEnd: 3, Answered: 1, Conns: 1})
+	wantCounts(t, led, led.Total, Counts{Clients: 1, Requests: 4, Messages: 4, CleanEnd: 3, Answered: 1, Conns: 1})
 }
 
 // The server allows three streams. It answers when three are open, and none comes

@@ -197,9 +197,7 @@ func (cn *http2Conn) onDataLocked(s *http2Stream, f *http2.DataFrame) {
 	s.received += int64(len(f.Data()))
 	if s.streaming {
 		if n := s.counter.write(f.Data()); n > 0 {
-			s.events.mu.Lock()
-			s.events.tally.messages += n
-			s.events.mu.Unlock()
+			s.events.count(&s.events.row.Messages, n)
 		}
 	} else if room := keepBody - len(s.body); room > 0 {
 		s.body = append(s.body, f.Data()[:min(room, len(f.Data()))]...)

@@ -23,7 +23,7 @@ func (c *client) beSilent() {
 		// Bytes without a request, such as a 408, do not end it.
 		if _, err := cn.Read(b[:]); err != nil {
 			c.mu.Lock()
-			c.tally.addSilent(howOf(err), time.Now())
+			c.row.addSilent(howOf(err), time.Now())
 			c.mu.Unlock()
 			return
 		}

@@ -26,9 +26,7 @@ func (c *client) judge(cn *conn, loss Loss, ans *answer, err, writeErr error) (g
 	}
 	cn.answeredAt = time.Now()
 	if !ans.ended && ans.status != http.StatusSwitchingProtocols {
-		c.mu.Lock()
-		c.tally.endedByClose++
-		c.mu.Unlock()
+		c.count(&c.row.EndedByClose, 1)
 	}
 	if ans.status >= 500 {
 		loss.at(cn.Conn)
@@ -45,7 +43,7 @@ func (c *client) endAnswered(status int, loss Loss, ended time.Time) {
 	outcome := Answered
 	if status == http.StatusMethodNotAllowed || status == http.StatusNotImplemented && !c.load.isAfterSignal(ended) {
 		c.mu.Lock()
-		c.tally.unknownMethod = status
+		c.unknownMethod = status
 		c.mu.Unlock()
 	}
 	switch {
@@ -115,7 +113,7 @@ func (c *client) endFailed(loss Loss, err error) (goOn bool) {
 	}
 	if loss.Outcome == Lost {
 		c.mu.Lock()
-		c.tally.addLost(&loss)
+		c.row.addLost(&loss)
 		c.mu.Unlock()
 	}
 	c.load.keepLoss(loss)
@@ -138,8 +136,8 @@ func (c *client) record(o Outcome, began, ended time.Time) {
 	after := c.load.isAfterSignal(ended)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.inFlight = false
+	c.row.InFlight = 0
 	c.outcomes = append(c.outcomes, o)
 	c.times = append(c.times, span{began.Sub(c.load.started), ended.Sub(c.load.started)})
-	c.tally.add(o, began, ended, after)
+	c.row.addOutcome(o, began, ended, after)
 }

@@ -38,17 +38,10 @@ func (l *Load) Snapshot() Ledger {
 		outs, times := make([][]Outcome, 0, len(g.clients)), make([][]span, 0, len(g.clients))
 		for _, c := range g.clients {
 			c.mu.Lock()
-			r := c.tally.row()
-			if !c.ended {
-				r.Running = 1
-			}
-			if c.inFlight {
-				r.InFlight = 1
-			}
 			outs = append(outs, c.outcomes[:len(c.outcomes):len(c.outcomes)])
 			times = append(times, c.times[:len(c.times):len(c.times)])
+			row.add(&c.row)
 			c.mu.Unlock()
-			row.add(&r)
 		}
 		led.Rows = append(led.Rows, row)
 		led.Total.add(&row)

@@ -119,7 +119,7 @@ func (l *Load) findCold(answers int) (string, error) {
 		}
 		for _, c := range g.clients {
 			c.mu.Lock()
-			got, messages, silent, ended, early := c.tally.counts[Answered], c.tally.messages, c.silent, c.ended, c.tally.refusedEarly
+			got, messages, silent, ended, early := c.row.Answered, c.row.Messages, c.silent, c.row.Running == 0, c.row.RefusedEarly
 			c.mu.Unlock()
 			warm := got >= want
 			switch g.Kind {
@@ -147,7 +147,7 @@ func (l *Load) CheckMethods() error {
 	for _, g := range l.allGroups() {
 		for _, c := range g.clients {
 			c.mu.Lock()
-			status := c.tally.unknownMethod
+			status := c.unknownMethod
 			c.mu.Unlock()
 			if status != 0 {
 				return fmt.Errorf("load: %s client %d: %s %s was answered %d %s", g.Name, c.index, g.Method, g.Path, status, http.StatusText(status))

@@ -30,11 +30,11 @@ func TestPerfectServerLosesNothing(t *testing.T) {
 		{Name: "large", N: 2, Requests: 3, Method: "PUT", Body: 1 << 20},
 	}})
 	led := l.Wait()
-	wantCounts(t, led, led.Row("blind"), Row{Clients: 5, Requests: 200, Answered: 200, Conns: 5})
-	wantCounts(t, led, led.Row("looking"), Row{Clients: 5, Requests: 200, Answered: 200, Conns: 5})
-	wantCounts(t, led, led.Row("fresh"), Row{Clients: 5, Requests: 200, Answered: 200, Conns: 200})
-	wantCounts(t, led, led.Row("large"), Row{Clients: 2, Requests: 6, Answered: 6, Conns: 2})
-	wantCounts(t, led, led.Total, Row{Clients: 17, Requests: 606, Answered: 606, Conns: 212})
+	wantCounts(t, led, led.Row("blind"), Counts{Clients: 5, Requests: 200, Answered: 200, Conns: 5})
+	wantCounts(t, led, led.Row("looking"), Counts{Clients: 5, Requests: 200, Answered: 200, Conns: 5})
+	wantCounts(t, led, led.Row("fresh"), Counts{Clients: 5, Requests: 200, Answered: 200, Conns: 200})
+	wantCounts(t, led, led.Row("large"), Counts{Clients: 2, Requests: 6, Answered: 6, Conns: 2})
+	wantCounts(t, led, led.Total, Counts{Clients: 17, Requests: 606, Answered: 606, Conns: 212})
 	got := led.Compare(slices.Values(s.all()))
 	if got.Count != 606 || got.Foreign != 0 || len(got.Unanswered)+len(got.Unserved)+len(got.Twice) > 0 {
 		t.Errorf("Compare(served) = %+v, want 606 served and nothing else", got)
@@ -59,13 +59,13 @@ func TestServersThatLoseEveryFourthRequest(t *testing.T) {
 			}
 		}
 	}
-	lost := Row{Clients: 4, Requests: 80, Answered: 60, Lost: 20}
-	wrong := Row{Clients: 4, Requests: 80, Answered: 60, WrongAnswer: 20}
-	twice := Row{Clients: 4, Requests: 80, Answered: 60, Duplicated: 20}
+	lost := Counts{Clients: 4, Requests: 80, Answered: 60, Lost: 20}
+	wrong := Counts{Clients: 4, Requests: 80, Answered: 60, WrongAnswer: 20}
+	twice := Counts{Clients: 4, Requests: 80, Answered: 60, Duplicated: 20}
 	tests := []struct {
 		name  string
 		fault func(c *serverConn, id string)
-		want  Row
+		want  Counts
 		how   How
 		bytes int64
 	}{
@@ -100,7 +100,7 @@ func TestServersThatLoseEveryFourthRequest(t *testing.T) {
 		}, wrong, Malformed, 0},
 		{"error status without ID", func(c *serverConn, _ string) {
 			fmt.Fprint(c, "HTTP/1.1 503 Sorry\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-		}, Row{Clients: 4, Requests: 80, Answered: 60, ErrorStatus: 20}, 0, 0},
+		}, Counts{Clients: 4, Requests: 80, Answered: 60, ErrorStatus: 20}, 0, 0},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -148,7 +148,7 @@ func TestErrorStatusBeforeTheWholeRequest(t *testing.T) {
 	})
 	l := start(t, Config{Addr: addr, Groups: []Group{{N: 2, Requests: 2, Body: 1 << 20}}})
 	led := l.Wait()
-	wantCounts(t, led, led.Total, Row{Clients: 2, Requests: 4, ErrorStatus: 4})
+	wantCounts(t, led, led.Total, Counts{Clients: 2, Requests: 4, ErrorStatus: 4})
 }
 
 func TestAnswerTimeout(t *testing.T) {
@@ -159,7 +159,7 @@ func TestAnswerTimeout(t *testing.T) {
 	})
 	l := start(t, Config{Addr: addr, AnswerTimeout: 20 * time.Millisecond, Groups: []Group{{N: 3, Requests: 2}}})
 	led := l.Wait()
-	wantCounts(t, led, led.Total, Row{Clients: 3, Requests: 6, Lost: 6, LostTimeout: 6})
+	wantCounts(t, led, led.Total, Counts{Clients: 3, Requests: 6, Lost: 6, LostTimeout: 6})
 	for _, s := range led.Losses {
 		if s.How != Timeout || s.Failed.Sub(s.Wrote) < 20*time.Millisecond {
 			t.Errorf("loss = %+v, want a timeout after 20 ms", s)
@@ -175,7 +175,7 @@ func TestCloseAnsweredWithConnectionClose(t *testing.T) {
 	})
 	l := start(t, Config{Addr: addr, EchoBody: true, Groups: []Group{{N: 3, Requests: 10}}})
 	led := l.Wait()
-	wantCounts(t, led, led.Total, Row{Clients: 3, Requests: 30, Answered: 30, Conns: 30})
+	wantCounts(t, led, led.Total, Counts{Clients: 3, Requests: 30, Answered: 30, Conns: 30})
 }
 
 func TestRefused(t *testing.T) {
@@ -187,7 +187,7 @@ func TestRefused(t *testing.T) {
 	ln.Close()
 	l := start(t, Config{Addr: closed, Groups: []Group{{N: 3, Requests: 2}}})
 	led := l.Wait()
-	wantCounts(t, led, led.Total, Row{Clients: 3, Requests: 6, Refused: 6, RefusedEarly: 6})
+	wantCounts(t, led, led.Total, Counts{Clients: 3, Requests: 6, Refused: 6, RefusedEarly: 6})
 	if err := l.Ready(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "refused before the signal") {
 		t.Errorf("Ready = %v, want refused before the signal", err)
 	}
@@ -195,7 +195,7 @@ func TestRefused(t *testing.T) {
 	l = start(t, Config{Addr: closed, Groups: []Group{{N: 3, Delay: 10 * time.Millisecond}}})
 	l.Signalled(time.Now())
 	led = l.Wait() // ends, although there is no limit of requests
-	wantCounts(t, led, led.Total, Row{Clients: 3, Requests: 3, Refused: 3})
+	wantCounts(t, led, led.Total, Counts{Clients: 3, Requests: 3, Refused: 3})
 	for r := range led.All() {
 		if r.Began < 0 || r.Ended < r.Began || r.Outcome != Refused {
 			t.Errorf("All has %+v, want refusals after the signal", r)
@@ -217,7 +217,7 @@ func TestRefusedByAServerThatGoesOn(t *testing.T) {
 	l := start(t, Config{Addr: ln.Addr().String(), GoesOn: true, Groups: []Group{{N: 3, Requests: 2, Delay: 10 * time.Millisecond}}})
 	l.Signalled(time.Now())
 	led := l.Wait()
-	wantCounts(t, led, led.Total, Row{Clients: 3, Requests: 6, Refused: 6, RefusedEarly: 6})
+	wantCounts(t, led, led.Total, Counts{Clients: 3, Requests: 6, Refused: 6, RefusedEarly: 6})
 }
 
 func TestClientErrorsAreNotTheServers(t *testing.T) {
@@ -228,7 +228,7 @@ func TestClientErrorsAreNotTheServers(t *testing.T) {
 	}
 	l := start(t, Config{Addr: addr, Dial: dial, Groups: []Group{{N: 2, Requests: 2}, {Kind: Fresh, Requests: 2}}})
 	led := l.Wait()
-	wantCounts(t, led, led.Total, Row{Clients: 3, Requests: 6, ClientError: 6})
+	wantCounts(t, led, led.Total, Counts{Clients: 3, Requests: 6, ClientError: 6})
 }
 
 func TestDuplicatesAndStrangers(t *testing.T) {

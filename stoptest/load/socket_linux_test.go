@@ -122,7 +122,7 @@ func TestSYNNeverAnswered(t *testing.T) {
 	l := start(t, Config{Addr: addr.String(), DialTimeout: 50 * time.Millisecond, Groups: []Group{{N: 4, Delay: time.Millisecond}}})
 	l.Signalled(time.Now())
 	led := l.Wait()
-	wantCounts(t, led, led.Total, Row{Clients: 4, Requests: 4, Refused: 4})
+	wantCounts(t, led, led.Total, Counts{Clients: 4, Requests: 4, Refused: 4})
 }
 
 func TestClientsHaveAddressesOfTheirOwn(t *testing.T) {
@@ -140,7 +140,7 @@ func TestClientsHaveAddressesOfTheirOwn(t *testing.T) {
 	})
 	l := start(t, Config{Addr: addr, Groups: []Group{{N: 10, Requests: 1}, {Kind: Fresh, N: 10, Requests: 2}}})
 	led := l.Wait()
-	wantCounts(t, led, led.Total, Row{Clients: 20, Requests: 30, Answered: 30})
+	wantCounts(t, led, led.Total, Counts{Clients: 20, Requests: 30, Answered: 30})
 	seen := map[string]int{}
 	for range 30 {
 		seen[<-peers]++

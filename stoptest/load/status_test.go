@@ -20,15 +20,15 @@ func TestFailedStatus(t *testing.T) {
 		group  Group
 		status int
 		allow  []int
-		want   Row // of the answer to the request in flight
+		want   Counts // of the answer to the request in flight
 	}{
-		{"HTTP/1", Group{}, 502, nil, Row{ErrorStatus: 1, FailedStatus: 1}},
-		{"HTTP/2", Group{Kind: HTTP2}, 502, nil, Row{ErrorStatus: 1, FailedStatus: 1}},
-		{"events", Group{Kind: Events}, 502, nil, Row{ErrorStatus: 1, FailedStatus: 1}},
-		{"WebSocket", Group{Kind: WebSocket}, 502, nil, Row{ErrorStatus: 1, FailedStatus: 1}},
-		{"allowed", Group{}, 503, []int{504, 503}, Row{ErrorStatus: 1}},
-		{"another is allowed", Group{}, 502, []int{504, 503}, Row{ErrorStatus: 1, FailedStatus: 1}},
-		{"4xx", Group{}, 404, nil, Row{ErrorStatus: 1}},
+		{"HTTP/1", Group{}, 502, nil, Counts{ErrorStatus: 1, FailedStatus: 1}},
+		{"HTTP/2", Group{Kind: HTTP2}, 502, nil, Counts{ErrorStatus: 1, FailedStatus: 1}},
+		{"events", Group{Kind: Events}, 502, nil, Counts{ErrorStatus: 1, FailedStatus: 1}},
+		{"WebSocket", Group{Kind: WebSocket}, 502, nil, Counts{ErrorStatus: 1, FailedStatus: 1}},
+		{"allowed", Group{}, 503, []int{504, 503}, Counts{ErrorStatus: 1}},
+		{"another is allowed", Group{}, 502, []int{504, 503}, Counts{ErrorStatus: 1, FailedStatus: 1}},
+		{"4xx", Group{}, 404, nil, Counts{ErrorStatus: 1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

@@ -96,7 +96,7 @@ func TestSlowRequestsInFlightAtTheSignal(t *testing.T) {
 	l.Signalled(time.Now())
 	close(release)
 	led := l.Wait()
-	wantCounts(t, led, led.Total, Row{Clients: 20, Requests: 20, Answered: 20, AnsweredAfter: 20, Conns: 20})
+	wantCounts(t, led, led.Total, Counts{Clients: 20, Requests: 20, Answered: 20, AnsweredAfter: 20, Conns: 20})
 	if led.Total.LastAnswer.Before(led.Signal) {
 		t.Errorf("last answer %v, want after the signal", led.SinceSignal(led.Total.LastAnswer))
 	}
@@ -137,9 +137,9 @@ func TestIdleConnections(t *testing.T) {
 	l.Signalled(at)
 	close(stop)
 	led, fins := l.Wait(), lf.Wait()
-	wantCounts(t, led, led.Row("used"), Row{Clients: 10, Requests: 30, Answered: 30, SilentRST: 10})
-	wantCounts(t, led, led.Row("never used"), Row{Clients: 10, SilentRST: 10, Conns: 10})
-	wantCounts(t, fins, fins.Total, Row{Clients: 10, SilentFIN: 10})
+	wantCounts(t, led, led.Row("used"), Counts{Clients: 10, Requests: 30, Answered: 30, SilentRST: 10})
+	wantCounts(t, led, led.Row("never used"), Counts{Clients: 10, SilentRST: 10, Conns: 10})
+	wantCounts(t, fins, fins.Total, Counts{Clients: 10, SilentFIN: 10})
 	if r := led.Total; r.FirstClosed.Before(at) || r.LastClosed.Before(r.FirstClosed) {
 		t.Errorf("closed from %v to %v after the signal", led.SinceSignal(r.FirstClosed), led.SinceSignal(r.LastClosed))
 	}
@@ -217,8 +217,8 @@ func TestStartRejects(t *testing.T) {
 
 func TestLedgerString(t *testing.T) {
 	at := time.Unix(1000, 0)
-	led := Ledger{Signal: at, Rows: []Row{{Group: "blind", Clients: 2, Requests: 12, Answered: 10, Lost: 2, AnsweredAfter: 4}}}
-	led.Rows = append(led.Rows, Row{Group: "fresh", Clients: 1, Requests: 1, Refused: 1, FirstRefusal: at.Add(time.Millisecond)})
+	led := Ledger{Signal: at, Rows: []Row{{Group: "blind", Counts: Counts{Clients: 2, Requests: 12, Answered: 10, Lost: 2, AnsweredAfter: 4}}}}
+	led.Rows = append(led.Rows, Row{Group: "fresh", Counts: Counts{Clients: 1, Requests: 1, Refused: 1}, FirstRefusal: at.Add(time.Millisecond)})
 	for i := range led.Rows {
 		led.Total.add(&led.Rows[i])
 	}

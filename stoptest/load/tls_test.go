@@ -34,11 +34,11 @@ func TestTLSLosesNothing(t *testing.T) {
 			{Name: "upload", TLS: cfg, Requests: 3, Body: 1 << 20, BodyTime: 100 * time.Millisecond},
 		}})
 		led := l.Wait()
-		wantCounts(t, led, led.Row("blind"), Row{Clients: 3, Requests: 60, Answered: 60, Conns: 3})
-		wantCounts(t, led, led.Row("looking"), Row{Clients: 3, Requests: 60, Answered: 60, Conns: 3})
-		wantCounts(t, led, led.Row("fresh"), Row{Clients: 2, Requests: 10, Answered: 10, Conns: 10})
-		wantCounts(t, led, led.Row("large"), Row{Clients: 1, Requests: 3, Answered: 3, Conns: 1})
-		wantCounts(t, led, led.Row("upload"), Row{Clients: 1, Requests: 3, Answered: 3, Conns: 1})
+		wantCounts(t, led, led.Row("blind"), Counts{Clients: 3, Requests: 60, Answered: 60, Conns: 3})
+		wantCounts(t, led, led.Row("looking"), Counts{Clients: 3, Requests: 60, Answered: 60, Conns: 3})
+		wantCounts(t, led, led.Row("fresh"), Counts{Clients: 2, Requests: 10, Answered: 10, Conns: 10})
+		wantCounts(t, led, led.Row("large"), Counts{Clients: 1, Requests: 3, Answered: 3, Conns: 1})
+		wantCounts(t, led, led.Row("upload"), Counts{Clients: 1, Requests: 3, Answered: 3, Conns: 1})
 		if got := led.Compare(slices.Values(s.all())); len(got.Unanswered)+len(got.Unserved)+len(got.Twice) > 0 {
 			t.Errorf("Compare(served) = %+v, want all served and answered", got)
 		}
@@ -58,27 +58,27 @@ func TestTLSClosedBetweenRequests(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		end   func(c *tls.Conn, raw *serverConn)
-		looks Row
-		blind Row
+		looks Counts
+		blind Counts
 		how   How
 	}{
 		{"alert and FIN", func(c *tls.Conn, _ *serverConn) { io.WriteString(c, answer); c.Close() },
-			Row{Clients: 2, Requests: 8, Answered: 8, ClosedIdle: 6, Conns: 8}, Row{Clients: 2, Requests: 8, Answered: 4, Lost: 4, Conns: 4}, FIN},
+			Counts{Clients: 2, Requests: 8, Answered: 8, ClosedIdle: 6, Conns: 8}, Counts{Clients: 2, Requests: 8, Answered: 4, Lost: 4, Conns: 4}, FIN},
 		{"alert", func(c *tls.Conn, _ *serverConn) { io.WriteString(c, answer); c.CloseWrite(); io.Copy(io.Discard, c) },
-			Row{Clients: 2, Requests: 8, Answered: 8, ClosedIdle: 6, Conns: 8}, Row{Clients: 2, Requests: 8, Answered: 4, Lost: 4, Conns: 4}, FIN},
+			Counts{Clients: 2, Requests: 8, Answered: 8, ClosedIdle: 6, Conns: 8}, Counts{Clients: 2, Requests: 8, Answered: 4, Lost: 4, Conns: 4}, FIN},
 		{"FIN", func(c *tls.Conn, raw *serverConn) { io.WriteString(c, answer); raw.Close() },
-			Row{Clients: 2, Requests: 8, Answered: 8, ClosedIdle: 6, Conns: 8}, Row{Clients: 2, Requests: 8, Answered: 4, Lost: 4, Conns: 4}, FIN},
+			Counts{Clients: 2, Requests: 8, Answered: 8, ClosedIdle: 6, Conns: 8}, Counts{Clients: 2, Requests: 8, Answered: 4, Lost: 4, Conns: 4}, FIN},
 		{"RST", func(c *tls.Conn, raw *serverConn) {
 			io.WriteString(c, answer)
 			time.Sleep(10 * time.Millisecond) // the RST would destroy the answer
 			raw.reset()
-		}, Row{Clients: 2, Requests: 8, Answered: 8, ClosedIdle: 6, Conns: 8}, Row{Clients: 2, Requests: 8, Answered: 4, Lost: 4, Conns: 4}, RST},
+		}, Counts{Clients: 2, Requests: 8, Answered: 8, ClosedIdle: 6, Conns: 8}, Counts{Clients: 2, Requests: 8, Answered: 4, Lost: 4, Conns: 4}, RST},
 		{"another answer", func(c *tls.Conn, _ *serverConn) {
 			io.WriteString(c, answer)
 			time.Sleep(10 * time.Millisecond)
 			io.WriteString(c, answer)
 			io.Copy(io.Discard, c)
-		}, Row{Clients: 2, Requests: 8, Answered: 8, ClosedIdle: 6, Conns: 8}, Row{Clients: 2, Requests: 8, Answered: 4, WrongAnswer: 4, Conns: 4}, Malformed},
+		}, Counts{Clients: 2, Requests: 8, Answered: 8, ClosedIdle: 6, Conns: 8}, Counts{Clients: 2, Requests: 8, Answered: 4, WrongAnswer: 4, Conns: 4}, Malformed},
 	} {
 		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 			cfg := client.Clone()
@@ -124,20 +124,20 @@ func TestTLSHandshakesThatFail(t *testing.T) {
 		name  string
 		serve func(c *serverConn)
 		group Group
-		want  Row
+		want  Counts
 	}{
-		{"reset", func(c *serverConn) { c.r.Peek(1); c.reset() }, Group{TLS: client}, Row{Clients: 1, Requests: 1, ResetOnConnect: 1}},
-		{"FIN", func(c *serverConn) { c.r.Discard(1000) }, Group{TLS: client}, Row{Clients: 1, Requests: 1, ResetOnConnect: 1}},
+		{"reset", func(c *serverConn) { c.r.Peek(1); c.reset() }, Group{TLS: client}, Counts{Clients: 1, Requests: 1, ResetOnConnect: 1}},
+		{"FIN", func(c *serverConn) { c.r.Discard(1000) }, Group{TLS: client}, Counts{Clients: 1, Requests: 1, ResetOnConnect: 1}},
 		{"not TLS", func(c *serverConn) {
 			c.r.Peek(1)
 			io.WriteString(c, "HTTP/1.1 400 Bad Request\r\n\r\n")
 			c.CloseWrite()
 			io.Copy(io.Discard, c.r)
 		},
-			Group{TLS: client}, Row{Clients: 1, Requests: 1, ClientError: 1}},
-		{"stranger", func(c *serverConn) { tls.Server(c.TCPConn, server).Handshake() }, Group{TLS: stranger}, Row{Clients: 1, Requests: 1, ClientError: 1}},
-		{"no HTTP/2", func(c *serverConn) { tls.Server(c.TCPConn, old).Handshake() }, Group{Kind: HTTP2, TLS: client}, Row{Clients: 1, Requests: 1, ClientError: 1}},
-		{"no ALPN", func(c *serverConn) { tls.Server(c.TCPConn, server).Handshake() }, Group{Kind: HTTP2, TLS: client}, Row{Clients: 1, Requests: 1, ClientError: 1}},
+			Group{TLS: client}, Counts{Clients: 1, Requests: 1, ClientError: 1}},
+		{"stranger", func(c *serverConn) { tls.Server(c.TCPConn, server).Handshake() }, Group{TLS: stranger}, Counts{Clients: 1, Requests: 1, ClientError: 1}},
+		{"no HTTP/2", func(c *serverConn) { tls.Server(c.TCPConn, old).Handshake() }, Group{Kind: HTTP2, TLS: client}, Counts{Clients: 1, Requests: 1, ClientError: 1}},
+		{"no ALPN", func(c *serverConn) { tls.Server(c.TCPConn, server).Handshake() }, Group{Kind: HTTP2, TLS: client}, Counts{Clients: 1, Requests: 1, ClientError: 1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.group.Requests = 1

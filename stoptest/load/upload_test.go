@@ -14,7 +14,7 @@ func TestUploads(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		serve func(c *serverConn, body io.Reader, id string, began time.Time)
-		want  Row
+		want  Counts
 		how   How
 		early bool
 	}{
@@ -29,24 +29,24 @@ func TestUploads(t *testing.T) {
 				n += m
 			}
 			c.answer(id)
-		}, Row{Clients: 2, Requests: 2, Answered: 2}, 0, false},
+		}, Counts{Clients: 2, Requests: 2, Answered: 2}, 0, false},
 		{"reset", func(c *serverConn, body io.Reader, _ string, _ time.Time) {
 			io.CopyN(io.Discard, body, size/4)
 			c.reset()
 		},
-			Row{Clients: 2, Requests: 2, Lost: 2}, RST, true},
+			Counts{Clients: 2, Requests: 2, Lost: 2}, RST, true},
 		{"FIN", func(c *serverConn, body io.Reader, _ string, _ time.Time) {
 			io.CopyN(io.Discard, body, size/4)
 			c.CloseWrite()
 			io.Copy(io.Discard, body)
-		}, Row{Clients: 2, Requests: 2, Lost: 2}, FIN, true},
-		{"FIN after it", func(c *serverConn, body io.Reader, _ string, _ time.Time) { io.Copy(io.Discard, body) }, Row{Clients: 2, Requests: 2, Lost: 2}, FIN, false},
+		}, Counts{Clients: 2, Requests: 2, Lost: 2}, FIN, true},
+		{"FIN after it", func(c *serverConn, body io.Reader, _ string, _ time.Time) { io.Copy(io.Discard, body) }, Counts{Clients: 2, Requests: 2, Lost: 2}, FIN, false},
 		{"error status within it", func(c *serverConn, body io.Reader, _ string, _ time.Time) {
 			io.CopyN(io.Discard, body, size/4)
 			fmt.Fprint(c, "HTTP/1.1 413 Too Much\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 			c.CloseWrite()
 			io.Copy(io.Discard, body)
-		}, Row{Clients: 2, Requests: 2, ErrorStatus: 2}, 0, true},
+		}, Counts{Clients: 2, Requests: 2, ErrorStatus: 2}, 0, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

@@ -52,11 +52,11 @@ func (c *client) chat(cn *conn, loss Loss, writeErr error) (goOn bool) {
 	c.mu.Lock()
 	if outcome == CleanEnd {
 		if ws.waiting != nil {
-			c.tally.unechoed++
-			c.tally.unechoedFor = max(c.tally.unechoedFor, ws.closedAt.Sub(ws.sentAt))
+			c.row.Unechoed++
+			c.row.UnechoedFor = max(c.row.UnechoedFor, ws.closedAt.Sub(ws.sentAt))
 		}
 		if ws.status == wsGoingAway {
-			c.tally.goingAway++
+			c.row.GoingAway++
 		}
 	}
 	c.mu.Unlock()
@@ -179,9 +179,7 @@ func (ws *webSocket) read() (over bool, err error) {
 	}
 	ws.message, ws.waiting = nil, nil
 	ws.nextAt = time.Now().Add(ws.nextThink())
-	ws.mu.Lock()
-	ws.tally.messages++
-	ws.mu.Unlock()
+	ws.count(&ws.row.Messages, 1)
 	return false, nil
 }
 

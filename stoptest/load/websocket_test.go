@@ -50,7 +50,7 @@ func clientFrame(r *bufio.Reader) (op byte, payload []byte, err error) {
 // third message gets the answer that is the case.
 func TestWebSockets(t *testing.T) {
 	t.Parallel()
-	row := Row{Clients: 2, Requests: 6, Messages: 12}
+	row := Counts{Clients: 2, Requests: 6, Messages: 12}
 	clean, cut := row, row
 	clean.CleanEnd, clean.GoingAway, clean.Unechoed = 6, 6, 6
 	other := clean
@@ -74,7 +74,7 @@ func TestWebSockets(t *testing.T) {
 	tests := []struct {
 		name string
 		end  func(c *serverConn, message string)
-		want Row
+		want Counts
 		how  How
 	}{
 		{"1001", func(c *serverConn, _ string) { closing(c, 1001) }, clean, 0},
@@ -171,12 +171,12 @@ func TestWebSockets(t *testing.T) {
 func TestWebSocketsThatDoNotBegin(t *testing.T) {
 	for _, tt := range []struct {
 		name, answer string
-		want         Row
+		want         Counts
 	}{
-		{"error status", "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n", Row{Clients: 1, Requests: 2, ErrorStatus: 2}},
-		{"200", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", Row{Clients: 1, Requests: 2, WrongAnswer: 2}},
-		{"101 to something else", "HTTP/1.1 101 OK\r\nSec-WebSocket-Accept: x\r\n\r\n", Row{Clients: 1, Requests: 2, WrongAnswer: 2}},
-		{"nothing", "", Row{Clients: 1, Requests: 2, Lost: 2}},
+		{"error status", "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n", Counts{Clients: 1, Requests: 2, ErrorStatus: 2}},
+		{"200", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", Counts{Clients: 1, Requests: 2, WrongAnswer: 2}},
+		{"101 to something else", "HTTP/1.1 101 OK\r\nSec-WebSocket-Accept: x\r\n\r\n", Counts{Clients: 1, Requests: 2, WrongAnswer: 2}},
+		{"nothing", "", Counts{Clients: 1, Requests: 2, Lost: 2}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			addr := rawServer(t, func(c *serverConn) {
@@ -216,7 +216,7 @@ func TestWebSocketAtTheLoadsEnd(t *testing.T) {
 	l.Stop()
 	led := l.Wait()
 	led.Total.Messages = 0
-	wantCounts(t, led, led.Total, Row{Clients: 3, Requests: 3, Answered: 3, Conns: 3})
+	wantCounts(t, led, led.Total, Counts{Clients: 3, Requests: 3, Answered: 3, Conns: 3})
 	for range 3 {
 		if s := <-statuses; s != wsNormal {
 			t.Errorf("the client closed with %d, want 1000", s)

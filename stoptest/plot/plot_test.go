@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"lastcall/stoptest/load"
 	"lastcall/stoptest/report"
 )
 
@@ -39,7 +40,7 @@ func stopped(server string, lost map[string]int) *report.Report {
 			}
 			c.Failed[102] = lost[class]
 			s.Series.Classes = append(s.Series.Classes, c)
-			s.Rows = append(s.Rows, report.Row{Class: class, Requests: 1000 + lost[class], Answered: 1000, Lost: lost[class]})
+			s.Rows = append(s.Rows, report.Row{Class: class, Counts: load.Counts{Requests: 1000 + lost[class], Answered: 1000, Lost: lost[class]}})
 		}
 		r.Stops = append(r.Stops, s)
 	}

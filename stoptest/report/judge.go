@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"lastcall/stoptest/load"
 )
 
 // Judge adds up the stops and sets the verdict and the status: 0 if nothing
-// failed (see [Row.Failed]), 1 if something did, 3 if the server could not be
+// failed (see [load.Counts.Failed]), 1 if something did, 3 if the server could not be
 // tested to the end, or never stopped.
 func (r *Report) Judge() {
 	r.Rows, r.Total = nil, Row{Class: "total"}
@@ -16,7 +18,7 @@ func (r *Report) Judge() {
 		stop := &r.Stops[i]
 		for j := range stop.Rows {
 			if j == len(r.Rows) {
-				r.Rows = append(r.Rows, Row{Class: stop.Rows[j].Class, Clients: stop.Rows[j].Clients})
+				r.Rows = append(r.Rows, Row{Class: stop.Rows[j].Class, Counts: load.Counts{Clients: stop.Rows[j].Clients}})
 			}
 			r.Rows[j].Sum(&stop.Rows[j])
 		}

@@ -10,6 +10,8 @@ import (
 	"io"
 	"os"
 	"time"
+
+	"lastcall/stoptest/load"
 )
 
 // Report is one run of stoptest: one server, stopped a number of times under
@@ -81,88 +83,32 @@ type Stop struct {
 }
 
 // Row is one class of clients. Every request is in exactly one of the outcomes
-// from Answered to Cut, which add up to Requests.
+// from Answered to Duplicated, which add up to Requests. ClientError is stoptest's own:
+// no ports or no descriptors left.
 type Row struct {
-	Class   string `json:"class"` // "total" over all
-	Clients int    `json:"clients"`
+	Class string `json:"class"` // "total" over all
+	load.Counts
 
-	Requests       int `json:"requests"`
-	Answered       int `json:"answered"`         // 2xx or 3xx; a stream that the client ended
-	ErrorStatus    int `json:"error_status"`     // 4xx or 5xx
-	Refused        int `json:"refused"`          // connect refused: safe to retry elsewhere
-	SafeToRetry    int `json:"safe_to_retry"`    // HTTP/2: above GOAWAY's last stream, or a stream refused
-	ResetOnConnect int `json:"reset_on_connect"` // accepted, and ended before the request could be written
-	Lost           int `json:"lost"`             // written, and no whole answer
-	Duplicated     int `json:"duplicated"`       // answered with an earlier request's ID
-	WrongAnswer    int `json:"wrong_answer"`     // answered with something else
-	ClientError    int `json:"client_error"`     // stoptest's own: no ports or no descriptors left
-	CleanEnd       int `json:"clean_end"`        // a stream that the server ended as its protocol wants it
-	Cut            int `json:"cut"`              // a stream that ended otherwise
-
-	// What the kernel said of the Lost: which end of the connection lay in the
-	// socket before the request was written, or came after. They and Timeout
-	// and Other add up to Lost.
-	FINBefore int `json:"lost_fin_before"`
-	RSTBefore int `json:"lost_rst_before"`
-	FINAfter  int `json:"lost_fin_after"`
-	RSTAfter  int `json:"lost_rst_after"`
-	Timeout   int `json:"lost_timeout"`
-	Other     int `json:"lost_other"` // HTTP/2's RST_STREAM, half an answer that is not one, a server that was killed
-
-	FailedStatus  int `json:"failed_status"`  // of ErrorStatus: 5xx to a request in flight at the signal, or begun after it, unless allowed
-	EndedByClose  int `json:"ended_by_close"` // answers without a length or chunks: closing alone ended them, as it would end half of one
-	RefusedEarly  int `json:"refused_early"`  // of Refused: before the signal, or of a server that was to go on
-	AnsweredAfter int `json:"answered_after"` // whole answers after the signal
-	ClosedIdle    int `json:"closed_idle"`    // connections that a client found closed, and left: nothing lost
-
-	// Connections on which nothing was said: ended with a FIN or a RST, or open
-	// to the last; and when the last was ended.
-	SilentFIN  int      `json:"silent_fin"`
-	SilentRST  int      `json:"silent_rst"`
-	SilentOpen int      `json:"silent_open"`
-	LastClosed *float64 `json:"last_closed_seconds"`
-
-	Messages    int     `json:"messages"`     // of streams: events, or echoes of WebSockets
-	Slowest     float64 `json:"slowest"`      // answer
-	ClientsLate float64 `json:"clients_late"` // the longest that a client was kept from its work
-}
-
-// Failed is how many requests failed because of the server, which is what the
-// verdict calls lost. Those that a stopping server refused, and those that are
-// safe to retry, did not fail.
-func (r *Row) Failed() int {
-	return r.Lost + r.ResetOnConnect + r.Duplicated + r.WrongAnswer + r.Cut + r.RefusedEarly + r.FailedStatus
+	LastClosed  *float64 `json:"last_closed_seconds"` // when the last silent connection was ended
+	Slowest     float64  `json:"slowest"`             // answer
+	ClientsLate float64  `json:"clients_late"`        // the longest that a client was kept from its work
 }
 
 // Add adds o to r, except its class.
 func (r *Row) Add(o *Row) {
-	r.Clients += o.Clients
-	r.Sum(o)
-}
-
-// Sum adds the next stop of the same clients: it leaves Clients as it is.
-func (r *Row) Sum(o *Row) {
-	for _, f := range []struct {
-		to   *int
-		from int
-	}{
-		{&r.Requests, o.Requests}, {&r.Answered, o.Answered}, {&r.ErrorStatus, o.ErrorStatus},
-		{&r.Refused, o.Refused}, {&r.SafeToRetry, o.SafeToRetry}, {&r.ResetOnConnect, o.ResetOnConnect},
-		{&r.Lost, o.Lost}, {&r.Duplicated, o.Duplicated}, {&r.WrongAnswer, o.WrongAnswer},
-		{&r.ClientError, o.ClientError}, {&r.CleanEnd, o.CleanEnd}, {&r.Cut, o.Cut},
-		{&r.FINBefore, o.FINBefore}, {&r.RSTBefore, o.RSTBefore}, {&r.FINAfter, o.FINAfter},
-		{&r.RSTAfter, o.RSTAfter}, {&r.Timeout, o.Timeout}, {&r.Other, o.Other},
-		{&r.FailedStatus, o.FailedStatus}, {&r.EndedByClose, o.EndedByClose}, {&r.RefusedEarly, o.RefusedEarly}, {&r.AnsweredAfter, o.AnsweredAfter}, {&r.ClosedIdle, o.ClosedIdle},
-		{&r.SilentFIN, o.SilentFIN}, {&r.SilentRST, o.SilentRST}, {&r.SilentOpen, o.SilentOpen},
-		{&r.Messages, o.Messages},
-	} {
-		*f.to += f.from
-	}
+	r.Counts.Add(&o.Counts)
 	if o.LastClosed != nil && (r.LastClosed == nil || *r.LastClosed < *o.LastClosed) {
 		r.LastClosed = o.LastClosed
 	}
 	r.Slowest = max(r.Slowest, o.Slowest)
 	r.ClientsLate = max(r.ClientsLate, o.ClientsLate)
+}
+
+// Sum adds the next stop of the same clients: it leaves Clients as it is.
+func (r *Row) Sum(o *Row) {
+	clients := r.Clients
+	r.Add(o)
+	r.Clients = clients
 }
 
 // Clients says whether the clients were slowed by their machine.
@@ -188,7 +134,7 @@ type ClassSeries struct {
 	Class    string `json:"class"`
 	Begun    []int  `json:"begun"`    // by when the first byte was written, or the dial began
 	Answered []int  `json:"answered"` // by the answer's end; error statuses but failed ones, and streams' clean ends, too
-	Failed   []int  `json:"failed"`   // as Row.Failed, by when the client knew
+	Failed   []int  `json:"failed"`   // as Counts.Failed, by when the client knew
 	Refused  []int  `json:"refused"`  // but early, and safe to retry; by when the client knew
 }
 

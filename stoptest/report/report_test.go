@@ -2,12 +2,15 @@ package report
 
 import (
 	"bytes"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"lastcall/stoptest/load"
 )
 
 func TestJudge(t *testing.T) {
@@ -16,8 +19,8 @@ func TestJudge(t *testing.T) {
 		blind.Clients, h2.Clients = 10, 4
 		return []Row{blind, h2}
 	}
-	fine := Stop{Rows: rows(Row{Requests: 1000, Answered: 1000}, Row{Requests: 500, Answered: 490, SafeToRetry: 10})}
-	bad := Stop{Rows: rows(Row{Requests: 1000, Answered: 990, Lost: 4, ResetOnConnect: 6}, Row{Requests: 500, Answered: 499, Cut: 1})}
+	fine := Stop{Rows: rows(Row{Counts: load.Counts{Requests: 1000, Answered: 1000}}, Row{Counts: load.Counts{Requests: 500, Answered: 490, SafeToRetry: 10}})}
+	bad := Stop{Rows: rows(Row{Counts: load.Counts{Requests: 1000, Answered: 990, Lost: 4, ResetOnConnect: 6}}, Row{Counts: load.Counts{Requests: 500, Answered: 499, Cut: 1}})}
 	stuck := fine
 	stuck.DidNotStop = true
 	for _, tt := range []struct {
@@ -28,13 +31,13 @@ func TestJudge(t *testing.T) {
 	}{
 		{"nothing lost", Report{Stops: []Stop{fine, fine}}, 0, "Lost none of 3,000 requests in 2 stops."},
 		{"something lost", Report{Stops: []Stop{fine, bad}}, 1, "LOST 11 of 3,000 requests in 2 stops: blind 10, h2 1."},
-		{"reload", Report{Stops: []Stop{{Rows: rows(Row{Requests: 10, Refused: 3, RefusedEarly: 2, Answered: 7}, Row{})}}, Reload: "HUP"}, 1,
+		{"reload", Report{Stops: []Stop{{Rows: rows(Row{Counts: load.Counts{Requests: 10, Refused: 3, RefusedEarly: 2, Answered: 7}}, Row{})}}, Reload: "HUP"}, 1,
 			"LOST 2 of 10 requests in 1 reload: blind 2."},
-		{"error status and own errors", Report{Stops: []Stop{{Rows: rows(Row{Requests: 10, ErrorStatus: 3, ClientError: 7}, Row{})}}}, 0,
+		{"error status and own errors", Report{Stops: []Stop{{Rows: rows(Row{Counts: load.Counts{Requests: 10, ErrorStatus: 3, ClientError: 7}}, Row{})}}}, 0,
 			"Lost none of 10 requests in 1 stop; 3 answered with an error status; 7 failed by the clients' own fault."},
-		{"ended by closing", Report{Stops: []Stop{{Rows: rows(Row{Requests: 10, Answered: 10, EndedByClose: 4}, Row{})}}}, 0,
+		{"ended by closing", Report{Stops: []Stop{{Rows: rows(Row{Counts: load.Counts{Requests: 10, Answered: 10, EndedByClose: 4}}, Row{})}}}, 0,
 			"Lost none of 10 requests in 1 stop; 4 ended by closing alone, as half an answer does."},
-		{"failed status", Report{Stops: []Stop{{Rows: rows(Row{Requests: 10, ErrorStatus: 5, FailedStatus: 3}, Row{Requests: 4, Lost: 1, Answered: 3})}}}, 1,
+		{"failed status", Report{Stops: []Stop{{Rows: rows(Row{Counts: load.Counts{Requests: 10, ErrorStatus: 5, FailedStatus: 3}}, Row{Counts: load.Counts{Requests: 4, Lost: 1, Answered: 3}})}}}, 1,
 			"LOST 4 of 14 requests in 1 stop: blind 3, h2 1; 3 of these answered with a failed status (5xx after the signal); 2 answered with an error status."},
 		{"stuck", Report{Stops: []Stop{fine, stuck}}, 3, "Lost none of 3,000 requests in 2 stops; DID NOT STOP in 1 of 2 stops."},
 		{"stuck and lost", Report{Stops: []Stop{bad, stuck}}, 1,
@@ -57,7 +60,7 @@ func TestJudge(t *testing.T) {
 func TestReadWhatWasWritten(t *testing.T) {
 	at, status := 1.5, 143
 	want := &Report{Server: "a", Line: &Line{Delay: 0.05}, Stops: []Stop{{Exit: &at, ExitStatus: &status,
-		Rows:   []Row{{Class: "reuse", Lost: 2, LastClosed: &at}},
+		Rows:   []Row{{Class: "reuse", Counts: load.Counts{Lost: 2}, LastClosed: &at}},
 		Series: Series{From: -1, Bin: 0.01, Classes: []ClassSeries{{Class: "reuse", Begun: []int{1, 2}}}}}}}
 	want.Judge()
 	var b bytes.Buffer
@@ -98,5 +101,42 @@ func TestOldClasses(t *testing.T) {
 	got := []string{s.Rows[0].Class, s.Rows[1].Class, s.Series.Classes[0].Class, r.Second.Rows[0].Class, r.Rows[0].Class}
 	if diff := cmp.Diff([]string{"look", "h2", "look", "connect", "reuse"}, got); diff != "" {
 		t.Errorf("classes (-want +got):\n%s", diff)
+	}
+}
+
+// The results that were kept have all their counts when they are read, and written again.
+func TestKeptResults(t *testing.T) {
+	paths, err := filepath.Glob("../compare/results/*-idiom.json")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("%d results, %v", len(paths), err)
+	}
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var kept, again struct{ Rows []map[string]any }
+		if err := json.Unmarshal(text, &kept); err != nil {
+			t.Fatal(err)
+		}
+		r, err := Read(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b bytes.Buffer
+		if err := r.Write(&b); err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(b.Bytes(), &again); err != nil {
+			t.Fatal(err)
+		}
+		for i, row := range kept.Rows {
+			row["class"] = again.Rows[i]["class"] // it may have an older name
+			for name, n := range row {
+				if got, ok := again.Rows[i][name]; !ok || got != n {
+					t.Errorf("%s: %s %s = %v, want %v", path, row["class"], name, got, n)
+				}
+			}
+		}
 	}
 }

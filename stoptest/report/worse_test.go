@@ -5,6 +5,8 @@ import (
 	"encoding/xml"
 	"strings"
 	"testing"
+
+	"lastcall/stoptest/load"
 )
 
 func judged(stops int, of Stop, class ...string) *Report {
@@ -13,7 +15,7 @@ func judged(stops int, of Stop, class ...string) *Report {
 		stop := of
 		stop.Rows = nil
 		for _, c := range class {
-			row := Row{Class: c, Clients: 1}
+			row := Row{Class: c, Counts: load.Counts{Clients: 1}}
 			row.Sum(&of.Total)
 			stop.Rows = append(stop.Rows, row)
 		}
@@ -24,7 +26,7 @@ func judged(stops int, of Stop, class ...string) *Report {
 }
 
 func TestWorseThan(t *testing.T) {
-	fine, loses, stuck := Stop{Total: Row{Requests: 100, Answered: 100}}, Stop{Total: Row{Requests: 100, Answered: 97, Lost: 3}}, Stop{DidNotStop: true}
+	fine, loses, stuck := Stop{Total: Row{Counts: load.Counts{Requests: 100, Answered: 100}}}, Stop{Total: Row{Counts: load.Counts{Requests: 100, Answered: 97, Lost: 3}}}, Stop{DidNotStop: true}
 	broken := judged(1, fine, "h2")
 	broken.Error = "interrupted"
 	for _, tt := range []struct {
@@ -53,14 +55,14 @@ func TestWorseThan(t *testing.T) {
 }
 
 func TestWriteJUnit(t *testing.T) {
-	lossy := judged(2, Stop{Total: Row{Requests: 100, Answered: 97, Lost: 3}, Losses: []string{"lost: <x> (h2 client 1) & more"}}, "h2", "sse")
+	lossy := judged(2, Stop{Total: Row{Counts: load.Counts{Requests: 100, Answered: 97, Lost: 3}}, Losses: []string{"lost: <x> (h2 client 1) & more"}}, "h2", "sse")
 	lossy.Rows[1].Lost = 0
 	for _, tt := range []struct {
 		r                       *Report
 		tests, failures, errors int
 		want                    string
 	}{
-		{judged(2, Stop{Total: Row{Requests: 1, Answered: 1}}, "h2", "sse"), 3, 0, 0, `<testcase classname="a" name="sse">`},
+		{judged(2, Stop{Total: Row{Counts: load.Counts{Requests: 1, Answered: 1}}}, "h2", "sse"), 3, 0, 0, `<testcase classname="a" name="sse">`},
 		{lossy, 3, 1, 0, `<failure message="lost 6 of 200 requests in 2 stops">lost: &lt;x&gt; (h2 client 1) &amp; more`},
 		{judged(1, Stop{DidNotStop: true}, "h2"), 2, 0, 1, `<error message="did not stop in 1 of 1 stop">`},
 		{&Report{Server: "a", Error: "no such file"}, 1, 0, 1, `<error message="could not be tested">no such file</error>`},
