@@ -4,9 +4,9 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
 
+	"lastcall/stoptest/load"
 	"lastcall/stoptest/report"
 )
 
@@ -45,67 +45,21 @@ func printReport(w io.Writer, r *report.Report) {
 	fmt.Fprintf(w, "\n%s\n", r.Verdict)
 }
 
-// column is a column of the table. Beyond the first alwaysShown it is left out if
-// it is 0 in all rows.
-type column struct {
-	name string
-	of   func(*report.Row) int
-}
-
-var columns = []column{
-	{"clients", func(r *report.Row) int { return r.Clients }},
-	{"requests", func(r *report.Row) int { return r.Requests }},
-	{"answered", func(r *report.Row) int { return r.Answered }},
-	{"refused", func(r *report.Row) int { return r.Refused - r.RefusedEarly }},
-	{"lost", func(r *report.Row) int { return r.Lost }},
-	{"reset on connect", func(r *report.Row) int { return r.ResetOnConnect }},
-	{"duplicated", func(r *report.Row) int { return r.Duplicated }},
-	{"wrong answer", func(r *report.Row) int { return r.WrongAnswer }},
-	{"cut", func(r *report.Row) int { return r.Cut }},
-	{"failed status", func(r *report.Row) int { return r.FailedStatus }},
-	{"refused early", func(r *report.Row) int { return r.RefusedEarly }},
-	{"clean end", func(r *report.Row) int { return r.CleanEnd }},
-	{"safe to retry", func(r *report.Row) int { return r.SafeToRetry }},
-	{"error status", func(r *report.Row) int { return r.ErrorStatus - r.FailedStatus }},
-	{"ended by closing", func(r *report.Row) int { return r.EndedByClose }},
-	{"client error", func(r *report.Row) int { return r.ClientError }},
-	{"idle: FIN", func(r *report.Row) int { return r.SilentFIN }},
-	{"RST", func(r *report.Row) int { return r.SilentRST }},
-	{"left open", func(r *report.Row) int { return r.SilentOpen }},
-}
-
-const alwaysShown = 5 // columns
-
 func printRows(w io.Writer, rows []report.Row, total report.Row) {
-	rows = append(rows[:len(rows):len(rows)], total)
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	var shown []column
-	for i, c := range columns {
-		if i < alwaysShown || c.of(&total) > 0 {
-			shown = append(shown, c)
-		}
-	}
-	fmt.Fprint(t, "class\t")
-	for _, c := range shown {
-		fmt.Fprint(t, c.name, "\t")
-	}
-	fmt.Fprintln(t)
+	var names []string
+	var counts []*load.Counts
 	for i := range rows {
-		fmt.Fprint(t, rows[i].Class, "\t")
-		for _, c := range shown {
-			fmt.Fprint(t, c.of(&rows[i]), "\t")
-		}
-		fmt.Fprintln(t)
+		names, counts = append(names, rows[i].Class), append(counts, &rows[i].Counts)
 	}
-	t.Flush()
+	load.WriteTable(w, "class", append(names, total.Class), append(counts, &total.Counts))
 	fmt.Fprintln(w)
-	for i := range rows[:len(rows)-1] {
+	for i := range rows {
 		if does, ok := classDoes[rows[i].Class]; ok {
 			fmt.Fprintf(w, "%s clients %s.\n", rows[i].Class, does)
 		}
 	}
 	fmt.Fprintln(w)
-	for i := range rows[:len(rows)-1] {
+	for i := range rows {
 		if r := &rows[i]; r.Lost > 0 {
 			fmt.Fprintf(w, "lost by %s: %s\n", r.Class, lossCauses(r))
 		}

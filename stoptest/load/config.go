@@ -27,10 +27,7 @@ type Config struct {
 	// Header is sent with each request; a name that the clients send by themselves,
 	// such as User-Agent, is replaced. See [CheckHeader] for what it must not have.
 	Header http.Header
-	// IDHeader is the header that carries the request's ID to the server;
-	// X-Request-Id if empty.
-	IDHeader string
-	// EchoHeader is the header in which the server sends the ID back. An
+	// EchoHeader is the header in which the server sends the ID of X-Request-Id back. An
 	// answer 2xx or 3xx without it, and any answer with another ID, is
 	// [WrongAnswer]; with the ID of an earlier request that was answered it is
 	// [Duplicated]. Empty: not checked.

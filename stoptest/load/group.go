@@ -70,7 +70,7 @@ func (l *Load) add(g *group) {
 	for _, f := range g.fields {
 		fmt.Fprintf(&head, "%s: %s\r\n", f.name, f.value)
 	}
-	g.head = head.String() + l.cfg.IDHeader + ": "
+	g.head = head.String() + idHeader + ": "
 	g.tail = []byte("\r\n\r\n")
 	if g.Body < largeBody && g.BodyTime == 0 && g.Streams == 0 {
 		g.tail = append(g.tail, strings.Repeat("x", g.Body)...)

@@ -87,7 +87,7 @@ func (cn *http2Conn) openStream(c *client, loss *Loss) *http2Stream {
 	for _, f := range c.fields {
 		field(strings.ToLower(f.name), f.value)
 	}
-	field(strings.ToLower(c.load.cfg.IDHeader), string(c.id))
+	field(strings.ToLower(idHeader), string(c.id))
 	_ = cn.writeLocked(func() {
 		cn.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: s.id, BlockFragment: cn.headBuf.Bytes(),
 			EndHeaders: true, EndStream: len(c.body) == 0})

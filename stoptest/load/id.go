@@ -6,6 +6,9 @@ import (
 	"strings"
 )
 
+// idHeader is the header that carries the request's ID to the server.
+const idHeader = "X-Request-Id"
+
 // An ID is RUN-GROUP-CLIENT-SEQ, with numbers from 0. It names the request without
 // a table.
 

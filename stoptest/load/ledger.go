@@ -110,18 +110,3 @@ func (l *Ledger) All() iter.Seq[Request] {
 		}
 	}
 }
-
-// IDs returns the IDs of the requests with that outcome.
-func (l *Ledger) IDs(o Outcome) iter.Seq[string] {
-	return func(yield func(string) bool) {
-		for g, clients := range l.outcomes {
-			for c, outs := range clients {
-				for s, got := range outs {
-					if got == o && !yield(string(appendID(nil, l.run, g, c, s))) {
-						return
-					}
-				}
-			}
-		}
-	}
-}

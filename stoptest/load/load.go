@@ -33,7 +33,6 @@ type Load struct {
 
 // Start starts the clients. An error says what is wrong with the Config.
 func Start(cfg Config) (*Load, error) {
-	cfg.IDHeader = cmp.Or(cfg.IDHeader, "X-Request-Id")
 	cfg.Run = cmp.Or(cfg.Run, strings.ToLower(rand.Text()[:6]))
 	cfg.AnswerTimeout = cmp.Or(cfg.AnswerTimeout, 30*time.Second)
 	cfg.DialTimeout = cmp.Or(cfg.DialTimeout, 10*time.Second)
@@ -41,14 +40,14 @@ func Start(cfg Config) (*Load, error) {
 	if strings.ContainsAny(cfg.Run, "- \r\n") {
 		return nil, fmt.Errorf("load: run %q: must have no '-' and no white space", cfg.Run)
 	}
-	if strings.ContainsAny(cfg.Host+cfg.IDHeader+cfg.EchoHeader, " \r\n") {
+	if strings.ContainsAny(cfg.Host+cfg.EchoHeader, " \r\n") {
 		return nil, errors.New("load: white space in a header's name or in the host")
 	}
 	if err := CheckHeader(cfg.Header); err != nil {
 		return nil, fmt.Errorf("load: %w", err)
 	}
 	for name := range cfg.Header {
-		if strings.EqualFold(name, cfg.IDHeader) {
+		if strings.EqualFold(name, idHeader) {
 			return nil, fmt.Errorf("load: header %s: it carries the request's ID", name)
 		}
 	}

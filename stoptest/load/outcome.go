@@ -31,9 +31,6 @@ func (o Outcome) String() string {
 	return "no outcome"
 }
 
-// MarshalText writes its name.
-func (o Outcome) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
-
 // How is how a request's connection ended.
 type How uint8
 
@@ -50,9 +47,6 @@ func (h How) String() string {
 	return [...]string{"other error", "FIN", "RST", "timeout", "malformed", "RST_STREAM"}[min(h, StreamReset)]
 }
 
-// MarshalText writes its name.
-func (h How) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
-
 // Pending is what the socket held just before the request was written.
 type Pending uint8
 
@@ -67,6 +61,3 @@ const (
 func (p Pending) String() string {
 	return [...]string{"unknown", "nothing", "FIN", "RST", "bytes"}[min(p, PendingBytes)]
 }
-
-// MarshalText writes its name.
-func (p Pending) MarshalText() ([]byte, error) { return []byte(p.String()), nil }

@@ -16,9 +16,8 @@ type Row struct {
 	Slowest                  time.Duration
 
 	// FirstEnd and LastEnd are when the first and the last stream ended, clean
-	// or cut; FirstClosed and LastClosed when the server ended a silent connection.
-	FirstEnd, LastEnd       time.Time
-	FirstClosed, LastClosed time.Time
+	// or cut; LastClosed is when the server last ended a silent connection.
+	FirstEnd, LastEnd, LastClosed time.Time
 
 	// UnechoedFor is the longest time that a message of Unechoed had waited when the
 	// Close frame came.
@@ -37,7 +36,6 @@ func (r *Row) add(o *Row) {
 	r.Slowest = max(r.Slowest, o.Slowest)
 	r.FirstEnd = earlier(r.FirstEnd, o.FirstEnd)
 	r.LastEnd = later(r.LastEnd, o.LastEnd)
-	r.FirstClosed = earlier(r.FirstClosed, o.FirstClosed)
 	r.LastClosed = later(r.LastClosed, o.LastClosed)
 	r.UnechoedFor = max(r.UnechoedFor, o.UnechoedFor)
 	r.Late = max(r.Late, o.Late)
@@ -93,7 +91,7 @@ func (r *Row) addSilent(how How, at time.Time) {
 	default:
 		r.SilentRST++
 	}
-	r.FirstClosed, r.LastClosed = at, at
+	r.LastClosed = at
 }
 
 func earlier(a, b time.Time) time.Time {

@@ -2,6 +2,8 @@ package load
 
 import (
 	"fmt"
+	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -10,80 +12,83 @@ import (
 // showLosses is how many losses String describes.
 const showLosses = 10
 
-// column is a column of the table. Those of HTTP/2 and of streams are printed only
-// if there are such clients.
-type column struct {
+// columns are those of a table. Beyond the first alwaysShown, one is left out if it is 0
+// in all rows, and beyond the first ofReport it is for developers.
+var columns = []struct {
 	name string
-	of   func(*Row) int
+	of   func(*Counts) int
+}{
+	{"clients", func(c *Counts) int { return c.Clients }},
+	{"requests", func(c *Counts) int { return c.Requests }},
+	{"answered", func(c *Counts) int { return c.Answered }},
+	{"refused", func(c *Counts) int { return c.Refused - c.RefusedEarly }},
+	{"lost", func(c *Counts) int { return c.Lost }},
+	{"reset on connect", func(c *Counts) int { return c.ResetOnConnect }},
+	{"duplicated", func(c *Counts) int { return c.Duplicated }},
+	{"wrong answer", func(c *Counts) int { return c.WrongAnswer }},
+	{"cut", func(c *Counts) int { return c.Cut }},
+	{"failed status", func(c *Counts) int { return c.FailedStatus }},
+	{"refused early", func(c *Counts) int { return c.RefusedEarly }},
+	{"clean end", func(c *Counts) int { return c.CleanEnd }},
+	{"safe to retry", func(c *Counts) int { return c.SafeToRetry }},
+	{"error status", func(c *Counts) int { return c.ErrorStatus - c.FailedStatus }},
+	{"ended by closing", func(c *Counts) int { return c.EndedByClose }},
+	{"client error", func(c *Counts) int { return c.ClientError }},
+	{"idle: FIN", func(c *Counts) int { return c.SilentFIN }},
+	{"RST", func(c *Counts) int { return c.SilentRST }},
+	{"left open", func(c *Counts) int { return c.SilentOpen }},
+
+	{"messages", func(c *Counts) int { return c.Messages }},
+	{"unechoed", func(c *Counts) int { return c.Unechoed }},
+	{"1001", func(c *Counts) int { return c.GoingAway }},
+	{"closed idle", func(c *Counts) int { return c.ClosedIdle }},
+	{"used too late", func(c *Counts) int { return c.Unused }},
+	{"after signal", func(c *Counts) int { return c.AnsweredAfter }},
+}
+
+const alwaysShown, ofReport = 5, 19 // columns
+
+// WriteTable writes a table with a row for each of the counts, the last of which is the
+// total. heading stands over their names.
+func WriteTable(w io.Writer, heading string, names []string, counts []*Counts) {
+	writeTable(w, heading, names, counts, ofReport)
+}
+
+func writeTable(w io.Writer, heading string, names []string, counts []*Counts, most int) {
+	shown := slices.Clone(columns[:alwaysShown])
+	for _, c := range columns[alwaysShown:most] {
+		if c.of(counts[len(counts)-1]) > 0 {
+			shown = append(shown, c)
+		}
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprint(t, heading, "\t")
+	for _, c := range shown {
+		fmt.Fprint(t, c.name, "\t")
+	}
+	fmt.Fprintln(t)
+	for i, name := range names {
+		fmt.Fprint(t, name, "\t")
+		for _, c := range shown {
+			fmt.Fprint(t, c.of(counts[i]), "\t")
+		}
+		fmt.Fprintln(t)
+	}
+	t.Flush()
 }
 
 // String returns a table with a row for each group, and the first losses in detail.
 func (l Ledger) String() string {
 	var b strings.Builder
-	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
-	columns := []column{
-		{"clients", func(r *Row) int { return r.Clients }},
-		{"requests", func(r *Row) int { return r.Requests }},
-		{"answered", func(r *Row) int { return r.Answered }},
-		{"error status", func(r *Row) int { return r.ErrorStatus - r.FailedStatus }},
-		{"refused", func(r *Row) int { return r.Refused }},
-		{"reset", func(r *Row) int { return r.ResetOnConnect }},
-		{"lost", func(r *Row) int { return r.Lost }},
-		{"wrong", func(r *Row) int { return r.WrongAnswer }},
-		{"client error", func(r *Row) int { return r.ClientError }},
+	var names []string
+	var counts []*Counts
+	for i := range l.Rows {
+		names, counts = append(names, l.Rows[i].Group), append(counts, &l.Rows[i].Counts)
 	}
-	if l.Total.FailedStatus > 0 {
-		columns = append(columns, column{"failed status", func(r *Row) int { return r.FailedStatus }})
-	}
-	if l.Total.Duplicated > 0 {
-		columns = append(columns, column{"duplicated", func(r *Row) int { return r.Duplicated }})
-	}
-	kinds := map[Kind]bool{HTTP2: l.Total.SafeToRetry > 0}
-	for _, r := range l.Rows {
-		kinds[r.Kind] = true
-	}
-	if kinds[HTTP2] {
-		columns = append(columns, column{"safe to retry", func(r *Row) int { return r.SafeToRetry }})
-	}
-	if kinds[Events] || kinds[WebSocket] {
-		columns = append(columns,
-			column{"clean end", func(r *Row) int { return r.CleanEnd }},
-			column{"cut", func(r *Row) int { return r.Cut }},
-			column{"messages", func(r *Row) int { return r.Messages }})
-	}
-	if kinds[WebSocket] {
-		columns = append(columns,
-			column{"unechoed", func(r *Row) int { return r.Unechoed }},
-			column{"1001", func(r *Row) int { return r.GoingAway }})
-	}
-	columns = append(columns,
-		column{"closed idle", func(r *Row) int { return r.ClosedIdle }},
-		column{"after signal", func(r *Row) int { return r.AnsweredAfter }})
-
-	fmt.Fprint(w, "group\t")
-	for _, c := range columns {
-		fmt.Fprint(w, c.name, "\t")
-	}
-	fmt.Fprintln(w)
-	rows := l.Rows
-	if len(rows) != 1 {
-		rows = append(rows[:len(rows):len(rows)], l.Total)
-	}
-	for i := range rows {
-		fmt.Fprint(w, rows[i].Group, "\t")
-		for _, c := range columns {
-			fmt.Fprint(w, c.of(&rows[i]), "\t")
-		}
-		fmt.Fprintln(w)
-	}
-	w.Flush()
 	t := &l.Total
-	if n := t.SilentFIN + t.SilentRST + t.SilentOpen; n > 0 {
-		fmt.Fprintf(&b, "silent: %d closed with FIN, %d with RST, %d left open", t.SilentFIN, t.SilentRST, t.SilentOpen)
-		if !t.LastClosed.IsZero() && !l.Signal.IsZero() {
-			fmt.Fprintf(&b, "; the last %s", l.when(t.LastClosed))
-		}
-		b.WriteByte('\n')
+	writeTable(&b, "group", append(names, t.Group), append(counts, &t.Counts), len(columns))
+	if !t.LastClosed.IsZero() && !l.Signal.IsZero() {
+		fmt.Fprintf(&b, "last idle connection closed %s\n", l.when(t.LastClosed))
 	}
 	if !l.Signal.IsZero() {
 		if !t.LastAnswer.IsZero() {
@@ -98,15 +103,6 @@ func (l Ledger) String() string {
 	}
 	if t.Unechoed > 0 {
 		fmt.Fprintf(&b, "%d messages crossed a Close frame, the oldest %v before it\n", t.Unechoed, round(t.UnechoedFor))
-	}
-	if t.EndedByClose > 0 {
-		fmt.Fprintf(&b, "%d answers ended by closing alone: half of one looks the same\n", t.EndedByClose)
-	}
-	if t.RefusedEarly > 0 {
-		fmt.Fprintf(&b, "%d refused before the signal\n", t.RefusedEarly)
-	}
-	if t.Unused > 0 {
-		fmt.Fprintf(&b, "%d connections that their clients used too late, and so closed\n", t.Unused)
 	}
 	fmt.Fprintf(&b, "slowest answer %v, clients late by up to %v\n", round(t.Slowest), round(t.Late))
 	for i := range l.Losses {
