@@ -311,7 +311,7 @@ func TestNotTested(t *testing.T) {
 		{"exits", nil, "exits at once", "has exited with status 4 before the signal; it said:\nno such setting"},
 		{"does not answer", []string{"-start-wait", "300ms"}, "deaf", "no answer to test with in 300ms"},
 		{"error status", []string{"-start-wait", "3s", "-url", "/missing"}, "polite", "404 Not Found"},
-		{"class without an answer", []string{"-start-wait", "1s", "-clients", "sse=1", "-sse-url", "/missing"}, "polite", "sse client 0"},
+		{"class without an answer", []string{"-start-wait", "5s", "-clients", "sse=1", "-sse-url", "/missing"}, "polite", "sse client 0"},
 		{"taken", []string{"-url", "http://" + taken.Addr().String()}, "polite", "before the command was started"},
 		{"reload fails", []string{"-reload", "exit 5"}, "polite", "exited with status 5"},
 	} {
