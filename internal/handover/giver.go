@@ -65,7 +65,7 @@ func (g *Giver) Offer(listeners []Listener, keys [][]byte, timeout time.Duration
 	for _, l := range listeners {
 		sockets = append(sockets, l.Socket)
 	}
-	if err := g.send(&packet{Type: "listeners", Listeners: listeners, Keys: keys}, sockets...); err != nil {
+	if err := g.tell(&packet{Type: "listeners", Listeners: listeners, Keys: keys}, sockets...); err != nil {
 		return nil, err
 	}
 	p, err := g.expect("ready", timeout)
@@ -90,7 +90,7 @@ func (g *Giver) Give(list []*drain.Transfer) (taken int, err error) {
 		p.Conns = append(p.Conns, conn{i, t})
 		sockets = append(sockets, t.Conn)
 	}
-	if err := g.send(p, sockets...); err != nil {
+	if err := g.tell(p, sockets...); err != nil {
 		return 0, err
 	}
 	have, err := g.expect("have", stepTimeout)
@@ -121,7 +121,7 @@ func (g *Giver) Abort() {
 func (g *Giver) Sole() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if err := g.send(&packet{Type: "sole"}); err != nil {
+	if err := g.tell(&packet{Type: "sole"}); err != nil {
 		return err
 	}
 	_, err := g.expect("alone", stepTimeout)

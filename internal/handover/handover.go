@@ -21,8 +21,9 @@
 // Either side may say failed, with an error, and close.
 //
 // Nobody reads from a connection between conns and yours. It is the giver's up to
-// the moment when yours is sent, and the taker's from then on. If the giver goes
-// away without having said yours or keep, what the taker has is its own.
+// the moment when yours is sent, and the taker's from then on. If the giver closes
+// the socket, as when it ends, and says nothing behind conns, what the taker has is
+// its own. Anything that it says instead of yours means that it keeps them.
 package handover
 
 import (

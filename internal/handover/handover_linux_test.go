@@ -2,6 +2,7 @@ package handover
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -258,10 +259,108 @@ func TestGiverGoes(t *testing.T) {
 				if len(s.adopted) != want {
 					t.Errorf("adopted %d, want %d", len(s.adopted), want)
 				}
-				if s.sole != (i >= 3) { // nobody else has the listeners
-					t.Errorf("sole %v, want %v", s.sole, i >= 3)
+				if s.sole != (i >= 2) { // nobody else has the listeners
+					t.Errorf("sole %v, want %v", s.sole, i >= 2)
 				}
 			})
+		}
+	}
+}
+
+// TestGiverFails: a giver that is alive keeps what it has not given, whatever it says
+// instead of yours.
+func TestGiverFails(t *testing.T) {
+	t.Parallel()
+	for _, words := range []string{`{"type":"failed","error":"no"}`, "garbage", `{"type":"hello"}`, `{"type":"sole"}`, `{"type":"end"}`, ""} {
+		for _, unread := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, have unread %v", words, unread), func(t *testing.T) {
+				t.Parallel()
+				s := newScene(t, 3)
+				giver, taker := s.links()
+				l, err := newLink(giver)
+				if err != nil {
+					t.Fatal(err)
+				}
+				go func() {
+					defer giver.Close()
+					l.receive(0)
+					l.send(&packet{Type: "hello", Version: Version, PID: 1})
+					l.send(&packet{Type: "listeners", Listeners: []Listener{{Name: "x"}}}, s.listener)
+					l.receive(0)
+					p := &packet{Type: "conns"}
+					var sockets []any
+					for _, tr := range s.transfers() {
+						p.Conns, sockets = append(p.Conns, conn{0, tr}), append(sockets, tr.Conn)
+					}
+					l.send(p, sockets...)
+					if l.peek(t); !unread {
+						l.receive(0)
+					}
+					if words != "" {
+						giver.Write([]byte(words))
+					}
+				}()
+				s.take(taker)
+				want := 0
+				if words == "" { // it has gone
+					want = 3
+				}
+				if len(s.adopted) != want {
+					t.Errorf("adopted %d, want %d", len(s.adopted), want)
+				}
+				for i, nc := range s.given {
+					nc.Close()
+					if want == 0 { // the taker has closed its own
+						s.clients[i].SetReadDeadline(time.Now().Add(10 * time.Second))
+						if _, err := s.clients[i].Read(make([]byte, 1)); err != io.EOF {
+							t.Errorf("connection %d: read = %v, want EOF", i, err)
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestReasons: why the other side has closed is heard, also by a process that was
+// about to say something.
+func TestReasons(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, 1)
+	giver, taker := s.links()
+	Refuse(giver, errors.New("not now"))
+	if _, err := Take(taker); err == nil || !strings.Contains(err.Error(), "not now") {
+		t.Errorf("Take() = %v, want why it was refused", err)
+	}
+
+	for _, step := range []string{"listeners", "conns", "sole"} {
+		giver, taker = s.links()
+		l, err := newLink(taker)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.send(&packet{Type: "hello", Version: Version})
+		g, err := Accept(giver, 10*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if step != "listeners" {
+			l.send(&packet{Type: "ready", Taken: []Taken{{true, true}}})
+			if _, err := g.Offer([]Listener{{Name: "x", Socket: s.listener}}, nil, 10*time.Second); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l.Fail(errors.New("not now"))
+		switch step {
+		case "listeners":
+			_, err = g.Offer([]Listener{{Name: "x", Socket: s.listener}}, nil, 10*time.Second)
+		case "conns":
+			_, err = g.Give(s.transfers())
+		case "sole":
+			err = g.Sole()
+		}
+		if err == nil || !strings.Contains(err.Error(), "not now") {
+			t.Errorf("the giver of %s hears %v, want why the taker has closed", step, err)
 		}
 	}
 }

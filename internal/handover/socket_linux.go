@@ -116,6 +116,16 @@ func (l *link) send(p *packet, sockets ...any) error {
 	return err
 }
 
+// tell is send for a packet that is to be answered. It returns nil if the other side
+// has gone: receive says so, behind what the other side has said before.
+func (l *link) tell(p *packet, sockets ...any) error {
+	err := l.send(p, sockets...)
+	if err == ErrGone {
+		return nil
+	}
+	return err
+}
+
 // withDescriptors calls f with the descriptors of sockets, none of which can be
 // closed meanwhile.
 func withDescriptors(sockets []any, fds []int, f func(fds []int) error) error {

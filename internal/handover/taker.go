@@ -37,7 +37,7 @@ func Take(nc net.Conn) (*Taker, error) {
 }
 
 func (t *Taker) begin() error {
-	if err := t.send(&packet{Type: "hello", Version: Version, PID: os.Getpid()}); err != nil {
+	if err := t.tell(&packet{Type: "hello", Version: Version, PID: os.Getpid()}); err != nil {
 		return err
 	}
 	hello, err := t.expect("hello", stepTimeout)
@@ -64,10 +64,10 @@ func (t *Taker) begin() error {
 }
 
 // Ready says which listeners were taken. The connections that come then came by
-// listeners at those addresses.
+// listeners at those addresses. If the giver has gone, Run says so.
 func (t *Taker) Ready(taken []Taken, addrs []net.Addr) error {
 	t.addrs = addrs
-	return t.send(&packet{Type: "ready", Taken: taken})
+	return t.tell(&packet{Type: "ready", Taken: taken})
 }
 
 // Run takes connections until the giver says that everything is over, or has gone.
@@ -86,16 +86,23 @@ func (t *Taker) Run(adopts func(net.Addr) bool, adopt func(*drain.Transfer) erro
 	}
 	for {
 		p, files, err := t.receive(0)
+		switch { // a giver that says anything else, or nothing that can be read, keeps them
+		case err == nil && p.Type == "yours":
+			take(p.N)
+		case errors.Is(err, ErrGone):
+			take(len(held))
+		default:
+			take(0)
+		}
 		if err != nil {
-			take(len(held)) // nobody else has them, unless it was said
-			if errors.Is(err, ErrGone) {
+			if errors.Is(err, ErrGone) { // nobody else has the listeners
 				sole()
 			}
 			return err
 		}
 		switch p.Type {
+		case "yours", "keep":
 		case "conns":
-			take(0)
 			var cause error
 			held, cause = t.hold(p.Conns, files, adopts)
 			have := &packet{Type: "have", N: len(held)}
@@ -103,10 +110,6 @@ func (t *Taker) Run(adopts func(net.Addr) bool, adopt func(*drain.Transfer) erro
 				have.Error = cause.Error()
 			}
 			t.send(have) // if it fails the giver has gone, or says keep
-		case "yours":
-			take(min(p.N, len(held)))
-		case "keep":
-			take(0)
 		case "sole":
 			if err := sole(); err != nil {
 				t.Fail(err)
@@ -114,7 +117,6 @@ func (t *Taker) Run(adopts func(net.Addr) bool, adopt func(*drain.Transfer) erro
 			}
 			t.send(&packet{Type: "alone"})
 		case "end":
-			take(0)
 			return nil
 		default:
 			closeFiles(files)
