@@ -83,6 +83,7 @@ type Upgrade struct {
 	program   string // the path of this one
 	signals   chan os.Signal
 	stopping  chan struct{} // closed by the first interrupt
+	failed    chan error    // gets why the predecessor goes on by itself
 	interrupt func(error)
 
 	mu        sync.Mutex // guards the rest
@@ -131,6 +132,7 @@ func (u *Upgrade) init() error {
 		}
 		u.program = ownPath()
 		u.signals = make(chan os.Signal, 1)
+		u.failed = make(chan error, 1)
 		u.stopping, u.alone = make(chan struct{}), make(chan struct{})
 		u.interrupt = func(cause error) {
 			u.stop.Begin(cause)

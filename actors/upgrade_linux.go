@@ -98,6 +98,8 @@ func (u *Upgrade) execute() error {
 		case <-u.stop.begun:
 			<-u.stopping
 			return nil
+		case err := <-u.failed:
+			return fmt.Errorf("upgrade: %w", err)
 		case <-u.signals:
 			err = u.spawn()
 		case nc := <-takers:
@@ -153,6 +155,14 @@ func (u *Upgrade) takeOver(t *handover.Taker) error {
 	adopts := func(a net.Addr) bool {
 		return slices.ContainsFunc(engines, func(e *drain.Server) bool { return e.Adopts(a) })
 	}
+	reserve := func(a net.Addr) (release func()) {
+		for _, e := range engines {
+			if release = e.Reserve(a); release != nil {
+				break
+			}
+		}
+		return release
+	}
 	var taken []handover.Taken
 	var addrs []net.Addr
 	u.mu.Lock()
@@ -188,7 +198,10 @@ func (u *Upgrade) takeOver(t *handover.Taker) error {
 			level.Info(u.logger).Log("msg", "upgrade: the listeners are this process's alone", "from", t.PID, "adopted", u.stop.Snapshot().Adopted)
 			return nil
 		}
-		if err := t.Run(adopts, adopt, sole); err != nil {
+		if err := t.Run(reserve, adopt, sole); err != nil {
+			if !errors.Is(err, handover.ErrGone) { // it goes on, with the listeners
+				u.failed <- err
+			}
 			u.ownsAll()
 			level.Warn(u.logger).Log("msg", "upgrade: the predecessor has ended early", "from", t.PID, "err", err, "adopted", u.stop.Snapshot().Adopted)
 			return

@@ -18,6 +18,24 @@ func (s *Server) Adopts(addr net.Addr) bool {
 	return s.adoptingDoor(addr) != nil && !s.draining.Load() && !s.shutDown.Load()
 }
 
+// Reserve has a drain wait for a connection that came by a listener at the address:
+// until release is called, behind Adopt or instead of it. It returns nil if the
+// server does not take it over.
+func (s *Server) Reserve(addr net.Addr) (release func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended || s.cutting || !s.Adopts(addr) {
+		return nil
+	}
+	s.reserved++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.reserved--
+		s.notifyEmptyLocked()
+	}
+}
+
 func (s *Server) adoptingDoor(addr net.Addr) *door {
 	if s.serve != nil && !isClosed(s.serving) {
 		return nil

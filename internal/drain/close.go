@@ -95,11 +95,17 @@ func (c *conn) untrack() {
 	defer s.mu.Unlock()
 	delete(s.conns, c)
 	s.room.Broadcast()
-	if len(s.conns) == 0 {
-		select {
-		case s.empty <- struct{}{}:
-		default:
-		}
+	s.notifyEmptyLocked()
+}
+
+// notifyEmptyLocked notes that there may be no connection to wait for any more.
+func (s *Server) notifyEmptyLocked() {
+	if len(s.conns) > 0 || s.reserved > 0 {
+		return
+	}
+	select {
+	case s.empty <- struct{}{}:
+	default:
 	}
 }
 

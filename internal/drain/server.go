@@ -80,6 +80,7 @@ type Server struct {
 
 	mu       sync.Mutex
 	conns    map[*conn]struct{}
+	reserved int           // see Reserve
 	room     sync.Cond     // a connection has gone, or a listener
 	empty    chan struct{} // gets a value when a connection goes and none is left
 	cutting  bool          // the deadline has passed: what is still accepted is cut
@@ -337,6 +338,6 @@ func (s *Server) cut(c *conn) {
 func (s *Server) gone() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ended = len(s.conns) == 0
+	s.ended = len(s.conns) == 0 && s.reserved == 0
 	return s.ended
 }

@@ -126,7 +126,16 @@ func TestKilledInHandover(t *testing.T) {
 	}
 }
 
-func (k killing) test(t *testing.T, backend string, program *counter) {
+// A change is one process and its successor, with clients, and a relay between them.
+type change struct {
+	*relay
+	giver, taker *Process
+	half         *asker // of whose second request a part was read
+	upload       *asker // whose request is being answered
+}
+
+func newChange(t *testing.T, backend string, program *counter) *change {
+	t.Helper()
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o700); err != nil {
 		t.Fatal(err)
@@ -134,42 +143,69 @@ func (k killing) test(t *testing.T, backend string, program *counter) {
 	lastcall := func(path string) *exec.Cmd {
 		return Lastcall("-listen", "127.0.0.1:0", "-proxy", backend, "-read-header-timeout", "1m", "-idle-grace", "20s", "-grace", "40s", "-handover", "unix:"+path)
 	}
-	giver := Launch(t, Here, lastcall(dir+"/giver"))
+	u := &change{giver: Launch(t, Here, lastcall(dir+"/giver"))}
 
-	half := newAsker(t, giver.Addr, "half")
-	half.ask("GET", "", 0)
-	half.want(answered)
-	half.ask("GET", "", 20)
-	upload := newAsker(t, giver.Addr, "upload")
-	upload.ask("POST", "body", 1)
-	WaitFor(t, "the upload to reach the program", func() bool { return program.count(upload.asked[0]) == 1 })
+	u.half = newAsker(t, u.giver.Addr, "half")
+	u.half.ask("GET", "", 0)
+	u.half.want(answered)
+	u.half.ask("GET", "", 20)
+	u.upload = newAsker(t, u.giver.Addr, "upload")
+	u.upload.ask("POST", "body", 1)
+	WaitFor(t, "the upload to reach the program", func() bool { return program.count(u.upload.asked[0]) == 1 })
 
-	r := newRelay(t, dir+"/taker", dir+"/giver")
-	taker := Start(t, Here, lastcall(dir+"/taker"))
-	victim, survivor := taker, giver
-	if k.giver {
-		victim, survivor = giver, taker
-	}
-	rest := sync.OnceFunc(func() { upload.ask("GET", "", 20) }) // of the upload, and a part of the next
-	r.run(t, k.at, rest, victim, survivor)
+	u.relay = newRelay(t, dir+"/taker", dir+"/giver")
+	u.taker = Start(t, Here, lastcall(dir+"/taker"))
+	return u
+}
+
+// reach passes packets on until the moment, and then calls act, which has to pass on
+// what is left. The upload ends when the giver is the only one that has it.
+func (u *change) reach(t *testing.T, at moment, act func(p packet)) {
+	t.Helper()
+	rest := sync.OnceFunc(func() { u.upload.ask("GET", "", 20) }) // of the upload, and a part of the next
+	u.relay.run(t, at, rest, act)
 	rest()
+}
 
-	half.finish()
-	half.want(k.half)
-	upload.want(k.upload)
-	upload.finish()
-	upload.want(k.behind)
+// finish has the clients end their requests.
+func (u *change) finish(half, upload, behind string) {
+	u.half.t.Helper()
+	u.half.finish()
+	u.half.want(half)
+	u.upload.want(upload)
+	u.upload.finish()
+	u.upload.want(behind)
+}
+
+func (k killing) test(t *testing.T, backend string, program *counter) {
+	u := newChange(t, backend, program)
+	victim, survivor := u.taker, u.giver
+	if k.giver {
+		victim, survivor = u.giver, u.taker
+	}
+	u.reach(t, k.at, func(p packet) {
+		survivor.halt(t)
+		if k.at%2 == 1 {
+			p.pass(t)
+		}
+		victim.cmd.Process.Kill()
+		<-victim.done
+		p.from.Close()
+		p.to.Close()
+		survivor.cmd.Process.Signal(syscall.SIGCONT)
+	})
+	u.finish(k.half, k.upload, k.behind)
 	if k.newcomer == lost && !k.giver { // the giver has begun its stop
-		half.Close()
-		upload.Close()
+		u.half.Close()
+		u.upload.Close()
 		if status := survivor.Wait(t); status != 0 {
 			t.Errorf("exit status of the giver = %d, want 0", status)
 		}
 	}
-	newcomer := newAsker(t, giver.Addr, "newcomer")
+	newcomer := newAsker(t, u.giver.Addr, "newcomer")
 	newcomer.ask("GET", "", 0)
 	newcomer.want(k.newcomer)
-	for _, a := range []*asker{half, upload, newcomer} {
+	for _, a := range []*asker{u.half, u.upload, newcomer} {
 		a.Close()
 	}
 	switch {
@@ -180,8 +216,98 @@ func (k killing) test(t *testing.T, backend string, program *counter) {
 			t.Error("exit status of the taker = 0, want that of an error")
 		}
 	}
-	if failed := strings.Contains(giver.Log(), `msg="upgrade failed, going on as before"`); !k.giver && failed != (k.at < after("alone")) {
+	if failed := strings.Contains(u.giver.Log(), `msg="upgrade failed, going on as before"`); !k.giver && failed != (k.at < after("alone")) {
 		t.Errorf("the giver says that the upgrade has failed: %v", failed)
+	}
+}
+
+// TestStoppedInHandover stops one of the two processes, or both, at each packet.
+// Nothing is lost. When the giver stops before the upgrade is done, both end; when the
+// taker does, the giver serves on.
+func TestStoppedInHandover(t *testing.T) {
+	t.Parallel()
+	program := &counter{served: make(map[string]int)}
+	backend := httptest.NewServer(program)
+	t.Cleanup(func() {
+		backend.Close()
+		program.check(t)
+	})
+	few := []string{"have", "sole"}
+	for i, step := range handoverSteps {
+		for _, who := range []string{"giver", "taker", "both"} {
+			early := before(step) < before("ready") // the taker does not serve yet
+			if !*Long && !slices.Contains(few, step) || early && who != "giver" {
+				continue
+			}
+			t.Run(who+" stopped at "+step, func(t *testing.T) {
+				t.Parallel()
+				u := newChange(t, backend.URL, program)
+				at := moment(2 * i)
+				u.reach(t, at, func(p packet) {
+					for _, process := range []*Process{u.giver, u.taker} {
+						if who == "both" || (who == "giver") == (process == u.giver) {
+							process.cmd.Process.Signal(syscall.SIGTERM)
+							WaitFor(t, "the stop", func() bool { return closed(process.done) || strings.Contains(process.Log(), "phase=draining") })
+						}
+					}
+					p.to.WriteMsgUnix(p.data, p.oob, nil) // if it has not gone
+					go passAll(p.from, p.to)
+					go passAll(p.to, p.from)
+				})
+				u.finish(answered, answered, answered)
+				if who == "giver" && at <= before("alone") || who == "both" {
+					u.giver.Wait(t)
+					u.half.Close()
+					u.upload.Close()
+					u.taker.Wait(t)
+				}
+				newcomer := newAsker(t, u.giver.Addr, "newcomer")
+				newcomer.ask("GET", "", 0)
+				want := lost
+				if who == "taker" && at <= before("sole") || who == "giver" && at > before("alone") {
+					want = answered
+				}
+				newcomer.want(want)
+				for _, a := range []*asker{u.half, u.upload, newcomer} {
+					a.Close()
+				}
+				for _, p := range []*Process{u.giver, u.taker} {
+					if want == answered {
+						p.cmd.Process.Signal(syscall.SIGTERM)
+					}
+					p.Wait(t)
+					if strings.Contains(p.Log(), "not a clean stop") && (who != "giver" || p == u.giver) {
+						t.Error("a process did not stop cleanly")
+					}
+				}
+			})
+		}
+	}
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// passAll passes packets on until one of the two processes closes.
+func passAll(from, to *net.UnixConn) {
+	defer to.CloseWrite()
+	for {
+		from.SetReadDeadline(time.Time{})
+		p, err := receivePacket(from, to)
+		if err != nil {
+			return
+		}
+		_, _, err = to.WriteMsgUnix(p.data, p.oob, nil)
+		p.close()
+		if err != nil {
+			return
+		}
 	}
 }
 
@@ -297,55 +423,74 @@ func newRelay(t *testing.T, path, giver string) *relay {
 	return &relay{l, giver}
 }
 
-// run passes packets on until the moment, and then kills victim. survivor sleeps
-// meanwhile. run calls alone when it has passed alone on.
-func (r *relay) run(t *testing.T, until moment, alone func(), victim, survivor *Process) {
+// A packet is on its way.
+type packet struct {
+	data, oob []byte
+	from, to  *net.UnixConn
+}
+
+func receivePacket(from, to *net.UnixConn) (packet, error) {
+	data, oob := make([]byte, 1<<18), make([]byte, 1<<12)
+	n, oobn, _, _, err := from.ReadMsgUnix(data, oob)
+	if err == nil && n == 0 {
+		err = io.EOF
+	}
+	return packet{data[:max(n, 0)], oob[:max(oobn, 0)], from, to}, err
+}
+
+// pass passes the packet on, with its descriptors.
+func (p packet) pass(t *testing.T) {
+	if _, _, err := p.to.WriteMsgUnix(p.data, p.oob, nil); err != nil {
+		t.Errorf("pass %.40q on: %v", p.data, err)
+	}
+}
+
+// close closes the descriptors that have come.
+func (p packet) close() {
+	messages, _ := unix.ParseSocketControlMessage(p.oob)
+	for _, m := range messages {
+		fds, _ := unix.ParseUnixRights(&m)
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+	}
+}
+
+// run passes packets on until the moment, and then calls act with the packet of that
+// moment. It calls alone when it has passed alone on.
+func (r *relay) run(t *testing.T, until moment, alone func(), act func(packet)) {
 	t.Helper()
 	taker, err := r.listener.AcceptUnix()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer taker.Close()
+	t.Cleanup(func() { taker.Close() })
 	giver, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Net: "unixpacket", Name: r.giver})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer giver.Close()
+	t.Cleanup(func() { giver.Close() })
 	for i, step := range handoverSteps {
-		kind, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(step, "taker's "), "giver's "), " ")
 		from, to := giver, taker
 		if slices.Contains([]string{"taker's hello", "ready", "have", "alone", "have 2"}, step) {
 			from, to = taker, giver
 		}
 		from.SetReadDeadline(time.Now().Add(wiretest.Patience))
-		buf, oob := make([]byte, 1<<18), make([]byte, 1<<12)
-		n, oobn, _, _, err := from.ReadMsgUnix(buf, oob)
+		p, err := receivePacket(from, to)
 		if err != nil {
 			t.Fatalf("%s: %v", step, err)
 		}
-		var p struct{ Type string }
-		if err := json.Unmarshal(buf[:n], &p); err != nil || p.Type != kind {
-			t.Fatalf("%s: got %q, %v", step, p.Type, err)
+		var is struct{ Type string }
+		if json.Unmarshal(p.data, &is); !slices.Contains(strings.Fields(step), is.Type) {
+			t.Fatalf("got %.60q, want %s", p.data, step)
 		}
-		last := int(until/2) == i
-		if last {
-			survivor.halt(t)
-		}
-		if !last || until%2 == 1 {
-			_, _, err = to.WriteMsgUnix(buf[:n], oob[:oobn], nil)
-		}
-		closeRights(oob[:oobn])
-		if err != nil {
-			t.Fatalf("%s: %v", step, err)
-		}
-		if last {
-			victim.cmd.Process.Kill()
-			<-victim.done
-			taker.Close()
-			giver.Close()
-			survivor.cmd.Process.Signal(syscall.SIGCONT)
+		if int(until/2) == i {
+			act(p)
+			p.close()
 			return
 		}
+		p.pass(t)
+		p.close()
 		if step == "alone" {
 			alone()
 		}
@@ -367,15 +512,4 @@ func (p *Process) halt(t *testing.T) {
 		}
 		return true
 	})
-}
-
-// closeRights closes the descriptors that came with a packet.
-func closeRights(oob []byte) {
-	messages, _ := unix.ParseSocketControlMessage(oob)
-	for _, m := range messages {
-		fds, _ := unix.ParseUnixRights(&m)
-		for _, fd := range fds {
-			unix.Close(fd)
-		}
-	}
 }

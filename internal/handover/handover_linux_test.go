@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -24,6 +25,8 @@ type scene struct {
 	listener net.Listener
 	given    []net.Conn // the giver's
 	clients  []net.Conn
+
+	reserved atomic.Int64
 
 	mu      sync.Mutex
 	adopted []*drain.Transfer
@@ -91,7 +94,11 @@ func (s *scene) owns() error {
 	return nil
 }
 
-func all(net.Addr) bool { return true }
+// reserve counts what was not released.
+func (s *scene) reserve(net.Addr) (release func()) {
+	s.reserved.Add(1)
+	return func() { s.reserved.Add(-1) }
+}
 
 // take is a whole taker.
 func (s *scene) take(nc net.Conn) error {
@@ -108,7 +115,11 @@ func (s *scene) take(nc net.Conn) error {
 	if err := t.Ready(taken, addrs); err != nil {
 		return err
 	}
-	return t.Run(all, s.adopt, s.owns)
+	err = t.Run(s.reserve, s.adopt, s.owns)
+	if n := s.reserved.Load(); n != 0 {
+		s.t.Errorf("at the end %d connections are awaited", n)
+	}
+	return err
 }
 
 // give is a whole giver. It returns how many it has given, and whether it has said

@@ -71,16 +71,19 @@ func (t *Taker) Ready(taken []Taken, addrs []net.Addr) error {
 }
 
 // Run takes connections until the giver says that everything is over, or has gone.
-// It calls sole when the listeners are to be the taker's alone; with an error of
-// that they stay the giver's, too.
-func (t *Taker) Run(adopts func(net.Addr) bool, adopt func(*drain.Transfer) error, sole func() error) error {
+// For each that comes by a listener it calls reserve, which returns nil if it cannot be
+// taken, and then, perhaps, adopt, and release in any case. It calls sole when the
+// listeners are to be the taker's alone; with an error of that they stay the giver's,
+// too.
+func (t *Taker) Run(reserve func(net.Addr) (release func()), adopt func(*drain.Transfer) error, sole func() error) error {
 	defer t.Close()
-	var held []*drain.Transfer
+	var held []holding
 	take := func(n int) {
 		for i, h := range held {
-			if i >= n || IsGone(h) || adopt(h) != nil {
+			if i >= n || IsGone(h.Transfer) || adopt(h.Transfer) != nil {
 				h.Conn.Close()
 			}
+			h.release()
 		}
 		held = nil
 	}
@@ -104,7 +107,7 @@ func (t *Taker) Run(adopts func(net.Addr) bool, adopt func(*drain.Transfer) erro
 		case "yours", "keep":
 		case "conns":
 			var cause error
-			held, cause = t.hold(p.Conns, files, adopts)
+			held, cause = t.hold(p.Conns, files, reserve)
 			have := &packet{Type: "have", N: len(held)}
 			if cause != nil {
 				have.Error = cause.Error()
@@ -125,8 +128,14 @@ func (t *Taker) Run(adopts func(net.Addr) bool, adopt func(*drain.Transfer) erro
 	}
 }
 
+// A holding is a connection that has come, and is still the giver's.
+type holding struct {
+	*drain.Transfer
+	release func()
+}
+
 // hold makes connections of what has come, from the first on.
-func (t *Taker) hold(list []conn, files []*os.File, adopts func(net.Addr) bool) (held []*drain.Transfer, err error) {
+func (t *Taker) hold(list []conn, files []*os.File, reserve func(net.Addr) (release func())) (held []holding, err error) {
 	defer closeFiles(files)
 	if n := len(files); 0 < n && n < len(list) { // each needs another descriptor for a moment
 		files[n-1].Close()
@@ -138,7 +147,9 @@ func (t *Taker) hold(list []conn, files []*os.File, adopts func(net.Addr) bool) 
 			return held, fmt.Errorf("%d of %d descriptors came: the limit of descriptors is too low", len(files), len(list))
 		case c.State == nil || c.Listener < 0 || c.Listener >= len(t.addrs):
 			return held, fmt.Errorf("%w: a connection of listener %d", ErrProtocol, c.Listener)
-		case !adopts(t.addrs[c.Listener]):
+		}
+		release := reserve(t.addrs[c.Listener])
+		if release == nil {
 			return held, errors.New("the successor takes no more connections")
 		}
 		nc, err := net.FileConn(files[i])
@@ -148,12 +159,13 @@ func (t *Taker) hold(list []conn, files []*os.File, adopts func(net.Addr) bool) 
 		}
 		if err != nil {
 			if !errors.Is(err, syscall.ENOTCONN) {
+				release()
 				return held, err
 			}
 			nc = gone{}
 		}
 		c.State.Conn, c.State.Listener = nc, t.addrs[c.Listener]
-		held = append(held, c.State)
+		held = append(held, holding{c.State, release})
 	}
 	return held, nil
 }
