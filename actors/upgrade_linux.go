@@ -272,22 +272,29 @@ func (u *Upgrade) spawn() error {
 		}
 		ended <- err
 	}()
-	return u.upgrade(own, u.StartTimeout, func() error {
+	return u.upgrade(own, u.StartTimeout, func(mayServe bool) error {
+		if mayServe { // it answers what it has, within the time of a stop
+			cmd.Process.Signal(syscall.SIGTERM)
+			time.AfterFunc(u.stop.LameDuck+u.stop.grace()+time.Second, func() { cmd.Process.Kill() })
+			return nil
+		}
 		cmd.Process.Kill()
 		return <-ended
 	})
 }
 
 // upgrade lets the successor at the other end of nc take over. It returns nil when
-// the stop has begun. If it fails, it calls kill, unless that is nil.
-func (u *Upgrade) upgrade(nc net.Conn, patience time.Duration, kill func() error) (err error) {
+// the stop has begun. If it fails, it calls end, unless that is nil, and says whether
+// the successor may have a request to answer.
+func (u *Upgrade) upgrade(nc net.Conn, patience time.Duration, end func(mayServe bool) error) (err error) {
+	ready := false
 	g, err := handover.Accept(nc, patience)
 	defer func() {
 		if err != nil && g != nil {
 			g.Fail(err)
 		}
-		if err != nil && kill != nil {
-			if ended := kill(); errors.Is(err, handover.ErrGone) && ended != nil {
+		if err != nil && end != nil {
+			if ended := end(ready && !errors.Is(err, handover.ErrGone)); errors.Is(err, handover.ErrGone) && ended != nil {
 				err = fmt.Errorf("the successor: %w", ended)
 			}
 		}
@@ -318,6 +325,7 @@ func (u *Upgrade) upgrade(nc net.Conn, patience time.Duration, kill func() error
 	if err != nil {
 		return err
 	}
+	ready = true
 	level.Info(u.logger).Log("msg", "upgrade: the successor is ready", "pid", g.PID, "elapsed", time.Since(began).Round(time.Millisecond))
 	var kept []*sharedListener
 	var addrs []net.Addr

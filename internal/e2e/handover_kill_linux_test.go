@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -283,6 +284,88 @@ func TestStoppedInHandover(t *testing.T) {
 			})
 		}
 	}
+}
+
+func init() {
+	programs["gives up"] = func(*Work, []string) error { return givesUp() }
+}
+
+// givesUp is a taker that says, when it has a connection, that it has failed. It then
+// answers the request of that connection.
+func givesUp() error {
+	signal.Ignore(syscall.SIGTERM)
+	nc, err := net.FileConn(os.NewFile(3, "handover"))
+	if err != nil {
+		return err
+	}
+	link := nc.(*net.UnixConn)
+	say := func(s string) { io.WriteString(link, s) }
+	var conns packet
+	say(`{"type":"hello","version":1,"pid":1}`)
+	for _, answer := range []string{"", `{"type":"ready","taken":[{"taken":true,"conns":true}]}`, `{"type":"have","n":1}`, `{"type":"failed","error":"out of order"}`} {
+		p, err := receivePacket(link, nil)
+		if err != nil {
+			return err
+		}
+		if strings.Contains(answer, "have") {
+			conns = p
+		}
+		if answer != "" {
+			say(answer)
+		}
+	}
+	messages, err := unix.ParseSocketControlMessage(conns.oob)
+	if err != nil {
+		return err
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil {
+		return err
+	}
+	client, err := net.FileConn(os.NewFile(uintptr(fds[0]), "moved"))
+	if err != nil {
+		return err
+	}
+	client.SetDeadline(time.Now().Add(wiretest.Patience))
+	for r := bufio.NewReader(client); ; {
+		if line, err := r.ReadString('\n'); err != nil {
+			return err
+		} else if line == "\r\n" {
+			_, err = io.WriteString(client, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\ntaker")
+			client.Close()
+			return err
+		}
+	}
+}
+
+// TestSuccessorGivesUp: a successor that fails when it has a connection answers what
+// it has. The old process goes on.
+func TestSuccessorGivesUp(t *testing.T) {
+	t.Parallel()
+	path := t.TempDir() + "/lastcall"
+	if err := os.Symlink(binary, path); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(path, "-listen", "127.0.0.1:0", "-dir", site(t, "giver"), "-read-header-timeout", "1m")
+	cmd.Env = append(os.Environ(), "RUN_AS=gives up") // for the successor
+	p := Launch(t, Here, cmd)
+	half := visit(t, p.Addr)
+	half.send(askWho)
+	half.wantAnswer("giver")
+	half.send(askWho[:10])
+	os.Remove(path)
+	if err := os.Symlink(os.Args[0], path); err != nil {
+		t.Fatal(err)
+	}
+	p.Signal(t, syscall.SIGUSR2)
+	p.WaitLog(t, "out of order")
+	half.send(askWho[10:])
+	half.wantAnswer("taker")
+	v := visit(t, p.Addr)
+	v.send(askWho)
+	v.wantAnswer("giver")
+	v.Close()
+	p.stopCleanly(t)
 }
 
 func closed(c <-chan struct{}) bool {
