@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"lastcall/internal/socket"
@@ -54,9 +55,10 @@ type Giving struct {
 	done    chan struct{} // see Done
 	wake    chan struct{} // has an element if parked or ended has changed
 
+	ended atomic.Bool // set with mu held
+
 	mu     sync.Mutex // guards the rest; it is taken inside of no other lock
 	parked []*conn
-	ended  bool
 	err    error
 }
 
@@ -121,7 +123,7 @@ func (g *Giving) endWithin(d time.Duration) {
 
 func (g *Giving) end(err error) {
 	g.mu.Lock()
-	g.ended = true
+	g.ended.Store(true)
 	if g.err == nil {
 		g.err = err
 	}
@@ -141,7 +143,7 @@ func (g *Giving) notify() {
 func (g *Giving) offer(c *conn) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.ended {
+	if g.ended.Load() {
 		return false
 	}
 	g.parked = append(g.parked, c)
@@ -189,7 +191,7 @@ func (g *Giving) next() (batch []*Transfer, ended bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	bytes := 0
-	for !g.ended && len(g.parked) > 0 && len(batch) < maxBatch {
+	for !g.ended.Load() && len(g.parked) > 0 && len(batch) < maxBatch {
 		t := g.parked[0].transfer()
 		if t != nil { // else it was closed
 			if bytes += len(t.Head); bytes > maxBatchHead && len(batch) > 0 {
@@ -199,7 +201,7 @@ func (g *Giving) next() (batch []*Transfer, ended bool) {
 		}
 		g.parked = g.parked[1:]
 	}
-	return batch, g.ended
+	return batch, g.ended.Load()
 }
 
 // release returns to the others what is left.
@@ -251,7 +253,8 @@ func (s *Server) anyParks() bool {
 // is being answered on it. Under TLS and HTTP/2, and once a handler has taken it
 // over, its bytes are not followed.
 func (c *conn) movesLocked() bool {
-	return c.server.giving.Load() != nil && c.door.giving.Load() && c.framing.on && socket.ReadsAsReceived(c.Conn)
+	g := c.server.giving.Load()
+	return g != nil && !g.ended.Load() && c.door.giving.Load() && c.framing.on && socket.ReadsAsReceived(c.Conn)
 }
 
 func (c *conn) isMoving() bool {
