@@ -199,10 +199,11 @@ func (u *Upgrade) takeOver(t *handover.Taker) error {
 			return nil
 		}
 		if err := t.Run(reserve, adopt, sole); err != nil {
-			if !errors.Is(err, handover.ErrGone) { // it goes on, with the listeners
+			if errors.Is(err, handover.ErrGone) {
+				u.ownsAll()
+			} else { // it goes on, with the listeners
 				u.failed <- err
 			}
-			u.ownsAll()
 			level.Warn(u.logger).Log("msg", "upgrade: the predecessor has ended early", "from", t.PID, "err", err, "adopted", u.stop.Snapshot().Adopted)
 			return
 		}
@@ -443,8 +444,10 @@ func (l *sharedListener) pause(paused bool) {
 
 // own says that no other process has the socket any more, unless a supervisor has.
 func (l *sharedListener) own() {
-	if l.shared.CompareAndSwap(true, false) && !l.passed {
-		l.SetUnlinkOnClose(true)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.shared.CompareAndSwap(true, false) && !l.passed && !l.closed {
+		l.setUnlinkOnCloseLocked(true)
 	}
 }
 

@@ -43,15 +43,14 @@ func (l *sharedListener) Accept() (net.Conn, error) {
 
 // Close leaves the socket and its path to the other process, if there is one.
 func (l *sharedListener) Close() error {
-	if l.Inherited() {
-		l.SetUnlinkOnClose(false)
-	}
-	err := l.Listener.Close()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.Inherited() {
+		l.setUnlinkOnCloseLocked(false)
+	}
 	l.closed = true
 	l.change.Broadcast()
-	return err
+	return l.Listener.Close()
 }
 
 // Inherited reports whether another process has the socket.
@@ -67,6 +66,12 @@ func (l *sharedListener) SyscallConn() (syscall.RawConn, error) {
 
 // SetUnlinkOnClose is that of a unix socket.
 func (l *sharedListener) SetUnlinkOnClose(unlink bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.setUnlinkOnCloseLocked(unlink)
+}
+
+func (l *sharedListener) setUnlinkOnCloseLocked(unlink bool) {
 	if u, ok := l.Listener.(interface{ SetUnlinkOnClose(bool) }); ok {
 		u.SetUnlinkOnClose(unlink)
 	}

@@ -40,8 +40,8 @@ func TestMaxConnAge(t *testing.T) {
 	t.Parallel()
 	const age = 50 * time.Millisecond
 	s := servetest.Start(t, &actors.Stop{MaxConnAge: age}, &http.Server{Handler: http.HandlerFunc(servetest.Hello)})
-	c := s.Dial(t)
 	began := time.Now()
+	c := s.Dial(t)
 	c.Send(servetest.Get)
 	if _, last := c.Answer(); last && time.Since(began) < age*9/10 {
 		t.Error("the first answer is the last")
