@@ -515,6 +515,9 @@ type packet struct {
 func receivePacket(from, to *net.UnixConn) (packet, error) {
 	data, oob := make([]byte, 1<<18), make([]byte, 1<<12)
 	n, oobn, _, _, err := from.ReadMsgUnix(data, oob)
+	if errors.Is(err, syscall.ECONNRESET) { // said once, before what the other side had sent
+		n, oobn, _, _, err = from.ReadMsgUnix(data, oob)
+	}
 	if err == nil && n == 0 {
 		err = io.EOF
 	}
