@@ -14,8 +14,8 @@ import (
 	"lastcall/stoptest/load"
 )
 
-// TestDrainByAdmin stops the binary by PUT /drain, with clients. A stop that is taken
-// back is none for them, and one that is not loses nothing.
+// TestDrainByAdmin stops the binary by PUT /drain, with clients. Nothing is lost,
+// whether the stop is taken back or goes to its end.
 func TestDrainByAdmin(t *testing.T) {
 	t.Parallel()
 	for _, takenBack := range []bool{true, false} {

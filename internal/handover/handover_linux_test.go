@@ -238,12 +238,7 @@ func TestGiverGoes(t *testing.T) {
 						case "listeners":
 							l.send(&packet{Type: "listeners", Listeners: []Listener{{Name: "x"}}}, s.listener)
 						case "conns":
-							p := &packet{Type: "conns"}
-							var sockets []any
-							for _, tr := range s.transfers() {
-								p.Conns, sockets = append(p.Conns, conn{0, tr}), append(sockets, tr.Conn)
-							}
-							l.send(p, sockets...)
+							s.sendConns(l)
 						case "yours":
 							l.send(&packet{Type: "yours", N: 3})
 						case "sole", "end":
@@ -298,12 +293,7 @@ func TestGiverFails(t *testing.T) {
 					l.send(&packet{Type: "hello", Version: Version, PID: 1})
 					l.send(&packet{Type: "listeners", Listeners: []Listener{{Name: "x"}}}, s.listener)
 					l.receive(0)
-					p := &packet{Type: "conns"}
-					var sockets []any
-					for _, tr := range s.transfers() {
-						p.Conns, sockets = append(p.Conns, conn{0, tr}), append(sockets, tr.Conn)
-					}
-					l.send(p, sockets...)
+					s.sendConns(l)
 					if l.peek(t); !unread {
 						l.receive(0)
 					}
@@ -374,6 +364,16 @@ func TestReasons(t *testing.T) {
 			t.Errorf("the giver of %s hears %v, want why the taker has closed", step, err)
 		}
 	}
+}
+
+// sendConns sends the giver's connections.
+func (s *scene) sendConns(l *link) {
+	p := &packet{Type: "conns"}
+	var sockets []any
+	for _, tr := range s.transfers() {
+		p.Conns, sockets = append(p.Conns, conn{0, tr}), append(sockets, tr.Conn)
+	}
+	l.send(p, sockets...)
 }
 
 // peek waits until a packet has arrived, and leaves it there.
