@@ -355,7 +355,7 @@ func TestDrainRefusesToContinue(t *testing.T) {
 		fmt.Fprintf(w, "%s %v", body, err)
 	})})
 	const expect = "POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
-	begun, late := s.Dial(t), s.Dial(t)
+	begun, late, idle := s.Dial(t), s.Dial(t), s.Dial(t)
 	begun.Send(expect)
 	<-entered
 	if line, _ := begun.R.ReadString('\n'); !strings.HasPrefix(line, "HTTP/1.1 100 ") {
@@ -365,7 +365,9 @@ func TestDrainRefusesToContinue(t *testing.T) {
 	late.Send(expect[:20])
 	servetest.WaitFor(t, "2 busy connections", func() bool { return s.Stop.Snapshot().Busy >= 2 })
 	s.End()
-	s.Until(t, actors.Draining)
+	if _, err := idle.R.ReadByte(); err != io.EOF { // connections are let go by now
+		t.Fatalf("the idle connection: %v, want EOF", err)
+	}
 	late.Send(expect[20:])
 	resp, err := http.ReadResponse(late.R, nil)
 	if err != nil {
