@@ -4,6 +4,8 @@ import (
 	"context"
 	"math/rand/v2"
 	"time"
+
+	"lastcall/internal/drain"
 )
 
 // StopOf returns the Stop of the [HTTP] actor that serves the request with this
@@ -14,8 +16,8 @@ import (
 // StopOf returns nil for any other context. Of the methods of a nil *Stop only
 // Begun, Draining, OnDraining, Done and Deadline may be called.
 func StopOf(ctx context.Context) *Stop {
-	stop, _ := ctx.Value(stopKey{}).(*Stop)
-	return stop
+	p, _ := drain.PolicyOf(ctx).(policy)
+	return p.stop
 }
 
 // Begun returns a channel that is closed when the stop begins, whether because of

@@ -186,13 +186,6 @@ func (s *server) execute() error {
 		}
 		s.listeners = []net.Listener{l}
 	}
-	connContext := s.http.ConnContext
-	s.http.ConnContext = func(ctx context.Context, nc net.Conn) context.Context {
-		if connContext != nil {
-			ctx = connContext(ctx, nc)
-		}
-		return context.WithValue(ctx, stopKey{}, s.stop)
-	}
 	isPlain := make([]bool, len(s.listeners))
 	for i, l := range s.listeners {
 		if p, ok := l.(plain); ok {
@@ -393,9 +386,6 @@ func (s *Stop) enginesLocked() (list []*drain.Server) {
 	}
 	return list
 }
-
-// stopKey is the key of the Stop in a request's context.
-type stopKey struct{}
 
 // policy is what the engine learns of the stop.
 type policy struct{ stop *Stop }

@@ -265,6 +265,15 @@ func requestConn(ctx context.Context) *conn {
 	return c
 }
 
+// PolicyOf returns the policy of the server that serves the request with this
+// context, or nil.
+func PolicyOf(ctx context.Context) Policy {
+	if c := requestConn(ctx); c != nil {
+		return c.server.policy
+	}
+	return nil
+}
+
 // tlsConn is for a connection of the caller's that ends TLS by itself: from
 // ConnectionState net/http takes Request.TLS.
 type tlsConn struct {

@@ -372,17 +372,14 @@ func (c *conn) keptStateLocked() connState {
 
 // wasPoked reports whether a Read failed because the connection was to be parked.
 func (c *conn) wasPoked(err error) bool {
-	if !errors.Is(err, os.ErrDeadlineExceeded) {
-		return false
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	poked := c.poked
-	c.poked = false
-	if poked {
-		c.setReadDeadlineLocked()
+	if !c.poked || !errors.Is(err, os.ErrDeadlineExceeded) {
+		return false
 	}
-	return poked
+	c.poked = false
+	c.setReadDeadlineLocked()
+	return true
 }
 
 // transfer describes a parked connection, or returns nil if it was closed.

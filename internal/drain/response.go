@@ -137,6 +137,7 @@ type response struct {
 	http10        bool
 	http2         bool
 	ambiguous     bool        // the request has two lengths, see announce
+	hasHeader     bool        // the handler may have set some of the header
 	endsWithConn  atomic.Bool // the answer's only end is that of the connection
 	writtenBefore int64
 	status        int          // 0: the header was not looked at
@@ -195,10 +196,14 @@ func (w *response) announce(status int) {
 		return
 	}
 	w.status = status
-	s, header := w.server, w.ResponseWriter.Header()
+	s := w.server
+	closing, old := s.policy.Closing() && !w.conn.isMoving(), w.conn != nil && w.conn.isOld()
+	if !w.hasHeader && !w.http10 && !w.ambiguous && !closing && !old {
+		return // net/http copies a header that it was asked for
+	}
+	header := w.ResponseWriter.Header()
 	// Where there is neither a length nor chunks.
 	w.endsWithConn.Store(header.Get("Content-Length") == "" && (w.http10 || header.Get("Transfer-Encoding") == "identity"))
-	closing, old := s.policy.Closing() && !w.conn.isMoving(), w.conn != nil && w.conn.isOld()
 	switch {
 	case w.http2 && w.conn != nil && (closing || old || header.Get("Connection") == "close") && w.conn.goAway():
 		header.Del("Connection") // at which net/http would send the only GOAWAY at once
@@ -214,6 +219,11 @@ func (w *response) announce(status int) {
 // isInformational reports whether a status precedes the answer's own.
 func isInformational(status int) bool {
 	return status/100 == 1 && status != http.StatusSwitchingProtocols
+}
+
+func (w *response) Header() http.Header {
+	w.hasHeader = true
+	return w.ResponseWriter.Header()
 }
 
 func (w *response) WriteHeader(status int) {

@@ -22,6 +22,9 @@ func (s *Server) isFullLocked() bool { return s.maxConns > 0 && len(s.conns) >= 
 // closed.
 func (d *door) awaitRoom() {
 	s := d.server
+	if s.maxConns <= 0 { // the usual case
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.isFullLocked() {
