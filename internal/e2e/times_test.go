@@ -4,11 +4,13 @@ package e2e
 
 import (
 	"context"
-	"lastcall/stoptest/line"
-	"lastcall/stoptest/load"
+	"regexp"
 	"syscall"
 	"testing"
 	"time"
+
+	"lastcall/stoptest/line"
+	"lastcall/stoptest/load"
 )
 
 // quiet starts a load whose clients, at the stop, make no requests and keep their
@@ -85,18 +87,39 @@ func untilClosed(t testing.TB, s Subject, l *load.Load) time.Duration {
 	return max(s.Server.Ended.Sub(at), n.LastClosed.Sub(at))
 }
 
-// BenchmarkStopTimes reports how long stops take.
+// BenchmarkStopTimes reports how long stops take: until the process has ended, and
+// by its log, without the end of a process. The idiom's with nothing open is not
+// much more than the end of a process.
 func BenchmarkStopTimes(b *testing.B) {
-	for _, st := range stopTimes {
-		b.Run(st.name, func(b *testing.B) {
-			var sum time.Duration
+	bench := func(name string, start Starter, measure func(testing.TB, Subject) time.Duration) {
+		b.Run(name, func(b *testing.B) {
+			var sum, logged time.Duration
 			for b.Loop() {
-				sum += st.measure(b, StartProxy(b, Here, "127.0.0.1"))
+				s := start(b, Here, "127.0.0.1")
+				sum += measure(b, s)
+				logged += loggedStop(s.Server)
 			}
 			b.ReportMetric(float64(sum.Microseconds())/1000/float64(b.N), "ms/stop")
+			if logged > 0 {
+				b.ReportMetric(float64(logged.Microseconds())/1000/float64(b.N), "ms-logged/stop")
+			}
 			b.ReportMetric(0, "ns/op")
 		})
 	}
+	for _, st := range stopTimes {
+		bench(st.name, StartProxy, st.measure)
+	}
+	bench("nothing open, the idiom", StartIdiom, stopTimes[0].measure)
+}
+
+// loggedStop returns how long the stop took by the log, or 0.
+func loggedStop(p *Process) time.Duration {
+	m := regexp.MustCompile(`phase=stopped .*elapsed=(\S+)`).FindStringSubmatch(p.Log())
+	if m == nil {
+		return 0
+	}
+	d, _ := time.ParseDuration(m[1])
+	return d
 }
 
 // BenchmarkLossyLine reports what is lost a stop over a line of 100 ms round
