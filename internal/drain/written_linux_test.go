@@ -163,29 +163,37 @@ func TestStalledClientEndsWithItsWrite(t *testing.T) {
 // nothing, and the stop says so.
 func TestLateAnswerFails(t *testing.T) {
 	t.Parallel()
-	for _, size := range []int{5, 1 << 20} { // written behind the handler, and in it
-		t.Run(fmt.Sprintf("%d bytes", size), func(t *testing.T) {
-			t.Parallel()
-			begun, proceed := make(chan struct{}), make(chan struct{})
-			s := servetest.Start(t, new(actors.Stop), &http.Server{WriteTimeout: 100 * time.Millisecond, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				close(begun)
-				<-proceed
-				io.WriteString(w, strings.Repeat("x", size))
-			})})
-			c := s.Dial(t)
-			c.Send(servetest.Get)
-			wiretest.Wait(t, begun, "the handler to begin")
-			s.End()
-			s.Until(t, actors.Draining)
-			time.Sleep(200 * time.Millisecond) // the write timeout passes
-			close(proceed)
-			if err := s.Wait(t); !errors.Is(err, actors.ErrFailed) {
-				t.Errorf("Err() = %v, want %v", err, actors.ErrFailed)
-			}
-			if n := s.Stop.Snapshot(); n.Failed != 1 || n.Drained != 0 {
-				t.Errorf("Snapshot() = %+v, want one request that failed", n)
-			}
-		})
+	for _, http2 := range []bool{false, true} {
+		for _, size := range []int{0, 5, 1 << 20} { // written behind the handler, and in it
+			t.Run(fmt.Sprintf("HTTP/2 %v, %d bytes", http2, size), func(t *testing.T) {
+				t.Parallel()
+				begun, proceed := make(chan struct{}), make(chan struct{})
+				srv := server2(t, false, func(w http.ResponseWriter, r *http.Request) {
+					close(begun)
+					<-proceed
+					io.WriteString(w, strings.Repeat("x", size))
+				})
+				srv.WriteTimeout = 100 * time.Millisecond
+				s := servetest.Start(t, new(actors.Stop), srv)
+				c := s.Dial(t)
+				if http2 {
+					ask2(t, c.Conn)
+				} else {
+					c.Send(servetest.Get)
+				}
+				wiretest.Wait(t, begun, "the handler to begin")
+				s.End()
+				s.Until(t, actors.Draining)
+				time.Sleep(200 * time.Millisecond) // the write timeout passes
+				close(proceed)
+				if err := s.Wait(t); !errors.Is(err, actors.ErrFailed) {
+					t.Errorf("Err() = %v, want %v", err, actors.ErrFailed)
+				}
+				if n := s.Stop.Snapshot(); n.Failed != 1 || n.Drained != 0 {
+					t.Errorf("Snapshot() = %+v, want one request that failed", n)
+				}
+			})
+		}
 	}
 }
 
