@@ -7,7 +7,6 @@ tool sigs.k8s.io/kubectl-validate
 require (
 	k8s.io/api v0.30.1
 	k8s.io/apimachinery v0.30.1
-	sigs.k8s.io/kubectl-validate v0.0.4
 	sigs.k8s.io/yaml v1.3.0
 )
 
@@ -99,5 +98,6 @@ require (
 	k8s.io/utils v0.0.0-20230726121419-3b25d923346b // indirect
 	sigs.k8s.io/apiserver-network-proxy/konnectivity-client v0.29.0 // indirect
 	sigs.k8s.io/json v0.0.0-20221116044647-bc3834ca7abd // indirect
+	sigs.k8s.io/kubectl-validate v0.0.4 // indirect
 	sigs.k8s.io/structured-merge-diff/v4 v4.4.1 // indirect
 )
