@@ -98,8 +98,8 @@ The stop
   -signal TERM
   -max-wait 1m0s             then it did not stop, and is killed
   -second SIGNAL             a further stop, with a second signal 500ms after the first
-  -reload SIGNAL|COMMAND     instead of a stop; the server is to go on. A COMMAND is the
-                             shell's, with $STOPTEST_PID
+  -reload SIGNAL|COMMAND     instead of a stop; the server is to go on, and connections that it
+                             keeps are counted. A COMMAND is the shell's, with $STOPTEST_PID
   -start-wait 30s            for the first answer
   -allow-status 503,...      an answer 5xx counts as lost if it comes after the signal, to a
                              request that began before or after it; but for these

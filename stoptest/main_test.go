@@ -245,6 +245,34 @@ func TestServerThatDies(t *testing.T) {
 	}
 }
 
+// What becomes of connections at a reload is counted apart from what is lost.
+func TestConnectionsKept(t *testing.T) {
+	for _, tt := range []struct {
+		kind, reload string
+		lost, kept   int // of 2 x 9
+		want         string
+	}{
+		{"goes on", "true", 0, 18, "; kept 18 of 18 connections."},
+		{"recycles", "HUP", 0, 0, "; kept 0 of 18 connections."},
+		{"reloads", "HUP", 18, 0, "; kept 0 of 18 connections."},
+	} {
+		t.Run(tt.kind, func(t *testing.T) {
+			t.Parallel()
+			r := stoptest(t, []string{"-clients", "reuse=5,look=4,idle=3", "-think", "10ms", "-reload", tt.reload}, tt.kind)
+			if n := r.report.Total; n.Failed() != tt.lost || n.OpenAtSignal != 18 || n.Kept != tt.kept || n.Closed != 18-tt.kept || n.Pause == 0 || n.PauseBefore == 0 {
+				t.Errorf("total = %+v, want %d lost, %d kept of 18, and pauses", n, tt.lost, tt.kept)
+			}
+			if !strings.Contains(r.stdout, tt.want) || !strings.Contains(r.stdout, ", longest pause ") {
+				t.Errorf("output lacks %q, or the longest pause:\n%s", tt.want, r.stdout)
+			}
+		})
+	}
+	r := stoptest(t, []string{"-clients", "reuse=5", "-think", "10ms"}, "polite")
+	if n := r.report.Total; n.OpenAtSignal+n.Kept+n.Closed != 0 || n.Pause != 0 || strings.Contains(r.stdout, "kept") {
+		t.Errorf("of a stop: total = %+v, want nothing kept or closed", n)
+	}
+}
+
 // What is to go on serving is not to refuse.
 func TestReloadThatRefuses(t *testing.T) {
 	t.Parallel()

@@ -26,6 +26,7 @@ func fillStop(stop *report.Stop, led *load.Ledger, clients report.Clients, goesO
 		r := &led.Rows[i]
 		row := report.Row{
 			Class: r.Group, Counts: r.Counts, LastClosed: since(r.LastClosed), Slowest: r.Slowest.Seconds(), ClientsLate: r.Late.Seconds(),
+			Pause: r.Pause.Seconds(), PauseBefore: r.PauseBefore.Seconds(),
 		}
 		stop.Rows = append(stop.Rows, row)
 		stop.Total.Add(&row)

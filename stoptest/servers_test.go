@@ -87,7 +87,7 @@ func badServer(kind, addr string, args ...string) {
 				accepting = s.accept(ln)
 				continue
 			}
-			s.turn.Add(1) // on each connection, the next request is lost
+			s.turn.Add(1) // on each connection, the next request is lost, or the last one
 		}
 	}
 	if kind == "queue" {
@@ -179,6 +179,9 @@ func (s *bad) serve(nc net.Conn) {
 		answer := fmt.Sprintf("HTTP/1.1 %s\r\nX-Request-Id: %s\r\nContent-Length: %d\r\n", status, req.Header.Get("X-Request-Id"), length)
 		now := s.turn.Load()
 		switch {
+		case now != turn && s.kind == "recycles":
+			io.WriteString(nc, answer+"Connection: close\r\n\r\n")
+			return
 		case stopping && s.kind == "drops", now != turn:
 			s.lost.Add(1)
 			return

@@ -47,7 +47,7 @@ func (t *trial) reloadServer(ctx context.Context) (err error) {
 		if err := t.server.signal(t.reloadBy); err != nil {
 			return t.explain(err)
 		}
-		return sleep(ctx, t.pauses.afterReload)
+		return t.afterReload(ctx)
 	}
 	// The command may start a process that becomes the server.
 	env := []string{"STOPTEST_PID=" + strconv.Itoa(t.server.pid)}
@@ -65,7 +65,19 @@ func (t *trial) reloadServer(ctx context.Context) (err error) {
 	if t.reloader.status != 0 {
 		return fmt.Errorf("-reload: %s has exited with status %d", t.reload, t.reloader.status)
 	}
-	return sleep(ctx, t.pauses.afterReload)
+	return t.afterReload(ctx)
+}
+
+// afterReload goes on with the load until the reload is done, and each connection that was
+// open before it has been asked or is closed. That takes maxWait at most.
+func (t *trial) afterReload(ctx context.Context) error {
+	if err := sleep(ctx, t.pauses.afterReload); err != nil {
+		return err
+	}
+	within, cancel := context.WithTimeout(ctx, t.maxWait)
+	defer cancel()
+	_ = t.traffic.AwaitKept(within) // the report has the number of those that were not asked
+	return context.Cause(ctx)
 }
 
 // endServer ends the server with -signal, after a reload.

@@ -102,6 +102,12 @@ func stopLine(s *report.Stop, reload bool) string {
 		fmt.Fprintf(&b, ", first refusal after %v", seconds(*s.FirstRefusal))
 	}
 	fmt.Fprintf(&b, ", %d of %d requests lost", s.Total.Failed(), s.Total.Requests)
+	if kept := s.Total.ConnsKept(); kept != "" {
+		b.WriteString(", " + kept)
+	}
+	if reload {
+		fmt.Fprintf(&b, ", longest pause %v (before: %v)", seconds(s.Total.Pause), seconds(s.Total.PauseBefore))
+	}
 	if s.LeftBehind > 0 {
 		fmt.Fprintf(&b, ", %d processes LEFT BEHIND", s.LeftBehind)
 	}

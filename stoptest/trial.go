@@ -23,7 +23,7 @@ type pauses struct {
 	held        time.Duration // how long the body takes of the request that is in flight at the second signal
 	second      time.Duration // from the first signal to the second
 	settle      time.Duration // how long the late clients' requests may take to arrive
-	afterReload time.Duration // how long the load goes on after a reload
+	afterReload time.Duration // how long after the signal, or after the command's end, a reload counts as done
 	end         time.Duration // how long requests may take to end before a server that did not stop is killed
 }
 

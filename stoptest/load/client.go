@@ -31,7 +31,10 @@ type client struct {
 	outcomes []Outcome // by sequence number; only appended to
 	times    []span    // the same
 	row      Row
-	silent   bool // Idle, and done with its requests
+	silent   bool          // Idle, and done with its requests
+	reusable bool          // conn has had an answer, and is to be used again
+	watched  bool          // conn was open at the signal, and is neither Kept nor Closed
+	waited   time.Duration // for an answer, so far; see Row.Pause
 	// unknownMethod is 405 or 501, if that came; 0 otherwise.
 	unknownMethod int
 }
@@ -48,6 +51,7 @@ func newClient(g *group, index, number int) *client {
 
 func (c *client) run() {
 	defer func() {
+		c.unwatch()
 		c.dropConn()
 		if c.shared != nil {
 			c.shared.leave()
@@ -79,7 +83,10 @@ func (c *client) makeRequests() bool {
 		if i > 0 && !c.pauseFor(c.nextThink()) {
 			return false
 		}
-		if !c.request() {
+		began := time.Now()
+		goOn := c.request()
+		c.addWait(time.Since(began))
+		if !goOn {
 			return false
 		}
 	}
@@ -222,5 +229,6 @@ func (c *client) dropConn() {
 	if c.conn != nil {
 		_ = c.conn.Close()
 		c.conn = nil
+		c.onDrop()
 	}
 }

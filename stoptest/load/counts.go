@@ -50,6 +50,15 @@ type Counts struct {
 	SilentRST  int `json:"silent_rst"`
 	SilentOpen int `json:"silent_open"`
 
+	// Of the connections of Blind and Looking clients that were open at the signal,
+	// after an answer, if the server goes on: Kept are those that answered a request
+	// which began after the reload was done, see [Load.AwaitKept]. Closed are those that
+	// the server ended before that, or said that it would (Connection: close), and those
+	// on which a request was lost. The others were not asked.
+	OpenAtSignal int `json:"open_at_signal"`
+	Kept         int `json:"kept"`
+	Closed       int `json:"closed"`
+
 	// Messages counts the whole events, and the messages of WebSockets that were
 	// echoed. Unechoed counts the messages that were sent before the server's
 	// Close frame came, and not echoed before it. Such an end may be clean: a

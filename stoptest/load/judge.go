@@ -137,6 +137,7 @@ func (c *client) record(o Outcome, began, ended time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.row.InFlight = 0
+	c.onEndLocked(began)
 	c.outcomes = append(c.outcomes, o)
 	c.times = append(c.times, span{began.Sub(c.load.started), ended.Sub(c.load.started)})
 	c.row.addOutcome(o, began, ended, after)

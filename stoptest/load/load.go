@@ -21,7 +21,9 @@ type Load struct {
 	started time.Time
 	ctx     context.Context // done: no further request begins
 	cancel  context.CancelFunc
+	ready   atomic.Bool
 	signal  atomic.Pointer[time.Time]
+	reload  atomic.Pointer[time.Time] // when it was done
 	clients sync.WaitGroup
 
 	mu      sync.Mutex
@@ -96,6 +98,7 @@ func (l *Load) Ready(ctx context.Context, answers int) error {
 	for {
 		waiting, err := l.findCold(answers)
 		if err != nil || waiting == "" {
+			l.ready.Store(err == nil)
 			return err
 		}
 		select {
@@ -165,7 +168,11 @@ func (l *Load) allGroups() []*group {
 // Signalled records that the server gets the signal at t. From then on a client
 // whose dial is refused ends, and an answer 5xx is [FailedStatus]. Dials that are
 // refused before are counted as early. Only the first call counts.
-func (l *Load) Signalled(t time.Time) { l.signal.CompareAndSwap(nil, &t) }
+func (l *Load) Signalled(t time.Time) {
+	if l.signal.CompareAndSwap(nil, &t) && l.cfg.GoesOn {
+		l.watchConns()
+	}
+}
 
 func (l *Load) isSignalled() bool { return l.signal.Load() != nil }
 

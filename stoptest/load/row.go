@@ -15,6 +15,13 @@ type Row struct {
 	LastAnswer, FirstRefusal time.Time
 	Slowest                  time.Duration
 
+	// Pause is the longest time that a client waited for an answer after the signal of a
+	// server that goes on; PauseBefore is the same from Ready to the signal. Dials and
+	// attempts that failed are a part of it, and the time between requests is not. It is
+	// measured for the clients of HTTP requests without an end, see Group.Requests, and
+	// without a BodyTime.
+	Pause, PauseBefore time.Duration
+
 	// FirstEnd and LastEnd are when the first and the last stream ended, clean
 	// or cut; LastClosed is when the server last ended a silent connection.
 	FirstEnd, LastEnd, LastClosed time.Time
@@ -34,6 +41,8 @@ func (r *Row) add(o *Row) {
 	r.LastAnswer = later(r.LastAnswer, o.LastAnswer)
 	r.FirstRefusal = earlier(r.FirstRefusal, o.FirstRefusal)
 	r.Slowest = max(r.Slowest, o.Slowest)
+	r.Pause = max(r.Pause, o.Pause)
+	r.PauseBefore = max(r.PauseBefore, o.PauseBefore)
 	r.FirstEnd = earlier(r.FirstEnd, o.FirstEnd)
 	r.LastEnd = later(r.LastEnd, o.LastEnd)
 	r.LastClosed = later(r.LastClosed, o.LastClosed)

@@ -37,6 +37,8 @@ var columns = []struct {
 	{"idle: FIN", func(c *Counts) int { return c.SilentFIN }},
 	{"RST", func(c *Counts) int { return c.SilentRST }},
 	{"left open", func(c *Counts) int { return c.SilentOpen }},
+	{"conns kept", func(c *Counts) int { return c.Kept }},
+	{"conns closed", func(c *Counts) int { return c.Closed }},
 
 	{"messages", func(c *Counts) int { return c.Messages }},
 	{"unechoed", func(c *Counts) int { return c.Unechoed }},
@@ -46,7 +48,7 @@ var columns = []struct {
 	{"after signal", func(c *Counts) int { return c.AnsweredAfter }},
 }
 
-const alwaysShown, ofReport = 5, 19 // columns
+const alwaysShown, ofReport = 5, 21 // columns
 
 // WriteTable writes a table with a row for each of the counts, the last of which is the
 // total. heading stands over their names.

@@ -36,6 +36,9 @@ func (r *Report) Judge() {
 	case len(r.Stops) > 0:
 		r.Verdict = fmt.Sprintf("Lost none of %s requests in %s", Thousands(r.Total.Requests), stops)
 	}
+	if kept := r.Total.ConnsKept(); kept != "" {
+		r.Verdict += "; " + kept
+	}
 	add := func(format string, args ...any) {
 		if r.Verdict != "" {
 			r.Verdict += "; "
@@ -93,6 +96,19 @@ func Thousands(n int) string {
 	s := strconv.Itoa(n)
 	for i := len(s) - 3; i > 0; i -= 3 {
 		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+// ConnsKept says how many of the connections that were open at a reload were kept:
+// "kept 40 of 42 connections". It is empty if none were open, or there was no reload.
+func (r *Row) ConnsKept() string {
+	if r.OpenAtSignal == 0 {
+		return ""
+	}
+	s := fmt.Sprintf("kept %s of %s connections", Thousands(r.Kept), Thousands(r.OpenAtSignal))
+	if n := r.OpenAtSignal - r.Kept - r.Closed; n > 0 {
+		s += fmt.Sprintf(" (%s not asked)", Thousands(n))
 	}
 	return s
 }

@@ -26,6 +26,7 @@ type (
 		Name      string        `xml:"name,attr"`
 		Failure   *junitProblem `xml:"failure"`
 		Error     *junitProblem `xml:"error"`
+		Out       string        `xml:"system-out,omitempty"`
 	}
 	junitProblem struct {
 		Message string `xml:"message,attr"`
@@ -35,7 +36,8 @@ type (
 
 // WriteJUnit writes the report as JUnit's XML. There is a test case for each class of
 // clients, which failed if the class lost requests, and one called "stop", which is an
-// error if the server could not be tested, or did not stop.
+// error if the server could not be tested, or did not stop. The output of a case says how
+// many connections a reload kept.
 func (r *Report) WriteJUnit(w io.Writer) error {
 	s := junitSuite{Name: "stoptest " + r.Server, Timestamp: r.Date.UTC().Format("2006-01-02T15:04:05")}
 	var losses []string
@@ -44,7 +46,7 @@ func (r *Report) WriteJUnit(w io.Writer) error {
 	}
 	for i := range r.Rows {
 		row := &r.Rows[i]
-		c := junitCase{ClassName: r.Server, Name: row.Class}
+		c := junitCase{ClassName: r.Server, Name: row.Class, Out: row.ConnsKept()}
 		if n := row.Failed(); n > 0 {
 			s.Failures++
 			var own []string

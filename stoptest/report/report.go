@@ -89,9 +89,15 @@ type Row struct {
 	Class string `json:"class"` // "total" over all
 	load.Counts
 
-	LastClosed  *float64 `json:"last_closed_seconds"` // when the last silent connection was ended
-	Slowest     float64  `json:"slowest"`             // answer
-	ClientsLate float64  `json:"clients_late"`        // the longest that a client was kept from its work
+	LastClosed *float64 `json:"last_closed_seconds"` // when the last silent connection was ended
+	Slowest    float64  `json:"slowest"`             // answer
+	// Pause is the longest that a client waited for an answer after the signal of a
+	// reload, PauseBefore the longest before it. Dials and attempts that failed are a
+	// part of it. Classes whose answers take long by design have none: slow, upload,
+	// streams.
+	Pause       float64 `json:"pause_seconds,omitempty"`
+	PauseBefore float64 `json:"pause_before_seconds,omitempty"`
+	ClientsLate float64 `json:"clients_late"` // the longest that a client was kept from its work
 }
 
 // Add adds o to r, except its class.
@@ -101,6 +107,8 @@ func (r *Row) Add(o *Row) {
 		r.LastClosed = o.LastClosed
 	}
 	r.Slowest = max(r.Slowest, o.Slowest)
+	r.Pause = max(r.Pause, o.Pause)
+	r.PauseBefore = max(r.PauseBefore, o.PauseBefore)
 	r.ClientsLate = max(r.ClientsLate, o.ClientsLate)
 }
 

@@ -33,6 +33,8 @@ func TestJudge(t *testing.T) {
 		{"something lost", Report{Stops: []Stop{fine, bad}}, 1, "LOST 11 of 3,000 requests in 2 stops: blind 10, h2 1."},
 		{"reload", Report{Stops: []Stop{{Rows: rows(Row{Counts: load.Counts{Requests: 10, Refused: 3, RefusedEarly: 2, Answered: 7}}, Row{})}}, Reload: "HUP"}, 1,
 			"LOST 2 of 10 requests in 1 reload: blind 2."},
+		{"connections", Report{Stops: []Stop{fine, {Rows: rows(Row{Counts: load.Counts{Requests: 10, Answered: 10, OpenAtSignal: 2000, Kept: 1990, Closed: 7}}, Row{})}}, Reload: "HUP"}, 0,
+			"Lost none of 1,510 requests in 2 reloads; kept 1,990 of 2,000 connections (3 not asked)."},
 		{"error status and own errors", Report{Stops: []Stop{{Rows: rows(Row{Counts: load.Counts{Requests: 10, ErrorStatus: 3, ClientError: 7}}, Row{})}}}, 0,
 			"Lost none of 10 requests in 1 stop; 3 answered with an error status; 7 failed by the clients' own fault."},
 		{"ended by closing", Report{Stops: []Stop{{Rows: rows(Row{Counts: load.Counts{Requests: 10, Answered: 10, EndedByClose: 4}}, Row{})}}}, 0,

@@ -8,8 +8,9 @@ import (
 
 // WorseThan says in what r is worse than kept, a result of the same test that was kept:
 // a class of clients is missing, more requests failed in each stop, the server did not
-// stop more often, or it could not be tested to the end. It returns nothing if r is no
-// worse, and an error if kept has no stop.
+// stop more often, a reload closed connections and closed none before, or it could not be
+// tested to the end. It returns nothing if r is no worse, and an error if kept has no
+// stop.
 func (r *Report) WorseThan(kept *Report) ([]string, error) {
 	if len(kept.Stops) == 0 {
 		return nil, errors.New("no stop in it: nothing to compare with")
@@ -34,6 +35,9 @@ func (r *Report) WorseThan(kept *Report) ([]string, error) {
 	}
 	if now, before := r.stuck(), kept.stuck(); more(now, before) {
 		add("did not stop in %d of %s, before in %d of %s", now, r.CountStops(), before, kept.CountStops())
+	}
+	if now, before := r.Total.Closed, kept.Total; now > 0 && before.Closed == 0 && before.Kept > 0 {
+		add("closed %s of %s connections, before none", Thousands(now), Thousands(r.Total.OpenAtSignal))
 	}
 	return worse, nil
 }

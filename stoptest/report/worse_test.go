@@ -27,6 +27,7 @@ func judged(stops int, of Stop, class ...string) *Report {
 
 func TestWorseThan(t *testing.T) {
 	fine, loses, stuck := Stop{Total: Row{Counts: load.Counts{Requests: 100, Answered: 100}}}, Stop{Total: Row{Counts: load.Counts{Requests: 100, Answered: 97, Lost: 3}}}, Stop{DidNotStop: true}
+	keeps, closes := Stop{Total: Row{Counts: load.Counts{OpenAtSignal: 10, Kept: 10}}}, Stop{Total: Row{Counts: load.Counts{OpenAtSignal: 10, Kept: 6, Closed: 4}}}
 	broken := judged(1, fine, "h2")
 	broken.Error = "interrupted"
 	for _, tt := range []struct {
@@ -41,6 +42,9 @@ func TestWorseThan(t *testing.T) {
 		{"more", judged(1, fine, "h2"), judged(2, loses, "h2"), "lost 6 in 2 stops (h2 6), before 0 in 1 stop"},
 		{"fewer classes", judged(1, fine, "h2", "sse"), judged(1, fine, "h2"), "no sse clients"},
 		{"does not stop", judged(2, fine, "h2"), judged(1, stuck, "h2"), "did not stop in 1 of 1 stop, before in 0 of 2 stops"},
+		{"closes connections", judged(1, keeps, "look"), judged(2, closes, "look"), "closed 8 of 20 connections, before none"},
+		{"closes some, as before", judged(1, closes, "look"), judged(2, closes, "look"), ""},
+		{"counted none before", judged(1, fine, "look"), judged(2, closes, "look"), ""},
 		{"not tested", judged(2, fine, "h2"), &Report{Error: "exited"}, "could not be tested to the end: exited"},
 		{"not to the end", judged(2, fine, "h2"), broken, "could not be tested to the end: interrupted"},
 	} {
@@ -64,6 +68,7 @@ func TestWriteJUnit(t *testing.T) {
 	}{
 		{judged(2, Stop{Total: Row{Counts: load.Counts{Requests: 1, Answered: 1}}}, "h2", "sse"), 3, 0, 0, `<testcase classname="a" name="sse">`},
 		{lossy, 3, 1, 0, `<failure message="lost 6 of 200 requests in 2 stops">lost: &lt;x&gt; (h2 client 1) &amp; more`},
+		{judged(1, Stop{Total: Row{Counts: load.Counts{OpenAtSignal: 3, Kept: 2, Closed: 1}}}, "look"), 2, 0, 0, `<system-out>kept 2 of 3 connections</system-out>`},
 		{judged(1, Stop{DidNotStop: true}, "h2"), 2, 0, 1, `<error message="did not stop in 1 of 1 stop">`},
 		{&Report{Server: "a", Error: "no such file"}, 1, 0, 1, `<error message="could not be tested">no such file</error>`},
 	} {
