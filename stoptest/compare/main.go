@@ -1,6 +1,7 @@
 // Command compare stops several servers with stoptest, each under the same load,
-// and writes a table, the reports and a picture to results/. In the scenario
-// deploy the servers go on, and the program behind them is deployed.
+// and writes a table, the reports and a picture to results/. In the scenarios deploy and
+// restart the servers go on: the program behind them is deployed, or they replace
+// themselves.
 //
 //	go run . [-only NAME,...] [-scenarios NAME,...] [-stops N] [-install=false] [-o DIR]
 //	go run . -draw
@@ -123,11 +124,10 @@ func conclude(out string) error {
 	for _, sc := range scenarios {
 		var drawn []*report.Report
 		for _, s := range servers {
-			if sc.deploy != (s.deploy != "") {
-				continue
-			}
-			if sc.leavesOut(s) {
+			if s.files && sc.slow {
 				results[sc.name] = append(results[sc.name], &report.Report{Server: s.title, Error: errNotSent.Error()})
+			} else if sc.leavesOut(s) {
+				continue
 			} else if r, err := report.Read(resultFile(out, sc, s)); err == nil {
 				results[sc.name] = append(results[sc.name], r)
 				if len(r.Stops) > 0 {

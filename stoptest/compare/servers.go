@@ -22,7 +22,8 @@ type server struct {
 	version     string // whose
 	command     []string
 	signal      string // TERM if empty
-	deploy      string // the command that deploys the program behind it; the server is in the deploy scenario only
+	scenario    string // the only one it is in; empty: those in which it is stopped
+	reload      string // stoptest's -reload, in that scenario
 
 	h2Apart bool   // HTTP/2 has a port of its own
 	noH2    bool   // or is not spoken
@@ -39,7 +40,7 @@ var servers = []server{
 	{name: "caddy", title: "Caddy proxy", version: "caddy",
 		command: []string{"$BIN/caddy", "run", "--config", "$SERVERS/Caddyfile", "--adapter", "caddyfile"}},
 	{name: "nginx", title: "nginx proxy", version: "nginx", signal: "QUIT",
-		config: "nginx.conf", h2Apart: true, command: []string{"nginx", "-c", "$DIR/nginx.conf"}},
+		config: "nginx.conf", h2Apart: true, command: []string{"nginx", "-c", "$DIR/nginx.conf", "-g", "daemon off;"}},
 	{name: "haproxy", title: "HAProxy", version: "haproxy", signal: "USR1",
 		command: []string{"haproxy", "-db", "-f", "$SERVERS/haproxy.cfg"}},
 	{name: "haproxy-idle-close", title: "HAProxy, idle-close", version: "haproxy", signal: "USR1",
@@ -51,16 +52,39 @@ var servers = []server{
 		command: []string{"$BIN/lastcall", "-h2c", "-listen", "$LISTEN", "-dir", "$DIR", "-log-level", "error"}},
 
 	{name: "restart", title: "nginx, the program restarted", version: "nginx", signal: "QUIT",
-		config: "nginx-deploy.conf", h2Apart: true, command: []string{"$SERVERS/deploy", "restart", "start"}, deploy: "$SERVERS/deploy restart"},
+		config: "nginx-deploy.conf", h2Apart: true, command: []string{"$SERVERS/deploy", "restart", "start"}, scenario: "deploy", reload: "$SERVERS/deploy restart"},
 	{name: "nginx", title: "nginx, two ports and a reload", version: "nginx", signal: "QUIT",
-		config: "nginx-deploy.conf", h2Apart: true, command: []string{"$SERVERS/deploy", "nginx", "start"}, deploy: "$SERVERS/deploy nginx"},
+		config: "nginx-deploy.conf", h2Apart: true, command: []string{"$SERVERS/deploy", "nginx", "start"}, scenario: "deploy", reload: "$SERVERS/deploy nginx"},
 	{name: "haproxy", title: "HAProxy, two servers and its runtime API", version: "haproxy", signal: "USR1",
-		command: []string{"$SERVERS/deploy", "haproxy", "start"}, deploy: "$SERVERS/deploy haproxy"},
+		command: []string{"$SERVERS/deploy", "haproxy", "start"}, scenario: "deploy", reload: "$SERVERS/deploy haproxy"},
 	{name: "lastcall-replace", title: "lastcall, -deploy replace", version: "go",
-		command: append([]string{"$BIN/lastcall", "-deploy", "replace"}, lastcallProgram...), deploy: lastcallDeploy},
+		command: append([]string{"$BIN/lastcall", "-deploy", "replace"}, lastcallProgram...), scenario: "deploy", reload: lastcallDeploy},
 	{name: "lastcall", title: "lastcall deploy", version: "go",
-		command: append([]string{"$BIN/lastcall"}, lastcallProgram...), deploy: lastcallDeploy},
+		command: append([]string{"$BIN/lastcall"}, lastcallProgram...), scenario: "deploy", reload: lastcallDeploy},
+
+	{name: "activated", title: "net/http idiom, socket activation", version: "go", scenario: "restart", reload: "HUP",
+		command: []string{"$BIN/activate", "$BIN/idiom"}},
+	{name: "tableflip", title: "cloudflare/tableflip", version: "go", scenario: "restart", reload: "HUP", command: []string{"$BIN/tableflip"}},
+	{name: "caddy", title: "Caddy, caddy reload", version: "caddy", scenario: "restart",
+		command: []string{"sh", "-c", caddyAdmin + "exec $BIN/caddy run " + caddyConfig},
+		reload:  caddyAdmin + "exec $BIN/caddy reload --force --address $ADMIN " + caddyConfig},
+	{name: "nginx-reload", title: "nginx, SIGHUP", version: "nginx", signal: "QUIT", scenario: "restart", reload: "HUP",
+		config: "nginx.conf", command: []string{"nginx", "-c", "$DIR/nginx.conf", "-g", "daemon off;"}},
+	{name: "nginx-upgrade", title: "nginx, SIGUSR2 and SIGQUIT", version: "nginx", scenario: "restart",
+		config: "nginx.conf", command: []string{"$SERVERS/nginx", "start"}, reload: "$SERVERS/nginx upgrade"},
+	{name: "haproxy", title: "HAProxy, SIGUSR2", version: "haproxy", scenario: "restart", reload: "USR2",
+		command: []string{"haproxy", "-W", "-db", "-f", "$SERVERS/haproxy.cfg"}},
+	{name: "haproxy-idle-close", title: "HAProxy, idle-close, SIGUSR2", version: "haproxy", scenario: "restart", reload: "USR2",
+		command: []string{"haproxy", "-W", "-db", "-f", "$SERVERS/haproxy-idle-close.cfg"}},
+	{name: "lastcall-library", title: "lastcall library, SIGUSR2", version: "go", scenario: "restart", reload: "USR2", command: []string{"$BIN/upgrade"}},
+	{name: "lastcall-proxy", title: "lastcall proxy, SIGUSR2", version: "go", scenario: "restart", reload: "USR2",
+		command: []string{"$BIN/lastcall", "-listen", "$LISTEN", "-proxy", "unix:$UPSTREAM", "-log-level", "error"}},
 }
+
+const (
+	caddyAdmin  = "export ADMIN=127.0.0.1:$PORT_ADMIN; "
+	caddyConfig = "--config $SERVERS/Caddyfile --adapter caddyfile"
+)
 
 var lastcallProgram = []string{"-h2c", "-listen", "$LISTEN", "-admin", "unix:$DIR/admin", "-log-level", "error",
 	"--", "sh", "-c", "LISTEN=$HOST:$PORT exec $BIN/idiom"}
@@ -74,7 +98,7 @@ type scenario struct {
 	stops       int
 	plot        bool
 	slow        bool // nothing but slow requests
-	deploy      bool // the program behind the server is deployed, and the server is not stopped
+	own         bool // it has servers of its own, which go on: they are reloaded
 	args        []string
 }
 
@@ -83,7 +107,9 @@ var scenarios = []scenario{
 	{name: "long-think", title: "Profile long-think", stops: 5, plot: true, args: []string{"-profile", "long-think"}},
 	{name: "line", title: "Profile full, over a line of 100 ms round trip", stops: 5, plot: true,
 		args: []string{"-profile", "full", "-line", "delay=50ms"}},
-	{name: "deploy", title: "Profile full, and a deploy of the program behind the server", stops: 5, plot: true, deploy: true, args: []string{"-profile", "full"}},
+	{name: "deploy", title: "Profile full, and a deploy of the program behind the server", stops: 5, plot: true, own: true, args: []string{"-profile", "full"}},
+	{name: "restart", title: "A restart that goes on serving", stops: 5, plot: true, own: true,
+		args: []string{"-profile", "none", "-clients", "reuse=100,look=100,connect=2,slow=10,upload=5", "-think", "100ms", "-load", "2s"}},
 	{name: "nothing", title: "nothing open", stops: 3, args: []string{"-profile", "none"}},
 	{name: "quiet", title: "50 quiet for 3 s", stops: 3, args: []string{"-profile", "none", "-clients", "idle=50", "-load", "3s"}},
 	{name: "unused", title: "50 never used, for 3 s", stops: 3, args: []string{"-profile", "none", "-clients", "unused=50", "-load", "3s"}},
@@ -92,7 +118,11 @@ var scenarios = []scenario{
 
 // leavesOut reports whether a server is not tested in the scenario.
 func (sc scenario) leavesOut(s server) bool {
-	return s.files && sc.slow || sc.deploy != (s.deploy != "")
+	in := ""
+	if sc.own {
+		in = sc.name
+	}
+	return s.files && sc.slow || s.scenario != in
 }
 
 // errNotSent is why a server is left out of a scenario.
@@ -156,8 +186,8 @@ func (c *comparison) test(ctx context.Context, s server, sc scenario, out string
 	if s.signal != "" {
 		args = append(args, "-signal", s.signal)
 	}
-	if s.deploy != "" {
-		args = append(args, "-reload", expand(s.deploy, env))
+	if s.reload != "" {
+		args = append(args, "-reload", expand(s.reload, env))
 	}
 	if s.files {
 		args = append(args, "-method", "GET", "-body", "0")

@@ -10,7 +10,7 @@ import (
 	"lastcall/stoptest/report"
 )
 
-// columns are the classes of clients that the table has.
+// columns are the classes of clients that a table of losses has.
 var columns = []struct{ class, title string }{
 	{"reuse", "keep-alive, not looking"}, {"look", "keep-alive, looking"}, {"connect", "new connections"},
 	{"h2", "HTTP/2"}, {"slow", "slow"}, {"upload", "uploads"},
@@ -26,8 +26,16 @@ func writeTable(path string, scenarios []scenario, results map[string][]*report.
 			times = append(times, sc)
 			continue
 		}
-		fmt.Fprintf(&b, "\n## %s\n\nRequests lost in all %ss, by class; – where there were none of it. %s\n\n![%s](%s.svg)\n\n", sc.title, sc.event(), command(sc), sc.title, sc.name)
-		losses(&b, sc, results[sc.name])
+		fmt.Fprintf(&b, "\n## %s\n\n", sc.title)
+		picture := fmt.Sprintf("%s\n\n![%s](%s.svg)\n\n", command(sc), sc.title, sc.name)
+		if sc.name == "restart" {
+			b.WriteString(restartWords + picture)
+			restarts(&b, results[sc.name])
+		} else {
+			fmt.Fprintf(&b, "Requests lost in all %ss, by class; – where there were none of it. %s", sc.event(), picture)
+			losses(&b, sc, results[sc.name])
+		}
+		busy(&b, sc, results[sc.name])
 	}
 	if len(times) > 0 {
 		stopTimes(&b, times, results)
@@ -37,8 +45,8 @@ func writeTable(path string, scenarios []scenario, results map[string][]*report.
 
 // event is what is done to the servers.
 func (sc scenario) event() string {
-	if sc.deploy {
-		return "deploy"
+	if sc.own {
+		return sc.name
 	}
 	return "stop"
 }
@@ -91,11 +99,11 @@ func losses(b *strings.Builder, sc scenario, reports []*report.Report) {
 		b.WriteString(" " + c.title + " |")
 	}
 	b.WriteString(" lost | a " + event + " |")
-	if !sc.deploy {
+	if !sc.own {
 		b.WriteString(" exit after | of that idle | status |")
 	}
 	b.WriteString("\n|---|---:|---:|" + strings.Repeat("---:|", len(columns)) + "---:|---:|")
-	if !sc.deploy {
+	if !sc.own {
 		b.WriteString("---:|---:|---|")
 	}
 	b.WriteString("\n")
@@ -119,11 +127,34 @@ func losses(b *strings.Builder, sc scenario, reports []*report.Report) {
 			each = append(each, r.Stops[i].Total.Failed())
 		}
 		fmt.Fprintf(b, " %d | %d–%d |", r.Total.Failed(), slices.Min(each), slices.Max(each))
-		if !sc.deploy {
+		if !sc.own {
 			fmt.Fprintf(b, " %s | %s | %s |", middle(r, exit), middle(r, beyond), statuses(r))
 		}
 		b.WriteString("\n")
 	}
+}
+
+// restartWords are the text before the table of restarts.
+const restartWords = "Of all restarts. Connections are those of 200 keep-alive clients that were open at the signal: `kept` are those that answered on after the restart, " +
+	"`closed` those that the server ended or said `Connection: close` on. The pause is the longest that a client waited for an answer in a restart, " +
+	"and in the 2 s before it: the median of the restarts, and the longest. Slow requests and uploads are under way, and take 2 to 3 s. HTTP/2 is not in it. "
+
+// restarts writes the table of restarts.
+func restarts(b *strings.Builder, reports []*report.Report) {
+	b.WriteString("| server | restarts | requests | lost | refused | connections kept | closed | longest pause | before |\n|---|" + strings.Repeat("---:|", 8) + "\n")
+	for _, r := range reports {
+		if len(r.Stops) == 0 {
+			fmt.Fprintf(b, "| %s | not tested: %s |\n", r.Server, r.Error)
+			continue
+		}
+		t := &r.Total
+		fmt.Fprintf(b, "| %s | %d | %d | %d | %d | %d | %d | %s | %s |\n", r.Server, len(r.Stops), t.Requests, t.Failed()-t.RefusedEarly, t.RefusedEarly,
+			t.Kept, t.Closed, middle(r, pause), middle(r, pauseBefore))
+	}
+}
+
+// busy says in how many stops the clients may have been the bottleneck.
+func busy(b *strings.Builder, sc scenario, reports []*report.Report) {
 	n, of := 0, 0
 	for _, r := range reports {
 		of += len(r.Stops)
@@ -134,7 +165,7 @@ func losses(b *strings.Builder, sc scenario, reports []*report.Report) {
 		}
 	}
 	if n > 0 {
-		fmt.Fprintf(b, "\nClients and servers shared the cores: in %d of %d %ss clients ran so late that stoptest says they may have been the bottleneck.\n", n, of, event)
+		fmt.Fprintf(b, "\nClients and servers shared the cores: in %d of %d %ss clients ran so late that stoptest says they may have been the bottleneck.\n", n, of, sc.event())
 	}
 }
 
@@ -167,6 +198,9 @@ func stopTimes(b *strings.Builder, times []scenario, results map[string][]*repor
 
 func exit(s *report.Stop) *float64   { return s.Exit }
 func beyond(s *report.Stop) *float64 { return s.Beyond }
+
+func pause(s *report.Stop) *float64       { return &s.Total.Pause }
+func pauseBefore(s *report.Stop) *float64 { return &s.Total.PauseBefore }
 
 // middle is the median of the stops' times, and the longest.
 func middle(r *report.Report, of func(*report.Stop) *float64) string {

@@ -1,11 +1,13 @@
 // Command idiom stops as the examples of net/http do: signal.NotifyContext,
-// then Shutdown within 30 s, then Close.
+// then Shutdown within 30 s, then Close. It listens itself, or is passed a socket as by
+// systemd.
 package main
 
 import (
 	"context"
 	"errors"
 	"log"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -19,9 +21,13 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
-	server := &http.Server{Addr: os.Getenv("LISTEN"), Handler: work.Handler(), Protocols: work.Protocols()}
+	listener, err := listen()
+	if err != nil {
+		log.Fatal(err)
+	}
+	server := &http.Server{Handler: work.Handler(), Protocols: work.Protocols()}
 	go func() {
-		if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			log.Fatal(err)
 		}
 	}()
@@ -33,4 +39,11 @@ func main() {
 		server.Close()
 		log.Fatal(err)
 	}
+}
+
+func listen() (net.Listener, error) {
+	if os.Getenv("LISTEN_FDS") == "1" {
+		return net.FileListener(os.NewFile(3, "socket"))
+	}
+	return net.Listen("tcp", os.Getenv("LISTEN"))
 }

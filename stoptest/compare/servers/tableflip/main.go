@@ -1,5 +1,5 @@
-// Command tableflip is the usage of github.com/cloudflare/tableflip's README,
-// but that SIGTERM stops it instead of SIGHUP upgrading it.
+// Command tableflip is the usage of github.com/cloudflare/tableflip's README: SIGHUP
+// upgrades it. SIGTERM stops it.
 package main
 
 import (
@@ -25,9 +25,16 @@ func main() {
 
 	go func() {
 		sig := make(chan os.Signal, 1)
-		signal.Notify(sig, syscall.SIGTERM)
-		<-sig
-		upg.Stop()
+		signal.Notify(sig, syscall.SIGHUP, syscall.SIGTERM)
+		for s := range sig {
+			if s == syscall.SIGTERM {
+				upg.Stop()
+				return
+			}
+			if err := upg.Upgrade(); err != nil {
+				log.Println("Upgrade failed:", err)
+			}
+		}
 	}()
 
 	// Listen must be called before Ready
