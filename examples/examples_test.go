@@ -114,6 +114,7 @@ func TestMinimal(t *testing.T) {
 // TestBeside: the workers do what the last request brought, the job and the
 // child end.
 func TestBeside(t *testing.T) {
+	t.Parallel()
 	p := start(t, "beside")
 	var accepted atomic.Int64
 	var clients sync.WaitGroup

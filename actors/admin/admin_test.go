@@ -35,7 +35,7 @@ func administer(t *testing.T, stages bool, h http.Handler, cfg admin.Config) (st
 	if err != nil {
 		t.Fatal(err)
 	}
-	stop = &actors.Stop{Grace: 5 * time.Second}
+	stop = &actors.Stop{Grace: time.Minute}
 	ctx, cancel := context.WithCancel(context.Background())
 	sup := &actors.Supervisor{Stop: stop}
 	cfg.Supervisor = sup
@@ -56,8 +56,8 @@ func administer(t *testing.T, stages bool, h http.Handler, cfg admin.Config) (st
 			if err != nil {
 				t.Errorf("the group ended with %v", err)
 			}
-		case <-time.After(20 * time.Second):
-			t.Error("the group has not ended after 20 s")
+		case <-time.After(wiretest.Patience):
+			t.Errorf("the group has not ended after %v", wiretest.Patience)
 		}
 	})
 	t.Cleanup(end)
@@ -65,7 +65,11 @@ func administer(t *testing.T, stages bool, h http.Handler, cfg admin.Config) (st
 	return stop, la.Addr().String(), l.Addr().String(), end
 }
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	flag.Set("test.parallel", "8") // these wait, more than they work
+	goleak.VerifyTestMain(m)
+}
 
 func hello(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") }
 
@@ -115,6 +119,7 @@ func (v *setting) Set(s string) error {
 var _ flag.Value = (*setting)(nil)
 
 func TestAdmin(t *testing.T) {
+	t.Parallel()
 	_, window, _, _ := administer(t, true, http.HandlerFunc(hello), admin.Config{
 		Service:  "tested",
 		LogLevel: &setting{s: "e"},
@@ -167,6 +172,7 @@ func TestAdmin(t *testing.T) {
 
 // TestAdminKeepsOut: what a web page could have a browser ask for.
 func TestAdminKeepsOut(t *testing.T) {
+	t.Parallel()
 	stop, window, _, _ := administer(t, true, http.HandlerFunc(hello), admin.Config{Hosts: []string{"lastcall.example.net"}})
 	_, port, _ := net.SplitHostPort(window)
 	for _, tt := range []struct {
@@ -208,6 +214,7 @@ func TestAdminKeepsOut(t *testing.T) {
 
 // People who look at the stop, and the stop itself, take the same locks.
 func TestManyLookAtOnce(t *testing.T) {
+	t.Parallel()
 	stop, window, serve, end := administer(t, false, http.HandlerFunc(hello), admin.Config{})
 	var open []net.Conn
 	for range 20 {
@@ -244,9 +251,12 @@ func TestManyLookAtOnce(t *testing.T) {
 	}()
 	select {
 	case <-done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(wiretest.Patience):
 		buf := make([]byte, 1<<20)
 		panic(string(buf[:runtime.Stack(buf, true)])) // nothing can be stopped any more
+	}
+	for _, nc := range open {
+		nc.Close() // the stop would wait for them
 	}
 	end()
 }

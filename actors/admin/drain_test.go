@@ -72,6 +72,7 @@ func line(t *testing.T, lines *bufio.Scanner, want string) {
 
 // TestDrainTakenBack begins a stop and takes it back: the process is ready again.
 func TestDrainTakenBack(t *testing.T) {
+	t.Parallel()
 	stop := &actors.Stop{LameDuck: time.Hour, Grace: time.Minute}
 	window, serve, _ := drainable(t, stop, func(http.ResponseWriter, *http.Request) {})
 	if status, body := ask(t, "DELETE", window+"/drain", ""); status != http.StatusConflict || !strings.Contains(body, "no stop") {
@@ -102,6 +103,7 @@ func TestDrainTakenBack(t *testing.T) {
 
 // TestDrainIsFollowed waits for the end of a stop at the admin listener.
 func TestDrainIsFollowed(t *testing.T) {
+	t.Parallel()
 	begun, release := make(chan struct{}), make(chan struct{})
 	stop := &actors.Stop{Grace: time.Minute}
 	window, serve, wait := drainable(t, stop, func(http.ResponseWriter, *http.Request) {

@@ -16,14 +16,16 @@ import (
 
 	"lastcall/actors"
 	"lastcall/actors/admin"
+	"lastcall/internal/wiretest"
 )
 
 // TestAdminGoesLast: it can be asked for as long as HTTP drains, a client that
 // follows the status gets its end, and neither it nor one that sends
 // nothing holds the process.
 func TestAdminGoesLast(t *testing.T) {
-	t.Run("stage", func(t *testing.T) { testAdminGoesLast(t, true) })
-	t.Run("no stages", func(t *testing.T) { testAdminGoesLast(t, false) })
+	t.Parallel()
+	t.Run("stage", func(t *testing.T) { t.Parallel(); testAdminGoesLast(t, true) })
+	t.Run("no stages", func(t *testing.T) { t.Parallel(); testAdminGoesLast(t, false) })
 }
 
 func testAdminGoesLast(t *testing.T, stages bool) {
@@ -99,7 +101,7 @@ func testAdminGoesLast(t *testing.T, stages bool) {
 		t.Errorf("the last event says %q, want stopped", last.Phase)
 	}
 	<-ended
-	if s := stop.Snapshot(); s.Since.Sub(s.Began) > 4*time.Second || len(s.Cut) > 0 {
+	if s := stop.Snapshot(); s.Since.Sub(s.Began) > stop.Grace/2 || len(s.Cut) > 0 {
 		t.Errorf("the stop took %v and cut %v", s.Since.Sub(s.Began), s.Cut)
 	}
 }
@@ -138,8 +140,8 @@ func TestAdminInterrupt(t *testing.T) {
 			if err != nil {
 				t.Errorf("execute() = %v, want nil", err)
 			}
-		case <-time.After(10 * time.Second):
-			t.Fatal("it has not returned after 10 s")
+		case <-time.After(20 * time.Second): // less than the grace
+			t.Fatal("it has not returned after 20 s")
 		}
 	})
 	t.Run("the listener fails", func(t *testing.T) {
@@ -159,6 +161,7 @@ func TestAdminInterrupt(t *testing.T) {
 // TestAdminOwnDeadline: the actor heeds the deadline that a Supervisor gives it,
 // which is earlier than the stop's.
 func TestAdminOwnDeadline(t *testing.T) {
+	t.Parallel()
 	l, err := actors.Listen("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -172,7 +175,7 @@ func TestAdminOwnDeadline(t *testing.T) {
 	go func() { done <- sup.Err(g.Run()) }()
 	<-serving
 	sup.Stop.Begin(nil)
-	for deadline := time.Now().Add(10 * time.Second); sup.Snapshot().Actors[0].State != actors.Ended; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(wiretest.Patience); sup.Snapshot().Actors[0].State != actors.Ended; time.Sleep(5 * time.Millisecond) {
 		if a := sup.Snapshot().Actors[0]; a.State == actors.Hung || time.Now().After(deadline) {
 			t.Errorf("the actor is %s, want ended within its own deadline", a.State)
 			break

@@ -133,6 +133,27 @@ func runGroup(t *testing.T, stop *actors.Stop, cfg systemd.Config) *group {
 	return r
 }
 
+// slow sends a slow request on a connection of its own, and returns when its
+// answer has begun. end lets the answer end, and closes the connection, as a drain
+// waits for further requests otherwise.
+func (g *group) slow(t *testing.T) (end func()) {
+	t.Helper()
+	client := &http.Client{Transport: new(http.Transport)}
+	res, err := client.Get(g.addr + "/slow")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		t.Helper()
+		close(g.answer)
+		if _, err := io.Copy(io.Discard, res.Body); err != nil {
+			t.Error(err)
+		}
+		res.Body.Close()
+		client.CloseIdleConnections()
+	}
+}
+
 // TestNotify begins a stop with a request in flight.
 func TestNotify(t *testing.T) {
 	m := listenAsSystemd(t)
@@ -146,13 +167,7 @@ func TestNotify(t *testing.T) {
 	m.wait("STATUS=out of service")
 	g.stop.SetReady(true)
 
-	client := &http.Client{Transport: new(http.Transport)}
-	defer client.CloseIdleConnections()
-	res, err := client.Get(g.addr + "/slow")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Body.Close()
+	end := g.slow(t)
 	m.clear()
 	g.stop.Begin(nil)
 	m.wait("STOPPING=1")
@@ -162,10 +177,7 @@ func TestNotify(t *testing.T) {
 	m.wait("STATUS=draining: 1 in flight, 0 idle, 1 open, ")
 	m.clear()
 	m.wait("EXTEND_TIMEOUT_USEC=15000000") // again
-	close(g.answer)
-	if _, err := io.Copy(io.Discard, res.Body); err != nil {
-		t.Error(err)
-	}
+	end()
 	if err := <-g.done; err != nil {
 		t.Errorf("Run() = %v, want nil", err)
 	}
@@ -260,16 +272,11 @@ func TestWatchdog(t *testing.T) {
 	}
 
 	// From the phase draining on nothing could be asked.
-	res, err := http.Get(g.addr + "/slow")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Body.Close()
+	end := g.slow(t)
 	g.stop.Begin(nil)
 	<-g.stop.Draining()
 	m.wait("WATCHDOG=1")
-	close(g.answer)
-	io.Copy(io.Discard, res.Body)
+	end()
 	if err := <-g.done; err != nil {
 		t.Errorf("Run() = %v, want nil", err)
 	}
@@ -281,16 +288,11 @@ func TestWatchdogAtMaxConns(t *testing.T) {
 	setWatchdog(t, 20*time.Millisecond, os.Getpid())
 	g := runGroup(t, &actors.Stop{MaxConns: 1}, systemd.Config{})
 	m.wait("WATCHDOG=1")
-	res, err := http.Get(g.addr + "/slow")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Body.Close()
+	end := g.slow(t)
 	wiretest.WaitFor(t, "only that connection", func() bool { return g.stop.Snapshot().Open == 1 })
 	m.clear()
 	m.wait("WATCHDOG=1")
-	close(g.answer)
-	io.Copy(io.Discard, res.Body)
+	end()
 	g.stop.Begin(nil)
 	if err := <-g.done; err != nil {
 		t.Errorf("Run() = %v, want nil", err)

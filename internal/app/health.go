@@ -23,6 +23,8 @@ type healthTarget struct {
 	name   string // as the arguments have it; "": they do not ask for health
 	url    *url.URL
 	socket string // the unix socket to ask over; "": none
+
+	timeout time.Duration // of the whole answer
 }
 
 // HealthOnly reports whether the arguments ask for the health of a server.
@@ -42,7 +44,7 @@ func (c *Settings) Health(stdout io.Writer) error {
 			return new(net.Dialer).DialContext(ctx, "unix", c.health.socket)
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), askHealthTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), c.health.timeout)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, c.health.url.String(), nil)
 	if err != nil {
@@ -75,7 +77,7 @@ func (c *Settings) Health(stdout io.Writer) error {
 
 func (t *healthTarget) failed(err error) error {
 	if errors.Is(err, context.DeadlineExceeded) {
-		err = fmt.Errorf("no answer within %v", askHealthTimeout)
+		err = fmt.Errorf("no answer within %v", t.timeout)
 	}
 	return fmt.Errorf("health: %s: %w", t.name, err)
 }
@@ -84,7 +86,7 @@ func (t *healthTarget) failed(err error) error {
 // it has none.
 func parseHealthTarget(name string) (t healthTarget, err error) {
 	wrong := fmt.Errorf("health %q: want http://HOST:PORT/PATH, https://HOST:PORT/PATH or unix:SOCKET:/PATH", name)
-	t.name = name
+	t.name, t.timeout = name, askHealthTimeout
 	raw := name
 	if rest, ok := strings.CutPrefix(name, "unix:"); ok {
 		path := ""

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestHealth asks servers for their health. Each answer and each error is one line.
@@ -50,13 +51,6 @@ func TestHealth(t *testing.T) {
 	over.Start()
 	t.Cleanup(over.Close)
 
-	// Nobody accepts from this one, and nobody else can have its port.
-	deaf, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { deaf.Close() })
-
 	for _, tt := range []struct {
 		name, target string
 		status       int
@@ -76,7 +70,6 @@ func TestHealth(t *testing.T) {
 		{"unix", "unix:" + socket, 0, `^200 OK: ready\n$`},
 		{"unix with a path", "unix:" + socket + ":/draining", 1, `503 Service Unavailable: draining\n$`},
 		{"no such socket", "unix:" + socket + "2", 1, `^lastcall: health: unix:.*no such file or directory\n$`},
-		{"no answer", "http://" + deaf.Addr().String(), 1, `: no answer within 5s\n$`},
 
 		{"no scheme", "127.0.0.1:8080", 2, `health "127.0.0.1:8080": want http://HOST:PORT/PATH`},
 		{"no host", "http://:8080/", 2, `want http://HOST:PORT/PATH`},
@@ -100,5 +93,27 @@ func TestHealth(t *testing.T) {
 		if status, _, stderr := runArgs(args...); status != 2 || !strings.Contains(stderr, "want one URL") {
 			t.Errorf("%v = %d, %q, want 2", args, status, stderr)
 		}
+	}
+}
+
+// TestHealthTimeout asks where nobody answers.
+func TestHealthTimeout(t *testing.T) {
+	deaf, err := net.Listen("tcp", "127.0.0.1:0") // nobody accepts, and nobody else can have its port
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer deaf.Close()
+	target, err := parseHealthTarget("http://" + deaf.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if target.timeout != 5*time.Second {
+		t.Errorf("the timeout is %v, want 5s", target.timeout)
+	}
+	target.timeout = 50 * time.Millisecond
+	c := Settings{health: target}
+	err = c.Health(io.Discard)
+	if want := "health: " + target.name + ": no answer within 50ms"; err == nil || err.Error() != want {
+		t.Errorf("Health() = %v, want %s", err, want)
 	}
 }
