@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/go-kit/log"
@@ -166,22 +167,48 @@ func TestExpectRefused(t *testing.T) {
 // TestExpectUnknown has a program that does not know the expectation, and waits
 // for the body.
 func TestExpectUnknown(t *testing.T) {
-	t.Parallel()
-	program := rawProgram(t, func(nc net.Conn, _ <-chan struct{}) {
-		if _, err := io.ReadFull(nc, make([]byte, 4)); err == nil {
-			io.WriteString(nc, "HTTP/1.1 204 No Content\r\n\r\n")
+	synctest.Test(t, func(t *testing.T) {
+		defer time.Sleep(time.Minute) // until all have ended
+		behind, front := wiretest.NewMemory(), wiretest.NewMemory()
+		defer behind.Close()
+		go func() {
+			nc, err := behind.Accept()
+			if err != nil {
+				return
+			}
+			defer nc.Close()
+			for s := bufio.NewScanner(nc); s.Scan() && s.Text() != ""; {
+			}
+			if _, err := io.ReadFull(nc, make([]byte, 4)); err == nil {
+				io.WriteString(nc, "HTTP/1.1 204 No Content\r\n\r\n")
+			}
+		}()
+		p := newProxy(t, "h2c://program", Config{})
+		transport := p.backends[1].transport.(*upstream.Standard) // over HTTP/1.1 then, in memory
+		transport.DialContext, transport.Protocols = behind.DialContext, new(http.Protocols)
+		transport.Protocols.SetHTTP1(true)
+		srv := &http.Server{Handler: p}
+		go srv.Serve(front)
+		defer srv.Close()
+
+		nc, err := front.Dial()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		nc.SetDeadline(time.Now().Add(wiretest.Patience))
+		br := bufio.NewReader(nc)
+		io.WriteString(nc, "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+		for _, want := range []int{100, 204} {
+			res, err := http.ReadResponse(br, nil)
+			if err != nil || res.StatusCode != want {
+				t.Fatalf("POST = %v, %v, want %d", res, err, want)
+			}
+			if want == 100 {
+				io.WriteString(nc, "body")
+			}
 		}
 	})
-	nc := wiretest.Connect(t, serveHTTP2(t, newProxy(t, "http://"+program, Config{}), false))
-	br := bufio.NewReader(nc)
-	io.WriteString(nc, "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
-	for _, want := range []int{100, 204} {
-		res, err := http.ReadResponse(br, nil)
-		if err != nil || res.StatusCode != want {
-			t.Fatalf("POST = %v, %v, want %d", res, err, want)
-		}
-		io.WriteString(nc, "body")
-	}
 }
 
 // TestUpgradeBeforeHTTP2 upgrades before programs that speak HTTP/2, and one

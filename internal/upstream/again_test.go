@@ -17,6 +17,7 @@ import (
 // are idle. The program gets it on one of them, and once more on a new one, if it
 // may be sent twice; on a new one alone, once. The next request is answered.
 func TestAgain(t *testing.T) {
+	t.Parallel()
 	const idle = 20
 	for _, tt := range []struct {
 		name          string

@@ -185,6 +185,7 @@ func outcome(t *testing.T, to func(addr string) http.RoundTripper, r *row, w way
 // TestExchanges holds the answers of testdata/exchanges.txt, in several ways,
 // against Transport and http.Transport.
 func TestExchanges(t *testing.T) {
+	t.Parallel()
 	comment, rows := readRows(t)
 	if len(rows) < 120 {
 		t.Errorf("%d rows, want at least 120", len(rows))

@@ -72,6 +72,7 @@ func TestPoolLimits(t *testing.T) {
 // TestClosedEarly has a program that closes a connection 3 ms after an answer, and
 // says so as Node.js does: in whole seconds. POST must not meet the end.
 func TestClosedEarly(t *testing.T) {
+	t.Parallel()
 	lost := closedEarly(t, "Keep-Alive: timeout=0\r\n", 500)
 	if lost > 0 {
 		t.Errorf("%d of 500 POSTs were lost", lost)

@@ -171,6 +171,7 @@ func ask(rt http.RoundTripper, addr, request string, header ...string) (g got) {
 // TestTransportAnswers has programs with answers of all kinds: what comes of each
 // and of the request after it, and on how many connections.
 func TestTransportAnswers(t *testing.T) {
+	t.Parallel()
 	const plain = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 	ok := got{Status: 200, Body: "ok"}
 	long := strings.Repeat("0123456789", 50_000)
