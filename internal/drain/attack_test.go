@@ -146,6 +146,7 @@ func TestDeadlineOfConnContext(t *testing.T) {
 	}
 	for _, engine := range []bool{false, true} {
 		t.Run(fmt.Sprint("engine=", engine), func(t *testing.T) {
+			t.Parallel()
 			c := dial(t, serveAt(t, engine))
 			io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nab")
 			res, err := http.ReadResponse(bufio.NewReader(c), nil)
@@ -394,6 +395,7 @@ func TestPreconnectTLS(t *testing.T) {
 		"second hello":  {&tls.Config{}, &tls.Config{CurvePreferences: []tls.CurveID{tls.CurveP384}}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			l := listenTCP(t)
 			conf.server.Certificates = certs
 			_, _, drained := serve(t, &http.Server{TLSConfig: conf.server, Handler: http.NotFoundHandler(), ErrorLog: nil}, l)

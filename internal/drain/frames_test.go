@@ -164,6 +164,7 @@ func TestAssumeFrameConn(t *testing.T) {
 // TestOneGoAway has a net/http that this package does not know: it says so, and
 // clients get net/http's own GOAWAY.
 func TestOneGoAway(t *testing.T) {
+	t.Parallel()
 	for name, table := range map[string]http2Table{
 		"no such entry":         {},
 		"it closes":             {protoUnencrypted: func(_ *http.Server, tc *tls.Conn, _ http.Handler) { tc.NetConn().Close() }},

@@ -56,7 +56,10 @@ func server2(t *testing.T, overTLS bool, h http.HandlerFunc) *http.Server {
 
 func both(t *testing.T, f func(t *testing.T, overTLS bool)) {
 	for _, overTLS := range []bool{true, false} {
-		t.Run(map[bool]string{true: "TLS", false: "h2c"}[overTLS], func(t *testing.T) { f(t, overTLS) })
+		t.Run(map[bool]string{true: "TLS", false: "h2c"}[overTLS], func(t *testing.T) {
+			t.Parallel()
+			f(t, overTLS)
+		})
 	}
 }
 

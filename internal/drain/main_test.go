@@ -11,6 +11,6 @@ var long = flag.Bool("long", false, "many more clients")
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	flag.Set("test.parallel", "16") // most of these wait more than they work
+	flag.Set("test.parallel", "32") // most of these wait more than they work
 	goleak.VerifyTestMain(m)
 }

@@ -28,7 +28,6 @@ import (
 func TestAssumeHTTP2(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, overTLS bool) {
-		t.Parallel()
 		protocols := new(http.Protocols)
 		protocols.SetHTTP1(true)
 		protocols.SetHTTP2(overTLS)
@@ -120,8 +119,8 @@ func TestAssumeHTTP2(t *testing.T) {
 
 		// A connection on which nothing was asked gets GOAWAY from the hook.
 		close(goAway)
-		quiet := raw2(t, s, overTLS)
 		at := time.Now()
+		quiet := raw2(t, s, overTLS)
 		types, err := frames(quiet)
 		if took := time.Since(at); !bytes.Contains(types, []byte{goaway}) || took < 900*time.Millisecond || took > 15*time.Second {
 			t.Errorf("frames of types %v until %v after %v, want GOAWAY (7), and the end a second later", types, err, took)

@@ -34,7 +34,7 @@ func TestDrainWaitsForPart(t *testing.T) {
 		for _, part := range []int{1, 4, 20} {
 			t.Run(fmt.Sprintf("%s behind %.4s %d", servetest.Get[:part], first, len(first)), func(t *testing.T) {
 				t.Parallel()
-				s := servetest.Start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(servetest.Hello)})
+				s := servetest.Start(t, &actors.Stop{IdleGrace: 100 * time.Millisecond}, &http.Server{Handler: http.HandlerFunc(servetest.Hello)})
 				c := s.Dial(t)
 				c.Send(first + servetest.Get[:part])
 				c.Answer()
@@ -43,7 +43,7 @@ func TestDrainWaitsForPart(t *testing.T) {
 				if n := s.Stop.Snapshot(); n.Busy != 1 {
 					t.Errorf("Snapshot() = %+v, want 1 busy", n)
 				}
-				time.Sleep(2 * time.Second) // longer than an idle connection is kept
+				time.Sleep(500 * time.Millisecond) // longer than an idle connection is kept
 				c.Send(servetest.Get[part:])
 				if body, last := c.Answer(); body != "hello" || !last {
 					t.Errorf("answer = %q, last %v, want hello, true", body, last)
@@ -299,7 +299,7 @@ func TestGoneClientCancels(t *testing.T) {
 // Old clients send an empty line after a body. That is not a request.
 func TestDrainIgnoresEmptyLines(t *testing.T) {
 	t.Parallel()
-	s := servetest.Start(t, &actors.Stop{Grace: 10 * time.Second}, &http.Server{Handler: http.HandlerFunc(servetest.Hello)})
+	s := servetest.Start(t, &actors.Stop{IdleGrace: 100 * time.Millisecond}, &http.Server{Handler: http.HandlerFunc(servetest.Hello)})
 	for _, stray := range []string{"\r\n", "\n", "\r\n\r\n"} {
 		c := s.Dial(t)
 		c.Send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi" + stray)

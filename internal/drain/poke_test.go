@@ -66,7 +66,7 @@ func poke(t *testing.T, srv *http.Server, onPoke func(client *servetest.Client, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	stop := new(actors.Stop)
+	stop := &actors.Stop{IdleGrace: 300 * time.Millisecond}
 	c := (&servetest.Service{Addr: l.Addr().String()}).Dial(t)
 	execute, interrupt := actors.HTTP(stop, srv, pokedListener{l.(*net.TCPListener), func(tc *net.TCPConn) net.Conn {
 		return &poked{

@@ -114,7 +114,7 @@ func TestDrainWaitsForPipelined(t *testing.T) {
 	t.Parallel()
 	// The second request came with the first, so that no Read told of it.
 	entered, proceed := make(chan struct{}), make(chan struct{})
-	s := servetest.Start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s := servetest.Start(t, &actors.Stop{IdleGrace: 100 * time.Millisecond}, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/slow" {
 			close(entered)
 			select {
@@ -134,7 +134,7 @@ func TestDrainWaitsForPipelined(t *testing.T) {
 	if n := s.Stop.Snapshot(); n.Busy != 1 || n.InFlight != 1 {
 		t.Errorf("Snapshot() = %+v, want 1 busy, 1 in flight", n)
 	}
-	time.Sleep(2 * time.Second) // longer than an idle connection is kept
+	time.Sleep(500 * time.Millisecond) // longer than an idle connection is kept
 	close(proceed)
 	if body, last := c.Answer(); body != "hello" || !last {
 		t.Errorf("answer = %q, last %v, want hello, true", body, last)
@@ -243,6 +243,7 @@ func TestSendfileIsKept(t *testing.T) {
 	if got := <-from; got != "*os.File" {
 		t.Errorf("ReadFrom got %s, want *os.File, of which sendfile can be made", got)
 	}
+	c.Close() // the stop would wait for it
 	interrupt(nil)
 	if err := <-done; err != nil {
 		t.Error(err)

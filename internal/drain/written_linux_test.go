@@ -98,10 +98,10 @@ func TestAnswerAfterItsHandler(t *testing.T) {
 	}
 	t.Run("in time", func(t *testing.T) {
 		t.Parallel()
-		s, fr := ask(t, &actors.Stop{IdleGrace: time.Second})
+		s, fr := ask(t, &actors.Stop{IdleGrace: 100 * time.Millisecond})
 		s.End()
 		s.Until(t, actors.Draining)
-		time.Sleep(3 * time.Second) // longer than a connection without streams is left
+		time.Sleep(1500 * time.Millisecond) // longer than a connection without streams is left
 		fr.WriteWindowUpdate(1, 100)
 		if body, err := answer2(fr); body != "hello" {
 			t.Errorf("answer %q, %v, want hello", body, err)
@@ -228,7 +228,7 @@ func TestStopWaitsForWhatIsWritten(t *testing.T) {
 			select {
 			case <-s.Done:
 				t.Error("the stop has ended before the answer has arrived")
-			case <-time.After(1500 * time.Millisecond):
+			case <-time.After(800 * time.Millisecond):
 			}
 			if n := s.Stop.Snapshot(); n.Open != 1 || n.Busy != 1 {
 				t.Errorf("Snapshot() = %+v, want one connection that is open, and busy with its last answer", n)
