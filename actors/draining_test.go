@@ -45,7 +45,7 @@ func TestDrainingIsTold(t *testing.T) {
 			if tt.secure {
 				url, srv.TLSConfig = "https://", &tls.Config{Certificates: certificates}
 			}
-			stop := &actors.Stop{LameDuck: 300 * time.Millisecond, Grace: 10 * time.Second}
+			stop := &actors.Stop{LameDuck: 300 * time.Millisecond, Grace: time.Minute}
 			srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if r.Proto != tt.name {
 					t.Errorf("the request came by %s, want %s", r.Proto, tt.name)
@@ -85,6 +85,7 @@ func TestDrainingIsTold(t *testing.T) {
 			if p := <-told; p < actors.Draining {
 				t.Errorf("told in phase %v, want %v", p, actors.Draining)
 			}
+			transport.CloseIdleConnections() // the stop would wait for them
 			if err := s.Wait(t); err != nil {
 				t.Errorf("stop: %v", err)
 			}

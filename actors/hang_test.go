@@ -106,6 +106,7 @@ func TestHang(t *testing.T) {
 // TestWithin: the actors of this package know the deadline that they are given,
 // and cut what is left then, so that they do not hang.
 func TestWithin(t *testing.T) {
+	t.Parallel()
 	job := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
 	server := newServed()
 	for _, tt := range []struct {

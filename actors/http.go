@@ -221,10 +221,13 @@ func (s *server) execute() error {
 			s.stop.memberReady(s.member)
 		case <-s.stop.begun:
 			begun = true
-		case err = <-failures: // a listener has ended by itself
+		case failure := <-failures: // a listener has ended by itself
 			begun = true
-			s.recordError(err) // run.Group may have a signal first
-			s.stop.Begin(err)
+			s.recordError(failure) // run.Group may have a signal first
+			if !closed(s.stop.begun) {
+				err = failure
+				s.stop.Begin(err)
+			}
 		}
 	}
 	engine.GoAway()

@@ -25,7 +25,7 @@ import (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	flag.Set("test.parallel", "8") // these wait, more than they work
+	flag.Set("test.parallel", "12") // these wait, more than they work
 	goleak.VerifyTestMain(m)
 }
 
@@ -235,11 +235,13 @@ func TestCutIsNamedInBounds(t *testing.T) {
 
 func TestLameDuck(t *testing.T) {
 	t.Parallel()
-	stop := &actors.Stop{LameDuck: time.Second}
-	s := servetest.Start(t, stop, &http.Server{Handler: actors.Health(stop, "/", http.HandlerFunc(servetest.Hello))})
+	stop := &actors.Stop{LameDuck: time.Hour}
+	srv := &http.Server{Handler: actors.Health(stop, "/", http.HandlerFunc(servetest.Hello))}
+	s := servetest.Start(t, stop, srv)
 	s.Until(t, actors.Ready)
 	ask := func(path string) (status int, last bool) {
 		c := s.Dial(t)
+		defer c.Close() // a drain would wait for it
 		c.Send("GET " + path + " HTTP/1.1\r\nHost: x\r\n\r\n")
 		resp, err := http.ReadResponse(c.R, nil)
 		if err != nil {
@@ -257,14 +259,27 @@ func TestLameDuck(t *testing.T) {
 		}
 	}
 	table(map[string]int{"/healthz": 200, "/livez": 200, "/readyz": 200, "/": 200}, false)
-	begin := time.Now()
 	s.End()
 	s.Until(t, actors.LameDuck)
 	table(map[string]int{"/healthz": 200, "/livez": 200, "/readyz": 503, "/": 200}, true)
+	srv.Close() // ends the lame-duck time
 	if err := s.Wait(t); err != nil {
 		t.Errorf("Err() = %v, want nil", err)
 	}
-	if took := time.Since(begin); took < time.Second {
+}
+
+// The lame-duck time passes though nobody is connected.
+func TestLameDuckPasses(t *testing.T) {
+	t.Parallel()
+	const lameDuck = 200 * time.Millisecond
+	s := servetest.Start(t, &actors.Stop{LameDuck: lameDuck}, &http.Server{Handler: http.HandlerFunc(servetest.Hello)})
+	s.Until(t, actors.Ready)
+	begin := time.Now()
+	s.End()
+	if err := s.Wait(t); err != nil {
+		t.Errorf("Err() = %v, want nil", err)
+	}
+	if took := time.Since(begin); took < lameDuck {
 		t.Errorf("the stop took %v, want the lame-duck time at least", took)
 	}
 }

@@ -85,6 +85,7 @@ func listen(t *testing.T) net.Listener {
 // A framework sets the handler, the hooks and TLS when it begins to serve, each
 // as those that there are do.
 func TestHTTPFunc(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	config := &tls.Config{RootCAs: writeCertificate(t, dir)}
 	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
@@ -158,6 +159,7 @@ func TestHTTPFuncReady(t *testing.T) {
 		t.Errorf("answer = %q, want a", body)
 	}
 	s.Until(t, actors.Ready)
+	c.Close() // the stop would wait for it
 	stop.Begin(nil)
 	if err := await(t, served); err != nil {
 		t.Errorf("Err() = %v, want nil", err)
@@ -186,6 +188,7 @@ func TestHTTPFuncFails(t *testing.T) {
 
 // One actor serves one handler with TLS and without.
 func TestPlain(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	roots := writeCertificate(t, dir)
 	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))

@@ -21,6 +21,7 @@ import (
 // net.Listen, which is of multipath TCP, or of Listen. No request is lost, and the
 // log says that the socket was hidden: newcomers are refused at once.
 func TestMultipathListener(t *testing.T) {
+	t.Parallel()
 	plain := func(addr string) (net.Listener, error) { return net.Listen("tcp", addr) }
 	multipath := func(ctx context.Context, addr string) (net.Conn, error) {
 		var d net.Dialer

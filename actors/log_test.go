@@ -25,6 +25,7 @@ import (
 func TestLoggerThatAsks(t *testing.T) {
 	child := os.Getenv("LASTCALL_CHILD")
 	if child == "" {
+		t.Parallel()
 		for _, name := range []string{"asks", "logs"} {
 			if out, status := childOf(t, "TestLoggerThatAsks", name); status != 0 {
 				t.Errorf("%s: exit status = %d, want 0:\n%s", name, status, out)

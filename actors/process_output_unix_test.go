@@ -145,6 +145,7 @@ func TestProcessSlowLog(t *testing.T) {
 // TestProcessBlockedLog: a log that blocks for good does not hold the actor
 // past the deadline. What it did not take is dropped, and counted.
 func TestProcessBlockedLog(t *testing.T) {
+	t.Parallel()
 	const grace = 300 * time.Millisecond
 	// These loop without a child: one that is not quite forked loses the signal.
 	for _, tt := range []struct {

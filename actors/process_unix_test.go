@@ -39,6 +39,7 @@ func sh(script string) *exec.Cmd { return exec.Command("/bin/sh", "-c", script) 
 const forever = `echo ready; while :; do sleep 0.01; done`
 
 func TestProcess(t *testing.T) {
+	t.Parallel()
 	asked := &run.SignalError{Signal: os.Interrupt}
 	for _, tt := range []struct {
 		name   string
@@ -111,6 +112,7 @@ func TestProcess(t *testing.T) {
 
 // TestProcessStopped: a group that is stopped goes on at the interrupt, and ends.
 func TestProcessStopped(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ name, script string }{
 		{"SIGSTOP", `trap 'echo bye; exit' TERM; echo ready; kill -STOP $$; while :; do sleep 0.01; done`},
 		{"SIGTSTP", `trap 'echo bye; exit' TERM; echo ready; kill -TSTP $$; while :; do sleep 0.01; done`},

@@ -63,6 +63,7 @@ func TestCronDaylightSaving(t *testing.T) {
 
 // TestCronMinuteByMinute compares with a clock that is looked at each minute.
 func TestCronMinuteByMinute(t *testing.T) {
+	t.Parallel()
 	for _, z := range []struct{ zone, from string }{
 		{"Europe/Berlin", "2026-03-28T00:00:00Z"},
 		{"Europe/Berlin", "2026-10-24T00:00:00Z"},

@@ -64,10 +64,12 @@ func TestOneLine(t *testing.T) {
 		fmt.Println("returned:", oneLine[name](srv, dir))
 		os.Exit(0)
 	}
+	t.Parallel()
 	dir := t.TempDir()
 	roots := writeCertificate(t, dir)
 	for name := range oneLine {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			cmd := exec.Command(os.Args[0], "-test.run=^TestOneLine$")
 			cmd.Env = append(os.Environ(), "LASTCALL_CHILD="+name+":"+dir)
 			var stderr bytes.Buffer

@@ -34,6 +34,7 @@ func permutations[T any](s []T) (all [][]T) {
 // TestStages has five actors in three stages, in every order of Add, and each of
 // them, or one that is not supervised, ends first. Each takes its time to stop.
 func TestStages(t *testing.T) {
+	t.Parallel()
 	stages := map[string]int{"web": 0, "grpc": 0, "db": 1, "queue": 1, "metrics": 5}
 	names := []string{"web", "grpc", "db", "queue", "metrics"}
 	for _, first := range append(names, "context") {

@@ -46,6 +46,7 @@ func (r *rows) Next(to []driver.Value) error {
 // No request is lost, and none is answered with an error because the pool had
 // been closed.
 func TestPoolOutlivesHTTP(t *testing.T) {
+	t.Parallel()
 	db := sql.OpenDB(database{})
 	db.SetMaxOpenConns(20)
 	l, err := actors.Listen("127.0.0.1:0")
