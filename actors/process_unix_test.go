@@ -61,7 +61,7 @@ func TestProcess(t *testing.T) {
 		{name: "as a shell", script: "trap 'exit 143' TERM; " + forever},
 		{name: "by itself", script: "trap 'echo bye; exit' TERM; " + forever, log: `msg=bye`},
 		{name: "with an error", script: "trap 'exit 5' TERM; " + forever, err: "sh: exit status 5", status: 5},
-		{name: "own signal", script: "trap '' TERM; trap 'echo got INT; exit' INT; " + forever, cfg: actors.ProcessConfig{Signal: syscall.SIGINT}, log: "got INT"},
+		{name: "own signal", script: "trap '' TERM; trap 'echo got USR1; exit' USR1; " + forever, cfg: actors.ProcessConfig{Signal: syscall.SIGUSR1}, log: "got USR1"},
 		{name: "takes its time", script: "trap 'sleep 0.3; echo bye; exit' TERM; " + forever, log: `msg=bye`},
 		{name: "does not", script: "trap '' TERM; " + forever, cfg: actors.ProcessConfig{Grace: 200 * time.Millisecond}, cut: true,
 			err: "requests cut at the deadline: 0; ended hard: sh"},

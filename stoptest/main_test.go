@@ -136,6 +136,7 @@ func checkStop(t *testing.T, s *report.Stop) {
 
 // Each of these servers says what it has lost, and that is what there must be.
 func TestServersThatLose(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		kind   string
 		args   []string
@@ -188,6 +189,7 @@ func TestServersThatLose(t *testing.T) {
 // An answer 5xx is a failure once the signal has come, also to a request that
 // was in flight then, but not before it.
 func TestFailedStatus(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name, kind string
 		flags      []string
@@ -283,6 +285,7 @@ func TestReloadThatRefuses(t *testing.T) {
 }
 
 func TestServersThatDoNotStop(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"never exits", "ignores", "forks"} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
@@ -325,6 +328,7 @@ func TestSecondSignal(t *testing.T) {
 }
 
 func TestNotTested(t *testing.T) {
+	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -360,6 +364,7 @@ func TestNotTested(t *testing.T) {
 
 // What waiting does not mend ends the test at once, with what to do about it.
 func TestNotTestedAtOnce(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name  string
 		flags []string
@@ -475,6 +480,7 @@ func TestCertificates(t *testing.T) {
 // TestLateClientsAlone has no other clients than those that begin just before
 // the signal.
 func TestLateClientsAlone(t *testing.T) {
+	t.Parallel()
 	for _, class := range []string{"slow", "upload"} {
 		t.Run(class, func(t *testing.T) {
 			t.Parallel()
@@ -506,6 +512,7 @@ func stoptestAt(t *testing.T, flags []string, kind string) result {
 // A stoptest that is ended in the midst of its work leaves nothing behind, be
 // it that it can clean up or not, and be it that the server has forked.
 func TestNothingLeftBehind(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS != "linux" {
 		t.Skip("a process that leaves the group is not found")
 	}
