@@ -119,8 +119,8 @@ func TestSYNNeverAnswered(t *testing.T) {
 		}
 		defer nc.Close()
 	}
-	l := start(t, Config{Addr: addr.String(), DialTimeout: 50 * time.Millisecond, Groups: []Group{{N: 4, Delay: time.Millisecond}}})
-	l.Signalled(time.Now())
+	l := start(t, Config{Addr: addr.String(), DialTimeout: 2 * time.Second, Groups: []Group{{N: 4, Delay: time.Millisecond}}})
+	l.Signalled(time.Now()) // before a dial has timed out
 	led := l.Wait()
 	wantCounts(t, led, led.Total, Counts{Clients: 4, Requests: 4, Refused: 4})
 }
