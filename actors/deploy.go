@@ -132,7 +132,10 @@ func (d *deploy) run(ctx context.Context) error {
 		d.old.state = GenerationDraining
 	}
 	d.mu.Unlock()
-	if !d.awaitRoute(d.new.number) && !closed(l.done) {
+	if !d.awaitRoute(d.new.number, l.done) {
+		if closed(l.done) {
+			return d.fail(l, endError(l.err))
+		}
 		return d.fail(nil, ErrStopping)
 	}
 	inFlight, _ := d.Router.Requests(d.old.number)
@@ -186,7 +189,7 @@ func (d *deploy) endOld() error {
 	d.mu.Lock()
 	d.holding = true
 	d.mu.Unlock()
-	if !d.awaitRoute(0) {
+	if !d.awaitRoute(0, nil) {
 		return d.fail(nil, ErrStopping)
 	}
 	inFlight, _ := d.Router.Requests(d.old.number)
@@ -239,14 +242,17 @@ func (d *deploy) goBack() {
 	if old.state == GenerationDraining {
 		old.state = GenerationReady
 	}
-	gone := closed(old.life.done)
+	done := old.life.done
 	d.mu.Unlock()
-	switch {
-	case gone:
+	if !closed(done) && (was == old || d.awaitRoute(old.number, done)) {
+		if was != old {
+			d.step("went back", "generation", old.number)
+		}
+		return
+	}
+	if closed(done) {
 		d.step("starting the old again", "generation", old.number)
 		d.launch(old)
-	case was != old && d.awaitRoute(old.number):
-		d.step("went back", "generation", old.number)
 	}
 }
 

@@ -273,8 +273,8 @@ func (g *Generations) reroute() (ready bool) {
 }
 
 // awaitRoute waits until requests go to a generation, or are held (0). It returns
-// false if the actor was interrupted or has ended before.
-func (g *Generations) awaitRoute(generation int) bool {
+// false if the generation is done, or if the actor was interrupted or has ended.
+func (g *Generations) awaitRoute(generation int, done <-chan struct{}) bool {
 	g.notify()
 	for {
 		g.mu.Lock()
@@ -288,6 +288,8 @@ func (g *Generations) awaitRoute(generation int) bool {
 		}
 		select {
 		case <-next:
+		case <-done:
+			return false
 		case <-g.actor.stopping:
 			return false
 		}

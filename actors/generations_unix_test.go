@@ -198,6 +198,49 @@ func TestGenerationsDeployFails(t *testing.T) {
 	}
 }
 
+// slowRouter is slow to switch to the first generation.
+type slowRouter struct {
+	*recordingRouter
+	goOn chan struct{} // closed when it may
+}
+
+func (r slowRouter) Switch(n int, addr string) {
+	r.recordingRouter.Switch(n, addr)
+	if n == 1 {
+		<-r.goOn
+	}
+}
+
+// TestGenerationsDeployEndsUnrouted has the next generation end when it is ready,
+// before it has a request. The old one has them again.
+func TestGenerationsDeployEndsUnrouted(t *testing.T) {
+	t.Parallel()
+	router := slowRouter{new(recordingRouter), make(chan struct{})}
+	g := startGenerations(t, serves, func(g *actors.Generations) { g.Router, g.Trial = router, time.Minute })
+	router.did(t, "switch 1")
+	deployed := make(chan error, 1)
+	go func() {
+		deployed <- g.Deploy(context.Background(), g.script("echo broken; : > $UP; sleep 0.5; exit 3"), nil)
+	}()
+	servetest.WaitFor(t, "the end of the next generation", func() bool {
+		s := g.Snapshot()
+		return len(s) > 1 && s[1].State == actors.GenerationFailed
+	})
+	close(router.goOn)
+	var failed *actors.DeployError
+	if err := awaitError(t, deployed, "the deploy"); !errors.As(err, &failed) || !strings.Contains(err.Error(), "program: exit status 3") {
+		t.Errorf("Deploy() = %v, want a DeployError: exit status 3", err)
+	}
+	servetest.WaitFor(t, "requests to go to the first generation", func() bool {
+		router.mu.Lock()
+		defer router.mu.Unlock()
+		return g.Snapshot()[0].Current && router.calls[len(router.calls)-1] == "switch 1"
+	})
+	if err := g.end(t); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestGenerationsDeployTwice refuses a deploy during another, and ends both
 // generations at a stop.
 func TestGenerationsDeployTwice(t *testing.T) {
