@@ -282,6 +282,7 @@ func (g *Generations) awaitReady(l *life, addr string, ended <-chan struct{}) er
 		cancel()
 	}()
 	var last error
+	deadline, _ := ctx.Deadline()
 	for pause := firstCheck; ; pause = min(2*pause, checkEvery) {
 		err := g.Check(ctx, addr)
 		switch {
@@ -289,7 +290,7 @@ func (g *Generations) awaitReady(l *life, addr string, ended <-chan struct{}) er
 			return ErrStopping
 		case err == nil:
 			return nil
-		case ctx.Err() == nil || last == nil:
+		case last == nil || time.Now().Before(deadline): // else it was broken off
 			last = err
 		}
 		select {

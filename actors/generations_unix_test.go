@@ -198,6 +198,29 @@ func TestGenerationsDeployFails(t *testing.T) {
 	}
 }
 
+// TestGenerationsNotReady says why a program is not ready: what the last check found
+// that had the time for it, and not that the last one was broken off.
+func TestGenerationsNotReady(t *testing.T) {
+	t.Parallel()
+	for range 10 {
+		checks := 0
+		g := startGenerations(t, "exec sleep 1000", func(g *actors.Generations) {
+			g.When, g.StartTimeout = actors.RestartNever, 50*time.Millisecond
+			g.Check = func(ctx context.Context, addr string) error {
+				if checks++; checks == 1 {
+					return errors.New("nobody listens")
+				}
+				deadline, _ := ctx.Deadline()
+				time.Sleep(time.Until(deadline)) // as a dial does, by a timer of its own
+				return os.ErrDeadlineExceeded
+			}
+		})
+		if err := awaitError(t, g.done, "execute"); err == nil || !strings.Contains(err.Error(), "not ready after 50ms: nobody listens") {
+			t.Errorf("execute() = %v, want that nobody listens", err)
+		}
+	}
+}
+
 // slowRouter is slow to switch to the first generation.
 type slowRouter struct {
 	*recordingRouter
