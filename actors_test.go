@@ -97,7 +97,10 @@ func TestSignals(t *testing.T) {
 				}
 				s.Server.Signal(t, sig)
 			}
-			e2e.FinishSlow(t, s)
+			if !tt.cut {
+				s.Server.WaitLog(t, tt.log) // which comes before the request's end
+				e2e.FinishSlow(t, s)
+			}
 			if status := s.Server.Wait(t); status != tt.status {
 				t.Errorf("exit status = %d, want %d", status, tt.status)
 			}

@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"bufio"
 	"fmt"
 	"io"
 	"net"
@@ -11,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -34,8 +34,10 @@ func asChild(flags []string, more ...string) *exec.Cmd {
 // teaches. It answers /env with its environment, /pid with its process ID, and ends
 // with the status of /exit?N. Variables change what it does.
 func runChild(work *Work, _ []string) error {
-	if d, err := time.ParseDuration(os.Getenv("CHILD_START")); err == nil {
-		time.Sleep(d)
+	if file := os.Getenv("CHILD_WAITS"); file != "" { // until it exists
+		for _, err := os.Stat(file); err != nil; _, err = os.Stat(file) {
+			time.Sleep(5 * time.Millisecond)
+		}
 	}
 	if file := os.Getenv("CHILD_FAILS"); file != "" { // as long as it exists
 		if _, err := os.Stat(file); err == nil {
@@ -112,6 +114,15 @@ func status(t testing.TB, url string) int {
 	return res.StatusCode
 }
 
+// waitInFlight waits until a request is in flight, as the status page says.
+func waitInFlight(t *testing.T, admin string) {
+	t.Helper()
+	WaitFor(t, "a request in flight", func() bool {
+		_, status := ask(t, http.DefaultClient, "GET", "http://"+admin+"/status", "")
+		return strings.Contains(status, `"inflight": 1`)
+	})
+}
+
 // killChild sends a signal to the process that the binary runs.
 func killChild(t testing.TB, p *Process, sig syscall.Signal) (pid int) {
 	t.Helper()
@@ -128,11 +139,18 @@ func killChild(t testing.TB, p *Process, sig syscall.Signal) (pid int) {
 // TestProgram runs a program behind the binary, from its start to its end.
 func TestProgram(t *testing.T) {
 	t.Parallel()
-	p := Launch(t, Here, asChild([]string{"-program-health", "/health"}, "CHILD_START=700ms", "LASTCALL_GRACE=20s", "WATCHDOG_PID=1", "KEPT=yes"))
+	start := filepath.Join(t.TempDir(), "start")
+	p := Launch(t, Here, asChild([]string{"-program-health", "/health", "-admin", "127.0.0.1:0"}, "CHILD_WAITS="+start, "LASTCALL_GRACE=20s", "WATCHDOG_PID=1", "KEPT=yes"))
 	if got := status(t, "http://"+p.Addr+"/readyz"); got != 503 {
 		t.Errorf("/readyz = %d before the program is ready, want 503", got)
 	}
-	env := fetch(t, "http://"+p.Addr+"/env") // is held
+	held := make(chan string, 1)
+	go func() { held <- fetch(t, "http://"+p.Addr+"/env") }()
+	waitInFlight(t, adminAddr(t, p))
+	if err := os.WriteFile(start, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env := <-held
 	if !regexp.MustCompile(`(?s)(^|\n)KEPT=yes\n.*HOST=127\.0\.0\.1\nPORT=\d+\n`).MatchString(env) || strings.Contains(env, "LASTCALL_") || strings.Contains(env, "WATCHDOG_") {
 		t.Errorf("the program's environment is\n%s\nwant HOST, PORT, KEPT, and no LASTCALL_ or WATCHDOG_", env)
 	}
@@ -211,38 +229,36 @@ func TestProgramRestart(t *testing.T) {
 
 // TestSignalToAll stops the program and then the binary, as a signal to all
 // processes of a container does, with a request in flight and a client that has
-// yet to send one.
+// yet to send the rest of one.
 func TestSignalToAll(t *testing.T) {
 	t.Parallel()
 	for _, policy := range []string{"on-failure", "never"} {
 		t.Run(policy, func(t *testing.T) {
 			t.Parallel()
-			p := Launch(t, Here, asChild([]string{"-program-restart", policy}))
+			p := Launch(t, Here, asChild([]string{"-program-restart", policy, "-read-header-timeout", "1m"}))
 			fetch(t, "http://"+p.Addr+"/pid")
-			nc, err := net.Dial("tcp", p.Addr)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer nc.Close()
-			br := bufio.NewReader(nc)
-			ask := func() int {
-				io.WriteString(nc, "GET /pid HTTP/1.1\r\nHost: h\r\n\r\n")
-				res, err := http.ReadResponse(br, nil)
+			v := visit(t, p.Addr)
+			read := func() int {
+				res, err := http.ReadResponse(v.r, nil)
 				if err != nil {
 					t.Fatal(err)
 				}
 				io.Copy(io.Discard, res.Body)
 				return res.StatusCode
 			}
-			ask()
+			const request = "GET /pid HTTP/1.1\r\nHost: h\r\n\r\n"
+			v.send(request)
+			read()
+			v.send(request[:10]) // the connection of an idle client may be closed before it sends more
 			answer := make(chan int, 1)
 			go func() { answer <- status(t, "http://"+p.Addr+"/slow?long") }()
 			p.WaitLog(t, `msg="msg=begun path=/slow"`)
 			pid := killChild(t, p, syscall.SIGTERM)
 			p.Signal(t, syscall.SIGTERM)
 			p.WaitLog(t, "phase=draining")
-			if got := ask(); got != 200 {
-				t.Errorf("a request after the signal = %d, want 200", got)
+			v.send(request[10:])
+			if got := read(); got != 200 {
+				t.Errorf("a request that ends after the signal = %d, want 200", got)
 			}
 			syscall.Kill(pid, syscall.SIGUSR1) // the other may be answered
 			if got := <-answer; got != 200 {
@@ -275,12 +291,12 @@ func TestProgramNeverReady(t *testing.T) {
 		env   string
 		log   string
 	}{
-		{"sick", []string{"-program-health", "/health"}, "CHILD_SICK=yes", "not ready after 500ms"},
-		{"slow", nil, "CHILD_START=1h", "not ready after 500ms: it does not listen on PORT="},
+		{"sick", []string{"-program-health", "/health"}, "CHILD_SICK=yes", "not ready after 10s"},
+		{"slow", nil, "CHILD_WAITS=/nonexistent", "not ready after 10s: it does not listen on PORT="},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			p := Launch(t, Here, asChild(append(tt.flags, "-program-start", "500ms", "-program-restart", "never"), tt.env))
+			p := Launch(t, Here, asChild(append(tt.flags, "-program-start", "10s", "-program-restart", "never"), tt.env))
 			got := make(chan int, 1)
 			go func() {
 				res, err := http.Get("http://" + p.Addr + "/pid")
@@ -333,14 +349,10 @@ func TestProgramAddressTaken(t *testing.T) {
 // has failed, although its status says only that the client may try again.
 func TestHeldInVain(t *testing.T) {
 	t.Parallel()
-	p := Launch(t, Here, Lastcall("-listen", "127.0.0.1:0", "-admin", "127.0.0.1:0", "-proxy", "unix:"+t.TempDir()+"/s", "-proxy-hold", "2s"))
-	admin := adminAddr(t, p)
+	p := Launch(t, Here, Lastcall("-listen", "127.0.0.1:0", "-admin", "127.0.0.1:0", "-proxy", "unix:"+t.TempDir()+"/s", "-proxy-hold", "10s"))
 	answer := make(chan int, 1)
 	go func() { answer <- status(t, "http://"+p.Addr+"/") }()
-	WaitFor(t, "the request", func() bool {
-		_, status := ask(t, http.DefaultClient, "GET", "http://"+admin+"/status", "")
-		return strings.Contains(status, `"inflight": 1`)
-	})
+	waitInFlight(t, adminAddr(t, p))
 	p.Signal(t, syscall.SIGTERM)
 	if got := <-answer; got != 503 {
 		t.Errorf("the held request = %d, want 503", got)

@@ -20,19 +20,20 @@ func TestDeployNotReady(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name    string
+		start   string // -program-start
 		command []string
 		err     string
 		output  string
 	}{
-		{"sick", []string{"env", "CHILD_SICK=yes", os.Args[0]}, "not ready after 10s: /health answers 500", ""},
-		{"listens elsewhere", []string{"env", "CHILD_ADDR=127.0.0.1:0", os.Args[0]}, "not ready after 10s: it does not listen on PORT=2", "| msg=serving"},
-		{"its port is taken", []string{"env", "CHILD_ADDR=ADDR", os.Args[0]}, "exit status 1", "address already in use"},
-		{"out of memory", []string{"sh", "-c", `ulimit -v 50000 && exec "$0"`, os.Args[0]}, "program: ", ""},
-		{"cannot be started", []string{os.TempDir()}, "is a directory", ""},
+		{"sick", "15s", []string{"env", "CHILD_SICK=yes", os.Args[0]}, "not ready after 15s: /health answers 500", ""},
+		{"listens elsewhere", "15s", []string{"env", "CHILD_ADDR=127.0.0.1:0", os.Args[0]}, "not ready after 15s: it does not listen on PORT=2", "| msg=serving"},
+		{"its port is taken", "1m", []string{"env", "CHILD_ADDR=ADDR", os.Args[0]}, "exit status 1", "address already in use"},
+		{"out of memory", "1m", []string{"sh", "-c", `ulimit -v 50000 && exec "$0"`, os.Args[0]}, "program: ", ""},
+		{"cannot be started", "1m", []string{os.TempDir()}, "is a directory", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			d := startDeployable(t, "-program-health", "/health", "-program-start", "10s")
+			d := startDeployable(t, "-program-health", "/health", "-program-start", tt.start)
 			before := d.pid(t)
 			answers := d.askAllTheWhile(t)
 			args := []string{"--"}
@@ -112,7 +113,7 @@ func TestDeployOldCrashes(t *testing.T) {
 			d := startDeployable(t, "-program-restart", policy)
 			deployed := make(chan int)
 			go func() {
-				out, errs, status := d.deploy(t, "--", "env", "CHILD_START=2s", os.Args[0])
+				out, errs, status := d.deploy(t, "--", "env", "CHILD_WAITS="+d.dir+"/start", os.Args[0])
 				if status != 0 {
 					t.Errorf("lastcall deploy = %d\n%s%s", status, out, errs)
 				}
@@ -122,6 +123,10 @@ func TestDeployOldCrashes(t *testing.T) {
 			killChild(t, d.Process, syscall.SIGKILL)
 			d.WaitLog(t, `generation=1 msg=ended`)
 			answers := d.askAllTheWhile(t)
+			if policy != "never" {
+				d.pid(t) // of the old version, started again
+			}
+			d.create(t, "start")
 			<-deployed
 			if n := answers(); len(n) != 1 || n[200] == 0 {
 				t.Errorf("answers by status: %v, want 200 only", n)
@@ -145,8 +150,6 @@ func TestDeployHangs(t *testing.T) {
 	if n := answers(); len(n) != 1 || n[200] == 0 {
 		t.Errorf("answers by status: %v, want 200 only", n)
 	}
-	os.Remove(filepath.Join(d.dir, "hangs"))
-	d.stop(t)
 }
 
 // TestProgramCrashesUnderLoad kills the program under load. What it was answering
@@ -194,6 +197,6 @@ func TestDeployOfStopped(t *testing.T) {
 	if status != 1 || !strings.Contains(errs, "timeout") {
 		t.Errorf("lastcall deploy = %d, %s, want 1, and that nothing came", status, errs)
 	}
-	d.WaitLog(t, `msg="deploy done"`) // it was under way
+	d.WaitLog(t, `msg="deploy switched"`) // it was under way
 	d.stop(t)
 }

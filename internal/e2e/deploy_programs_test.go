@@ -3,13 +3,15 @@
 package e2e
 
 import (
-	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestDeployPrograms has stoptest deploy programs that are not ours, each -stops
@@ -85,10 +87,27 @@ func TestDeployPrograms(t *testing.T) {
 // freeAddr returns an address of the loopback interface on which nobody listens.
 func freeAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	return freePort(t, [4]byte{127, 0, 0, 1})
+}
+
+// freePort returns the address of a free port. The socket that finds it does not
+// listen: a child that is about to be executed may hold it for a while, which keeps
+// nobody from listening.
+func freePort(t testing.TB, ip [4]byte) string {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	defer unix.Close(fd)
+	unix.CloseOnExec(fd)
+	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: ip}); err != nil {
+		t.Skip(err)
+	}
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return netip.AddrPortFrom(netip.AddrFrom4(ip), uint16(sa.(*unix.SockaddrInet4).Port)).String()
 }

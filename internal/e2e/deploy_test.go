@@ -145,7 +145,7 @@ func (d deployable) stop(t testing.TB) {
 // in flight.
 func TestDeployUnderLoad(t *testing.T) {
 	t.Parallel()
-	think := pause(5*time.Millisecond, 50*time.Millisecond)
+	think := pause(5*time.Millisecond, 200*time.Millisecond)
 	for _, mode := range []string{"overlap", "replace"} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
@@ -214,9 +214,7 @@ func TestDeployEndsStreams(t *testing.T) {
 			t.Errorf("WebSocket: %v, want 1001", err)
 		}
 	})
-	if out, errs, status := d.deploy(t); status != 0 {
-		t.Errorf("lastcall deploy = %d\n%s%s", status, out, errs)
-	}
+	d.Signal(t, syscall.SIGUSR1)
 	streams.Wait()
 	d.stop(t)
 }
@@ -232,7 +230,7 @@ func (d deployable) askAllTheWhile(t testing.TB) (answers func() map[int]int) {
 			select {
 			case <-end:
 				return
-			case <-time.After(20 * time.Millisecond):
+			case <-time.After(pause(20*time.Millisecond, 50*time.Millisecond)):
 			}
 			res, err := http.Get("http://" + d.Addr + "/pid")
 			if err != nil {
@@ -324,7 +322,7 @@ func TestDeployRefused(t *testing.T) {
 	d := startDeployable(t)
 	first := make(chan int, 1)
 	go func() {
-		_, _, status := d.deploy(t)
+		_, _, status := d.deploy(t, "--", "env", "CHILD_WAITS="+d.dir+"/start", os.Args[0])
 		first <- status
 	}()
 	d.WaitLog(t, `msg="deploy starting"`)
@@ -333,6 +331,7 @@ func TestDeployRefused(t *testing.T) {
 	}
 	d.Process.Signal(t, syscall.SIGUSR1)
 	d.WaitLog(t, `msg="not deployed" signal="user defined signal 1" err="a deploy is under way"`)
+	d.create(t, "start")
 	d.WaitLog(t, `msg="deploy switched"`)
 	pid := killChild(t, d.Process, 0)
 	answer := make(chan int, 1)

@@ -84,7 +84,7 @@ func visit(t *testing.T, addr string) *visitor {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { nc.Close() })
-	nc.SetDeadline(time.Now().Add(30 * time.Second))
+	nc.SetDeadline(time.Now().Add(time.Minute))
 	return &visitor{t, nc, bufio.NewReader(nc)}
 }
 
@@ -202,7 +202,7 @@ func TestInheritedQueueIsLeft(t *testing.T) {
 		t.Run(network, func(t *testing.T) {
 			addr, f := socket(t, network)
 			start := func(name string) *Process {
-				return Launch(t, Here, activated([]*os.File{f}, "-dir", site(t, name), "-log-level", "debug"))
+				return Launch(t, Here, activated([]*os.File{f}, "-dir", site(t, name), "-log-level", "debug", "-read-header-timeout", "1m"))
 			}
 			first := start("first")
 			inside := visit(t, addr)
@@ -241,15 +241,10 @@ func TestSocketActivate(t *testing.T) {
 	if err != nil {
 		t.Skip(err)
 	}
-	l, err := net.Listen("tcp", "127.83.19.7:0") // an address of our own: the tool needs a port
-	if err != nil {
-		t.Skip(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
+	addr := freePort(t, [4]byte{127, 83, 19, 7}) // an address of our own: the tool needs a port
 	path := t.TempDir() + "/s"
 	p := Start(t, Here, exec.Command(tool, "-l", addr, "-l", path, "--fdname=web:local",
-		binary, "-dir", site(t, "activated"), "-log-level", "debug"))
+		binary, "-dir", site(t, "activated"), "-log-level", "debug", "-read-header-timeout", "1m"))
 	p.WaitLog(t, "Listening on "+path)
 
 	first := visit(t, addr)

@@ -57,9 +57,9 @@ func TestMaxConns(t *testing.T) {
 		conns = append(conns, nc)
 	}
 	p.WaitLog(t, `level=warn`)
-	for _, nc := range conns {
+	for _, nc := range conns { // before the signal: an idle connection may be closed soon after it
+		io.WriteString(nc, "GET /livez HTTP/1.1\r\nHost: h\r\n\r\n")
 		go func() {
-			io.WriteString(nc, "GET /livez HTTP/1.1\r\nHost: h\r\n\r\n")
 			b, _ := io.ReadAll(nc)
 			answers <- string(b)
 		}()

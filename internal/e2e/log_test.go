@@ -116,6 +116,18 @@ func wantDropped(t *testing.T, in, s string) int {
 	return n
 }
 
+// waitDraining waits until the process stops, as the status page at the path of its
+// socket says. The log of the process may be blocked.
+func waitDraining(t *testing.T, socket string) {
+	t.Helper()
+	admin := &http.Client{Transport: &http.Transport{DialContext: dialUnix(socket)}}
+	defer admin.CloseIdleConnections()
+	WaitFor(t, "the stop to begin", func() bool {
+		_, status := ask(t, admin, "GET", "http://admin/status", "")
+		return strings.Contains(status, `"phase": "draining"`)
+	})
+}
+
 // TestLogBlocks has a log that is a full pipe. Requests are served, and what the
 // log does not take is counted. The stop ends in time, or at the second SIGINT.
 func TestLogBlocks(t *testing.T) {
@@ -183,13 +195,14 @@ func TestLogBlocks(t *testing.T) {
 			admin.CloseIdleConnections()
 			at := p.Signal(t, tt.signals[0])
 			if v != nil && tt.signals[1] != nil {
-				time.Sleep(time.Second) // else it is the same SIGINT
+				waitDraining(t, dir+"/admin")
+				time.Sleep(400 * time.Millisecond) // else it is the same SIGINT
 				p.Signal(t, tt.signals[1])
 			}
 			if status := p.Wait(t); status != tt.status {
 				t.Errorf("exit status = %d, want %d", status, tt.status)
 			}
-			if took := p.Ended.Sub(at); took > 10*time.Second {
+			if took := p.Ended.Sub(at); took > 20*time.Second {
 				t.Errorf("the stop took %v", took)
 			}
 			b, err := os.ReadFile(dir + "/report")

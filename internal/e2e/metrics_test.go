@@ -30,7 +30,7 @@ func TestRequestMetrics(t *testing.T) {
 	}))
 	t.Cleanup(program.Close)
 	socket := filepath.Join(t.TempDir(), "admin")
-	p := Launch(t, Here, Lastcall("-listen", "127.0.0.1:0", "-proxy", program.URL, "-proxy-timeout", "1s", "-admin", "unix:"+socket))
+	p := Launch(t, Here, Lastcall("-listen", "127.0.0.1:0", "-proxy", program.URL, "-proxy-timeout", "10s", "-admin", "unix:"+socket))
 	for _, path := range []string{"/", "/", "/late", "/cut", "/abort", "/healthz"} {
 		if resp, err := http.Get("http://" + p.Addr + path); err == nil {
 			io.Copy(io.Discard, resp.Body)
