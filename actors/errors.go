@@ -61,7 +61,7 @@ func (e *CutError) Is(target error) bool { return target == ErrCut }
 // of the actors of this package and of those in a [Supervisor]. Any other actor
 // that fails during the stop calls [Stop.RecordError].
 //
-// Err waits until Logger has written every line, but for 100 ms at most.
+// Err waits until Logger has written every line, but for a second at most.
 func (s *Stop) Err(err error) error {
 	s.init()
 	s.flush()

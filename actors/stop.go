@@ -308,10 +308,10 @@ func closed(c <-chan struct{}) bool {
 	}
 }
 
-// flush waits until the log has been written, but at most asynclog.Patience.
+// flush waits until the log has been written, but at most asynclog.LastPatience.
 func (s *Stop) flush() {
 	if s.log != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), asynclog.Patience)
+		ctx, cancel := context.WithTimeout(context.Background(), asynclog.LastPatience)
 		defer cancel()
 		s.log.Flush(ctx)
 	}

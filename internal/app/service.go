@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"lastcall/actors"
 	"lastcall/actors/certificate"
 	"lastcall/internal/accesslog"
+	"lastcall/internal/asynclog"
 	"lastcall/internal/slowpeer"
 )
 
@@ -127,6 +129,9 @@ func (s Service) End(err error) error {
 	}
 	if err != nil {
 		level.Error(s.log.logger).Log("msg", "not a clean stop", "err", err, "status", Status(err))
+		ctx, cancel := context.WithTimeout(context.Background(), asynclog.LastPatience)
+		defer cancel()
+		s.log.logger.Flush(ctx)
 	}
 	return err
 }

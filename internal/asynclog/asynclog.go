@@ -25,6 +25,11 @@ const (
 	// Patience is how long calls of Log wait in all for a log that is stuck.
 	Patience = 100 * time.Millisecond
 
+	// LastPatience is how long the end of a program waits for a log. It is more than
+	// Patience, because a machine that stands still for a while may do so at any
+	// line, and the last lines say how the program ended.
+	LastPatience = time.Second
+
 	// MaxQueued is how many lines are kept while the log is stuck.
 	MaxQueued = 1000
 
@@ -185,7 +190,7 @@ func (l *Logger) Dropped() uint64 { return l.total.Load() }
 // those that wait for the log. If the process ends now, these are lost too.
 func (l *Logger) Unwritten() uint64 {
 	n := l.Dropped() + uint64(len(l.queue))
-	if l.stuck() {
+	if l.stuckFor(Patience) {
 		n++ // the one that is being written
 	}
 	return n
@@ -197,13 +202,13 @@ func (l *Logger) drop() {
 }
 
 // Flush waits until all that has been logged so far is written, or ctx is done,
-// whose error it returns then. It does not wait for a log that is stuck: its
-// error is then context.DeadlineExceeded.
+// whose error it returns then. It does not wait for a log that has been stuck for
+// LastPatience: its error is then context.DeadlineExceeded.
 func (l *Logger) Flush(ctx context.Context) error {
 	if !l.writing.Load() && len(l.queue) == 0 {
 		return nil
 	}
-	if l.stuck() {
+	if l.stuckFor(LastPatience) {
 		return context.DeadlineExceeded
 	}
 	ln := &line{written: make(chan struct{}, 1)}
@@ -227,11 +232,12 @@ func (l *Logger) patience() time.Duration {
 	return Patience - l.spent - time.Since(l.since)
 }
 
-// stuck reports whether the log does not take the line that is being written.
-func (l *Logger) stuck() bool {
+// stuckFor reports whether the log has not taken the line that is being written for
+// so long.
+func (l *Logger) stuckFor(d time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return !l.since.IsZero() && time.Since(l.since) >= Patience
+	return !l.since.IsZero() && time.Since(l.since) >= d
 }
 
 // offer queues a line if there is room for it.

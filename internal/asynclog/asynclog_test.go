@@ -102,7 +102,13 @@ func TestStuck(t *testing.T) {
 		if got := time.Since(start); got != asynclog.Patience {
 			t.Errorf("waited %v for a stuck log, want %v", got, asynclog.Patience)
 		}
-		if err := l.Flush(t.Context()); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != asynclog.Patience {
+		ctx, cancel := context.WithTimeout(t.Context(), asynclog.LastPatience)
+		defer cancel()
+		if err := l.Flush(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Flush = %v, want that the time is over", err)
+		}
+		start = time.Now()
+		if err := l.Flush(t.Context()); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 0 {
 			t.Errorf("Flush = %v after %v, want at once that it is too late", err, time.Since(start))
 		}
 		if d, u := l.Dropped(), l.Unwritten(); d != extra || u != 1+asynclog.MaxQueued+extra {
@@ -176,6 +182,20 @@ func TestSlow(t *testing.T) {
 			t.Errorf("Flush = %v, want that the time is over", err)
 		}
 		time.Sleep(time.Minute) // the rest is written
+	})
+}
+
+// TestStandsStill has a machine that stands still for longer than Patience while the
+// last line is being written: Flush waits for that.
+func TestStandsStill(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		below := &slowLog{takes: 3 * asynclog.Patience}
+		l := asynclog.New(below)
+		l.Log("n", "last")
+		time.Sleep(asynclog.Patience / 2)
+		if err := l.Flush(t.Context()); err != nil || len(below.read()) != 1 {
+			t.Errorf("Flush = %v, with %d lines written, want 1", err, len(below.read()))
+		}
 	})
 }
 
