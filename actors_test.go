@@ -26,9 +26,7 @@ func TestMain(m *testing.M) { e2e.Main(m, nil) }
 func stopBoth(t *testing.T, over *line.Line) {
 	for name, start := range map[string]e2e.Starter{"proxy": e2e.StartProxy, "library": e2e.StartLibrary} {
 		t.Run(name, func(t *testing.T) {
-			if over != nil {
-				e2e.ParallelIfFew(t)
-			}
+			e2e.ParallelIfFew(t) // with one another
 			for range *e2e.Stops {
 				tr := e2e.Mixed(5 * time.Millisecond).Few()
 				ledger, served := e2e.StopUnderLoad(t, start, over, tr)
@@ -64,6 +62,7 @@ func TestStopOverLongLine(t *testing.T) {
 // TestIdiomLoses shows that these tests can fail: the idiom of the tutorials loses
 // requests under the same load.
 func TestIdiomLoses(t *testing.T) {
+	e2e.ParallelIfFew(t)
 	ledger, _ := e2e.StopUnderLoad(t, e2e.StartIdiom, nil, e2e.Mixed(5*time.Millisecond).Few())
 	if ledger.Total.Lost == 0 {
 		t.Error("signal.NotifyContext and Shutdown lost nothing; then what is this project for?")

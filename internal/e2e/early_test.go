@@ -86,7 +86,7 @@ func upload(ctx context.Context, over *line.Line, port int, asked func()) error 
 			if _, err := nc.Write(piece); err != nil {
 				return
 			}
-			time.Sleep(5 * time.Millisecond)
+			time.Sleep(pause(5*time.Millisecond, 20*time.Millisecond))
 		}
 	}()
 	defer func() { nc.Close(); <-sent }()
@@ -96,8 +96,8 @@ func upload(ctx context.Context, over *line.Line, port int, asked func()) error 
 		return err
 	}
 	b, err := io.ReadAll(res.Body)
-	if err != nil || string(b) != earlyAnswer {
-		return fmt.Errorf("answer of %d bytes, %v, want the %d that were sent", len(b), err, len(earlyAnswer))
+	if err != nil || string(b) != earlyAnswer() {
+		return fmt.Errorf("answer of %d bytes, %v, want the %d that were sent", len(b), err, len(earlyAnswer()))
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -61,7 +62,7 @@ func untimed(h http.Handler, args []string) error {
 }
 
 // earlyAnswer is larger than what a long line holds.
-var earlyAnswer = strings.Repeat("no need of that\n", 64<<10)
+var earlyAnswer = sync.OnceValue(func() string { return strings.Repeat("no need of that\n", 64<<10) })
 
 // target returns the handler of the attacked servers.
 func target(work http.Handler) http.Handler {
@@ -74,7 +75,7 @@ func target(work http.Handler) http.Handler {
 			}
 		}
 	})
-	mux.HandleFunc("/early", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, earlyAnswer) })
+	mux.HandleFunc("/early", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, earlyAnswer()) })
 	mux.HandleFunc("/goroutines", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, runtime.NumGoroutine()) })
 	return mux
 }

@@ -122,6 +122,7 @@ func (p *Process) stopCleanly(t *testing.T) {
 // TestHandOver passes a socket from process to process under load. No client
 // may notice.
 func TestHandOver(t *testing.T) {
+	ParallelIfFew(t)
 	for _, tt := range []struct {
 		name, network string
 		overlap       bool // the next process starts before the last one stops

@@ -74,7 +74,7 @@ func Main(m *testing.M, more map[string]Program) {
 		}
 	}
 	flag.Parse()
-	flag.Set("test.parallel", "12") // tests that run in parallel mostly wait
+	flag.Set("test.parallel", "16") // tests that run in parallel mostly wait
 	os.Exit(buildAndRun(m))
 }
 

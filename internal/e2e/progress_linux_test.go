@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"regexp"
@@ -222,9 +221,7 @@ func TestProgressOnStuckTerminal(t *testing.T) {
 	t.Parallel()
 	s, cmd, addr := serveOnScreen(t, "xterm")
 	s.master.SetReadDeadline(time.Unix(1, 0)) // ends the reading
-	client := &http.Client{Transport: new(http.Transport)}
-	askOften(t, client, "http://"+addr+aLongPath, 300)
-	client.CloseIdleConnections()
+	askOften(t, addr, aLongPath, 300)
 	v := visitHalfway(t, addr)
 	cmd.Process.Signal(syscall.SIGTERM)
 	WaitFor(t, "a stop", func() bool { return !accepts(addr) })

@@ -14,7 +14,7 @@ import (
 func TestSignalEarly(t *testing.T) {
 	t.Parallel()
 	clean := 0
-	for after := time.Duration(0); after < 20*time.Millisecond; after += 500 * time.Microsecond {
+	for after := time.Duration(0); after < 20*time.Millisecond; after += pause(500*time.Microsecond, time.Millisecond) {
 		p := Start(t, Here, Lastcall("-listen", "127.0.0.1:0"))
 		time.Sleep(after)
 		p.Signal(t, syscall.SIGTERM)

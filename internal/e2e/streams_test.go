@@ -130,6 +130,7 @@ func TestStopEndsStreams(t *testing.T) {
 					return
 				}
 				for ; n%2 == 0 && err == nil; i++ { // some do not stop
+					time.Sleep(pause(0, 2*time.Millisecond))
 					err = echo(i)
 				}
 				if err == nil {

@@ -48,10 +48,12 @@ func (p *Process) count(s string) int { return strings.Count(p.Log(), s) }
 // TestUpgradeUnderLoad replaces the process again and again. No client may notice,
 // and none may have to connect again.
 func TestUpgradeUnderLoad(t *testing.T) {
-	upgrades := 2
+	ParallelIfFew(t)
+	upgrades, n := 2, 8
 	if *Long {
-		upgrades = 100
+		upgrades, n = 100, 250
 	}
+	think := pause(5*time.Millisecond, 50*time.Millisecond)
 	for _, network := range []string{"tcp", "unix"} {
 		t.Run(network, func(t *testing.T) {
 			ParallelIfFew(t)
@@ -62,7 +64,6 @@ func TestUpgradeUnderLoad(t *testing.T) {
 			program := Launch(t, Here, As("program", "127.0.0.1:0"))
 			p := Launch(t, Here, Lastcall("-listen", listen, "-proxy", "http://"+program.Addr))
 			p.killLast(t)
-			n := Few(250)
 			var dials atomic.Int64
 			cfg := load.Config{EchoHeader: "X-Request-Id", GoesOn: true, MaxTime: 10 * time.Minute, MaxUnused: 5 * time.Second,
 				Dial: func(ctx context.Context, client int) (net.Conn, error) {
@@ -72,8 +73,8 @@ func TestUpgradeUnderLoad(t *testing.T) {
 					return new(net.Dialer).DialContext(ctx, network, p.Addr)
 				},
 				Groups: []load.Group{
-					{Name: "blind", Kind: load.Blind, N: n, Think: Think(5 * time.Millisecond), Body: 16},
-					{Name: "looking", Kind: load.Looking, N: n, Think: Think(5 * time.Millisecond), Body: 16},
+					{Name: "blind", Kind: load.Blind, N: n, Think: think, Body: 16},
+					{Name: "looking", Kind: load.Looking, N: n, Think: think, Body: 16},
 					{Name: "thinking", Kind: load.Blind, N: n, Think: time.Second, Jitter: time.Second},
 					{Name: "uploads", Kind: load.Blind, N: n, Think: Think(100 * time.Millisecond), Body: 20000, BodyTime: 50 * time.Millisecond},
 					{Name: "fresh", Kind: load.Fresh, N: Few(16), Think: Think(4 * time.Millisecond)},
