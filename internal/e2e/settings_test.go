@@ -3,28 +3,23 @@
 package e2e
 
 import (
-	"bytes"
 	"encoding/json"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestBadSettings starts the binary with settings that it refuses.
+// TestBadSettings starts the binary with settings that it refuses: some of each
+// kind. The others are in TestRefused of internal/app.
 func TestBadSettings(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
 	if err := os.WriteFile(file, []byte("nonsense 1\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	long := filepath.Join(dir, "long")
-	if err := os.WriteFile(long, bytes.Repeat([]byte("#"), 64<<10), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -42,54 +37,11 @@ func TestBadSettings(t *testing.T) {
 		stderr string
 	}{
 		{"unknown flag", []string{"-nonsense"}, "", 2, "flag provided but not defined: -nonsense; -help lists those there are"},
-		{"no configuration", []string{"-config", ""}, "", 2, `invalid value "" for flag -config: want a value, or not the flag`},
-		{"no program", []string{"--"}, "", 2, "want a program after --"},
 		{"missing program", []string{"--", "/nonexistent"}, "", 2, "-- /nonexistent: exec: \"/nonexistent\": stat /nonexistent: no such file or directory"},
-		{"program without --", []string{"-grace", "1s", "node", "server.js"}, "", 2, `unexpected argument "node": settings are flags, such as -dir node; a program comes after --`},
-		{"program and directory", []string{"-dir", dir, "--", "true"}, "", 2, `-dir "` + dir + `" and a program after --: want one of them`},
-		{"program's target", []string{"-proxy", "localhost:3000", "--", "true"}, "", 2, `-proxy: target "localhost:3000": want http://HOST:PORT, https://HOST:PORT, h2c://HOST:PORT or unix:PATH`},
-		{"health alone", []string{"-program-health", "/"}, "", 2, "-program-health: want a program after -- with it"},
-		{"health", []string{"-program-health", "health", "--", "true"}, "", 2, `-program-health "health": want a path such as /healthz`},
-		{"restart", []string{"-program-restart", "maybe", "--", "true"}, "", 2, `invalid value "maybe" for flag -program-restart: "maybe" is none of never, on-failure, always`},
-		{"start", []string{"-program-start", "0s", "--", "true"}, "", 2, "-program-start 0s: want more than that"},
-		{"argument", []string{"public"}, "", 2, `unexpected argument "public": settings are flags, such as -dir public; a program comes after --`},
-		{"negative", []string{"-grace", "-1s"}, "", 2, `invalid value "-1s" for flag -grace: "-1s" is not a duration of zero or more, such as 30s`},
-		{"no unit", []string{"-lame-duck", "5"}, "", 2, `invalid value "5" for flag -lame-duck: "5" is not a duration of zero or more, such as 30s, or auto`},
 		{"environment", nil, "LASTCALL_IDLE_GRACE=soon", 2, `LASTCALL_IDLE_GRACE: "soon" is not a duration of zero or more, such as 30s`},
 		{"both", []string{"-dir", dir, "-proxy", "http://127.0.0.1:1"}, "", 2, `-dir "` + dir + `" and -proxy "http://127.0.0.1:1": want one of them`},
-		{"list alone", []string{"-list"}, "", 2, "-list: want -dir with it"},
-		{"no directory", []string{"-dir", dir + "/none"}, "", 2, "-dir: want a directory: open " + dir + "/none: no such file or directory"},
-		{"not a directory", []string{"-dir", file}, "", 2, "-dir: want a directory: open " + file + ": not a directory"},
-		{"proxy", []string{"-proxy", "localhost:3000"}, "", 2, `-proxy: target "localhost:3000": want http://HOST:PORT, https://HOST:PORT, h2c://HOST:PORT or unix:PATH`},
-		{"address", []string{"-listen", "8080"}, "", 2, `invalid value "8080" for flag -listen: address "8080": want HOST:PORT, :PORT or unix:PATH`},
 		{"taken", []string{"-listen", taken}, "", 1, "-listen " + taken + ": listen tcp " + taken + ": bind: address already in use"},
-		{"second taken", []string{"-listen", "127.0.0.1:0", "-listen", taken}, "", 1, "-listen " + taken + ": listen tcp " + taken + ": bind: address already in use"},
-		{"log format and level", []string{"-log-format", "xml", "-log-level", "loud"}, "", 2, `invalid value "xml" for flag -log-format: "xml" is none of logfmt, json`},
-		{"yes or no", nil, "LASTCALL_ACCESS_LOG=maybe", 2, `LASTCALL_ACCESS_LOG: "maybe" is not true, false or no-query`},
-		{"not here", []string{"-listen", "192.0.2.1:0"}, "", 1, "-listen 192.0.2.1:0: listen tcp 192.0.2.1:0: bind: " + syscall.EADDRNOTAVAIL.Error()},
 		{"taken, and an admin", []string{"-listen", taken, "-admin", "127.0.0.1:0"}, "", 1, "-listen " + taken + ": listen tcp " + taken + ": bind: address already in use"},
-		{"log format", []string{"-log-format", "xml"}, "", 2, `invalid value "xml" for flag -log-format: "xml" is none of logfmt, json`},
-		{"log level", nil, "LASTCALL_LOG_LEVEL=loud", 2, `LASTCALL_LOG_LEVEL: "loud" is none of debug, info, warn, error`},
-		{"certificate alone", []string{"-tls-cert", file}, "", 2, "-tls-cert: want -tls-key with it"},
-		{"key alone", nil, "LASTCALL_TLS_KEY=" + file, 2, "-tls-key: want -tls-cert with it"},
-		{"no certificate", []string{"-tls-cert", file, "-tls-key", file}, "", 2, "-tls-cert, -tls-key: " + file + ": no certificate in it (want -----BEGIN CERTIFICATE-----)"},
-		{"no key", []string{"-tls-cert", file, "-tls-key", dir + "/none"}, "", 2, "-tls-cert, -tls-key: open " + dir + "/none: no such file or directory"},
-		{"TLS and not", []string{"-h2c", "-tls-cert", file, "-tls-key", file}, "", 2, "-h2c: HTTP/2 without TLS; want it without -tls-cert, which brings HTTP/2 too"},
-		{"upgrade", []string{"-proxy-upgrade", "websocket, web socket"}, "", 2, `invalid value "websocket, web socket" for flag -proxy-upgrade: "web socket" is not a protocol: want names such as websocket, with commas between them, or none`},
-		{"trust", []string{"-trust-forwarded", "10.0.0.0/8,balancer"}, "", 2, `invalid value "10.0.0.0/8,balancer" for flag -trust-forwarded: "balancer" is not a network: want 10.0.0.0/8, 192.0.2.1, 2001:db8::/32 or unix, with commas between them`},
-		{"header bytes", []string{"-max-header-bytes", "0"}, "", 2, `invalid value "0" for flag -max-header-bytes: "0" is not a number of bytes from 1 to 1073741824`},
-		{"admin", []string{"-admin", "9090"}, "", 2, `-admin: address "9090": want HOST:PORT, :PORT or unix:PATH`},
-		{"admin taken", []string{"-listen", "127.0.0.1:0", "-admin", taken}, "", 1, "-admin " + taken + ": listen tcp " + taken + ": bind: address already in use"},
-		{"health prefix", []string{"-health-prefix", "health"}, "", 2, `-health-prefix "health": want a path such as / or /-/health, or off`},
-		{"max upstream", []string{"-max-upstream", "-1"}, "", 2, `invalid value "-1" for flag -max-upstream: "-1" is not a number of zero or more`},
-		{"too many header bytes", []string{"-max-header-bytes", "1073741825"}, "", 2, `invalid value "1073741825" for flag -max-header-bytes: "1073741825" is not a number of bytes from 1 to 1073741824`},
-		{"empty", []string{"-tls-cert", "", "-tls-key", ""}, "", 2, `invalid value "" for flag -tls-cert: want a value, or not the flag`},
-		{"empty environment", []string{"-listen", taken}, "LASTCALL_DIR=", 1, "-listen " + taken + ": listen tcp " + taken + ": bind: address already in use"},
-		{"version of an image", []string{"-listen", taken}, "LASTCALL_VERSION=1.2.3", 1, "-listen " + taken + ": listen tcp " + taken + ": bind: address already in use"},
-		{"abstract admin", []string{"-admin", "unix:@lastcall"}, "", 2, `-admin "unix:@lastcall": an abstract socket is open to every user; want the path of a file`},
-		{"config directory", []string{"-config", dir}, "", 2, "-config: read " + dir + ": is a directory"},
-		{"long line", []string{"-config", long}, "", 2, "-config: a line is longer than 64 KiB"},
-		{"no file", []string{"-config", dir + "/none"}, "", 2, "-config: open " + dir + "/none: no such file or directory"},
 		{"bad file", []string{"-config", file}, "", 2, file + `:1: "nonsense" is not a setting; -help lists those there are`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
