@@ -142,7 +142,7 @@ func newChange(t *testing.T, backend string, program *counter) *change {
 		t.Fatal(err)
 	}
 	lastcall := func(path string) *exec.Cmd {
-		return Lastcall("-listen", "127.0.0.1:0", "-proxy", backend, "-read-header-timeout", "1m", "-idle-grace", "20s", "-grace", "40s", "-handover", "unix:"+path)
+		return Lastcall("-listen", "127.0.0.1:0", "-proxy", backend, "-read-header-timeout", "1m", "-read-timeout", "1m", "-idle-grace", "20s", "-grace", "40s", "-handover", "unix:"+path)
 	}
 	u := &change{giver: Launch(t, Here, lastcall(dir+"/giver"))}
 
@@ -414,7 +414,7 @@ func newAsker(t *testing.T, addr, name string) *asker {
 		a.Close()
 	}
 	t.Cleanup(func() { a.Close() })
-	a.SetDeadline(time.Now().Add(wiretest.Patience))
+	a.SetDeadline(time.Now().Add(2 * wiretest.Patience))
 	a.r = bufio.NewReader(a.Conn)
 	return a
 }
