@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/go-kit/log"
+	"github.com/oklog/run"
 )
 
 // Upgrade replaces a process by its successor without closing a connection: a new
@@ -46,6 +47,12 @@ import (
 // with its listeners. After that (msg="upgrade done") the successor is on its own:
 // this process only finishes what it still has.
 //
+// # A restart by systemd
+//
+// Where systemd stops the old process before it starts the new one, as
+// "systemctl restart" does, the listeners and the connections that can move wait in
+// its descriptor store in between. See Restart.
+//
 // All fields are optional. Set them before the first call of a method, and do not
 // copy an Upgrade. It needs Linux; elsewhere Listen only listens, and the actor
 // does nothing.
@@ -76,14 +83,23 @@ type Upgrade struct {
 	// negative values mean one minute.
 	StartTimeout time.Duration
 
+	// Restart is the signal of a stop behind which systemd starts the program again.
+	// The unit says RestartKillSignal= (systemd 244), which it sends in a restart
+	// and not in a stop, FileDescriptorStoreMax= and KillMode=mixed. Listeners and
+	// connections that can move are left in the descriptor store, and are taken by
+	// the next process of the unit. They wait there until this one has answered
+	// its last request. What does not fit is drained as in a stop. Nil means none.
+	Restart os.Signal
+
 	setup     sync.Once
 	setupErr  error
 	stop      *Stop
 	logger    log.Logger
 	program   string // the path of this one
 	signals   chan os.Signal
-	stopping  chan struct{} // closed by the first interrupt
-	failed    chan error    // gets why the predecessor goes on by itself
+	restarts  chan os.Signal // gets Restart
+	stopping  chan struct{}  // closed by the first interrupt
+	failed    chan error     // gets why the predecessor goes on by itself
 	interrupt func(error)
 
 	mu        sync.Mutex // guards the rest
@@ -92,6 +108,8 @@ type Upgrade struct {
 	tickets   *tickets      // nil: none
 	keys      [][]byte      // of tickets, of the predecessor
 	from      predecessor   // nil: there is none
+	source    any           // for the log: its process ID, or the descriptor store
+	stored    bool          // from is the descriptor store
 	alone     chan struct{} // closed when no predecessor is left
 }
 
@@ -115,6 +133,12 @@ var ErrUpgrading = errors.New("an upgrade is under way")
 // process that has a successor.
 var ErrUpgraded = errors.New("upgraded")
 
+// restartError is the cause of the stop in a restart. Like any signal, it is no failure.
+type restartError struct{}
+
+func (restartError) Error() string        { return "restart" }
+func (restartError) Is(target error) bool { return target == run.ErrSignal }
+
 // upgradedError is the cause of the stop of a process that has a successor.
 type upgradedError struct{ pid int }
 
@@ -131,7 +155,7 @@ func (u *Upgrade) init() error {
 			u.StartTimeout = defaultUpgradeTimeout
 		}
 		u.program = ownPath()
-		u.signals = make(chan os.Signal, 1)
+		u.signals, u.restarts = make(chan os.Signal, 1), make(chan os.Signal, 1)
 		u.failed = make(chan error, 1)
 		u.stopping, u.alone = make(chan struct{}), make(chan struct{})
 		u.interrupt = func(cause error) {

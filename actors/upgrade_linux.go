@@ -27,7 +27,8 @@ const upgradeVariable = "HANDOVER_FD"
 // handoverName is the name of the listener at Upgrade.Path.
 const handoverName = "handover"
 
-// begin takes the listeners of a predecessor, if there is one.
+// begin takes the listeners of a predecessor, if there is one, or of the descriptor
+// store.
 func (u *Upgrade) begin() error {
 	nc, err := u.findPredecessor()
 	if err != nil || nc == nil {
@@ -37,11 +38,14 @@ func (u *Upgrade) begin() error {
 	if err != nil {
 		return fmt.Errorf("upgrade: %w", err)
 	}
-	u.from, u.keys = t, t.Keys
+	u.from, u.keys, u.source = t, t.Keys, t.PID
+	if u.stored {
+		u.source = "descriptor store"
+	}
 	for _, l := range t.Listeners {
 		u.offered = append(u.offered, offered{name: l.Name, passed: l.Passed, file: l.File})
 	}
-	level.Info(u.logger).Log("msg", "upgrade: taking over", "from", t.PID, "listeners", len(u.offered))
+	level.Info(u.logger).Log("msg", "upgrade: taking over", "from", u.source, "listeners", len(u.offered))
 	return nil
 }
 
@@ -62,6 +66,12 @@ func (u *Upgrade) findPredecessor() (net.Conn, error) {
 		}
 		return nc, nil
 	}
+	if stored, err := handover.TakeStored(); stored != nil || err != nil {
+		if err != nil {
+			return nil, fmt.Errorf("upgrade: %w", err)
+		}
+		return u.giveStored(stored)
+	}
 	if u.Path == "" {
 		return nil, nil
 	}
@@ -72,7 +82,33 @@ func (u *Upgrade) findPredecessor() (net.Conn, error) {
 	return nc, err
 }
 
-func (u *Upgrade) notify() { signal.Notify(u.signals, syscall.SIGUSR2) }
+// giveStored lets this process take what is stored, as it would from a predecessor.
+func (u *Upgrade) giveStored(s *handover.Stored) (net.Conn, error) {
+	giver, f, err := handover.Pair()
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	taker, err := net.FileConn(f)
+	if err != nil {
+		giver.Close()
+		return nil, err
+	}
+	u.stored = true
+	go func() {
+		if err := s.Give(giver); err != nil {
+			level.Warn(u.logger).Log("msg", "upgrade: not everything has come from the descriptor store", "err", err)
+		}
+	}()
+	return taker, nil
+}
+
+func (u *Upgrade) notify() {
+	signal.Notify(u.signals, syscall.SIGUSR2)
+	if u.Restart != nil {
+		signal.Notify(u.restarts, u.Restart)
+	}
+}
 
 func (u *Upgrade) execute() error {
 	u.stop.recordExecute()
@@ -100,6 +136,9 @@ func (u *Upgrade) execute() error {
 			return nil
 		case err := <-u.failed:
 			return fmt.Errorf("upgrade: %w", err)
+		case <-u.restarts:
+			u.keep()
+			return nil
 		case <-u.signals:
 			err = u.spawn()
 		case nc := <-takers:
@@ -145,6 +184,8 @@ func (u *Upgrade) acceptTakers(l net.Listener, takers chan<- net.Conn) {
 func (u *Upgrade) takeOver(t *handover.Taker) error {
 	for !u.stop.Snapshot().Ready {
 		select {
+		case <-u.restarts: // what is stored stays there
+			u.stop.Begin(restartError{})
 		case <-u.stop.begun:
 			t.Fail(errors.New("the successor has stopped before it was ready"))
 			return nil
@@ -163,6 +204,7 @@ func (u *Upgrade) takeOver(t *handover.Taker) error {
 		}
 		return release
 	}
+	release := func() {}
 	var taken []handover.Taken
 	var addrs []net.Addr
 	u.mu.Lock()
@@ -177,11 +219,16 @@ func (u *Upgrade) takeOver(t *handover.Taker) error {
 		taken, addrs = append(taken, handover.Taken{Taken: addr != nil, Conns: addr != nil && adopts(addr)}), append(addrs, addr)
 	}
 	u.mu.Unlock()
+	if u.stored { // nobody else has them: a drain waits until all have come
+		reserve, release = reserveAll(reserve, addrs)
+	}
 	if err := t.Ready(taken, addrs); err != nil {
+		release()
 		return fmt.Errorf("upgrade: %w", err)
 	}
 	go func() {
 		defer close(u.alone)
+		defer release()
 		adopt := func(tr *drain.Transfer) error {
 			for _, e := range engines {
 				if err := e.Adopt(tr); err != drain.ErrNotAdopted {
@@ -195,7 +242,7 @@ func (u *Upgrade) takeOver(t *handover.Taker) error {
 				return errors.New("the successor stops")
 			}
 			u.ownsAll()
-			level.Info(u.logger).Log("msg", "upgrade: the listeners are this process's alone", "from", t.PID, "adopted", u.stop.Snapshot().Adopted)
+			level.Info(u.logger).Log("msg", "upgrade: the listeners are this process's alone", "from", u.source, "adopted", u.stop.Snapshot().Adopted)
 			return nil
 		}
 		if err := t.Run(reserve, adopt, sole); err != nil {
@@ -204,13 +251,89 @@ func (u *Upgrade) takeOver(t *handover.Taker) error {
 			} else { // it goes on, with the listeners
 				u.failed <- err
 			}
-			level.Warn(u.logger).Log("msg", "upgrade: the predecessor has ended early", "from", t.PID, "err", err, "adopted", u.stop.Snapshot().Adopted)
+			level.Warn(u.logger).Log("msg", "upgrade: the predecessor has ended early", "from", u.source, "err", err, "adopted", u.stop.Snapshot().Adopted)
 			return
 		}
 		u.ownsAll()
-		level.Info(u.logger).Log("msg", "upgrade: the predecessor has ended", "from", t.PID, "adopted", u.stop.Snapshot().Adopted)
+		level.Info(u.logger).Log("msg", "upgrade: the predecessor has ended", "from", u.source, "adopted", u.stop.Snapshot().Adopted)
 	}()
 	return nil
+}
+
+// restartLater leaves the signal to execute.
+func (u *Upgrade) restartLater(sig os.Signal) {
+	select {
+	case u.restarts <- sig:
+	default: // another one has come
+	}
+}
+
+// reserveAll reserves for all connections that come by the listeners, until release.
+func reserveAll(reserve func(net.Addr) func(), addrs []net.Addr) (reserved func(net.Addr) func(), release func()) {
+	held := make(map[string]func())
+	for _, a := range addrs {
+		if a == nil {
+			continue
+		}
+		if r := reserve(a); r != nil {
+			held[a.String()] = r
+		}
+	}
+	reserved = func(a net.Addr) func() {
+		if held[a.String()] == nil {
+			return nil
+		}
+		return func() {}
+	}
+	return reserved, func() {
+		for _, r := range held {
+			r()
+		}
+	}
+}
+
+// keep begins the stop of a process that systemd starts again, and leaves listeners
+// and connections in its descriptor store.
+func (u *Upgrade) keep() {
+	if u.stop.Phase() != Ready {
+		u.stop.Begin(restartError{})
+		return
+	}
+	if u.stored {
+		<-u.alone // soon: what is still in the store comes first
+	}
+	u.mu.Lock()
+	listeners, keys := slices.Clone(u.listeners), u.tickets.list()
+	u.mu.Unlock()
+	var own []handover.Listener
+	var addrs []net.Addr
+	for _, l := range listeners {
+		addrs = append(addrs, l.Addr())
+		if !l.passed { // systemd has these
+			own = append(own, handover.Listener{Name: l.name, Socket: l})
+		}
+	}
+	store := new(handover.Store)
+	if err := store.Keep(own, keys); err != nil {
+		level.Warn(u.logger).Log("msg", "restart: connections are drained, not kept", "err", err)
+		u.stop.Begin(restartError{})
+		return
+	}
+	for _, l := range listeners {
+		l.stored.Store(true)
+	}
+	var givings []*drain.Giving
+	for _, e := range u.stop.engines() {
+		givings = append(givings, e.Give(addrs, store.Give))
+	}
+	u.stop.beginUpgrade(restartError{}, func() {
+		for _, gv := range givings {
+			if err := gv.End(); err != nil {
+				level.Warn(u.logger).Log("msg", "restart: not every connection was kept", "err", err)
+			}
+		}
+		level.Info(u.logger).Log("msg", "restart: connections are kept in the descriptor store", "kept", u.stop.Snapshot().Moved)
+	})
 }
 
 // spawn starts a successor and lets it take over.
@@ -219,6 +342,9 @@ func (u *Upgrade) spawn() error {
 		level.Info(u.logger).Log("msg", "upgrade waits until the predecessor has ended")
 		select {
 		case <-u.alone:
+		case sig := <-u.restarts:
+			u.restartLater(sig)
+			return errors.New("the process stops")
 		case <-u.stopping:
 			return errors.New("the process stops")
 		}
@@ -309,6 +435,9 @@ func (u *Upgrade) upgrade(nc net.Conn, patience time.Duration, end func(mayServe
 		select {
 		case <-u.stop.begun:
 			g.Abort()
+		case sig := <-u.restarts:
+			g.Abort()
+			u.restartLater(sig)
 		case <-over:
 		}
 	}()

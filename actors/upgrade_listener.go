@@ -14,6 +14,7 @@ type sharedListener struct {
 	name   string
 	passed bool        // by a supervisor, which has the socket, too
 	shared atomic.Bool // with a predecessor or successor
+	stored atomic.Bool // it is in the descriptor store
 
 	mu     sync.Mutex // guards the rest
 	change sync.Cond
@@ -54,7 +55,7 @@ func (l *sharedListener) Close() error {
 }
 
 // Inherited reports whether another process has the socket.
-func (l *sharedListener) Inherited() bool { return l.passed || l.shared.Load() }
+func (l *sharedListener) Inherited() bool { return l.passed || l.shared.Load() || l.stored.Load() }
 
 // SyscallConn returns the socket.
 func (l *sharedListener) SyscallConn() (syscall.RawConn, error) {

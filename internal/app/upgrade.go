@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
@@ -19,7 +20,17 @@ func (c *Settings) newUpgrade(stop *actors.Stop) *actors.Upgrade {
 		Path:     strings.TrimPrefix(c.handover, "unix:"),
 		Allow:    c.allowUpgrade,
 		Upgraded: tellSystemd,
+		Restart:  restartSignal(),
 	}
+}
+
+// restartSignal is RTMIN+1, if systemd runs the process. A unit may say that systemd
+// sends it in a restart. It is none that others send for something else.
+func restartSignal() os.Signal {
+	if !systemd.Enabled() {
+		return nil
+	}
+	return syscall.Signal(35)
 }
 
 // allowUpgrade returns why this process cannot start a successor.

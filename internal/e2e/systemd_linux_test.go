@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -183,13 +185,28 @@ func (m *manager) log() string {
 // systemd does. (keep-alive clients are late on a busy machine.)
 func systemdClients(t *testing.T, addr string) *load.Load {
 	t.Helper()
+	l, _ := systemdDials(t, addr)
+	return l
+}
+
+// systemdDials is systemdClients, and how many connections those have made that keep
+// theirs.
+func systemdDials(t *testing.T, addr string) (*load.Load, *atomic.Int64) {
+	t.Helper()
+	dials := new(atomic.Int64)
 	tr := Mixed(20 * time.Millisecond)
 	for i := range tr.Groups {
 		tr.Groups[i].N = 8
 		tr.Groups[i].Think = 20 * time.Millisecond
 	}
 	l, err := load.Start(load.Config{Addr: addr, EchoHeader: "X-Request-Id", Groups: tr.Groups, GoesOn: true,
-		MaxTime: 3 * time.Minute, MaxUnused: keepsUnused})
+		MaxTime: 3 * time.Minute, MaxUnused: keepsUnused,
+		Dial: func(ctx context.Context, client int) (net.Conn, error) {
+			if client < keepers {
+				dials.Add(1)
+			}
+			return new(net.Dialer).DialContext(ctx, "tcp", addr)
+		}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,8 +215,11 @@ func systemdClients(t *testing.T, addr string) *load.Load {
 	if err := l.Ready(ctx, 5); err != nil {
 		t.Fatal(err)
 	}
-	return l
+	return l, dials
 }
+
+// keepers is how many of systemdClients keep their connections.
+const keepers = 16
 
 // TestSystemd runs the units of deploy/systemd under a real systemd, with clients.
 func TestSystemd(t *testing.T) {
@@ -327,6 +347,153 @@ func TestSystemd(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestSystemdRestart restarts units that have the descriptor store. No client may have
+// to connect again. A stop lets the same connections go.
+func TestSystemdRestart(t *testing.T) {
+	for _, units := range []string{"restart", "socket"} {
+		t.Run(units, func(t *testing.T) {
+			program := Launch(t, Here, As("program", "127.0.0.1:0"))
+			addr := freeAddr(t)
+			service := fmt.Sprintf("TimeoutStopSec=60\nWatchdogSec=0\nRestartSec=0\nEnvironment=LASTCALL_LISTEN=%s LASTCALL_PROXY=http://%s LASTCALL_READ_HEADER_TIMEOUT=1m\n", addr, program.Addr)
+			if units == "socket" {
+				service += "UnsetEnvironment=LASTCALL_LISTEN\nRestartKillSignal=RTMIN+1\nFileDescriptorStoreMax=1000\n"
+			}
+			m := startManager(t, units, map[string]string{
+				"lastcall.service": service,
+				"lastcall.socket":  "[Socket]\nListenStream=\nListenStream=" + addr + "\n",
+			})
+			m.must("start", "lastcall.service")
+			l, dials := systemdDials(t, addr)
+			half := visit(t, addr)
+			half.send("GET /healthz HTTP/1.1\r\nHo")
+			for i := range 3 {
+				slow := load.Group{Name: fmt.Sprintf("slow %d", i), Kind: load.Fresh, N: 5, Requests: 1, Path: fmt.Sprintf("/slow?long=%d", i+1), Delay: -1}
+				if err := l.Add(slow); err != nil {
+					t.Fatal(err)
+				}
+				WaitFor(t, "slow requests to be in flight", func() bool {
+					snap := l.Snapshot()
+					return snap.Row(slow.Name).InFlight == 5
+				})
+				pid := m.property("MainPID")
+				restarted := make(chan error, 1)
+				go func() {
+					out, err := m.systemctl("restart", "lastcall.service")
+					if err != nil {
+						err = fmt.Errorf("restart: %w: %s", err, out)
+					}
+					restarted <- err
+				}()
+				m.waitProperty("StatusText", func(s string) bool { return strings.HasPrefix(s, "draining: 5 in flight, ") })
+				program.Signal(t, syscall.SIGUSR1)
+				if err := <-restarted; err != nil {
+					t.Fatal(err)
+				}
+				if got := m.property("MainPID"); got == pid {
+					t.Errorf("MainPID = %s after a restart, as before", got)
+				}
+				goOn(t, l)
+				m.waitProperty("NFileDescriptorStore", func(s string) bool { return s == "0" })
+			}
+			half.send("st: x\r\n\r\n")
+			half.wantAnswer("ready\n")
+			half.Close()
+			if got := dials.Load(); got != keepers {
+				t.Errorf("clients that keep their connection made %d, want %d", got, keepers)
+			}
+			if n := l.Snapshot().Total; n.Refused != 0 || n.RefusedEarly != 0 || n.Lost != 0 {
+				t.Errorf("refused %d, lost %d, want 0, 0", n.Refused+n.RefusedEarly, n.Lost)
+			}
+			if units == "socket" { // closing that resets newcomers
+				l.Stop()
+				l.Wait()
+				m.must("stop", "lastcall.socket")
+			}
+			m.must("stop", "lastcall.service")
+			l.Stop()
+			ledger := l.Wait()
+			t.Logf("%v", ledger)
+			n := ledger.Total
+			if n.Lost != 0 || n.ResetOnConnect != 0 || n.ErrorStatus != 0 || n.WrongAnswer != 0 {
+				t.Errorf("lost %d, reset on connect %d, error status %d, wrong answer %d, want 0 of each", n.Lost, n.ResetOnConnect, n.ErrorStatus, n.WrongAnswer)
+			}
+			if got := m.property("Result"); got != "success" {
+				t.Errorf("Result = %s, want success", got)
+			}
+			if strings.Contains(m.log(), "not a clean stop") {
+				t.Error("a process did not stop cleanly")
+			}
+			program.stopCleanly(t)
+			served := ledger.Compare(strings.SplitSeq(strings.TrimSpace(program.Stdout.String()), "\n"))
+			if len(served.Twice) != 0 || served.Count != n.Answered {
+				t.Errorf("served %d, twice %d, want %d, 0", served.Count, len(served.Twice), n.Answered)
+			}
+		})
+	}
+}
+
+// TestSystemdRestartPartly restarts a unit whose descriptor store has no room for
+// all, or is none. What does not fit is drained, and nothing is lost.
+func TestSystemdRestartPartly(t *testing.T) {
+	for room, wantRefused := range map[string]bool{"0": true, "7": false} {
+		t.Run("room for "+room, func(t *testing.T) {
+			program := Launch(t, Here, As("program", "127.0.0.1:0"))
+			addr := freeAddr(t)
+			m := startManager(t, "restart", map[string]string{"lastcall.service": fmt.Sprintf(
+				"TimeoutStopSec=60\nWatchdogSec=0\nFileDescriptorStoreMax=%s\nEnvironment=LASTCALL_LISTEN=%s LASTCALL_PROXY=http://%s\n", room, addr, program.Addr)})
+			m.must("start", "lastcall.service")
+			l, dials := systemdDials(t, addr)
+			m.must("restart", "lastcall.service")
+			WaitFor(t, "the others to connect again", func() bool { return dials.Load() > keepers })
+			goOn(t, l)
+			l.Stop()
+			ledger := l.Wait()
+			t.Logf("%v", ledger)
+			n := ledger.Total
+			if n.Lost != 0 || n.ResetOnConnect != 0 || n.ErrorStatus != 0 || n.WrongAnswer != 0 {
+				t.Errorf("lost %d, reset on connect %d, error status %d, wrong answer %d, want 0 of each", n.Lost, n.ResetOnConnect, n.ErrorStatus, n.WrongAnswer)
+			}
+			if refused := n.Refused + n.RefusedEarly; refused > 0 && !wantRefused {
+				t.Errorf("refused %d, want 0", refused)
+			}
+			if !strings.Contains(m.log(), "systemd keeps no descriptor (FileDescriptorStoreMax)") {
+				t.Error("the log does not say that the store has no room")
+			}
+			m.must("stop", "lastcall.service")
+		})
+	}
+}
+
+// TestSystemdRestartFails restarts a unit whose next process fails. The one after
+// that takes what is kept.
+func TestSystemdRestartFails(t *testing.T) {
+	addr := freeAddr(t)
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer busy.Close()
+	m := startManager(t, "restart", map[string]string{"lastcall.service": "WatchdogSec=0\nRestartSec=100ms\nEnvironmentFile=-/run/more\n" +
+		"Environment=LASTCALL_READ_HEADER_TIMEOUT=1m LASTCALL_LISTEN=" + addr + "\n[Unit]\nStartLimitIntervalSec=0\n"})
+	m.must("start", "lastcall.service")
+	half := visit(t, addr)
+	half.send("GET /healthz HTTP/1.1\r\nHo")
+	more := fmt.Sprintf("/proc/%d/root/run/more", m.init)
+	if err := os.WriteFile(more, []byte("LASTCALL_ADMIN="+busy.Addr().String()+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := m.systemctl("restart", "lastcall.service"); err == nil {
+		t.Fatalf("the restart succeeds, want that it fails: %s", out)
+	}
+	m.waitProperty("NRestarts", func(s string) bool { return s != "0" })
+	busy.Close()
+	m.waitProperty("StatusText", func(s string) bool { return s == "ready" })
+	half.send("st: x\r\n\r\n")
+	half.wantAnswer("ready\n")
+	half.Close()
+	m.must("stop", "lastcall.service")
 }
 
 // hostPID returns the process ID that a process of the manager has here.

@@ -55,7 +55,8 @@ func Refuse(nc net.Conn, why error) {
 	l.Fail(why)
 }
 
-// Offer passes the listeners, and the keys of TLS session tickets, and waits until the taker is ready.
+// Offer passes the listeners, and the keys of TLS session tickets, and waits until the
+// taker is ready. A timeout of 0 is none.
 func (g *Giver) Offer(listeners []Listener, keys [][]byte, timeout time.Duration) ([]Taken, error) {
 	if len(listeners) > maxDescriptors {
 		return nil, fmt.Errorf("%d listeners, want %d at most", len(listeners), maxDescriptors)
@@ -63,7 +64,11 @@ func (g *Giver) Offer(listeners []Listener, keys [][]byte, timeout time.Duration
 	g.listeners = listeners
 	var sockets []any
 	for _, l := range listeners {
-		sockets = append(sockets, l.Socket)
+		if l.File != nil {
+			sockets = append(sockets, l.File)
+		} else {
+			sockets = append(sockets, l.Socket)
+		}
 	}
 	if err := g.tell(&packet{Type: "listeners", Listeners: listeners, Keys: keys}, sockets...); err != nil {
 		return nil, err
@@ -78,8 +83,6 @@ func (g *Giver) Offer(listeners []Listener, keys [][]byte, timeout time.Duration
 // Give passes connections, and returns how many of them the taker has now, from the
 // first on. If that is not all of them it returns an error, too.
 func (g *Giver) Give(list []*drain.Transfer) (taken int, err error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	p := &packet{Type: "conns"}
 	var sockets []any
 	for _, t := range list {
@@ -90,12 +93,18 @@ func (g *Giver) Give(list []*drain.Transfer) (taken int, err error) {
 		p.Conns = append(p.Conns, conn{i, t})
 		sockets = append(sockets, t.Conn)
 	}
+	return g.give(p, sockets)
+}
+
+func (g *Giver) give(p *packet, sockets []any) (taken int, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	if err := g.tell(p, sockets...); err != nil {
 		return 0, err
 	}
 	have, err := g.expect("have", stepTimeout)
-	if err == nil && (have.N < 0 || have.N > len(list)) {
-		err = fmt.Errorf("%w: has %d of %d", ErrProtocol, have.N, len(list))
+	if err == nil && (have.N < 0 || have.N > len(sockets)) {
+		err = fmt.Errorf("%w: has %d of %d", ErrProtocol, have.N, len(sockets))
 	}
 	if err != nil {
 		g.send(&packet{Type: "keep"})
@@ -104,7 +113,7 @@ func (g *Giver) Give(list []*drain.Transfer) (taken int, err error) {
 	if err := g.send(&packet{Type: "yours", N: have.N}); err != nil {
 		return 0, err
 	}
-	if have.N < len(list) {
+	if have.N < len(sockets) {
 		return have.N, fmt.Errorf("%w: %s", ErrNotAll, have.Error)
 	}
 	return have.N, nil

@@ -54,7 +54,7 @@ type Listener struct {
 	Passed bool   `json:"passed"` // a supervisor has passed it to the giver
 
 	Socket net.Listener `json:"-"` // the giver's
-	File   *os.File     `json:"-"` // the taker's
+	File   *os.File     `json:"-"` // the taker's, or that of the descriptor store
 }
 
 // Taken says what the taker does with a listener.
