@@ -15,9 +15,11 @@ import (
 	"time"
 
 	"github.com/go-kit/log/level"
+	"github.com/oklog/run"
 
 	"lastcall/internal/drain"
 	"lastcall/internal/handover"
+	"lastcall/internal/socket"
 )
 
 // upgradeVariable is that of the environment by which a successor finds the socket
@@ -34,7 +36,7 @@ func (u *Upgrade) begin() error {
 	if err != nil || nc == nil {
 		return err
 	}
-	t, err := handover.Take(nc)
+	t, err := takeUntilSignal(nc)
 	if err != nil {
 		return fmt.Errorf("upgrade: %w", err)
 	}
@@ -47,6 +49,29 @@ func (u *Upgrade) begin() error {
 	}
 	level.Info(u.logger).Log("msg", "upgrade: taking over", "from", u.source, "listeners", len(u.offered))
 	return nil
+}
+
+// takeUntilSignal is handover.Take, which SIGINT and SIGTERM end: nothing else listens to
+// them yet.
+func takeUntilSignal(nc net.Conn) (*handover.Taker, error) {
+	signals, over, stopped := make(chan os.Signal, 1), make(chan struct{}), make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		defer close(stopped)
+		select {
+		case sig := <-signals:
+			stopped <- sig
+			nc.Close()
+		case <-over:
+		}
+	}()
+	t, err := handover.Take(nc)
+	signal.Stop(signals)
+	close(over)
+	if sig, ok := <-stopped; ok {
+		return nil, &run.SignalError{Signal: sig}
+	}
+	return t, err
 }
 
 // findPredecessor connects to the process that has started this one as its
@@ -246,10 +271,14 @@ func (u *Upgrade) takeOver(t *handover.Taker) error {
 			return nil
 		}
 		if err := t.Run(reserve, adopt, sole); err != nil {
+			failure := err // the predecessor goes on, with the listeners
 			if errors.Is(err, handover.ErrGone) {
+				failure = u.refuses()
+			}
+			if failure != nil {
+				u.failed <- failure
+			} else {
 				u.ownsAll()
-			} else { // it goes on, with the listeners
-				u.failed <- err
 			}
 			level.Warn(u.logger).Log("msg", "upgrade: the predecessor has ended early", "from", u.source, "err", err, "adopted", u.stop.Snapshot().Adopted)
 			return
@@ -490,6 +519,16 @@ func (u *Upgrade) upgrade(nc net.Conn, patience time.Duration, end func(mayServe
 		l.shared.Store(true)
 	}
 	unwatch()
+	if closed(u.stop.begun) { // perhaps before they were: then it closes them as its own
+		for _, gv := range givings {
+			gv.End()
+		}
+		for _, l := range kept {
+			l.shared.Store(false)
+			l.pause(false)
+		}
+		return errors.New("this process stops")
+	}
 	n := u.stop.Snapshot()
 	level.Info(u.logger).Log("msg", "upgrade done", "pid", g.PID, "moved", n.Moved, "open", n.Open, "inflight", n.InFlight, "elapsed", time.Since(began).Round(time.Millisecond))
 	if u.Upgraded != nil {
@@ -561,6 +600,25 @@ func (u *Upgrade) ownsAll() {
 	for _, l := range list {
 		l.own()
 	}
+}
+
+// refuses returns an error if newcomers are refused at a listener: the predecessor has
+// begun to close it.
+func (u *Upgrade) refuses() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, l := range u.listeners {
+		a, unix := l.Addr().(*net.UnixAddr)
+		gone := false
+		if unix && a.Name != "" && a.Name[0] != '@' {
+			_, err := os.Lstat(a.Name)
+			gone = errors.Is(err, fs.ErrNotExist)
+		}
+		if gone || !unix && socket.Refuses(l) {
+			return fmt.Errorf("the predecessor has stopped, and closed %s", l.name)
+		}
+	}
+	return nil
 }
 
 // pause leaves newcomers to the other process, or not.

@@ -135,14 +135,18 @@ type change struct {
 	upload       *asker // whose request is being answered
 }
 
-func newChange(t *testing.T, backend string, program *counter) *change {
+func newChange(t *testing.T, network, backend string, program *counter) *change {
 	t.Helper()
 	dir := t.TempDir()
+	listen := "127.0.0.1:0"
+	if network == "unix" {
+		listen = "unix:" + dir + "/http"
+	}
 	if err := os.Chmod(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	lastcall := func(path string) *exec.Cmd {
-		return Lastcall("-listen", "127.0.0.1:0", "-proxy", backend, "-read-header-timeout", "1m", "-read-timeout", "1m", "-idle-grace", "20s", "-grace", "40s", "-handover", "unix:"+path)
+		return Lastcall("-listen", listen, "-proxy", backend, "-read-header-timeout", "1m", "-read-timeout", "1m", "-idle-grace", "20s", "-grace", "40s", "-handover", "unix:"+path)
 	}
 	u := &change{giver: Launch(t, Here, lastcall(dir+"/giver"))}
 
@@ -179,7 +183,7 @@ func (u *change) finish(half, upload, behind string) {
 }
 
 func (k killing) test(t *testing.T, backend string, program *counter) {
-	u := newChange(t, backend, program)
+	u := newChange(t, "tcp", backend, program)
 	victim, survivor := u.taker, u.giver
 	if k.giver {
 		victim, survivor = u.giver, u.taker
@@ -242,7 +246,7 @@ func TestStoppedInHandover(t *testing.T) {
 			}
 			t.Run(who+" stopped at "+step, func(t *testing.T) {
 				t.Parallel()
-				u := newChange(t, backend.URL, program)
+				u := newChange(t, "tcp", backend.URL, program)
 				at := moment(2 * i)
 				u.reach(t, at, func(p packet) {
 					for _, process := range []*Process{u.giver, u.taker} {
@@ -286,8 +290,77 @@ func TestStoppedInHandover(t *testing.T) {
 	}
 }
 
+// TestStoppedAndKilledInHandover kills the giver when its stop has made the listener
+// refuse newcomers. The taker, at which they would be refused for ever, answers what it
+// has and ends with an error.
+func TestStoppedAndKilledInHandover(t *testing.T) {
+	t.Parallel()
+	program := &counter{served: make(map[string]int)}
+	backend := httptest.NewServer(program)
+	t.Cleanup(func() {
+		backend.Close()
+		program.check(t)
+	})
+	for _, network := range []string{"tcp", "unix"} {
+		t.Run(network, func(t *testing.T) {
+			t.Parallel()
+			u := newChange(t, network, backend.URL, program)
+			u.reach(t, before("have"), func(p packet) {
+				u.giver.cmd.Process.Signal(syscall.SIGTERM)
+				WaitFor(t, "newcomers to be refused", func() bool {
+					nc, err := net.Dial(network, u.giver.Addr)
+					if err == nil {
+						nc.Close()
+					}
+					return err != nil
+				})
+				u.giver.cmd.Process.Kill()
+				<-u.giver.done
+				p.from.Close()
+				p.to.Close()
+			})
+			u.finish(answered, lost, lost)
+			u.half.Close()
+			if status := u.taker.Wait(t); status == 0 {
+				t.Error("exit status of the taker = 0, want that of an error")
+			}
+		})
+	}
+}
+
+// TestTakerStopped stops a process whose predecessor says nothing.
+func TestTakerStopped(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unixpacket", dir+"/handover")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	p := Start(t, Here, Lastcall("-listen", "127.0.0.1:0", "-handover", "unix:"+dir+"/handover"))
+	nc, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	if _, err := nc.Read(make([]byte, 1000)); err != nil { // its hello
+		t.Fatal(err)
+	}
+	p.Signal(t, syscall.SIGTERM)
+	if status := p.Wait(t); status == 0 {
+		t.Error("exit status = 0, want that of an error")
+	}
+	if log := p.Log(); !strings.Contains(log, "terminated") || strings.Contains(log, "has said nothing") {
+		t.Error("the signal was not what ended the process")
+	}
+}
+
 func init() {
 	programs["gives up"] = func(*Work, []string) error { return givesUp() }
+	programs["fails"] = func(*Work, []string) error { return failsWhenReady() }
 }
 
 // givesUp is a taker that says, when it has a connection, that it has failed. It then
@@ -335,6 +408,32 @@ func givesUp() error {
 			client.Close()
 			return err
 		}
+	}
+}
+
+// failsWhenReady is a taker that fails as soon as it is ready, and then waits for
+// SIGTERM.
+func failsWhenReady() error {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM)
+	nc, err := net.FileConn(os.NewFile(3, "handover"))
+	if err != nil {
+		return err
+	}
+	io.WriteString(nc, `{"type":"hello","version":1,"pid":1}`)
+	for range 2 { // hello, listeners
+		if _, err := receivePacket(nc.(*net.UnixConn), nil); err != nil {
+			return err
+		}
+	}
+	io.WriteString(nc, `{"type":"ready","taken":[{"taken":true,"conns":true}]}`)
+	io.WriteString(nc, `{"type":"failed","error":"out of order"}`)
+	select {
+	case <-signals:
+		fmt.Fprintln(os.Stderr, "the successor has got SIGTERM")
+		return nil
+	case <-time.After(wiretest.Patience):
+		return errors.New("no SIGTERM")
 	}
 }
 
@@ -409,7 +508,7 @@ type asker struct {
 func newAsker(t *testing.T, addr, name string) *asker {
 	t.Helper()
 	a := &asker{t: t, name: t.Name() + "/" + name}
-	if a.Conn, a.ended = net.DialTimeout("tcp", addr, 10*time.Second); a.ended != nil {
+	if a.Conn, a.ended = net.DialTimeout(networkOf(addr), addr, 10*time.Second); a.ended != nil {
 		a.Conn, _ = net.Pipe()
 		a.Close()
 	}
@@ -417,6 +516,14 @@ func newAsker(t *testing.T, addr, name string) *asker {
 	a.SetDeadline(time.Now().Add(2 * wiretest.Patience))
 	a.r = bufio.NewReader(a.Conn)
 	return a
+}
+
+// networkOf returns the network of an address, which may be the path of a socket.
+func networkOf(addr string) string {
+	if strings.HasPrefix(addr, "/") {
+		return "unix"
+	}
+	return "tcp"
 }
 
 // ask sends what is left, and the next request but its last bytes, so many, all at

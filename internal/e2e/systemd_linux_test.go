@@ -349,6 +349,35 @@ func TestSystemd(t *testing.T) {
 	}
 }
 
+// TestSystemdUpgradeFails: a successor that fails is systemd's own child. It gets
+// SIGTERM all the same, and the unit goes on with the old process.
+func TestSystemdUpgradeFails(t *testing.T) {
+	addr := freeAddr(t)
+	m := startManager(t, ".", map[string]string{"lastcall.service": "WatchdogSec=0\nEnvironment=RUN_AS=fails LASTCALL_LISTEN=" + addr + "\n"})
+	m.must("start", "lastcall.service")
+	pid := m.property("MainPID")
+	next := fmt.Sprintf("/proc/%d/root/usr/local/bin/lastcall", m.init)
+	if out, err := exec.Command("cp", os.Args[0], next+".next").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if err := os.Rename(next+".next", next); err != nil {
+		t.Fatal(err)
+	}
+	m.must("kill", "--kill-who=main", "-s", "USR2", "lastcall.service")
+	WaitFor(t, "the successor to get SIGTERM", func() bool { return strings.Contains(m.log(), "the successor has got SIGTERM") })
+	WaitFor(t, "the upgrade to fail", func() bool { return strings.Contains(m.log(), "out of order") })
+	if got := m.property("MainPID") + " " + m.property("ActiveState"); got != pid+" active" {
+		t.Errorf("the main process is %s, want %s active", got, pid)
+	}
+	v := visit(t, addr)
+	v.send("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+	v.wantAnswer("ready\n")
+	m.must("stop", "lastcall.service")
+	if got := m.property("Result"); got != "success" {
+		t.Errorf("Result = %s, want success", got)
+	}
+}
+
 // TestSystemdRestart restarts units that have the descriptor store. No client may have
 // to connect again. A stop lets the same connections go.
 func TestSystemdRestart(t *testing.T) {

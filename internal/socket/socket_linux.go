@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -98,6 +99,19 @@ func DropSYN(l net.Listener) error {
 		settle()
 		return nil
 	})
+}
+
+// Refuses reports whether newcomers are refused at a listening socket, because of Hide or
+// DropSYN, perhaps by another process that has it.
+func Refuses(l net.Listener) (refuses bool) {
+	control(l, func(fd int) error {
+		index, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX)
+		var filter uint32 // its length
+		unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_GET_FILTER, 0, uintptr(unsafe.Pointer(&filter)), 0)
+		refuses = index == noInterface || filter > 0
+		return nil
+	})
+	return refuses
 }
 
 // CanRefuse returns why neither Hide nor DropSYN is going to work, or nil. It
