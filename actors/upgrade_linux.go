@@ -42,7 +42,7 @@ func (u *Upgrade) begin() error {
 	}
 	u.from, u.keys, u.source = t, t.Keys, t.PID
 	if u.stored {
-		u.source = "descriptor store"
+		u.source, t.All = "descriptor store", true // what is not taken is closed
 	}
 	for _, l := range t.Listeners {
 		u.offered = append(u.offered, offered{name: l.Name, passed: l.Passed, file: l.File})

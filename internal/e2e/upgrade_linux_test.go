@@ -130,6 +130,133 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	}
 }
 
+// memoryOf returns the most memory that a process has had.
+func memoryOf(pid int) string {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	_, line, _ := strings.Cut(string(b), "VmHWM:")
+	line, _, _ = strings.Cut(line, "\n")
+	return strings.TrimSpace(line)
+}
+
+// keepAlive starts clients that keep their connections, and returns how many
+// connections they have made.
+func keepAlive(t *testing.T, addr string, groups ...load.Group) (*load.Load, *atomic.Int64) {
+	t.Helper()
+	dials := new(atomic.Int64)
+	l, err := load.Start(load.Config{EchoHeader: "X-Request-Id", GoesOn: true, MaxTime: 10 * time.Minute, MaxUnused: time.Minute, Groups: groups,
+		Dial: func(ctx context.Context, client int) (net.Conn, error) {
+			dials.Add(1)
+			return new(net.Dialer).DialContext(ctx, "tcp", addr)
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	if err := l.Ready(ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	return l, dials
+}
+
+// TestUpgradeMany moves 20,000 connections, or as many as the limit of descriptors
+// allows. Most are idle.
+func TestUpgradeMany(t *testing.T) {
+	LongOnly(t)
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	clients := 20_000
+	if most := int(min(limit.Max, 1<<20)) / 4 * 3; clients > most-200 { // of a successor, see handover.Taker
+		clients = most - 200
+		t.Logf("%d clients, because of the limit of descriptors", clients)
+	}
+	program := Launch(t, Here, As("program", "127.0.0.1:0"))
+	p := Launch(t, Here, Lastcall("-listen", "127.0.0.1:0", "-proxy", "http://"+program.Addr, "-idle-timeout", "10m", "-read-header-timeout", "1m"))
+	p.killLast(t)
+	l, dials := keepAlive(t, p.Addr,
+		load.Group{Name: "idle", Kind: load.Idle, N: clients / 2, Requests: 1, Think: 20 * time.Second},
+		load.Group{Name: "looking", Kind: load.Looking, N: clients / 2, Think: 20 * time.Second, Jitter: 10 * time.Second})
+	for i := range 2 {
+		pid, _ := p.lastPID()
+		memory := memoryOf(pid)
+		syscall.Kill(pid, syscall.SIGUSR2)
+		WaitFor(t, "the upgrade", func() bool { return p.count(`msg="upgrade done"`) == i+1 })
+		WaitFor(t, "the end of the predecessor", func() bool { return p.count(`msg="upgrade: the predecessor has ended" `) == i+1 })
+		next, _ := p.lastPID()
+		t.Logf("the most memory: %s before the upgrade, and %s in the successor", memory, memoryOf(next))
+	}
+	for line := range strings.Lines(p.Log()) {
+		if strings.Contains(line, "upgrade") {
+			t.Log(strings.TrimSpace(line))
+		}
+	}
+	goOn(t, l)
+	l.Stop()
+	ledger := l.Wait()
+	t.Logf("%v", ledger)
+	sum := ledger.Total
+	if sum.Answered != sum.Requests || sum.ClosedIdle != 0 {
+		t.Errorf("of %d requests %d were answered; lost %d, refused %d; closed idle %d", sum.Requests, sum.Answered, sum.Lost, sum.Refused, sum.ClosedIdle)
+	}
+	if got := int(dials.Load()); got != clients {
+		t.Errorf("the clients made %d connections, want %d", got, clients)
+	}
+	pid, _ := p.lastPID()
+	syscall.Kill(pid, syscall.SIGTERM)
+	p.Wait(t)
+}
+
+// TestUpgradeFewDescriptors: the successor has not enough descriptors for all
+// connections: it leaves a quarter of them for others, such as connections to the
+// program. The old process drains the rest.
+func TestUpgradeFewDescriptors(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := dir + "/lastcall"
+	script := fmt.Sprintf("#!/bin/sh\nulimit -n 160 && exec %s \"$@\"\n", binary)
+	if err := os.WriteFile(path+".next", []byte(script), 0o700); err != nil { // before anything is started, which may be busy with it
+		t.Fatal(err)
+	}
+	if err := os.Symlink(binary, path); err != nil {
+		t.Fatal(err)
+	}
+	program := Launch(t, Here, As("program", "127.0.0.1:0"))
+	p := Launch(t, Here, exec.Command(path, "-listen", "127.0.0.1:0", "-proxy", "http://"+program.Addr, "-idle-timeout", "5s"))
+	p.killLast(t)
+	l, dials := keepAlive(t, p.Addr,
+		load.Group{Name: "idle", Kind: load.Idle, N: 200, Requests: 1},
+		load.Group{Name: "looking", Kind: load.Looking, N: 20, Think: 100 * time.Millisecond})
+	before := dials.Load()
+	if err := os.Rename(path+".next", path); err != nil {
+		t.Fatal(err)
+	}
+	p.Signal(t, syscall.SIGUSR2)
+	p.WaitLog(t, `msg="upgrade: the other connections are drained"`)
+	p.WaitLog(t, `msg="upgrade done"`)
+	p.WaitLog(t, `msg="upgrade: the predecessor has ended"`)
+	goOn(t, l)
+	l.Stop()
+	ledger := l.Wait()
+	t.Logf("%d connections before the upgrade, %d behind it\n%v", before, dials.Load()-before, ledger)
+	sum := ledger.Total
+	if sum.Answered != sum.Requests {
+		t.Errorf("of %d requests %d were answered; lost %d, refused %d", sum.Requests, sum.Answered, sum.Lost, sum.Refused)
+	}
+	if !strings.Contains(p.Log(), "120 descriptors are taken: the limit of descriptors is too low") {
+		t.Error("the log does not say why")
+	}
+	if moved := regexp.MustCompile(`msg="upgrade done" .*moved=(\d+)`).FindStringSubmatch(p.Log()); moved == nil || len(moved[1]) < 3 {
+		t.Errorf("moved %v connections, want more than 100", moved)
+	}
+	pid, _ := p.lastPID()
+	syscall.Kill(pid, syscall.SIGTERM)
+	if status := p.Wait(t); status != 0 {
+		t.Errorf("exit status = %d, want 0", status)
+	}
+}
+
 // TestUpgradeKeeps moves a connection with a part of a request, and answers a slow
 // request on another before that moves.
 func TestUpgradeKeeps(t *testing.T) {

@@ -5,9 +5,12 @@ package handover
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"lastcall/internal/drain"
 )
@@ -17,6 +20,11 @@ type Taker struct {
 	*link
 	Listeners []Listener // offered
 	Keys      [][]byte   // of TLS session tickets
+
+	// All takes connections as long as there are descriptors. Otherwise a quarter of
+	// the limit is left for what else the process needs, such as connections to a
+	// program.
+	All bool
 
 	addrs []net.Addr // of those that were taken, for Run
 }
@@ -137,14 +145,17 @@ type holding struct {
 // hold makes connections of what has come, from the first on.
 func (t *Taker) hold(list []conn, files []*os.File, reserve func(net.Addr) (release func())) (held []holding, err error) {
 	defer closeFiles(files)
-	if n := len(files); 0 < n && n < len(list) { // each needs another descriptor for a moment
+	if n := len(files); 0 < n && n < len(list) { // one more is needed for a moment
 		files[n-1].Close()
 		files = files[:n-1]
 	}
+	limit := t.descriptorLimit()
 	for i, c := range list {
 		switch {
 		case i >= len(files):
 			return held, fmt.Errorf("%d of %d descriptors came: the limit of descriptors is too low", len(files), len(list))
+		case descriptorOf(files[i]) >= limit: // the kernel chooses the lowest that is free
+			return held, fmt.Errorf("%d descriptors are taken: the limit of descriptors is too low", limit)
 		case c.State == nil || c.Listener < 0 || c.Listener >= len(t.addrs):
 			return held, fmt.Errorf("%w: a connection of listener %d", ErrProtocol, c.Listener)
 		}
@@ -153,6 +164,7 @@ func (t *Taker) hold(list []conn, files []*os.File, reserve func(net.Addr) (rele
 			return held, errors.New("the successor takes no more connections")
 		}
 		nc, err := net.FileConn(files[i])
+		files[i].Close()                          // there may be no room for the next one
 		if err == nil && nc.RemoteAddr() == nil { // its client has reset it
 			nc.Close()
 			nc = gone{}
@@ -168,6 +180,23 @@ func (t *Taker) hold(list []conn, files []*os.File, reserve func(net.Addr) (rele
 		held = append(held, holding{c.State, release})
 	}
 	return held, nil
+}
+
+// descriptorLimit returns the first descriptor that is not for a connection.
+func (t *Taker) descriptorLimit() uintptr {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); t.All || err != nil {
+		return math.MaxUint
+	}
+	return uintptr(limit.Cur / 4 * 3)
+}
+
+// descriptorOf returns the descriptor of a file. (Fd would make the giver's socket block.)
+func descriptorOf(f *os.File) (fd uintptr) {
+	if raw, err := f.SyscallConn(); err == nil {
+		raw.Control(func(d uintptr) { fd = d })
+	}
+	return fd
 }
 
 // gone is a connection whose client has reset it. It is only closed.
