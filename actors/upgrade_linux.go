@@ -351,15 +351,20 @@ func (u *Upgrade) keep() {
 	for _, l := range listeners {
 		l.stored.Store(true)
 	}
+	give := func(list []*drain.Transfer) (int, error) {
+		n, err := store.Give(list)
+		if err != nil {
+			level.Warn(u.logger).Log("msg", "restart: the other connections are drained", "err", err, "kept", u.stop.Snapshot().Moved)
+		}
+		return n, err
+	}
 	var givings []*drain.Giving
 	for _, e := range u.stop.engines() {
-		givings = append(givings, e.Give(addrs, store.Give))
+		givings = append(givings, e.Give(addrs, give))
 	}
 	u.stop.beginUpgrade(restartError{}, func() {
 		for _, gv := range givings {
-			if err := gv.End(); err != nil {
-				level.Warn(u.logger).Log("msg", "restart: not every connection was kept", "err", err)
-			}
+			gv.End()
 		}
 		level.Info(u.logger).Log("msg", "restart: connections are kept in the descriptor store", "kept", u.stop.Snapshot().Moved)
 	})

@@ -254,7 +254,14 @@ func (s *Stored) Give(nc net.Conn) error {
 	if err != nil {
 		return err
 	}
-	taken, err := g.Offer(s.listeners, s.keys, 0)
+	addrs := make(map[string]int)
+	for i, l := range s.listeners {
+		if nl, err := net.FileListener(l.File); err == nil {
+			addrs[addrName(nl.Addr())] = i
+			nl.Close()
+		}
+	}
+	offered, err := g.Offer(s.listeners, s.keys, 0)
 	if err != nil {
 		g.Close()
 		return err
@@ -269,13 +276,6 @@ func (s *Stored) Give(nc net.Conn) error {
 		g.Fail(err)
 		return err
 	}
-	addrs := make(map[string]int)
-	for i, l := range s.listeners {
-		if nl, err := net.FileListener(l.File); err == nil && taken[i].Conns {
-			addrs[addrName(nl.Addr())] = i
-			nl.Close()
-		}
-	}
 	lost := 0
 	for n := 0; len(s.conns) > 0; s.conns, s.files = s.conns[n:], s.files[n:] {
 		head := 0
@@ -285,7 +285,7 @@ func (s *Stored) Give(nc net.Conn) error {
 		p := &packet{Type: "conns"}
 		var sockets []any
 		for i, c := range s.conns[:n] {
-			if l, ok := addrs[c.Listener]; ok {
+			if l, ok := addrs[c.Listener]; ok && offered[l].Conns {
 				p.Conns = append(p.Conns, conn{l, c.State})
 				sockets = append(sockets, s.files[i])
 			}

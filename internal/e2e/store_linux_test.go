@@ -1,0 +1,283 @@
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"lastcall/internal/wiretest"
+)
+
+// restart is the signal RTMIN+1, which systemd sends in a restart.
+const restart = syscall.Signal(35)
+
+// A store is the descriptor store of a systemd that the test plays.
+type store struct {
+	t    *testing.T
+	path string // NOTIFY_SOCKET
+	room int    // of so many descriptors
+
+	mu    sync.Mutex
+	names []string
+	files []*os.File
+	gate  chan struct{} // closed: messages are read; nil: too
+}
+
+func newStore(t *testing.T, room int) *store {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "sd") // short enough for the address of a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &store{t: t, path: dir + "/notify", room: room}
+	nc, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: s.path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		for buf, oob := make([]byte, 4096), make([]byte, 4096); ; {
+			n, oobn, _, _, err := nc.ReadMsgUnix(buf, oob)
+			if err != nil {
+				return
+			}
+			s.take(string(buf[:n]), oob[:oobn])
+		}
+	}()
+	t.Cleanup(func() {
+		nc.Close()
+		<-read
+		s.remove("")
+		os.RemoveAll(dir)
+	})
+	return s
+}
+
+// take does what a message says, as systemd does.
+func (s *store) take(message string, oob []byte) {
+	s.mu.Lock()
+	gate := s.gate
+	s.mu.Unlock()
+	if gate != nil {
+		select {
+		case <-gate:
+		case <-time.After(wiretest.Patience):
+		}
+	}
+	var files []*os.File
+	messages, _ := unix.ParseSocketControlMessage(oob)
+	for _, m := range messages {
+		fds, _ := unix.ParseUnixRights(&m)
+		for _, fd := range fds {
+			unix.CloseOnExec(fd)
+			files = append(files, os.NewFile(uintptr(fd), "stored"))
+		}
+	}
+	lines := strings.Split(message, "\n")
+	name := strings.TrimPrefix(lines[len(lines)-1], "FDNAME=")
+	s.mu.Lock()
+	s.dropBrokenLocked()
+	for lines[0] == "FDSTORE=1" && len(files) > 0 && len(s.files) < s.room {
+		s.names, s.files = append(s.names, name), append(s.files, files[0])
+		files = files[1:]
+	}
+	s.mu.Unlock()
+	if lines[0] == "FDSTOREREMOVE=1" {
+		s.remove(name)
+	}
+	for _, f := range files {
+		f.Close()
+	}
+}
+
+// dropBrokenLocked closes pipes that nobody reads, as systemd does.
+func (s *store) dropBrokenLocked() {
+	for i := len(s.files) - 1; i >= 0; i-- {
+		poll := []unix.PollFd{{Fd: int32(s.files[i].Fd())}}
+		if unix.Poll(poll, 0); poll[0].Revents&unix.POLLERR != 0 {
+			s.dropLocked(i)
+		}
+	}
+}
+
+func (s *store) dropLocked(i int) {
+	s.files[i].Close()
+	s.names, s.files = slices.Delete(s.names, i, i+1), slices.Delete(s.files, i, i+1)
+}
+
+// remove closes those of a name, or all if that is empty.
+func (s *store) remove(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := len(s.names) - 1; i >= 0; i-- {
+		if name == "" || s.names[i] == name {
+			s.dropLocked(i)
+		}
+	}
+}
+
+// hold has messages wait until the function that it returns is called.
+func (s *store) hold() (letGo func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gate = make(chan struct{})
+	return sync.OnceFunc(func() { close(s.gate) })
+}
+
+func (s *store) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dropBrokenLocked()
+	return len(s.files)
+}
+
+// lastcall returns the command that starts the binary as systemd does, with what is
+// in the store.
+func (s *store) lastcall(flags ...string) *exec.Cmd {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	cmd := exec.Command("sh", append([]string{"-c", `LISTEN_PID=$$ exec "$0" "$@"`, binary}, flags...)...)
+	cmd.ExtraFiles = s.files
+	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+s.path)
+	if len(s.files) > 0 {
+		cmd.Env = append(cmd.Env, fmt.Sprintf("LISTEN_FDS=%d", len(s.files)), "LISTEN_FDNAMES="+strings.Join(s.names, ":"))
+	}
+	return cmd
+}
+
+// TestRestart restarts a process that leaves its listener and its connections in the
+// descriptor store.
+func TestRestart(t *testing.T) {
+	t.Parallel()
+	for _, listen := range []string{"127.0.0.1:0", "unix:"} {
+		t.Run(listen, func(t *testing.T) {
+			t.Parallel()
+			flags := []string{"-read-header-timeout", "1m", "-listen", listen}
+			if listen == "unix:" {
+				flags[3] += t.TempDir() + "/s"
+			}
+			s := newStore(t, 100)
+			p := Launch(t, Here, s.lastcall(append(flags, "-dir", site(t, "0"))...))
+			addr := p.Addr
+			if listen == "unix:" {
+				addr = "unix:" + addr
+			}
+			idle, half, reset := visit(t, addr), visit(t, addr), visit(t, addr)
+			for _, v := range []*visitor{idle, reset} {
+				v.send(askWho)
+				v.wantAnswer("0")
+			}
+			half.send(askWho[:10])
+			for i := 1; i < 4; i++ {
+				p.Signal(t, restart)
+				if status := p.Wait(t); status != 0 {
+					t.Fatalf("exit status = %d, want 0", status)
+				}
+				if i == 1 { // systemd may not have seen it yet
+					if tc, ok := reset.Conn.(*net.TCPConn); ok {
+						tc.SetLinger(0)
+					}
+					reset.Close()
+				}
+				newcomer := visit(t, addr) // waits
+				newcomer.send(askWho)
+				p = Launch(t, Here, s.lastcall(append(flags, "-dir", site(t, fmt.Sprint(i)))...))
+				newcomer.wantAnswer(fmt.Sprint(i))
+				newcomer.Close()
+				idle.send(askWho)
+				idle.wantAnswer(fmt.Sprint(i))
+				if i == 2 {
+					half.send(askWho[10:])
+					half.wantAnswer("2")
+					half.send(askWho[:20])
+				}
+				if n := s.count(); n != 0 {
+					t.Errorf("%d descriptors are left in the store, want 0", n)
+				}
+			}
+			half.send(askWho[20:])
+			half.wantAnswer("3")
+			half.Close()
+			idle.Close()
+			p.stopCleanly(t)
+		})
+	}
+}
+
+// TestRestartThenStop stops a process that has not yet taken what is in the store. It
+// takes that, and lets it go.
+func TestRestartThenStop(t *testing.T) {
+	t.Parallel()
+	s := newStore(t, 100)
+	flags := []string{"-read-header-timeout", "1m", "-listen", "127.0.0.1:0", "-dir", site(t, "here")}
+	p := Launch(t, Here, s.lastcall(flags...))
+	idle, half := visit(t, p.Addr), visit(t, p.Addr)
+	idle.send(askWho)
+	idle.wantAnswer("here")
+	half.send(askWho[:10])
+	p.Signal(t, restart)
+	p.Wait(t)
+	letGo := s.hold() // at the removal, which comes first
+	defer letGo()
+	p = Launch(t, Here, s.lastcall(flags...))
+	p.WaitLog(t, "msg=serving")
+	WaitFor(t, "the process to be ready", func() bool { return ready(p.Addr) })
+	p.Signal(t, syscall.SIGTERM)
+	p.WaitLog(t, "phase=draining")
+	letGo()
+	idle.send(askWho)
+	idle.wantAnswer("here")
+	half.send(askWho[10:])
+	half.wantAnswer("here")
+	if status := p.Wait(t); status != 0 {
+		t.Errorf("exit status = %d, want 0", status)
+	}
+}
+
+// ready reports whether the server at the address is.
+func ready(addr string) bool {
+	nc, err := net.Dial("tcp", addr)
+	if err != nil {
+		return false
+	}
+	defer nc.Close()
+	nc.SetDeadline(time.Now().Add(wiretest.Patience))
+	nc.Write([]byte("GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
+	answer := make([]byte, 12)
+	n, _ := nc.Read(answer)
+	return string(answer[:n]) == "HTTP/1.1 200"
+}
+
+// TestRestartNoRoom: what the store has no room for is drained.
+func TestRestartNoRoom(t *testing.T) {
+	t.Parallel()
+	// The listener needs 3 at first, and 2 from then on, and so does a connection.
+	for room, want := range map[int]int{0: 0, 2: 0, 3: 2, 4: 2} {
+		t.Run(fmt.Sprint(room), func(t *testing.T) {
+			t.Parallel()
+			s := newStore(t, room)
+			p := Launch(t, Here, s.lastcall("-read-header-timeout", "1m", "-listen", "127.0.0.1:0", "-dir", site(t, "here")))
+			half := visitHalfway(t, p.Addr)
+			p.Signal(t, restart)
+			p.WaitLog(t, "systemd keeps no descriptor (FileDescriptorStoreMax)")
+			half.send(askWho[10:])
+			half.wantAnswer("here")
+			if status := p.Wait(t); status != 0 {
+				t.Errorf("exit status = %d, want 0", status)
+			}
+			if got := s.count(); got != want {
+				t.Errorf("the store has %d descriptors, want %d", got, want)
+			}
+		})
+	}
+}
