@@ -215,7 +215,7 @@ func TestUpgradeFewDescriptors(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	path := dir + "/lastcall"
-	script := fmt.Sprintf("#!/bin/sh\nulimit -n 160 && exec %s \"$@\"\n", binary)
+	script := fmt.Sprintf("#!/bin/sh\nulimit -n 600 && exec %s \"$@\"\n", binary)
 	if err := os.WriteFile(path+".next", []byte(script), 0o700); err != nil { // before anything is started, which may be busy with it
 		t.Fatal(err)
 	}
@@ -226,7 +226,7 @@ func TestUpgradeFewDescriptors(t *testing.T) {
 	p := Launch(t, Here, exec.Command(path, "-listen", "127.0.0.1:0", "-proxy", "http://"+program.Addr, "-idle-timeout", "5s"))
 	p.killLast(t)
 	l, dials := keepAlive(t, p.Addr,
-		load.Group{Name: "idle", Kind: load.Idle, N: 200, Requests: 1},
+		load.Group{Name: "idle", Kind: load.Idle, N: 600, Requests: 1, Think: time.Second},
 		load.Group{Name: "looking", Kind: load.Looking, N: 20, Think: 100 * time.Millisecond})
 	before := dials.Load()
 	if err := os.Rename(path+".next", path); err != nil {
@@ -244,11 +244,11 @@ func TestUpgradeFewDescriptors(t *testing.T) {
 	if sum.Answered != sum.Requests {
 		t.Errorf("of %d requests %d were answered; lost %d, refused %d", sum.Requests, sum.Answered, sum.Lost, sum.Refused)
 	}
-	if !strings.Contains(p.Log(), "120 descriptors are taken: the limit of descriptors is too low") {
+	if !strings.Contains(p.Log(), "450 descriptors are taken: the limit of descriptors is too low") {
 		t.Error("the log does not say why")
 	}
-	if moved := regexp.MustCompile(`msg="upgrade done" .*moved=(\d+)`).FindStringSubmatch(p.Log()); moved == nil || len(moved[1]) < 3 {
-		t.Errorf("moved %v connections, want more than 100", moved)
+	if moved := regexp.MustCompile(`msg="upgrade done" .*moved=(\d+)`).FindStringSubmatch(p.Log()); moved == nil || len(moved[1]) < 3 || moved[1] < "400" {
+		t.Errorf("moved %v connections, want more than 400", moved)
 	}
 	pid, _ := p.lastPID()
 	syscall.Kill(pid, syscall.SIGTERM)
