@@ -141,18 +141,29 @@ func (s *store) count() int {
 	return len(s.files)
 }
 
-// lastcall returns the command that starts the binary as systemd does, with what is
-// in the store.
-func (s *store) lastcall(flags ...string) *exec.Cmd {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// launch starts the binary as systemd does, with what is in the store.
+func (s *store) launch(flags ...string) *Process {
+	s.t.Helper()
 	cmd := exec.Command("sh", append([]string{"-c", `LISTEN_PID=$$ exec "$0" "$@"`, binary}, flags...)...)
-	cmd.ExtraFiles = s.files
 	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+s.path)
-	if len(s.files) > 0 {
-		cmd.Env = append(cmd.Env, fmt.Sprintf("LISTEN_FDS=%d", len(s.files)), "LISTEN_FDNAMES="+strings.Join(s.names, ":"))
+	s.mu.Lock()
+	for _, f := range s.files {
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+		if err != nil {
+			s.t.Error(err)
+		}
+		cmd.ExtraFiles = append(cmd.ExtraFiles, os.NewFile(uintptr(fd), "passed"))
 	}
-	return cmd
+	if n := len(s.files); n > 0 {
+		cmd.Env = append(cmd.Env, fmt.Sprintf("LISTEN_FDS=%d", n), "LISTEN_FDNAMES="+strings.Join(s.names, ":"))
+	}
+	s.mu.Unlock()
+	defer func() {
+		for _, f := range cmd.ExtraFiles {
+			f.Close()
+		}
+	}()
+	return Launch(s.t, Here, cmd)
 }
 
 // TestRestart restarts a process that leaves its listener and its connections in the
@@ -167,7 +178,7 @@ func TestRestart(t *testing.T) {
 				flags[3] += t.TempDir() + "/s"
 			}
 			s := newStore(t, 100)
-			p := Launch(t, Here, s.lastcall(append(flags, "-dir", site(t, "0"))...))
+			p := s.launch(append(flags, "-dir", site(t, "0"))...)
 			addr := p.Addr
 			if listen == "unix:" {
 				addr = "unix:" + addr
@@ -191,7 +202,7 @@ func TestRestart(t *testing.T) {
 				}
 				newcomer := visit(t, addr) // waits
 				newcomer.send(askWho)
-				p = Launch(t, Here, s.lastcall(append(flags, "-dir", site(t, fmt.Sprint(i)))...))
+				p = s.launch(append(flags, "-dir", site(t, fmt.Sprint(i)))...)
 				newcomer.wantAnswer(fmt.Sprint(i))
 				newcomer.Close()
 				idle.send(askWho)
@@ -220,7 +231,7 @@ func TestRestartThenStop(t *testing.T) {
 	t.Parallel()
 	s := newStore(t, 100)
 	flags := []string{"-read-header-timeout", "1m", "-listen", "127.0.0.1:0", "-dir", site(t, "here")}
-	p := Launch(t, Here, s.lastcall(flags...))
+	p := s.launch(flags...)
 	idle, half := visit(t, p.Addr), visit(t, p.Addr)
 	idle.send(askWho)
 	idle.wantAnswer("here")
@@ -229,7 +240,7 @@ func TestRestartThenStop(t *testing.T) {
 	p.Wait(t)
 	letGo := s.hold() // at the removal, which comes first
 	defer letGo()
-	p = Launch(t, Here, s.lastcall(flags...))
+	p = s.launch(flags...)
 	p.WaitLog(t, "msg=serving")
 	WaitFor(t, "the process to be ready", func() bool { return ready(p.Addr) })
 	p.Signal(t, syscall.SIGTERM)
@@ -266,7 +277,7 @@ func TestRestartNoRoom(t *testing.T) {
 		t.Run(fmt.Sprint(room), func(t *testing.T) {
 			t.Parallel()
 			s := newStore(t, room)
-			p := Launch(t, Here, s.lastcall("-read-header-timeout", "1m", "-listen", "127.0.0.1:0", "-dir", site(t, "here")))
+			p := s.launch("-read-header-timeout", "1m", "-listen", "127.0.0.1:0", "-dir", site(t, "here"))
 			half := visitHalfway(t, p.Addr)
 			p.Signal(t, restart)
 			p.WaitLog(t, "systemd keeps no descriptor (FileDescriptorStoreMax)")
