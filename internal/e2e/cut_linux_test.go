@@ -93,7 +93,6 @@ func TestCutIsNamed(t *testing.T) {
 	for _, proto := range []string{"HTTP1", "h2c", "TLS", "HTTP2"} {
 		for _, grace := range []string{"0s", "50ms"} {
 			t.Run(proto+"/"+grace, func(t *testing.T) {
-				ParallelIfFew(t)
 				if grace != "0s" && !*Long {
 					t.Skip("needs -long")
 				}
