@@ -223,7 +223,7 @@ func TestUpgradeFewDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	program := Launch(t, Here, As("program", "127.0.0.1:0"))
-	p := Launch(t, Here, exec.Command(path, "-listen", "127.0.0.1:0", "-proxy", "http://"+program.Addr, "-idle-timeout", "5s"))
+	p := Launch(t, Here, exec.Command(path, "-listen", "127.0.0.1:0", "-proxy", "http://"+program.Addr))
 	p.killLast(t)
 	l, dials := keepAlive(t, p.Addr,
 		load.Group{Name: "idle", Kind: load.Idle, N: 600, Requests: 1, Think: time.Second},
