@@ -308,11 +308,21 @@ func closed(c <-chan struct{}) bool {
 	}
 }
 
-// flush waits until the log has been written, but at most asynclog.LastPatience.
+// flush waits until the log has been written, but for asynclog.LastPatience at most,
+// and hardly longer than until the deadline.
 func (s *Stop) flush() {
-	if s.log != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), asynclog.LastPatience)
-		defer cancel()
-		s.log.Flush(ctx)
+	if s.log == nil {
+		return
 	}
+	now := time.Now()
+	until := now.Add(asynclog.LastPatience)
+	if deadline, ok := s.Deadline(); ok && deadline.Before(until) {
+		until = deadline
+		if least := now.Add(asynclog.Patience); until.Before(least) {
+			until = least
+		}
+	}
+	ctx, cancel := context.WithDeadline(context.Background(), until)
+	defer cancel()
+	s.log.Flush(ctx)
 }

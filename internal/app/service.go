@@ -1,7 +1,6 @@
 package app
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -19,7 +18,6 @@ import (
 	"lastcall/actors"
 	"lastcall/actors/certificate"
 	"lastcall/internal/accesslog"
-	"lastcall/internal/asynclog"
 	"lastcall/internal/slowpeer"
 )
 
@@ -129,9 +127,7 @@ func (s Service) End(err error) error {
 	}
 	if err != nil {
 		level.Error(s.log.logger).Log("msg", "not a clean stop", "err", err, "status", Status(err))
-		ctx, cancel := context.WithTimeout(context.Background(), asynclog.LastPatience)
-		defer cancel()
-		s.log.logger.Flush(ctx)
+		s.stop.Err(nil) // waits until it is written
 	}
 	return err
 }
