@@ -112,7 +112,7 @@ func (s *Server) notifyEmptyLocked() {
 // linger sends our FIN and discards what the client still sends, until it has
 // everything that was sent to it; if it is sending, not before it has closed its
 // sending side, too, or has been quiet for a second. It ends when the client has
-// taken nothing for stallTimeout, or, outside a stop, after stallTimeout.
+// taken nothing for stallTimeout.
 func (c *conn) linger(sending bool) {
 	if !c.flush() || c.CloseWrite() != nil {
 		return
@@ -124,7 +124,7 @@ func (c *conn) linger(sending bool) {
 		if quiet && !socket.Unacked(c.Conn) {
 			return
 		}
-		if now := c.bytesAcked(); now > acked && c.server.policy.Closing() {
+		if now := c.bytesAcked(); now > acked {
 			acked, end = now, time.Now().Add(stallTimeout)
 		}
 		wait := look
