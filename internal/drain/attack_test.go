@@ -235,6 +235,8 @@ func TestAcceptedAsDrainingBegins(t *testing.T) {
 	defer client.Close()
 	first := &slow{Conn: server, held: make(chan struct{})}
 	hold := make(chan struct{})
+	letGo := sync.OnceFunc(func() { close(hold) })
+	defer letGo()
 	l.conns <- first
 	wiretest.WaitFor(t, "a connection", func() bool { return engine.Stats().Open == 1 })
 	// The lock of the first connection is held, so that release gets stuck between
@@ -260,7 +262,7 @@ func TestAcceptedAsDrainingBegins(t *testing.T) {
 		t.Skip("the listener was closed before")
 	}
 	time.Sleep(20 * time.Millisecond)
-	close(hold)
+	letGo()
 	<-over
 	if took := time.Since(begun); took > 15*time.Second {
 		t.Errorf("drain took %v with nothing asked, want about 1 s", took)

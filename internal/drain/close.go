@@ -158,8 +158,10 @@ func (c *conn) cut() (list []Request) {
 	list = c.inFlightLocked()
 	http2 := c.state == stateHTTP2 || c.streams.registered
 	asked := c.state != stateNew && (!http2 || c.streams.running != nil)
-	answers := asked && len(list) == 0 || c.streams.returned > 0
-	unsure := socket.Unacked(c.Conn) || c.unwritten() // the last bytes are on their way, and may be lost
+	// Answers that list does not have, and whose last bytes are on their way, and may
+	// be lost.
+	answers := asked && len(list) == 0 || c.streams.returned > 0 && len(c.streams.running) > 0
+	unsure := socket.Unacked(c.Conn) || c.unwritten()
 	if c.state == stateHTTP2 && (unsure || c.streams.open || socket.Arrived(c.Conn)) {
 		// They may not even be written, and a reset, which bytes that were not read
 		// cause, deletes what the client has not read.

@@ -456,11 +456,11 @@ func TestAnswerBeforeBody(t *testing.T) {
 			t.Parallel()
 			c := s.Dial(t)
 			c.Send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 6000000\r\n\r\n")
-			for sent := 0; sent < 6000000; sent += 100000 {
-				if _, err := c.Write(make([]byte, 100000)); err != nil {
+			for sent := 0; sent < 15000; sent += 1000 {
+				if _, err := c.Write(make([]byte, 1000)); err != nil {
 					t.Fatalf("after %d bytes: %v", sent, err)
 				}
-				time.Sleep(15 * time.Millisecond) // longer in all than net/http would wait
+				time.Sleep(50 * time.Millisecond) // longer in all than net/http would wait
 			}
 			resp, err := http.ReadResponse(c.R, nil)
 			if err != nil {

@@ -163,9 +163,9 @@ func TestStalledClientEndsWithItsWrite(t *testing.T) {
 // nothing, and the stop says so.
 func TestLateAnswerFails(t *testing.T) {
 	t.Parallel()
-	for _, http2 := range []bool{false, true} {
+	for _, overHTTP2 := range []bool{false, true} {
 		for _, size := range []int{0, 5, 1 << 20} { // written behind the handler, and in it
-			t.Run(fmt.Sprintf("HTTP/2 %v, %d bytes", http2, size), func(t *testing.T) {
+			t.Run(fmt.Sprintf("HTTP/2 %v, %d bytes", overHTTP2, size), func(t *testing.T) {
 				t.Parallel()
 				begun, proceed := make(chan struct{}), make(chan struct{})
 				srv := server2(t, false, func(w http.ResponseWriter, r *http.Request) {
@@ -176,15 +176,26 @@ func TestLateAnswerFails(t *testing.T) {
 				srv.WriteTimeout = 100 * time.Millisecond
 				s := servetest.Start(t, new(actors.Stop), srv)
 				c := s.Dial(t)
-				if http2 {
-					ask2(t, c.Conn)
+				var fr *http2.Framer
+				if overHTTP2 {
+					fr = ask2(t, c.Conn)
 				} else {
 					c.Send(servetest.Get)
 				}
 				wiretest.Wait(t, begun, "the handler to begin")
 				s.End()
 				s.Until(t, actors.Draining)
-				time.Sleep(200 * time.Millisecond) // the write timeout passes
+				if overHTTP2 {
+					for reset := false; !reset; {
+						f, err := fr.ReadFrame()
+						if err != nil {
+							t.Fatal(err)
+						}
+						_, reset = f.(*http2.RSTStreamFrame)
+					}
+				} else {
+					time.Sleep(200 * time.Millisecond) // the write timeout passes
+				}
 				close(proceed)
 				if err := s.Wait(t); !errors.Is(err, actors.ErrFailed) {
 					t.Errorf("Err() = %v, want %v", err, actors.ErrFailed)
