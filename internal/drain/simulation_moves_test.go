@@ -28,7 +28,6 @@ import (
 // move connections to each other and back at random moments. In the end one gives the
 // other everything, and stops. The flags are the same.
 func TestSimulationMoves(t *testing.T) {
-	t.Parallel()
 	first := *seed
 	if first == 0 {
 		first = uint64(time.Now().UnixNano()) % 1e9
