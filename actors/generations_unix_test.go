@@ -302,6 +302,10 @@ func TestGenerationsRestart(t *testing.T) {
 	if s := g.Snapshot()[0]; s.Restarts != 5 || s.State != actors.GenerationFailed || s.LastErr == nil {
 		t.Errorf("Snapshot() = %+v", s)
 	}
+	g = startGenerations(t, "exit 0", func(g *actors.Generations) { g.When, g.Restart.Budget = actors.RestartAlways, 2 })
+	if err := awaitError(t, g.done, "execute"); err == nil || !strings.HasSuffix(err.Error(), "gave up after 2 restarts in 1m0s: exit status 0") {
+		t.Errorf("execute() = %v, want that it gave up", err)
+	}
 	g = startGenerations(t, "exit 3", func(g *actors.Generations) { g.Restart.Budget = 1 << 30 })
 	servetest.WaitFor(t, "a crash loop", func() bool { s := g.Snapshot(); return len(s) == 1 && s[0].Restarts > 1 })
 	if err := g.Deploy(context.Background(), g.script(serves), nil); err != nil {

@@ -66,13 +66,17 @@ func (r Restart) counter() *restarts {
 	return &restarts{Restart: r, pauses: pauses}
 }
 
-// next counts a restart after a failure, and returns the pause before it. began
+// next counts a restart after a failure, or, where that is nil, after an end, and
+// returns the pause before it. began
 // is when the actor was executed last. An error says that there was one restart
 // too many already.
 func (r *restarts) next(began time.Time, failure error) (time.Duration, error) {
 	now := time.Now()
 	r.recent = slices.DeleteFunc(r.recent, func(t time.Time) bool { return now.Sub(t) >= r.Window })
 	if len(r.recent) >= r.Budget {
+		if failure == nil {
+			failure = errors.New("exit status 0")
+		}
 		return 0, fmt.Errorf("gave up after %d restarts in %v: %w", len(r.recent), r.Window, failure)
 	}
 	r.recent = append(r.recent, now)
