@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -35,8 +36,11 @@ type backlog struct {
 
 func newBacklog() *backlog { return &backlog{turn: make(chan struct{}, 1)} }
 
+// errFull is returned when there was no room in time. It is a timeout.
+var errFull = fmt.Errorf("the program accepts no connection, and lets no more wait: %w", context.DeadlineExceeded)
+
 // dial calls dial, when there is room in the queue of the program at addr. It
-// waits until ctx ends at the most.
+// waits until ctx ends at the most, and returns errFull if that is its deadline.
 func (b *backlog) dial(ctx context.Context, addr string, dial func() error) error {
 	b.once.Do(func() { b.addr = loopback(addr) })
 	if !b.addr.IsValid() || b.ample.Load() {
@@ -46,7 +50,7 @@ func (b *backlog) dial(ctx context.Context, addr string, dial func() error) erro
 	case b.turn <- struct{}{}:
 		defer func() { <-b.turn }()
 	case <-ctx.Done():
-		return ctx.Err()
+		return noRoom(ctx)
 	}
 	for {
 		waiting, most, err := socket.Backlog(b.addr)
@@ -59,9 +63,16 @@ func (b *backlog) dial(ctx context.Context, addr string, dial func() error) erro
 		select {
 		case <-time.After(backlogPoll):
 		case <-ctx.Done():
-			return ctx.Err()
+			return noRoom(ctx)
 		}
 	}
+}
+
+func noRoom(ctx context.Context) error {
+	if err := ctx.Err(); err != context.DeadlineExceeded {
+		return err
+	}
+	return errFull
 }
 
 // loopback returns the address if it is one of the loopback interface.

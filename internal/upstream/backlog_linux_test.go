@@ -2,6 +2,8 @@ package upstream
 
 import (
 	"bufio"
+	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -95,5 +97,35 @@ func TestBacklog(t *testing.T) {
 	program.Wait()
 	if peak == 0 || peak > few {
 		t.Errorf("%d connections waited to be accepted, want some, and %d at the most: the kernel drops the next", peak, few)
+	}
+}
+
+// A request for whose connection there is no room in time was not sent.
+func TestBacklogStaysFull(t *testing.T) {
+	l := listenFew(t, 1)
+	for range 2 {
+		nc, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+	}
+	_, transport, err := New("http://"+l.Addr().String(), Config{DialTimeout: 50 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, _ := http.NewRequest("POST", "http://"+l.Addr().String(), strings.NewReader("body"))
+	res, err := transport.RoundTrip(r)
+	if err == nil {
+		res.Body.Close()
+	}
+	var timeout net.Error
+	if !IsRefused(err) || !errors.As(err, &timeout) || !timeout.Timeout() {
+		t.Errorf("err = %v, want a timeout by which nothing was sent", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := transport.RoundTrip(r.WithContext(ctx)); IsRefused(err) || !errors.Is(err, context.Canceled) {
+		t.Errorf("err = %v, want that of the client that has gone", err)
 	}
 }

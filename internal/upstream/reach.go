@@ -33,9 +33,9 @@ func Dial(ctx context.Context, target string) (net.Conn, error) {
 // IsRefused reports whether err says that nobody listens at a target: the
 // connection was refused, or reset while it was being made, or its socket is missing.
 // Nothing was sent then, so that a request may be tried again, whatever its method.
-// EAGAIN is the full queue of a unix socket.
+// EAGAIN is the full queue of a unix socket, errFull that of another.
 func IsRefused(err error) bool {
 	var op *net.OpError
-	return errors.As(err, &op) && op.Op == "dial" &&
+	return errors.Is(err, errFull) || errors.As(err, &op) && op.Op == "dial" &&
 		(errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, fs.ErrNotExist) || op.Net == "unix" && errors.Is(err, syscall.EAGAIN))
 }
