@@ -181,10 +181,16 @@ func (c *conn) cut() (list []Request) {
 	}
 	c.current = nil // it is cut, and does not count as answered
 	c.setStateLocked(stateClosed)
+	c.closeNow()
+	return list
+}
+
+// closeNow closes the socket. It does not wait for a wrapper, which may take its time:
+// crypto/tls up to 5 s.
+func (c *conn) closeNow() {
 	if socket.ReadsAsReceived(c.Conn) {
 		c.Conn.Close()
 	} else {
-		go c.Conn.Close() // a wrapper may take its time: crypto/tls up to 5 s
+		go c.Conn.Close()
 	}
-	return list
 }

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"lastcall/internal/socket"
 )
 
 // ServeHTTP puts the caller's handler behind a response that says
@@ -159,8 +161,15 @@ const (
 func (w *response) serve(handler http.Handler, rw http.ResponseWriter, r *http.Request) {
 	returned := false
 	defer func() {
-		if !returned && r.Context().Err() == nil && !w.untaken {
+		if returned {
+			return
+		}
+		if r.Context().Err() == nil && !w.untaken {
 			w.finish(failed)
+		}
+		if w.conn != nil && w.endsWithConn.Load() { // what there is of it would look like all of it
+			socket.ResetOnClose(w.conn.Conn)
+			w.conn.closeNow()
 		}
 	}()
 	handler.ServeHTTP(rw, r)

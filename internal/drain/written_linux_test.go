@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -251,6 +252,42 @@ func TestStopWaitsForWhatIsWritten(t *testing.T) {
 			c.Close()
 			if err := s.Wait(t); err != nil {
 				t.Errorf("Err() = %v, want nil", err)
+			}
+		})
+	}
+}
+
+// An answer that only the end of the connection ends is reset where its handler
+// breaks it off: what there is of it would look like all of it.
+func TestBrokenOffAnswerIsReset(t *testing.T) {
+	t.Parallel()
+	for _, stops := range []bool{false, true} {
+		t.Run(fmt.Sprintf("in a stop %v", stops), func(t *testing.T) {
+			t.Parallel()
+			proceed := make(chan struct{})
+			s := servetest.Start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				io.WriteString(w, "some")
+				http.NewResponseController(w).Flush()
+				<-proceed
+				panic(http.ErrAbortHandler)
+			})})
+			c := s.Dial(t)
+			c.Send("GET / HTTP/1.0\r\n\r\n")
+			resp, err := http.ReadResponse(c.R, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			some := make([]byte, 4)
+			if _, err := io.ReadFull(resp.Body, some); err != nil {
+				t.Fatal(err)
+			}
+			if stops {
+				s.End()
+				s.Until(t, actors.Draining)
+			}
+			close(proceed)
+			if rest, err := io.ReadAll(resp.Body); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("behind %q came %q, %v, want a reset", some, rest, err)
 			}
 		})
 	}
