@@ -5,7 +5,6 @@ package request
 import (
 	"errors"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 )
@@ -150,16 +149,23 @@ func withoutParameters(s string) string {
 
 func isSlash(r rune) bool { return r == '/' || r == '\\' }
 
-// decode decodes a path until nothing in it is encoded.
+// decode decodes a path until nothing in it is encoded. A broken escape stays.
 func decode(s string) string {
-	for strings.Contains(s, "%") {
-		t, err := url.PathUnescape(s)
-		if err != nil || t == s {
-			break
-		}
-		s = t
+	if !strings.Contains(s, "%") {
+		return s
 	}
-	return s
+	b := make([]byte, 0, len(s))
+	for i := range len(s) {
+		b = append(b, s[i])
+		for n := len(b); n >= 3 && b[n-3] == '%'; n = len(b) { // it may end another one
+			c, err := strconv.ParseUint(string(b[n-2:]), 16, 8)
+			if err != nil {
+				break
+			}
+			b = append(b[:n-3], byte(c))
+		}
+	}
+	return string(b)
 }
 
 // IsToken reports whether s is a token of RFC 9110 section 5.6.2.

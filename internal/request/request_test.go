@@ -93,6 +93,7 @@ func TestLeaves(t *testing.T) {
 		"/%2e%2e/x": true, "/%2E./x": true, "/.%2e": true, "/%2e%2e%2fx": true, "/..%2fx": true, "/a%2f../../x": true, "/a/..%2f..%2fx": true,
 		`/..\x`: true, `/a\..\..\x`: true, "/..%5cx": true, "/%5c..": true, "/a/%2e/../../x": true, "/;/../x": true,
 		"/..;/x": true, "/..;a=b/x": true, "/..%3b/x": true, "/%252e%252e/x": true, "/%25252e./x": true, "/..%252fx": true, "/..%00/x": true,
+		"/%252e%252e%252fadmin%253f%25zz": true, `/..%255c%25%25x`: true, "/%2%65%2e/x": true, "/%zz": false, "/%2": false,
 	} {
 		if got := Leaves(path); got != want {
 			t.Errorf("Leaves(%q) = %v", path, got)
