@@ -126,7 +126,7 @@ func (l *Logger) whole(keyvals []any) []any {
 // something that does not print or is too long.
 func printableValue(key, value any) any {
 	max := printable.Max
-	if key == "msg" || key == "stack" {
+	if key == "stack" {
 		max = math.MaxInt
 	}
 	s, ok := text(value)
