@@ -9,8 +9,11 @@ import (
 
 var long = flag.Bool("long", false, "many more clients")
 
+// parallel is how many tests run at a time. Most of them wait more than they work.
+var parallel = "32"
+
 func TestMain(m *testing.M) {
 	flag.Parse()
-	flag.Set("test.parallel", "32") // most of these wait more than they work
+	flag.Set("test.parallel", parallel)
 	goleak.VerifyTestMain(m)
 }
