@@ -420,7 +420,6 @@ func TestGivenIdleTime(t *testing.T) {
 // TestGiveUnderLoad moves connections back and forth between two servers under load.
 // No client may notice.
 func TestGiveUnderLoad(t *testing.T) {
-	t.Parallel()
 	l := listen(t, "tcp")
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
@@ -472,6 +471,7 @@ func TestGiveUnderLoad(t *testing.T) {
 				path := fmt.Sprintf("/%d/%d", i, j)
 				request := "POST " + path + " HTTP/1.1\r\nHost: x\r\nX-Request-Id: " + path + "\r\nContent-Length: 4\r\n\r\nbody"
 				request += request // pipelined
+				c.SetDeadline(time.Now().Add(wiretest.Patience))
 				for len(request) > 0 {
 					m := min(1+rand.IntN(60), len(request))
 					io.WriteString(c, request[:m])
