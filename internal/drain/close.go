@@ -176,18 +176,23 @@ func (c *conn) cut() (list []Request) {
 		}
 		list = append(list, r)
 	}
-	if c.state.in(stateAnswering, stateAnsweringNext) && c.current != nil && c.current.endsWithConn.Load() {
-		socket.ResetOnClose(c.Conn) // or what there is of it would look like all of it
+	var broken *response
+	if c.state.in(stateAnswering, stateAnsweringNext) {
+		broken = c.current
 	}
 	c.current = nil // it is cut, and does not count as answered
 	c.setStateLocked(stateClosed)
-	c.closeNow()
+	c.breakOff(broken)
 	return list
 }
 
-// closeNow closes the socket. It does not wait for a wrapper, which may take its time:
-// crypto/tls up to 5 s.
-func (c *conn) closeNow() {
+// breakOff closes the socket at once, while res is being answered, or nothing is. An
+// answer that only the end of the connection ends is reset: what there is of it would
+// look like all of it. A wrapper is not waited for: crypto/tls may take up to 5 s.
+func (c *conn) breakOff(res *response) {
+	if res != nil && res.endsWithConn.Load() {
+		socket.ResetOnClose(c.Conn)
+	}
 	if socket.ReadsAsReceived(c.Conn) {
 		c.Conn.Close()
 	} else {

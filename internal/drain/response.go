@@ -12,8 +12,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
-
-	"lastcall/internal/socket"
 )
 
 // ServeHTTP puts the caller's handler behind a response that says
@@ -167,9 +165,8 @@ func (w *response) serve(handler http.Handler, rw http.ResponseWriter, r *http.R
 		if r.Context().Err() == nil && !w.untaken {
 			w.finish(failed)
 		}
-		if w.conn != nil && w.endsWithConn.Load() { // what there is of it would look like all of it
-			socket.ResetOnClose(w.conn.Conn)
-			w.conn.closeNow()
+		if w.conn != nil && w.endsWithConn.Load() {
+			w.conn.breakOff(w)
 		}
 	}()
 	handler.ServeHTTP(rw, r)
@@ -220,7 +217,7 @@ func (w *response) announce(status int) {
 	}
 	header := w.ResponseWriter.Header()
 	// Where there is neither a length nor chunks.
-	w.endsWithConn.Store(header.Get("Content-Length") == "" && (w.http10 || header.Get("Transfer-Encoding") == "identity"))
+	w.endsWithConn.Store(!w.http2 && header.Get("Content-Length") == "" && (w.http10 || header.Get("Transfer-Encoding") == "identity"))
 	switch {
 	case w.http2 && w.conn != nil && (closing || old || header.Get("Connection") == "close") && w.conn.goAway():
 		header.Del("Connection") // at which net/http would send the only GOAWAY at once
@@ -372,6 +369,7 @@ func (w *http1Response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nc, buf, err
 	}
 	w.hijacked.Store(true)
+	w.endsWithConn.Store(false) // it is the handler's to end
 	if w.conn != nil {
 		// What came with the request is in the buffer, as with net/http: it is not
 		// on the connection that NetConn returns. The rest, if it is more than the

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"strings"
@@ -291,4 +292,69 @@ func TestBrokenOffAnswerIsReset(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A stream that is broken off leaves the others, whatever its handler has said of the
+// encoding, and what a handler has hijacked is its own.
+func TestBrokenOffLeavesOthers(t *testing.T) {
+	t.Parallel()
+	t.Run("HTTP2", func(t *testing.T) {
+		t.Parallel()
+		broken := make(chan struct{})
+		s := servetest.Start(t, new(actors.Stop), server2(t, false, func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/broken" {
+				w.Header().Set("Transfer-Encoding", "identity")
+				io.WriteString(w, "some")
+				http.NewResponseController(w).Flush()
+				panic(http.ErrAbortHandler)
+			}
+			io.WriteString(w, "begun ")
+			http.NewResponseController(w).Flush()
+			<-broken
+			io.WriteString(w, "hello")
+		}))
+		c := client2(t, s, false)
+		resp, err := c.Get("http://" + s.Addr + "/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		other, err := c.Get("http://" + s.Addr + "/broken")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadAll(other.Body); err == nil {
+			t.Error("the broken answer came whole")
+		}
+		other.Body.Close()
+		close(broken)
+		if body, err := io.ReadAll(resp.Body); err != nil || string(body) != "begun hello" {
+			t.Errorf("the other answer = %q, %v", body, err)
+		}
+	})
+	t.Run("hijacked", func(t *testing.T) {
+		t.Parallel()
+		hijacked := make(chan net.Conn, 1)
+		s := servetest.Start(t, new(actors.Stop), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(http.StatusOK)
+			nc, _, err := w.(http.Hijacker).Hijack()
+			if err != nil {
+				t.Error(err)
+			}
+			hijacked <- nc
+			panic(http.ErrAbortHandler)
+		}), ErrorLog: log.New(io.Discard, "", 0)})
+		c := s.Dial(t)
+		c.Send("GET / HTTP/1.0\r\n\r\n")
+		nc := <-hijacked
+		if _, err := http.ReadResponse(c.R, nil); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(20 * time.Millisecond) // the handler has panicked by then; else the test shows nothing
+		io.WriteString(nc, "mine")
+		nc.Close()
+		if rest, err := io.ReadAll(c.R); err != nil || string(rest) != "mine" {
+			t.Errorf("what came = %q, %v, want what was written behind the handler", rest, err)
+		}
+	})
 }
