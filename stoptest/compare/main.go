@@ -124,10 +124,11 @@ func conclude(out string) error {
 	for _, sc := range scenarios {
 		var drawn []*report.Report
 		for _, s := range servers {
-			if s.files && sc.slow {
-				results[sc.name] = append(results[sc.name], &report.Report{Server: s.title, Error: errNotSent.Error()})
-			} else if sc.leavesOut(s) {
+			if !sc.has(s) {
 				continue
+			}
+			if !sc.sends(s) {
+				results[sc.name] = append(results[sc.name], &report.Report{Server: s.title, Error: "it has nothing slow"})
 			} else if r, err := report.Read(resultFile(out, sc, s)); err == nil {
 				results[sc.name] = append(results[sc.name], r)
 				if len(r.Stops) > 0 {
@@ -207,7 +208,7 @@ func (c *comparison) install(ctx context.Context) error {
 func uses(servers []server, scenarios []scenario, name string) bool {
 	for _, s := range servers {
 		for _, sc := range scenarios {
-			if s.name == name && !sc.leavesOut(s) {
+			if s.name == name && sc.has(s) && sc.sends(s) {
 				return true
 			}
 		}

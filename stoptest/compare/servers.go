@@ -116,22 +116,21 @@ var scenarios = []scenario{
 	{name: "request", title: "a request with 2 s to go", stops: 3, slow: true, args: []string{"-profile", "none", "-clients", "slow=1"}},
 }
 
-// leavesOut reports whether a server is not tested in the scenario.
-func (sc scenario) leavesOut(s server) bool {
-	in := ""
+// has reports whether a server is one of the scenario.
+func (sc scenario) has(s server) bool {
 	if sc.own {
-		in = sc.name
+		return s.scenario == sc.name
 	}
-	return s.files && sc.slow || s.scenario != in
+	return s.scenario == ""
 }
 
-// errNotSent is why a server is left out of a scenario.
-var errNotSent = errors.New("it has nothing slow")
+// sends reports whether a server of the scenario is sent something.
+func (sc scenario) sends(s server) bool { return !s.files || !sc.slow }
 
 // test runs stoptest. The report's file is its result; what the server lost is
 // no error.
 func (c *comparison) test(ctx context.Context, s server, sc scenario, out string) error {
-	if sc.leavesOut(s) {
+	if !sc.has(s) || !sc.sends(s) {
 		return nil
 	}
 	host, overLine := "127.0.0.1", strings.Contains(strings.Join(sc.args, " "), "-line")
