@@ -244,10 +244,8 @@ func (d *deploy) goBack() {
 	}
 	done := old.life.done
 	d.mu.Unlock()
-	if !closed(done) && (was == old || d.awaitRoute(old.number, done)) {
-		if was != old {
-			d.step("went back", "generation", old.number)
-		}
+	if was != old && !closed(done) && d.awaitRoute(old.number, done) {
+		d.step("went back", "generation", old.number)
 		return
 	}
 	if closed(done) {

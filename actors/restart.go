@@ -67,9 +67,8 @@ func (r Restart) counter() *restarts {
 }
 
 // next counts a restart after a failure, or, where that is nil, after an end, and
-// returns the pause before it. began
-// is when the actor was executed last. An error says that there was one restart
-// too many already.
+// returns the pause before it. began is when the actor was executed last. An error
+// says that there was one restart too many already.
 func (r *restarts) next(began time.Time, failure error) (time.Duration, error) {
 	now := time.Now()
 	r.recent = slices.DeleteFunc(r.recent, func(t time.Time) bool { return now.Sub(t) >= r.Window })

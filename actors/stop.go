@@ -314,15 +314,11 @@ func (s *Stop) flush() {
 	if s.log == nil {
 		return
 	}
-	now := time.Now()
-	until := now.Add(asynclog.LastPatience)
-	if deadline, ok := s.Deadline(); ok && deadline.Before(until) {
-		until = deadline
-		if least := now.Add(asynclog.Patience); until.Before(least) {
-			until = least
-		}
+	patience := asynclog.LastPatience
+	if deadline, ok := s.Deadline(); ok {
+		patience = max(asynclog.Patience, min(patience, time.Until(deadline)))
 	}
-	ctx, cancel := context.WithDeadline(context.Background(), until)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	s.log.Flush(ctx)
 }

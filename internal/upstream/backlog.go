@@ -68,6 +68,7 @@ func (b *backlog) dial(ctx context.Context, addr string, dial func() error) erro
 	}
 }
 
+// noRoom returns why ctx has ended, which is errFull if by its deadline.
 func noRoom(ctx context.Context) error {
 	if err := ctx.Err(); err != context.DeadlineExceeded {
 		return err
