@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/activation"
 	"golang.org/x/sys/unix"
 
 	"lastcall/internal/drain"
@@ -184,22 +185,19 @@ type Stored struct {
 // descriptors come in LISTEN_FDS, see sd_listen_fds(3). Then the listeners that a
 // socket unit passes are among what is stored, and nothing is left in LISTEN_FDS.
 func TakeStored() (*Stored, error) {
-	n, _ := strconv.Atoi(os.Getenv("LISTEN_FDS"))
-	names := strings.Split(os.Getenv("LISTEN_FDNAMES"), ":")
 	isOurs := func(name string) bool { return strings.HasPrefix(name, storedPrefix) }
-	if os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) || len(names) != n || !slices.ContainsFunc(names, isOurs) {
+	if !slices.ContainsFunc(strings.Split(os.Getenv("LISTEN_FDNAMES"), ":"), isOurs) {
 		return nil, nil
 	}
-	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
-		os.Unsetenv(name)
+	files := activation.Files(true)
+	if files == nil { // they are another process's
+		return nil, nil
 	}
 	s := new(Stored)
 	sockets := make(map[uint64]*os.File)
 	var records []record
-	for i, name := range names {
-		fd := 3 + i
-		unix.CloseOnExec(fd)
-		f := os.NewFile(uintptr(fd), name)
+	for _, f := range files {
+		name, fd := f.Name(), int(descriptorOf(f))
 		if !isOurs(name) {
 			s.listeners = append(s.listeners, Listener{Name: name, Passed: true, File: f})
 			continue
