@@ -613,13 +613,7 @@ func (u *Upgrade) refuses() error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for _, l := range u.listeners {
-		a, unix := l.Addr().(*net.UnixAddr)
-		gone := false
-		if unix && a.Name != "" && a.Name[0] != '@' {
-			_, err := os.Lstat(a.Name)
-			gone = errors.Is(err, fs.ErrNotExist)
-		}
-		if gone || !unix && socket.Refuses(l) {
+		if socket.Refuses(l) {
 			return fmt.Errorf("the predecessor has stopped, and closed %s", l.name)
 		}
 	}

@@ -48,8 +48,8 @@ func newDoor(l net.Listener, s *Server) *door {
 	d := &door{Listener: l, server: s, over: make(chan struct{}), handshakes: socket.Handshakes}
 	addr := l.Addr()
 	d.logger = log.With(s.logger, "addr", addr)
-	if addr, ok := addr.(*net.UnixAddr); ok && addr.Name != "" && addr.Name[0] != '@' {
-		d.path, _ = os.Lstat(addr.Name)
+	if path := socket.Path(addr); path != "" {
+		d.path, _ = os.Lstat(path)
 	}
 	return d
 }

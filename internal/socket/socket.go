@@ -74,6 +74,14 @@ func readSoon(nc net.Conn, p []byte) int {
 	return n
 }
 
+// Path returns that of a unix socket; empty where the address has none.
+func Path(addr net.Addr) string {
+	if a, ok := addr.(*net.UnixAddr); ok && a.Name != "" && a.Name[0] != '@' {
+		return a.Name
+	}
+	return ""
+}
+
 // RemoveSame removes the path of a unix socket, unless it has become another
 // file than the one found before: some other process may have bound it since.
 func RemoveSame(path string, found fs.FileInfo) error {

@@ -102,8 +102,12 @@ func DropSYN(l net.Listener) error {
 }
 
 // Refuses reports whether newcomers are refused at a listening socket, because of Hide or
-// DropSYN, perhaps by another process that has it.
+// DropSYN, or because its path has gone: perhaps by another process that has it.
 func Refuses(l net.Listener) (refuses bool) {
+	if path := Path(l.Addr()); path != "" {
+		_, err := os.Lstat(path)
+		return errors.Is(err, fs.ErrNotExist)
+	}
 	control(l, func(fd int) error {
 		index, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX)
 		var filter uint32 // its length
