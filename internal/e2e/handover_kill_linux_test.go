@@ -102,12 +102,7 @@ func giverKilled(at moment) killing {
 // lost is what the killed process had. The other one serves on.
 func TestKilledInHandover(t *testing.T) {
 	t.Parallel()
-	program := &counter{served: make(map[string]int)}
-	backend := httptest.NewServer(program)
-	t.Cleanup(func() {
-		backend.Close()
-		program.check(t)
-	})
+	program := startCounter(t)
 	few := []killing{
 		giverKilled(after("listeners")), giverKilled(after("conns")), giverKilled(before("yours")), giverKilled(after("conns 2")),
 		takerKilled(after("conns")), takerKilled(after("have")), takerKilled(after("yours")), takerKilled(after("conns 2")),
@@ -122,7 +117,7 @@ func TestKilledInHandover(t *testing.T) {
 		}
 		t.Run(fmt.Sprintf("%s killed %v", victim, k.at), func(t *testing.T) {
 			t.Parallel()
-			k.test(t, backend.URL, program)
+			k.test(t, program)
 		})
 	}
 }
@@ -135,7 +130,7 @@ type change struct {
 	upload       *asker // whose request is being answered
 }
 
-func newChange(t *testing.T, network, backend string, program *counter) *change {
+func newChange(t *testing.T, network string, program *counter) *change {
 	t.Helper()
 	dir := t.TempDir()
 	listen := "127.0.0.1:0"
@@ -146,7 +141,7 @@ func newChange(t *testing.T, network, backend string, program *counter) *change 
 		t.Fatal(err)
 	}
 	lastcall := func(path string) *exec.Cmd {
-		return Lastcall("-listen", listen, "-proxy", backend, "-read-header-timeout", "1m", "-read-timeout", "1m", "-idle-grace", "20s", "-grace", "40s", "-handover", "unix:"+path)
+		return Lastcall("-listen", listen, "-proxy", program.url, "-read-header-timeout", "1m", "-read-timeout", "1m", "-idle-grace", "20s", "-grace", "40s", "-handover", "unix:"+path)
 	}
 	u := &change{giver: Launch(t, Here, lastcall(dir+"/giver"))}
 
@@ -182,8 +177,8 @@ func (u *change) finish(half, upload, behind string) {
 	u.upload.want(behind)
 }
 
-func (k killing) test(t *testing.T, backend string, program *counter) {
-	u := newChange(t, "tcp", backend, program)
+func (k killing) test(t *testing.T, program *counter) {
+	u := newChange(t, "tcp", program)
 	victim, survivor := u.taker, u.giver
 	if k.giver {
 		victim, survivor = u.giver, u.taker
@@ -231,12 +226,7 @@ func (k killing) test(t *testing.T, backend string, program *counter) {
 // taker does, the giver serves on.
 func TestStoppedInHandover(t *testing.T) {
 	t.Parallel()
-	program := &counter{served: make(map[string]int)}
-	backend := httptest.NewServer(program)
-	t.Cleanup(func() {
-		backend.Close()
-		program.check(t)
-	})
+	program := startCounter(t)
 	few := []string{"have", "sole"}
 	for i, step := range handoverSteps {
 		for _, who := range []string{"giver", "taker", "both"} {
@@ -246,7 +236,7 @@ func TestStoppedInHandover(t *testing.T) {
 			}
 			t.Run(who+" stopped at "+step, func(t *testing.T) {
 				t.Parallel()
-				u := newChange(t, "tcp", backend.URL, program)
+				u := newChange(t, "tcp", program)
 				at := moment(2 * i)
 				u.reach(t, at, func(p packet) {
 					for _, process := range []*Process{u.giver, u.taker} {
@@ -295,16 +285,11 @@ func TestStoppedInHandover(t *testing.T) {
 // has and ends with an error.
 func TestStoppedAndKilledInHandover(t *testing.T) {
 	t.Parallel()
-	program := &counter{served: make(map[string]int)}
-	backend := httptest.NewServer(program)
-	t.Cleanup(func() {
-		backend.Close()
-		program.check(t)
-	})
+	program := startCounter(t)
 	for _, network := range []string{"tcp", "unix"} {
 		t.Run(network, func(t *testing.T) {
 			t.Parallel()
-			u := newChange(t, network, backend.URL, program)
+			u := newChange(t, network, program)
 			u.reach(t, before("have"), func(p packet) {
 				u.giver.cmd.Process.Signal(syscall.SIGTERM)
 				WaitFor(t, "newcomers to be refused", func() bool {
@@ -566,8 +551,21 @@ func (a *asker) want(want string) {
 
 // A counter answers with the ID of the request.
 type counter struct {
+	url    string
 	mu     sync.Mutex
 	served map[string]int // by ID
+}
+
+// startCounter starts a counter. At the end no request may have been served twice.
+func startCounter(t *testing.T) *counter {
+	c := &counter{served: make(map[string]int)}
+	s := httptest.NewServer(c)
+	c.url = s.URL
+	t.Cleanup(func() {
+		s.Close()
+		c.check(t)
+	})
+	return c
 }
 
 func (c *counter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
