@@ -84,7 +84,7 @@ type Upgrade struct {
 	StartTimeout time.Duration
 
 	// Restart is the signal of a stop behind which systemd starts the program again.
-	// The unit says RestartKillSignal= (systemd 244), which it sends in a restart
+	// The unit says RestartKillSignal= (systemd 246), which it sends in a restart
 	// and not in a stop, FileDescriptorStoreMax= and KillMode=mixed. Listeners and
 	// connections that can move are left in the descriptor store, and are taken by
 	// the next process of the unit. They wait there until this one has answered

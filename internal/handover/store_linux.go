@@ -30,12 +30,13 @@ var ErrNoStore = errors.New("systemd keeps no descriptor (FileDescriptorStoreMax
 // its listeners and connections for the next one. Its methods may be called
 // concurrently.
 type Store struct {
-	mu sync.Mutex
-	n  int // messages
+	mu   sync.Mutex
+	n    int // messages
+	kept int // descriptors
 }
 
-// record describes the sockets of one message. It is in a memfd beside them. systemd
-// drops a socket that the client has reset, so each is found by its cookie.
+// record describes the sockets of one message. It is in a memfd beside them. They come
+// back in any order, so each is found by its cookie.
 type record struct {
 	Listeners []Listener
 	Keys      [][]byte `json:",omitempty"`
@@ -52,8 +53,8 @@ func addrName(a net.Addr) string { return a.Network() + " " + a.String() }
 
 // Keep stores listeners, and the keys of TLS session tickets.
 func (s *Store) Keep(listeners []Listener, keys [][]byte) error {
-	if len(listeners) > maxDescriptors-2 {
-		return fmt.Errorf("%d listeners, want %d at most", len(listeners), maxDescriptors-2)
+	if len(listeners) > maxDescriptors-1 {
+		return fmt.Errorf("%d listeners, want %d at most", len(listeners), maxDescriptors-1)
 	}
 	var sockets []any
 	for _, l := range listeners {
@@ -76,20 +77,17 @@ func (s *Store) Give(list []*drain.Transfer) (taken int, err error) {
 	return len(list), nil
 }
 
-// put stores sockets. systemd does not say whether it keeps a descriptor: with the
-// last one of the message, a pipe, it holds the other end of ours.
+// put stores sockets.
 func (s *Store) put(r *record, sockets []any) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	n := 1 + len(sockets)
+	if most, err := strconv.Atoi(os.Getenv("FDSTORE")); err == nil && s.kept+n > most { // systemd 254 and later
+		return ErrNoStore
+	}
 	name := storedPrefix + strconv.FormatInt(int64(s.n), 36)
 	s.n++
-	ours, theirs, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer ours.Close() // systemd drops its end then
-	defer theirs.Close()
-	err = withDescriptors(sockets, nil, func(fds []int) error {
+	err := withDescriptors(sockets, nil, func(fds []int) error {
 		for _, fd := range fds {
 			cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
 			if err != nil {
@@ -102,21 +100,47 @@ func (s *Store) put(r *record, sockets []any) error {
 			return err
 		}
 		defer text.Close()
-		return notify("FDSTORE=1\nFDNAME="+name, append(append([]int{int(text.Fd())}, fds...), int(theirs.Fd())))
+		return store(name, append([]int{int(text.Fd())}, fds...))
 	})
+	if err == nil {
+		err = hasKept()
+	}
+	if err != nil {
+		notify(removal(name), nil) // some of them may be there
+		return err
+	}
+	s.kept += n
+	return nil
+}
+
+// hasKept returns ErrNoStore if systemd has not kept all that came before. It does not
+// say so, and takes the descriptors of one message in any order. So a pipe follows in a
+// message of its own: if there is still room for that, there was for the others.
+func hasKept() error {
+	const name = storedPrefix + storedPrefix
+	ours, theirs, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer ours.Close()
+	err = store(name, []int{int(theirs.Fd())})
+	theirs.Close()
 	if err == nil {
 		err = barrier()
 	}
-	theirs.Close()
 	if err == nil {
 		hangup := []unix.PollFd{{Fd: int32(ours.Fd())}}
-		if _, err = unix.Poll(hangup, 0); err == nil && hangup[0].Revents == 0 {
-			return nil
+		if _, err = unix.Poll(hangup, 0); err == nil && hangup[0].Revents != 0 {
+			err = ErrNoStore
 		}
-		err = ErrNoStore
 	}
-	notify(removal(name), nil) // some of them may be there
-	return err
+	return errors.Join(err, notify(removal(name), nil))
+}
+
+// store has systemd keep descriptors. It does not take out of the store what a client
+// has reset (FDPOLL=0, systemd 246): there would be room again, unseen.
+func store(name string, fds []int) error {
+	return notify("FDSTORE=1\nFDPOLL=0\nFDNAME="+name, fds)
 }
 
 func removal(name string) string { return "FDSTOREREMOVE=1\nFDNAME=" + name }
