@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/go-kit/log"
-	"github.com/oklog/run"
 )
 
 // Upgrade replaces a process by its successor without closing a connection: a new
@@ -108,8 +107,6 @@ type Upgrade struct {
 	tickets   *tickets      // nil: none
 	keys      [][]byte      // of tickets, of the predecessor
 	from      predecessor   // nil: there is none
-	source    any           // for the log: its process ID, or the descriptor store
-	stored    bool          // from is the descriptor store
 	alone     chan struct{} // closed when no predecessor is left
 }
 
@@ -132,12 +129,6 @@ var ErrUpgrading = errors.New("an upgrade is under way")
 // ErrUpgraded matches, by errors.Is, the cause (see [Snapshot]) of the stop of a
 // process that has a successor.
 var ErrUpgraded = errors.New("upgraded")
-
-// restartError is the cause of the stop in a restart. Like any signal, it is no failure.
-type restartError struct{}
-
-func (restartError) Error() string        { return "restart" }
-func (restartError) Is(target error) bool { return target == run.ErrSignal }
 
 // upgradedError is the cause of the stop of a process that has a successor.
 type upgradedError struct{ pid int }

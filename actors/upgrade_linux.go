@@ -32,7 +32,7 @@ const handoverName = "handover"
 // begin takes the listeners of a predecessor, if there is one, or of the descriptor
 // store.
 func (u *Upgrade) begin() error {
-	nc, err := u.findPredecessor()
+	nc, fromStore, err := u.findPredecessor()
 	if err != nil || nc == nil {
 		return err
 	}
@@ -40,14 +40,12 @@ func (u *Upgrade) begin() error {
 	if err != nil {
 		return fmt.Errorf("upgrade: %w", err)
 	}
-	u.from, u.keys, u.source = t, t.Keys, t.PID
-	if u.stored {
-		u.source, t.All = "descriptor store", true // what is not taken is closed
-	}
+	t.FromStore = fromStore
+	u.from, u.keys = t, t.Keys
 	for _, l := range t.Listeners {
 		u.offered = append(u.offered, offered{name: l.Name, passed: l.Passed, file: l.File})
 	}
-	level.Info(u.logger).Log("msg", "upgrade: taking over", "from", u.source, "listeners", len(u.offered))
+	level.Info(u.logger).Log("msg", "upgrade: taking over", "from", t.From(), "listeners", len(u.offered))
 	return nil
 }
 
@@ -75,36 +73,39 @@ func takeUntilSignal(nc net.Conn) (*handover.Taker, error) {
 }
 
 // findPredecessor connects to the process that has started this one as its
-// successor, or to the one at Path. It returns nil if there is none.
-func (u *Upgrade) findPredecessor() (net.Conn, error) {
+// successor, to what is in the descriptor store, or to the process at Path. It returns
+// nil if there is none.
+func (u *Upgrade) findPredecessor() (nc net.Conn, fromStore bool, err error) {
 	if v := os.Getenv(upgradeVariable); v != "" {
 		os.Unsetenv(upgradeVariable) // it is not for those that this process starts
 		fd, err := strconv.Atoi(v)
 		if err != nil || fd < 3 {
-			return nil, fmt.Errorf("upgrade: %s=%q: want a descriptor", upgradeVariable, v)
+			return nil, false, fmt.Errorf("upgrade: %s=%q: want a descriptor", upgradeVariable, v)
 		}
 		f := os.NewFile(uintptr(fd), upgradeVariable)
 		nc, err := net.FileConn(f)
 		f.Close()
 		if err != nil {
-			return nil, fmt.Errorf("upgrade: %s: %w", upgradeVariable, err)
+			return nil, false, fmt.Errorf("upgrade: %s: %w", upgradeVariable, err)
 		}
-		return nc, nil
+		return nc, false, nil
 	}
-	if stored, err := handover.TakeStored(); stored != nil || err != nil {
-		if err != nil {
-			return nil, fmt.Errorf("upgrade: %w", err)
-		}
-		return u.giveStored(stored)
+	stored, err := handover.TakeStored()
+	if err != nil {
+		return nil, false, fmt.Errorf("upgrade: %w", err)
+	}
+	if stored != nil {
+		nc, err := u.giveStored(stored)
+		return nc, true, err
 	}
 	if u.Path == "" {
-		return nil, nil
+		return nil, false, nil
 	}
-	nc, err := handover.Dial(u.Path)
+	nc, err = handover.Dial(u.Path)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
-		return nil, nil
+		return nil, false, nil
 	}
-	return nc, err
+	return nc, false, err
 }
 
 // giveStored lets this process take what is stored, as it would from a predecessor.
@@ -119,7 +120,6 @@ func (u *Upgrade) giveStored(s *handover.Stored) (net.Conn, error) {
 		giver.Close()
 		return nil, err
 	}
-	u.stored = true
 	go func() {
 		if err := s.Give(giver); err != nil {
 			level.Warn(u.logger).Log("msg", "upgrade: not everything has come from the descriptor store", "err", err)
@@ -244,7 +244,7 @@ func (u *Upgrade) takeOver(t *handover.Taker) error {
 		taken, addrs = append(taken, handover.Taken{Taken: addr != nil, Conns: addr != nil && adopts(addr)}), append(addrs, addr)
 	}
 	u.mu.Unlock()
-	if u.stored { // nobody else has them: a drain waits until all have come
+	if t.FromStore { // nobody else has them: a drain waits until all have come
 		reserve, release = reserveAll(reserve, addrs)
 	}
 	if err := t.Ready(taken, addrs); err != nil {
@@ -267,7 +267,7 @@ func (u *Upgrade) takeOver(t *handover.Taker) error {
 				return errors.New("the successor stops")
 			}
 			u.ownsAll()
-			level.Info(u.logger).Log("msg", "upgrade: the listeners are this process's alone", "from", u.source, "adopted", u.stop.Snapshot().Adopted)
+			level.Info(u.logger).Log("msg", "upgrade: the listeners are this process's alone", "from", t.From(), "adopted", u.stop.Snapshot().Adopted)
 			return nil
 		}
 		if err := t.Run(reserve, adopt, sole); err != nil {
@@ -280,14 +280,20 @@ func (u *Upgrade) takeOver(t *handover.Taker) error {
 			} else {
 				u.ownsAll()
 			}
-			level.Warn(u.logger).Log("msg", "upgrade: the predecessor has ended early", "from", u.source, "err", err, "adopted", u.stop.Snapshot().Adopted)
+			level.Warn(u.logger).Log("msg", "upgrade: the predecessor has ended early", "from", t.From(), "err", err, "adopted", u.stop.Snapshot().Adopted)
 			return
 		}
 		u.ownsAll()
-		level.Info(u.logger).Log("msg", "upgrade: the predecessor has ended", "from", u.source, "adopted", u.stop.Snapshot().Adopted)
+		level.Info(u.logger).Log("msg", "upgrade: the predecessor has ended", "from", t.From(), "adopted", u.stop.Snapshot().Adopted)
 	}()
 	return nil
 }
+
+// restartError is the cause of the stop in a restart. Like any signal, it is no failure.
+type restartError struct{}
+
+func (restartError) Error() string        { return "restart" }
+func (restartError) Is(target error) bool { return target == run.ErrSignal }
 
 // restartLater leaves the signal to execute.
 func (u *Upgrade) restartLater(sig os.Signal) {
@@ -328,7 +334,7 @@ func (u *Upgrade) keep() {
 		u.stop.Begin(restartError{})
 		return
 	}
-	if u.stored {
+	if t, ok := u.from.(*handover.Taker); ok && t.FromStore {
 		<-u.alone // soon: what is still in the store comes first
 	}
 	u.mu.Lock()

@@ -21,10 +21,11 @@ type Taker struct {
 	Listeners []Listener // offered
 	Keys      [][]byte   // of TLS session tickets
 
-	// All takes connections as long as there are descriptors. Otherwise a quarter of
-	// the limit is left for what else the process needs, such as connections to a
-	// program.
-	All bool
+	// FromStore is set where the giver is this process, which gives what was in the
+	// descriptor store. What is not taken would be closed. From another process
+	// connections are taken until a quarter of the descriptors is left for what else
+	// is needed, such as connections to a program.
+	FromStore bool
 
 	addrs []net.Addr // of those that were taken, for Run
 }
@@ -182,10 +183,18 @@ func (t *Taker) hold(list []conn, files []*os.File, reserve func(net.Addr) (rele
 	return held, nil
 }
 
+// From returns what a log calls the giver.
+func (t *Taker) From() any {
+	if t.FromStore {
+		return "descriptor store"
+	}
+	return t.PID
+}
+
 // descriptorLimit returns the first descriptor that is not for a connection.
 func (t *Taker) descriptorLimit() uintptr {
 	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); t.All || err != nil {
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); t.FromStore || err != nil {
 		return math.MaxUint
 	}
 	return uintptr(limit.Cur / 4 * 3)
