@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
+	"lastcall/internal/slowpeer"
 	"lastcall/internal/wiretest"
 )
 
@@ -178,4 +180,46 @@ func serveHTTP2(t testing.TB, h http.Handler, secure bool) (addr string) {
 		s.Close()
 	})
 	return s.Listener.Addr().String()
+}
+
+// TestExpectHTTP2 has the program decide whether a client over HTTP/2 sends its body.
+// net/http hides the expectation there: this also shows that ExpectsContinue finds it,
+// in a body that another one wraps, too.
+func TestExpectHTTP2(t *testing.T) {
+	program := wiretest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/refuse" {
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		io.Copy(w, r.Body) // which sends 100
+	}))
+	for _, secure := range []bool{true, false} {
+		for name, wrap := range map[string]func(http.Handler) http.Handler{
+			"bare":    func(h http.Handler) http.Handler { return h },
+			"wrapped": func(h http.Handler) http.Handler { return slowpeer.Handler(h, slowpeer.Config{Read: time.Minute}) },
+		} {
+			front := serveHTTP2(t, wrap(newProxy(t, "http://"+program, Config{})), secure)
+			for path, want := range map[string][]string{"/take": {"100", "200"}, "/refuse": {"403"}} {
+				c := dialHTTP2(t, front, secure)
+				c.headers(1, false, ":method", "POST", ":scheme", "http", ":authority", "h", ":path", path, "expect", "100-continue", "content-length", "4")
+				var got []string
+				for len(got) == 0 || got[len(got)-1] < "200" {
+					frame, err := c.next()
+					if err != nil {
+						t.Fatalf("%s, TLS %t, %s: %v and then %v, want %v", path, secure, name, got, err, want)
+					}
+					h, ok := frame.(*http2.MetaHeadersFrame)
+					if !ok {
+						continue
+					}
+					if got = append(got, h.PseudoValue("status")); got[len(got)-1] == "100" {
+						c.data(1, true, "body")
+					}
+				}
+				if !slices.Equal(got, want) {
+					t.Errorf("%s, TLS %t, %s: answers %v, want %v", path, secure, name, got, want)
+				}
+			}
+		}
+	}
 }

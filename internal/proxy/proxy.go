@@ -177,13 +177,17 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		request.Refuse(w, r, err)
 		return
 	}
-	a := &responseWriter{ResponseWriter: w, expectsContinue: r.Header.Get("Expect") != ""}
+	a := &responseWriter{ResponseWriter: w, expectsContinue: r.ContentLength != 0 && request.ExpectsContinue(r)}
 	ctx := r.Context()
 	if r.Header["Upgrade"] != nil {
 		ctx = context.WithValue(ctx, writerKey{}, a)
 	}
 	inner := r.WithContext(ctx)
 	inner.URL, inner.Header = u, p.onlyUpgrade(r)
+	if a.expectsContinue && r.ProtoMajor >= 2 { // net/http has taken it away
+		inner.Header = inner.Header.Clone()
+		inner.Header["Expect"] = []string{"100-continue"}
+	}
 	a.request = inner
 	if r.ContentLength != 0 {
 		a.body = &clientBody{ReadCloser: r.Body, in: r}

@@ -5,6 +5,7 @@ package request
 import (
 	"errors"
 	"net/http"
+	"reflect"
 	"strconv"
 	"strings"
 )
@@ -245,4 +246,29 @@ func Refuse(w http.ResponseWriter, r *http.Request, err error) {
 		w.Header().Set("Connection", "close")
 	}
 	http.Error(w, "malformed request: "+err.Error(), http.StatusBadRequest)
+}
+
+// ExpectsContinue reports whether the client waits for 100 (Continue) before it
+// sends its body.
+//
+// Over HTTP/2, net/http takes Expect out of the header. Its Request.Body has a field
+// that says so: needsContinue. If a Go release does without that, the answer is false,
+// and the client gets its 100 as soon as somebody reads the body.
+func ExpectsContinue(r *http.Request) bool {
+	if r.ProtoMajor < 2 {
+		return strings.EqualFold(r.Header.Get("Expect"), "100-continue")
+	}
+	v := reflect.ValueOf(r.Body)
+	for {
+		for v.Kind() == reflect.Interface || v.Kind() == reflect.Pointer {
+			v = v.Elem()
+		}
+		if v.Kind() != reflect.Struct {
+			return false
+		}
+		if field := v.FieldByName("needsContinue"); field.Kind() == reflect.Bool {
+			return field.Bool()
+		}
+		v = v.FieldByName("ReadCloser") // of one that wraps another
+	}
 }
