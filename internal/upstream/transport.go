@@ -111,6 +111,7 @@ type conn struct {
 
 	br        *bufio.Reader
 	readLimit int64 // bytes that may still be read; of the header, until that is read
+	readErr   error // the error of reading from the connection
 
 	bw           *bufio.Writer
 	bytesWritten int64      // of the request
@@ -144,7 +145,7 @@ func newConn(nc net.Conn, p *pool) *conn {
 func (c *conn) roundTrip(r *http.Request, timeout time.Duration) (res *http.Response, stale bool, err error) {
 	ctx := r.Context()
 	c.ctx, c.stop = ctx, nil
-	c.readLimit, c.bytesWritten, c.writeErr, c.writeDone = maxResponseHeader, 0, nil, nil
+	c.readLimit, c.readErr, c.bytesWritten, c.writeErr, c.writeDone = maxResponseHeader, nil, 0, nil, nil
 	c.responseBegun, c.silence = false, 0
 
 	noBody := r.Body == nil || r.Body == http.NoBody
@@ -234,6 +235,8 @@ func (c *conn) readResponse(r *http.Request) (*http.Response, error) {
 		switch {
 		case err != nil && c.readLimit <= 0:
 			return nil, fmt.Errorf("the answer's header exceeds %d bytes", maxResponseHeader)
+		case err != nil && isTimeout(c.readErr): // ReadResponse calls a line that it ends malformed
+			return nil, fmt.Errorf("the answer's header stalls: %w", c.readErr)
 		case err != nil:
 			return nil, fmt.Errorf("connection broken: %w", err)
 		case res.StatusCode == http.StatusSwitchingProtocols:
@@ -358,6 +361,7 @@ func (c connReader) Read(p []byte) (int, error) {
 			continue
 		}
 		c.readLimit -= int64(n)
+		c.readErr = err
 		return n, err
 	}
 }
