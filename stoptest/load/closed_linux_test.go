@@ -2,6 +2,7 @@ package load
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"testing"
@@ -160,6 +161,61 @@ func TestServerThatEndsUnusedConnections(t *testing.T) {
 			got.Unused = 0 // a slow machine makes it more
 			test.want.Clients = 3
 			wantCounts(t, led, got, test.want)
+		})
+	}
+}
+
+// lateConn is one whose client has no processor for a while when it has sent the last
+// part of a handshake of TLS 1.3.
+type lateConn struct {
+	*net.TCPConn
+	writes int
+	late   time.Duration
+}
+
+func (c *lateConn) Write(p []byte) (int, error) {
+	n, err := c.TCPConn.Write(p)
+	if c.writes++; c.writes == 2 && err == nil { // after the ClientHello
+		err = awaitEnd(c.TCPConn)
+		time.Sleep(c.late)
+	}
+	return n, err
+}
+
+// The time that a server keeps a connection under TLS begins for it with the last part
+// of the handshake, and the client may be late by then.
+func TestServerThatEndsUnusedConnectionsUnderTLS(t *testing.T) {
+	t.Parallel()
+	const keeps = 300 * time.Millisecond
+	server, client := pair()
+	ends := rawServer(t, func(c *serverConn) { tls.Server(c.TCPConn, server).Handshake() })
+	_, encrypted := httpServer(t, new(served))
+	answers := encrypted.Listener.Addr().String()
+	for _, test := range []struct {
+		limit time.Duration
+		want  Counts
+	}{
+		{keeps, Counts{Clients: 3, Requests: 6, Answered: 6}},
+		{time.Hour, Counts{Clients: 3, Requests: 6, Answered: 3, Lost: 3}},
+	} {
+		t.Run(test.limit.String(), func(t *testing.T) {
+			t.Parallel()
+			var dialled [3]int
+			dial := func(ctx context.Context, client int) (net.Conn, error) {
+				var d net.Dialer
+				if dialled[client]++; dialled[client] > 1 {
+					return d.DialContext(ctx, "tcp", answers)
+				}
+				nc, err := d.DialContext(ctx, "tcp", ends)
+				if err != nil {
+					return nil, err
+				}
+				return &lateConn{TCPConn: nc.(*net.TCPConn), late: 2 * keeps}, nil
+			}
+			l := start(t, Config{Addr: answers, Dial: dial, MaxUnused: test.limit, Groups: []Group{{Kind: Fresh, TLS: client, N: 3, Requests: 2}}})
+			got := l.Wait()
+			got.Total.Unused = 0
+			wantCounts(t, got, got.Total, test.want)
 		})
 	}
 }

@@ -60,8 +60,8 @@ type Config struct {
 	// MaxUnused is how long the server keeps a connection on which no request has
 	// come. A client that is about to make the first request later than that
 	// after it began to dial, because it had to wait for a processor, closes the
-	// connection instead, and dials again. Under TLS the time counts from the end
-	// of the handshake. A connection that was reset is [ResetOnConnect] all the
+	// connection instead, and dials again. Under TLS the time counts from the last
+	// part of the handshake that the client sends. A connection that was reset is [ResetOnConnect] all the
 	// same. Clients that share connections do not look. Zero: no limit.
 	MaxUnused time.Duration
 	// MaxTime is how long after Start the last request may begin. Zero means 5

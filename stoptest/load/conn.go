@@ -18,7 +18,7 @@ type conn struct {
 	raw        syscall.RawConn // nil: no peek
 	tlsInput   *peekConn       // what TLS reads from; nil without TLS
 	unread     []byte          // came before it was asked for; Read begins with it
-	dialledAt  time.Time       // when the dial began; under TLS when the handshake ended
+	dialledAt  time.Time       // when the dial began; under TLS when the client's last part of the handshake was sent
 	madeAt     time.Time       // when connect returned
 	answeredAt time.Time       // the previous answer; zero if none
 	requests   int             // written on it
@@ -105,6 +105,13 @@ type peekConn struct {
 	raw    syscall.RawConn // nil: noWait is never set
 	noWait bool
 	ended  bool // TLS read on to the FIN: nothing before it marked the end
+
+	wroteAt time.Time // when the last Write began
+}
+
+func (g *peekConn) Write(p []byte) (int, error) {
+	g.wroteAt = time.Now()
+	return g.Conn.Write(p)
 }
 
 func (g *peekConn) Read(p []byte) (n int, err error) {
@@ -147,7 +154,7 @@ func (c *conn) handshake(ctx context.Context, cfg *tls.Config, proto string) err
 	case err == nil && got != proto && (got != "" || proto == protoHTTP2):
 		return fmt.Errorf("%w: protocol %q, want %q", errHandshakeFailed, got, proto)
 	case err == nil:
-		c.Conn = t
+		c.Conn, c.dialledAt = t, c.tlsInput.wroteAt
 		return nil
 	case howOf(err) == OtherError:
 		return fmt.Errorf("%w: %w", errHandshakeFailed, err)

@@ -127,7 +127,6 @@ func (c *client) dialAndHandshake() (cn *conn, err error) {
 			nc.Close()
 			return nil, err
 		}
-		cn.dialledAt = time.Now()
 	}
 	return cn, nil
 }
