@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	// maxBatch is how many connections are offered at once. The kernel passes up
-	// to 253 descriptors in a message.
+	// maxBatch is how many connections are offered at once, and how many wait for
+	// that: on these nobody answers. The kernel passes up to 253 descriptors in a
+	// message.
 	maxBatch = 100
 
 	// maxHead is how much may have been read of the request of a connection that
@@ -55,7 +56,10 @@ type Giving struct {
 	done    chan struct{} // see Done
 	wake    chan struct{} // has an element if parked or ended has changed
 
-	ended atomic.Bool // set with mu held
+	ended   atomic.Bool  // set with mu held
+	waiting atomic.Int32 // connections that are parked, or about to be, and not offered yet
+	missed  atomic.Bool  // one could not be parked for lack of room: all are to be poked again
+	toPoke  []*conn      // run's
 
 	mu     sync.Mutex // guards the rest; it is taken inside of no other lock
 	parked []*conn
@@ -88,7 +92,7 @@ func (s *Server) Give(addrs []net.Addr, take func([]*Transfer) (taken int, err e
 			}
 		}
 	}
-	s.poke()
+	g.missed.Store(true)
 	go g.run()
 	return g
 }
@@ -156,6 +160,7 @@ func (g *Giving) run() {
 	defer g.release()
 	settled := false
 	for {
+		g.poke()
 		batch, ended := g.next()
 		switch {
 		case ended:
@@ -176,6 +181,7 @@ func (g *Giving) run() {
 			if settled = !g.server.anyParks(); settled {
 				close(g.settled)
 			} else { // its Read is about to park it, or its handler to begin
+				g.missed.Store(true)
 				again = time.After(time.Millisecond)
 			}
 		}
@@ -184,6 +190,40 @@ func (g *Giving) run() {
 		case <-again:
 		}
 	}
+}
+
+// poke has as many connections parked as there is room for. The others are served
+// meanwhile.
+func (g *Giving) poke() {
+	for room := maxBatch - int(g.waiting.Load()); room > 0; {
+		if len(g.toPoke) == 0 {
+			if !g.missed.Swap(false) {
+				return
+			}
+			g.toPoke = g.server.list()
+			if len(g.toPoke) == 0 {
+				return
+			}
+		}
+		c := g.toPoke[0]
+		g.toPoke = g.toPoke[1:]
+		c.mu.Lock()
+		if c.mayParkLocked() {
+			c.setReadDeadlineLocked()
+			room--
+		}
+		c.mu.Unlock()
+	}
+}
+
+// reserve reports whether there is room for one more connection that waits.
+func (g *Giving) reserve() bool {
+	if g.waiting.Add(1) <= maxBatch {
+		return true
+	}
+	g.waiting.Add(-1)
+	g.missed.Store(true)
+	return false
 }
 
 // next returns some of the connections that are parked.
@@ -200,6 +240,7 @@ func (g *Giving) next() (batch []*Transfer, ended bool) {
 			batch = append(batch, t)
 		}
 		g.parked = g.parked[1:]
+		g.waiting.Add(-1)
 	}
 	return batch, g.ended.Load()
 }
@@ -240,7 +281,7 @@ func (s *Server) poke() {
 func (s *Server) anyParks() bool {
 	for _, c := range s.list() {
 		c.mu.Lock()
-		parks := c.state == stateParked || c.parksLocked()
+		parks := c.state == stateParked || c.mayParkLocked()
 		c.mu.Unlock()
 		if parks {
 			return true
@@ -282,9 +323,23 @@ func (c *conn) parksLocked() bool {
 	return c.server.giving.Load() != nil && c.parksGivingLocked()
 }
 
-// parksGivingLocked is parksLocked while connections are given away. A request whose
-// header has been read to its end is answered here.
+// parksGivingLocked is parksLocked while connections are given away: no more wait to
+// be offered than are offered at once.
 func (c *conn) parksGivingLocked() bool {
+	g := c.server.giving.Load()
+	if g == nil || !c.mayParkLocked() {
+		return false
+	}
+	if g.waiting.Load() >= maxBatch {
+		g.missed.Store(true)
+		return false
+	}
+	return true
+}
+
+// mayParkLocked reports whether the connection can be given away. A request whose
+// header has been read to its end is answered here.
+func (c *conn) mayParkLocked() bool {
 	switch {
 	case !c.state.in(stateNew, stateReading, stateIdle), !c.movesLocked():
 		return false
@@ -326,8 +381,8 @@ func (c *conn) park() bool {
 	defer c.mu.Unlock()
 	for c.parksLocked() {
 		g := c.server.giving.Load()
-		if g == nil {
-			break // the giving has just ended
+		if g == nil || !g.reserve() {
+			break // the giving has just ended, or others were first
 		}
 		unparked := make(chan struct{})
 		c.unparked, c.parkedFrom, c.parkedAt = unparked, c.state, time.Now()

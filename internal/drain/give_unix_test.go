@@ -326,6 +326,59 @@ func TestGiveStays(t *testing.T) {
 	}
 }
 
+// TestGiveServesOthers: while some connections wait to be given away, the others are
+// served. In the end all are given.
+func TestGiveServesOthers(t *testing.T) {
+	t.Parallel()
+	const n = 3 * maxBatch
+	l := listen(t, "tcp")
+	a, b := newParty(t, named("a"), l), newParty(t, named("b"), listen(t, "tcp"))
+	var clients []*talker
+	for range n {
+		clients = append(clients, talk(t, l))
+	}
+	wiretest.WaitFor(t, "the connections", func() bool { return a.Stats().Open == n })
+	taking, offered := make(chan struct{}), make(chan struct{})
+	took, take := sync.OnceFunc(func() { close(taking) }), a.to(b)
+	g := a.Give(a.addrs, func(list []*Transfer) (int, error) {
+		took()
+		<-offered
+		for _, t := range list {
+			t.Listener = b.addrs[0]
+		}
+		return take(list)
+	})
+	await(t, "take", taking)
+	var served atomic.Int64
+	var wg sync.WaitGroup
+	for _, c := range clients {
+		wg.Go(func() {
+			for range 5 { // after each answer the connection could be parked
+				io.WriteString(c, giveGet)
+				resp, err := http.ReadResponse(c.r, nil)
+				if err == nil {
+					_, err = io.Copy(io.Discard, resp.Body)
+				}
+				if err != nil || resp.Close {
+					t.Errorf("answer %v, %v, want one that keeps the connection", resp, err)
+					return
+				}
+			}
+			served.Add(1)
+		})
+	}
+	wiretest.WaitFor(t, "the others to be served", func() bool { return served.Load() >= n-2*maxBatch })
+	close(offered)
+	await(t, "the giving to settle", g.Settled())
+	if err := g.End(); err != nil {
+		t.Error(err)
+	}
+	wg.Wait()
+	if moved, open := a.Stats().Moved, b.Stats().Open; moved != n || open != n {
+		t.Errorf("%d have moved, and %d are open there, want %d", moved, open, n)
+	}
+}
+
 // TestGiveFails: where the successor fails, nothing is lost, and in a drain the
 // clients learn that the connection is about to close.
 func TestGiveFails(t *testing.T) {

@@ -235,7 +235,10 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 
 // setReadDeadlineLocked sets the socket's.
 func (c *conn) setReadDeadlineLocked() error {
-	c.poked = c.poked || c.parksLocked()
+	if c.parksLocked() {
+		c.poked = true
+		return c.Conn.SetReadDeadline(aLongTimeAgo)
+	}
 	return c.Conn.SetReadDeadline(c.readDeadlineLocked())
 }
 
@@ -243,13 +246,13 @@ func (c *conn) SetDeadline(t time.Time) error {
 	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
 }
 
-// readDeadlineLocked is the socket's read deadline. It is net/http's but for three
-// cases: a connection that is released or to be parked does not wait, and a
-// request's header has its time from the first byte on. (net/http begins to count with the
-// fourth, and a stop would wait for the others until the idle timeout.)
+// readDeadlineLocked is the socket's read deadline unless the connection is to be
+// parked. It is net/http's but for two cases: a connection that is released does not
+// wait, and a request's header has its time from the first byte on. (net/http begins to
+// count with the fourth, and a stop would wait for the others until the idle timeout.)
 func (c *conn) readDeadlineLocked() time.Time {
 	switch {
-	case c.state == stateReleasing, c.parksLocked():
+	case c.state == stateReleasing:
 		return aLongTimeAgo
 	case c.state == stateReading:
 		if d := c.server.headerTimeout(); d > 0 && c.server.draining.Load() {

@@ -34,7 +34,7 @@ func (p *Process) lastPID() (pid, n int) {
 }
 
 // killLast ends the last of the processes when the test does.
-func (p *Process) killLast(t *testing.T) {
+func (p *Process) killLast(t testing.TB) {
 	t.Cleanup(func() {
 		if pid, _ := p.lastPID(); pid > 0 && pid != p.cmd.Process.Pid {
 			syscall.Kill(pid, syscall.SIGKILL)
