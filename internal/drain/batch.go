@@ -22,12 +22,14 @@ type batch struct {
 	mu   sync.Mutex
 	room sync.Cond     // on mu: a batch has begun to be written, or cannot be
 	buf  []byte        // what is next; nil: nothing
+	last int64         // how many bytes of the connection there are with it
 	done chan struct{} // closed when everything is written; nil: it is
 	err  error
 }
 
-func newBatch(write func([]byte) error) *batch {
-	b := &batch{write: write}
+// newBatch returns a batch of what follows so many bytes of the connection.
+func newBatch(written int64, write func([]byte) error) *batch {
+	b := &batch{write: write, last: written}
 	b.room.L = &b.mu
 	return b
 }
@@ -49,6 +51,7 @@ func (b *batch) add(p []byte) (n int, err error) {
 		}
 		m := min(len(p)-n, buffers.Size-len(b.buf))
 		b.buf = append(b.buf, p[n:n+m]...)
+		b.last += int64(m)
 		n += m
 		if b.done == nil {
 			b.done = make(chan struct{})
@@ -90,4 +93,14 @@ func (b *batch) unwritten() <-chan struct{} {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.done
+}
+
+// end returns how many bytes of the connection were written or are about to be.
+func (b *batch) end() int64 {
+	if b == nil {
+		return 0
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.last
 }

@@ -22,7 +22,7 @@ func TestBatch(t *testing.T) {
 		var got []byte
 		var writes int
 		write := make(chan struct{})
-		b := newBatch(func(p []byte) error {
+		b := newBatch(0, func(p []byte) error {
 			<-write
 			got, writes = append(got, p...), writes+1
 			return nil
@@ -73,7 +73,7 @@ func TestBatchFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fail := make(chan error)
 		writes := 0
-		b := newBatch(func(p []byte) error {
+		b := newBatch(0, func(p []byte) error {
 			writes++
 			return <-fail
 		})

@@ -156,25 +156,15 @@ func (c *conn) cut() (list []Request) {
 		return nil
 	}
 	list = c.inFlightLocked()
-	http2 := c.state == stateHTTP2 || c.streams.registered
-	asked := c.state != stateNew && (!http2 || c.streams.running != nil)
-	// Answers that list does not have, and whose last bytes are on their way, and may
-	// be lost.
-	answers := asked && len(list) == 0 || c.streams.returned > 0 && len(c.streams.running) > 0
 	unsure := socket.Unacked(c.Conn) || c.unwritten()
-	if c.state == stateHTTP2 && (unsure || c.streams.open || socket.Arrived(c.Conn)) {
-		// They may not even be written, and a reset, which bytes that were not read
-		// cause, deletes what the client has not read.
-		ended := c.streams.endedLately(c.RemoteAddr().String())
-		list = append(list, ended...)
-		answers = answers && len(ended) == 0
-	}
-	if answers && unsure {
-		r := c.requestLocked(HTTP1)
-		if http2 {
-			r.Class = HTTP2
-		}
-		list = append(list, r)
+	switch {
+	case c.state == stateHTTP2 || c.streams.registered:
+		// A reset, which bytes that were not read cause, deletes what the client has
+		// not read.
+		lately := unsure || c.streams.open || socket.Arrived(c.Conn)
+		list = append(list, c.streams.unsure(c.RemoteAddr().String(), c.bytesReadBy(), lately)...)
+	case unsure && c.state != stateNew && len(list) == 0: // the last bytes are on their way, and may be lost
+		list = append(list, c.requestLocked(HTTP1))
 	}
 	var broken *response
 	if c.state.in(stateAnswering, stateAnsweringNext) {
@@ -198,4 +188,17 @@ func (c *conn) breakOff(res *response) {
 	} else {
 		go c.Conn.Close()
 	}
+}
+
+// bytesReadBy is how many bytes the client of HTTP/2 has read, as far as is certain: not
+// more than it has acknowledged, nor than came before a PING that it has not answered.
+// One that cannot answer, because the connection is closed, may read no further.
+func (c *conn) bytesReadBy() int64 {
+	n := c.bytesAcked()
+	if fc := c.streams.frames; fc != nil {
+		if ping := fc.pingedAt.Load(); ping > 0 {
+			n = min(n, ping)
+		}
+	}
+	return n
 }

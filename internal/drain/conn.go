@@ -27,6 +27,7 @@ import (
 //	                                                     its time is over          releasing
 //	                                                     HTTP/2 was agreed on      http2
 //	reading        a request has begun to arrive         its handler is called     answering
+//	                                                     first byte of the next    answeringNext
 //	                                                     to be given away          parked
 //	                                                     HTTP/2 was agreed on      http2
 //	answering      its handler runs, or its answer is    first byte of the next    answeringNext
@@ -56,7 +57,8 @@ import (
 // Any state but closed may become closed, and any but moved and closed may become
 // lingering. Under TLS a request may have come together with an earlier one, and is
 // seen only when its handler is called: new, idle and releasing may become
-// answering.
+// answering. net/http reads ahead just before it calls the handler, so that the first
+// byte of the next request may come before that.
 //
 // net/http's own StateIdle is not enough: it lasts until a request's whole
 // header has been read, and so includes requests on their way in. Only Read
@@ -147,7 +149,7 @@ func (s connState) in(states ...connState) bool {
 // legalSteps are those of the table above, from what to what.
 var legalSteps = [...][]connState{
 	stateNew:           {stateReading, stateAnswering, stateReleasing, stateHTTP2, stateParked},
-	stateReading:       {stateAnswering, stateHTTP2, stateParked},
+	stateReading:       {stateAnswering, stateAnsweringNext, stateHTTP2, stateParked},
 	stateAnswering:     {stateAnsweringNext, stateIdle, stateReading, stateHijacked},
 	stateAnsweringNext: {stateReading, stateHijacked},
 	stateIdle:          {stateReading, stateAnswering, stateReleasing, stateParked},

@@ -107,3 +107,24 @@ func stepsOfComment(t *testing.T) map[string]bool {
 	}
 	return steps
 }
+
+// TestNextBeforeHandler has the first byte of a next request read before the handler of
+// the present one is called: net/http begins to read ahead just before that.
+func TestNextBeforeHandler(t *testing.T) {
+	a, b := net.Pipe()
+	defer a.Close()
+	defer b.Close()
+	c := &conn{Conn: a, server: &Server{http: new(http.Server)}, framing: framing{on: true}, handshake: handshake{over: true}}
+	const request = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+	if n := c.onRead([]byte(request), 4096); n != len(request) {
+		t.Fatalf("%d bytes are handed out, want %d", n, len(request))
+	}
+	c.onRead([]byte("G"), backgroundReadSize)
+	res := new(response)
+	if !c.begin(res, 0) || c.current != res || c.requests != 1 {
+		t.Errorf("the request has not begun: %+v", c)
+	}
+	if !c.nextRequestArrived() {
+		t.Error("the next request was not seen: its client is told that the connection closes, and it is lost")
+	}
+}

@@ -22,12 +22,15 @@ const (
 	http2PrefaceTimeout = 10 * time.Second // net/http's
 
 	frameHeaderSize   = 9
+	frameData         = 0
 	frameHeaders      = 1
+	frameReset        = 3
 	frameSettings     = 4
 	framePushPromise  = 5
 	framePing         = 6
 	frameGoAway       = 7
 	frameContinuation = 9
+	flagEndStream     = 1
 	flagEndHeaders    = 4
 	pingSize          = 8
 )
@@ -42,7 +45,8 @@ type frameConn struct {
 	net.Conn // a *tls.Conn, or what Accept has returned
 	conn     *conn
 
-	ping atomic.Uint64 // the payload of the PING behind GOAWAY; 0: it was not sent
+	ping     atomic.Uint64 // the payload of the PING behind GOAWAY; 0: it was not sent
+	pingedAt atomic.Int64  // how many bytes of the connection precede it; 0: it was not sent, or is answered
 
 	mu     sync.Mutex // held while writing
 	frames frames
@@ -101,6 +105,7 @@ func (fc *frameConn) Read(p []byte) (int, error) {
 	n, err := fc.Conn.Read(p)
 	if n == pingSize && len(p) == pingSize {
 		if ping := fc.ping.Load(); ping != 0 && ping == binary.BigEndian.Uint64(p) {
+			fc.pingedAt.Store(0)
 			fc.conn.onGoAwayAnswered()
 		}
 	}
@@ -112,6 +117,10 @@ func (fc *frameConn) Write(p []byte) (n int, err error) {
 	defer fc.mu.Unlock()
 	n, err = fc.Conn.Write(p)
 	fc.frames.follow(p[:n])
+	if len(fc.frames.ended) > 0 && fc.conn != nil {
+		fc.conn.onStreamsWritten(fc.frames.ended)
+	}
+	fc.frames.ended = fc.frames.ended[:0]
 	fc.writeDueLocked()
 	return n, err
 }
@@ -132,6 +141,9 @@ func (fc *frameConn) writeDueLocked() {
 	fc.due = false
 	ping := max(1, rand.Uint64())
 	fc.ping.Store(ping)
+	if fc.conn != nil {
+		fc.pingedAt.Store(fc.conn.batch.Load().end())
+	}
 	b := []byte{0, 0, 8, frameGoAway, 0, 0, 0, 0, 0}
 	b = binary.BigEndian.AppendUint32(b, 1<<31-1)    // the last stream that can be
 	b = append(b, 0, 0, 0, 0)                        // NO_ERROR
@@ -147,6 +159,9 @@ type frames struct {
 	headerRead int
 	left       int  // of the payload
 	unfinished bool // a CONTINUATION must follow
+
+	ending uint32   // the stream that the frame ends; 0: none
+	ended  []uint32 // streams
 }
 
 func (f *frames) follow(p []byte) {
@@ -155,6 +170,7 @@ func (f *frames) follow(p []byte) {
 			n := min(f.left, len(p))
 			f.left -= n
 			p = p[n:]
+			f.onPayload()
 			continue
 		}
 		n := copy(f.header[f.headerRead:], p)
@@ -164,10 +180,22 @@ func (f *frames) follow(p []byte) {
 		}
 		f.begun, f.headerRead = true, 0
 		f.left = int(f.header[0])<<16 | int(f.header[1])<<8 | int(f.header[2])
-		switch f.header[3] {
+		kind, flags := f.header[3], f.header[4]
+		switch kind {
 		case frameHeaders, framePushPromise, frameContinuation:
-			f.unfinished = f.header[4]&flagEndHeaders == 0
+			f.unfinished = flags&flagEndHeaders == 0
 		}
+		if kind == frameReset || (kind == frameData || kind == frameHeaders) && flags&flagEndStream != 0 {
+			f.ending = binary.BigEndian.Uint32(f.header[5:])
+		}
+		f.onPayload()
+	}
+}
+
+// onPayload notes the end of a stream at the end of the frame.
+func (f *frames) onPayload() {
+	if f.left == 0 && f.ending != 0 {
+		f.ended, f.ending = append(f.ended, f.ending), 0
 	}
 }
 

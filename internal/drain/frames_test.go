@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -158,6 +159,32 @@ func TestAssumeFrameConn(t *testing.T) {
 	}
 	if s.within > 0 {
 		t.Errorf("%d Writes ended within a frame, want 0", s.within)
+	}
+}
+
+// The ID of a stream is in the ResponseWriter of HTTP/2. In that of HTTP/1 nothing looks
+// like it.
+func TestAssumeStreamID(t *testing.T) {
+	ids := make(chan uint32, 2)
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { ids <- streamID(w) }))
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	defer srv.Close()
+	c := srv.Client()
+	for range 2 {
+		res, err := c.Get(srv.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+	}
+	if first, second := <-ids, <-ids; first != 1 || second != 3 {
+		t.Errorf("streams %d and %d, want 1 and 3", first, second)
+	}
+	for _, w := range []http.ResponseWriter{httptest.NewRecorder(), struct{ http.ResponseWriter }{}} {
+		if id := streamID(w); id != 0 {
+			t.Errorf("the stream of a %T is %d, want 0", w, id)
+		}
 	}
 }
 

@@ -5,10 +5,23 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"reflect"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/go-kit/log/level"
+)
+
+const (
+	// minUnacked is how many answers a connection remembers until it asks the kernel
+	// which of them the client has.
+	minUnacked = 16
+
+	// maxUnwritten is how many answers may wait for the client: twice as many as
+	// net/http has streams by default. More are those of a client that has given
+	// many up after their handlers had returned, which nothing tells.
+	maxUnwritten = 500
 )
 
 // wrapHTTP2 makes HTTP/2 connections known, and finds a way to send them GOAWAY.
@@ -106,7 +119,7 @@ func (c *conn) markHTTP2(goAwayer *http.Server, fc *frameConn) {
 	}
 	if c.state.in(stateNew, stateReading) {
 		c.setStateLocked(stateHTTP2)
-		c.batch.Store(newBatch(c.writeBatch))
+		c.batch.Store(newBatch(c.written.Load(), c.writeBatch))
 		c.framing.stop()
 		if c.server.draining.Load() {
 			c.scheduleCloseLocked() // its preface may never come
@@ -122,8 +135,16 @@ type streams struct {
 	running    map[*http2Response]struct{} // their handlers have not returned
 	registered bool                        // net/http sends GOAWAY to the connection
 	open       bool                        // net/http has some that are not closed
-	returned   int                         // handlers, since it had none
-	ended      []*http2Response            // of those, at least the ones of the last minKeep
+
+	// By ID, those whose answers net/http has not written to the end. Where that is
+	// not known they are not here.
+	unwritten map[uint32]*http2Response
+
+	// Those whose handlers have returned and whose answers are written, in that
+	// order. They are here until the client has acknowledged the answer, and for
+	// minKeep.
+	unacked []*http2Response
+	full    int // at so many of these, those are removed that need not be here
 
 	goAwayer    *http.Server // sends GOAWAY; nil: net/http does not serve the connection
 	frames      *frameConn   // sends one before; nil: nothing does
@@ -135,43 +156,57 @@ type streams struct {
 func (s *streams) any() bool { return s.open || len(s.running) > 0 }
 
 // reset notes that net/http has none.
-func (s *streams) reset() { s.open, s.returned, s.ended = false, 0, nil }
-
-// returns notes that a handler has returned.
-func (s *streams) returns(res *http2Response) {
-	res.returned = time.Now()
-	s.returned++
-	for len(s.ended) > 0 && res.returned.Sub(s.ended[0].returned) > minKeep {
-		s.ended = s.ended[1:]
-	}
-	s.ended = append(s.ended, res)
+func (s *streams) reset() {
+	s.open = false
+	s.forget()
 }
 
-// endedLately names the requests whose handlers have returned so lately that the
-// client may not have the answer yet.
-func (s *streams) endedLately(client string) (list []Request) {
-	if len(s.running) == 0 && s.returned == 1 && s.open {
-		return nil // inFlight has named it
-	}
-	for _, res := range s.ended {
-		if time.Since(res.returned) < minKeep {
-			list = append(list, res.request(client))
+// forget removes those from unwritten whose handlers have returned.
+func (s *streams) forget() {
+	for id, res := range s.unwritten {
+		if !res.returned.IsZero() {
+			delete(s.unwritten, id)
 		}
+	}
+}
+
+func (s *streams) inFlight(client string) (list []Request) {
+	for res := range s.running {
+		list = append(list, res.request(client))
+	}
+	for _, res := range s.unwritten {
+		if !res.returned.IsZero() {
+			list = append(list, res.request(client)) // its answer waits for the client
+		}
+	}
+	switch {
+	case len(list) > 0 || !s.open:
+	case s.lastUnknown():
+		list = append(list, s.unacked[len(s.unacked)-1].request(client))
+	default: // one whose handler was not called
+		list = append(list, Request{Class: HTTP2, Client: client})
 	}
 	return list
 }
 
-func (s *streams) inFlight(client string) (list []Request) {
-	add := func(res *http2Response) { list = append(list, res.request(client)) }
-	for res := range s.running {
-		add(res)
+// lastUnknown reports whether it is not known how much of the latest answer is
+// written.
+func (s *streams) lastUnknown() bool {
+	return len(s.unacked) > 0 && s.unacked[len(s.unacked)-1].id == 0
+}
+
+// unsure names those that inFlight does not, and whose answers the client may not
+// have: those that end behind the first bytes of the connection, and, if lately, those
+// of the last minKeep.
+func (s *streams) unsure(client string, bytes int64, lately bool) (list []Request) {
+	ended := s.unacked
+	if s.open && len(s.running) == 0 && len(s.unwritten) == 0 && s.lastUnknown() {
+		ended = ended[:len(ended)-1]
 	}
-	switch {
-	case len(list) > 0 || !s.open:
-	case s.returned == 1:
-		add(s.ended[len(s.ended)-1]) // its answer waits for the client
-	default: // one or more of those returned, or one whose handler was not called
-		list = append(list, Request{Class: HTTP2, Client: client})
+	for _, res := range ended {
+		if res.written > bytes || lately && time.Since(res.returned) < minKeep {
+			list = append(list, res.request(client))
+		}
 	}
 	return list
 }
@@ -187,17 +222,65 @@ func (c *conn) beginStream(res *http2Response) (ok bool) {
 	}
 	if c.streams.running == nil {
 		c.streams.running = make(map[*http2Response]struct{})
+		c.streams.unwritten = make(map[uint32]*http2Response)
 	}
 	c.streams.running[res] = struct{}{}
+	if c.streams.frames != nil {
+		if res.id = streamID(res.ResponseWriter); res.id != 0 {
+			c.streams.unwritten[res.id] = res
+		}
+	}
 	c.requests++
 	return true
 }
 
-func (c *conn) endStream(res *http2Response) {
+// onStreamsWritten notes that the answers of streams have been written to their ends.
+func (c *conn) onStreamsWritten(ids []uint32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, id := range ids {
+		if res := c.streams.unwritten[id]; res != nil {
+			delete(c.streams.unwritten, id)
+			c.onWrittenLocked(res)
+		}
+	}
+}
+
+// onWrittenLocked notes that an answer has been written to its end, as far as can be
+// known.
+func (c *conn) onWrittenLocked(res *http2Response) {
+	res.written = c.batch.Load().end()
+	if !res.returned.IsZero() {
+		c.addUnackedLocked(res)
+	}
+}
+
+func (c *conn) addUnackedLocked(res *http2Response) {
+	s := &c.streams
+	s.unacked = append(s.unacked, res)
+	if len(s.unacked) < s.full {
+		return
+	}
+	acked := c.bytesAcked()
+	s.unacked = slices.DeleteFunc(s.unacked, func(res *http2Response) bool {
+		return res.written <= acked && time.Since(res.returned) > minKeep
+	})
+	s.full = max(minUnacked, 2*len(s.unacked))
+}
+
+func (c *conn) endStream(res *http2Response, r *http.Request) {
 	c.mu.Lock()
 	delete(c.streams.running, res)
-	if c.streams.open { // else the client has given it up
-		c.streams.returns(res)
+	res.returned = time.Now()
+	switch {
+	case !c.streams.open || res.written == 0 && r.Context().Err() != nil: // the client has given it up
+		delete(c.streams.unwritten, res.id)
+	case res.id == 0:
+		c.onWrittenLocked(res)
+	case res.written > 0:
+		c.addUnackedLocked(res)
+	case len(c.streams.unwritten) > maxUnwritten:
+		c.streams.forget()
 	}
 	closed := c.state == stateClosed
 	if c.state == stateHTTP2 && c.server.draining.Load() && !c.streams.any() {
@@ -215,8 +298,10 @@ func (c *conn) endStream(res *http2Response) {
 // bytes no connection counts.
 type http2Response struct {
 	response
+	id          uint32    // of the stream; 0: not known, or when an answer is written is not
 	began       time.Time // when the handler was called
 	returned    time.Time // when it returned; zero before
+	written     int64     // the answer ends with that byte of the connection; 0: it is not written
 	bodyWritten atomic.Int64
 }
 
@@ -243,4 +328,52 @@ func (w *http2Response) WriteString(s string) (int, error) {
 	n, err := w.response.WriteString(s)
 	w.bodyWritten.Add(int64(n))
 	return n, err
+}
+
+// streamID returns the ID of the stream that net/http's ResponseWriter answers, or 0
+// if it is not where it is expected.
+func streamID(w http.ResponseWriter) uint32 {
+	v := reflect.ValueOf(w)
+	path := streamIDPath.Load()
+	if path == nil || path.of != v.Type() {
+		path = findStreamID(v.Type())
+		streamIDPath.Store(path)
+	}
+	if len(path.fields) == 0 {
+		return 0
+	}
+	for _, i := range path.fields {
+		if v = v.Elem(); !v.IsValid() {
+			return 0
+		}
+		v = v.Field(i)
+	}
+	return uint32(v.Uint())
+}
+
+// idPath is where the ID of the stream is in a ResponseWriter: a field of a struct that
+// a field of another one points to, and so on. It has none where it is not known.
+type idPath struct {
+	of     reflect.Type
+	fields []int
+}
+
+var streamIDPath atomic.Pointer[idPath]
+
+func findStreamID(of reflect.Type) *idPath {
+	path, t := &idPath{of: of}, of
+	for _, name := range [...]string{"rws", "stream", "id"} {
+		if t.Kind() != reflect.Pointer || t.Elem().Kind() != reflect.Struct {
+			return &idPath{of: of}
+		}
+		field, ok := t.Elem().FieldByName(name)
+		if !ok || len(field.Index) > 1 {
+			return &idPath{of: of}
+		}
+		path.fields, t = append(path.fields, field.Index[0]), field.Type
+	}
+	if t.Kind() != reflect.Uint32 {
+		return &idPath{of: of}
+	}
+	return path
 }

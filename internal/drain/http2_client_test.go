@@ -87,24 +87,32 @@ func frames(nc net.Conn) (types []byte, err error) {
 
 const goaway = 7 // the type of the frame
 
-// ask2 sends the preface, with the settings, and a request on stream 1.
+// ask2 sends the preface, with the settings, and a request for /asked on stream 1.
 func ask2(t *testing.T, nc net.Conn, settings ...http2.Setting) *http2.Framer {
 	t.Helper()
 	if _, err := io.WriteString(nc, http2.ClientPreface); err != nil {
 		t.Fatal(err)
 	}
 	fr := http2.NewFramer(nc, nc)
+	if err := errors.Join(fr.WriteSettings(settings...), fr.WriteWindowUpdate(0, 1<<30)); err != nil {
+		t.Fatal(err)
+	}
+	askOn(t, fr, 1, "/asked")
+	return fr
+}
+
+// askOn sends a request on a stream.
+func askOn(t *testing.T, fr *http2.Framer, stream uint32, path string) {
+	t.Helper()
 	var block bytes.Buffer
 	enc := hpack.NewEncoder(&block)
 	for _, f := range []hpack.HeaderField{{Name: ":method", Value: "GET"}, {Name: ":scheme", Value: "http"},
-		{Name: ":authority", Value: "x"}, {Name: ":path", Value: "/asked"}} {
+		{Name: ":authority", Value: "x"}, {Name: ":path", Value: path}} {
 		enc.WriteField(f)
 	}
-	if err := errors.Join(fr.WriteSettings(settings...), fr.WriteWindowUpdate(0, 1<<30),
-		fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true})); err != nil {
+	if err := fr.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true}); err != nil {
 		t.Fatal(err)
 	}
-	return fr
 }
 
 // answer2 reads the answer on stream 1 to its end.

@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -231,6 +232,67 @@ func TestDrainFinishesStreams(t *testing.T) {
 					if r.Method != "GET" || r.Path != "/" || r.Sent != 3 || r.Age < 300*time.Millisecond || r.Client == "" {
 						t.Errorf("cut %+v", r)
 					}
+				}
+			})
+		}
+	})
+}
+
+// An answer that the client may not have at a cut is named, however long ago its
+// handler has returned: one that waits for the client's window, and one behind a PING
+// that the client has not answered. One that the client has is not.
+func TestCutNamesAnswersUnderWay(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, overTLS bool) {
+		for _, window := range []uint32{0, 1 << 16} {
+			t.Run(fmt.Sprintf("window %d", window), func(t *testing.T) {
+				t.Parallel()
+				stop := &actors.Stop{Grace: 800 * time.Millisecond}
+				s := servetest.Start(t, stop, server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
+					switch r.URL.Path {
+					case "/held":
+						<-r.Context().Done()
+					case "/behind":
+						<-stop.Draining()
+						time.Sleep(200 * time.Millisecond) // GOAWAY and PING are sent
+					}
+					io.WriteString(w, "hello")
+				}))
+				nc, err := net.Dial("tcp", s.Addr)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer nc.Close()
+				nc.SetDeadline(time.Now().Add(15 * time.Second))
+				if overTLS {
+					nc = tls.Client(nc, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+				}
+				fr := ask2(t, nc, http2.Setting{ID: http2.SettingInitialWindowSize, Val: window})
+				askOn(t, fr, 3, "/held")
+				askOn(t, fr, 5, "/behind")
+				want := []string{"/behind", "/held"}
+				if window == 0 {
+					want = []string{"/asked", "/behind", "/held"}
+				} else if body, err := answer2(fr); body != "hello" || err != nil {
+					t.Fatalf("answer %q, %v", body, err)
+				}
+				servetest.WaitFor(t, "two requests in flight, and one answered", func() bool {
+					n := s.Stop.Snapshot()
+					return n.InFlight == 2 && n.Served == 1
+				})
+				go io.Copy(io.Discard, nc)
+				time.Sleep(300 * time.Millisecond) // then the answer of /asked is not one of the last 250 ms
+				s.End()
+				var ce *actors.CutError
+				if err := s.Wait(t); !errors.As(err, &ce) {
+					t.Fatalf("Err() = %v, want a cut", err)
+				}
+				var got []string
+				for _, r := range ce.Requests {
+					got = append(got, r.Path)
+				}
+				if slices.Sort(got); !slices.Equal(got, want) {
+					t.Errorf("cut %q, want %q", got, want)
 				}
 			})
 		}

@@ -25,7 +25,9 @@ import "time"
 //     request with Expect: 100-continue.
 //   - The Trailer of net/http's own Request is filled at the end of the body, and
 //     the files of its MultipartForm are removed after the handler.
-//   - A ResponseWriter is an http.Hijacker in HTTP/1, and not in HTTP/2.
+//   - A ResponseWriter is an http.Hijacker in HTTP/1, and not in HTTP/2. In HTTP/2
+//     its field rws.stream.id is the ID of the stream. (See frames_test.go. Without
+//     that, a cut names the answers of the last moments before it.)
 //   - Request.TLS is filled from the connection's method ConnectionState; under
 //     ServeTLS the hooks get a *tls.Conn around the listener's connection. The
 //     type of what tls.NewListener returns is called *tls.listener.

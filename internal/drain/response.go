@@ -33,7 +33,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			if !c.beginStream(res) {
 				return
 			}
-			defer c.endStream(res)
+			defer c.endStream(res, r)
 		}
 		res.serve(handler, res, r)
 		return
@@ -108,6 +108,7 @@ func (c *conn) begin(res *response, length int64) (ok bool) {
 		c.setStateLocked(stateAnswering)
 	case c.state.in(stateNew, stateIdle, stateReleasing): // under TLS it may have come with an earlier request
 		c.beginLocked(stateAnswering)
+	case c.state == stateAnsweringNext && c.current == nil: // the next request came first
 	default:
 		return true
 	}
