@@ -95,6 +95,9 @@ func (g *Generations) keepRunning(gen *generation, l *life) {
 		err := g.runOnce(gen, l)
 		g.mu.Lock()
 		gen.pid, gen.lastErr = 0, err
+		if !closed(l.quit) {
+			gen.lastErr = endError(err)
+		}
 		g.mu.Unlock()
 		g.setState(gen, GenerationRestarting)
 		again, err := g.awaitRestart(gen, l, logger, counter, began, err)
@@ -122,8 +125,10 @@ func (g *Generations) setState(gen *generation, s GenerationState) {
 	g.notify()
 }
 
-// errNotReady says why a program was ended.
+// errNotReady is an ErrNotReady with the details.
 type errNotReady struct{ error }
+
+func (errNotReady) Is(target error) bool { return target == ErrNotReady }
 
 // runOnce starts the program, and returns when it has ended.
 func (g *Generations) runOnce(gen *generation, l *life) error {
@@ -176,7 +181,7 @@ func (g *Generations) runOnce(gen *generation, l *life) error {
 			level.Warn(p.logger).Log("msg", "program has stopped serving but runs, starting another beside it")
 			close(abandon)
 			g.loops.Go(watching.Wait)
-			return fmt.Errorf("%s: %w", g.actor.name, errStoppedServing)
+			return fmt.Errorf("%s: %w", g.actor.name, ErrStoppedServing)
 		}
 	case errors.As(err, new(errNotReady)):
 		level.Error(p.logger).Log("msg", "program not ready, ending it", "err", err)
@@ -192,9 +197,6 @@ func (g *Generations) runOnce(gen *generation, l *life) error {
 	}
 	return result
 }
-
-// errStoppedServing says why a program was replaced that runs.
-var errStoppedServing = errors.New("stopped serving")
 
 // stoppedServing waits for the end of a process that was ready. It returns true if
 // there is a stop, and the process accepts no connections any more, although

@@ -144,6 +144,14 @@ var (
 
 	// ErrStopping is the error of a deploy when a stop has begun.
 	ErrStopping = errors.New("the process is stopping")
+
+	// ErrNotReady is that of a process which was not ready in StartTimeout. See
+	// Generation.LastErr.
+	ErrNotReady = errors.New("not ready")
+
+	// ErrStoppedServing is that of a process which runs, but accepts no
+	// connections any more. Another was started in its place.
+	ErrStoppedServing = errors.New("stopped serving")
 )
 
 const (

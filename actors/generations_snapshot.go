@@ -16,7 +16,12 @@ type Generation struct {
 	Requests uint64 // that it has had
 
 	Restarts int
-	LastErr  error // why its process ended last; nil: it has not, or with status 0
+
+	// LastErr is why its last process ended: an error that wraps
+	// [*exec.ExitError], [ErrNotReady] or [ErrStoppedServing], or that says "exit
+	// status 0", or why the process could not be started. Nil means that none has
+	// ended, or that it was asked to and ended cleanly.
+	LastErr error
 }
 
 // Snapshot returns the generations that there are, and the last few that have

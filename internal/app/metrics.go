@@ -1,7 +1,9 @@
 package app
 
 import (
+	"errors"
 	"net/http"
+	"os/exec"
 	"strconv"
 	"time"
 
@@ -56,6 +58,10 @@ var (
 	elapsedDesc         = desc("stop_elapsed_seconds", "How long the stop has taken until now, or took.")
 	upDesc              = desc("actor_up", "1 while the actor runs.", "actor", "stage")
 	heldDesc            = desc("requests_held", "Requests that wait for the program.")
+	programInfoDesc     = desc("program_info", "1 for the process of the generation, while one runs.", "generation", "pid")
+	programStateDesc    = desc("program_state", "1 for the state in which the generation is.", "generation", "state")
+	programStartDesc    = desc("program_start_time_seconds", "When the generation's process was started last, in seconds since 1970.", "generation")
+	programErrorDesc    = desc("program_last_error_info", "1 for the reason why the generation's last process ended, unless it was asked to: exit status N, signal: NAME, not ready, stopped serving or not started.", "generation", "reason")
 	programUpDesc       = desc("program_up", "1 while the generation is ready.", "generation")
 	programCurrentDesc  = desc("program_current", "1 for the generation that gets new requests.", "generation")
 	programInFlightDesc = desc("program_requests_inflight", "Requests that the generation answers.", "generation")
@@ -118,12 +124,42 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	send(heldDesc, gauge, float64(c.program.Held()))
 	for _, g := range c.program.Snapshot() {
 		generation := strconv.Itoa(g.Number)
+		for _, state := range generationStates {
+			send(programStateDesc, gauge, oneIf(state == g.State), generation, string(state))
+		}
+		if g.PID != 0 {
+			send(programInfoDesc, gauge, 1, generation, strconv.Itoa(g.PID))
+		}
+		send(programStartDesc, gauge, float64(g.Since.UnixMilli())/1000, generation)
+		if g.LastErr != nil {
+			send(programErrorDesc, gauge, 1, generation, endReason(g.LastErr))
+		}
 		send(programUpDesc, gauge, oneIf(g.State == actors.GenerationReady || g.State == actors.GenerationDraining), generation)
 		send(programCurrentDesc, gauge, oneIf(g.Current), generation)
 		send(programInFlightDesc, gauge, float64(g.InFlight), generation)
 		send(programRequestsDesc, counter, float64(g.Requests), generation)
 		send(programRestartsDesc, counter, float64(g.Restarts), generation)
 	}
+}
+
+var generationStates = []actors.GenerationState{
+	actors.GenerationStarting, actors.GenerationReady, actors.GenerationDraining, actors.GenerationStopping,
+	actors.GenerationRestarting, actors.GenerationEnded, actors.GenerationFailed,
+}
+
+// endReason returns why a process ended, without what differs from one time to the
+// next, such as a port: each value makes another time series.
+func endReason(err error) string {
+	var exit *exec.ExitError
+	switch {
+	case errors.Is(err, actors.ErrNotReady):
+		return actors.ErrNotReady.Error()
+	case errors.Is(err, actors.ErrStoppedServing):
+		return actors.ErrStoppedServing.Error()
+	case errors.As(err, &exit):
+		return exit.String()
+	}
+	return "not started"
 }
 
 func oneIf(b bool) float64 {

@@ -1,9 +1,11 @@
 package app
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -71,6 +73,15 @@ func TestMetrics(t *testing.T) {
 	if more := strings.Count(text, "\n") - before; more > 40 {
 		t.Errorf("11 requests that differ have added %d lines", more)
 	}
+	lint(t, text)
+	if t.Failed() {
+		t.Log(text)
+	}
+}
+
+// lint says what Prometheus would rather have otherwise.
+func lint(t *testing.T, text string) {
+	t.Helper()
 	problems, err := promlint.New(strings.NewReader(text)).Lint()
 	if err != nil {
 		t.Fatal(err)
@@ -80,7 +91,23 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("promlint: %s: %s", p.Metric, p.Text)
 		}
 	}
-	if t.Failed() {
-		t.Log(text)
+}
+
+// TestEndReason: a reason has no part that is another each time.
+func TestEndReason(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{exec.Command("sh", "-c", "exit 3").Run(), "exit status 3"},
+		{exec.Command("sh", "-c", "kill -9 $$").Run(), "signal: killed"},
+		{fmt.Errorf("not ready after 30s: no listener on 127.0.0.1:23456: %w", actors.ErrNotReady), "not ready"},
+		{fmt.Errorf("program: %w", actors.ErrStoppedServing), "stopped serving"},
+		{exec.Command("/nonexistent/23456").Run(), "not started"},
+		{errors.New("program: another process serves at http://127.0.0.1:23456"), "not started"},
+	} {
+		if got := endReason(fmt.Errorf("program: %w", tt.err)); got != tt.want {
+			t.Errorf("endReason(%v) = %q, want %q", tt.err, got, tt.want)
+		}
 	}
 }

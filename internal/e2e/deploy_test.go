@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -21,6 +22,7 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"lastcall/stoptest/load"
 )
@@ -109,6 +111,8 @@ func (d deployable) generations(t testing.TB) (list []struct {
 	State      string
 	Current    bool
 	PID        int
+	Since      time.Time
+	Requests   uint64
 	Restarts   int
 	LastError  string `json:"last_error"`
 }) {
@@ -130,6 +134,36 @@ func (d deployable) generations(t testing.TB) (list []struct {
 		t.Fatal(err)
 	}
 	return list
+}
+
+// metrics returns the metrics of the binary.
+func (d deployable) metrics(t *testing.T) string {
+	t.Helper()
+	c := d.client()
+	defer c.CloseIdleConnections()
+	_, text := ask(t, c, "GET", "http://localhost/metrics", "")
+	return text
+}
+
+// expectMetrics fails the test unless the metrics have the lines, which begin with
+// lastcall_, and are what Prometheus recommends.
+func (d deployable) expectMetrics(t *testing.T, lines ...string) {
+	t.Helper()
+	text := d.metrics(t)
+	for _, line := range lines {
+		if !strings.Contains(text, "\nlastcall_"+line+"\n") {
+			t.Errorf("/metrics lacks lastcall_%s in\n%s", line, text)
+		}
+	}
+	problems, err := promlint.New(strings.NewReader(text)).Lint()
+	if err != nil {
+		t.Error(err)
+	}
+	for _, p := range problems {
+		if strings.HasPrefix(p.Metric, "lastcall_") {
+			t.Errorf("promlint: %s: %s", p.Metric, p.Text)
+		}
+	}
 }
 
 // stop stops the binary, which is to be clean.
@@ -256,10 +290,11 @@ func TestDeployFails(t *testing.T) {
 		name, file, mode string
 		err, output      string
 		step             string
+		reason           string
 	}{
-		{"at its start", "fails", "overlap", "exit status 7", "| cannot find the database", ""},
-		{"at its start, replacing", "fails", "replace", "exit status 7", "| cannot find the database", "starting the old again"},
-		{"after the switch", "dies", "overlap", "ended within 10s after the switch: program: exit status 9", "| lost the database", "went back generation=1"},
+		{"at its start", "fails", "overlap", "exit status 7", "| cannot find the database", "", "exit status 7"},
+		{"at its start, replacing", "fails", "replace", "exit status 7", "| cannot find the database", "starting the old again", "exit status 7"},
+		{"after the switch", "dies", "overlap", "ended within 10s after the switch: program: exit status 9", "| lost the database", "went back generation=1", "exit status 9"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -290,7 +325,12 @@ func TestDeployFails(t *testing.T) {
 				if g.Current != (g.Generation == 1) || g.Generation == 2 && (g.State != "failed" || g.LastError == "") {
 					t.Errorf("/status shows %+v", g)
 				}
+				if g.Generation == 1 {
+					d.expectMetrics(t, fmt.Sprintf(`program_info{generation="1",pid="%d"} 1`, g.PID), `program_state{generation="1",state="ready"} 1`, `program_state{generation="1",state="failed"} 0`,
+						fmt.Sprintf(`program_start_time_seconds{generation="1"} %v`, float64(g.Since.UnixMilli())/1000))
+				}
 			}
+			d.expectMetrics(t, `program_state{generation="2",state="failed"} 1`, `program_last_error_info{generation="2",reason="`+tt.reason+`"} 1`)
 			d.stop(t)
 		})
 	}
@@ -378,19 +418,7 @@ func TestDeploySignal(t *testing.T) {
 	d := startDeployable(t)
 	d.Signal(t, syscall.SIGUSR1)
 	d.WaitLog(t, `msg="deploy done" generation=2`)
-	c := d.client()
-	defer c.CloseIdleConnections()
-	res, err := c.Get("http://localhost/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Body.Close()
-	b, _ := io.ReadAll(res.Body)
-	for _, want := range []string{`lastcall_program_up{generation="2"} 1`, `lastcall_program_up{generation="1"} 0`, `lastcall_program_current{generation="2"} 1`, `lastcall_requests_held 0`} {
-		if !strings.Contains(string(b), want) {
-			t.Errorf("/metrics lacks %s", want)
-		}
-	}
+	d.expectMetrics(t, `program_up{generation="2"} 1`, `program_up{generation="1"} 0`, `program_current{generation="2"} 1`, `requests_held 0`)
 	d.stop(t)
 }
 
