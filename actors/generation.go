@@ -324,7 +324,7 @@ func (g *Generations) awaitRestart(gen *generation, l *life, logger log.Logger, 
 			wanted, err = false, gaveUp
 		} else {
 			pause = next
-			level.Warn(logger).Log("msg", "program ended, starting it again", "err", err, "in", pause.Round(time.Millisecond))
+			level.Warn(logger).Log("msg", "program ended, starting it again", "err", endError(err), "in", pause.Round(time.Millisecond))
 		}
 	}
 	timer := time.NewTimer(pause)
@@ -353,7 +353,7 @@ func (g *Generations) awaitNeed(l *life, logger log.Logger, counter *restarts, b
 	if _, gaveUp := counter.next(began, err); gaveUp != nil {
 		return false, gaveUp
 	}
-	level.Warn(logger).Log("msg", "program ended before the last request was answered, starting it again", "err", err)
+	level.Warn(logger).Log("msg", "program ended before the last request was answered, starting it again", "err", endError(err))
 	return true, nil
 }
 

@@ -133,6 +133,8 @@ func (s status) headline() (text, level string) {
 		return s.Phase, "now"
 	case s.OutOfService:
 		return "out of service", "warn"
+	case s.Program.fails():
+		return "not ready: the program has failed and is started again", "bad"
 	case !s.Ready:
 		return "not ready", "warn"
 	}
@@ -184,6 +186,19 @@ func (s status) Phases() (list [][2]string) {
 		}
 	}
 	return list
+}
+
+// fails reports whether the program is down because it has failed.
+func (p *statusProgram) fails() bool {
+	if p == nil {
+		return false
+	}
+	i := slices.IndexFunc(p.Generations, func(g statusGeneration) bool { return g.Current })
+	if i < 0 {
+		return false
+	}
+	g := p.Generations[i]
+	return g.State == actors.GenerationRestarting || g.State == actors.GenerationStarting && g.Restarts > 0
 }
 
 func (a *admin) status() status {

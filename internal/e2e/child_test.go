@@ -173,24 +173,53 @@ func TestProgram(t *testing.T) {
 	}
 }
 
-// TestProgramExit has the program end by itself.
+// TestProgramExit has the program end by itself, under each -program-restart.
 func TestProgramExit(t *testing.T) {
 	t.Parallel()
+	const again = -1
 	for _, tt := range []struct {
-		name, policy, exit string
-		status             int
+		policy, how string
+		status      int    // of lastcall, or again: the program is started again
+		reason      string // in the log
 	}{
-		{"fails, never restarted", "never", "7", 7},
-		{"ends, restarted on failure", "on-failure", "0", 0},
-		{"ends, never restarted", "never", "0", 0},
+		{"never", "exit 0", 0, `status="exit status 0"`},
+		{"never", "exit 7", 7, `err="program: exit status 7"`},
+		{"never", "kill", 137, `err="program: signal: killed"`},
+		{"on-failure", "exit 0", 0, `status="exit status 0"`},
+		{"on-failure", "exit 7", again, `err="program: exit status 7"`},
+		{"on-failure", "kill", again, `err="program: signal: killed"`},
+		{"always", "exit 0", again, `err="exit status 0"`},
+		{"always", "exit 7", again, `err="program: exit status 7"`},
+		{"always", "kill", again, `err="program: signal: killed"`},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
+		t.Run(tt.policy+", "+tt.how, func(t *testing.T) {
 			t.Parallel()
-			p := Launch(t, Here, asChild([]string{"-program-restart", tt.policy}))
-			status(t, "http://"+p.Addr+"/exit?"+tt.exit)
-			if got := p.Wait(t); got != tt.status {
-				t.Errorf("exit status = %d, want %d", got, tt.status)
+			d := startDeployable(t, "-program-restart", tt.policy)
+			before := d.pid(t)
+			if tt.how == "kill" {
+				killChild(t, d.Process, syscall.SIGKILL)
+			} else if res, err := http.Post("http://"+d.Addr+"/exit?"+strings.TrimPrefix(tt.how, "exit "), "", nil); err == nil { // a GET may be sent once more
+				res.Body.Close()
 			}
+			if tt.status != again {
+				<-d.done
+				if got := d.cmd.ProcessState.ExitCode(); got != tt.status {
+					t.Errorf("exit status = %d, want %d", got, tt.status)
+				}
+				if log := d.Log(); !strings.Contains(log, tt.reason) || strings.Count(log, "msg=started") != 1 {
+					t.Errorf("the log lacks %s, or the program was started again", tt.reason)
+				}
+				return
+			}
+			d.WaitLog(t, `msg="program ended, starting it again" `+tt.reason)
+			if after := d.pid(t); after == before {
+				t.Errorf("process %s answers, want another", after)
+			}
+			reason := strings.TrimSuffix(strings.TrimPrefix(tt.reason, `err="`), `"`)
+			if g := d.generations(t); len(g) != 1 || g[0].Generation != 1 || g[0].Restarts != 1 || g[0].LastError != reason || strconv.Itoa(g[0].PID) == before {
+				t.Errorf("/status shows %+v, want the first, with one restart because of %s", g, reason)
+			}
+			d.stop(t)
 		})
 	}
 }
