@@ -77,12 +77,6 @@ type server struct {
 
 func serve(t *testing.T, args ...string) *server {
 	t.Helper()
-	binary := filepath.Join(t.TempDir(), "lastcall")
-	build := exec.Command("go", "build", "-o", binary, ".")
-	build.Dir = "../.."
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v:\n%s", err, out)
-	}
 	s := &server{release: make(chan struct{})}
 	program := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/hold") {
@@ -94,7 +88,20 @@ func serve(t *testing.T, args ...string) *server {
 		io.WriteString(w, "hello")
 	}))
 	t.Cleanup(program.Close)
-	s.cmd = exec.Command(binary, append([]string{"-listen", "127.0.0.1:0", "-admin", "127.0.0.1:0", "-proxy", program.URL}, args...)...)
+	s.start(t, append([]string{"-proxy", program.URL}, args...)...)
+	return s
+}
+
+// start builds and starts lastcall.
+func (s *server) start(t *testing.T, args ...string) {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "lastcall")
+	build := exec.Command("go", "build", "-o", binary, ".")
+	build.Dir = "../.."
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v:\n%s", err, out)
+	}
+	s.cmd = exec.Command(binary, append([]string{"-listen", "127.0.0.1:0", "-admin", "127.0.0.1:0"}, args...)...)
 	stderr, err := s.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -127,7 +134,6 @@ func serve(t *testing.T, args ...string) *server {
 	case <-time.After(20 * time.Second):
 		t.Fatal("lastcall does not serve after 20 s")
 	}
-	return s
 }
 
 // hold begins requests that the program holds, and returns when they are all
@@ -332,6 +338,80 @@ func TestPageOfCut(t *testing.T) {
 	run(ctx, t, "the end", headline("stopped, 2 requests cut", "bad"), until(text("#message")+".includes('has ended')"), until(text(".cut")+".includes('report.pdf')"))
 	shoot(ctx, t, "cut")
 	phone(ctx, t, "cut")
+}
+
+// TestMain runs the test binary as the program that lastcall starts, if PORT is set:
+// it answers with its process ID.
+func TestMain(m *testing.M) {
+	if port := os.Getenv("PORT"); port != "" {
+		http.ListenAndServe("127.0.0.1:"+port, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprint(w, os.Getpid())
+		}))
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+// killProgram kills the program, and returns its process ID.
+func (s *server) killProgram(t *testing.T) (pid int) {
+	t.Helper()
+	res, err := http.Get("http://" + s.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if _, err := fmt.Fscan(res.Body, &pid); err != nil || pid <= 1 {
+		t.Fatalf("process ID %d, %v", pid, err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	return pid
+}
+
+// TestPageOfProgram looks at the program's generations: one that serves, one that
+// crashes in a loop, and one that was deployed.
+func TestPageOfProgram(t *testing.T) {
+	ctx := chromium(t)
+	s := new(server)
+	s.start(t, "--", os.Args[0])
+	watchConsole(ctx, t)
+	// row waits for the row of a generation to match, and for more.
+	row := func(number int, pattern, more string) chromedp.Action {
+		return until(fmt.Sprintf("[...document.querySelectorAll('[aria-labelledby=program] tbody tr')].some(r => r.cells[0].textContent === '%d' && /%s/.test([...r.cells].slice(1).map(c => c.textContent).join(', ')) && %s)", number, pattern, more))
+	}
+	const bad = "getComputedStyle(%s).color === 'rgb(179, 38, 30)'"
+	run(ctx, t, "the first generation", chromedp.EmulateViewport(1100, 800), chromedp.Navigate("http://"+s.admin+"/"), headline("ready", "good"),
+		row(1, "^ready, gets new requests; process [0-9]+ for [0-9.]+ s, 0, 0$", "true"))
+	wantAccessible(ctx, t)
+
+	for n := 1; n <= 4; n++ {
+		s.killProgram(t)
+		run(ctx, t, "why it ended", row(1, fmt.Sprintf("^ready, .*; %d restarts?; ended last: program: signal: killed, 0, %[1]d$", n), "true"))
+	}
+	s.killProgram(t) // the fifth pause is longer than that between two updates
+	run(ctx, t, "a crash loop", row(1, "^restarting, gets new requests; 4 restarts; ended last: program: signal: killed, 0, 5$",
+		fmt.Sprintf(bad, "r.cells[1]")+" && headline.dataset.level === 'bad' && headline.textContent === 'not ready: the program has failed and is started again'"))
+	run(ctx, t, "the program again", headline("ready", "good"),
+		row(1, "^ready, gets new requests; process [0-9]+ for [0-9.]+ s; 5 restarts; ended last: program: signal: killed, 0, 5$", fmt.Sprintf(bad, "r.querySelector('strong')")))
+	shoot(ctx, t, "program-crashed")
+	phone(ctx, t, "program-crashed")
+
+	r, _ := http.NewRequest("PUT", "http://"+s.admin+"/deploy", nil)
+	res, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	run(ctx, t, "two generations", row(2, "^ready, gets new requests; process [0-9]+ for [0-9.]+ s, 0, 0$", "true"), row(1, "^draining; process [0-9]+ for ", "true"))
+	shoot(ctx, t, "program-deployed")
+	phone(ctx, t, "program-deployed")
+	io.Copy(io.Discard, res.Body) // until the old one has ended
+	run(ctx, t, "the old one ended", row(1, "^ended; 5 restarts, 0, 5$", "true"))
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	run(ctx, t, "the end", headline("stopped, nothing lost", "good"))
 }
 
 // TestOtherSites: a page of another origin, and one that has had its name
