@@ -2,9 +2,7 @@ package actors
 
 import (
 	"errors"
-	"io/fs"
 	"net"
-	"os"
 	"strings"
 	"syscall"
 
@@ -23,22 +21,8 @@ func Listen(addr string) (net.Listener, error) {
 		return net.Listen("tcp", addr)
 	}
 	l, err := net.Listen("unix", path)
-	if errors.Is(err, syscall.EADDRINUSE) && removeStale(path) {
+	if errors.Is(err, syscall.EADDRINUSE) && socket.RemoveStale(path) {
 		l, err = net.Listen("unix", path)
 	}
 	return l, err
-}
-
-// removeStale removes the path of a unix socket on which no process listens, and
-// reports whether the path is free now.
-func removeStale(path string) bool {
-	found, err := os.Lstat(path)
-	if err != nil || found.Mode()&fs.ModeSocket == 0 {
-		return false
-	}
-	nc, err := net.Dial("unix", path)
-	if err == nil {
-		nc.Close()
-	}
-	return errors.Is(err, syscall.ECONNREFUSED) && socket.RemoveSame(path, found) == nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"lastcall/actors"
 	"lastcall/actors/systemd"
+	"lastcall/internal/socket"
 	"lastcall/internal/upstream"
 )
 
@@ -44,9 +45,14 @@ func newProgram(cfg *Settings, stop *actors.Stop, router actors.Router) (*actors
 
 // command returns the Command of a command line, whose program is looked up at
 // each start. It gets the environment of this process without the settings, and
-// without what systemd says to this process alone. With -proxy the program listens where that says; otherwise on PORT of HOST.
+// without what systemd says to this process alone. With -proxy the program listens
+// where that says; otherwise on PORT of HOST. The path of a unix socket that its last
+// process has left behind is removed: few programs replace it.
 func (c *Settings) command(line []string) actors.Command {
 	return func(addr string) *exec.Cmd {
+		if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+			socket.RemoveStale(path)
+		}
 		cmd := exec.Command(line[0], line[1:]...)
 		for _, v := range os.Environ() {
 			name, _, _ := strings.Cut(v, "=")

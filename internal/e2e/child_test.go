@@ -79,7 +79,11 @@ func runChild(work *Work, _ []string) error {
 	if d, err := time.ParseDuration(os.Getenv("CHILD_LASTS")); err == nil {
 		time.AfterFunc(d, func() { os.Exit(9) })
 	}
-	err := idiom(mux, addr)
+	l, err := listenAsChild(addr)
+	if err != nil {
+		return err
+	}
+	err = idiomOn(l, mux)
 	if file := os.Getenv("CHILD_HANGS"); file != "" { // if it exists then
 		if _, err := os.Stat(file); err == nil {
 			time.Sleep(time.Hour)

@@ -3,15 +3,12 @@
 package e2e
 
 import (
-	"context"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
-
-	"lastcall/stoptest/load"
 )
 
 // TestDeployNotReady deploys versions that do not become ready. The old one stays,
@@ -157,33 +154,15 @@ func TestDeployHangs(t *testing.T) {
 func TestProgramCrashesUnderLoad(t *testing.T) {
 	t.Parallel()
 	d := startDeployable(t)
-	think := pause(5*time.Millisecond, 50*time.Millisecond)
-	l, err := load.Start(load.Config{Addr: d.Addr, EchoHeader: "X-Request-Id", MaxTime: 2 * time.Minute, MaxUnused: keepsUnused, Groups: []load.Group{
-		{Name: "blind", Kind: load.Blind, N: Few(40), Think: think, Method: "POST", Body: 16},
-		{Name: "fresh", Kind: load.Fresh, N: Few(16), Think: think, Method: "POST", Body: 16},
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	if err := l.Ready(ctx, 1); err != nil {
-		t.Fatal(err)
-	}
+	l := loadOf(t, d.Addr, "POST")
 	for n := range 3 {
-		before := l.Snapshot().Total.Answered
 		killChild(t, d.Process, syscall.SIGKILL)
 		WaitFor(t, "the program's end", func() bool { return strings.Count(d.Log(), "msg=ended") == n+1 })
-		WaitFor(t, "more answers", func() bool { return l.Snapshot().Total.Answered > before+100 })
+		awaitAnswers(t, l, 100)
 	}
 	l.Signalled(time.Now())
 	d.stop(t)
-	n := l.Wait().Total
-	named := strings.Count(d.Log(), `msg="no answer from the program"`)
-	if n.Lost != 0 || n.ResetOnConnect != 0 || n.WrongAnswer != 0 || n.ClientError != 0 || n.RefusedEarly != 0 || n.ErrorStatus != named {
-		t.Errorf("%+v: want nothing lost, and %d answers 502, as the log says", n, named)
-	}
-	t.Logf("answered %d, 502 %d", n.Answered, n.ErrorStatus)
+	d.expectNamed(t, l)
 }
 
 // TestDeployOfStopped asks a lastcall that does nothing, because it was stopped by

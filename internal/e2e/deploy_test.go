@@ -46,6 +46,12 @@ func startDeployable(t testing.TB, flags ...string) deployable {
 // startDeployableAs starts it with another path of this test binary.
 func startDeployableAs(t testing.TB, program string, flags ...string) deployable {
 	t.Helper()
+	return startDeployableWith(t, nil, program, flags...)
+}
+
+// startDeployableWith starts it with more in the environment.
+func startDeployableWith(t testing.TB, env []string, program string, flags ...string) deployable {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "deploy") // a short path, as that of a socket has to be
 	if err != nil {
 		t.Fatal(err)
@@ -53,7 +59,7 @@ func startDeployableAs(t testing.TB, program string, flags ...string) deployable
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	admin := "unix:" + filepath.Join(dir, "admin")
 	cmd := asChild(append([]string{"-admin", admin}, flags...),
-		"CHILD_FAILS="+filepath.Join(dir, "fails"), "CHILD_DIES="+filepath.Join(dir, "dies"), "CHILD_HANGS="+filepath.Join(dir, "hangs"))
+		append(env, "CHILD_FAILS="+filepath.Join(dir, "fails"), "CHILD_DIES="+filepath.Join(dir, "dies"), "CHILD_HANGS="+filepath.Join(dir, "hangs"))...)
 	cmd.Args[len(cmd.Args)-1] = program
 	p := Launch(t, Here, cmd)
 	fetch(t, "http://"+p.Addr+"/pid")

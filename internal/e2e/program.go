@@ -52,13 +52,18 @@ func runAs(program Program) (status int) {
 
 // idiom stops as every tutorial teaches.
 func idiom(h http.Handler, addr string) error {
-	srv := &http.Server{Handler: h}
-	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer cancel()
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return err
 	}
+	return idiomOn(l, h)
+}
+
+// idiomOn does so on a listener.
+func idiomOn(l net.Listener, h http.Handler) error {
+	srv := &http.Server{Handler: h}
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer cancel()
 	go srv.Serve(l)
 	fmt.Fprintf(os.Stderr, "msg=serving addr=%s\n", l.Addr())
 	<-ctx.Done()

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"syscall"
 	"time"
 )
 
@@ -92,4 +93,18 @@ func RemoveSame(path string, found fs.FileInfo) error {
 		return err
 	}
 	return nil
+}
+
+// RemoveStale removes the path of a unix socket on which no process listens, and
+// reports whether the path is free now.
+func RemoveStale(path string) bool {
+	found, err := os.Lstat(path)
+	if err != nil || found.Mode()&fs.ModeSocket == 0 {
+		return false
+	}
+	nc, err := net.Dial("unix", path)
+	if err == nil {
+		nc.Close()
+	}
+	return errors.Is(err, syscall.ECONNREFUSED) && RemoveSame(path, found) == nil
 }

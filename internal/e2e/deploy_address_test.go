@@ -1,0 +1,156 @@
+//go:build unix
+
+package e2e
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"lastcall/stoptest/load"
+)
+
+// listenAsChild listens as CHILD_BINDS says, which begins with the network.
+func listenAsChild(addr string) (net.Listener, error) {
+	network, how, _ := strings.Cut(os.Getenv("CHILD_BINDS"), ", ")
+	if network != "unix" {
+		return net.Listen("tcp", addr)
+	}
+	if how == "unlinks first" {
+		os.Remove(addr)
+	}
+	l, err := net.Listen("unix", addr)
+	if err == nil && how == "leaves it" { // as Python does
+		l.(*net.UnixListener).SetUnlinkOnClose(false)
+	}
+	return l, err
+}
+
+// loadOf begins a load of keep-alive and new connections, and returns when each
+// client has had an answer.
+func loadOf(t testing.TB, addr, method string) *load.Load {
+	t.Helper()
+	think := pause(5*time.Millisecond, 50*time.Millisecond)
+	l, err := load.Start(load.Config{Addr: addr, EchoHeader: "X-Request-Id", MaxTime: 2 * time.Minute, MaxUnused: keepsUnused, Groups: []load.Group{
+		{Name: "blind", Kind: load.Blind, N: Few(40), Think: think, Method: method, Body: 16},
+		{Name: "fresh", Kind: load.Fresh, N: Few(16), Think: think, Method: method, Body: 16},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := l.Ready(ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// awaitAnswers waits until the load has had so many more answers.
+func awaitAnswers(t testing.TB, l *load.Load, n int) {
+	t.Helper()
+	n += l.Snapshot().Total.Answered
+	WaitFor(t, "more answers", func() bool { return l.Snapshot().Total.Answered > n })
+}
+
+// expectNamed fails the test unless a load, which has ended, lost nothing but what the
+// log names: answers 502.
+func (p *Process) expectNamed(t testing.TB, l *load.Load) {
+	t.Helper()
+	n := l.Wait().Total
+	named := strings.Count(p.Log(), `msg="no answer from the program"`)
+	if n.Lost != 0 || n.ResetOnConnect != 0 || n.WrongAnswer != 0 || n.ClientError != 0 || n.RefusedEarly != 0 || n.ErrorStatus != named {
+		t.Errorf("%+v: want nothing lost, and %d answers 502, as the log says", n, named)
+	}
+	t.Logf("answered %d, 502 %d", n.Answered, n.ErrorStatus)
+}
+
+// socketPath returns a path that is short enough for a unix socket.
+func socketPath(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "socket")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return filepath.Join(dir, "app")
+}
+
+// TestDeployAtAddress kills programs that always listen at the same address, and
+// deploys them, under load. Requests wait meanwhile. Only those that a killed one was
+// answering fail, and each of these is in the log.
+func TestDeployAtAddress(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		binds string
+		often bool
+	}{
+		{"unix, unlinks at the end", true}, // but not when it is killed
+		{"unix, leaves it", true},
+		{"unix, unlinks first", *Long},
+		{"tcp", *Long},
+	} {
+		t.Run(tt.binds, func(t *testing.T) {
+			t.Parallel()
+			if !tt.often {
+				LongOnly(t)
+			}
+			addr := socketPath(t)
+			proxy := "unix:" + addr
+			if tt.binds == "tcp" {
+				addr = freeAddr(t)
+				proxy = "http://" + addr
+			}
+			d := startDeployableWith(t, []string{"CHILD_BINDS=" + tt.binds, "CHILD_ADDR=" + addr}, os.Args[0], "-proxy", proxy)
+			l := loadOf(t, d.Addr, "POST")
+			killChild(t, d.Process, syscall.SIGKILL)
+			WaitFor(t, "another process", func() bool { return strings.Count(d.Log(), `generation=1 msg="program ready"`) == 2 })
+			awaitAnswers(t, l, 50)
+
+			before, failed := d.pid(t), l.Snapshot().Total.ErrorStatus
+			d.Signal(t, syscall.SIGUSR1)
+			d.WaitLog(t, `msg="deploy switched" generation=2`)
+			if after := d.pid(t); after == before {
+				t.Errorf("process %s answers, want another", after)
+			}
+			awaitAnswers(t, l, 50)
+			l.Signalled(time.Now())
+			d.stop(t)
+			d.expectNamed(t, l)
+			if n := l.Snapshot().Total.ErrorStatus - failed; n != 0 {
+				t.Errorf("%d answers 5xx in the deploy, want 0", n)
+			}
+		})
+	}
+}
+
+// TestSocketReplaced has a program replace the unix socket of another one, which
+// still serves, and then ends. lastcall runs neither.
+func TestSocketReplaced(t *testing.T) {
+	t.Parallel()
+	addr := socketPath(t)
+	start := func(binds string) *Process {
+		cmd := As("child")
+		cmd.Env = append(cmd.Env, "CHILD_ADDR="+addr, "CHILD_BINDS="+binds)
+		return Launch(t, Here, cmd)
+	}
+	old := start("unix, leaves it")
+	p := Launch(t, Here, Lastcall("-listen", "127.0.0.1:0", "-proxy", "unix:"+addr))
+	l := loadOf(t, p.Addr, "GET")
+	start("unix, unlinks first")
+	awaitAnswers(t, l, 50)
+	old.Signal(t, syscall.SIGTERM)
+	old.Wait(t)
+	awaitAnswers(t, l, 50)
+	l.Signalled(time.Now())
+	p.stopCleanly(t)
+	if n := l.Wait().Total.ErrorStatus; n != 0 {
+		t.Errorf("%d answers 5xx, want 0", n)
+	}
+	p.expectNamed(t, l)
+}
