@@ -10,14 +10,18 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // asChild returns the command that runs the binary with a program of its own: this
@@ -44,6 +48,9 @@ func runChild(work *Work, _ []string) error {
 			fmt.Println("cannot find the database")
 			os.Exit(7)
 		}
+	}
+	if os.Getenv("CHILD_SIGNALS") != "" {
+		defer logSignals()()
 	}
 	die := func() {}
 	if file := os.Getenv("CHILD_DIES"); file != "" { // as long as it exists
@@ -90,6 +97,34 @@ func runChild(work *Work, _ []string) error {
 		}
 	}
 	return err
+}
+
+// logSignals logs each signal that this process gets, until stop is called.
+func logSignals() (stop func()) {
+	signals, done := make(chan os.Signal, 100), make(chan struct{})
+	signal.Notify(signals, syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGTSTP, syscall.SIGCONT)
+	go func() {
+		defer close(done)
+		for sig := range signals {
+			fmt.Fprintf(os.Stderr, "msg=got signal=%s\n", unix.SignalName(sig.(syscall.Signal)))
+		}
+	}()
+	return func() {
+		signal.Stop(signals)
+		close(signals)
+		<-done
+	}
+}
+
+// gotSignals returns the signals that the programs of the binary have logged, without
+// the SIGCONT that comes with each from the binary.
+func (p *Process) gotSignals() (names []string) {
+	for _, m := range regexp.MustCompile(`msg="msg=got signal=(SIG\w+)"`).FindAllStringSubmatch(p.Log(), -1) {
+		if m[1] != "SIGCONT" {
+			names = append(names, m[1])
+		}
+	}
+	return names
 }
 
 // fetch returns the body of an answer, which has to be 200.
@@ -301,6 +336,56 @@ func TestSignalToAll(t *testing.T) {
 				t.Errorf("exit status = %d, want 0, nothing failed and nothing cut", status)
 			}
 		})
+	}
+}
+
+// TestSignalToAllUnderLoad has a signal reach the program just before the binary,
+// under load. The clients' account is that of the log.
+func TestSignalToAllUnderLoad(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		policy string
+		sig    syscall.Signal
+	}{
+		{"on-failure", syscall.SIGTERM},
+		{"never", syscall.SIGINT},
+		{"on-failure", syscall.SIGKILL}, // what the program was answering fails
+	} {
+		t.Run(tt.policy+", "+unix.SignalName(tt.sig), func(t *testing.T) {
+			t.Parallel()
+			p := Launch(t, Here, asChild([]string{"-program-restart", tt.policy, "-admin", "127.0.0.1:0"}, "CHILD_SIGNALS=yes"))
+			l := loadOf(t, p.Addr, "POST")
+			killChild(t, p, tt.sig)
+			l.Signalled(p.Signal(t, syscall.SIGTERM))
+			status := p.Wait(t)
+			p.expectNamed(t, l)
+			n := l.Wait().Total
+			if n.AnsweredAfter == 0 {
+				t.Error("nothing was answered after the signal: this stop shows nothing")
+			}
+			if got := p.gotSignals(); tt.sig != syscall.SIGKILL && !slices.Contains(got, unix.SignalName(tt.sig)) {
+				t.Errorf("the program got %v, want %v first", got, tt.sig)
+			}
+			p.expectFailed(t, n.ErrorStatus, status)
+		})
+	}
+}
+
+// expectFailed fails the test unless the log counts so many failed requests, or as many
+// fewer as the log names before the stop began, and the exit status says so.
+func (p *Process) expectFailed(t testing.TB, n, status int) {
+	t.Helper()
+	m := regexp.MustCompile(`msg=stopped .* failed=(\d+) cut=0`).FindStringSubmatch(p.Log())
+	if m == nil {
+		t.Fatal("the log has no line of a stop without a cut")
+	}
+	failed, _ := strconv.Atoi(m[1])
+	before, _, _ := strings.Cut(p.Log(), "phase=draining")
+	if early := strings.Count(before, `msg="no answer from the program"`); failed > n || failed < n-early {
+		t.Errorf("failed=%d, want %d, but for %d that the log names before the stop", failed, n, early)
+	}
+	if want := min(failed, 1); status != want {
+		t.Errorf("exit status = %d with %d failed, want %d", status, failed, want)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // under returns a command that runs cmd under another program, such as an init. The
@@ -67,46 +68,64 @@ func onlyChild(t testing.TB, pid int) (child int) {
 	return child
 }
 
-// TestSignalByInit has an init stop the binary and its program, with a request in
-// flight.
+// TestSignalByInit has an init stop the binary and its program, under load and with a
+// slow request in flight. The program has a process group of its own: a signal to that
+// of the binary does not reach it.
 func TestSignalByInit(t *testing.T) {
 	t.Parallel()
 	toInit := func(t testing.TB, p *Process) { p.Signal(t, syscall.SIGTERM) }
+	atEnd := []string{"SIGTERM"} // from lastcall, after the last request
 	for _, tt := range []struct {
 		name string
 		init []string
 		stop func(testing.TB, *Process)
+		got  []string // signals, by the program
 	}{
-		{"tini", []string{"tini", "-s", "--"}, toInit},
-		{"tini -g", []string{"tini", "-s", "-g", "--"}, toInit},
-		{"dumb-init", []string{"dumb-init", "--"}, toInit},
+		{"tini", []string{"tini", "-s", "--"}, toInit, atEnd},
+		{"tini -g", []string{"tini", "-s", "-g", "--"}, toInit, atEnd},
+		{"dumb-init", []string{"dumb-init", "--"}, toInit, atEnd},
 		{"setsid", []string{"setsid", "-w"}, func(t testing.TB, p *Process) {
 			if err := syscall.Kill(-p.cmd.Process.Pid, syscall.SIGTERM); err != nil {
 				t.Error(err)
 			}
-		}},
+		}, atEnd},
 		{"process 1", namespace, func(t testing.TB, p *Process) {
 			syscall.Kill(onlyChild(t, p.cmd.Process.Pid), syscall.SIGTERM)
-		}},
+		}, atEnd},
 		{"process 1, and all others", namespace, func(t testing.TB, p *Process) {
 			lastcall := onlyChild(t, p.cmd.Process.Pid)
 			syscall.Kill(onlyChild(t, lastcall), syscall.SIGTERM)
 			syscall.Kill(lastcall, syscall.SIGTERM)
-		}},
+		}, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			p := Launch(t, Here, under(t, asChild(nil), tt.init...))
-			fetch(t, "http://"+p.Addr+"/pid")
+			p := Launch(t, Here, under(t, asChild(nil, "CHILD_SIGNALS=yes"), tt.init...))
+			l := loadOf(t, p.Addr, "POST")
 			answer := make(chan int, 1)
 			go func() { answer <- status(t, "http://"+p.Addr+"/slow") }()
 			p.WaitLog(t, `msg="msg=begun path=/slow"`)
+			l.Signalled(time.Now())
 			tt.stop(t, p)
 			if got := <-answer; got != 200 {
 				t.Errorf("the request in flight = %d, want 200", got)
 			}
-			if status := p.Wait(t); status != 0 || !strings.Contains(p.Log(), "failed=0 cut=0") || strings.Count(p.Log(), `msg="no new connections`) != 1 {
-				t.Errorf("exit status = %d, want 0, nothing failed and nothing cut, one stop", status)
+			status, log := p.Wait(t), p.Log()
+			p.expectNamed(t, l)
+			n := l.Wait().Total
+			p.expectFailed(t, n.ErrorStatus, status)
+			if strings.Count(log, `msg="no new connections`) != 1 {
+				t.Error("the log has not one stop")
+			}
+			got := p.gotSignals()
+			if tt.got == nil { // the program was signalled as well
+				if len(got) == 0 || got[0] != "SIGTERM" {
+					t.Errorf("the program got %v, want SIGTERM first", got)
+				}
+				return
+			}
+			if !slices.Equal(got, tt.got) || n.ErrorStatus != 0 || strings.Index(log, "msg=got signal") < strings.Index(log, "phase=stopped") {
+				t.Errorf("the program got %v, and %d requests failed; want %v, after the last request, and 0", got, n.ErrorStatus, tt.got)
 			}
 		})
 	}
