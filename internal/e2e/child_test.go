@@ -110,6 +110,7 @@ func logSignals() (stop func()) {
 		}
 	}()
 	return func() {
+		time.Sleep(200 * time.Millisecond) // for one that comes twice
 		signal.Stop(signals)
 		close(signals)
 		<-done

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -126,6 +127,72 @@ func TestSignalByInit(t *testing.T) {
 			}
 			if !slices.Equal(got, tt.got) || n.ErrorStatus != 0 || strings.Index(log, "msg=got signal") < strings.Index(log, "phase=stopped") {
 				t.Errorf("the program got %v, and %d requests failed; want %v, after the last request, and 0", got, n.ErrorStatus, tt.got)
+			}
+		})
+	}
+}
+
+// TestSignalsOnce has signals reach the binary as process 1, and from a terminal. It
+// passes none on: each generation of the program gets one SIGTERM, after the last
+// request.
+func TestSignalsOnce(t *testing.T) {
+	t.Parallel()
+	direct := func(_ *testing.T, cmd *exec.Cmd) *exec.Cmd { return cmd }
+	ctrlC := func(_ *testing.T, _ *Process, s *screen) { io.WriteString(s.master, "\x03") }
+	for _, tt := range []struct {
+		name     string
+		command  func(*testing.T, *exec.Cmd) *exec.Cmd
+		terminal bool
+		stop     func(*testing.T, *Process, *screen)
+		cause    string
+		programs int // generations
+	}{
+		{"process 1", func(t *testing.T, cmd *exec.Cmd) *exec.Cmd { return under(t, cmd, namespace...) }, false, func(t *testing.T, p *Process, _ *screen) {
+			lastcall := onlyChild(t, p.cmd.Process.Pid)
+			for _, sig := range []syscall.Signal{syscall.SIGHUP, syscall.SIGWINCH, syscall.SIGURG, syscall.SIGUSR1} {
+				syscall.Kill(lastcall, sig)
+			}
+			p.WaitLog(t, `msg="deploy switched"`)
+			p.WaitLog(t, `msg="nothing to load again, going on"`)
+			syscall.Kill(lastcall, syscall.SIGTERM)
+			p.WaitLog(t, "phase=draining")
+			syscall.Kill(lastcall, syscall.SIGTERM) // changes nothing
+		}, "received signal terminated", 2},
+		{"Ctrl-C", direct, true, ctrlC, "received signal interrupt", 1},
+		{"Ctrl-C, of a script", func(t *testing.T, cmd *exec.Cmd) *exec.Cmd {
+			return under(t, cmd, "sh", "-c", `trap : INT; "$@"; exit $?`, "sh")
+		}, true, ctrlC, "received signal interrupt", 1},
+		{"the terminal closes", direct, true, func(_ *testing.T, _ *Process, s *screen) { s.master.Close() }, "received signal hangup", 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			cmd := tt.command(t, asChild(nil, "CHILD_SIGNALS=yes"))
+			var terminal *screen
+			if tt.terminal {
+				terminal = onScreen(t, cmd)
+			}
+			p := Launch(t, Here, cmd)
+			fetch(t, "http://"+p.Addr+"/pid")
+			answer := make(chan int, 1)
+			go func() { answer <- status(t, "http://"+p.Addr+"/slow") }()
+			p.WaitLog(t, `msg="msg=begun path=/slow"`)
+			tt.stop(t, p, terminal)
+			if got := <-answer; got != 200 {
+				t.Errorf("the request in flight = %d, want 200", got)
+			}
+			if status := p.Wait(t); status != 0 {
+				t.Errorf("exit status = %d, want 0", status)
+			}
+			log := p.Log()
+			if got := p.gotSignals(); !slices.Equal(got, slices.Repeat([]string{"SIGTERM"}, tt.programs)) {
+				t.Errorf("the program got %v, want SIGTERM in each of %d generations", got, tt.programs)
+			}
+			line := fmt.Sprintf(`generation=%d stream=stderr msg="msg=got signal=SIGTERM"`, tt.programs)
+			if strings.Index(log, line) < strings.Index(log, "phase=stopped") {
+				t.Errorf("the log lacks %s after the last request", line)
+			}
+			if !strings.Contains(log, tt.cause) {
+				t.Errorf("the log lacks %q", tt.cause)
 			}
 		})
 	}
