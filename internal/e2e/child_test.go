@@ -66,6 +66,13 @@ func runChild(work *Work, _ []string) error {
 	mux.Handle("/events", everything(work))
 	mux.Handle("/echo", everything(work))
 	mux.HandleFunc("/env", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, strings.Join(os.Environ(), "\n")) })
+	mux.HandleFunc("/drip", func(w http.ResponseWriter, r *http.Request) { // in two parts
+		w.Header().Set("X-Request-Id", r.Header.Get("X-Request-Id"))
+		io.WriteString(w, "begun\n")
+		w.(http.Flusher).Flush()
+		time.Sleep(50 * time.Millisecond)
+		io.WriteString(w, "done\n")
+	})
 	mux.HandleFunc("/pid", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, os.Getpid())
 		time.AfterFunc(500*time.Millisecond, die)

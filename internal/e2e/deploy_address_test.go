@@ -59,15 +59,16 @@ func awaitAnswers(t testing.TB, l *load.Load, n int) {
 }
 
 // expectNamed fails the test unless a load, which has ended, lost nothing but what the
-// log names: answers 502.
+// log names: answers 502, and those that the program broke off.
 func (p *Process) expectNamed(t testing.TB, l *load.Load) {
 	t.Helper()
 	n := l.Wait().Total
-	named := strings.Count(p.Log(), `msg="no answer from the program"`)
-	if n.Lost != 0 || n.ResetOnConnect != 0 || n.WrongAnswer != 0 || n.ClientError != 0 || n.RefusedEarly != 0 || n.ErrorStatus != named {
-		t.Errorf("%+v: want nothing lost, and %d answers 502, as the log says", n, named)
+	unanswered := strings.Count(p.Log(), `msg="no answer from the program"`)
+	brokenOff := strings.Count(p.Log(), `msg="the program broke off its answer"`)
+	if n.ResetOnConnect != 0 || n.WrongAnswer != 0 || n.ClientError != 0 || n.RefusedEarly != 0 || n.ErrorStatus != unanswered || n.Lost != brokenOff {
+		t.Errorf("%+v: want %d answers 502 and %d lost, as the log says", n, unanswered, brokenOff)
 	}
-	t.Logf("answered %d, 502 %d", n.Answered, n.ErrorStatus)
+	t.Logf("answered %d, 502 %d, broken off %d", n.Answered, n.ErrorStatus, n.Lost)
 }
 
 // socketPath returns a path that is short enough for a unix socket.

@@ -3,12 +3,15 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"lastcall/stoptest/load"
 )
 
 // TestDeployNotReady deploys versions that do not become ready. The old one stays,
@@ -78,27 +81,35 @@ func TestDeployFileMissing(t *testing.T) {
 	d.stop(t)
 }
 
-// TestDeployCrashes has the new version end just about when requests are switched.
+// TestDeployCrashes has the new version end just about when requests are switched,
+// under load. What the clients lost is what the log names and the metrics count.
 func TestDeployCrashes(t *testing.T) {
 	t.Parallel()
 	d := startDeployable(t)
 	before := d.pid(t)
+	l := loadOf(t, d.Addr, "POST")
+	if err := l.Add(load.Group{Name: "drip", Kind: load.Fresh, N: Few(64), Path: "/drip"}); err != nil {
+		t.Fatal(err)
+	}
 	for _, lasts := range []string{"1ms", "10ms", "20ms", "30ms", "50ms", "100ms", "200ms"} {
-		answers := d.askAllTheWhile(t)
 		_, errs, status := d.deploy(t, "--", "env", "CHILD_LASTS="+lasts, os.Args[0])
 		if status != 1 || !strings.Contains(errs, "exit status 9") {
 			t.Errorf("%s: lastcall deploy = %d, %s, want 1 and the reason", lasts, status, errs)
-		}
-		for got, n := range answers() {
-			if got != 200 && got != 502 {
-				t.Errorf("%s: %d requests = %d, want 200, or 502 for what the new version had", lasts, n, got)
-			}
 		}
 		if after := d.pid(t); after != before {
 			t.Errorf("%s: requests go from process %s to %s", lasts, before, after)
 		}
 	}
+	awaitAnswers(t, l, 50)
+	failed := l.Snapshot().Total
+	d.expectMetrics(t, fmt.Sprintf(`upstream_failures_total{reason="no_answer"} %d`, failed.ErrorStatus), fmt.Sprintf(`upstream_failures_total{reason="broken_off"} %d`, failed.Lost),
+		`upstream_failures_total{reason="busy"} 0`, `upstream_failures_total{reason="timeout"} 0`, `requests_failed_total 0`)
+	l.Signalled(time.Now())
 	d.stop(t)
+	d.expectNamed(t, l)
+	if n, named := l.Wait().Total.Lost, strings.Count(d.Log(), `msg="the program broke off its answer" err="GET /drip: `); n != named {
+		t.Errorf("%d answers broken off, and %d named", n, named)
+	}
 }
 
 // TestDeployOldCrashes has the old version end while the new one starts.

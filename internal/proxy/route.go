@@ -436,9 +436,24 @@ func (c *countedBody) Read(p []byte) (int, error) {
 	n, err := c.ReadCloser.Read(p)
 	if err == io.EOF { // all trailers have been read, those that were not announced, too
 		dropTrailers(c.response.Trailer, c.connection)
+	} else if err != nil && err != context.Canceled { // for which ReverseProxy looks
+		err = &brokenOffError{c.response.Request, err}
 	}
 	return n, err
 }
+
+// brokenOffError is why an answer could not be read to its end. Its text names the
+// request: ReverseProxy logs that only.
+type brokenOffError struct {
+	request *http.Request
+	cause   error
+}
+
+func (e *brokenOffError) Error() string {
+	return fmt.Sprintf("%s %s: %v", e.request.Method, e.request.URL.Path, e.cause)
+}
+
+func (e *brokenOffError) Unwrap() error { return e.cause }
 
 func (c *countedBody) Close() error {
 	err := c.ReadCloser.Close()
