@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -181,8 +182,30 @@ func (d deployable) stop(t testing.TB) {
 	}
 }
 
-// TestDeployUnderLoad deploys while clients of all kinds ask, and slow requests are
-// in flight.
+// children returns the processes whose parent is pid, and those that are zombies;
+// none where there is no /proc.
+func children(pid int) (all, zombies []int) {
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, name := range stats {
+		b, _ := os.ReadFile(name)
+		var state string
+		var parent int
+		fmt.Sscanf(string(b[bytes.LastIndexByte(b, ')')+1:]), " %s %d", &state, &parent)
+		if parent != pid {
+			continue
+		}
+		child, _ := strconv.Atoi(filepath.Base(filepath.Dir(name)))
+		all = append(all, child)
+		if state == "Z" {
+			zombies = append(zombies, child)
+		}
+	}
+	return all, zombies
+}
+
+// TestDeployUnderLoad deploys one lastcall again and again while clients of all kinds
+// ask, and slow requests are in flight, and each time a version before that fails.
+// Nothing is lost, and nothing of the old versions is left.
 func TestDeployUnderLoad(t *testing.T) {
 	t.Parallel()
 	think := pause(5*time.Millisecond, 200*time.Millisecond)
@@ -190,6 +213,9 @@ func TestDeployUnderLoad(t *testing.T) {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
 			d := startDeployable(t, "-deploy", mode)
+			client := d.client()
+			defer client.CloseIdleConnections()
+			fresh := freshUsage(t, d.Process, client, "localhost")
 			l, err := load.Start(load.Config{Addr: d.Addr, EchoHeader: "X-Request-Id", MaxTime: 2 * time.Minute, MaxUnused: keepsUnused, Groups: []load.Group{
 				{Name: "blind", Kind: load.Blind, N: Few(40), Think: think, Method: "POST", Body: 16},
 				{Name: "looking", Kind: load.Looking, N: Few(40), Think: think, Method: "POST", Body: 16},
@@ -204,7 +230,12 @@ func TestDeployUnderLoad(t *testing.T) {
 			if err := l.Ready(ctx, 1); err != nil {
 				t.Fatal(err)
 			}
+			generation := 1
 			for range *Stops {
+				if _, errs, status := d.deploy(t, "--", "sh", "-c", "exit 7"); status != 1 || !strings.Contains(errs, "exit status 7") {
+					t.Errorf("lastcall deploy = %d, %s, want 1 and the reason", status, errs)
+				}
+				generation += 2
 				before := d.pid(t)
 				out, errs, status := d.deploy(t)
 				if after := d.pid(t); status != 0 || after == before {
@@ -216,13 +247,27 @@ func TestDeployUnderLoad(t *testing.T) {
 					expectSteps(t, out, "holding requests generation=", "ended the old generation=", "starting generation=", "switched generation=", "done generation=")
 				}
 			}
-			l.Signalled(time.Now())
-			d.stop(t)
+			l.Stop()
 			n := l.Wait().Total
 			if n.Lost != 0 || n.ResetOnConnect != 0 || n.ErrorStatus != 0 || n.WrongAnswer != 0 || n.ClientError != 0 || n.RefusedEarly != 0 {
 				t.Errorf("%+v: want nothing lost, and no error", n)
 			}
 			t.Logf("answered %d", n.Answered)
+			all := d.generations(t)
+			for i, g := range all {
+				if want := generation - i; g.Generation != want || g.Current != (i == 0) || (g.PID != 0) != g.Current {
+					t.Errorf("/status shows %+v, want generation %d, and a process of the newest only", g, want)
+				}
+			}
+			if shown := min(generation, 7); len(all) != shown || strings.Count(d.metrics(t), "\nlastcall_program_current{") != shown {
+				t.Errorf("/status or /metrics shows not %d generations, of %d", shown, generation)
+			}
+			WaitFor(t, "one child process only", func() bool {
+				all, zombies := children(d.cmd.Process.Pid)
+				return len(all) == 1 && len(zombies) == 0 || runtime.GOOS != "linux"
+			})
+			awaitUsage(t, d.Process, client, "localhost", fresh)
+			d.stop(t)
 		})
 	}
 }

@@ -1,16 +1,12 @@
 package e2e
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -35,26 +31,6 @@ func under(t testing.TB, cmd *exec.Cmd, init ...string) *exec.Cmd {
 }
 
 var namespace = []string{"unshare", "-pf", "--mount-proc"}
-
-// children returns the processes whose parent is pid, and those that are zombies.
-func children(pid int) (all, zombies []int) {
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-	for _, name := range stats {
-		b, _ := os.ReadFile(name)
-		var state string
-		var parent int
-		fmt.Sscanf(string(b[bytes.LastIndexByte(b, ')')+1:]), " %s %d", &state, &parent)
-		if parent != pid {
-			continue
-		}
-		child, _ := strconv.Atoi(filepath.Base(filepath.Dir(name)))
-		all = append(all, child)
-		if state == "Z" {
-			zombies = append(zombies, child)
-		}
-	}
-	return all, zombies
-}
 
 // onlyChild waits until a process has one child, and returns it.
 func onlyChild(t testing.TB, pid int) (child int) {

@@ -235,6 +235,39 @@ func usageOf(t *testing.T, p *Process, client *http.Client, admin string) (u usa
 	return u
 }
 
+// freshUsage returns the usage of a process that rests.
+func freshUsage(t *testing.T, p *Process, client *http.Client, admin string) usage {
+	t.Helper()
+	usageOf(t, p, client, admin)
+	fresh := usageOf(t, p, client, admin)
+	for range 20 { // what collects the metrics has some goroutines, or one more
+		fresh.goroutines = max(fresh.goroutines, usageOf(t, p, client, admin).goroutines)
+	}
+	return fresh
+}
+
+// awaitUsage waits until a process has no more goroutines and descriptors than it had.
+func awaitUsage(t *testing.T, p *Process, client *http.Client, admin string, fresh usage) {
+	t.Helper()
+	var u usage
+	defer func() {
+		if t.Failed() {
+			_, stacks := ask(t, client, "GET", "http://"+admin+"/debug/pprof/goroutine?debug=1", "")
+			t.Logf("in use %+v, before %+v\n%.20000s", u, fresh, stacks)
+		}
+	}()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		u = usageOf(t, p, client, admin)
+		if u.goroutines <= fresh.goroutines && u.descriptors <= fresh.descriptors {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d goroutines and %d descriptors after a minute, want %d and %d as before",
+				u.goroutines, u.descriptors, fresh.goroutines, fresh.descriptors)
+		}
+	}
+}
+
 // heapOf returns what is in use of the heap: the least that is seen while the
 // collector runs five times, so that pools have been emptied too.
 func heapOf(t *testing.T, p *Process, client *http.Client, admin string) int {
@@ -288,31 +321,8 @@ func TestLeak(t *testing.T) {
 			admin, client := adminAddr(t, p), newClient(t)
 			// Connections to the program are kept for some seconds, and net/http
 			// closes some of the clients' half a second late.
-			settle := func(fresh usage) {
-				t.Helper()
-				var u usage
-				defer func() {
-					if t.Failed() {
-						_, stacks := ask(t, client, "GET", "http://"+admin+"/debug/pprof/goroutine?debug=1", "")
-						t.Logf("in use %+v, before %+v\n%.20000s", u, fresh, stacks)
-					}
-				}()
-				for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
-					u = usageOf(t, p, client, admin)
-					if u.goroutines <= fresh.goroutines && u.descriptors <= fresh.descriptors {
-						return
-					}
-					if time.Now().After(deadline) {
-						t.Fatalf("%d goroutines and %d descriptors after a minute, want %d and %d as before",
-							u.goroutines, u.descriptors, fresh.goroutines, fresh.descriptors)
-					}
-				}
-			}
-			usageOf(t, p, client, admin)
-			fresh := usageOf(t, p, client, admin)
-			for range 20 { // what collects the metrics has some goroutines, or one more
-				fresh.goroutines = max(fresh.goroutines, usageOf(t, p, client, admin).goroutines)
-			}
+			settle := func(fresh usage) { t.Helper(); awaitUsage(t, p, client, admin, fresh) }
+			fresh := freshUsage(t, p, client, admin)
 			abuseServer(t, p.Addr, tt.kinds, len(tt.kinds))
 			settle(fresh)
 			before := heapOf(t, p, client, admin)
