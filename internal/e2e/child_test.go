@@ -271,6 +271,46 @@ func TestProgramExit(t *testing.T) {
 	}
 }
 
+// TestProgramCrashLoop has the program end again and again, until lastcall gives up,
+// with the program's status. The page says so meanwhile.
+func TestProgramCrashLoop(t *testing.T) {
+	t.Parallel()
+	p := Launch(t, Here, asChild([]string{"-admin", "127.0.0.1:0", "-program-health", "/health"}, "CHILD_LASTS=1ms", "CHILD_SICK=yes"))
+	held := make(chan int, 1)
+	go func() {
+		res, err := http.Get("http://" + p.Addr + "/pid")
+		if err != nil {
+			held <- 0
+			return
+		}
+		res.Body.Close()
+		held <- res.StatusCode
+	}()
+	client, admin := newClient(t), adminAddr(t, p)
+	WaitFor(t, "the fourth failure", func() bool { return strings.Count(p.Log(), "starting it again") >= 4 })
+	WaitFor(t, "the page to say that the program has failed", func() bool {
+		_, page := ask(t, client, "GET", "http://"+admin+"/", "")
+		return strings.Contains(page, `data-level="bad">not ready: the program has failed and is started again</p>`) &&
+			regexp.MustCompile(`<strong>[345] restarts</strong>; ended last: program: exit status 9<`).MatchString(page)
+	})
+	_, metrics := ask(t, client, "GET", "http://"+admin+"/metrics", "")
+	for _, want := range []string{"lastcall_ready 0", `lastcall_program_up{generation="1"} 0`, `lastcall_program_last_error_info{generation="1",reason="exit status 9"} 1`} {
+		if !strings.Contains(metrics, "\n"+want+"\n") {
+			t.Errorf("/metrics lacks %s", want)
+		}
+	}
+	client.CloseIdleConnections()
+	if status := p.Wait(t); status != 9 {
+		t.Errorf("exit status = %d, want 9", status)
+	}
+	if log := p.Log(); strings.Count(log, "msg=started") != 6 || !strings.Contains(log, "gave up after 5 restarts in 1m0s: program: exit status 9") {
+		t.Error("the log lacks 6 starts, or that lastcall gave up")
+	}
+	if got := <-held; got != 503 {
+		t.Errorf("the held request = %d, want 503", got)
+	}
+}
+
 // TestProgramRestart kills the program again and again. Requests that come
 // meanwhile are answered by its next process.
 func TestProgramRestart(t *testing.T) {
