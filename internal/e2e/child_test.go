@@ -402,7 +402,7 @@ func TestSignalToAllUnderLoad(t *testing.T) {
 		t.Run(tt.policy+", "+unix.SignalName(tt.sig), func(t *testing.T) {
 			t.Parallel()
 			p := Launch(t, Here, asChild([]string{"-program-restart", tt.policy, "-admin", "127.0.0.1:0"}, "CHILD_SIGNALS=yes"))
-			l := loadOf(t, p.Addr, "POST")
+			l := loadOf(t, p.Addr, 16)
 			killChild(t, p, tt.sig)
 			l.Signalled(p.Signal(t, syscall.SIGTERM))
 			status := p.Wait(t)

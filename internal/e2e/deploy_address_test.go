@@ -31,14 +31,14 @@ func listenAsChild(addr string) (net.Listener, error) {
 	return l, err
 }
 
-// loadOf begins a load of keep-alive and new connections, and returns when each
-// client has had an answer.
-func loadOf(t testing.TB, addr, method string) *load.Load {
+// loadOf begins a load of keep-alive and new connections, of POST, or of GET if there
+// is no body. It returns when each client has had an answer.
+func loadOf(t testing.TB, addr string, body int) *load.Load {
 	t.Helper()
 	think := pause(5*time.Millisecond, 50*time.Millisecond)
 	l, err := load.Start(load.Config{Addr: addr, EchoHeader: "X-Request-Id", MaxTime: 2 * time.Minute, MaxUnused: keepsUnused, Groups: []load.Group{
-		{Name: "blind", Kind: load.Blind, N: Few(40), Think: think, Method: method, Body: 16},
-		{Name: "fresh", Kind: load.Fresh, N: Few(16), Think: think, Method: method, Body: 16},
+		{Name: "blind", Kind: load.Blind, N: Few(40), Think: think, Body: body},
+		{Name: "fresh", Kind: load.Fresh, N: Few(16), Think: think, Body: body},
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -108,7 +108,7 @@ func TestDeployAtAddress(t *testing.T) {
 				proxy = "http://" + addr
 			}
 			d := startDeployableWith(t, []string{"CHILD_BINDS=" + tt.binds, "CHILD_ADDR=" + addr}, os.Args[0], "-proxy", proxy)
-			l := loadOf(t, d.Addr, "POST")
+			l := loadOf(t, d.Addr, 16)
 			killChild(t, d.Process, syscall.SIGKILL)
 			WaitFor(t, "another process", func() bool { return strings.Count(d.Log(), `generation=1 msg="program ready"`) == 2 })
 			awaitAnswers(t, l, 50)
@@ -142,7 +142,7 @@ func TestSocketReplaced(t *testing.T) {
 	}
 	old := start("unix, leaves it")
 	p := Launch(t, Here, Lastcall("-listen", "127.0.0.1:0", "-proxy", "unix:"+addr))
-	l := loadOf(t, p.Addr, "GET")
+	l := loadOf(t, p.Addr, 0) // a GET is sent again if its connection just ends
 	start("unix, unlinks first")
 	awaitAnswers(t, l, 50)
 	old.Signal(t, syscall.SIGTERM)

@@ -87,7 +87,7 @@ func TestDeployCrashes(t *testing.T) {
 	t.Parallel()
 	d := startDeployable(t)
 	before := d.pid(t)
-	l := loadOf(t, d.Addr, "POST")
+	l := loadOf(t, d.Addr, 16)
 	if err := l.Add(load.Group{Name: "drip", Kind: load.Fresh, N: Few(64), Path: "/drip"}); err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +165,7 @@ func TestDeployHangs(t *testing.T) {
 func TestProgramCrashesUnderLoad(t *testing.T) {
 	t.Parallel()
 	d := startDeployable(t)
-	l := loadOf(t, d.Addr, "POST")
+	l := loadOf(t, d.Addr, 16)
 	for n := range 3 {
 		killChild(t, d.Process, syscall.SIGKILL)
 		WaitFor(t, "the program's end", func() bool { return strings.Count(d.Log(), "msg=ended") == n+1 })

@@ -78,7 +78,7 @@ func TestSignalByInit(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			p := Launch(t, Here, under(t, asChild(nil, "CHILD_SIGNALS=yes"), tt.init...))
-			l := loadOf(t, p.Addr, "POST")
+			l := loadOf(t, p.Addr, 16)
 			answer := make(chan int, 1)
 			go func() { answer <- status(t, "http://"+p.Addr+"/slow") }()
 			p.WaitLog(t, `msg="msg=begun path=/slow"`)
