@@ -241,6 +241,9 @@ func TestProgramExit(t *testing.T) {
 	} {
 		t.Run(tt.policy+", "+tt.how, func(t *testing.T) {
 			t.Parallel()
+			if tt.policy == "always" && tt.how != "exit 0" { // as on failure
+				LongOnly(t)
+			}
 			d := startDeployable(t, "-program-restart", tt.policy)
 			before := d.pid(t)
 			if tt.how == "kill" {
