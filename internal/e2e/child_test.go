@@ -407,7 +407,8 @@ func TestSignalToAllUnderLoad(t *testing.T) {
 			p := Launch(t, Here, asChild([]string{"-program-restart", tt.policy, "-admin", "127.0.0.1:0"}, "CHILD_SIGNALS=yes"))
 			l := loadOf(t, p.Addr, 16)
 			killChild(t, p, tt.sig)
-			l.Signalled(p.Signal(t, syscall.SIGTERM))
+			l.Signalled(time.Now())
+			p.Signal(t, syscall.SIGTERM)
 			status := p.Wait(t)
 			p.expectNamed(t, l)
 			n := l.Wait().Total
