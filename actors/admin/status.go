@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"lastcall/actors"
@@ -300,18 +301,22 @@ func requests(all []actors.Request, most int) []statusRequest {
 //go:embed status
 var statusFiles embed.FS
 
-var statusPage = template.Must(template.New("page.html").Funcs(template.FuncMap{
-	"ago":   func(now, t time.Time) string { return formatDuration(now.Sub(t)) },
-	"s":     func(s float64) string { return formatDuration(time.Duration(s * float64(time.Second))) },
-	"bytes": formatBytes,
-}).ParseFS(statusFiles, "status/page.html"))
+// statusPage returns the template of the page, which is parsed when it is asked for
+// first: that takes a millisecond, which is not for every start of a process.
+var statusPage = sync.OnceValue(func() *template.Template {
+	return template.Must(template.New("page.html").Funcs(template.FuncMap{
+		"ago":   func(now, t time.Time) string { return formatDuration(now.Sub(t)) },
+		"s":     func(s float64) string { return formatDuration(time.Duration(s * float64(time.Second))) },
+		"bytes": formatBytes,
+	}).ParseFS(statusFiles, "status/page.html"))
+})
 
 // handleStatus serves the status page, the events that keep it up to date, and
 // the JSON.
 func (a *admin) handleStatus(mux *http.ServeMux) {
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		statusPage.Execute(w, a.status())
+		statusPage().Execute(w, a.status())
 	})
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -345,7 +350,7 @@ func (a *admin) events(w http.ResponseWriter, r *http.Request) {
 	for last := false; ; {
 		st := a.status()
 		var b bytes.Buffer
-		statusPage.ExecuteTemplate(&b, "live", st)
+		statusPage().ExecuteTemplate(&b, "live", st)
 		data, _ := json.Marshal(map[string]any{
 			"pid": st.PID, "phase": st.Phase, "headline": st.Headline(), "level": st.Level(), "outOfService": st.OutOfService, "logLevel": st.LogLevel, "html": b.String(),
 		})

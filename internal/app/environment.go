@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 const envPrefix = "LASTCALL_"
@@ -71,10 +72,12 @@ func setFromEnvironment(fs *flag.FlagSet, environ []string) (unknown [][2]string
 
 // serviceVariable matches what Kubernetes sets in every container for a service
 // of the namespace whose name is, or begins with, lastcall.
-var serviceVariable = regexp.MustCompile(`_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$`)
+var serviceVariable = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$`)
+})
 
 func ofKubernetes(variable, value string) bool {
-	return serviceVariable.MatchString(variable) || strings.HasSuffix(variable, "_PORT") && strings.Contains(value, "://")
+	return serviceVariable().MatchString(variable) || strings.HasSuffix(variable, "_PORT") && strings.Contains(value, "://")
 }
 
 // nearest returns the name that takes the fewest edits to become s, or "" if all

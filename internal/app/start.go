@@ -9,13 +9,14 @@ import (
 // Start serves a small page at / that says what this is, the phase it is in,
 // and how to make it serve something else. Other paths are not found.
 func Start(phase func() string, version string) http.Handler {
+	page := template.Must(template.New("start").Parse(startPage))
 	mux := http.NewServeMux()
 	mux.HandleFunc("/{$}", func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Content-Type", "text/html; charset=utf-8")
 		h.Set("Cache-Control", "no-store")
 		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
-		startPage.Execute(w, struct {
+		page.Execute(w, struct {
 			Phase, Version string
 			PID            int
 		}{phase(), version, os.Getpid()})
@@ -30,7 +31,7 @@ func Start(phase func() string, version string) http.Handler {
 	})
 }
 
-var startPage = template.Must(template.New("start").Parse(`<!DOCTYPE html>
+const startPage = `<!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -54,4 +55,4 @@ Right now it serves this page only.</p>
 <pre><code>kill -INT {{.PID}}</code></pre>
 <footer>{{.Version}}</footer>
 </html>
-`))
+`
