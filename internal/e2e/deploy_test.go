@@ -208,7 +208,7 @@ func children(pid int) (all, zombies []int) {
 // Nothing is lost, and nothing of the old versions is left.
 func TestDeployUnderLoad(t *testing.T) {
 	t.Parallel()
-	think := pause(5*time.Millisecond, 200*time.Millisecond)
+	think := pause(5*time.Millisecond, 400*time.Millisecond)
 	for _, mode := range []string{"overlap", "replace"} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
@@ -304,27 +304,27 @@ func TestDeployEndsStreams(t *testing.T) {
 	d.stop(t)
 }
 
-// askAllTheWhile asks for /pid again and again, until answers is called. That
-// returns how often a status was the answer; 0 stands for an error.
+// askAllTheWhile asks for /pid again and again, once at least, until answers is
+// called. That returns how often a status was the answer; 0 stands for an error.
 func (d deployable) askAllTheWhile(t testing.TB) (answers func() map[int]int) {
 	end, done := make(chan struct{}), make(chan struct{})
 	n := make(map[int]int)
 	go func() {
 		defer close(done)
 		for {
-			select {
-			case <-end:
-				return
-			case <-time.After(pause(20*time.Millisecond, 50*time.Millisecond)):
-			}
 			res, err := http.Get("http://" + d.Addr + "/pid")
 			if err != nil {
 				t.Errorf("a request during the deploy: %v", err)
 				n[0]++
-				continue
+			} else {
+				res.Body.Close()
+				n[res.StatusCode]++
 			}
-			res.Body.Close()
-			n[res.StatusCode]++
+			select {
+			case <-end:
+				return
+			case <-time.After(pause(20*time.Millisecond, 150*time.Millisecond)):
+			}
 		}
 	}()
 	return func() map[int]int {

@@ -146,7 +146,7 @@ func atOnce(prefix, addr string, cfg *tls.Config, keepAlive, fresh int) (warm, i
 	for _, g := range []load.Group{
 		{Name: "blind", Kind: load.Blind, N: keepAlive / 2, Think: think, Method: "POST", Body: 16},
 		{Name: "looking", Kind: load.Looking, N: keepAlive / 2, Think: think, Method: "POST", Body: 16},
-		{Name: "fresh", Kind: load.Fresh, N: fresh, Think: pause(0, 4*time.Millisecond), Method: "POST", Body: 16},
+		{Name: "fresh", Kind: load.Fresh, N: fresh, Think: pause(0, 20*time.Millisecond), Method: "POST", Body: 16},
 		{Name: "h2", Kind: load.HTTP2, N: Few(8), Streams: 16, Think: think, Method: "POST", Body: 16},
 		{Name: "events", Kind: load.Events, N: some, Path: "/events", Think: think},
 		{Name: "events h2", Kind: load.Events, Streams: some, Path: "/events", Think: think},

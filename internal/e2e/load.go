@@ -92,7 +92,7 @@ func (tr Traffic) Few() Traffic {
 		if g.Kind != load.Fresh {
 			g.Think = Think(g.Think)
 		} else if !*Long {
-			g.Think = max(g.Think, 10*time.Millisecond)
+			g.Think = max(g.Think, 25*time.Millisecond)
 		}
 	}
 	return tr

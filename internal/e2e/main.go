@@ -48,12 +48,12 @@ func ParallelIfFew(t *testing.T) {
 	}
 }
 
-// Think returns d with -long, and 20 ms at least without.
+// Think returns d with -long, and 50 ms at least without.
 func Think(d time.Duration) time.Duration {
 	if *Long {
 		return d
 	}
-	return max(d, 20*time.Millisecond)
+	return max(d, 50*time.Millisecond)
 }
 
 var binary string // lastcall, which Main has built
