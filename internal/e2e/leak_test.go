@@ -99,8 +99,8 @@ var aborts = []abuse{
 		io.CopyN(io.Discard, c, 64<<10)
 		return true
 	}},
-	{"resets an upload", asks(post+strings.Repeat("x", 64<<10), 0, true)},
-	{"closes an upload", asks(post+strings.Repeat("x", 64<<10), 0, false)},
+	{"resets an upload", func(c *net.TCPConn) bool { return asks(post+strings.Repeat("x", 64<<10), 0, true)(c) }},
+	{"closes an upload", func(c *net.TCPConn) bool { return asks(post+strings.Repeat("x", 64<<10), 0, false)(c) }},
 	{"half-closes an upload", func(c *net.TCPConn) bool {
 		io.WriteString(c, post+"xyz")
 		c.CloseWrite()

@@ -9,8 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 // TestBadSettings starts the binary with settings that it refuses: some of each
@@ -54,8 +52,8 @@ func TestBadSettings(t *testing.T) {
 			if got := p.Wait(t); got != tt.status {
 				t.Errorf("exit status = %d, want %d", got, tt.status)
 			}
-			if diff := cmp.Diff("lastcall: "+tt.stderr+"\n", p.Log()); diff != "" {
-				t.Errorf("stderr (-want +got):\n%s", diff)
+			if got, want := p.Log(), "lastcall: "+tt.stderr+"\n"; got != want {
+				t.Errorf("stderr = %q, want %q", got, want)
 			}
 			if p.Stdout.Len() != 0 {
 				t.Errorf("stdout = %q, want nothing", &p.Stdout)
