@@ -449,6 +449,7 @@ type tlsConn struct {
 func (c tlsConn) SyscallConn() (syscall.RawConn, error) { return c.tcp.SyscallConn() }
 
 func TestStopUnderLoadOverTLS(t *testing.T) {
+	ParallelIfFew(t)
 	for range *Stops {
 		pki := newPKI(t)
 		tr := Mixed(5 * time.Millisecond).Few()
