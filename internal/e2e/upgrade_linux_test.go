@@ -53,7 +53,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	if *Long {
 		upgrades, n = 100, 250
 	}
-	think := pause(5*time.Millisecond, 100*time.Millisecond)
+	think := pause(5*time.Millisecond, 50*time.Millisecond)
 	for _, network := range []string{"tcp", "unix"} {
 		t.Run(network, func(t *testing.T) {
 			ParallelIfFew(t)
