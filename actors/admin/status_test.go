@@ -61,7 +61,7 @@ func TestHeadline(t *testing.T) {
 func TestProgramTable(t *testing.T) {
 	now := time.Now()
 	var page strings.Builder
-	err := statusPage.Execute(&page, status{Now: now, Program: &statusProgram{Held: 3, Generations: []statusGeneration{
+	err := statusPage().Execute(&page, status{Now: now, Program: &statusProgram{Held: 3, Generations: []statusGeneration{
 		{Number: 3, State: actors.GenerationFailed, Since: now.Add(-time.Hour), LastError: "program: <b>exit status 9</b>"},
 		{Number: 2, State: actors.GenerationReady, Current: true, PID: 4711, Since: now.Add(-5 * time.Minute), InFlight: 6, Requests: 12345, Restarts: 2, LastError: "program: signal: killed"},
 		{Number: 1, State: actors.GenerationRestarting, Requests: 7, Restarts: 1},
