@@ -32,16 +32,19 @@ type responseWriter struct {
 // is first read: when the program has asked for it. net/http does so on another
 // goroutine, without a lock between the two. So if the client expects a 100,
 // other informational responses are dropped. HTTP/1.0 has none (RFC 9110
-// section 15.2).
+// section 15.2). ReverseProxy hijacks for a 101 that it passes on; another one comes
+// over HTTP/2, which does not have it.
 //
 // A response that begins before the end of the request leaves the rest of the
 // body to the program; otherwise net/http would read it. Such a response is the
 // last of an HTTP/1 connection, because nobody may read the rest of the body
 // after it.
 func (w *responseWriter) WriteHeader(status int) {
-	if status < 200 && status != http.StatusSwitchingProtocols &&
-		(status == http.StatusContinue || w.expectsContinue || !w.request.ProtoAtLeast(1, 1)) {
-		return
+	if status < 200 {
+		if status == http.StatusContinue || status == http.StatusSwitchingProtocols || w.expectsContinue || !w.request.ProtoAtLeast(1, 1) {
+			return
+		}
+		dropHopByHop(w.Header())
 	}
 	if status >= 200 {
 		h := w.Header()
@@ -56,6 +59,22 @@ func (w *responseWriter) WriteHeader(status int) {
 		w.beginEarly()
 	}
 	w.ResponseWriter.WriteHeader(status)
+}
+
+// dropHopByHop removes the fields that concern a connection only (RFC 9110 section
+// 7.6.1). ReverseProxy does so, but not in informational responses.
+func dropHopByHop(h http.Header) {
+	connection := h["Connection"]
+	for name := range h {
+		switch name {
+		case "Connection", "Proxy-Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade":
+			delete(h, name)
+		default:
+			if named(connection, name) {
+				delete(h, name)
+			}
+		}
+	}
 }
 
 // beginEarly lets the response begin before the end of the request.
