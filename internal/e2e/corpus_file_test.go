@@ -26,6 +26,7 @@ type corpusCase struct {
 	name    string
 	line    int
 	pending string // the point that it waits for, and "on" with clients, if not all
+	needs   string // a version of Go
 	client  []corpusStep
 	sees    []*expectation // the requests that the program must get
 	anyOne  bool           // the program must get one request, of any kind
@@ -66,6 +67,11 @@ var (
 	requestLine = regexp.MustCompile(`^[^ ]*[^ :] .*HTTP/\d\.\d$`)
 	frameLine   = regexp.MustCompile(`^([A-Z_]+)(?: |$)`)
 )
+
+// programHTTP2 reports whether the program speaks HTTP/2.
+func (c *corpus) programHTTP2() bool {
+	return slices.ContainsFunc(c.flags, func(f string) bool { return strings.HasPrefix(f, "h2c://PROGRAM") })
+}
 
 // isPending reports whether the case is expected to fail over a client.
 func (cs *corpusCase) isPending(client string) bool {
@@ -118,6 +124,8 @@ func readCorpus(t *testing.T, path string) *corpus {
 		switch word {
 		case "pending":
 			cs.pending = rest
+		case "needs":
+			cs.needs = rest
 		case ">":
 			err = cs.sends(rest, strings.HasPrefix(c.clients[0], "h2"))
 		case "<":
@@ -125,10 +133,7 @@ func readCorpus(t *testing.T, path string) *corpus {
 		case ">>":
 			err = cs.programGets(rest)
 		case "<<":
-			var s string
-			if s, err = wireLine(rest); err == nil {
-				cs.programDoes(corpusStep{send: s})
-			}
+			err = cs.programSends(rest, c.programHTTP2())
 		case "client":
 			cs.client = append(cs.client, corpusStep{do: rest})
 		case "program":
@@ -158,10 +163,15 @@ func (cs *corpusCase) sends(line string, http2 bool) error {
 		}
 		return err
 	}
+	return addFrame(&cs.client, line)
+}
+
+// addFrame adds a line of HTTP/2: a frame, or a field of the last one.
+func addFrame(steps *[]corpusStep, line string) error {
 	if field, ok := strings.CutPrefix(line, "  "); ok {
 		f, err := parseField(field)
-		if n := len(cs.client); err == nil && n > 0 && cs.client[n-1].frame != nil {
-			last := cs.client[n-1].frame
+		if n := len(*steps); err == nil && n > 0 && (*steps)[n-1].frame != nil {
+			last := (*steps)[n-1].frame
 			last.fields = append(last.fields, f)
 			return nil
 		}
@@ -176,7 +186,7 @@ func (cs *corpusCase) sends(line string, http2 bool) error {
 	for n := 0; rest != ""; n++ {
 		word, more, _ := strings.Cut(rest, " ")
 		_, isNumber := strconv.Atoi(word)
-		// DATA, PING, GOAWAY and RAW have a text after their words.
+		// DATA, PING, GOAWAY, RAW and BYTES have a text after their words.
 		if isNumber != nil && !regexp.MustCompile(`^[A-Z_]{2,}$`).MatchString(word) || f.kind == "RAW" && n == 3 {
 			s, err := unescape(rest)
 			if err != nil {
@@ -187,7 +197,7 @@ func (cs *corpusCase) sends(line string, http2 bool) error {
 		}
 		f.words, rest = append(f.words, word), more
 	}
-	cs.client = append(cs.client, corpusStep{frame: f})
+	*steps = append(*steps, corpusStep{frame: f})
 	return nil
 }
 
@@ -235,12 +245,29 @@ func (cs *corpusCase) programGets(line string) error {
 	return cs.sees[len(cs.sees)-1].add(line)
 }
 
+// programSends adds a line that the program sends.
+func (cs *corpusCase) programSends(line string, http2 bool) error {
+	if http2 {
+		return addFrame(cs.lastAnswer(), line)
+	}
+	s, err := wireLine(line)
+	if err == nil {
+		cs.programDoes(corpusStep{send: s})
+	}
+	return err
+}
+
 func (cs *corpusCase) programDoes(s corpusStep) {
+	last := cs.lastAnswer()
+	*last = append(*last, s)
+}
+
+// lastAnswer returns what the program does with the last request.
+func (cs *corpusCase) lastAnswer() *[]corpusStep {
 	if cs.answers == nil {
 		cs.answers = make([][]corpusStep, 1)
 	}
-	last := &cs.answers[len(cs.answers)-1]
-	*last = append(*last, s)
+	return &cs.answers[len(cs.answers)-1]
 }
 
 // add adds a line that is not the first of a message.

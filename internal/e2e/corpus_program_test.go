@@ -46,7 +46,8 @@ type message struct {
 	reset    string // of HTTP/2: the code
 }
 
-func startScripted(t testing.TB) *scripted {
+// startScripted starts a program that speaks HTTP/1.1, or HTTP/2 without TLS.
+func startScripted(t testing.TB, http2 bool) *scripted {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -64,7 +65,13 @@ func startScripted(t testing.TB) *scripted {
 			p.mu.Lock()
 			p.conns[nc] = true
 			p.mu.Unlock()
-			wg.Go(func() { p.serve(nc.(*net.TCPConn)) })
+			wg.Go(func() {
+				if http2 {
+					p.serveHTTP2(nc.(*net.TCPConn))
+				} else {
+					p.serve(nc.(*net.TCPConn))
+				}
+			})
 		}
 	})
 	t.Cleanup(func() {
@@ -137,16 +144,7 @@ func (p *scripted) serveOne(nc *net.TCPConn, br *bufio.Reader) bool {
 		io.WriteString(nc, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nalive")
 		return true
 	}
-	p.mu.Lock()
-	p.seen = append(p.seen, m)
-	if err != nil {
-		p.doubts = append(p.doubts, fmt.Sprintf("%v, in %q %q", err, m.first, m.fields))
-	}
-	var steps []corpusStep
-	if n := len(p.answers); n > 0 {
-		steps = p.answers[min(len(p.seen), n)-1]
-	}
-	p.mu.Unlock()
+	steps := p.see(m, err)
 	if err != nil {
 		return false
 	}
@@ -217,6 +215,21 @@ func (p *scripted) serveOne(nc *net.TCPConn, br *bufio.Reader) bool {
 	return readBody()
 }
 
+// see records a request, and the doubt about its head, if any. It returns what the
+// program does with it.
+func (p *scripted) see(m *message, doubt error) []corpusStep {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.seen = append(p.seen, m)
+	if doubt != nil {
+		p.doubts = append(p.doubts, fmt.Sprintf("%v, in %q %q", doubt, m.first, m.fields))
+	}
+	if n := len(p.answers); n > 0 {
+		return p.answers[min(len(p.seen), n)-1]
+	}
+	return nil
+}
+
 // readHead reads a head strictly: lines end with CR LF.
 func readHead(br *bufio.Reader, m *message) error {
 	for n := 0; ; n++ {
@@ -275,7 +288,7 @@ func values(fields [][2]string, name string) (list []string) {
 // prefix is the path that no request leaves.
 func strictHead(m *message, prefix string) error {
 	parts := strings.Split(m.first, " ")
-	if len(parts) != 3 || parts[2] != "HTTP/1.1" || !token.MatchString(parts[0]) {
+	if len(parts) != 3 || parts[2] != "HTTP/1.1" && parts[2] != "HTTP/2.0" || !token.MatchString(parts[0]) {
 		return fmt.Errorf("not a request line: %q", m.first)
 	}
 	target := parts[1]
@@ -317,7 +330,7 @@ func strictHead(m *message, prefix string) error {
 				return fmt.Errorf("a field that is not to be passed on: %q", f)
 			}
 		case "connection":
-			if !strings.EqualFold(f[1], "upgrade") && !strings.EqualFold(f[1], "close") && !strings.EqualFold(f[1], "keep-alive") {
+			if parts[2] == "HTTP/2.0" || !strings.EqualFold(f[1], "upgrade") && !strings.EqualFold(f[1], "close") && !strings.EqualFold(f[1], "keep-alive") {
 				return fmt.Errorf("a field that is not to be passed on: %q", f)
 			}
 		}

@@ -3,14 +3,17 @@
 package e2e
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"go/version"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -53,12 +56,18 @@ func (c *corpus) test(t *testing.T, path, client string, pieces bool, pki *pki) 
 	}
 	for _, cs := range c.cases {
 		t.Run(cs.name, func(t *testing.T) {
+			if cs.needs != "" && version.Compare(runtime.Version(), cs.needs) < 0 {
+				t.Skipf("needs %s", cs.needs)
+			}
 			b := b
 			if c.apart {
 				t.Parallel()
 				b = c.start(t, client, pieces, pki)
 			}
 			err := b.run(cs)
+			if err == errNotHTTP2 {
+				t.Skip(err)
+			}
 			switch pending := cs.isPending(client); {
 			case !pending && err != nil:
 				t.Errorf("%s:%d: %v", path, cs.line, err)
@@ -100,9 +109,10 @@ func (c *corpus) start(t *testing.T, client string, pieces bool, pki *pki) *corp
 		case f == "DIR":
 			f = c.makeTree(t)
 		case strings.Contains(f, "PROGRAM"):
-			b.program = startScripted(t)
-			b.program.prefix = strings.TrimPrefix(f, "PROGRAM")
-			f = strings.Replace(f, "PROGRAM", "http://"+b.program.addr, 1)
+			b.program = startScripted(t, c.programHTTP2())
+			scheme, prefix, _ := strings.Cut(f, "PROGRAM")
+			b.program.prefix = prefix
+			f = cmp.Or(scheme, "http://") + b.program.addr + prefix
 		}
 		flags = append(flags, f)
 	}
@@ -156,6 +166,8 @@ var plainRequest = corpusStep{send: "GET / HTTP/1.1\r\nHost: example.com\r\n\r\n
 var plainRequest2 = corpusStep{frame: &frameStep{kind: "HEADERS", words: []string{"1", "END_STREAM"}, fields: [][2]string{
 	{":method", "GET"}, {":scheme", "http"}, {":authority", "example.com"}, {":path", "/"}}}}
 
+var errNotHTTP2 = errors.New("there is no such request over HTTP/2")
+
 // run sends a case, and returns an error if its outcome is not the right one.
 func (b *corpusBench) run(cs *corpusCase) error {
 	patience := wiretest.Patience
@@ -169,6 +181,12 @@ func (b *corpusBench) run(cs *corpusCase) error {
 			steps = slices.Insert(slices.Clone(steps), 0, plainRequest2)
 		} else {
 			steps = slices.Insert(slices.Clone(steps), 0, plainRequest)
+		}
+	}
+	if is2 && slices.ContainsFunc(steps, func(s corpusStep) bool { return s.send != "" }) {
+		var ok bool
+		if steps, ok = overHTTP2(steps); !ok {
+			return errNotHTTP2
 		}
 	}
 	if b.program != nil {

@@ -3,12 +3,16 @@ package upstream
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/textproto"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,8 +23,9 @@ import (
 //     make the client send the body; see expectation.
 //   - A connection over HTTP/2 on which the program went silent is replaced.
 //   - An upgrade goes over HTTP/1.1, whatever the rest goes over.
-//   - A request whose connection died is sent once more at the most; see
-//     limitRetries.
+//   - A request whose connection died, or that the program refused, is sent once
+//     more at the most; see guard.
+//   - A malformed response over HTTP/2 is an error; see checkHTTP2.
 type Standard struct {
 	*http.Transport
 	silence time.Duration // how long the program may make no progress; 0: no limit
@@ -78,19 +83,23 @@ func (s *Standard) RoundTrip(r *http.Request) (*http.Response, error) {
 	} else {
 		r = r.WithContext(ctx)
 	}
-	if s.Protocols.HTTP1() || r.Header["Upgrade"] != nil {
-		r = r.WithContext(limitRetries(r.Context()))
-	}
 	t, upgrade := s.Transport, s.http2 && r.Header["Upgrade"] != nil
+	r = r.WithContext(guard(r.Context(), !upgrade && !s.Protocols.HTTP1(), cancel))
 	if upgrade {
 		t = s.upgrades()
 	}
 	res, err := t.RoundTrip(r)
+	if err == nil && res.ProtoMajor == 2 {
+		if err = checkHTTP2(ctx, res); err != nil {
+			res.Body.Close()
+		}
+	}
 	switch {
 	case err != nil:
 		e.end(err)
-		if context.Cause(ctx) == errSilent {
-			err = errSilent
+		switch cause := context.Cause(ctx); cause {
+		case errSilent, errSentTwice, errSwitched:
+			err = cause
 		}
 		if upgrade {
 			err = fmt.Errorf("upgrade over HTTP/1.1: %w", err)
@@ -111,19 +120,59 @@ func (s *Standard) RoundTrip(r *http.Request) (*http.Response, error) {
 	return res, nil
 }
 
-// limitRetries returns a context by which http.Transport sends a request again on
-// a new connection only. By itself it tries each idle one, and a request that
-// crashes the program does so for each. An idle one that it takes for the second
-// time or later is closed before anything is written to it, so that it takes
-// the next or, in the end, a new one. HTTP/2 sends again only what the program has
-// refused.
-func limitRetries(ctx context.Context) context.Context {
-	attempts := 0
-	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
-		if attempts++; attempts > 1 && info.Reused && !isHTTP2(info.Conn) {
-			info.Conn.Close()
-		}
-	}})
+// errSentTwice is the error of a request over HTTP/2 that the program has refused
+// twice.
+var errSentTwice = errors.New("the program refused the request twice")
+
+// guard returns a context by which http.Transport gives up a request that is answered
+// 101 over HTTP/2, and sends a request once more at the most. By itself it does so without end.
+//
+// Over HTTP/1.1 it tries each idle connection, and a request that crashes the
+// program does so for each. An idle one that it takes for the second time or later
+// is closed before anything is written to it, so that it takes the next or, in the
+// end, a new one.
+//
+// Over HTTP/2 it sends again what the program has refused: by REFUSED_STREAM, by
+// GOAWAY, or by resetting the stream with PROTOCOL_ERROR. The third attempt is
+// cancelled before anything is written. onlyHTTP2 is true if there is no HTTP/1.1.
+func guard(ctx context.Context, onlyHTTP2 bool, cancel context.CancelCauseFunc) context.Context {
+	var attempts, sent atomic.Int32
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) {
+			switch n := attempts.Add(1); {
+			case onlyHTTP2 || isHTTP2(info.Conn):
+				if sent.Load() > 1 {
+					cancel(errSentTwice)
+				}
+			case n > 1 && info.Reused:
+				info.Conn.Close()
+			}
+		},
+		WroteHeaders: func() { sent.Add(1) },
+		Got1xxResponse: func(status int, _ textproto.MIMEHeader) error {
+			if status == http.StatusSwitchingProtocols { // over HTTP/1.1 it is a response
+				cancel(errSwitched)
+			}
+			return nil
+		},
+	})
+}
+
+// errSwitched is the error of a response 101 (Switching Protocols) over HTTP/2, which
+// does not have it (RFC 9113 section 8.6).
+var errSwitched = errors.New("the program switched protocols over HTTP/2")
+
+// checkHTTP2 returns an error if the status of a response over HTTP/2 is malformed in
+// a way that http.Transport lets pass: http.Server panics at one of four digits.
+func checkHTTP2(ctx context.Context, res *http.Response) error {
+	if context.Cause(ctx) == errSwitched {
+		return errSwitched // it came just before the response
+	}
+	status, _, _ := strings.Cut(res.Status, " ")
+	if res.StatusCode < 200 || res.StatusCode > 999 || len(status) != 3 {
+		return fmt.Errorf("malformed status %q", status)
+	}
+	return nil
 }
 
 func isHTTP2(nc net.Conn) bool {
