@@ -32,11 +32,15 @@ func TestAgain(t *testing.T) {
 		{"POST", false, false, "POST", "", "", 1},
 		{"POST with a body", false, false, "POST", "", "body", 1},
 		{"POST with a key", false, false, "POST", "Idempotency-Key", "", 2},
-		{"PUT", false, false, "PUT", "", "body", 1},
+		{"PUT", false, false, "PUT", "", "", 2},
+		{"PUT with a body", false, false, "PUT", "", "body", 1},
+		{"DELETE", false, false, "DELETE", "", "", 2},
 		{"GET with a body", false, false, "GET", "", "body", 1},
+		{"PATCH", false, false, "PATCH", "", "", 1},
 		{"an upgrade", false, false, "GET", "Upgrade", "", 2},
 		{"GET, TLS", true, false, "GET", "", "", 2},
 		{"POST, TLS", true, false, "POST", "", "", 1},
+		{"DELETE, TLS", true, false, "DELETE", "", "", 2},
 		{"GET, HTTP/2", true, true, "GET", "", "", 1},
 	} {
 		for _, pooled := range []int{0, idle} {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -24,7 +25,7 @@ import (
 //   - A connection over HTTP/2 on which the program went silent is replaced.
 //   - An upgrade goes over HTTP/1.1, whatever the rest goes over.
 //   - A request whose connection died, or that the program refused, is sent once
-//     more at the most; see guard.
+//     more at the most; see guard. PUT and DELETE without a body are, too.
 //   - A malformed response over HTTP/2 is an error; see checkHTTP2.
 type Standard struct {
 	*http.Transport
@@ -82,6 +83,10 @@ func (s *Standard) RoundTrip(r *http.Request) (*http.Response, error) {
 		r.Body = &watchedUpload{body, e.watch}
 	} else {
 		r = r.WithContext(ctx)
+		if (r.Method == http.MethodPut || r.Method == http.MethodDelete) && r.Header["Idempotency-Key"] == nil {
+			r.Header = maps.Clone(r.Header)
+			r.Header["Idempotency-Key"] = []string{} // is not sent; has http.Transport treat the request as a GET
+		}
 	}
 	t, upgrade := s.Transport, s.http2 && r.Header["Upgrade"] != nil
 	r = r.WithContext(guard(r.Context(), !upgrade && !s.Protocols.HTTP1(), cancel))

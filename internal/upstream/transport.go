@@ -198,10 +198,11 @@ func (c *conn) roundTrip(r *http.Request, timeout time.Duration) (res *http.Resp
 }
 
 // replayable reports whether a program may get the request, which has no body,
-// twice. The headers are those of http.Transport.
+// twice. The methods are the idempotent ones (RFC 9110 section 9.2.2), the headers
+// those of http.Transport.
 func replayable(r *http.Request) bool {
 	switch r.Method {
-	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
 		return true
 	}
 	return r.Header["Idempotency-Key"] != nil || r.Header["X-Idempotency-Key"] != nil

@@ -109,16 +109,17 @@ func perform(t *testing.T, f script) (addr string, made *atomic.Int32) {
 	return l.Addr().String(), made
 }
 
-// transports runs f with Transport and with http.Transport, which must do the same.
+// transports runs f with Transport and with Standard, which must do the same.
 func transports(t *testing.T, f func(t *testing.T, to func(addr string) http.RoundTripper)) {
 	t.Run("upstream", func(t *testing.T) {
 		f(t, func(addr string) http.RoundTripper { return testTransport(t, addr) })
 	})
-	t.Run("Transport", func(t *testing.T) {
+	t.Run("Standard", func(t *testing.T) {
 		f(t, func(string) http.RoundTripper {
-			tr := &http.Transport{DisableCompression: true}
+			tr := &http.Transport{DisableCompression: true, Protocols: new(http.Protocols)}
+			tr.Protocols.SetHTTP1(true)
 			t.Cleanup(tr.CloseIdleConnections)
-			return tr
+			return newStandard(tr)
 		})
 	})
 }
@@ -265,7 +266,10 @@ func TestTransportLost(t *testing.T) {
 		{"POST body", "", false},
 		{"POST body", "Idempotency-Key", false},
 		{"PUT body", "", false},
-		{"DELETE", "", false},
+		{"PUT", "", true},
+		{"DELETE", "", true},
+		{"DELETE body", "", false},
+		{"PATCH", "", false},
 		{"GET body", "", false},
 	} {
 		for _, way := range []string{"end", "reset", "half an answer"} {
@@ -273,7 +277,14 @@ func TestTransportLost(t *testing.T) {
 				transports(t, func(t *testing.T, to func(string) http.RoundTripper) {
 					var seen atomic.Int32
 					addr, _ := perform(t, func(t *testing.T, n int, p *peer) {
-						for p.request() != nil {
+						for {
+							r := p.request()
+							if r == nil {
+								return
+							}
+							if (r.Header["Idempotency-Key"] != nil) != (seen.Load() > 0 && tt.header == "Idempotency-Key") {
+								t.Errorf("the program got the header %v", r.Header)
+							}
 							if seen.Add(1) != 2 {
 								p.say("HTTP/1.1 204 No Content\r\n\r\n")
 								continue
