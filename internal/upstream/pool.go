@@ -91,9 +91,9 @@ func (p *pool) sweep() {
 // keepAlive returns how long a connection may be idle after a response: less
 // than the program says in the header Keep-Alive, because a request that is on
 // its way when the program closes is lost. Zero means that the program closes at
-// once.
-func keepAlive(h http.Header) time.Duration {
-	limit := idleTimeout
+// once. last reports whether the connection takes no further request.
+func keepAlive(h http.Header) (limit time.Duration, last bool) {
+	limit = idleTimeout
 	for _, field := range h["Keep-Alive"] {
 		for param := range strings.SplitSeq(field, ",") {
 			name, value, _ := strings.Cut(param, "=")
@@ -105,13 +105,11 @@ func keepAlive(h http.Header) time.Duration {
 			case "timeout":
 				limit = min(limit, time.Duration(n)*time.Second*3/4)
 			case "max": // requests that the program still takes
-				if n == 0 {
-					return 0
-				}
+				last = last || n == 0
 			}
 		}
 	}
-	return limit
+	return limit, last
 }
 
 // close closes the idle connections.

@@ -6,8 +6,11 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -25,7 +28,7 @@ func TestKeepAlive(t *testing.T) {
 		"timeout=5":             idleTimeout,
 		"timeout=65":            idleTimeout,
 		"timeout=0":             0,
-		"timeout=5, max=0":      0,
+		"timeout=5, max=0":      idleTimeout,
 		"timeout=-1":            idleTimeout,
 		"timeout=1e9":           idleTimeout,
 		"timeout=":              idleTimeout,
@@ -35,8 +38,8 @@ func TestKeepAlive(t *testing.T) {
 		if field != "" {
 			h.Set("Keep-Alive", field)
 		}
-		if got := keepAlive(h); got != want {
-			t.Errorf("keepAlive(%q) = %v, want %v", field, got, want)
+		if got, last := keepAlive(h); got != want || last != strings.Contains(field, "max=0") {
+			t.Errorf("keepAlive(%q) = %v, %t, want %v", field, got, last, want)
 		}
 	}
 }
@@ -67,6 +70,73 @@ func TestPoolLimits(t *testing.T) {
 			t.Errorf("%d connections are open, want 0", open.Load())
 		}
 	})
+}
+
+// TestStandardKeepAlive has a program with TLS name the time for which it keeps an
+// idle connection. An answer that has begun meanwhile ends well.
+func TestStandardKeepAlive(t *testing.T) {
+	for field, want := range map[string]struct {
+		limit time.Duration
+		conns int32 // of two requests; 0: one, unless it is a while until the second
+	}{
+		"timeout=0": {0, 2},
+		"timeout=1": {750 * time.Millisecond, 2},
+		"timeout=5": {idleTimeout, 0},
+		"":          {idleTimeout, 0},
+	} {
+		t.Run(field, func(t *testing.T) {
+			var conns atomic.Int32
+			rest := make(chan struct{})
+			program := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/slow" {
+					w.(http.Flusher).Flush()
+					<-rest
+				} else if field != "" {
+					w.Header().Set("Keep-Alive", field)
+				}
+				io.WriteString(w, "ok")
+			}))
+			program.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+				if state == http.StateNew {
+					conns.Add(1)
+				}
+			}
+			program.StartTLS()
+			defer program.Close()
+			_, rt, err := New(program.URL, Config{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := rt.(*Standard)
+			s.TLSClientConfig = program.Client().Transport.(*http.Transport).TLSClientConfig
+			defer s.CloseIdleConnections()
+			get := func(path string) *http.Response {
+				r, _ := http.NewRequestWithContext(t.Context(), "GET", program.URL+path, nil)
+				res, err := s.RoundTrip(r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return res
+			}
+			read := func(res *http.Response) {
+				if b, err := io.ReadAll(res.Body); string(b) != "ok" || err != nil {
+					t.Errorf("the answer is %q, %v", b, err)
+				}
+				res.Body.Close()
+			}
+			slow := get("/slow")
+			read(get("/"))
+			read(get("/"))
+			close(rest)
+			read(slow)
+			if n := conns.Load() - 1; want.conns > 0 && n != want.conns {
+				t.Errorf("two requests needed %d connections, want %d", n, want.conns)
+			}
+			if got := s.current(); got.IdleConnTimeout != want.limit || got.DisableKeepAlives != (want.limit == 0) {
+				t.Errorf("a connection may be idle for %v, want %v", got.IdleConnTimeout, want.limit)
+			}
+		})
+	}
 }
 
 // TestClosedEarly has a program that closes a connection 3 ms after an answer, and

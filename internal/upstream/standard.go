@@ -26,6 +26,8 @@ import (
 //   - An upgrade goes over HTTP/1.1, whatever the rest goes over.
 //   - A request whose connection died, or that the program refused, is sent once
 //     more at the most; see guard. PUT and DELETE without a body are, too.
+//   - A connection is idle for no longer than the program has said in Keep-Alive; see
+//     shorten.
 //   - A malformed response over HTTP/2 is an error; see checkHTTP2.
 type Standard struct {
 	*http.Transport
@@ -34,6 +36,8 @@ type Standard struct {
 
 	// upgrades returns the transport of upgrades, which HTTP/2 does not have.
 	upgrades func() *http.Transport
+
+	shorter atomic.Pointer[http.Transport] // takes the place of Transport; nil: none; see shorten
 }
 
 // newStandard returns a Standard with the settings of t.
@@ -62,6 +66,7 @@ func newStandard(t *http.Transport) *Standard {
 // CloseIdleConnections closes the connections that no request uses.
 func (s *Standard) CloseIdleConnections() {
 	s.Transport.CloseIdleConnections()
+	s.current().CloseIdleConnections()
 	s.upgrades().CloseIdleConnections()
 }
 
@@ -88,7 +93,7 @@ func (s *Standard) RoundTrip(r *http.Request) (*http.Response, error) {
 			r.Header["Idempotency-Key"] = []string{} // is not sent; has http.Transport treat the request as a GET
 		}
 	}
-	t, upgrade := s.Transport, s.http2 && r.Header["Upgrade"] != nil
+	t, upgrade := s.current(), s.http2 && r.Header["Upgrade"] != nil
 	r = r.WithContext(guard(r.Context(), !upgrade && !s.Protocols.HTTP1(), cancel))
 	if upgrade {
 		t = s.upgrades()
@@ -114,6 +119,10 @@ func (s *Standard) RoundTrip(r *http.Request) (*http.Response, error) {
 		e.watch.stop() // who reads a tunnel waits as long as it likes
 		return res, nil
 	}
+	if res.ProtoMajor == 1 && !upgrade {
+		limit, _ := keepAlive(res.Header) // after its last request the program says Connection: close, too
+		s.shorten(t, limit)
+	}
 	e.expectation.answered()
 	e.watch.responded(maySayNothing(res))
 	if res.Body == http.NoBody {
@@ -123,6 +132,30 @@ func (s *Standard) RoundTrip(r *http.Request) (*http.Response, error) {
 		res.Body = e
 	}
 	return res, nil
+}
+
+// current returns the transport of requests that are no upgrades.
+func (s *Standard) current() *http.Transport {
+	if t := s.shorter.Load(); t != nil {
+		return t
+	}
+	return s.Transport
+}
+
+// shorten replaces a transport by one whose connections may be idle for limit, if that
+// is shorter; zero is not at all. The program has named such a time once, and so the
+// transport has it for ever, and for all connections: http.Transport has no setting
+// for one of them. An answer that is under way is not touched.
+func (s *Standard) shorten(t *http.Transport, limit time.Duration) {
+	if limit == idleTimeout || t.DisableKeepAlives || t.IdleConnTimeout > 0 && limit >= t.IdleConnTimeout {
+		return
+	}
+	next := t.Clone()
+	next.IdleConnTimeout, next.DisableKeepAlives = limit, limit == 0
+	old := s.shorter.Load()
+	if (old == t || old == nil && t == s.Transport) && s.shorter.CompareAndSwap(old, next) {
+		t.CloseIdleConnections()
+	}
 }
 
 // errSentTwice is the error of a request over HTTP/2 that the program has refused

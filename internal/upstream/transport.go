@@ -187,8 +187,9 @@ func (c *conn) roundTrip(r *http.Request, timeout time.Duration) (res *http.Resp
 		timeout = 0
 	}
 	c.setResponseBegun(timeout)
-	c.idleLimit = keepAlive(res.Header)
-	keep := !res.Close && !r.Close && res.StatusCode >= 200 && c.idleLimit > 0
+	limit, last := keepAlive(res.Header)
+	c.idleLimit = limit
+	keep := !res.Close && !r.Close && res.StatusCode >= 200 && limit > 0 && !last
 	if res.Body == http.NoBody {
 		c.release(keep)
 	} else {
