@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"lastcall/internal/buffers"
 )
@@ -24,10 +25,20 @@ var update = flag.Bool("update", false, "write the outcomes of TestExchanges to 
 
 // row is a line of testdata/exchanges.txt.
 type row struct {
-	name, answer, then, want string
-	standard, why            string // if http.Transport differs
-	line                     string
+	name          string
+	parts         []string // of the answer; the program pauses between them
+	answer        string   // all of them
+	upgrade       bool     // the request asks for one
+	then, want    string
+	standard, why string // if http.Transport differs
+	line          string
 }
+
+// pause is longer than what Transport waits for an answer as if it came at once.
+const pause = firstWait + firstWait/2
+
+// pauseMark stands for a pause in an answer.
+const pauseMark = "\x00pause\x00"
 
 func readRows(t *testing.T) (comment []string, rows []*row) {
 	t.Helper()
@@ -44,7 +55,9 @@ func readRows(t *testing.T) (comment []string, rows []*row) {
 		if len(columns) != 4 && len(columns) != 6 {
 			t.Fatalf("%q has %d columns", line, len(columns))
 		}
-		r := &row{name: columns[0], answer: unquote(t, columns[1]), then: columns[2], want: columns[3], line: strings.Join(columns[:3], " | ")}
+		r := &row{name: columns[0], parts: strings.Split(unquote(t, columns[1]), pauseMark), want: columns[3], line: strings.Join(columns[:3], " | ")}
+		r.answer = strings.Join(r.parts, "")
+		r.then, r.upgrade = strings.CutPrefix(columns[2], "upgrade, ")
 		r.standard = r.want
 		if len(columns) == 6 {
 			r.standard, r.why = columns[4], columns[5]
@@ -54,11 +67,16 @@ func readRows(t *testing.T) (comment []string, rows []*row) {
 	return comment, rows
 }
 
-// unquote returns the string of "a"*3+"b".
+// unquote returns the string of "a"*3+pause+"b".
 func unquote(t *testing.T, s string) string {
 	t.Helper()
 	var text strings.Builder
 	for s != "" {
+		if rest, ok := strings.CutPrefix(s, "pause+"); ok {
+			text.WriteString(pauseMark)
+			s = rest
+			continue
+		}
 		quoted, err := strconv.QuotedPrefix(s)
 		if err != nil {
 			t.Fatalf("%s: %v", s, err)
@@ -146,7 +164,7 @@ func outcome(t *testing.T, to func(addr string) http.RoundTripper, r *row, w way
 			if err != nil {
 				return
 			}
-			p.say(r.answer)
+			p.sayParts(r.parts)
 			io.Copy(io.Discard, request.Body)
 		} else if p.request() == nil {
 			return
@@ -155,9 +173,13 @@ func outcome(t *testing.T, to func(addr string) http.RoundTripper, r *row, w way
 				p.say(r.answer[i : i+1])
 			}
 		} else {
-			p.say(r.answer)
+			p.sayParts(r.parts)
 		}
 		switch r.then {
+		case "echo":
+			b := make([]byte, len(echoed))
+			io.ReadFull(p.br, b)
+			p.Write(b)
 		case "reset":
 			p.SetLinger(0)
 		case "open":
@@ -168,7 +190,11 @@ func outcome(t *testing.T, to func(addr string) http.RoundTripper, r *row, w way
 	})
 	rt := to(addr)
 	method, _, _ := strings.Cut(w.ask, " ")
-	first := ask(rt, addr, w.ask)
+	var header []string
+	if r.upgrade {
+		header = append(header, "Upgrade")
+	}
+	first := ask(rt, addr, w.ask, header...)
 	result = first.String()
 	if r.then == "reset" && first.Failed != "" {
 		result = "failed" // a reset may destroy what was sent before
@@ -176,11 +202,23 @@ func outcome(t *testing.T, to func(addr string) http.RoundTripper, r *row, w way
 	if standard && leavesBytes(r.answer, method) {
 		return result, 0 // http.Transport may see the rest too late, and take it for the next answer
 	}
-	if next := ask(rt, addr, "GET"); next.Status != 200 || next.Body != "next" || next.Failed != "" {
+	if next := ask(rt, addr, "GET", header...); next.Status != 200 || next.Body != "next" || next.Failed != "" {
 		t.Errorf("the next answer is %v", next)
 	}
 	return result, int(made.Load())
 }
+
+func (p *peer) sayParts(parts []string) {
+	for i, s := range parts {
+		if i > 0 {
+			time.Sleep(pause)
+		}
+		p.say(s)
+	}
+}
+
+// outcomeText returns an outcome without the number of connections.
+func outcomeText(s string) string { return s[:strings.LastIndex(s, " x")] }
 
 // TestExchanges holds the answers of testdata/exchanges.txt, in several ways,
 // against Transport and http.Transport.
@@ -191,7 +229,14 @@ func TestExchanges(t *testing.T) {
 		t.Errorf("%d rows, want at least 120", len(rows))
 	}
 	own := func(t *testing.T) func(string) http.RoundTripper {
-		return func(addr string) http.RoundTripper { return testTransport(t, addr) }
+		return func(addr string) http.RoundTripper {
+			_, rt, err := New("http://"+addr, Config{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(rt.(interface{ CloseIdleConnections() }).CloseIdleConnections)
+			return rt
+		}
 	}
 	standard := func(t *testing.T) func(string) http.RoundTripper {
 		return func(string) http.RoundTripper {
@@ -222,19 +267,33 @@ func TestExchanges(t *testing.T) {
 					if (w.dribble || w.early) && i%4 != 0 && !*long {
 						continue
 					}
-					if w.dribble && (len(r.answer) > 1000 || leavesBytes(r.answer, "GET")) { // bytes that come after the next request are its answer
+					if r.upgrade && w.ask != "GET" {
+						continue
+					}
+					if w.dribble && len(r.answer) > 1000 {
+						continue
+					}
+					if method, _, _ := strings.Cut(w.ask, " "); (w.dribble || len(r.parts) > 1) && leavesBytes(r.answer, method) { // bytes that come after the next request are its answer
 						continue
 					}
 					result, conns := outcome(t, own(t), r, w, false)
 					other, otherConns := outcome(t, standard(t), r, w, true)
-					if all := fmt.Sprintf("%s x%d", result, conns); w.ask == "GET" && all != r.want {
-						t.Errorf("%s: %s, want %s", w.name, all, r.want)
+					if w.name == "GET" {
+						if all := fmt.Sprintf("%s x%d", result, conns); all != r.want {
+							t.Errorf("%s: %s, want %s", w.name, all, r.want)
+						}
+						if all := fmt.Sprintf("%s x%d", other, otherConns); r.why != "" && all != r.standard {
+							t.Errorf("%s: http.Transport: %s, want %s", w.name, all, r.standard)
+						}
+					}
+					switch want, standard := outcomeText(r.want), outcomeText(r.standard); {
+					case want == standard && result != other:
+						t.Errorf("%s: %s, but http.Transport: %s", w.name, result, other)
+					case want != standard && (result != want || other != standard): // in all ways
+						t.Errorf("%s: %s, and http.Transport: %s; want %s, and %s", w.name, result, other, want, standard)
 					}
 					if r.why != "" {
-						continue
-					}
-					if result != other {
-						t.Errorf("%s: %s, but http.Transport: %s", w.name, result, other)
+						continue // one needs more connections
 					}
 					// A connection is not kept if a body was not sent in time, or
 					// http.Transport has not noticed that it was. A busy machine

@@ -133,6 +133,9 @@ type got struct {
 	Failed  string
 }
 
+// echoed is what ask sends after an upgrade.
+const echoed = "ping"
+
 // ask sends a request, "METHOD BODY", and takes the whole answer.
 func ask(rt http.RoundTripper, addr, request string, header ...string) (g got) {
 	method, body, _ := strings.Cut(request, " ")
@@ -151,6 +154,9 @@ func ask(rt http.RoundTripper, addr, request string, header ...string) (g got) {
 	}
 	for _, name := range header {
 		r.Header.Set(name, "x")
+		if name == "Upgrade" {
+			r.Header.Set("Connection", name)
+		}
 	}
 	res, err := rt.RoundTrip(r)
 	if err != nil {
@@ -159,6 +165,9 @@ func ask(rt http.RoundTripper, addr, request string, header ...string) (g got) {
 	}
 	defer res.Body.Close()
 	g.Status = res.StatusCode
+	if tunnel, ok := res.Body.(io.Writer); ok {
+		io.WriteString(tunnel, echoed)
+	}
 	b, err := io.ReadAll(res.Body)
 	if g.Body = string(b); err != nil {
 		g.Failed = "body"
