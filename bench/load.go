@@ -39,7 +39,7 @@ var loads = func() (list []load) {
 		}
 	}
 	for _, file := range fileSizes {
-		for _, p := range []struct{ tls, h2 bool }{{false, false}, {true, false}, {true, true}} {
+		for _, p := range []struct{ tls, h2 bool }{{false, false}, {false, true}, {true, false}, {true, true}} {
 			l := load{name: file.name + ", " + protocol(p.tls, p.h2), files: true, tls: p.tls, h2: p.h2,
 				path: "/" + file.path, clients: file.clients, streams: 1, times: file.times}
 			if p.h2 {

@@ -46,7 +46,7 @@ type servers struct {
 }
 
 // kinds of ports: PROXY, PROXY_TLS and so on, as the configurations name them.
-var kinds = []string{"PROXY_TLS", "PROXY_H2C", "PROXY", "FILES_TLS", "FILES"}
+var kinds = []string{"PROXY_TLS", "PROXY_H2C", "PROXY", "FILES_TLS", "FILES_H2C", "FILES"}
 
 // port returns the port for a load.
 func (s *servers) port(name string, l load) string {
