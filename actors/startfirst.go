@@ -118,16 +118,17 @@ func (a *supervised) setReady() {
 	s := a.sup
 	s.mu.Lock()
 	first := !a.ready
-	if first {
-		a.ready = true
-		a.stage.unready--
-		s.startStagesLocked()
-	}
+	a.ready = true
 	s.mu.Unlock()
-	if first {
-		s.stop.addUnready(-1)
-		level.Debug(a.logger).Log("msg", "actor ready")
+	if !first {
+		return
 	}
+	s.stop.addUnready(-1) // first: who serves from now on is asked whether the process is ready
+	s.mu.Lock()
+	a.stage.unready--
+	s.startStagesLocked()
+	s.mu.Unlock()
+	level.Debug(a.logger).Log("msg", "actor ready")
 }
 
 // addUnready adds n, which may be negative, to the actors with StartFirst that are
