@@ -216,6 +216,7 @@ func cutStreams(ln net.Listener, term <-chan os.Signal) {
 	var cut atomic.Int64
 	stop := make(chan struct{})
 	var streams sync.WaitGroup
+	streams.Add(1) // so that no other is the first, which may not come beside Wait
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {})
 	mux.HandleFunc("/events", func(w http.ResponseWriter, r *http.Request) {
@@ -256,6 +257,7 @@ func cutStreams(ln net.Listener, term <-chan os.Signal) {
 	<-term
 	ln.Close()
 	close(stop)
+	streams.Done()
 	streams.Wait()
 	fmt.Printf("lost %d\n", cut.Load())
 }

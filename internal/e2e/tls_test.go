@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/ecdsa"
@@ -24,6 +25,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"lastcall/internal/wiretest"
 )
 
 // A pki is a certificate and its key, in two files, and what clients trust.
@@ -240,7 +243,7 @@ func TestTLSReload(t *testing.T) {
 			}
 			again := map[int]func() error{}
 			for major := 1; major <= 2; major++ {
-				again[major] = sameConnection(t, pki.client(t, major), "https://"+p.Addr+"/")
+				again[major] = sameConnection(t, pki, major, p.Addr)
 			}
 			tt.change(t, pki, p)
 			p.WaitLog(t, "serial=2")
@@ -263,10 +266,35 @@ func TestTLSReload(t *testing.T) {
 	}
 }
 
-// sameConnection makes a request, and returns a function that makes another,
-// which must go over the same connection.
-func sameConnection(t testing.TB, c *http.Client, url string) func() error {
+// sameConnection makes a request of HTTP/1.1 or HTTP/2, and returns a function that
+// makes another, which must go over the same connection.
+func sameConnection(t testing.TB, pki *pki, major int, addr string) func() error {
 	t.Helper()
+	if major == 1 { // http.Transport does not keep a connection whose request it has written late
+		nc, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: pki.pool})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { nc.Close() })
+		nc.SetDeadline(time.Now().Add(2 * wiretest.Patience))
+		br := bufio.NewReader(nc)
+		request := func() error {
+			io.WriteString(nc, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+			resp, err := http.ReadResponse(br, nil)
+			if err != nil {
+				return err
+			}
+			if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != 200 || resp.Close {
+				return fmt.Errorf("status %d, close %v, %v, want 200 on a connection that is kept", resp.StatusCode, resp.Close, err)
+			}
+			return nil
+		}
+		if err := request(); err != nil {
+			t.Fatal(err)
+		}
+		return request
+	}
+	c, url := pki.client(t, major), "https://"+addr+"/"
 	before := get(t, c, url).TLS.PeerCertificates[0]
 	return func() error {
 		reused := false
