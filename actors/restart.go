@@ -73,10 +73,7 @@ func (r *restarts) next(began time.Time, failure error) (time.Duration, error) {
 	now := time.Now()
 	r.recent = slices.DeleteFunc(r.recent, func(t time.Time) bool { return now.Sub(t) >= r.Window })
 	if len(r.recent) >= r.Budget {
-		if failure == nil {
-			failure = errors.New("exit status 0")
-		}
-		return 0, fmt.Errorf("gave up after %d restarts in %v: %w", len(r.recent), r.Window, failure)
+		return 0, fmt.Errorf("gave up after %d restarts in %v: %w", len(r.recent), r.Window, endError(failure))
 	}
 	r.recent = append(r.recent, now)
 	if now.Sub(began) >= r.Window {

@@ -50,6 +50,14 @@ func fetch(c *http.Client, s *servetest.Service, overTLS bool) (string, error) {
 // stays when it is sent GOAWAY.
 func raw2(t *testing.T, s *servetest.Service, overTLS bool) net.Conn {
 	t.Helper()
+	nc := dial2(t, s, overTLS)
+	preface(t, nc)
+	return nc
+}
+
+// dial2 connects, with TLS or without, and says nothing.
+func dial2(t *testing.T, s *servetest.Service, overTLS bool) net.Conn {
+	t.Helper()
 	nc, err := net.Dial("tcp", s.Addr)
 	if err != nil {
 		t.Fatal(err)
@@ -59,7 +67,6 @@ func raw2(t *testing.T, s *servetest.Service, overTLS bool) net.Conn {
 	if overTLS {
 		nc = tls.Client(nc, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
 	}
-	preface(t, nc)
 	return nc
 }
 

@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -248,25 +249,17 @@ func TestCutNamesAnswersUnderWay(t *testing.T) {
 			t.Run(fmt.Sprintf("window %d", window), func(t *testing.T) {
 				t.Parallel()
 				stop := &actors.Stop{Grace: 800 * time.Millisecond}
+				pinged := make(chan struct{}) // closed when PING, which follows GOAWAY, has come
 				s := servetest.Start(t, stop, server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
 					switch r.URL.Path {
 					case "/held":
 						<-r.Context().Done()
 					case "/behind":
-						<-stop.Draining()
-						time.Sleep(200 * time.Millisecond) // GOAWAY and PING are sent
+						<-pinged
 					}
 					io.WriteString(w, "hello")
 				}))
-				nc, err := net.Dial("tcp", s.Addr)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer nc.Close()
-				nc.SetDeadline(time.Now().Add(15 * time.Second))
-				if overTLS {
-					nc = tls.Client(nc, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
-				}
+				nc := dial2(t, s, overTLS)
 				fr := ask2(t, nc, http2.Setting{ID: http2.SettingInitialWindowSize, Val: window})
 				askOn(t, fr, 3, "/held")
 				askOn(t, fr, 5, "/behind")
@@ -280,7 +273,19 @@ func TestCutNamesAnswersUnderWay(t *testing.T) {
 					n := s.Stop.Snapshot()
 					return n.InFlight == 2 && n.Served == 1
 				})
-				go io.Copy(io.Discard, nc)
+				go func() {
+					ping := sync.OnceFunc(func() { close(pinged) })
+					defer ping()
+					for {
+						f, err := fr.ReadFrame()
+						if err != nil {
+							return
+						}
+						if f.Header().Type == http2.FramePing {
+							ping()
+						}
+					}
+				}()
 				time.Sleep(300 * time.Millisecond) // then the answer of /asked is not one of the last 250 ms
 				s.End()
 				var ce *actors.CutError

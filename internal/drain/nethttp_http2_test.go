@@ -86,15 +86,7 @@ func TestAssumeHTTP2(t *testing.T) {
 		s, d := bareServer(t, srv)
 
 		// With streams it is active, without it is idle.
-		nc, err := net.Dial("tcp", s.Addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer nc.Close()
-		nc.SetDeadline(time.Now().Add(15 * time.Second))
-		if overTLS {
-			nc = tls.Client(nc, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
-		}
+		nc := dial2(t, s, overTLS)
 		if body, err := answer2(ask2(t, nc)); body != "hello" || err != nil {
 			t.Fatalf("answer = %q, %v", body, err)
 		}

@@ -29,11 +29,7 @@ func startHAProxy(t testing.TB, config string) *haproxy {
 	if err != nil {
 		t.Skip(err)
 	}
-	dir, err := os.MkdirTemp("", "haproxy") // a short path, for a socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := shortDir(t)
 	h := &haproxy{api: dir + "/api"}
 	if err := os.WriteFile(dir+"/haproxy.cfg", []byte(config), 0o600); err != nil {
 		t.Fatal(err)

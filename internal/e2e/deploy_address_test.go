@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"context"
 	"net"
 	"os"
 	"path/filepath"
@@ -36,18 +35,10 @@ func listenAsChild(addr string) (net.Listener, error) {
 func loadOf(t testing.TB, addr string, body int) *load.Load {
 	t.Helper()
 	think := pause(5*time.Millisecond, 50*time.Millisecond)
-	l, err := load.Start(load.Config{Addr: addr, EchoHeader: "X-Request-Id", MaxTime: 2 * time.Minute, MaxUnused: keepsUnused, Groups: []load.Group{
+	l := startLoad(t, load.Config{Addr: addr, EchoHeader: "X-Request-Id", MaxTime: 2 * time.Minute, MaxUnused: keepsUnused, Groups: []load.Group{
 		{Name: "blind", Kind: load.Blind, N: Few(40), Think: think, Body: body},
 		{Name: "fresh", Kind: load.Fresh, N: Few(16), Think: think, Body: body},
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	if err := l.Ready(ctx, 1); err != nil {
-		t.Fatal(err)
-	}
+	}}, 1)
 	return l
 }
 
@@ -71,15 +62,16 @@ func (p *Process) expectNamed(t testing.TB, l *load.Load) {
 	t.Logf("answered %d, 502 %d, broken off %d", n.Answered, n.ErrorStatus, n.Lost)
 }
 
-// socketPath returns a path that is short enough for a unix socket.
-func socketPath(t testing.TB) string {
+// shortDir returns a directory whose path is short enough for those of unix sockets
+// in it.
+func shortDir(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "socket")
+	dir, err := os.MkdirTemp("", "e2e")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	return filepath.Join(dir, "app")
+	return dir
 }
 
 // TestDeployAtAddress kills programs that always listen at the same address, and
@@ -101,7 +93,7 @@ func TestDeployAtAddress(t *testing.T) {
 			if !tt.often {
 				LongOnly(t)
 			}
-			addr := socketPath(t)
+			addr := filepath.Join(shortDir(t), "app")
 			proxy := "unix:" + addr
 			if tt.binds == "tcp" {
 				addr = freeAddr(t)
@@ -134,7 +126,7 @@ func TestDeployAtAddress(t *testing.T) {
 // still serves, and then ends. lastcall runs neither.
 func TestSocketReplaced(t *testing.T) {
 	t.Parallel()
-	addr := socketPath(t)
+	addr := filepath.Join(shortDir(t), "app")
 	start := func(binds string) *Process {
 		cmd := As("child")
 		cmd.Env = append(cmd.Env, "CHILD_ADDR="+addr, "CHILD_BINDS="+binds)

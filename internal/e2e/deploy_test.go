@@ -53,11 +53,7 @@ func startDeployableAs(t testing.TB, program string, flags ...string) deployable
 // startDeployableWith starts it with more in the environment.
 func startDeployableWith(t testing.TB, env []string, program string, flags ...string) deployable {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "deploy") // a short path, as that of a socket has to be
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := shortDir(t)
 	admin := "unix:" + filepath.Join(dir, "admin")
 	cmd := asChild(append([]string{"-admin", admin}, flags...),
 		append(env, "CHILD_FAILS="+filepath.Join(dir, "fails"), "CHILD_DIES="+filepath.Join(dir, "dies"), "CHILD_HANGS="+filepath.Join(dir, "hangs"))...)
@@ -216,20 +212,12 @@ func TestDeployUnderLoad(t *testing.T) {
 			client := d.client()
 			defer client.CloseIdleConnections()
 			fresh := freshUsage(t, d.Process, client, "localhost")
-			l, err := load.Start(load.Config{Addr: d.Addr, EchoHeader: "X-Request-Id", MaxTime: 2 * time.Minute, MaxUnused: keepsUnused, Groups: []load.Group{
+			l := startLoad(t, load.Config{Addr: d.Addr, EchoHeader: "X-Request-Id", MaxTime: 2 * time.Minute, MaxUnused: keepsUnused, Groups: []load.Group{
 				{Name: "blind", Kind: load.Blind, N: Few(40), Think: think, Method: "POST", Body: 16},
 				{Name: "looking", Kind: load.Looking, N: Few(40), Think: think, Method: "POST", Body: 16},
 				{Name: "fresh", Kind: load.Fresh, N: Few(16), Think: think, Method: "POST", Body: 16},
 				{Name: "slow", Kind: load.Fresh, N: 4, Path: "/slow"},
-			}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-			defer cancel()
-			if err := l.Ready(ctx, 1); err != nil {
-				t.Fatal(err)
-			}
+			}}, 1)
 			generation := 1
 			for range *Stops {
 				if _, errs, status := d.deploy(t, "--", "sh", "-c", "exit 7"); status != 1 || !strings.Contains(errs, "exit status 7") {

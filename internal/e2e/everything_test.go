@@ -195,15 +195,7 @@ func stopWithEverything(t *testing.T, start func(testing.TB, *pki) everythingSer
 	s := start(t, pki)
 	warm, inFlight := atOnce("", s.plain, nil, 2*Few(100), Few(16))
 	warmTLS, inFlightTLS := atOnce("TLS ", s.encrypted, &tls.Config{RootCAs: pki.pool}, 2*Few(20), Few(4))
-	l, err := load.Start(load.Config{EchoHeader: "X-Request-Id", MaxTime: 2 * time.Minute, MaxUnused: keepsUnused, Groups: append(warm, warmTLS...)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	if err := l.Ready(ctx, 3); err != nil {
-		t.Fatal(err)
-	}
+	l := startLoad(t, load.Config{EchoHeader: "X-Request-Id", MaxTime: 2 * time.Minute, MaxUnused: keepsUnused, Groups: append(warm, warmTLS...)}, 3)
 	inFlight = append(inFlight, inFlightTLS...)
 	for _, g := range inFlight {
 		if err := l.Add(g); err != nil {

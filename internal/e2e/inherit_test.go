@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"io"
 	"net"
@@ -140,16 +139,8 @@ func TestHandOver(t *testing.T) {
 			}
 			server := next()
 			const warm = 5
-			l, err := load.Start(load.Config{Addr: addr, EchoHeader: "X-Request-Id",
-				Groups: Mixed(5 * time.Millisecond).Few().Groups, MaxTime: time.Minute, MaxUnused: keepsUnused})
-			if err != nil {
-				t.Fatal(err)
-			}
-			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-			defer cancel()
-			if err := l.Ready(ctx, warm); err != nil {
-				t.Fatal(err)
-			}
+			l := startLoad(t, load.Config{Addr: addr, EchoHeader: "X-Request-Id",
+				Groups: Mixed(5 * time.Millisecond).Few().Groups, MaxTime: time.Minute, MaxUnused: keepsUnused}, warm)
 			handovers := *Stops
 			for i := range handovers {
 				slow := fmt.Sprintf("slow %d", i)

@@ -116,15 +116,7 @@ func StopUnderLoad(t testing.TB, start Starter, over *line.Line, tr Traffic) (lo
 	if tr.dial != nil {
 		cfg.Dial = tr.dial(s.Server.Addr)
 	}
-	l, err := load.Start(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	if err := l.Ready(ctx, tr.Warm); err != nil {
-		t.Fatal(err)
-	}
+	l := startLoad(t, cfg, tr.Warm)
 	if tr.Slow > 0 {
 		if err := l.Add(load.Group{Name: "slow", Kind: load.Fresh, N: tr.Slow, Requests: 1, Path: "/slow?long", Delay: -1}); err != nil {
 			t.Fatal(err)
@@ -215,4 +207,19 @@ func beginSlow(t testing.TB, s Subject, c *http.Client, scheme string) <-chan er
 	}()
 	WaitFor(t, "the request to reach the program", func() bool { return strings.Count(s.Program.Log(), "msg=begun") > begun })
 	return done
+}
+
+// startLoad begins a load, and returns when each client has had so many answers.
+func startLoad(t testing.TB, cfg load.Config, answers int) *load.Load {
+	t.Helper()
+	l, err := load.Start(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := l.Ready(ctx, answers); err != nil {
+		t.Fatal(err)
+	}
+	return l
 }

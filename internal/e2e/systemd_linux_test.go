@@ -199,22 +199,14 @@ func systemdDials(t *testing.T, addr string) (*load.Load, *atomic.Int64) {
 		tr.Groups[i].N = 8
 		tr.Groups[i].Think = 20 * time.Millisecond
 	}
-	l, err := load.Start(load.Config{Addr: addr, EchoHeader: "X-Request-Id", Groups: tr.Groups, GoesOn: true,
+	l := startLoad(t, load.Config{Addr: addr, EchoHeader: "X-Request-Id", Groups: tr.Groups, GoesOn: true,
 		MaxTime: 3 * time.Minute, MaxUnused: keepsUnused,
 		Dial: func(ctx context.Context, client int) (net.Conn, error) {
 			if client < keepers {
 				dials.Add(1)
 			}
 			return new(net.Dialer).DialContext(ctx, "tcp", addr)
-		}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	if err := l.Ready(ctx, 5); err != nil {
-		t.Fatal(err)
-	}
+		}}, 5)
 	return l, dials
 }
 

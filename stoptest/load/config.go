@@ -61,8 +61,9 @@ type Config struct {
 	// come. A client that is about to make the first request later than that
 	// after it began to dial, because it had to wait for a processor, closes the
 	// connection instead, and dials again. Under TLS the time counts from the last
-	// part of the handshake that the client sends. A connection that was reset is [ResetOnConnect] all the
-	// same. Clients that share connections do not look. Zero: no limit.
+	// part of the handshake that the client sends. A connection that was reset is
+	// [ResetOnConnect] all the same. Clients that share connections do not look. Zero:
+	// no limit.
 	MaxUnused time.Duration
 	// MaxTime is how long after Start the last request may begin. Zero means 5
 	// minutes. Streams are then ended by their clients. Every client has ended
