@@ -13,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -56,7 +55,7 @@ func (c *corpus) test(t *testing.T, path, client string, pieces bool, pki *pki) 
 	}
 	for _, cs := range c.cases {
 		t.Run(cs.name, func(t *testing.T) {
-			if cs.needs != "" && version.Compare(runtime.Version(), cs.needs) < 0 {
+			if cs.needs != "" && version.Compare(goVersion(t), cs.needs) < 0 {
 				t.Skipf("needs %s", cs.needs)
 			}
 			b := b

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"debug/buildinfo"
 	"flag"
 	"fmt"
 	"maps"
@@ -101,6 +102,16 @@ func buildAndRun(m *testing.M) int {
 		return 1
 	}
 	return m.Run()
+}
+
+// goVersion returns the version of Go that lastcall was built with.
+func goVersion(t *testing.T) string {
+	t.Helper()
+	info, err := buildinfo.ReadFile(binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.GoVersion
 }
 
 // raceEnabled reports whether this test was built with -race.
