@@ -81,7 +81,7 @@ func stoptest(t *testing.T, flags []string, kind string, args ...string) result 
 	addr := freeAddr(t)
 	dir := t.TempDir()
 	json, output := filepath.Join(dir, "report.json"), filepath.Join(dir, "output")
-	all := []string{"-url", "http://" + addr + "/", "-profile", "none", "-stops", "2", "-max-wait", "20s", "-json", json, "-output", output}
+	all := []string{"-url", "http://" + addr + "/", "-profile", "none", "-stops", "2", "-think", "10ms", "-max-wait", "20s", "-json", json, "-output", output}
 	all = append(append(all, flags...), "--", os.Args[0], "server", kind, addr)
 	var stdout, stderr bytes.Buffer
 	r := result{status: runWith(t.Context(), append(all, args...), quick, &stdout, &stderr)}
@@ -169,7 +169,7 @@ func TestServersThatLose(t *testing.T) {
 				t.Skip("needs /proc/net/tcp")
 			}
 			t.Parallel()
-			r := stoptest(t, append([]string{"-think", "10ms"}, tt.flags...), tt.kind, tt.args...)
+			r := stoptest(t, tt.flags, tt.kind, tt.args...)
 			total := &r.report.Total
 			if got := tt.of(total); r.status != tt.status || got != r.lost || total.Failed() != r.lost || r.lost != tt.lost {
 				t.Errorf("status %d, %d of %d failures as expected; the server says %d; want status %d, and %d", r.status, got, total.Failed(), r.lost, tt.status, tt.lost)
@@ -203,7 +203,7 @@ func TestFailedStatus(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			r := stoptest(t, append([]string{"-think", "10ms", "-clients", "reuse=5,slow=3", "-slow-url", "/slow"}, tt.flags...), tt.kind)
+			r := stoptest(t, append([]string{"-clients", "reuse=5,slow=3", "-slow-url", "/slow"}, tt.flags...), tt.kind)
 			total, want := &r.report.Total, r.lost
 			if tt.status == 0 {
 				want = 0
@@ -236,7 +236,7 @@ func TestFailedStatus(t *testing.T) {
 // requests of clients that do not look.
 func TestServerThatDies(t *testing.T) {
 	t.Parallel()
-	r := stoptest(t, []string{"-clients", "reuse=5", "-think", "10ms"}, "dies")
+	r := stoptest(t, []string{"-clients", "reuse=5"}, "dies")
 	if n := r.report.Total; r.status != 1 || n.Failed() != 10 || n.Lost != 10 {
 		t.Errorf("status %d, total %+v; want 1 and 10 lost", r.status, n)
 	}
@@ -260,7 +260,7 @@ func TestConnectionsKept(t *testing.T) {
 	} {
 		t.Run(tt.kind, func(t *testing.T) {
 			t.Parallel()
-			r := stoptest(t, []string{"-clients", "reuse=5,look=4,idle=3", "-think", "10ms", "-reload", tt.reload}, tt.kind)
+			r := stoptest(t, []string{"-clients", "reuse=5,look=4,idle=3", "-reload", tt.reload}, tt.kind)
 			if n := r.report.Total; n.Failed() != tt.lost || n.OpenAtSignal != 18 || n.Kept != tt.kept || n.Closed != 18-tt.kept || n.Pause == 0 {
 				t.Errorf("total = %+v, want %d lost, %d kept of 18, and a pause", n, tt.lost, tt.kept)
 			}
@@ -269,7 +269,7 @@ func TestConnectionsKept(t *testing.T) {
 			}
 		})
 	}
-	r := stoptest(t, []string{"-clients", "reuse=5", "-think", "10ms"}, "polite")
+	r := stoptest(t, []string{"-clients", "reuse=5"}, "polite")
 	if n := r.report.Total; n.OpenAtSignal+n.Kept+n.Closed != 0 || n.Pause != 0 || strings.Contains(r.stdout, "kept") {
 		t.Errorf("of a stop: total = %+v, want nothing kept or closed", n)
 	}

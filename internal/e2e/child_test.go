@@ -241,7 +241,7 @@ func TestProgramExit(t *testing.T) {
 	} {
 		t.Run(tt.policy+", "+tt.how, func(t *testing.T) {
 			t.Parallel()
-			if tt.policy == "always" && tt.how != "exit 0" { // as on failure
+			if often := tt.how == map[string]string{"never": "exit 7", "on-failure": "kill", "always": "exit 0"}[tt.policy]; !often {
 				LongOnly(t)
 			}
 			d := startDeployable(t, "-program-restart", tt.policy)

@@ -93,8 +93,8 @@ func TestCutIsNamed(t *testing.T) {
 	for _, proto := range []string{"HTTP1", "h2c", "TLS", "HTTP2"} {
 		for _, grace := range []string{"0s", "50ms"} {
 			t.Run(proto+"/"+grace, func(t *testing.T) {
-				if grace != "0s" && !*Long {
-					t.Skip("needs -long")
+				if grace != "0s" || proto != "HTTP1" && proto != "HTTP2" {
+					LongOnly(t)
 				}
 				path := t.TempDir() + "/report"
 				flags := []string{"-grace", grace, "-report", path}

@@ -24,15 +24,19 @@ func TestDeployNotReady(t *testing.T) {
 		command []string
 		err     string
 		output  string
+		often   bool
 	}{
-		{"sick", "15s", []string{"env", "CHILD_SICK=yes", os.Args[0]}, "not ready after 15s: /health answers 500", ""},
-		{"listens elsewhere", "15s", []string{"env", "CHILD_ADDR=127.0.0.1:0", os.Args[0]}, "not ready after 15s: it does not listen on PORT=2", "| msg=serving"},
-		{"its port is taken", "1m", []string{"env", "CHILD_ADDR=ADDR", os.Args[0]}, "exit status 1", "address already in use"},
-		{"out of memory", "1m", []string{"sh", "-c", `ulimit -v 50000 && exec "$0"`, os.Args[0]}, "program: ", ""},
-		{"cannot be started", "1m", []string{os.TempDir()}, "is a directory", ""},
+		{"sick", "15s", []string{"env", "CHILD_SICK=yes", os.Args[0]}, "not ready after 15s: /health answers 500", "", true},
+		{"listens elsewhere", "15s", []string{"env", "CHILD_ADDR=127.0.0.1:0", os.Args[0]}, "not ready after 15s: it does not listen on PORT=2", "| msg=serving", *Long},
+		{"its port is taken", "1m", []string{"env", "CHILD_ADDR=ADDR", os.Args[0]}, "exit status 1", "address already in use", true},
+		{"out of memory", "1m", []string{"sh", "-c", `ulimit -v 50000 && exec "$0"`, os.Args[0]}, "program: ", "", *Long},
+		{"cannot be started", "1m", []string{os.TempDir()}, "is a directory", "", *Long},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
+			if !tt.often {
+				LongOnly(t)
+			}
 			d := startDeployable(t, "-program-health", "/health", "-program-start", tt.start)
 			before := d.pid(t)
 			answers := d.askAllTheWhile(t)
@@ -91,7 +95,11 @@ func TestDeployCrashes(t *testing.T) {
 	if err := l.Add(load.Group{Name: "drip", Kind: load.Fresh, N: Few(64), Path: "/drip"}); err != nil {
 		t.Fatal(err)
 	}
-	for _, lasts := range []string{"1ms", "10ms", "20ms", "30ms", "50ms", "100ms", "200ms"} {
+	moments := []string{"1ms", "20ms", "100ms"}
+	if *Long {
+		moments = append(moments, "10ms", "30ms", "50ms", "200ms")
+	}
+	for _, lasts := range moments {
 		_, errs, status := d.deploy(t, "--", "env", "CHILD_LASTS="+lasts, os.Args[0])
 		if status != 1 || !strings.Contains(errs, "exit status 9") {
 			t.Errorf("%s: lastcall deploy = %d, %s, want 1 and the reason", lasts, status, errs)
@@ -118,6 +126,9 @@ func TestDeployOldCrashes(t *testing.T) {
 	for _, policy := range []string{"on-failure", "never"} {
 		t.Run(policy, func(t *testing.T) {
 			t.Parallel()
+			if policy == "never" {
+				LongOnly(t)
+			}
 			d := startDeployable(t, "-program-restart", policy)
 			deployed := make(chan int)
 			go func() {
@@ -166,7 +177,7 @@ func TestProgramCrashesUnderLoad(t *testing.T) {
 	t.Parallel()
 	d := startDeployable(t)
 	l := loadOf(t, d.Addr, 16)
-	for n := range 3 {
+	for n := range Few(3) {
 		killChild(t, d.Process, syscall.SIGKILL)
 		WaitFor(t, "the program's end", func() bool { return strings.Count(d.Log(), "msg=ended") == n+1 })
 		awaitAnswers(t, l, 100)

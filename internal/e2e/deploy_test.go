@@ -337,6 +337,9 @@ func TestDeployFails(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
+			if tt.name == "at its start" {
+				LongOnly(t) // another way to be not ready
+			}
 			d := startDeployable(t, "-deploy", tt.mode)
 			before := d.pid(t)
 			d.create(t, tt.file)

@@ -54,6 +54,7 @@ func TestEarlyAnswerOverLongLine(t *testing.T) {
 		}
 		t.Run("library/"+delay.String(), func(t *testing.T) {
 			t.Parallel()
+			LongOnly(t) // the binary has it, too
 			early(t, func(ip string) *Process { return Launch(t, over.Server, As("early", ip+":0")) })
 		})
 		t.Run("proxy/"+delay.String(), func(t *testing.T) {

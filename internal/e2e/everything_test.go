@@ -172,6 +172,9 @@ func TestStopWithEverything(t *testing.T) {
 	for name, start := range everythingServers {
 		t.Run(name, func(t *testing.T) {
 			ParallelIfFew(t) // with one another
+			if name == "library" {
+				LongOnly(t) // the binary has it, too
+			}
 			for range *Stops {
 				stopWithEverything(t, start)
 			}

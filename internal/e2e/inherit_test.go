@@ -132,6 +132,9 @@ func TestHandOver(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			ParallelIfFew(t)
+			if tt.network == "tcp" && !tt.overlap {
+				LongOnly(t)
+			}
 			program := Launch(t, Here, As("program", "127.0.0.1:0"))
 			addr, f := socket(t, tt.network)
 			next := func() *Process {

@@ -316,6 +316,9 @@ func TestLeak(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			ParallelIfFew(t)
+			if tt.name == "files" {
+				LongOnly(t)
+			}
 			timeout := leakTimeout.String()
 			p := tt.launch(t, []string{"-h2c", "-read-timeout", timeout, "-read-header-timeout", timeout, "-write-timeout", timeout, "-log-level", "info"})
 			admin, client := adminAddr(t, p), newClient(t)

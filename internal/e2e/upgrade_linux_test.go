@@ -57,6 +57,9 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	for _, network := range []string{"tcp", "unix"} {
 		t.Run(network, func(t *testing.T) {
 			ParallelIfFew(t)
+			if network == "unix" {
+				LongOnly(t)
+			}
 			listen := "127.0.0.1:0"
 			if network == "unix" {
 				listen = "unix:" + t.TempDir() + "/s"
