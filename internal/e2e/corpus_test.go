@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -31,6 +32,8 @@ func TestCorpus(t *testing.T) {
 		t.Fatalf("no files of the corpus: %v", err)
 	}
 	pki := newPKI(t)
+	var all sync.WaitGroup // at once: with t.Parallel they would begin after all other tests, and end last
+	defer all.Wait()
 	for _, path := range paths {
 		c := readCorpus(t, path)
 		name := strings.TrimSuffix(filepath.Base(path), ".txt")
@@ -38,9 +41,9 @@ func TestCorpus(t *testing.T) {
 			if i > 0 && !*Long {
 				break // the same code serves the others
 			}
-			t.Run(name+"/"+client, func(t *testing.T) { c.test(t, path, client, false, pki) })
+			all.Go(func() { t.Run(name+"/"+client, func(t *testing.T) { c.test(t, path, client, false, pki) }) })
 			if client == "http" && *Long {
-				t.Run(name+"/"+client+" in pieces", func(t *testing.T) { c.test(t, path, client, true, pki) })
+				all.Go(func() { t.Run(name+"/"+client+" in pieces", func(t *testing.T) { c.test(t, path, client, true, pki) }) })
 			}
 		}
 	}
@@ -48,7 +51,6 @@ func TestCorpus(t *testing.T) {
 
 // test runs the cases of a file. Those sent in pieces must have the same outcome.
 func (c *corpus) test(t *testing.T, path, client string, pieces bool, pki *pki) {
-	t.Parallel()
 	var b *corpusBench
 	if !c.apart {
 		b = c.start(t, client, pieces, pki)

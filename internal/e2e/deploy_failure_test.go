@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -18,6 +19,8 @@ import (
 // and answers all requests.
 func TestDeployNotReady(t *testing.T) {
 	t.Parallel()
+	var all sync.WaitGroup // at once: with t.Parallel they would begin after all other tests, and end last
+	defer all.Wait()
 	for _, tt := range []struct {
 		name    string
 		start   string // -program-start
@@ -32,29 +35,30 @@ func TestDeployNotReady(t *testing.T) {
 		{"out of memory", "1m", []string{"sh", "-c", `ulimit -v 50000 && exec "$0"`, os.Args[0]}, "program: ", "", *Long},
 		{"cannot be started", "1m", []string{os.TempDir()}, "is a directory", "", *Long},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			if !tt.often {
-				LongOnly(t)
-			}
-			d := startDeployable(t, "-program-health", "/health", "-program-start", tt.start)
-			before := d.pid(t)
-			answers := d.askAllTheWhile(t)
-			args := []string{"--"}
-			for _, arg := range tt.command {
-				args = append(args, strings.Replace(arg, "=ADDR", "="+d.Addr, 1))
-			}
-			out, errs, status := d.deploy(t, args...)
-			if status != 1 || !strings.Contains(errs, tt.err) || !strings.Contains(out, tt.output) {
-				t.Errorf("lastcall deploy = %d\n%s%swant 1, %q, %q", status, out, errs, tt.err, tt.output)
-			}
-			if n := answers(); len(n) != 1 || n[200] == 0 {
-				t.Errorf("answers by status: %v, want 200 only", n)
-			}
-			if after := d.pid(t); after != before {
-				t.Errorf("requests go from process %s to %s", before, after)
-			}
-			d.stop(t)
+		all.Go(func() {
+			t.Run(tt.name, func(t *testing.T) {
+				if !tt.often {
+					LongOnly(t)
+				}
+				d := startDeployable(t, "-program-health", "/health", "-program-start", tt.start)
+				before := d.pid(t)
+				answers := d.askAllTheWhile(t)
+				args := []string{"--"}
+				for _, arg := range tt.command {
+					args = append(args, strings.Replace(arg, "=ADDR", "="+d.Addr, 1))
+				}
+				out, errs, status := d.deploy(t, args...)
+				if status != 1 || !strings.Contains(errs, tt.err) || !strings.Contains(out, tt.output) {
+					t.Errorf("lastcall deploy = %d\n%s%swant 1, %q, %q", status, out, errs, tt.err, tt.output)
+				}
+				if n := answers(); len(n) != 1 || n[200] == 0 {
+					t.Errorf("answers by status: %v, want 200 only", n)
+				}
+				if after := d.pid(t); after != before {
+					t.Errorf("requests go from process %s to %s", before, after)
+				}
+				d.stop(t)
+			})
 		})
 	}
 }
@@ -123,34 +127,37 @@ func TestDeployCrashes(t *testing.T) {
 // TestDeployOldCrashes has the old version end while the new one starts.
 func TestDeployOldCrashes(t *testing.T) {
 	t.Parallel()
+	var all sync.WaitGroup // at once: with t.Parallel they would begin after all other tests, and end last
+	defer all.Wait()
 	for _, policy := range []string{"on-failure", "never"} {
-		t.Run(policy, func(t *testing.T) {
-			t.Parallel()
-			if policy == "never" {
-				LongOnly(t)
-			}
-			d := startDeployable(t, "-program-restart", policy)
-			deployed := make(chan int)
-			go func() {
-				out, errs, status := d.deploy(t, "--", "env", "CHILD_WAITS="+d.dir+"/start", os.Args[0])
-				if status != 0 {
-					t.Errorf("lastcall deploy = %d\n%s%s", status, out, errs)
+		all.Go(func() {
+			t.Run(policy, func(t *testing.T) {
+				if policy == "never" {
+					LongOnly(t)
 				}
-				deployed <- status
-			}()
-			d.WaitLog(t, `generation=2 msg=started`)
-			killChild(t, d.Process, syscall.SIGKILL)
-			d.WaitLog(t, `generation=1 msg=ended`)
-			answers := d.askAllTheWhile(t)
-			if policy != "never" {
-				d.pid(t) // of the old version, started again
-			}
-			d.create(t, "start")
-			<-deployed
-			if n := answers(); len(n) != 1 || n[200] == 0 {
-				t.Errorf("answers by status: %v, want 200 only", n)
-			}
-			d.stop(t)
+				d := startDeployable(t, "-program-restart", policy)
+				deployed := make(chan int)
+				go func() {
+					out, errs, status := d.deploy(t, "--", "env", "CHILD_WAITS="+d.dir+"/start", os.Args[0])
+					if status != 0 {
+						t.Errorf("lastcall deploy = %d\n%s%s", status, out, errs)
+					}
+					deployed <- status
+				}()
+				d.WaitLog(t, `generation=2 msg=started`)
+				killChild(t, d.Process, syscall.SIGKILL)
+				d.WaitLog(t, `generation=1 msg=ended`)
+				answers := d.askAllTheWhile(t)
+				if policy != "never" {
+					d.pid(t) // of the old version, started again
+				}
+				d.create(t, "start")
+				<-deployed
+				if n := answers(); len(n) != 1 || n[200] == 0 {
+					t.Errorf("answers by status: %v, want 200 only", n)
+				}
+				d.stop(t)
+			})
 		})
 	}
 }
