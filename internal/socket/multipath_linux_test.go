@@ -2,6 +2,7 @@ package socket
 
 import (
 	"context"
+	"io"
 	"net"
 	"testing"
 	"time"
@@ -59,6 +60,51 @@ func TestTCPInfo(t *testing.T) {
 		server.Close()
 		if err := <-written; err == nil {
 			t.Errorf("multipath %v: all was written to a client that does not read", used)
+		}
+	}
+}
+
+// What the client has acknowledged stays so when both have closed: the kernel then
+// takes the only path off the connection.
+func TestUnackedAtEnd(t *testing.T) {
+	for _, multipath := range []bool{false, true} {
+		l := listen(t, "tcp4", true)
+		for range 20 { // for whether the path is gone when we look is chance
+			var d net.Dialer
+			d.SetMultipathTCP(multipath)
+			nc, err := d.DialContext(context.Background(), "tcp4", l.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			client := nc.(*net.TCPConn)
+			server, err := l.AcceptTCP()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, c := range []*net.TCPConn{client, server} {
+				c.SetDeadline(time.Now().Add(30 * time.Second))
+				if _, err := c.Write([]byte("hello")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := io.ReadFull(client, make([]byte, 5)); err != nil {
+				t.Fatal(err)
+			}
+			client.CloseWrite()
+			if _, err := io.ReadAll(server); err != nil {
+				t.Fatal(err)
+			}
+			server.CloseWrite()
+			if _, err := io.ReadAll(client); err != nil {
+				t.Fatal(err)
+			}
+			client.Close()
+			for deadline := time.Now().Add(2 * time.Second); Unacked(server); time.Sleep(time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatalf("multipath %v: Unacked() = true for 2 s after the client has read all and closed", multipath)
+				}
+			}
+			server.Close()
 		}
 	}
 }

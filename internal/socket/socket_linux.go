@@ -242,17 +242,21 @@ func TCPInfo(nc net.Conn) (_ Info, ok bool) {
 		return i.TCPInfo(), true
 	}
 	var info *unix.TCPInfo
-	var protocol, unacked int
-	err := control(nc, func(fd int) (err error) {
-		if protocol, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL); err != nil {
+	var multipath, unacked bool
+	err := control(nc, func(fd int) error {
+		protocol, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
+		if err != nil {
 			return err
 		}
-		if protocol == unix.IPPROTO_MPTCP {
-			if unacked, err = unix.IoctlGetInt(fd, unix.SIOCOUTQ); err != nil {
-				return err
-			}
+		if info, err = unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO); err != nil {
+			return err
 		}
-		info, err = unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		unacked = info.Unacked > 0 || info.Notsent_bytes > 0
+		if multipath = protocol == unix.IPPROTO_MPTCP; multipath {
+			var n int
+			n, err = unix.IoctlGetInt(fd, unix.SIOCOUTQ)
+			unacked = n > 0
+		}
 		return err
 	})
 	if err != nil {
@@ -266,8 +270,8 @@ func TCPInfo(nc net.Conn) (_ Info, ok bool) {
 		RTT:           time.Duration(info.Rtt) * time.Microsecond,
 		RTO:           time.Duration(info.Rto) * time.Microsecond,
 		Retransmitted: int(info.Total_retrans),
-		Unacked:       info.Unacked > 0 || info.Notsent_bytes > 0 || unacked > 0,
-		Counted:       protocol != unix.IPPROTO_MPTCP,
+		Unacked:       unacked,
+		Counted:       !multipath,
 		Acked:         int64(info.Bytes_acked),
 		Received:      received,
 	}, true
