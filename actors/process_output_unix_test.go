@@ -155,7 +155,7 @@ func TestProcessBlockedLog(t *testing.T) {
 	}{
 		{"ends in time", `trap 'echo bye; exit' TERM; i=0; while [ $i -lt 600 ]; do echo $i; i=$((i+1)); done; : >"$MARK"; while :; do :; done`, 601, false},
 		{"partial last line", `trap 'printf bye; exit' TERM; i=0; while [ $i -lt 600 ]; do echo $i >&2; i=$((i+1)); done; : >"$MARK"; while :; do :; done`, 601, false},
-		{"floods", `trap '' TERM; : >"$MARK"; exec yes`, 0, true},
+		{"floods", `trap '' TERM; i=0; while [ $i -lt 600 ]; do echo $i; i=$((i+1)); done; : >"$MARK"; exec yes`, 0, true},
 		{"has ended by itself", `i=0; while [ $i -lt 600 ]; do echo $i; i=$((i+1)); done; : >"$MARK"`, 600, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
