@@ -27,7 +27,7 @@ var (
 // CutError says what a stop cut: what had not ended by itself at the deadline, or
 // when a second signal came. It matches [ErrCut].
 type CutError struct {
-	Requests []Request
+	Requests []Request // and hijacked connections
 	Actors   []string  // the names of the [Graceful], [Every], [Once] and [Process] actors that did not end in time
 	Signal   os.Signal // the second signal; nil: the deadline
 
@@ -39,7 +39,11 @@ func (e *CutError) Error() string {
 	if e.Signal != nil {
 		why = "by a second signal (" + e.Signal.String() + ")"
 	}
-	msg := fmt.Sprintf("requests cut %s: %d", why, len(e.Requests))
+	hijacked := countHijacked(e.Requests)
+	msg := fmt.Sprintf("requests cut %s: %d", why, len(e.Requests)-hijacked)
+	if hijacked > 0 {
+		msg += fmt.Sprintf("; hijacked connections: %d", hijacked)
+	}
 	if len(e.Actors) > 0 {
 		msg += "; ended hard: " + strings.Join(e.Actors, ", ")
 	}

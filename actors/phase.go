@@ -90,7 +90,8 @@ func (s *Stop) resumeLocked() bool {
 func (s *Stop) advance(p Phase) {
 	s.mu.Lock()
 	changed := s.enterLocked(p)
-	start, cause, cut, n := s.began, s.cause, len(s.cutRequests), s.countLocked()
+	start, cause, n := s.began, s.cause, s.countLocked()
+	cut, cutHijacked := len(s.cutRequests), countHijacked(s.cutRequests)
 	grace := s.deadline.Sub(s.drainTime())
 	if changed && p == Stopped {
 		close(s.done)
@@ -117,6 +118,6 @@ func (s *Stop) advance(p Phase) {
 	case Stopped:
 		logger.Log("msg", "stopped", "cause", causeText(cause), "elapsed", time.Since(start).Round(100*time.Microsecond),
 			"drained", n.Drained, "drained_http2", n.DrainedHTTP2, "hijacked_ended", n.HijackedEnded,
-			"failed", n.Failed, "cut", cut)
+			"failed", n.Failed, "cut", cut, "cut_hijacked", cutHijacked)
 	}
 }

@@ -41,8 +41,9 @@ type Snapshot struct {
 	Moved   uint64 // connections that a successor has taken over, see Upgrade
 	Adopted uint64 // connections that were taken over from a predecessor
 
-	Cut       []Request // the requests that were cut
-	CutActors []string  // the names of the actors that did not end in time
+	Cut         []Request // the requests and hijacked connections that were cut
+	CutHijacked int       // of Cut: hijacked connections
+	CutActors   []string  // the names of the actors that did not end in time
 
 	// Failed counts the requests that failed since the stop began: those that
 	// were answered 502 or 504, those that a handler has marked as failed (by a
@@ -55,7 +56,8 @@ type Snapshot struct {
 	LogLinesDropped uint64
 }
 
-// Request describes a request that is in flight or was cut.
+// Request describes a request that is in flight or was cut, or the one by which a
+// hijacked connection began.
 type Request struct {
 	Class  Class
 	Method string        // empty if the header was not read in full
@@ -100,7 +102,7 @@ func (s *Stop) Snapshot() Snapshot {
 		Served:  n.Served, Drained: n.Drained, DrainedHTTP2: n.DrainedHTTP2, HijackedEnded: n.HijackedEnded,
 		Moved: n.Moved, Adopted: n.Adopted,
 		Failed: n.Failed, LogLinesDropped: dropped,
-		Cut: append([]Request(nil), s.cutRequests...), CutActors: append([]string(nil), s.cutActors...),
+		Cut: append([]Request(nil), s.cutRequests...), CutHijacked: countHijacked(s.cutRequests), CutActors: append([]string(nil), s.cutActors...),
 	}
 }
 
@@ -112,6 +114,16 @@ func (s *Stop) InFlight() []Request {
 	}
 	slices.SortStableFunc(all, func(a, b Request) int { return cmp.Compare(b.Age, a.Age) })
 	return all
+}
+
+// countHijacked returns how many of the requests are hijacked connections.
+func countHijacked(requests []Request) (n int) {
+	for _, r := range requests {
+		if r.Class == Hijacked {
+			n++
+		}
+	}
+	return n
 }
 
 // countLocked returns the sum of the counts of all HTTP actors.

@@ -253,7 +253,7 @@ func TestSupervisorLog(t *testing.T) {
 			"level=debug actor=a msg=actor started",
 			"level=debug actor=b msg=actor started",
 			"level=error actor=a msg=actor failed err=boom",
-			"level=info phase=stopped msg=stopped cause=a: boom drained=0 drained_http2=0 hijacked_ended=0 failed=0 cut=0",
+			"level=info phase=stopped msg=stopped cause=a: boom drained=0 drained_http2=0 hijacked_ended=0 failed=0 cut=0 cut_hijacked=0",
 			"level=info msg=stopping stage stage=0 actors=a",
 			"level=info msg=stopping stage stage=2 actors=b",
 			"level=info actor=b msg=actor ended",

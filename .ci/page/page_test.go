@@ -79,6 +79,19 @@ func serve(t *testing.T, args ...string) *server {
 	t.Helper()
 	s := &server{release: make(chan struct{})}
 	program := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") == "lines" {
+			w.Header().Set("Connection", "Upgrade")
+			w.Header().Set("Upgrade", "lines")
+			w.WriteHeader(http.StatusSwitchingProtocols)
+			nc, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer nc.Close()
+			io.Copy(io.Discard, nc)
+			return
+		}
 		if strings.HasPrefix(r.URL.Path, "/hold") {
 			select {
 			case <-s.release:
@@ -156,17 +169,17 @@ func (s *server) hold(t *testing.T, paths ...string) (wait func()) {
 			}
 		})
 	}
-	s.wantInFlight(t, len(paths))
+	s.wantCount(t, "inflight", len(paths))
 	return all.Wait
 }
 
-func (s *server) wantInFlight(t *testing.T, n int) {
+func (s *server) wantCount(t *testing.T, key string, n int) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if in := s.get(t, "/status"); strings.Contains(in, fmt.Sprintf(`"inflight": %d`, n)) {
+		if in := s.get(t, "/status"); strings.Contains(in, fmt.Sprintf("%q: %d,\n", key, n)) {
 			return
 		} else if time.Now().After(deadline) {
-			t.Fatalf("not in flight after 20 s: %s", in)
+			t.Fatalf("no %d %s after 20 s: %s", n, key, in)
 		}
 	}
 }
@@ -319,25 +332,46 @@ func TestPage(t *testing.T) {
 
 // TestPageOfCut stops a server that does not finish in time.
 func TestPageOfCut(t *testing.T) {
+	for name, tt := range map[string]struct {
+		requests, upgraded int
+		headline, level    string
+	}{
+		"cut":          {2, 0, "stopped, 2 requests cut", "bad"},
+		"cut-both":     {1, 2, "stopped, 1 request and 2 hijacked connections cut", "bad"},
+		"cut-upgraded": {0, 2, "stopped, no request lost, but 2 hijacked connections cut", "warn"},
+	} {
+		t.Run(name, func(t *testing.T) { testPageOfCut(t, name, tt.requests, tt.upgraded, tt.headline, tt.level) })
+	}
+}
+
+func testPageOfCut(t *testing.T, name string, requests, upgraded int, want, level string) {
 	ctx := chromium(t)
-	s := serve(t, "-grace", "2s")
+	s := serve(t, "-grace", "2s", "-proxy-upgrade", "lines")
 	watchConsole(ctx, t)
 	run(ctx, t, "the page", chromedp.EmulateViewport(1100, 800), chromedp.Navigate("http://"+s.admin+"/"), headline("ready", "good"))
-	for _, path := range []string{"/hold/report.pdf", "/hold/" + strings.Repeat("long-", 60)} {
+	paths := []string{"/hold/report.pdf", "/hold/" + strings.Repeat("long-", 60)}
+	send := func(path, field string) {
 		c, err := net.Dial("tcp", s.addr)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close()
-		fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", path)
+		t.Cleanup(func() { c.Close() })
+		fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\n%s\r\n", path, field)
 	}
-	s.wantInFlight(t, 2)
+	for _, path := range paths[:requests] {
+		send(path, "")
+	}
+	for _, path := range paths[:upgraded] {
+		send(path, "Connection: Upgrade\r\nUpgrade: lines\r\n")
+	}
+	s.wantCount(t, "inflight", requests)
+	s.wantCount(t, "hijacked", upgraded)
 	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	run(ctx, t, "the end", headline("stopped, 2 requests cut", "bad"), until(text("#message")+".includes('has ended')"), until(text(".cut")+".includes('report.pdf')"))
-	shoot(ctx, t, "cut")
-	phone(ctx, t, "cut")
+	run(ctx, t, "the end", headline(want, level), until(text("#message")+".includes('has ended')"), until(text(".cut")+".includes('report.pdf')"))
+	shoot(ctx, t, name)
+	phone(ctx, t, name)
 }
 
 // TestMain runs the test binary as the program that lastcall starts, if PORT is set:

@@ -55,7 +55,7 @@ func (a *admin) drain(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set(resultTrailer, "taken back")
 			return
 		case snap.Phase == actors.Stopped && len(snap.Cut) > 0:
-			w.Header().Set(resultTrailer, fmt.Sprintf("stopped, %d cut", len(snap.Cut)))
+			w.Header().Set(resultTrailer, "stopped, "+countCut(len(snap.Cut), snap.CutHijacked)+" cut")
 			return
 		case snap.Phase == actors.Stopped:
 			w.Header().Set(resultTrailer, "stopped")
@@ -83,7 +83,7 @@ func drainStep(s actors.Snapshot) string {
 	case s.Began.IsZero():
 		return "taken back"
 	case s.Phase == actors.Stopped:
-		return fmt.Sprintf("stopped after %s, %d requests drained, %d failed, %d cut", formatDuration(s.Since.Sub(s.Began)), s.Drained, s.Failed, len(s.Cut))
+		return fmt.Sprintf("stopped after %s, %d requests drained, %d failed, %s cut", formatDuration(s.Since.Sub(s.Began)), s.Drained, s.Failed, countCut(len(s.Cut), s.CutHijacked))
 	case s.CanUndrain:
 		return fmt.Sprintf("%v: not ready, still accepting; DELETE /drain takes it back", s.Phase)
 	}

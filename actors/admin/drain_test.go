@@ -2,7 +2,9 @@ package admin_test
 
 import (
 	"bufio"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -135,5 +137,45 @@ func TestDrainIsFollowed(t *testing.T) {
 	}
 	if err := wait(); err != nil {
 		t.Errorf("the group ended with %v, want nil", err)
+	}
+}
+
+// TestCutIsCounted: the end of a stop tells requests and hijacked connections apart.
+func TestCutIsCounted(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	stop := &actors.Stop{Grace: 500 * time.Millisecond}
+	window, serve, wait := drainable(t, stop, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/ws" {
+			nc, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer nc.Close()
+		}
+		<-release
+	})
+	for _, path := range []string{"/ws", "/slow", "/ws"} {
+		c, err := net.Dial("tcp", strings.TrimPrefix(serve, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", path)
+	}
+	wiretest.WaitFor(t, "2 hijacked connections and a request", func() bool { s := stop.Snapshot(); return s.Hijacked == 2 && s.Busy == 3 })
+	res, _ := drain(t, window)
+	rest, err := io.ReadAll(res.Body)
+	const cut = "1 request and 2 hijacked connections cut"
+	if got, want := res.Trailer.Get("Drain-Result"), "stopped, "+cut; err != nil || got != want || !strings.HasSuffix(string(rest), "0 failed, "+cut+"\n") {
+		t.Errorf("the rest of the answer is %q, %v, result %q, want %q", rest, err, got, want)
+	}
+	if err, want := wait(), "requests cut at the deadline: 1; hijacked connections: 2"; err == nil || err.Error() != want {
+		t.Errorf("the group ended with %v, want %s", err, want)
+	}
+	if s := stop.Snapshot(); len(s.Cut) != 3 || s.CutHijacked != 2 {
+		t.Errorf("cut %d, of them hijacked %d, want 3 and 2", len(s.Cut), s.CutHijacked)
 	}
 }

@@ -57,7 +57,8 @@ type status struct {
 	Moved         uint64  `json:"moved"`          // connections, to a successor
 	Adopted       uint64  `json:"adopted"`        // connections, from a predecessor
 	Failed        uint64  `json:"failed"`         // since the stop began
-	Cut           int     `json:"cut"`
+	Cut           int     `json:"cut"`            // requests and hijacked connections
+	CutHijacked   int     `json:"cut_hijacked"`   // of those, connections
 
 	LogLinesDropped uint64 `json:"log_lines_dropped"`
 
@@ -142,20 +143,16 @@ func (s status) headline() (text, level string) {
 	return s.Phase, "good"
 }
 
-// verdict returns how a stop went: bad if a request was lost, and warn if only an
-// actor did not end well.
+// verdict returns how a stop went: bad if a request was lost, and warn if only
+// hijacked connections were cut or an actor did not end well.
 func (s status) verdict() (text, level string) {
 	var lost, unwell []string
-	count := func(n int, how string) {
-		switch {
-		case n == 1:
-			lost = append(lost, "1 request "+how)
-		case n > 1:
-			lost = append(lost, fmt.Sprintf("%d requests %s", n, how))
-		}
+	if s.Cut > 0 {
+		lost = append(lost, countCut(s.Cut, s.CutHijacked)+" cut")
 	}
-	count(s.Cut, "cut")
-	count(int(s.Failed), "failed")
+	if s.Failed > 0 {
+		lost = append(lost, count(int(s.Failed), "request")+" failed")
+	}
 	for _, name := range s.CutActors {
 		unwell = append(unwell, name+" ended hard")
 	}
@@ -165,12 +162,31 @@ func (s status) verdict() (text, level string) {
 		}
 	}
 	switch {
-	case len(lost) > 0:
+	case s.Cut > s.CutHijacked || s.Failed > 0:
 		return "stopped, " + strings.Join(lost, ", "), "bad"
-	case len(unwell) > 0:
-		return "stopped, no request lost, but " + strings.Join(unwell, ", "), "warn"
+	case len(lost) > 0 || len(unwell) > 0:
+		return "stopped, no request lost, but " + strings.Join(append(lost, unwell...), ", "), "warn"
 	}
 	return "stopped, nothing lost", "good"
+}
+
+// countCut says how many of what was cut are requests, and how many hijacked
+// connections.
+func countCut(all, hijacked int) string {
+	switch {
+	case hijacked == 0:
+		return count(all, "request")
+	case hijacked == all:
+		return count(hijacked, "hijacked connection")
+	}
+	return count(all-hijacked, "request") + " and " + count(hijacked, "hijacked connection")
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // Phases returns the timeline: each phase, and whether it is over, now, or to
@@ -218,7 +234,7 @@ func (a *admin) status() status {
 		Open: s.Open, New: s.New, Idle: s.Idle, Busy: s.Busy, Hijacked: s.Hijacked,
 		InFlight: s.InFlight, Streams: s.Streams,
 		Served: s.Served, Drained: s.Drained, DrainedHTTP2: s.DrainedHTTP2, HijackedEnded: s.HijackedEnded, Moved: s.Moved, Adopted: s.Adopted,
-		Failed: s.Snapshot.Failed, Cut: len(s.Snapshot.Cut),
+		Failed: s.Snapshot.Failed, Cut: len(s.Snapshot.Cut), CutHijacked: s.CutHijacked,
 		LogLinesDropped: s.LogLinesDropped,
 		Longest:         requests(all, 10),
 		CutRequests:     requests(s.Snapshot.Cut, 20),

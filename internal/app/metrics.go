@@ -50,7 +50,8 @@ var (
 	drainedDesc         = desc("requests_drained_total", "Requests answered since the stop began.")
 	drainedHTTP2Desc    = desc("requests_drained_http2_total", "Requests answered over HTTP/2 since the stop began.")
 	failedDesc          = desc("requests_failed_total", "Requests that failed since the stop began: answered 502 or 504, or broken off by the handler.")
-	cutDesc             = desc("requests_cut_total", "Requests cut at the deadline, or by a second signal.")
+	cutDesc             = desc("requests_cut_total", "Requests and hijacked connections cut at the deadline, or by a second signal.")
+	cutHijackedDesc     = desc("requests_cut_hijacked_total", "Hijacked connections cut at the deadline, or by a second signal.")
 	hijackedEndedDesc   = desc("connections_hijacked_ended_total", "Hijacked connections that ended by themselves since the stop began.")
 	logDroppedDesc      = desc("log_lines_dropped_total", "Log lines that were dropped because the log was stuck.")
 	oldestDesc          = desc("requests_oldest_seconds", "Age of the oldest request that is being answered; 0 if there is none.")
@@ -93,6 +94,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	send(drainedHTTP2Desc, counter, float64(s.DrainedHTTP2))
 	send(failedDesc, counter, float64(s.Snapshot.Failed))
 	send(cutDesc, counter, float64(len(s.Snapshot.Cut)))
+	send(cutHijackedDesc, counter, float64(s.CutHijacked))
 	send(hijackedEndedDesc, counter, float64(s.HijackedEnded))
 	send(logDroppedDesc, counter, float64(s.LogLinesDropped))
 	var elapsed time.Duration

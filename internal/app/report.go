@@ -18,13 +18,14 @@ type report struct {
 	Cause        string       `json:"cause"`
 	Began        time.Time    `json:"began"`
 	Elapsed      float64      `json:"elapsed_seconds"`
-	Served       uint64       `json:"served"`         // since the start
-	Drained      uint64       `json:"drained"`        // of those, since the stop began
-	DrainedHTTP2 uint64       `json:"drained_http2"`  // of those, over HTTP/2
-	Hijacked     uint64       `json:"hijacked_ended"` // connections, since the stop began
-	Moved        uint64       `json:"moved"`          // connections, to a successor
-	Failed       uint64       `json:"failed"`         // requests, since the stop began
-	Cut          int          `json:"cut"`
+	Served       uint64       `json:"served"`            // since the start
+	Drained      uint64       `json:"drained"`           // of those, since the stop began
+	DrainedHTTP2 uint64       `json:"drained_http2"`     // of those, over HTTP/2
+	Hijacked     uint64       `json:"hijacked_ended"`    // connections, since the stop began
+	Moved        uint64       `json:"moved"`             // connections, to a successor
+	Failed       uint64       `json:"failed"`            // requests, since the stop began
+	Cut          int          `json:"cut"`               // requests and hijacked connections
+	CutHijacked  int          `json:"cut_hijacked"`      // of those, connections
 	LogDropped   uint64       `json:"log_lines_dropped"` // and those that were still to be written
 	Requests     []cutRequest `json:"cut_requests,omitempty"`
 	Status       int          `json:"status"` // of the process, as shells have it
@@ -45,7 +46,7 @@ type cutRequest struct {
 func newReport(s actors.Snapshot, err error, logDropped uint64) report {
 	r := report{
 		Began: s.Began.UTC(), Elapsed: s.Since.Sub(s.Began).Seconds(),
-		Served: s.Served, Drained: s.Drained, DrainedHTTP2: s.DrainedHTTP2, Hijacked: s.HijackedEnded, Moved: s.Moved, Failed: s.Failed, Cut: len(s.Cut),
+		Served: s.Served, Drained: s.Drained, DrainedHTTP2: s.DrainedHTTP2, Hijacked: s.HijackedEnded, Moved: s.Moved, Failed: s.Failed, Cut: len(s.Cut), CutHijacked: s.CutHijacked,
 		LogDropped: logDropped, Status: Status(err),
 	}
 	if s.Cause != nil {

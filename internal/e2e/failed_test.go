@@ -54,7 +54,7 @@ func TestFailed(t *testing.T) {
 	if status := s.Server.Wait(t); status != 1 {
 		t.Errorf("exit status = %d, want 1", status)
 	}
-	for _, want := range []string{" failed=30 cut=0\n", `msg="not a clean stop" err="requests failed during the stop: 30" status=1`} {
+	for _, want := range []string{" failed=30 cut=0 cut_hijacked=0\n", `msg="not a clean stop" err="requests failed during the stop: 30" status=1`} {
 		if !strings.Contains(s.Server.Log(), want) {
 			t.Errorf("the log lacks %s", want)
 		}

@@ -141,7 +141,7 @@ func TestReport(t *testing.T) {
 					t.Errorf("cut request %+v, want GET /slow of a client", c)
 				}
 			}
-			line := fmt.Sprintf("phase=stopped msg=stopped cause=%q elapsed=%v drained=%d drained_http2=0 hijacked_ended=0 failed=%d cut=%d\n", r.Cause,
+			line := fmt.Sprintf("phase=stopped msg=stopped cause=%q elapsed=%v drained=%d drained_http2=0 hijacked_ended=0 failed=%d cut=%d cut_hijacked=0\n", r.Cause,
 				time.Duration(r.Elapsed*float64(time.Second)).Round(100*time.Microsecond), r.Drained, r.Failed, r.Cut)
 			elapsed := regexp.MustCompile(`elapsed=\S+`) // one reads the clock later than the other
 			if log := elapsed.ReplaceAllString(s.Server.Log(), ""); !strings.Contains(log, elapsed.ReplaceAllString(line, "")) {
