@@ -84,7 +84,7 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 		return err
 	}
 	if _, err := os.Stat("servers/nginx.conf"); err != nil {
-		return fmt.Errorf("want to be run in stoptest/compare: %w", err)
+		return fmt.Errorf("want to be run in bench/compare: %w", err)
 	}
 	if c.dir, err = os.MkdirTemp("", "compare"); err != nil {
 		return err

@@ -14,7 +14,7 @@ import (
 	"syscall"
 	"time"
 
-	"lastcall/stoptest/compare/servers/work"
+	"lastcall/bench/compare/servers/work"
 )
 
 func main() {

@@ -13,7 +13,7 @@ import (
 
 	"github.com/cloudflare/tableflip"
 
-	"lastcall/stoptest/compare/servers/work"
+	"lastcall/bench/compare/servers/work"
 )
 
 func main() {

@@ -88,7 +88,7 @@ func header(b *strings.Builder, results map[string][]*report.Report) {
 	if day := last.Date.Format(time.DateOnly); day != first.Date.Format(time.DateOnly) {
 		until = day + " " + until
 	}
-	fmt.Fprintf(b, "Measured by `stoptest/compare`, %s to %s UTC; %s, %d cores; %s.\n",
+	fmt.Fprintf(b, "Measured by `bench/compare`, %s to %s UTC; %s, %d cores; %s.\n",
 		first.Date.Format("2006-01-02 15:04"), until, first.Kernel, first.CPUs, strings.Join(words, ", "))
 }
 

@@ -13,7 +13,7 @@ import (
 
 	"github.com/oklog/run"
 
-	"lastcall/stoptest/compare/servers/work"
+	"lastcall/bench/compare/servers/work"
 )
 
 func main() {

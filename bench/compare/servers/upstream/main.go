@@ -10,7 +10,7 @@ import (
 	"net/http"
 	"os"
 
-	"lastcall/stoptest/compare/servers/work"
+	"lastcall/bench/compare/servers/work"
 )
 
 func main() {

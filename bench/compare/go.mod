@@ -1,4 +1,4 @@
-module lastcall/stoptest/compare
+module lastcall/bench/compare
 
 go 1.26
 

@@ -8,7 +8,7 @@ import (
 
 	"github.com/ory/graceful"
 
-	"lastcall/stoptest/compare/servers/work"
+	"lastcall/bench/compare/servers/work"
 )
 
 func main() {

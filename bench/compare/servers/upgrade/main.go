@@ -9,7 +9,7 @@ import (
 	"github.com/oklog/run"
 
 	"lastcall/actors"
-	"lastcall/stoptest/compare/servers/work"
+	"lastcall/bench/compare/servers/work"
 )
 
 func main() {
