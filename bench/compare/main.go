@@ -6,7 +6,9 @@
 //	go run . [-only NAME,...] [-scenarios NAME,...] [-stops N] [-install=false] [-o DIR]
 //	go run . -draw
 //
-// The second makes the table and the pictures of the reports that there are.
+// The second makes the table and the pictures of the reports that there are. The
+// repository has the table and the pictures, and no reports: a run of some servers
+// or scenarios names another directory, or the table in results would have only those.
 //
 // It needs root to install what is missing (Debian's nginx, haproxy and
 // nodejs), and for the long line; Go modules come from the Go proxy.
@@ -79,6 +81,11 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	if *draw {
 		return conclude(*out)
 	}
+	named := false
+	fs.Visit(func(f *flag.Flag) { named = named || f.Name == "o" })
+	if (*only != "" || *which != "") && !named {
+		return errors.New("-only and -scenarios want -o DIR: the table in results is of all servers")
+	}
 	c := &comparison{stderr: stderr, stops: *stops}
 	if c.root, err = filepath.Abs("../.."); err != nil {
 		return err
@@ -121,6 +128,7 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 // are, also those of earlier runs of other servers or scenarios.
 func conclude(out string) error {
 	results := make(map[string][]*report.Report) // by scenario
+	found := false
 	for _, sc := range scenarios {
 		var drawn []*report.Report
 		for _, s := range servers {
@@ -130,6 +138,7 @@ func conclude(out string) error {
 			if !sc.sends(s) {
 				results[sc.name] = append(results[sc.name], &report.Report{Server: s.title, Error: "it has nothing slow"})
 			} else if r, err := report.Read(resultFile(out, sc, s)); err == nil {
+				found = true
 				results[sc.name] = append(results[sc.name], r)
 				if len(r.Stops) > 0 {
 					drawn = append(drawn, r)
@@ -143,6 +152,9 @@ func conclude(out string) error {
 				return err
 			}
 		}
+	}
+	if !found {
+		return fmt.Errorf("no reports in %s", out)
 	}
 	return writeTable(filepath.Join(out, "results.md"), scenarios, results)
 }

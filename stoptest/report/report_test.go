@@ -108,7 +108,7 @@ func TestOldClasses(t *testing.T) {
 
 // The results that were kept have all their counts when they are read, and written again.
 func TestKeptResults(t *testing.T) {
-	paths, err := filepath.Glob("../../bench/compare/results/*-idiom.json")
+	paths, err := filepath.Glob("testdata/kept-*.json")
 	if err != nil || len(paths) == 0 {
 		t.Fatalf("%d results, %v", len(paths), err)
 	}
