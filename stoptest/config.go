@@ -213,6 +213,11 @@ func (c *config) checkCompare() error {
 	case len(c.command) == 0:
 		return errors.New("-compare: want reports, as -json writes them")
 	}
+	for _, name := range c.command {
+		if strings.HasPrefix(name, "-") {
+			return fmt.Errorf("-compare: %q: want flags before the reports", name)
+		}
+	}
 	return nil
 }
 

@@ -71,6 +71,7 @@ func TestUsageErrors(t *testing.T) {
 		{url + " -output / -- x", "-output: open /"},
 		{url + " -plot /no/such/directory/a.svg -- x", "-plot: open /no/such/directory/a.svg"},
 		{url + " -plot a.png -- x", `-plot "a.png": want a name that ends in .svg`},
+		{"-compare a.json b.json -plot c.svg", `-compare: "-plot": want flags before the reports`},
 		{"-compare -plot a.png a.json", `-plot "a.png": want a name that ends in .svg`},
 	} {
 		t.Run(tt.args, func(t *testing.T) {

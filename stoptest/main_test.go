@@ -372,6 +372,7 @@ func TestNotTestedAtOnce(t *testing.T) {
 		want  string
 	}{
 		{"the method of -url", []string{"-url", "/get"}, "polite", "/get: 405 Method Not Allowed: want another -method, such as GET, or another -url"},
+		{"the method of -url that is GET", []string{"-url", "/post", "-method", "GET"}, "polite", "/post: 405 Method Not Allowed: want another -method (the server allows POST, PUT), or another -url"},
 		{"the method of a class", []string{"-clients", "upload=1", "-upload-url", "/get"}, "polite", "upload client 0: POST /get was answered 405 Method Not Allowed"},
 		{"the method of a class that begins early", []string{"-h2", "off", "-clients", "reuse=1,slow=1", "-slow-url", "/get"}, "polite", "slow client 0: POST /get was answered 405"},
 	} {

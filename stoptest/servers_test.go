@@ -166,6 +166,8 @@ func (s *bad) serve(nc net.Conn) {
 		switch {
 		case req.URL.Path == "/get" && req.Method != "GET":
 			status = "405 Method Not Allowed"
+		case req.URL.Path == "/post" && req.Method == "GET":
+			status = "405 Method Not Allowed\r\nAllow: POST, PUT"
 		case req.URL.Path == "/secret" && (req.Header.Get("Authorization") != "Bearer x" || req.Host != "example.test"):
 			status = "401 Unauthorized"
 		case req.URL.Path == "/missing":

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"time"
 
+	"lastcall/internal/printable"
 	"lastcall/stoptest/load"
 )
 
@@ -54,7 +55,13 @@ func (t *trial) awaitAnswer(ctx context.Context) error {
 			}
 			err = fmt.Errorf("%s %s: %s", t.method, t.url.String(), resp.Status)
 			if resp.StatusCode == http.StatusMethodNotAllowed || resp.StatusCode == http.StatusNotImplemented {
-				return fmt.Errorf("%w: want another -method, such as GET, or another -url", err)
+				other := ", such as GET,"
+				if allow := resp.Header.Get("Allow"); allow != "" {
+					other = fmt.Sprintf(" (the server allows %s),", printable.Clip(allow, printable.Max))
+				} else if t.method == http.MethodGet {
+					other = ""
+				}
+				return fmt.Errorf("%w: want another -method%s or another -url", err, other)
 			}
 		}
 		if errors.As(err, new(*tls.CertificateVerificationError)) {

@@ -9,7 +9,7 @@ import (
 // WorseThan says in what r is worse than kept, a result of the same test that was kept:
 // a class of clients is missing, more requests failed in each stop, the server did not
 // stop more often, a reload closed connections and closed none before, or it could not be
-// tested to the end. It returns nothing if r is no worse, and an error if kept has no
+// tested to the end, or at all. It returns nothing if r is no worse, and an error if kept has no
 // stop.
 func (r *Report) WorseThan(kept *Report) ([]string, error) {
 	if len(kept.Stops) == 0 {
@@ -19,6 +19,8 @@ func (r *Report) WorseThan(kept *Report) ([]string, error) {
 	add := func(format string, args ...any) { worse = append(worse, fmt.Sprintf(format, args...)) }
 	if r.Error != "" {
 		add("could not be tested to the end: %s", r.Error)
+	} else if len(r.Stops) == 0 {
+		add("no stop in it")
 	}
 	has := map[string]bool{}
 	for i := range r.Rows {

@@ -45,6 +45,7 @@ func TestWorseThan(t *testing.T) {
 		{"closes connections", judged(1, keeps, "look"), judged(2, closes, "look"), "closed 8 of 20 connections, before none"},
 		{"closes some, as before", judged(1, closes, "look"), judged(2, closes, "look"), ""},
 		{"counted none before", judged(1, fine, "look"), judged(2, closes, "look"), ""},
+		{"nothing in it", judged(2, fine, "h2"), &Report{}, "no stop in it"},
 		{"not tested", judged(2, fine, "h2"), &Report{Error: "exited"}, "could not be tested to the end: exited"},
 		{"not to the end", judged(2, fine, "h2"), broken, "could not be tested to the end: interrupted"},
 	} {
