@@ -55,9 +55,9 @@ import (
 //	closed         the socket is closed
 //
 // Any state but closed may become closed, and any but moved and closed may become
-// lingering. Under TLS a request may have come together with an earlier one, and is
-// seen only when its handler is called: new, idle and releasing may become
-// answering. net/http reads ahead just before it calls the handler, so that the first
+// lingering. Under TLS a request may have come together with an earlier one whose body
+// the handler has not read, and is seen only when its handler is called: new, idle and
+// releasing may become answering. net/http reads ahead just before it calls the handler, so that the first
 // byte of the next request may come before that.
 //
 // net/http's own StateIdle is not enough: it lasts until a request's whole
@@ -90,8 +90,10 @@ type conn struct {
 
 	// What the client sends.
 	handshake handshake // under TLS, which begins with it
-	framing   framing   // where requests end; it follows nothing under TLS
+	framing   framing   // where requests end, or records
 	bytesRead int64
+	askedMore bool          // the latest Read found nothing pending, and has not got anything
+	asks      chan struct{} // closed when askedMore becomes true; nil: nobody waits for it
 	requests  int           // that have begun
 	oldAt     time.Time     // when the connection is as old as it should get; zero: never
 	maxPause  time.Duration // the client's longest recent pause between requests
@@ -237,6 +239,9 @@ func (c *conn) setTLS(tls bool) {
 	defer c.mu.Unlock()
 	c.tls = tls
 	c.framing.on = !tls
+	if tls {
+		c.framing.records = &c.handshake.records
+	}
 	c.handshake.over = !tls
 }
 
@@ -412,7 +417,8 @@ func (c *conn) onIdle() {
 		}
 	case c.state.in(stateAnswering, stateAnsweringNext):
 		c.afterPost = c.current != nil && c.current.method == http.MethodPost
-		if c.framing.endBody() || c.state == stateAnsweringNext {
+		next := c.state == stateAnsweringNext || c.current != nil && c.nextReadLocked(c.current.ResponseWriter)
+		if c.framing.endBody() || next {
 			c.setStateLocked(stateReading)
 		} else {
 			c.setStateLocked(stateIdle)

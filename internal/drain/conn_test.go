@@ -124,7 +124,7 @@ func TestNextBeforeHandler(t *testing.T) {
 	if !c.begin(res, 0) || c.current != res || c.requests != 1 {
 		t.Errorf("the request has not begun: %+v", c)
 	}
-	if !c.nextRequestArrived() {
+	if !c.nextRequestArrived(nil) {
 		t.Error("the next request was not seen: its client is told that the connection closes, and it is lost")
 	}
 }

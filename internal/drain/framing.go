@@ -6,14 +6,15 @@ import (
 )
 
 // framing follows a connection's HTTP/1 requests just closely enough to tell
-// where one ends, so that no more is read than belongs to it. The zero value
-// follows nothing, as is right under TLS.
+// where one ends, so that no more is read than belongs to it. Under TLS it follows
+// records instead. The zero value follows nothing.
 //
 // A header ends with an empty line, and so does a chunked body. Within a body of
 // known length nothing is looked for. To stop at an empty line within a chunk
 // does no harm: the rest is handed out with the next Read.
 type framing struct {
 	on      bool
+	records *records // under TLS
 	started bool     // a line that is not empty precedes in this message
 	line    int      // bytes in the line so far; a CR at its end is not counted
 	cr      bool     // the last byte was that CR
@@ -25,7 +26,7 @@ type framing struct {
 }
 
 // stop ends the following; what is pending is still handed out.
-func (f *framing) stop() { f.on, f.body = false, -1 }
+func (f *framing) stop() { f.on, f.records, f.body = false, nil, -1 }
 
 // beginBody notes what a header says of the body's length: -1 is unknown.
 func (f *framing) beginBody(length int64) { f.body = length }
@@ -66,6 +67,14 @@ func (f *framing) split(p []byte) int {
 
 // end returns how much of p belongs together, and moves on by as much.
 func (f *framing) end(p []byte) int {
+	if f.records != nil {
+		n, _ := f.records.take(p)
+		for f.body != 0 && n < len(p) { // that is slow, and what is behind the body is found all the same
+			m, _ := f.records.take(p[n:])
+			n += m
+		}
+		return n
+	}
 	if !f.on {
 		return len(p)
 	}

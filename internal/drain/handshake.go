@@ -12,12 +12,9 @@ package drain
 // Finished. If none is, the handshake is over when the first handler is called.
 type handshake struct {
 	over        bool
-	clientCerts bool    // the client may send a certificate
-	header      [5]byte // of the record that is arriving
-	have        int     // bytes of header
-	left        int     // bytes of the record's content yet to come
-	length      int     // of the content
-	ciphers     bool    // the change of cipher has been seen
+	clientCerts bool // the client may send a certificate
+	ciphers     bool // the change of cipher has been seen
+	records
 }
 
 // take follows p, and returns how much of it belongs to the handshake.
@@ -28,23 +25,11 @@ func (h *handshake) take(p []byte) (n int) {
 		applicationData  = 23
 	)
 	for n < len(p) && !h.over {
-		if h.have < len(h.header) {
-			m := copy(h.header[h.have:], p[n:])
-			h.have += m
-			n += m
-			if h.have < len(h.header) {
-				break
-			}
-			h.length = int(h.header[3])<<8 | int(h.header[4])
-			h.left = h.length
-		}
-		m := min(h.left, len(p)-n)
-		h.left -= m
+		m, whole := h.records.take(p[n:])
 		n += m
-		if h.left > 0 {
+		if !whole {
 			break
 		}
-		h.have = 0
 		switch h.header[0] {
 		case changeCipherSpec:
 			h.ciphers = true

@@ -336,44 +336,53 @@ func streamID(w http.ResponseWriter) uint32 {
 	v := reflect.ValueOf(w)
 	path := streamIDPath.Load()
 	if path == nil || path.of != v.Type() {
-		path = findStreamID(v.Type())
+		path = findField(v.Type(), reflect.TypeFor[uint32](), "rws", "stream", "id")
 		streamIDPath.Store(path)
 	}
-	if len(path.fields) == 0 {
+	if v = path.follow(v); !v.IsValid() {
 		return 0
-	}
-	for _, i := range path.fields {
-		if v = v.Elem(); !v.IsValid() {
-			return 0
-		}
-		v = v.Field(i)
 	}
 	return uint32(v.Uint())
 }
 
-// idPath is where the ID of the stream is in a ResponseWriter: a field of a struct that
-// a field of another one points to, and so on. It has none where it is not known.
-type idPath struct {
+var streamIDPath atomic.Pointer[fieldPath]
+
+// fieldPath is where a field is in a ResponseWriter: that of a struct that a field of
+// another one points to, and so on. It has none where it is not known.
+type fieldPath struct {
 	of     reflect.Type
 	fields []int
 }
 
-var streamIDPath atomic.Pointer[idPath]
-
-func findStreamID(of reflect.Type) *idPath {
-	path, t := &idPath{of: of}, of
-	for _, name := range [...]string{"rws", "stream", "id"} {
+// findField returns the path of the names to a field of the type want.
+func findField(of, want reflect.Type, names ...string) *fieldPath {
+	path, t := &fieldPath{of: of}, of
+	for _, name := range names {
 		if t.Kind() != reflect.Pointer || t.Elem().Kind() != reflect.Struct {
-			return &idPath{of: of}
+			return &fieldPath{of: of}
 		}
 		field, ok := t.Elem().FieldByName(name)
 		if !ok || len(field.Index) > 1 {
-			return &idPath{of: of}
+			return &fieldPath{of: of}
 		}
 		path.fields, t = append(path.fields, field.Index[0]), field.Type
 	}
-	if t.Kind() != reflect.Uint32 {
-		return &idPath{of: of}
+	if t != want {
+		return &fieldPath{of: of}
 	}
 	return path
+}
+
+// follow returns the field of the ResponseWriter, or the zero Value if there is none.
+func (p *fieldPath) follow(v reflect.Value) reflect.Value {
+	if len(p.fields) == 0 {
+		return reflect.Value{}
+	}
+	for _, i := range p.fields {
+		if v = v.Elem(); !v.IsValid() {
+			return v
+		}
+		v = v.Field(i)
+	}
+	return v
 }

@@ -3,6 +3,7 @@ package drain
 import (
 	"errors"
 	"io"
+	"net/http"
 	"os"
 	"time"
 
@@ -46,7 +47,10 @@ func (c *conn) beforeRead(p []byte) (n, limit int) {
 	}
 	n, limit = c.framing.take(p)
 	if n > 0 {
+		c.askedMore = false
 		c.onBytesLocked(p[:n], next)
+	} else {
+		c.askLocked()
 	}
 	return n, limit
 }
@@ -73,16 +77,19 @@ func (c *conn) onRead(p []byte, size int) (n int) {
 
 // onReadLocked notes that bytes have come from the socket, into a buffer of that
 // size, and returns how many of them to hand out now: those up to the end of the
-// message, so that what follows, which may be the next request, does not get
-// into net/http's buffer unseen.
+// message or record, so that what follows, which may be the next request, does not get
+// into net/http's buffer, or crypto/tls, unseen.
 func (c *conn) onReadLocked(p []byte, size int) (n int) {
 	c.bytesRead += int64(len(p))
-	if !c.handshake.over && c.handshake.take(p) == len(p) {
-		c.onHandshakeLocked()
-		return len(p)
+	c.askedMore = false
+	if !c.handshake.over {
+		if n = c.handshake.take(p); n == len(p) {
+			c.onHandshakeLocked()
+			return n
+		}
 	}
 	next := c.isBackgroundReadLocked(size)
-	n = c.framing.split(p)
+	n += c.framing.split(p[n:])
 	c.onBytesLocked(p[:n], next)
 	return n
 }
@@ -131,8 +138,8 @@ func (c *conn) beginLocked(state connState) {
 }
 
 // nextRequestArrived reports whether, as far as can be known, some of a further
-// request has arrived behind the current one.
-func (c *conn) nextRequestArrived() bool {
+// request has arrived behind the current one, which net/http is answering with w.
+func (c *conn) nextRequestArrived(w http.ResponseWriter) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.state == stateAnsweringNext {
@@ -142,13 +149,23 @@ func (c *conn) nextRequestArrived() bool {
 	if behind || body < 0 {
 		return behind
 	}
-	return socket.Unread(c.Conn, c.bytesRead) > body
+	if socket.Unread(c.Conn, c.bytesRead) > body {
+		return true
+	}
+	if c.tls && onlyEmptyLines(bufferedBy(w)) {
+		c.awaitAskedMoreLocked(w)
+	}
+	return c.state == stateAnsweringNext || c.nextReadLocked(w)
 }
 
-// pending is how many bytes have arrived that were not handed out.
+// pending is how many bytes have arrived that were not handed out. Those of TLS, which
+// are not known, do not count.
 func (c *conn) pending() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.tls {
+		return 0
+	}
 	return len(c.framing.pending)
 }
 

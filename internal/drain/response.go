@@ -117,6 +117,11 @@ func (c *conn) begin(res *response, length int64) (ok bool) {
 	c.current, res.writtenBefore = res, c.written.Load()
 	res.ambiguous = c.framing.length
 	c.framing.beginBody(length)
+	if c.tls && c.state == stateAnswering && length >= 0 { // the handler may not read the body
+		if p := bufferedBy(res.ResponseWriter); int64(len(p)) > length && !onlyEmptyLines(p[length:]) {
+			c.setStateLocked(stateAnsweringNext)
+		}
+	}
 	return true
 }
 
@@ -225,7 +230,7 @@ func (w *response) announce(status int) {
 	case w.ambiguous:
 		header.Set("Connection", "close")
 	case !closing && !old:
-	case w.conn != nil && w.conn.nextRequestArrived() && (!closing || time.Since(s.policy.DrainingSince()) < s.policy.IdleGrace()):
+	case w.conn != nil && (!closing || time.Since(s.policy.DrainingSince()) < s.policy.IdleGrace()) && w.conn.nextRequestArrived(w.ResponseWriter):
 	default:
 		header.Set("Connection", "close")
 	}

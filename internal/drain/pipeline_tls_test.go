@@ -1,0 +1,170 @@
+package drain_test
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"lastcall/actors"
+	"lastcall/internal/servetest"
+)
+
+// packets is a connection whose Writes come together until send is called.
+type packets struct {
+	net.Conn
+	held *bytes.Buffer // nil: nothing is held
+}
+
+func (c *packets) Write(p []byte) (int, error) {
+	if c.held != nil {
+		return c.held.Write(p)
+	}
+	return c.Conn.Write(p)
+}
+
+// send writes records in one packet, but for so many bytes at its end. It returns
+// these.
+func (c *packets) send(t *testing.T, tc *tls.Conn, records []string, without int) (rest []byte) {
+	t.Helper()
+	c.held = new(bytes.Buffer)
+	for _, r := range records {
+		if _, err := io.WriteString(tc, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := c.held.Bytes()
+	c.held = nil
+	if _, err := c.Conn.Write(b[:len(b)-without]); err != nil {
+		t.Fatal(err)
+	}
+	return b[len(b)-without:]
+}
+
+// Under TLS a next request may come in one record with the current one, or in another
+// one of the same packet, whole or in part. Then crypto/tls or net/http have it before
+// the current one is answered. It is answered, too.
+func TestPipelinedInOnePacketOverTLS(t *testing.T) {
+	t.Parallel()
+	const (
+		post    = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
+		unread  = "POST /unread HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
+		chunked = "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+		header  = "GET / HTTP/1.1\r\nHost: x\r\nX: "
+	)
+	get, half := servetest.Get, servetest.Get[:10]
+	long := "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n" + strings.Repeat("x", 9000)
+	exact := header + strings.Repeat("x", 4096-len(header)-4) + "\r\n\r\n" // fills net/http's buffer
+	for _, tt := range []struct {
+		name    string
+		records []string // of the first packet
+		without int      // bytes at its end, which come later
+		rest    string   // what comes later, then
+		answers int
+	}{
+		{"one record", []string{get + get}, 0, "", 2},
+		{"three in one record", []string{get + get + get}, 0, "", 3},
+		{"many in one record", []string{strings.Repeat(get, 400)}, 0, "", 400},
+		{"a record each", []string{get, get}, 0, "", 2},
+		{"three of a record each", []string{get, get, get}, 0, "", 3},
+		{"two and one", []string{get + get, get}, 0, "", 3},
+		{"a part in one record", []string{get + half}, 0, get[10:], 2},
+		{"a byte in one record", []string{get + half[:1]}, 0, get[1:], 2},
+		{"a part in a record", []string{get, half}, 0, get[10:], 2},
+		{"a part of a record", []string{get, get}, 20, "", 2},
+		{"a byte of a record", []string{get, get}, len(get) + 21, "", 2},
+		{"behind an unread body", []string{unread + get}, 0, "", 2},
+		{"a part behind an unread body", []string{unread + half}, 0, get[10:], 2},
+		{"behind a body", []string{post + get}, 0, "", 2},
+		{"in a record behind a body", []string{post, get}, 0, "", 2},
+		{"a part behind a body", []string{post + half}, 0, get[10:], 2},
+		{"behind a body in chunks", []string{chunked + get}, 0, "", 2},
+		{"behind a long body", []string{long + get}, 0, "", 2},
+		{"a part behind a long body", []string{long + half}, 0, get[10:], 2},
+		{"behind a full buffer", []string{exact + get}, 0, "", 2},
+		{"a part behind a full buffer", []string{exact + half}, 0, get[10:], 2},
+	} {
+		for _, moment := range []string{"before the handler", "in the handler", "after the answer"} {
+			if moment == "after the answer" && tt.without == 0 && tt.rest == "" {
+				continue // the stop finds nothing under way
+			}
+			t.Run(tt.name+", "+moment, func(t *testing.T) {
+				t.Parallel()
+				entered, proceed := make(chan struct{}, tt.answers), make(chan struct{})
+				stop := &actors.Stop{IdleGrace: actors.DefaultGrace}
+				if moment == "after the answer" {
+					stop.IdleGrace = 100 * time.Millisecond
+				}
+				s := servetest.Start(t, stop, server2(t, true, func(w http.ResponseWriter, r *http.Request) {
+					if r.URL.Path != "/unread" {
+						io.Copy(io.Discard, r.Body)
+					}
+					entered <- struct{}{}
+					<-proceed
+					io.WriteString(w, "hello")
+				}))
+				raw := s.Dial(t)
+				p := &packets{Conn: raw.Conn}
+				tc := tls.Client(p, &tls.Config{InsecureSkipVerify: true, DynamicRecordSizingDisabled: true})
+				c := &servetest.Client{T: t, Conn: tc, R: bufio.NewReader(tc)}
+				if err := tc.Handshake(); err != nil {
+					t.Fatal(err)
+				}
+				records := tt.records
+				if moment == "before the handler" { // a request in part holds the connection
+					c.Send(records[0][:1])
+					servetest.WaitFor(t, "a byte of a request", func() bool { return s.Stop.Snapshot().Busy == 1 })
+					s.End()
+					s.Until(t, actors.Draining)
+					records = append([]string{records[0][1:]}, records[1:]...)
+					close(proceed)
+				}
+				held := p.send(t, tc, records, tt.without)
+				answer := func(i int) {
+					t.Helper()
+					stopped := i > 0 || moment != "after the answer"
+					if body, last := c.Answer(); body != "hello" || last != (stopped && i == tt.answers-1) {
+						t.Fatalf("answer %d of %d = %q, last %v", i+1, tt.answers, body, last)
+					}
+				}
+				switch moment {
+				case "in the handler":
+					<-entered
+					s.End()
+					s.Until(t, actors.Draining)
+					close(proceed)
+				case "after the answer":
+					close(proceed)
+				}
+				answer(0)
+				if moment == "after the answer" {
+					s.End()
+					s.Until(t, actors.Draining)
+				}
+				if len(held) > 0 || tt.rest != "" {
+					if moment == "after the answer" {
+						time.Sleep(3 * stop.IdleGrace) // longer than an idle connection is kept
+					}
+					if n := s.Stop.Snapshot(); n.Busy != 1 {
+						t.Errorf("Snapshot() = %+v, want 1 busy", n)
+					}
+					raw.Send(string(held))
+					if tt.rest != "" {
+						c.Send(tt.rest)
+					}
+				}
+				for i := 1; i < tt.answers; i++ {
+					answer(i)
+				}
+				if err := s.Wait(t); err != nil {
+					t.Errorf("Err() = %v", err)
+				}
+			})
+		}
+	}
+}

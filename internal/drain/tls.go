@@ -1,0 +1,138 @@
+package drain
+
+import (
+	"bufio"
+	"net/http"
+	"reflect"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Under TLS a next request may be out of the socket, and not have been seen: in
+// crypto/tls, in the byte of net/http's background read, or in its buffer.
+//
+// crypto/tls gets one record at a time. It calls Read for the next when it has nothing
+// left but a part of one, see conn.askedMore. So while a handler runs and its body has
+// been read, the background read ends in a Read that waits, unless it has got a byte of
+// the next request. What is in net/http's buffer is looked at: nobody uses that then.
+// Behind a body that the handler does not read, only what is there before it is called is
+// seen.
+
+// records follows the records that a TLS client sends.
+type records struct {
+	header [5]byte // of the record that is arriving
+	have   int     // bytes of header
+	length int     // of the record's content
+	left   int     // bytes of the content yet to come
+}
+
+// take follows p to the end of a record, and returns how much that is. It reports
+// whether the record is whole.
+func (r *records) take(p []byte) (n int, whole bool) {
+	if r.have < len(r.header) {
+		n = copy(r.header[r.have:], p)
+		r.have += n
+		if r.have < len(r.header) {
+			return n, false
+		}
+		r.length = int(r.header[3])<<8 | int(r.header[4])
+		r.left = r.length
+	}
+	m := min(r.left, len(p)-n)
+	r.left -= m
+	if r.left > 0 {
+		return n + m, false
+	}
+	r.have = 0
+	return n + m, true
+}
+
+// partial reports whether a part of a record has come.
+func (r *records) partial() bool { return r.have > 0 }
+
+// nextReadLocked reports whether crypto/tls or net/http, which has answered with w,
+// have some of the next request. If the handler has not read the whole body, only a
+// part of what they have is known.
+func (c *conn) nextReadLocked(w http.ResponseWriter) bool {
+	return c.tls && (!c.askedMore && c.framing.body == 0 || c.handshake.partial() || !onlyEmptyLines(bufferedBy(w)))
+}
+
+// awaitAskedMoreLocked waits until the background read, which net/http has started, ends
+// in a Read that waits, or has got a byte of the next request. It gives up after
+// stallTimeout.
+func (c *conn) awaitAskedMoreLocked(w http.ResponseWriter) {
+	end := time.Now().Add(stallTimeout)
+	for !c.askedMore && time.Now().Before(end) {
+		asks := make(chan struct{})
+		c.asks = asks
+		c.mu.Unlock()
+		got := hasReadAhead(w) // locks what net/http holds when it calls us
+		if !got {
+			select {
+			case <-asks:
+			case <-time.After(time.Millisecond):
+			}
+		}
+		c.mu.Lock()
+		if got {
+			return
+		}
+	}
+}
+
+// askLocked notes that a Read is about to wait for more than has come.
+func (c *conn) askLocked() {
+	c.askedMore = true
+	if c.asks != nil {
+		close(c.asks)
+		c.asks = nil
+	}
+}
+
+// readerPaths are where net/http's ResponseWriter has what was read of its connection.
+type readerPaths struct{ buffer, mu, hasByte *fieldPath }
+
+var knownReader atomic.Pointer[readerPaths]
+
+func readerOf(v reflect.Value) *readerPaths {
+	p := knownReader.Load()
+	if p == nil || p.buffer.of != v.Type() {
+		p = &readerPaths{
+			buffer:  findField(v.Type(), reflect.TypeFor[*bufio.Reader](), "conn", "bufr"),
+			mu:      findField(v.Type(), reflect.TypeFor[sync.Mutex](), "conn", "r", "mu"),
+			hasByte: findField(v.Type(), reflect.TypeFor[bool](), "conn", "r", "hasByte"),
+		}
+		knownReader.Store(p)
+	}
+	return p
+}
+
+// bufferedBy returns what net/http has read behind the header of the request that w
+// answers, or of the body behind what has been read of it. It is called before the handler
+// is, when the body has been read, or in the hook ConnState: otherwise others may use the
+// buffer.
+func bufferedBy(w http.ResponseWriter) []byte {
+	v := reflect.ValueOf(w)
+	if v = readerOf(v).buffer.follow(v); !v.IsValid() || v.IsNil() {
+		return nil
+	}
+	r := (*bufio.Reader)(v.UnsafePointer())
+	p, _ := r.Peek(r.Buffered())
+	return p
+}
+
+// hasReadAhead reports whether net/http's background read has got a byte behind the
+// request that w answers.
+func hasReadAhead(w http.ResponseWriter) bool {
+	v := reflect.ValueOf(w)
+	p := readerOf(v)
+	mu, hasByte := p.mu.follow(v), p.hasByte.follow(v)
+	if !mu.IsValid() || !hasByte.IsValid() {
+		return false
+	}
+	m := (*sync.Mutex)(mu.Addr().UnsafePointer())
+	m.Lock()
+	defer m.Unlock()
+	return hasByte.Bool()
+}
