@@ -28,6 +28,9 @@ func (c *packets) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
+// SetWriteDeadline does nothing: tls.Conn.CloseWrite sets one in the past.
+func (c *packets) SetWriteDeadline(time.Time) error { return nil }
+
 // send writes records in one packet, but for so many bytes at its end. It returns
 // these.
 func (c *packets) send(t *testing.T, tc *tls.Conn, records []string, without int) (rest []byte) {
@@ -44,6 +47,62 @@ func (c *packets) send(t *testing.T, tc *tls.Conn, records []string, without int
 		t.Fatal(err)
 	}
 	return b[len(b)-without:]
+}
+
+// Under TLS a client may say that it sends no more, behind a body in the same packet. The
+// stop does not wait for what does not come.
+func TestCloseNotifyInOnePacket(t *testing.T) {
+	t.Parallel()
+	for _, first := range []string{servetest.Get, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"} {
+		t.Run(first[:4], func(t *testing.T) {
+			t.Parallel()
+			entered, proceed := make(chan struct{}), make(chan struct{})
+			s := servetest.Start(t, new(actors.Stop), server2(t, true, func(w http.ResponseWriter, r *http.Request) {
+				if r.Method == "GET" {
+					close(entered)
+				} else {
+					go func() { // the body's first Read asks the socket
+						time.Sleep(10 * time.Millisecond)
+						close(entered)
+					}()
+				}
+				io.Copy(io.Discard, r.Body)
+				<-proceed
+				io.WriteString(w, "hello")
+			}))
+			raw := s.Dial(t)
+			p := &packets{Conn: raw.Conn}
+			tc := tls.Client(p, &tls.Config{InsecureSkipVerify: true})
+			if err := tc.Handshake(); err != nil {
+				t.Fatal(err)
+			}
+			p.held = new(bytes.Buffer)
+			io.WriteString(tc, first)
+			if first != servetest.Get {
+				raw.Conn.Write(p.held.Bytes())
+				p.held.Reset()
+				<-entered
+				io.WriteString(tc, "hello")
+			}
+			tc.CloseWrite()
+			raw.Conn.Write(p.held.Bytes())
+			p.held = nil
+			if first == servetest.Get {
+				<-entered
+			}
+			s.End()
+			s.Until(t, actors.Draining)
+			begun := time.Now()
+			close(proceed)
+			c := &servetest.Client{T: t, Conn: tc, R: bufio.NewReader(tc)}
+			if body, _ := c.Answer(); body != "hello" {
+				t.Errorf("answer = %q", body)
+			}
+			if took := time.Since(begun); took > 4*time.Second {
+				t.Errorf("the answer took %v", took)
+			}
+		})
+	}
 }
 
 // Under TLS a next request may come in one record with the current one, or in another

@@ -59,23 +59,23 @@ func (c *conn) nextReadLocked(w http.ResponseWriter) bool {
 }
 
 // awaitAskedMoreLocked waits until the background read, which net/http has started, ends
-// in a Read that waits, or has got a byte of the next request. It gives up after
-// stallTimeout.
+// in a Read that waits, or is over: it has got a byte of the next request, or an error. It
+// gives up after stallTimeout.
 func (c *conn) awaitAskedMoreLocked(w http.ResponseWriter) {
 	end := time.Now().Add(stallTimeout)
 	for !c.askedMore && time.Now().Before(end) {
 		asks := make(chan struct{})
 		c.asks = asks
 		c.mu.Unlock()
-		got := hasReadAhead(w) // locks what net/http holds when it calls us
-		if !got {
+		over := !readsAhead(w) // locks what net/http holds when it calls us
+		if !over {
 			select {
 			case <-asks:
 			case <-time.After(time.Millisecond):
 			}
 		}
 		c.mu.Lock()
-		if got {
+		if over {
 			return
 		}
 	}
@@ -91,7 +91,7 @@ func (c *conn) askLocked() {
 }
 
 // readerPaths are where net/http's ResponseWriter has what was read of its connection.
-type readerPaths struct{ buffer, mu, hasByte *fieldPath }
+type readerPaths struct{ buffer, mu, inRead *fieldPath }
 
 var knownReader atomic.Pointer[readerPaths]
 
@@ -99,9 +99,9 @@ func readerOf(v reflect.Value) *readerPaths {
 	p := knownReader.Load()
 	if p == nil || p.buffer.of != v.Type() {
 		p = &readerPaths{
-			buffer:  findField(v.Type(), reflect.TypeFor[*bufio.Reader](), "conn", "bufr"),
-			mu:      findField(v.Type(), reflect.TypeFor[sync.Mutex](), "conn", "r", "mu"),
-			hasByte: findField(v.Type(), reflect.TypeFor[bool](), "conn", "r", "hasByte"),
+			buffer: findField(v.Type(), reflect.TypeFor[*bufio.Reader](), "conn", "bufr"),
+			mu:     findField(v.Type(), reflect.TypeFor[sync.Mutex](), "conn", "r", "mu"),
+			inRead: findField(v.Type(), reflect.TypeFor[bool](), "conn", "r", "inRead"),
 		}
 		knownReader.Store(p)
 	}
@@ -122,17 +122,17 @@ func bufferedBy(w http.ResponseWriter) []byte {
 	return p
 }
 
-// hasReadAhead reports whether net/http's background read has got a byte behind the
-// request that w answers.
-func hasReadAhead(w http.ResponseWriter) bool {
+// readsAhead reports whether net/http's background read, behind the request that w
+// answers, has begun and is not over. It is true where that is not known.
+func readsAhead(w http.ResponseWriter) bool {
 	v := reflect.ValueOf(w)
 	p := readerOf(v)
-	mu, hasByte := p.mu.follow(v), p.hasByte.follow(v)
-	if !mu.IsValid() || !hasByte.IsValid() {
-		return false
+	mu, inRead := p.mu.follow(v), p.inRead.follow(v)
+	if !mu.IsValid() || !inRead.IsValid() {
+		return true
 	}
 	m := (*sync.Mutex)(mu.Addr().UnsafePointer())
 	m.Lock()
 	defer m.Unlock()
-	return hasByte.Bool()
+	return inRead.Bool()
 }
