@@ -23,6 +23,8 @@ import (
 
 var servingPID = regexp.MustCompile(`msg=serving .*pid=(\d+)`)
 
+var upgradeDone = regexp.MustCompile(`msg="upgrade done" .*(moved=.*)`)
+
 // lastPID returns the process that began to serve last, and how many have. They
 // write to one log.
 func (p *Process) lastPID() (pid, n int) {
@@ -46,12 +48,13 @@ func (p *Process) killLast(t testing.TB) {
 func (p *Process) count(s string) int { return strings.Count(p.Log(), s) }
 
 // TestUpgradeUnderLoad replaces the process again and again. No client may notice,
-// and none may have to connect again.
+// and none may have to connect again. With -long -stops N it does so N times, beside
+// 1,000 clients that keep their connections.
 func TestUpgradeUnderLoad(t *testing.T) {
 	ParallelIfFew(t)
 	upgrades, n := 2, 8
 	if *Long {
-		upgrades, n = 100, 250
+		upgrades, n = max(upgrades, *Stops), 250
 	}
 	think := pause(5*time.Millisecond, 50*time.Millisecond)
 	for _, network := range []string{"tcp", "unix"} {
@@ -68,7 +71,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 			p := Launch(t, Here, Lastcall("-listen", listen, "-proxy", "http://"+program.Addr))
 			p.killLast(t)
 			var dials atomic.Int64
-			cfg := load.Config{EchoHeader: "X-Request-Id", GoesOn: true, MaxTime: 10 * time.Minute, MaxUnused: 5 * time.Second,
+			cfg := load.Config{EchoHeader: "X-Request-Id", GoesOn: true, MaxTime: time.Duration(upgrades+1) * time.Minute, MaxUnused: 5 * time.Second,
 				Dial: func(ctx context.Context, client int) (net.Conn, error) {
 					if client < 4*n { // the others make a connection for each request
 						dials.Add(1)
@@ -120,6 +123,13 @@ func TestUpgradeUnderLoad(t *testing.T) {
 			served := ledger.Compare(strings.SplitSeq(strings.TrimSpace(program.Stdout.String()), "\n"))
 			sum := ledger.Total
 			t.Logf("%d upgrades\n%v", upgrades, ledger)
+			for _, m := range upgradeDone.FindAllStringSubmatch(p.Log(), -1) {
+				t.Log(m[1])
+			}
+			for _, g := range cfg.Groups {
+				row := ledger.Row(g.Name)
+				t.Logf("slowest answer to %s: %v", g.Name, row.Slowest.Round(time.Millisecond))
+			}
 			if sum.Answered != sum.Requests || served.Count != sum.Answered || len(served.Twice) != 0 {
 				t.Errorf("of %d requests %d were answered; lost %d, refused %d; served %d, twice %d", sum.Requests, sum.Answered, sum.Lost, sum.Refused, served.Count, len(served.Twice))
 			}
