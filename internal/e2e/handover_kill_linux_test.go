@@ -189,8 +189,7 @@ func (k killing) test(t *testing.T, program *counter) {
 		}
 		victim.cmd.Process.Kill()
 		<-victim.done
-		p.from.Close()
-		p.to.Close()
+		p.cut()
 		survivor.cmd.Process.Signal(syscall.SIGCONT)
 	})
 	u.finish(k.half, k.upload, k.behind)
@@ -300,8 +299,7 @@ func TestStoppedAndKilledInHandover(t *testing.T) {
 				})
 				u.giver.cmd.Process.Kill()
 				<-u.giver.done
-				p.from.Close()
-				p.to.Close()
+				p.cut()
 			})
 			u.finish(answered, lost, lost)
 			u.half.Close()
@@ -632,6 +630,16 @@ func receivePacket(from, to *net.UnixConn) (packet, error) {
 func (p packet) pass(t *testing.T) {
 	if _, _, err := p.to.WriteMsgUnix(p.data, p.oob, nil); err != nil {
 		t.Errorf("pass %.40q on: %v", p.data, err)
+	}
+}
+
+// cut ends both connections. A process that is being started may have them, too, until
+// it runs its program: Close alone would leave them open meanwhile.
+func (p packet) cut() {
+	for _, c := range []*net.UnixConn{p.from, p.to} {
+		c.CloseRead()
+		c.CloseWrite()
+		c.Close()
 	}
 }
 
