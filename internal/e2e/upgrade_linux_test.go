@@ -72,6 +72,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 			p.killLast(t)
 			var dials atomic.Int64
 			cfg := load.Config{EchoHeader: "X-Request-Id", GoesOn: true, MaxTime: time.Duration(upgrades+1) * time.Minute, MaxUnused: 5 * time.Second,
+				AnswerTimeout: 2 * time.Minute, // a slow request waits for the upgrade, which WaitFor bounds
 				Dial: func(ctx context.Context, client int) (net.Conn, error) {
 					if client < 4*n { // the others make a connection for each request
 						dials.Add(1)
