@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -95,6 +96,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 			if err := l.Ready(ctx, 2); err != nil {
 				t.Fatal(err)
 			}
+			pipelined := startPipeliners(t, n, network, p.Addr)
 			for i := range upgrades {
 				slow := fmt.Sprintf("slow %d", i)
 				if err := l.Add(load.Group{Name: slow, Kind: load.Fresh, N: 5, Requests: 1, Path: fmt.Sprintf("/slow?long=%d", i+1), Delay: -1}); err != nil {
@@ -110,6 +112,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 				program.Signal(t, syscall.SIGUSR1)
 				WaitFor(t, "the end of the predecessor", func() bool { return p.count(`msg="upgrade: the predecessor has ended" `) == i+1 })
 			}
+			sent := pipelined.stop()
 			l.Stop()
 			ledger := l.Wait()
 			pid, serving := p.lastPID()
@@ -121,9 +124,22 @@ func TestUpgradeUnderLoad(t *testing.T) {
 				t.Errorf("exit status = %d, want 0", status)
 			}
 			program.stopCleanly(t)
-			served := ledger.Compare(strings.SplitSeq(strings.TrimSpace(program.Stdout.String()), "\n"))
+			var others, got []string
+			for id := range strings.SplitSeq(strings.TrimSpace(program.Stdout.String()), "\n") {
+				if strings.HasPrefix(id, "pipelined") {
+					got = append(got, id)
+				} else {
+					others = append(others, id)
+				}
+			}
+			slices.Sort(got)
+			slices.Sort(sent)
+			if len(sent) == 0 || !slices.Equal(got, sent) {
+				t.Errorf("%d pipelined requests were answered, and %d served", len(sent), len(got))
+			}
+			served := ledger.Compare(slices.Values(others))
 			sum := ledger.Total
-			t.Logf("%d upgrades\n%v", upgrades, ledger)
+			t.Logf("%d upgrades, %d pipelined requests\n%v", upgrades, len(sent), ledger)
 			for _, m := range upgradeDone.FindAllStringSubmatch(p.Log(), -1) {
 				t.Log(m[1])
 			}
