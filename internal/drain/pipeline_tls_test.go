@@ -105,6 +105,46 @@ func TestCloseNotifyInOnePacket(t *testing.T) {
 	}
 }
 
+// After Hijack the buffer is the handler's, even if what has read the body looks for its
+// end once more, as some middleware does.
+func TestHijackedBufferOverTLS(t *testing.T) {
+	t.Parallel()
+	hijacked, proceed, returned := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	s := servetest.Start(t, new(actors.Stop), server2(t, true, func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		nc, buf, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		go func() {
+			defer nc.Close()
+			<-proceed
+			var echo []byte
+			for range 3 {
+				b, _ := buf.ReadByte()
+				echo = append(echo, b)
+			}
+			<-returned
+			nc.Write(echo)
+		}()
+		close(hijacked)
+		<-proceed
+		io.Copy(io.Discard, r.Body)
+		close(returned)
+	}))
+	raw := s.Dial(t)
+	c := tls.Client(raw.Conn, &tls.Config{InsecureSkipVerify: true})
+	io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhelloabc")
+	<-hijacked
+	s.End()
+	s.Until(t, actors.Draining)
+	close(proceed)
+	if b, err := io.ReadAll(c); string(b) != "abc" {
+		t.Errorf("echo = %q, %v", b, err)
+	}
+}
+
 // Under TLS a next request may come in one record with the current one, or in another
 // one of the same packet, whole or in part. Then crypto/tls or net/http have it before
 // the current one is answered. It is answered, too.

@@ -142,8 +142,8 @@ func (c *conn) beginLocked(state connState) {
 func (c *conn) nextRequestArrived(w http.ResponseWriter) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.state == stateAnsweringNext {
-		return true
+	if c.state != stateAnswering { // after Hijack the buffer is the handler's
+		return c.state == stateAnsweringNext
 	}
 	behind, body := c.framing.behind()
 	if behind || body < 0 {
