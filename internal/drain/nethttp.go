@@ -40,10 +40,10 @@ import "time"
 //     deadline from then on but none. GOAWAY closes it a second later, if it has
 //     no streams. An answer with "Connection: close" sends GOAWAY.
 //   - A ResponseWriter of HTTP/1 has the connection's *bufio.Reader in its field
-//     conn.bufr, and in conn.r.inRead, under conn.r.mu, whether the background read
-//     is not over. (See tls_test.go. Without the former a next request
-//     that came in one TLS record with the current one is lost in a stop; without the
-//     latter an answer in a stop may take stallTimeout.)
+//     conn.bufr. Its field conn.r.inRead, under conn.r.mu, is true until the background
+//     read is over. (See tls_test.go. Without the former a next request that came in one
+//     TLS record with the current one is lost in a stop. Without the latter an answer in
+//     a stop may take stallTimeout.)
 //   - The table's entry protoUnencrypted serves HTTP/2 on any net.Conn, behind the
 //     preface. It reads the payload of a frame by a Read of its own, and a Write of
 //     small frames ends with one. (See frames_test.go.)
