@@ -42,7 +42,10 @@ func TestUpgrade(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 		next = ask()
 	}
+	// The first has given the connection, but may not be done: if only its successor was
+	// stopped then, it would go on.
 	syscall.Kill(next, syscall.SIGTERM)
+	syscall.Kill(first, syscall.SIGTERM)
 	nc.Close()
 	p.wait()
 }
