@@ -10,8 +10,9 @@
 // repository has the table and the pictures, and no reports: a run of some servers
 // or scenarios names another directory, or the table in results would have only those.
 //
-// It needs root to install what is missing (Debian's nginx, haproxy and
-// nodejs), and for the long line; Go modules come from the Go proxy.
+// It needs root to install what is missing (Debian's nginx, haproxy, nodejs and
+// systemd), for the long line, and for a systemd in namespaces of its own, which
+// restarts a program; Go modules come from the Go proxy.
 package main
 
 import (
@@ -200,7 +201,7 @@ func (c *comparison) command(ctx context.Context, dir, name string, args ...stri
 
 // install gets what is missing from Debian.
 func (c *comparison) install(ctx context.Context) error {
-	packages := map[string]string{"nginx": "nginx-light", "haproxy": "haproxy", "node": "nodejs"}
+	packages := map[string]string{"nginx": "nginx-light", "haproxy": "haproxy", "node": "nodejs", "systemctl": "systemd"}
 	var missing []string
 	for program, pkg := range packages {
 		if _, err := exec.LookPath(program); err != nil {

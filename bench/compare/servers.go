@@ -51,7 +51,7 @@ var servers = []server{
 	{name: "lastcall-files", title: "lastcall files", version: "go", files: true,
 		command: []string{"$BIN/lastcall", "-h2c", "-listen", "$LISTEN", "-dir", "$DIR", "-log-level", "error"}},
 
-	{name: "restart", title: "nginx, the program restarted", version: "nginx", signal: "QUIT",
+	{name: "restart", title: "nginx, systemctl restart", version: "nginx", signal: "QUIT",
 		config: "nginx-deploy.conf", h2Apart: true, command: []string{"$SERVERS/deploy", "restart", "start"}, scenario: "deploy", reload: "$SERVERS/deploy restart"},
 	{name: "nginx", title: "nginx, two ports and a reload", version: "nginx", signal: "QUIT",
 		config: "nginx-deploy.conf", h2Apart: true, command: []string{"$SERVERS/deploy", "nginx", "start"}, scenario: "deploy", reload: "$SERVERS/deploy nginx"},
