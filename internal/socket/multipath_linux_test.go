@@ -8,22 +8,29 @@ import (
 	"time"
 )
 
+// connect returns both ends of a connection, of multipath TCP if the client asks for it
+// and the system has it.
+func connect(t *testing.T, l *net.TCPListener, multipath bool) (client, server *net.TCPConn) {
+	t.Helper()
+	var d net.Dialer
+	d.SetMultipathTCP(multipath)
+	nc, err := d.DialContext(context.Background(), "tcp4", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if server, err = l.AcceptTCP(); err != nil {
+		nc.Close()
+		t.Fatal(err)
+	}
+	return nc.(*net.TCPConn), server
+}
+
 // The kernel's counts are those of one path: they are not used where there may
 // be several.
 func TestTCPInfo(t *testing.T) {
 	for _, multipath := range []bool{false, true} {
-		l := listen(t, "tcp4", true)
-		var d net.Dialer
-		d.SetMultipathTCP(multipath)
-		client, err := d.DialContext(context.Background(), "tcp4", l.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
+		client, server := connect(t, listen(t, "tcp4", true), multipath)
 		defer client.Close()
-		server, err := l.AcceptTCP()
-		if err != nil {
-			t.Fatal(err)
-		}
 		defer server.Close()
 		used, err := server.MultipathTCP()
 		if err != nil {
@@ -70,17 +77,7 @@ func TestUnackedAtEnd(t *testing.T) {
 	for _, multipath := range []bool{false, true} {
 		l := listen(t, "tcp4", true)
 		for range 20 { // for whether the path is gone when we look is chance
-			var d net.Dialer
-			d.SetMultipathTCP(multipath)
-			nc, err := d.DialContext(context.Background(), "tcp4", l.Addr().String())
-			if err != nil {
-				t.Fatal(err)
-			}
-			client := nc.(*net.TCPConn)
-			server, err := l.AcceptTCP()
-			if err != nil {
-				t.Fatal(err)
-			}
+			client, server := connect(t, l, multipath)
 			for _, c := range []*net.TCPConn{client, server} {
 				c.SetDeadline(time.Now().Add(30 * time.Second))
 				if _, err := c.Write([]byte("hello")); err != nil {
