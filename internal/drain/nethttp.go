@@ -1,6 +1,9 @@
 package drain
 
-import "time"
+import (
+	"reflect"
+	"time"
+)
 
 // What this package assumes of net/http's inside. Each assumption has a test in
 // nethttp_test.go that fails when Go changes it:
@@ -51,3 +54,43 @@ const backgroundReadSize = 1
 
 // aLongTimeAgo is a deadline by which a Read ends at once.
 var aLongTimeAgo = time.Unix(1, 0)
+
+// fieldPath is where a field is in a ResponseWriter: that of a struct that a field of
+// another one points to, and so on. It has none where it is not known.
+type fieldPath struct {
+	of     reflect.Type
+	fields []int
+}
+
+// findField returns the path of the names to a field of the type want.
+func findField(of, want reflect.Type, names ...string) *fieldPath {
+	path, t := &fieldPath{of: of}, of
+	for _, name := range names {
+		if t.Kind() != reflect.Pointer || t.Elem().Kind() != reflect.Struct {
+			return &fieldPath{of: of}
+		}
+		field, ok := t.Elem().FieldByName(name)
+		if !ok || len(field.Index) > 1 {
+			return &fieldPath{of: of}
+		}
+		path.fields, t = append(path.fields, field.Index[0]), field.Type
+	}
+	if t != want {
+		return &fieldPath{of: of}
+	}
+	return path
+}
+
+// follow returns the field of the ResponseWriter, or the zero Value if there is none.
+func (p *fieldPath) follow(v reflect.Value) reflect.Value {
+	if len(p.fields) == 0 {
+		return reflect.Value{}
+	}
+	for _, i := range p.fields {
+		if v = v.Elem(); !v.IsValid() {
+			return v
+		}
+		v = v.Field(i)
+	}
+	return v
+}
