@@ -52,7 +52,7 @@ var servers = []server{
 		command: []string{"$BIN/lastcall", "-h2c", "-listen", "$LISTEN", "-dir", "$DIR", "-log-level", "error"}},
 
 	{name: "restart", title: "nginx, systemctl restart", version: "nginx", signal: "QUIT",
-		config: "nginx-deploy.conf", h2Apart: true, command: []string{"$SERVERS/deploy", "restart", "start"}, scenario: "deploy", reload: "$SERVERS/deploy restart"},
+		config: "nginx-deploy.conf", h2Apart: true, command: []string{"$SERVERS/deploy", "restart", "start"}, scenario: "deploy", reload: "$SERVERS/systemd restart"},
 	{name: "nginx", title: "nginx, two ports and a reload", version: "nginx", signal: "QUIT",
 		config: "nginx-deploy.conf", h2Apart: true, command: []string{"$SERVERS/deploy", "nginx", "start"}, scenario: "deploy", reload: "$SERVERS/deploy nginx"},
 	{name: "haproxy", title: "HAProxy, two servers and its runtime API", version: "haproxy", signal: "USR1",
