@@ -16,7 +16,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -456,7 +455,7 @@ func TestSignalToAllIdle(t *testing.T) {
 // TestProgramNeverReady has programs that do not come up.
 func TestProgramNeverReady(t *testing.T) {
 	t.Parallel()
-	var all sync.WaitGroup // at once: with t.Parallel they would begin after all other tests, and end last
+	var all together
 	defer all.Wait()
 	for _, tt := range []struct {
 		name  string
@@ -467,26 +466,24 @@ func TestProgramNeverReady(t *testing.T) {
 		{"sick", []string{"-program-health", "/health"}, "CHILD_SICK=yes", "not ready after 10s"},
 		{"slow", nil, "CHILD_WAITS=/nonexistent", "not ready after 10s: it does not listen on PORT="},
 	} {
-		all.Go(func() {
-			t.Run(tt.name, func(t *testing.T) {
-				p := Launch(t, Here, asChild(append(tt.flags, "-program-start", "10s", "-program-restart", "never"), tt.env))
-				got := make(chan int, 1)
-				go func() {
-					res, err := http.Get("http://" + p.Addr + "/pid")
-					if err != nil {
-						got <- 0
-						return
-					}
-					res.Body.Close()
-					got <- res.StatusCode
-				}()
-				if status := p.Wait(t); status != 1 || !strings.Contains(p.Log(), tt.log) {
-					t.Errorf("exit status = %d, want 1 and the line %s", status, tt.log)
+		all.run(t, tt.name, func(t *testing.T) {
+			p := Launch(t, Here, asChild(append(tt.flags, "-program-start", "10s", "-program-restart", "never"), tt.env))
+			got := make(chan int, 1)
+			go func() {
+				res, err := http.Get("http://" + p.Addr + "/pid")
+				if err != nil {
+					got <- 0
+					return
 				}
-				if status := <-got; status != 503 {
-					t.Errorf("the held request = %d, want 503", status)
-				}
-			})
+				res.Body.Close()
+				got <- res.StatusCode
+			}()
+			if status := p.Wait(t); status != 1 || !strings.Contains(p.Log(), tt.log) {
+				t.Errorf("exit status = %d, want 1 and the line %s", status, tt.log)
+			}
+			if status := <-got; status != 503 {
+				t.Errorf("the held request = %d, want 503", status)
+			}
 		})
 	}
 }

@@ -15,7 +15,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -32,7 +31,7 @@ func TestCorpus(t *testing.T) {
 		t.Fatalf("no files of the corpus: %v", err)
 	}
 	pki := newPKI(t)
-	var all sync.WaitGroup // at once: with t.Parallel they would begin after all other tests, and end last
+	var all together
 	defer all.Wait()
 	for _, path := range paths {
 		c := readCorpus(t, path)
@@ -41,9 +40,9 @@ func TestCorpus(t *testing.T) {
 			if i > 0 && !*Long {
 				break // the same code serves the others
 			}
-			all.Go(func() { t.Run(name+"/"+client, func(t *testing.T) { c.test(t, path, client, false, pki) }) })
+			all.run(t, name+"/"+client, func(t *testing.T) { c.test(t, path, client, false, pki) })
 			if client == "http" && *Long {
-				all.Go(func() { t.Run(name+"/"+client+" in pieces", func(t *testing.T) { c.test(t, path, client, true, pki) }) })
+				all.run(t, name+"/"+client+" in pieces", func(t *testing.T) { c.test(t, path, client, true, pki) })
 			}
 		}
 	}

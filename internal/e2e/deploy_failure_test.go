@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -19,7 +18,7 @@ import (
 // and answers all requests.
 func TestDeployNotReady(t *testing.T) {
 	t.Parallel()
-	var all sync.WaitGroup // at once: with t.Parallel they would begin after all other tests, and end last
+	var all together
 	defer all.Wait()
 	for _, tt := range []struct {
 		name    string
@@ -27,38 +26,36 @@ func TestDeployNotReady(t *testing.T) {
 		command []string
 		err     string
 		output  string
-		often   bool
+		long    bool // only with -long
 	}{
-		{"sick", "15s", []string{"env", "CHILD_SICK=yes", os.Args[0]}, "not ready after 15s: /health answers 500", "", true},
-		{"listens elsewhere", "15s", []string{"env", "CHILD_ADDR=127.0.0.1:0", os.Args[0]}, "not ready after 15s: it does not listen on PORT=2", "| msg=serving", *Long},
-		{"its port is taken", "1m", []string{"env", "CHILD_ADDR=ADDR", os.Args[0]}, "exit status 1", "address already in use", true},
-		{"out of memory", "1m", []string{"sh", "-c", `ulimit -v 50000 && exec "$0"`, os.Args[0]}, "program: ", "", *Long},
-		{"cannot be started", "1m", []string{os.TempDir()}, "is a directory", "", *Long},
+		{"sick", "15s", []string{"env", "CHILD_SICK=yes", os.Args[0]}, "not ready after 15s: /health answers 500", "", false},
+		{"listens elsewhere", "15s", []string{"env", "CHILD_ADDR=127.0.0.1:0", os.Args[0]}, "not ready after 15s: it does not listen on PORT=2", "| msg=serving", true},
+		{"its port is taken", "1m", []string{"env", "CHILD_ADDR=ADDR", os.Args[0]}, "exit status 1", "address already in use", false},
+		{"out of memory", "1m", []string{"sh", "-c", `ulimit -v 50000 && exec "$0"`, os.Args[0]}, "program: ", "", true},
+		{"cannot be started", "1m", []string{os.TempDir()}, "is a directory", "", true},
 	} {
-		all.Go(func() {
-			t.Run(tt.name, func(t *testing.T) {
-				if !tt.often {
-					LongOnly(t)
-				}
-				d := startDeployable(t, "-program-health", "/health", "-program-start", tt.start)
-				before := d.pid(t)
-				answers := d.askAllTheWhile(t)
-				args := []string{"--"}
-				for _, arg := range tt.command {
-					args = append(args, strings.Replace(arg, "=ADDR", "="+d.Addr, 1))
-				}
-				out, errs, status := d.deploy(t, args...)
-				if status != 1 || !strings.Contains(errs, tt.err) || !strings.Contains(out, tt.output) {
-					t.Errorf("lastcall deploy = %d\n%s%swant 1, %q, %q", status, out, errs, tt.err, tt.output)
-				}
-				if n := answers(); len(n) != 1 || n[200] == 0 {
-					t.Errorf("answers by status: %v, want 200 only", n)
-				}
-				if after := d.pid(t); after != before {
-					t.Errorf("requests go from process %s to %s", before, after)
-				}
-				d.stop(t)
-			})
+		all.run(t, tt.name, func(t *testing.T) {
+			if tt.long {
+				LongOnly(t)
+			}
+			d := startDeployable(t, "-program-health", "/health", "-program-start", tt.start)
+			before := d.pid(t)
+			answers := d.askAllTheWhile(t)
+			args := []string{"--"}
+			for _, arg := range tt.command {
+				args = append(args, strings.Replace(arg, "=ADDR", "="+d.Addr, 1))
+			}
+			out, errs, status := d.deploy(t, args...)
+			if status != 1 || !strings.Contains(errs, tt.err) || !strings.Contains(out, tt.output) {
+				t.Errorf("lastcall deploy = %d\n%s%swant 1, %q, %q", status, out, errs, tt.err, tt.output)
+			}
+			if n := answers(); len(n) != 1 || n[200] == 0 {
+				t.Errorf("answers by status: %v, want 200 only", n)
+			}
+			if after := d.pid(t); after != before {
+				t.Errorf("requests go from process %s to %s", before, after)
+			}
+			d.stop(t)
 		})
 	}
 }
@@ -127,37 +124,35 @@ func TestDeployCrashes(t *testing.T) {
 // TestDeployOldCrashes has the old version end while the new one starts.
 func TestDeployOldCrashes(t *testing.T) {
 	t.Parallel()
-	var all sync.WaitGroup // at once: with t.Parallel they would begin after all other tests, and end last
+	var all together
 	defer all.Wait()
 	for _, policy := range []string{"on-failure", "never"} {
-		all.Go(func() {
-			t.Run(policy, func(t *testing.T) {
-				if policy == "never" {
-					LongOnly(t)
+		all.run(t, policy, func(t *testing.T) {
+			if policy == "never" {
+				LongOnly(t)
+			}
+			d := startDeployable(t, "-program-restart", policy)
+			deployed := make(chan int)
+			go func() {
+				out, errs, status := d.deploy(t, "--", "env", "CHILD_WAITS="+d.dir+"/start", os.Args[0])
+				if status != 0 {
+					t.Errorf("lastcall deploy = %d\n%s%s", status, out, errs)
 				}
-				d := startDeployable(t, "-program-restart", policy)
-				deployed := make(chan int)
-				go func() {
-					out, errs, status := d.deploy(t, "--", "env", "CHILD_WAITS="+d.dir+"/start", os.Args[0])
-					if status != 0 {
-						t.Errorf("lastcall deploy = %d\n%s%s", status, out, errs)
-					}
-					deployed <- status
-				}()
-				d.WaitLog(t, `generation=2 msg=started`)
-				killChild(t, d.Process, syscall.SIGKILL)
-				d.WaitLog(t, `generation=1 msg=ended`)
-				answers := d.askAllTheWhile(t)
-				if policy != "never" {
-					d.pid(t) // of the old version, started again
-				}
-				d.create(t, "start")
-				<-deployed
-				if n := answers(); len(n) != 1 || n[200] == 0 {
-					t.Errorf("answers by status: %v, want 200 only", n)
-				}
-				d.stop(t)
-			})
+				deployed <- status
+			}()
+			d.WaitLog(t, `generation=2 msg=started`)
+			killChild(t, d.Process, syscall.SIGKILL)
+			d.WaitLog(t, `generation=1 msg=ended`)
+			answers := d.askAllTheWhile(t)
+			if policy != "never" {
+				d.pid(t) // of the old version, started again
+			}
+			d.create(t, "start")
+			<-deployed
+			if n := answers(); len(n) != 1 || n[200] == 0 {
+				t.Errorf("answers by status: %v, want 200 only", n)
+			}
+			d.stop(t)
 		})
 	}
 }

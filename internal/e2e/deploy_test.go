@@ -205,60 +205,58 @@ func children(pid int) (all, zombies []int) {
 func TestDeployUnderLoad(t *testing.T) {
 	t.Parallel()
 	think := pause(5*time.Millisecond, 400*time.Millisecond)
-	var all sync.WaitGroup // at once: with t.Parallel they would begin after all other tests, and end last
+	var all together
 	defer all.Wait()
 	for _, mode := range []string{"overlap", "replace"} {
-		all.Go(func() {
-			t.Run(mode, func(t *testing.T) {
-				d := startDeployable(t, "-deploy", mode)
-				client := d.client()
-				defer client.CloseIdleConnections()
-				fresh := freshUsage(t, d.Process, client, "localhost")
-				l := startLoad(t, load.Config{Addr: d.Addr, EchoHeader: "X-Request-Id", MaxTime: 2 * time.Minute, MaxUnused: keepsUnused, Groups: []load.Group{
-					{Name: "blind", Kind: load.Blind, N: Few(40), Think: think, Method: "POST", Body: 16},
-					{Name: "looking", Kind: load.Looking, N: Few(40), Think: think, Method: "POST", Body: 16},
-					{Name: "fresh", Kind: load.Fresh, N: Few(16), Think: think, Method: "POST", Body: 16},
-					{Name: "slow", Kind: load.Fresh, N: 4, Path: "/slow"},
-				}}, 1)
-				generation := 1
-				for range *Stops {
-					if _, errs, status := d.deploy(t, "--", "sh", "-c", "exit 7"); status != 1 || !strings.Contains(errs, "exit status 7") {
-						t.Errorf("lastcall deploy = %d, %s, want 1 and the reason", status, errs)
-					}
-					generation += 2
-					before := d.pid(t)
-					out, errs, status := d.deploy(t)
-					if after := d.pid(t); status != 0 || after == before {
-						t.Errorf("lastcall deploy = %d, %s, and requests go from process %s to %s", status, errs, before, after)
-					}
-					if mode == "overlap" {
-						expectSteps(t, out, "starting generation=", "ready generation=", "switched generation=", "drained generation=", "ended the old generation=", "done generation=")
-					} else {
-						expectSteps(t, out, "holding requests generation=", "ended the old generation=", "starting generation=", "switched generation=", "done generation=")
-					}
+		all.run(t, mode, func(t *testing.T) {
+			d := startDeployable(t, "-deploy", mode)
+			client := d.client()
+			defer client.CloseIdleConnections()
+			fresh := freshUsage(t, d.Process, client, "localhost")
+			l := startLoad(t, load.Config{Addr: d.Addr, EchoHeader: "X-Request-Id", MaxTime: 2 * time.Minute, MaxUnused: keepsUnused, Groups: []load.Group{
+				{Name: "blind", Kind: load.Blind, N: Few(40), Think: think, Method: "POST", Body: 16},
+				{Name: "looking", Kind: load.Looking, N: Few(40), Think: think, Method: "POST", Body: 16},
+				{Name: "fresh", Kind: load.Fresh, N: Few(16), Think: think, Method: "POST", Body: 16},
+				{Name: "slow", Kind: load.Fresh, N: 4, Path: "/slow"},
+			}}, 1)
+			generation := 1
+			for range *Stops {
+				if _, errs, status := d.deploy(t, "--", "sh", "-c", "exit 7"); status != 1 || !strings.Contains(errs, "exit status 7") {
+					t.Errorf("lastcall deploy = %d, %s, want 1 and the reason", status, errs)
 				}
-				l.Stop()
-				n := l.Wait().Total
-				if n.Lost != 0 || n.ResetOnConnect != 0 || n.ErrorStatus != 0 || n.WrongAnswer != 0 || n.ClientError != 0 || n.RefusedEarly != 0 {
-					t.Errorf("%+v: want nothing lost, and no error", n)
+				generation += 2
+				before := d.pid(t)
+				out, errs, status := d.deploy(t)
+				if after := d.pid(t); status != 0 || after == before {
+					t.Errorf("lastcall deploy = %d, %s, and requests go from process %s to %s", status, errs, before, after)
 				}
-				t.Logf("answered %d", n.Answered)
-				all := d.generations(t)
-				for i, g := range all {
-					if want := generation - i; g.Generation != want || g.Current != (i == 0) || (g.PID != 0) != g.Current {
-						t.Errorf("/status shows %+v, want generation %d, and a process of the newest only", g, want)
-					}
+				if mode == "overlap" {
+					expectSteps(t, out, "starting generation=", "ready generation=", "switched generation=", "drained generation=", "ended the old generation=", "done generation=")
+				} else {
+					expectSteps(t, out, "holding requests generation=", "ended the old generation=", "starting generation=", "switched generation=", "done generation=")
 				}
-				if shown := min(generation, 7); len(all) != shown || strings.Count(d.metrics(t), "\nlastcall_program_current{") != shown {
-					t.Errorf("/status or /metrics shows not %d generations, of %d", shown, generation)
+			}
+			l.Stop()
+			n := l.Wait().Total
+			if n.Lost != 0 || n.ResetOnConnect != 0 || n.ErrorStatus != 0 || n.WrongAnswer != 0 || n.ClientError != 0 || n.RefusedEarly != 0 {
+				t.Errorf("%+v: want nothing lost, and no error", n)
+			}
+			t.Logf("answered %d", n.Answered)
+			all := d.generations(t)
+			for i, g := range all {
+				if want := generation - i; g.Generation != want || g.Current != (i == 0) || (g.PID != 0) != g.Current {
+					t.Errorf("/status shows %+v, want generation %d, and a process of the newest only", g, want)
 				}
-				WaitFor(t, "one child process only", func() bool {
-					all, zombies := children(d.cmd.Process.Pid)
-					return len(all) == 1 && len(zombies) == 0 || runtime.GOOS != "linux"
-				})
-				awaitUsage(t, d.Process, client, "localhost", fresh)
-				d.stop(t)
+			}
+			if shown := min(generation, 7); len(all) != shown || strings.Count(d.metrics(t), "\nlastcall_program_current{") != shown {
+				t.Errorf("/status or /metrics shows not %d generations, of %d", shown, generation)
+			}
+			WaitFor(t, "one child process only", func() bool {
+				all, zombies := children(d.cmd.Process.Pid)
+				return len(all) == 1 && len(zombies) == 0 || runtime.GOOS != "linux"
 			})
+			awaitUsage(t, d.Process, client, "localhost", fresh)
+			d.stop(t)
 		})
 	}
 }
@@ -328,7 +326,7 @@ func (d deployable) askAllTheWhile(t testing.TB) (answers func() map[int]int) {
 // TestDeployFails has the new generation fail before it is ready, and after it.
 func TestDeployFails(t *testing.T) {
 	t.Parallel()
-	var all sync.WaitGroup // at once: with t.Parallel they would begin after all other tests, and end last
+	var all together
 	defer all.Wait()
 	for _, tt := range []struct {
 		name, file, mode string
@@ -340,46 +338,44 @@ func TestDeployFails(t *testing.T) {
 		{"at its start, replacing", "fails", "replace", "exit status 7", "| cannot find the database", "starting the old again", "exit status 7"},
 		{"after the switch", "dies", "overlap", "ended within 10s after the switch: program: exit status 9", "| lost the database", "went back generation=1", "exit status 9"},
 	} {
-		all.Go(func() {
-			t.Run(tt.name, func(t *testing.T) {
-				if tt.name == "at its start" {
-					LongOnly(t) // another way to be not ready
+		all.run(t, tt.name, func(t *testing.T) {
+			if tt.name == "at its start" {
+				LongOnly(t) // another way to be not ready
+			}
+			d := startDeployable(t, "-deploy", tt.mode)
+			before := d.pid(t)
+			d.create(t, tt.file)
+			answers := d.askAllTheWhile(t)
+			if tt.mode == "replace" { // the old one has to start again
+				go func() {
+					d.WaitLog(t, `msg="deploy starting" generation=2`)
+					d.WaitLog(t, `generation=2 msg=ended`)
+					os.Remove(filepath.Join(d.dir, tt.file))
+				}()
+			}
+			out, errs, status := d.deploy(t)
+			for got, n := range answers() {
+				if crash := tt.file == "dies" && got == 502; got != 200 && !crash { // that takes what is in flight with it
+					t.Errorf("%d requests during the deploy = %d, want 200", n, got)
 				}
-				d := startDeployable(t, "-deploy", tt.mode)
-				before := d.pid(t)
-				d.create(t, tt.file)
-				answers := d.askAllTheWhile(t)
-				if tt.mode == "replace" { // the old one has to start again
-					go func() {
-						d.WaitLog(t, `msg="deploy starting" generation=2`)
-						d.WaitLog(t, `generation=2 msg=ended`)
-						os.Remove(filepath.Join(d.dir, tt.file))
-					}()
+			}
+			if status != 1 || !strings.Contains(errs, tt.err) || !strings.Contains(out, tt.output) || !strings.Contains(out, tt.step) {
+				t.Errorf("lastcall deploy = %d\n%s%swant 1, %q, %q, %q", status, out, errs, tt.err, tt.output, tt.step)
+			}
+			if after := d.pid(t); tt.mode == "overlap" && after != before {
+				t.Errorf("requests go from process %s to %s", before, after)
+			}
+			for _, g := range d.generations(t) {
+				if g.Current != (g.Generation == 1) || g.Generation == 2 && (g.State != "failed" || g.LastError == "") {
+					t.Errorf("/status shows %+v", g)
 				}
-				out, errs, status := d.deploy(t)
-				for got, n := range answers() {
-					if crash := tt.file == "dies" && got == 502; got != 200 && !crash { // that takes what is in flight with it
-						t.Errorf("%d requests during the deploy = %d, want 200", n, got)
-					}
+				if g.Generation == 1 {
+					d.expectMetrics(t, fmt.Sprintf(`program_info{generation="1",pid="%d"} 1`, g.PID), `program_state{generation="1",state="ready"} 1`, `program_state{generation="1",state="failed"} 0`,
+						fmt.Sprintf(`program_start_time_seconds{generation="1"} %v`, float64(g.Since.UnixMilli())/1000))
 				}
-				if status != 1 || !strings.Contains(errs, tt.err) || !strings.Contains(out, tt.output) || !strings.Contains(out, tt.step) {
-					t.Errorf("lastcall deploy = %d\n%s%swant 1, %q, %q, %q", status, out, errs, tt.err, tt.output, tt.step)
-				}
-				if after := d.pid(t); tt.mode == "overlap" && after != before {
-					t.Errorf("requests go from process %s to %s", before, after)
-				}
-				for _, g := range d.generations(t) {
-					if g.Current != (g.Generation == 1) || g.Generation == 2 && (g.State != "failed" || g.LastError == "") {
-						t.Errorf("/status shows %+v", g)
-					}
-					if g.Generation == 1 {
-						d.expectMetrics(t, fmt.Sprintf(`program_info{generation="1",pid="%d"} 1`, g.PID), `program_state{generation="1",state="ready"} 1`, `program_state{generation="1",state="failed"} 0`,
-							fmt.Sprintf(`program_start_time_seconds{generation="1"} %v`, float64(g.Since.UnixMilli())/1000))
-					}
-				}
-				d.expectMetrics(t, `program_state{generation="2",state="failed"} 1`, `program_last_error_info{generation="2",reason="`+tt.reason+`"} 1`)
-				d.stop(t)
-			})
+			}
+			d.expectMetrics(t, `program_state{generation="2",state="failed"} 1`, `program_last_error_info{generation="2",reason="`+tt.reason+`"} 1`)
+			d.stop(t)
 		})
 	}
 }

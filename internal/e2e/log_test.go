@@ -12,7 +12,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -138,7 +137,7 @@ func waitDraining(t *testing.T, socket string) {
 // log does not take is counted. The stop ends in time, or at the second SIGINT.
 func TestLogBlocks(t *testing.T) {
 	t.Parallel()
-	var all sync.WaitGroup // at once: with t.Parallel they would begin after all other tests, and end last
+	var all together
 	defer all.Wait()
 	for _, tt := range []struct {
 		name    string
@@ -151,90 +150,88 @@ func TestLogBlocks(t *testing.T) {
 		{"deadline", false, []os.Signal{syscall.SIGTERM, nil}, 3},
 		{"second SIGINT", false, []os.Signal{syscall.SIGINT, syscall.SIGINT}, 128 + 2},
 	} {
-		all.Go(func() {
-			t.Run(tt.name, func(t *testing.T) {
-				dir := t.TempDir()
-				admin := &http.Client{Transport: &http.Transport{DialContext: dialUnix(dir + "/admin")}}
-				defer admin.CloseIdleConnections()
-				flags := []string{"-listen", "127.0.0.1:0", "-access-log", "-read-header-timeout", "1m", "-report", dir + "/report", "-admin", "unix:" + dir + "/admin"}
-				if len(tt.signals) > 1 && tt.signals[1] == nil {
-					flags = append(flags, "-grace", "1s")
-				}
-				p, r := launchUnread(t, Lastcall(flags...))
-				began := time.Now()
-				askOften(t, p.Addr, aLongPath, 1500)
-				t.Logf("1500 requests took %v", time.Since(began))
-				_, metrics := ask(t, admin, "GET", "http://admin/metrics", "")
-				_, status := ask(t, admin, "GET", "http://admin/status", "")
-				n := wantDropped(t, "/metrics", metrics)
-				if n < 300 || n > 500 {
-					t.Errorf("log_lines_dropped = %d, want 1500 but for those in the pipe and the queue", n)
-				}
-				if got := wantDropped(t, "/status", status); got != n {
-					t.Errorf("log_lines_dropped = %d in /status, %d in /metrics", got, n)
-				}
+		all.run(t, tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			admin := &http.Client{Transport: &http.Transport{DialContext: dialUnix(dir + "/admin")}}
+			defer admin.CloseIdleConnections()
+			flags := []string{"-listen", "127.0.0.1:0", "-access-log", "-read-header-timeout", "1m", "-report", dir + "/report", "-admin", "unix:" + dir + "/admin"}
+			if len(tt.signals) > 1 && tt.signals[1] == nil {
+				flags = append(flags, "-grace", "1s")
+			}
+			p, r := launchUnread(t, Lastcall(flags...))
+			began := time.Now()
+			askOften(t, p.Addr, aLongPath, 1500)
+			t.Logf("1500 requests took %v", time.Since(began))
+			_, metrics := ask(t, admin, "GET", "http://admin/metrics", "")
+			_, status := ask(t, admin, "GET", "http://admin/status", "")
+			n := wantDropped(t, "/metrics", metrics)
+			if n < 300 || n > 500 {
+				t.Errorf("log_lines_dropped = %d, want 1500 but for those in the pipe and the queue", n)
+			}
+			if got := wantDropped(t, "/status", status); got != n {
+				t.Errorf("log_lines_dropped = %d in /status, %d in /metrics", got, n)
+			}
 
-				if tt.recover {
-					r.SetReadDeadline(time.Now().Add(20 * time.Second))
-					for lines := bufio.NewReader(r); ; {
-						line, err := lines.ReadString('\n')
-						if err != nil {
-							t.Fatalf("read the log until it says what was dropped: %v", err)
+			if tt.recover {
+				r.SetReadDeadline(time.Now().Add(20 * time.Second))
+				for lines := bufio.NewReader(r); ; {
+					line, err := lines.ReadString('\n')
+					if err != nil {
+						t.Fatalf("read the log until it says what was dropped: %v", err)
+					}
+					if strings.Contains(line, "lines were dropped") {
+						if got := wantDropped(t, "the log", line); got != n {
+							t.Errorf("the log says log_lines_dropped=%d, want %d", got, n)
 						}
-						if strings.Contains(line, "lines were dropped") {
-							if got := wantDropped(t, "the log", line); got != n {
-								t.Errorf("the log says log_lines_dropped=%d, want %d", got, n)
-							}
-							break
-						}
+						break
 					}
 				}
-				var v *visitor
-				if len(tt.signals) > 1 {
-					v = visit(t, p.Addr) // holds the stop
-					v.send("GET / HT")
-					WaitFor(t, "a busy connection", func() bool {
-						_, status := ask(t, admin, "GET", "http://admin/status", "")
-						return strings.Contains(status, `"busy": 1`)
-					})
+			}
+			var v *visitor
+			if len(tt.signals) > 1 {
+				v = visit(t, p.Addr) // holds the stop
+				v.send("GET / HT")
+				WaitFor(t, "a busy connection", func() bool {
+					_, status := ask(t, admin, "GET", "http://admin/status", "")
+					return strings.Contains(status, `"busy": 1`)
+				})
+			}
+			admin.CloseIdleConnections()
+			at := p.Signal(t, tt.signals[0])
+			if v != nil && tt.signals[1] != nil {
+				waitDraining(t, dir+"/admin")
+				time.Sleep(400 * time.Millisecond) // else it is the same SIGINT
+				p.Signal(t, tt.signals[1])
+			}
+			if status := p.Wait(t); status != tt.status {
+				t.Errorf("exit status = %d, want %d", status, tt.status)
+			}
+			if took := p.Ended.Sub(at); took > 20*time.Second {
+				t.Errorf("the stop took %v", took)
+			}
+			b, err := os.ReadFile(dir + "/report")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var report struct {
+				Dropped int `json:"log_lines_dropped"`
+				Status  int
+			}
+			if err := json.Unmarshal(b, &report); err != nil || report.Status != tt.status {
+				t.Errorf("report (%v), want status %d:\n%s", err, tt.status, b)
+			}
+			if !tt.recover {
+				if report.Dropped < n+1000 {
+					t.Errorf("report: log_lines_dropped = %d, want %d and the 1000 of the queue, which are not written any more", report.Dropped, n)
 				}
-				admin.CloseIdleConnections()
-				at := p.Signal(t, tt.signals[0])
-				if v != nil && tt.signals[1] != nil {
-					waitDraining(t, dir+"/admin")
-					time.Sleep(400 * time.Millisecond) // else it is the same SIGINT
-					p.Signal(t, tt.signals[1])
-				}
-				if status := p.Wait(t); status != tt.status {
-					t.Errorf("exit status = %d, want %d", status, tt.status)
-				}
-				if took := p.Ended.Sub(at); took > 20*time.Second {
-					t.Errorf("the stop took %v", took)
-				}
-				b, err := os.ReadFile(dir + "/report")
-				if err != nil {
-					t.Fatal(err)
-				}
-				var report struct {
-					Dropped int `json:"log_lines_dropped"`
-					Status  int
-				}
-				if err := json.Unmarshal(b, &report); err != nil || report.Status != tt.status {
-					t.Errorf("report (%v), want status %d:\n%s", err, tt.status, b)
-				}
-				if !tt.recover {
-					if report.Dropped < n+1000 {
-						t.Errorf("report: log_lines_dropped = %d, want %d and the 1000 of the queue, which are not written any more", report.Dropped, n)
-					}
-					return
-				}
-				if report.Dropped != n {
-					t.Errorf("report: log_lines_dropped = %d, want %d", report.Dropped, n)
-				}
-				if rest, err := io.ReadAll(r); err != nil || !strings.Contains(string(rest), " msg=stopped ") {
-					t.Errorf("the log ends with %q (%v), want the line msg=stopped in it", rest, err)
-				}
-			})
+				return
+			}
+			if report.Dropped != n {
+				t.Errorf("report: log_lines_dropped = %d, want %d", report.Dropped, n)
+			}
+			if rest, err := io.ReadAll(r); err != nil || !strings.Contains(string(rest), " msg=stopped ") {
+				t.Errorf("the log ends with %q (%v), want the line msg=stopped in it", rest, err)
+			}
 		})
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -47,6 +48,14 @@ func ParallelIfFew(t *testing.T) {
 	if !*Long {
 		t.Parallel()
 	}
+}
+
+// together are subtests that run at once. With t.Parallel they would begin after all other
+// tests, and end last: they are those that take longest.
+type together struct{ sync.WaitGroup }
+
+func (all *together) run(t *testing.T, name string, test func(t *testing.T)) {
+	all.Go(func() { t.Run(name, test) })
 }
 
 // Think returns d with -long, and 50 ms at least without.

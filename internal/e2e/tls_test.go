@@ -22,7 +22,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -190,7 +189,7 @@ func TestTLS(t *testing.T) {
 // keep the one that they began with.
 func TestTLSReload(t *testing.T) {
 	t.Parallel()
-	var all sync.WaitGroup // at once: with t.Parallel they would begin after all other tests, and end last
+	var all together
 	defer all.Wait()
 	for _, tt := range []struct {
 		name   string
@@ -225,47 +224,45 @@ func TestTLSReload(t *testing.T) {
 			p.Signal(t, syscall.SIGHUP)
 		}},
 	} {
-		all.Go(func() {
-			t.Run(tt.name, func(t *testing.T) {
-				pki := newPKI(t)
-				if tt.mount {
-					mount(t, pki, "..1", 1)
-				} else {
-					// As if written at the same moment, long ago.
-					at := time.Now().Add(-time.Hour)
-					if err := os.Chtimes(pki.cert, at, at); err != nil {
-						t.Fatal(err)
-					}
-					if err := os.Chtimes(pki.key, at, at); err != nil {
-						t.Fatal(err)
-					}
+		all.run(t, tt.name, func(t *testing.T) {
+			pki := newPKI(t)
+			if tt.mount {
+				mount(t, pki, "..1", 1)
+			} else {
+				// As if written at the same moment, long ago.
+				at := time.Now().Add(-time.Hour)
+				if err := os.Chtimes(pki.cert, at, at); err != nil {
+					t.Fatal(err)
 				}
-				p := Launch(t, Here, Lastcall(append(pki.flags(), "-listen", "127.0.0.1:0")...))
-				if got := pki.serial(t, p.Addr); got != 1 {
-					t.Fatalf("serial = %d, want 1", got)
+				if err := os.Chtimes(pki.key, at, at); err != nil {
+					t.Fatal(err)
 				}
-				again := map[int]func() error{}
-				for major := 1; major <= 2; major++ {
-					again[major] = sameConnection(t, pki, major, p.Addr)
+			}
+			p := Launch(t, Here, Lastcall(append(pki.flags(), "-listen", "127.0.0.1:0")...))
+			if got := pki.serial(t, p.Addr); got != 1 {
+				t.Fatalf("serial = %d, want 1", got)
+			}
+			again := map[int]func() error{}
+			for major := 1; major <= 2; major++ {
+				again[major] = sameConnection(t, pki, major, p.Addr)
+			}
+			tt.change(t, pki, p)
+			p.WaitLog(t, "serial=2")
+			if got := pki.serial(t, p.Addr); got != 2 {
+				t.Errorf("serial = %d, want 2", got)
+			}
+			for major, request := range again {
+				if err := request(); err != nil {
+					t.Errorf("HTTP/%d: %v", major, err)
 				}
-				tt.change(t, pki, p)
-				p.WaitLog(t, "serial=2")
-				if got := pki.serial(t, p.Addr); got != 2 {
-					t.Errorf("serial = %d, want 2", got)
-				}
-				for major, request := range again {
-					if err := request(); err != nil {
-						t.Errorf("HTTP/%d: %v", major, err)
-					}
-				}
-				if tt.mount && strings.Contains(p.Log(), "level=warn") { // only this change is made in one step
-					t.Error("the log warns")
-				}
-				p.Signal(t, syscall.SIGTERM) // with both connections idle
-				if status := p.Wait(t); status != 0 {
-					t.Errorf("exit status = %d, want 0", status)
-				}
-			})
+			}
+			if tt.mount && strings.Contains(p.Log(), "level=warn") { // only this change is made in one step
+				t.Error("the log warns")
+			}
+			p.Signal(t, syscall.SIGTERM) // with both connections idle
+			if status := p.Wait(t); status != 0 {
+				t.Errorf("exit status = %d, want 0", status)
+			}
 		})
 	}
 }
