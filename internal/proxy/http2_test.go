@@ -8,10 +8,12 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/go-kit/log"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
@@ -221,5 +223,72 @@ func TestExpectHTTP2(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestWholeHTTP2 sends all of a body's length over HTTP/2, but not its end. Only
+// with that the program gets the rest: the request may turn out to be malformed.
+func TestWholeHTTP2(t *testing.T) {
+	whole := make(chan string, 10)
+	program := wiretest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if body, err := io.ReadAll(r.Body); err == nil {
+			whole <- r.URL.Path + " " + string(body)
+			w.Write(body)
+		}
+	}))
+	var out lines
+	front := serveHTTP2(t, newProxy(t, "http://"+program, Config{Logger: log.NewLogfmtLogger(&out)}), false)
+	for _, body := range []string{"", "body"} {
+		c := dialHTTP2(t, front, false)
+		post := func(stream uint32, path string) {
+			c.headers(stream, false, ":method", "POST", ":scheme", "http", ":authority", "h", ":path", path, "content-length", strconv.Itoa(len(body)))
+			if body != "" {
+				c.data(stream, false, body)
+			}
+		}
+		// end returns how a stream ends.
+		end := func(stream uint32) string {
+			for {
+				frame, err := c.next()
+				if err != nil {
+					t.Fatal(err)
+				}
+				switch f := frame.(type) {
+				case *http2.RSTStreamFrame:
+					if f.StreamID == stream {
+						return f.ErrCode.String()
+					}
+				case *http2.MetaHeadersFrame:
+					if f.StreamID == stream && f.StreamEnded() {
+						return "answered"
+					}
+				case *http2.DataFrame:
+					if f.StreamID == stream && f.StreamEnded() {
+						return "answered"
+					}
+				}
+			}
+		}
+		post(1, "/more")
+		post(3, "/whole")
+		c.data(3, true, "")
+		if got := end(3); got != "answered" {
+			t.Errorf("a whole request ended with %s, want an answer", got)
+		}
+		if got, want := <-whole, "/whole "+body; got != want {
+			t.Errorf("the program got %q, want %q", got, want)
+		}
+		c.data(1, true, "more")
+		if got := end(1); got != "PROTOCOL_ERROR" {
+			t.Errorf("a longer body ended with %s, want PROTOCOL_ERROR", got)
+		}
+	}
+	select {
+	case got := <-whole:
+		t.Errorf("the program got %q, which was malformed", got)
+	default:
+	}
+	if warned := out.logged("level=warn"); len(warned) > 0 {
+		t.Errorf("logged %q, want no warning", warned)
 	}
 }

@@ -194,7 +194,16 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		defer a.abandonBody()
 		inner.Body = a.body
 	}
-	err = p.awaitProgram(r.Context())
+	if r.ContentLength == 0 && r.ProtoMajor >= 2 { // only its end shows that the request has no body
+		body := &clientBody{ReadCloser: r.Body, in: r}
+		if end := body.readEnd(); end != io.EOF {
+			a.body, err = body, end
+			a.body.setEnd(end)
+		}
+	}
+	if err == nil {
+		err = p.awaitProgram(r.Context())
+	}
 	if err == nil {
 		err = p.slots.acquire(r.Context())
 	}
@@ -327,6 +336,7 @@ type clientBody struct {
 	in, out *http.Request
 
 	reading sync.Mutex // held in Read
+	read    int64      // so many bytes; guarded by reading
 
 	mu  sync.Mutex // the transport may still read after it has failed or has the response
 	err error      // the result of Read after the end
@@ -339,6 +349,14 @@ func (b *clientBody) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	n, err := b.ReadCloser.Read(p)
+	b.read += int64(n)
+	if err == nil && b.read == b.in.ContentLength && b.in.ProtoMajor >= 2 {
+		// The program takes it for the whole body. Over HTTP/2 it is only if the
+		// stream ends now: a malformed request is not passed on (RFC 9113, 8.1.1).
+		if err = b.readEnd(); err != io.EOF {
+			n = 0
+		}
+	}
 	if err == io.EOF {
 		for name := range b.out.Trailer { // the announced ones: the transport writes no others
 			b.out.Trailer[name] = b.in.Trailer[name]
@@ -348,6 +366,15 @@ func (b *clientBody) Read(p []byte) (int, error) {
 		b.setEnd(err)
 	}
 	return n, err
+}
+
+// readEnd returns io.EOF if nothing follows.
+func (b *clientBody) readEnd() error {
+	_, err := b.ReadCloser.Read(make([]byte, 1))
+	if err == nil {
+		err = errors.New("the body is longer than its Content-Length")
+	}
+	return err
 }
 
 // setEnd ends the body with err, unless it has ended.
