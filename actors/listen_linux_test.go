@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lastcall/actors"
+	"lastcall/internal/wiretest"
 	"lastcall/stoptest/load"
 )
 
@@ -39,7 +40,7 @@ func TestMultipathListener(t *testing.T) {
 		{"Listen, multipath clients", actors.Listen, multipath},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			l, err := tt.listen("127.0.0.1:0")
+			l, err := tt.listen(wiretest.LoopbackIP() + ":0")
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -30,6 +30,7 @@ import (
 	"time"
 
 	"lastcall/actors"
+	"lastcall/internal/wiretest"
 	"lastcall/stoptest/load"
 )
 
@@ -57,7 +58,7 @@ var oneLine = map[string]func(srv *http.Server, dir string) error{
 func TestOneLine(t *testing.T) {
 	if name, dir, child := strings.Cut(os.Getenv("LASTCALL_CHILD"), ":"); child {
 		srv := &http.Server{
-			Addr:        "127.0.0.1:0",
+			Addr:        wiretest.LoopbackIP() + ":0",
 			Handler:     http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Header.Get("X-Request-Id")) }),
 			BaseContext: func(l net.Listener) context.Context { fmt.Println(l.Addr()); return context.Background() },
 		}
@@ -91,7 +92,7 @@ func TestOneLine(t *testing.T) {
 			group := load.Group{Kind: load.Blind, N: 20, Think: 5 * time.Millisecond}
 			fresh := load.Group{Kind: load.Fresh, N: 2, Think: 10 * time.Millisecond}
 			if strings.HasSuffix(name, "TLS") {
-				group.TLS = &tls.Config{RootCAs: roots}
+				group.TLS = &tls.Config{RootCAs: roots, ServerName: "127.0.0.1"}
 				fresh.TLS = group.TLS
 			}
 			l, err := load.Start(load.Config{Addr: strings.TrimSpace(addr), EchoBody: true, MaxUnused: 250 * time.Millisecond, Groups: []load.Group{group, fresh}})

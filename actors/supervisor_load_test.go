@@ -12,6 +12,7 @@ import (
 	"github.com/oklog/run"
 
 	"lastcall/actors"
+	"lastcall/internal/wiretest"
 	"lastcall/stoptest/load"
 )
 
@@ -49,7 +50,7 @@ func TestPoolOutlivesHTTP(t *testing.T) {
 	t.Parallel()
 	db := sql.OpenDB(database{})
 	db.SetMaxOpenConns(20)
-	l, err := actors.Listen("127.0.0.1:0")
+	l, err := actors.Listen(wiretest.LoopbackIP() + ":0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +110,7 @@ func TestPoolOutlivesHTTP(t *testing.T) {
 // job is in the stage of HTTP or in the next.
 func TestJobFinishesWhileHTTPDrains(t *testing.T) {
 	for _, stage := range []int{0, 1} {
-		l, err := actors.Listen("127.0.0.1:0")
+		l, err := actors.Listen(wiretest.LoopbackIP() + ":0")
 		if err != nil {
 			t.Fatal(err)
 		}

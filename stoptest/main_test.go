@@ -43,25 +43,6 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// freeAddr returns an address that is not in use. On Linux no other test takes it
-// either: it is on a loopback address that is used once, and its port is outside the
-// range that the system gives to listeners on all addresses. It is not tried
-// by listening on it there: a process that another test is just starting shares the
-// listener until its exec, and so the address would still be served when its
-// listener has been closed.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	if runtime.GOOS == "linux" {
-		return fmt.Sprintf("127.255.%d.%d:%d", 1+rand.IntN(250), 1+rand.IntN(250), 10000+rand.IntN(6000))
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
-
 // result is what a run of stoptest gave.
 type result struct {
 	status int
@@ -78,7 +59,7 @@ var quick = pauses{upload: 900 * time.Millisecond, held: 3 * time.Second, second
 // stoptest runs the program in this process, against a bad server.
 func stoptest(t *testing.T, flags []string, kind string, args ...string) result {
 	t.Helper()
-	addr := freeAddr(t)
+	addr := wiretest.FreeAddr(t)
 	dir := t.TempDir()
 	json, output := filepath.Join(dir, "report.json"), filepath.Join(dir, "output")
 	all := []string{"-url", "http://" + addr + "/", "-profile", "none", "-stops", "2", "-think", "10ms", "-max-wait", "20s", "-json", json, "-output", output}
@@ -356,7 +337,7 @@ func TestNotTested(t *testing.T) {
 		})
 	}
 	var stdout, stderr bytes.Buffer
-	status := run(t.Context(), []string{"-url", "http://" + freeAddr(t), "--", "/no/such/command"}, &stdout, &stderr)
+	status := run(t.Context(), []string{"-url", "http://" + wiretest.FreeAddr(t), "--", "/no/such/command"}, &stdout, &stderr)
 	if status != 3 || !strings.Contains(stdout.String(), "start /no/such/command") {
 		t.Errorf("status %d, want 3; output:\n%s%s", status, &stdout, &stderr)
 	}
@@ -498,7 +479,7 @@ func TestLateClientsAlone(t *testing.T) {
 // stoptestAt is stoptest, for flags that may have a -url that is a path.
 func stoptestAt(t *testing.T, flags []string, kind string) result {
 	t.Helper()
-	addr := freeAddr(t)
+	addr := wiretest.FreeAddr(t)
 	all := []string{"-profile", "none", "-stops", "1", "-url", "http://" + addr}
 	for i, f := range flags {
 		if i > 0 && flags[i-1] == "-url" && f[0] == '/' {
@@ -520,7 +501,7 @@ func TestNothingLeftBehind(t *testing.T) {
 	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGKILL} {
 		t.Run(sig.String(), func(t *testing.T) {
 			t.Parallel()
-			addr, pids := freeAddr(t), filepath.Join(t.TempDir(), "pids")
+			addr, pids := wiretest.FreeAddr(t), filepath.Join(t.TempDir(), "pids")
 			cmd := exec.Command(os.Args[0], "stoptest", "-url", "http://"+addr, "-load", "1m", "-profile", "none", "-clients", "reuse=2",
 				"--", os.Args[0], "server", "forks", addr, pids)
 			var out bytes.Buffer

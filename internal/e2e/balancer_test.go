@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"lastcall/internal/wiretest"
 )
 
 // haproxy is a real HAProxy, whose servers are set over its runtime API.
@@ -90,7 +92,7 @@ func startNginx(t testing.TB, config string) (addr string) {
 		t.Skip(err)
 	}
 	dir := t.TempDir()
-	addr = freeAddr(t)
+	addr = wiretest.FreeAddr(t)
 	config = strings.NewReplacer("${LISTEN}", addr, "${DIR}", dir).Replace(config)
 	file := filepath.Join(dir, "nginx.conf")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {

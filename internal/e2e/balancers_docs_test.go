@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"lastcall/internal/wiretest"
 )
 
 // pageBlock returns the block of docs/balancers.md in a language.
@@ -55,7 +57,7 @@ func TestBalancersPage(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			program := Launch(t, Here, As("program", "127.0.0.1:0"))
-			addrs := []string{freeAddr(t), freeAddr(t)}
+			addrs := []string{wiretest.FreeAddr(t), wiretest.FreeAddr(t)}
 			start := func(i int) *Process {
 				return Launch(t, Here, Lastcall(append(tt.flags, "-listen", addrs[i], "-proxy", "http://"+program.Addr)...))
 			}

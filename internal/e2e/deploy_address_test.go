@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"lastcall/internal/wiretest"
 	"lastcall/stoptest/load"
 )
 
@@ -96,7 +97,7 @@ func TestDeployAtAddress(t *testing.T) {
 			addr := filepath.Join(shortDir(t), "app")
 			proxy := "unix:" + addr
 			if tt.binds == "tcp" {
-				addr = freeAddr(t)
+				addr = wiretest.FreeAddr(t)
 				proxy = "http://" + addr
 			}
 			d := startDeployableWith(t, []string{"CHILD_BINDS=" + tt.binds, "CHILD_ADDR=" + addr}, os.Args[0], "-proxy", proxy)

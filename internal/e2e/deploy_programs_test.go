@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
+	"lastcall/internal/wiretest"
 )
 
 // TestDeployPrograms has stoptest deploy programs that are not ours, each -stops
@@ -61,7 +60,7 @@ func TestDeployPrograms(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer os.RemoveAll(dir)
-			addr, admin, report := freeAddr(t), "unix:"+dir+"/admin", dir+"/report"
+			addr, admin, report := wiretest.FreeAddr(t), "unix:"+dir+"/admin", dir+"/report"
 			args := []string{"-url", "http://" + addr + "/", "-h2", "h2c", "-stops", strconv.Itoa(*Stops), "-name", tt.name, "-output", dir + "/output", "-json", report,
 				"-reload", binary + " deploy -admin " + admin}
 			for _, flags := range tt.flags {
@@ -82,32 +81,4 @@ func TestDeployPrograms(t *testing.T) {
 			}
 		})
 	}
-}
-
-// freeAddr returns an address of the loopback interface on which nobody listens.
-func freeAddr(t testing.TB) string {
-	t.Helper()
-	return freePort(t, [4]byte{127, 0, 0, 1})
-}
-
-// freePort returns the address of a free port. The socket that finds it does not
-// listen: a child that is about to be executed may hold it for a while, which keeps
-// nobody from listening.
-func freePort(t testing.TB, ip [4]byte) string {
-	t.Helper()
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fd)
-	unix.CloseOnExec(fd)
-	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: ip}); err != nil {
-		t.Skip(err)
-	}
-	sa, err := unix.Getsockname(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return netip.AddrPortFrom(netip.AddrFrom4(ip), uint16(sa.(*unix.SockaddrInet4).Port)).String()
 }

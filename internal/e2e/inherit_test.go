@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"lastcall/actors"
+	"lastcall/internal/wiretest"
 	"lastcall/stoptest/load"
 )
 
@@ -236,7 +237,7 @@ func TestSocketActivate(t *testing.T) {
 	if err != nil {
 		t.Skip(err)
 	}
-	addr := freePort(t, [4]byte{127, 83, 19, 7}) // an address of our own: the tool needs a port
+	addr := wiretest.FreeAddr(t)
 	path := t.TempDir() + "/s"
 	p := Start(t, Here, exec.Command(tool, "-l", addr, "-l", path, "--fdname=web:local",
 		binary, "-dir", site(t, "activated"), "-log-level", "debug", "-read-header-timeout", "1m"))

@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"lastcall/stoptest/line"
-	"lastcall/stoptest/load"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -18,6 +16,10 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"lastcall/internal/wiretest"
+	"lastcall/stoptest/line"
+	"lastcall/stoptest/load"
 )
 
 // keepsUnused is how long the HTTP actor keeps a connection without a request.
@@ -103,7 +105,7 @@ func (tr Traffic) Few() Traffic {
 func StopUnderLoad(t testing.TB, start Starter, over *line.Line, tr Traffic) (load.Ledger, load.Served) {
 	t.Helper()
 	cfg := load.Config{EchoHeader: "X-Request-Id", Groups: tr.Groups, MaxTime: 2 * time.Minute, MaxUnused: keepsUnused}
-	in, ip := Place(Here), "127.0.0.1"
+	in, ip := Place(Here), wiretest.LoopbackIP()
 	if over != nil {
 		in, ip = over.Server, over.ServerAddr().String()
 	}

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"lastcall/internal/wiretest"
 	"lastcall/stoptest/load"
 )
 
@@ -243,7 +244,7 @@ func TestSystemd(t *testing.T) {
 	for _, units := range []string{".", "socket"} {
 		t.Run(units, func(t *testing.T) {
 			program := Launch(t, Here, As("program", "127.0.0.1:0"))
-			addr := freeAddr(t)
+			addr := wiretest.FreeAddr(t)
 			// WatchdogSec is what a busy machine may make one check take, four times.
 			m := startProxy(t, units, addr, program, "TimeoutStopSec=1\nTimeoutAbortSec=60\nWatchdogSec=8\nRestartSec=0\nEnvironment=LASTCALL_LOG_LEVEL=debug\n")
 			if units == "socket" {
@@ -360,7 +361,7 @@ func TestSystemd(t *testing.T) {
 // TestSystemdUpgradeFails: a successor that fails is systemd's own child. It gets
 // SIGTERM all the same, and the unit goes on with the old process.
 func TestSystemdUpgradeFails(t *testing.T) {
-	addr := freeAddr(t)
+	addr := wiretest.FreeAddr(t)
 	m := startManager(t, ".", map[string]string{"lastcall.service": "WatchdogSec=0\nEnvironment=RUN_AS=fails LASTCALL_LISTEN=" + addr + "\n"})
 	m.must("start", "lastcall.service")
 	pid := m.property("MainPID")
@@ -392,7 +393,7 @@ func TestSystemdRestart(t *testing.T) {
 	for _, units := range []string{"restart", "socket"} {
 		t.Run(units, func(t *testing.T) {
 			program := Launch(t, Here, As("program", "127.0.0.1:0"))
-			addr := freeAddr(t)
+			addr := wiretest.FreeAddr(t)
 			service := "TimeoutStopSec=60\nWatchdogSec=0\nRestartSec=0\nEnvironment=LASTCALL_READ_HEADER_TIMEOUT=1m\n"
 			if units == "socket" {
 				service += "RestartKillSignal=RTMIN+1\nFileDescriptorStoreMax=1000\n"
@@ -470,7 +471,7 @@ func TestSystemdRestartPartly(t *testing.T) {
 	for room, wantRefused := range map[string]bool{"0": true, "7": false} {
 		t.Run("room for "+room, func(t *testing.T) {
 			program := Launch(t, Here, As("program", "127.0.0.1:0"))
-			addr := freeAddr(t)
+			addr := wiretest.FreeAddr(t)
 			m := startProxy(t, "restart", addr, program, "TimeoutStopSec=60\nWatchdogSec=0\nFileDescriptorStoreMax="+room+"\n")
 			m.must("start", "lastcall.service")
 			l, dials := systemdDials(t, addr)
@@ -494,7 +495,7 @@ func TestSystemdRestartPartly(t *testing.T) {
 // TestSystemdRestartFails restarts a unit whose next process fails. The one after
 // that takes what is kept.
 func TestSystemdRestartFails(t *testing.T) {
-	addr := freeAddr(t)
+	addr := wiretest.FreeAddr(t)
 	busy, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -574,7 +575,7 @@ func TestSystemdUnits(t *testing.T) {
 // TestStopWithoutNetlink stops lastcall in a unit that lacks AF_NETLINK, at which a
 // stop would take a second longer.
 func TestStopWithoutNetlink(t *testing.T) {
-	addr := freeAddr(t)
+	addr := wiretest.FreeAddr(t)
 	m := startManager(t, ".", map[string]string{"lastcall.service": "RestrictAddressFamilies=\nRestrictAddressFamilies=AF_INET AF_UNIX\n" +
 		"Environment=LASTCALL_LOG_LEVEL=debug LASTCALL_LISTEN=" + addr + "\n"})
 	fastest := time.Hour

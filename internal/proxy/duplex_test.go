@@ -179,12 +179,7 @@ func TestQuietBody(t *testing.T) {
 // TestUnreadBody has no program to take the body: a small one does not
 // cost the client its connection.
 func TestUnreadBody(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
-	addr := serve(t, newProxy(t, "http://"+l.Addr().String(), Config{Hold: -1}), slowpeer.Config{})
+	addr := serve(t, newProxy(t, "http://"+wiretest.Refusing, Config{Hold: -1}), slowpeer.Config{})
 	nc := wiretest.Connect(t, addr)
 	br := bufio.NewReader(nc)
 	for range 3 {

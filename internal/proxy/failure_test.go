@@ -78,18 +78,13 @@ func rawProgram(t testing.TB, f func(nc net.Conn, done <-chan struct{})) (addr s
 // one warning that names the program and says why.
 func TestFailures(t *testing.T) {
 	t.Parallel()
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed.Close()
 	for _, tt := range []struct {
 		name, addr string
 		program    func(net.Conn, <-chan struct{})
 		status     int
 		why        string
 	}{
-		{"down", closed.Addr().String(), nil, 502, "connection refused"},
+		{"down", wiretest.Refusing, nil, 502, "connection refused"},
 		{"silent", "", func(_ net.Conn, done <-chan struct{}) { <-done }, 504, "timeout"},
 		{"hangs up", "", func(net.Conn, <-chan struct{}) {}, 502, "EOF"},
 		{"nonsense", "", func(nc net.Conn, _ <-chan struct{}) { io.WriteString(nc, "what?\r\n\r\n") }, 502, "malformed"},

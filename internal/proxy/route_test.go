@@ -112,12 +112,7 @@ func TestHoldExpectContinue(t *testing.T) {
 
 // TestHoldHTTP2 holds requests for a program that speaks HTTP/2.
 func TestHoldHTTP2(t *testing.T) {
-	closed, err := net.Listen("tcp", "127.0.0.2:0")
-	if err != nil {
-		t.Skip(err)
-	}
-	addr := closed.Addr().String()
-	closed.Close()
+	addr := wiretest.FreeAddr(t)
 	p := newProxy(t, "h2c://"+addr, Config{Hold: wiretest.Patience})
 	front := serve(t, p, slowpeer.Config{})
 	var clients sync.WaitGroup
@@ -132,6 +127,7 @@ func TestHoldHTTP2(t *testing.T) {
 	awaitHeld(t, p, 3)
 	program := httptest.NewUnstartedServer(echo)
 	program.Listener.Close()
+	var err error
 	if program.Listener, err = net.Listen("tcp", addr); err != nil {
 		t.Fatal(err)
 	}

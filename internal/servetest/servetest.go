@@ -30,7 +30,7 @@ type Service struct {
 // Start serves on a port of its own until the test ends.
 func Start(t *testing.T, stop *actors.Stop, srv *http.Server) *Service {
 	t.Helper()
-	l, err := actors.Listen("127.0.0.1:0")
+	l, err := actors.Listen(wiretest.LoopbackIP() + ":0")
 	if err != nil {
 		t.Fatal(err)
 	}

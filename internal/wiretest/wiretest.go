@@ -4,9 +4,13 @@ package wiretest
 
 import (
 	"bufio"
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +18,37 @@ import (
 
 // Patience is how long a test waits for what must come.
 const Patience = 30 * time.Second
+
+// Refusing is an address on which nobody listens. That of a listener that has been
+// closed is not one: another test can get its port.
+const Refusing = "127.0.0.1:1"
+
+// LoopbackIP returns an IP address of this machine that no other test has, so that
+// none can get the port of a listener that has been closed there. Outside Linux
+// there is only one such address.
+func LoopbackIP() string {
+	if runtime.GOOS != "linux" {
+		return "127.0.0.1"
+	}
+	return fmt.Sprintf("127.255.%d.%d", 1+rand.IntN(250), 1+rand.IntN(250))
+}
+
+// FreeAddr returns an address on which nobody listens, for a server that cannot say
+// which port it has got. On Linux it is not tried by listening: a process that
+// another test is just starting shares the listener until its exec.
+func FreeAddr(t testing.TB) string {
+	t.Helper()
+	ip := LoopbackIP()
+	if runtime.GOOS == "linux" { // a port that the system gives nobody
+		return net.JoinHostPort(ip, strconv.Itoa(10000+rand.IntN(6000)))
+	}
+	l, err := net.Listen("tcp", net.JoinHostPort(ip, "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
 
 // Connect makes a connection to addr, for the time of the test.
 func Connect(t testing.TB, addr string) *net.TCPConn {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -12,10 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"lastcall/internal/wiretest"
+
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
-
-	"lastcall/internal/wiretest"
 )
 
 // httpServer is a perfect one, without and with TLS, which speaks HTTP/1 and
@@ -359,12 +358,7 @@ func TestHTTP2ConnectionsUnused(t *testing.T) {
 }
 
 func TestHTTP2RefusedAfterTheSignal(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln.Close()
-	l := start(t, Config{Addr: ln.Addr().String(), Groups: []Group{{Kind: HTTP2, N: 2, Streams: 3, Delay: 10 * time.Millisecond}}})
+	l := start(t, Config{Addr: wiretest.Refusing, Groups: []Group{{Kind: HTTP2, N: 2, Streams: 3, Delay: 10 * time.Millisecond}}})
 	l.Signalled(time.Now())
 	led := l.Wait()
 	wantCounts(t, led, led.Total, Counts{Clients: 6, Requests: 6, Refused: 6})

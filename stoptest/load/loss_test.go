@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"lastcall/internal/wiretest"
 )
 
 func TestPerfectServerLosesNothing(t *testing.T) {
@@ -179,20 +181,14 @@ func TestCloseAnsweredWithConnectionClose(t *testing.T) {
 }
 
 func TestRefused(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed := ln.Addr().String()
-	ln.Close()
-	l := start(t, Config{Addr: closed, Groups: []Group{{N: 3, Requests: 2}}})
+	l := start(t, Config{Addr: wiretest.Refusing, Groups: []Group{{N: 3, Requests: 2}}})
 	led := l.Wait()
 	wantCounts(t, led, led.Total, Counts{Clients: 3, Requests: 6, Refused: 6, RefusedEarly: 6})
 	if err := l.Ready(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "refused before the signal") {
 		t.Errorf("Ready = %v, want refused before the signal", err)
 	}
 
-	l = start(t, Config{Addr: closed, Groups: []Group{{N: 3, Delay: 10 * time.Millisecond}}})
+	l = start(t, Config{Addr: wiretest.Refusing, Groups: []Group{{N: 3, Delay: 10 * time.Millisecond}}})
 	l.Signalled(time.Now())
 	led = l.Wait() // ends, although there is no limit of requests
 	wantCounts(t, led, led.Total, Counts{Clients: 3, Requests: 3, Refused: 3})
@@ -209,12 +205,7 @@ func TestRefused(t *testing.T) {
 // A server that is told to reload, say, is not to refuse, nor is one refusal
 // its clients' end.
 func TestRefusedByAServerThatGoesOn(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln.Close()
-	l := start(t, Config{Addr: ln.Addr().String(), GoesOn: true, Groups: []Group{{N: 3, Requests: 2, Delay: 10 * time.Millisecond}}})
+	l := start(t, Config{Addr: wiretest.Refusing, GoesOn: true, Groups: []Group{{N: 3, Requests: 2, Delay: 10 * time.Millisecond}}})
 	l.Signalled(time.Now())
 	led := l.Wait()
 	wantCounts(t, led, led.Total, Counts{Clients: 3, Requests: 6, Refused: 6, RefusedEarly: 6})

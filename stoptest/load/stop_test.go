@@ -19,7 +19,7 @@ import (
 func TestPlainShutdownLoses(t *testing.T) {
 	t.Parallel()
 	var s served
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := net.Listen("tcp", wiretest.LoopbackIP()+":0")
 	if err != nil {
 		t.Fatal(err)
 	}
