@@ -335,12 +335,19 @@ func (c *conn) ReadFrom(r io.Reader) (n int64, err error) {
 }
 
 // writeBatch writes what HTTP/2 has written. If that fails, net/http may not
-// write again, and a client would wait for the rest of an answer for ever.
+// write again, and a client would wait for the rest of an answer for ever. But the
+// answer to a PING that came while net/http closed the connection fails because our
+// FIN is sent: linger waits until the client has what was written before.
 func (c *conn) writeBatch(p []byte) error {
 	n, err := c.Conn.Write(p)
 	c.noteWrite(int64(n), err)
 	if err != nil {
-		c.Conn.Close()
+		c.mu.Lock()
+		lingers := c.state == stateLingering
+		c.mu.Unlock()
+		if !lingers {
+			c.Conn.Close()
+		}
 	}
 	return err
 }
