@@ -93,42 +93,6 @@ func TestDrainSendsGOAWAY(t *testing.T) {
 	})
 }
 
-// A connection that comes, or begins to speak HTTP/2, only while draining gets
-// GOAWAY too (golang/go issue 81153).
-func TestDrainSendsGOAWAYToLate(t *testing.T) {
-	t.Parallel()
-	both(t, func(t *testing.T, overTLS bool) {
-		proceed := make(chan struct{})
-		s := servetest.Start(t, new(actors.Stop), server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
-			<-proceed
-		}))
-		late, slow := s.Dial(t), s.Dial(t)
-		if overTLS {
-			slow.Conn = tls.Client(slow.Conn, &tls.Config{InsecureSkipVerify: true})
-		}
-		slow.Send(servetest.Get) // holds the stop
-		servetest.WaitFor(t, "a request in flight, 2 connections", func() bool { return s.Stop.Snapshot().InFlight >= 1 && s.Stop.Snapshot().Open >= 2 })
-		s.End()
-		s.Until(t, actors.Draining)
-		if overTLS {
-			late.Conn = tls.Client(late.Conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
-		}
-		preface(t, late)
-		begun := time.Now()
-		types, err := frames(late)
-		if !bytes.Contains(types, []byte{goaway}) {
-			t.Errorf("frames of types %v until %v, want GOAWAY (7) among them", types, err)
-		}
-		if took := time.Since(begun); took > 15*time.Second {
-			t.Errorf("the connection was closed after %v, want about 1 s", took)
-		}
-		close(proceed)
-		if err := s.Wait(t); err != nil {
-			t.Errorf("Err() = %v, want nil", err)
-		}
-	})
-}
-
 // A connection without streams gets GOAWAY after the idle timeout, in which the
 // time of a request does not count.
 func TestIdleHTTP2GetsGOAWAY(t *testing.T) {

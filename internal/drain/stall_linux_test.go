@@ -2,6 +2,7 @@ package drain_test
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -380,4 +381,41 @@ func (c slowConn) Write(p []byte) (n int, err error) {
 		time.Sleep(30 * time.Millisecond)
 	}
 	return n, err
+}
+
+// A connection that begins to speak HTTP/2 only while draining gets GOAWAY too
+// (golang/go issue 81153).
+func TestDrainSendsGOAWAYToLate(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, overTLS bool) {
+		synctest.Test(t, func(t *testing.T) {
+			proceed := make(chan struct{})
+			stop := new(actors.Stop)
+			slow, interrupt := memory(t, stop, server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
+				<-proceed
+			}))
+			late := slow.Conn.(*end).net.client(t)
+			if overTLS {
+				slow.Conn = tls.Client(slow.Conn, &tls.Config{InsecureSkipVerify: true})
+				late.Conn = tls.Client(late.Conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+			}
+			slow.Send(servetest.Get) // holds the stop
+			time.Sleep(time.Second)
+			interrupt(errors.New("the end"))
+			synctest.Wait()
+			if p := stop.Phase(); p != actors.Draining {
+				t.Fatalf("the phase is %v", p)
+			}
+			preface(t, late)
+			begun := time.Now()
+			types, err := frames(late)
+			if !bytes.Contains(types, []byte{goaway}) {
+				t.Errorf("frames of types %v until %v, want GOAWAY (7) among them", types, err)
+			}
+			if took := time.Since(begun); took > 3*time.Second {
+				t.Errorf("the connection was closed after %v, want about 1.2 s", took)
+			}
+			close(proceed)
+		})
+	})
 }
