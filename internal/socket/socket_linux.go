@@ -162,8 +162,7 @@ func Handshakes(port int) (n int, err error) {
 
 // listHandshakes is Handshakes by proc_net(5), whose files list every connection.
 func listHandshakes(port int) (n int, err error) {
-	const synReceived = "03" // TCP_SYN_RECV and TCP_NEW_SYN_RECV
-	suffix := fmt.Sprintf(":%04X", port)
+	found := make(map[ends]bool)
 	for _, name := range []string{"tcp", "tcp6"} {
 		// Not /proc/net, which systemd's ProcSubset=pid hides.
 		b, err := os.ReadFile("/proc/self/net/" + name)
@@ -173,14 +172,25 @@ func listHandshakes(port int) (n int, err error) {
 		if err != nil {
 			return 0, err
 		}
-		for line := range strings.Lines(string(b)) {
-			f := strings.Fields(line) // number, local and remote address, state
-			if len(f) > 3 && strings.HasSuffix(f[1], suffix) && f[3] == synReceived {
-				n++
-			}
+		findHandshakes(string(b), port, found)
+	}
+	return len(found), nil
+}
+
+// ends are the local and the remote address of a connection.
+type ends [2]string
+
+// findHandshakes looks for handshakes in a file of proc_net(5). One may be there twice:
+// other connections come and go while the file is read.
+func findHandshakes(file string, port int, found map[ends]bool) {
+	const synReceived = "03" // TCP_SYN_RECV and TCP_NEW_SYN_RECV
+	suffix := fmt.Sprintf(":%04X", port)
+	for line := range strings.Lines(file) {
+		f := strings.Fields(line) // number, local and remote address, state
+		if len(f) > 3 && strings.HasSuffix(f[1], suffix) && f[3] == synReceived {
+			found[ends(f[1:3])] = true
 		}
 	}
-	return n, nil
 }
 
 // dumpHandshakes is Handshakes by the older form of a request to sock_diag: that

@@ -97,6 +97,22 @@ func TestHandshakesWithoutNetlink(t *testing.T) {
 	<-done
 }
 
+// TestFindHandshakes has a list in which one of two is twice, as the kernel's is while
+// other connections come and go.
+func TestFindHandshakes(t *testing.T) {
+	const list = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+ 17534: 0100007F:AA91 0100007F:A390 03 00000000:00000000 01:00000058 00000000     0        0 0 0 00000000aa2aaf13
+ 18594: 0100007F:AA91 0100007F:A390 03 00000000:00000000 01:0000004E 00000000     0        0 0 0 00000000aa2aaf13
+ 18595: 0100007F:AA91 0100007F:A392 03 00000000:00000000 01:0000004E 00000000     0        0 0 0 00000000aa2aaf14
+ 18596: 0100007F:AA91 0100007F:A394 06 00000000:00000000 03:0000004E 00000000     0        0 0 3 00000000aa2aaf15
+ 18597: 0100007F:A390 0100007F:AA91 03 00000000:00000000 01:0000004E 00000000     0        0 0 0 00000000aa2aaf16
+`
+	found := make(map[ends]bool)
+	if findHandshakes(list, 0xAA91, found); len(found) != 2 {
+		t.Errorf("found %v, want two", found)
+	}
+}
+
 // forbidNetlink makes socket(AF_NETLINK) fail on this thread.
 func forbidNetlink() error {
 	const nr, firstArgument = 0, 16 // in struct seccomp_data; the low half on a little-endian machine
