@@ -23,8 +23,13 @@ func TestPlainShutdownLoses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	begun, proceed := make(chan struct{}), make(chan struct{})
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
+		if r.URL.Path == "/slow" {
+			close(begun)
+			<-proceed
+		}
 		id := r.Header.Get("X-Request-Id")
 		s.add(id)
 		w.Header().Set("X-Echo", id)
@@ -39,7 +44,12 @@ func TestPlainShutdownLoses(t *testing.T) {
 		{Kind: Fresh, N: 16, Body: 64},
 	}})
 	ready(t, l, 5)
+	if err := l.Add(Group{Name: "slow", Requests: 1, Path: "/slow"}); err != nil {
+		t.Fatal(err)
+	}
+	wiretest.Wait(t, begun, "a slow request")
 	l.Signalled(time.Now())
+	close(proceed)
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	if err := srv.Shutdown(ctx); err != nil {
