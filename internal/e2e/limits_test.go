@@ -43,7 +43,7 @@ func TestUnixMode(t *testing.T) {
 // stop.
 func TestMaxConns(t *testing.T) {
 	t.Parallel()
-	p := Launch(t, Here, Lastcall("-listen", "127.0.0.1:0", "-max-conns", "3"))
+	p := Launch(t, Here, Lastcall("-listen", "127.0.0.1:0", "-max-conns", "3", "-read-header-timeout", "1m"))
 	const n = 20
 	answers := make(chan string, n)
 	var conns []net.Conn
