@@ -436,7 +436,11 @@ func (p *Process) expectFailed(t testing.TB, n, status int) {
 	if early := strings.Count(before, `msg="no answer from the program"`); failed > n || failed < n-early {
 		t.Errorf("failed=%d, want %d, but for %d that the log names before the stop", failed, n, early)
 	}
-	if want := min(failed, 1); status != want {
+	want := min(failed, 1)
+	if strings.Contains(p.Log(), `msg=failed err="program: signal: killed"`) { // not seen before it was to end
+		want = 128 + int(syscall.SIGKILL)
+	}
+	if status != want {
 		t.Errorf("exit status = %d with %d failed, want %d", status, failed, want)
 	}
 }
