@@ -36,7 +36,7 @@ func (l *lines) until(t testing.TB, expr string) string {
 // sh is a script, which says "ready" when it is.
 func sh(script string) *exec.Cmd { return exec.Command("/bin/sh", "-c", script) }
 
-const forever = `echo ready; while :; do sleep 0.01; done`
+const forever = `echo ready; while :; do sleep 1; done`
 
 func TestProcess(t *testing.T) {
 	t.Parallel()
@@ -56,7 +56,7 @@ func TestProcess(t *testing.T) {
 		{name: "named", script: "exit 3", cfg: actors.ProcessConfig{Name: "db"}, alone: true, err: "db: exit status 3", status: 3},
 		{name: "crashes", script: "kill -9 $$", alone: true, err: "sh: signal: killed", status: -1},
 		{name: "crash leaves others", script: "sleep 1000 & echo ready; exit 3", alone: true, err: "sh: exit status 3", status: 3},
-		{name: "end leaves others", script: "(trap 'echo other done; exit' TERM; echo ready; while :; do sleep 0.01; done) & sleep 0.2", alone: true, log: `other done`},
+		{name: "end leaves others", script: "(trap 'echo other done; exit' TERM; echo ready; while :; do sleep 1; done) & sleep 0.2", alone: true, log: `other done`},
 		{name: "by the signal", script: "echo ready; exec sleep 1000"},
 		{name: "as a shell", script: "trap 'exit 143' TERM; " + forever},
 		{name: "by itself", script: "trap 'echo bye; exit' TERM; " + forever, log: `msg=bye`},
@@ -114,8 +114,8 @@ func TestProcess(t *testing.T) {
 func TestProcessStopped(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ name, script string }{
-		{"SIGSTOP", `trap 'echo bye; exit' TERM; echo ready; kill -STOP $$; while :; do sleep 0.01; done`},
-		{"SIGTSTP", `trap 'echo bye; exit' TERM; echo ready; kill -TSTP $$; while :; do sleep 0.01; done`},
+		{"SIGSTOP", `trap 'echo bye; exit' TERM; echo ready; kill -STOP $$; while :; do sleep 1; done`},
+		{"SIGTSTP", `trap 'echo bye; exit' TERM; echo ready; kill -TSTP $$; while :; do sleep 1; done`},
 		{"another of the group", `trap 'echo bye; exit' TERM; sh -c 'kill -STOP $$; sleep 1000' & echo ready; wait`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
