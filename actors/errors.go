@@ -127,8 +127,14 @@ func (s *Stop) RecordError(err error) {
 }
 
 // recordError records and logs an error that run.Group may not return, unless
-// it was recorded as that of a supervised actor.
+// it was recorded as that of a supervised actor. Joined errors are recorded one by one.
 func (s *Stop) recordError(err error) {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok && isJoin(err, joined.Unwrap()) {
+		for _, part := range joined.Unwrap() {
+			s.RecordError(part)
+		}
+		return
+	}
 	if s.record(func(failures []error) error {
 		// An error that wraps another was made for this failure. One that does
 		// not (io.EOF) may have been recorded because of another failure.

@@ -110,6 +110,13 @@ func TestErrSupervised(t *testing.T) {
 			execute, interrupt := actors.Graceful(stop, func() error { return boom }, func(context.Context) error { return nil }, actors.GracefulConfig{})
 			return func() error { return errors.Join(execute(), io.ErrClosedPipe) }, interrupt
 		}, nil, []string{"graceful: serve: boom", "a: io: read/write on closed pipe"}, 1},
+		{"joined, and recorded so", func(stop *actors.Stop) (func() error, func(error)) {
+			return func() error {
+				err := errors.Join(fmt.Errorf("one: %w", boom), nil, fmt.Errorf("two: %w", boom))
+				stop.RecordError(err)
+				return err
+			}, func(error) {}
+		}, nil, []string{"one: boom", "two: boom"}, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
