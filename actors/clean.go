@@ -86,5 +86,5 @@ func isJoin(err error, parts []error) bool {
 			texts = append(texts, part.Error())
 		}
 	}
-	return len(texts) > 0 && err.Error() == strings.Join(texts, "\n")
+	return err.Error() == strings.Join(texts, "\n")
 }

@@ -127,14 +127,8 @@ func (s *Stop) RecordError(err error) {
 }
 
 // recordError records and logs an error that run.Group may not return, unless
-// it was recorded as that of a supervised actor. Joined errors are recorded one by one.
+// it was recorded as that of a supervised actor.
 func (s *Stop) recordError(err error) {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok && isJoin(err, joined.Unwrap()) {
-		for _, part := range joined.Unwrap() {
-			s.RecordError(part)
-		}
-		return
-	}
 	if s.record(func(failures []error) error {
 		// An error that wraps another was made for this failure. One that does
 		// not (io.EOF) may have been recorded because of another failure.
@@ -154,8 +148,8 @@ func (s *Stop) recordError(err error) {
 func (s *Stop) recordActorError(err error, named func(error) error) bool {
 	return s.record(func(failures []error) error {
 		rest := prune(err, func(e error, wrapped bool) bool {
-			_, joined := e.(interface{ Unwrap() []error }) // prune looks at its parts
-			recorded := !wrapped && !joined && slices.ContainsFunc(failures, func(f error) bool { return errors.Is(e, f) })
+			_, joined := e.(interface{ Unwrap() []error }) // if one part was recorded, prune looks at each
+			recorded := !wrapped && slices.ContainsFunc(failures, func(f error) bool { return errors.Is(e, f) && (!joined || errors.Is(f, e)) })
 			return recorded || s.isOwnCut(e)
 		})
 		if rest == nil {

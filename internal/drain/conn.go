@@ -345,7 +345,7 @@ func (c *conn) writeBatch(p []byte) error {
 		c.mu.Lock()
 		lingers := c.state == stateLingering
 		c.mu.Unlock()
-		if !lingers {
+		if !lingers || c.stalled.Load() {
 			c.Conn.Close()
 		}
 	}

@@ -292,3 +292,53 @@ func TestWholeHTTP2(t *testing.T) {
 		t.Errorf("logged %q, want no warning", warned)
 	}
 }
+
+// TestEndlessHTTP2 sends all of a body's length over HTTP/2, and never its end.
+func TestEndlessHTTP2(t *testing.T) {
+	t.Parallel()
+	program := wiretest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {}))
+	front := serveHTTP2(t, slowpeer.Handler(newProxy(t, "http://"+program, Config{}), slowpeer.Config{Read: 100 * time.Millisecond}), false)
+	for _, body := range []string{"", "body"} {
+		c := dialHTTP2(t, front, false)
+		c.headers(1, false, ":method", "POST", ":scheme", "http", ":authority", "h", ":path", "/", "content-length", strconv.Itoa(len(body)))
+		if body != "" {
+			c.data(1, false, body)
+		}
+		for {
+			frame, err := c.next()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if h, ok := frame.(*http2.MetaHeadersFrame); ok {
+				if got := h.PseudoValue("status"); got != "408" {
+					t.Errorf("%q: status %s, want 408", body, got)
+				}
+				break
+			}
+		}
+	}
+}
+
+// TestTrailerOfNothing announces a trailer for a request without a body: net/http's
+// client would not end its stream, and a program that reads to its end would wait.
+func TestTrailerOfNothing(t *testing.T) {
+	t.Parallel()
+	program := serveHTTP2(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(w, r.Body)
+	}), false)
+	front := serveHTTP2(t, newProxy(t, "h2c://"+program, Config{ResponseTimeout: 2 * time.Second}), false)
+	c := dialHTTP2(t, front, false)
+	c.headers(1, true, ":method", "POST", ":scheme", "http", ":authority", "h", ":path", "/", "trailer", "x")
+	for {
+		frame, err := c.next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h, ok := frame.(*http2.MetaHeadersFrame); ok {
+			if got := h.PseudoValue("status"); got != "200" {
+				t.Errorf("status %s, want 200", got)
+			}
+			break
+		}
+	}
+}

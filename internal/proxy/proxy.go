@@ -194,11 +194,9 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		defer a.abandonBody()
 		inner.Body = a.body
 	}
-	if r.ContentLength == 0 && r.ProtoMajor >= 2 { // only its end shows that the request has no body
-		body := &clientBody{ReadCloser: r.Body, in: r}
-		if end := body.readEnd(); end != io.EOF {
-			a.body, err = body, end
-			a.body.setEnd(end)
+	if r.ContentLength == 0 && request.MayHaveBody(r) {
+		if end := readEnd(r.Body); end != io.EOF {
+			a.body, err = &clientBody{ReadCloser: r.Body, in: r, err: end}, end
 		}
 	}
 	if err == nil {
@@ -353,7 +351,7 @@ func (b *clientBody) Read(p []byte) (int, error) {
 	if err == nil && b.read == b.in.ContentLength && b.in.ProtoMajor >= 2 {
 		// The program takes it for the whole body. Over HTTP/2 it is only if the
 		// stream ends now: a malformed request is not passed on (RFC 9113, 8.1.1).
-		if err = b.readEnd(); err != io.EOF {
+		if err = readEnd(b.ReadCloser); err != io.EOF {
 			n = 0
 		}
 	}
@@ -369,8 +367,8 @@ func (b *clientBody) Read(p []byte) (int, error) {
 }
 
 // readEnd returns io.EOF if nothing follows.
-func (b *clientBody) readEnd() error {
-	_, err := b.ReadCloser.Read(make([]byte, 1))
+func readEnd(body io.Reader) error {
+	_, err := body.Read(make([]byte, 1))
 	if err == nil {
 		err = errors.New("the body is longer than its Content-Length")
 	}

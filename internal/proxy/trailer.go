@@ -15,6 +15,9 @@ import (
 // may be one. Programs merge them into the header, and then they are what the
 // proxy has taken out of it, or checked.
 func passTrailers(r *httputil.ProxyRequest) {
+	if r.Out.Body == nil { // net/http's client of HTTP/2 would announce some, and never end the stream
+		r.Out.Trailer = nil
+	}
 	dropTrailers(r.Out.Trailer, r.In.Header["Connection"])
 }
 

@@ -98,6 +98,12 @@ func checkHTTP2(r *http.Request) error {
 	return nil
 }
 
+// MayHaveBody reports whether something may follow the header of a request. Over
+// HTTP/2, that Content-Length is 0 does not say that the stream has ended.
+func MayHaveBody(r *http.Request) bool {
+	return r.ContentLength != 0 || r.ProtoMajor >= 2 && r.Header["Content-Length"] != nil
+}
+
 // Leaves reports whether a program may see a path lead out of the one that it
 // is put behind. Programs decode paths in different ways, and Leaves takes the
 // worst for each segment: "/" may be encoded once or more often, "\" may be a

@@ -22,6 +22,8 @@ import (
 	"net/http"
 	"syscall"
 	"time"
+
+	"lastcall/internal/request"
 )
 
 // Config holds how long a client may make no progress. The zero value works.
@@ -87,7 +89,7 @@ func Handler(next http.Handler, cfg Config) http.Handler {
 		}
 		switch {
 		case read == 0:
-		case r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0:
+		case r.Body == nil || r.Body == http.NoBody || !request.MayHaveBody(r):
 		case r.ProtoMajor == 1:
 			marker, rc := renewMarker, http.NewResponseController(w)
 			rc.SetReadDeadline(marker)

@@ -73,8 +73,8 @@ func ExampleListener() {
 	// Output: stalled: true
 }
 
-// request connects with a small receive buffer, and sends the text of a request.
-func request(t *testing.T, addr, text string) net.Conn {
+// sendRequest connects with a small receive buffer, and sends the text of a request.
+func sendRequest(t *testing.T, addr, text string) net.Conn {
 	t.Helper()
 	nc, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -144,7 +144,7 @@ func TestStalledReader(t *testing.T) {
 			t.Parallel()
 			h, result := sender(t, way, body)
 			addr := serve(t, h, Config{Write: short})
-			request(t, addr, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+			sendRequest(t, addr, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 			start := time.Now()
 			if err := wiretest.Wait(t, result, "the handler"); !errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Errorf("the handler got %v, want %v", err, os.ErrDeadlineExceeded)
@@ -361,7 +361,7 @@ func TestExpectContinue(t *testing.T) {
 					w.WriteHeader(http.StatusForbidden)
 				}
 			}), cfg), cfg)
-			nc := request(t, addr, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")
+			nc := sendRequest(t, addr, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")
 			nc.SetReadDeadline(time.Now().Add(10 * time.Second))
 			br := bufio.NewReader(nc)
 			start := time.Now()
@@ -425,7 +425,7 @@ func TestTimeoutNone(t *testing.T) {
 			_, err := io.Copy(w, r.Body)
 			result <- err
 		}), cfg), cfg)
-		request(t, addr, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody")
+		sendRequest(t, addr, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody")
 		if err := wiretest.Wait(t, result, "the handler"); err != nil {
 			t.Errorf("%+v: %v", cfg, err)
 		}
