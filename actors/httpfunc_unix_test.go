@@ -134,6 +134,26 @@ func TestHTTPFunc(t *testing.T) {
 	}
 }
 
+// A stop begins while a framework is about to set the handler.
+func TestHTTPFuncStoppedEarly(t *testing.T) {
+	t.Parallel()
+	for range 20 {
+		var stop actors.Stop
+		srv := &http.Server{Handler: http.NotFoundHandler()}
+		served := serve(&stop)(actors.HTTPFunc(&stop, srv, func(l net.Listener) error {
+			stop.Begin(nil)
+			for range 10 {
+				srv.Handler = http.HandlerFunc(echoID)
+				time.Sleep(100 * time.Microsecond)
+			}
+			return srv.Serve(l)
+		}, listen(t)))
+		if err := await(t, served); err != nil {
+			t.Errorf("Err() = %v, want nil", err)
+		}
+	}
+}
+
 // The process is ready when all listeners are served, and not before.
 func TestHTTPFuncReady(t *testing.T) {
 	t.Parallel()

@@ -37,8 +37,11 @@ func (s *Server) Reserve(addr net.Addr) (release func()) {
 }
 
 func (s *Server) adoptingDoor(addr net.Addr) *door {
-	if s.serve != nil && !isClosed(s.serving) {
-		return nil
+	if s.serve != nil {
+		if s.unserved.Load() > 0 || !isClosed(s.serving) {
+			return nil
+		}
+		s.wrapOnce.Do(s.wrap)
 	}
 	for _, d := range s.doors {
 		if (d.plain || !s.tls) && SameAddr(d.Addr(), addr) {

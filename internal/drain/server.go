@@ -44,7 +44,9 @@ type Server struct {
 	serve  func(net.Listener) error // the caller's, in place of http.Serve; nil: none
 
 	unserved atomic.Int32  // doors that serve has not called Accept of
-	serving  chan struct{} // closed when there is none
+	serving  chan struct{} // closed when there is none, or by Drain
+	endWait  func()        // closes serving
+	wrapOnce sync.Once     // for wrap
 
 	clientCerts bool // TLS clients may be asked for a certificate
 
@@ -120,9 +122,10 @@ func NewFunc(srv *http.Server, serve func(net.Listener) error, listeners []net.L
 	s.wrapBaseContext()
 	s.wrapHTTP2(servesFrameConn)
 	s.unserved.Store(int32(len(s.doors)))
+	s.endWait = sync.OnceFunc(func() { close(s.serving) })
 	if serve == nil {
-		s.wrap()
-		close(s.serving)
+		s.wrapOnce.Do(s.wrap)
+		s.endWait()
 	}
 	return s, nil
 }
@@ -142,8 +145,8 @@ func (s *Server) arrive(d *door) {
 	}
 	d.arrived.Do(func() {
 		if s.unserved.Add(-1) == 0 {
-			s.wrap()
-			close(s.serving)
+			s.wrapOnce.Do(s.wrap)
+			s.endWait()
 		}
 	})
 }
@@ -288,9 +291,7 @@ func (s *Server) Drain(ctx context.Context) (cut []Request) {
 	for _, d := range s.doors {
 		doors.Go(func() { d.drain(ctx, s.policy.IdleGrace()) })
 	}
-	for _, d := range s.doors {
-		s.arrive(d) // what waits for a door that is not served yet does so no longer
-	}
+	s.endWait() // for doors that are not served yet
 	s.release()
 	s.GoAway()
 
