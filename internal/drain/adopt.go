@@ -37,11 +37,8 @@ func (s *Server) Reserve(addr net.Addr) (release func()) {
 }
 
 func (s *Server) adoptingDoor(addr net.Addr) *door {
-	if s.serve != nil {
-		if s.unserved.Load() > 0 || !isClosed(s.serving) {
-			return nil
-		}
-		s.wrapOnce.Do(s.wrap)
+	if s.serve != nil && s.unserved.Load() > 0 {
+		return nil
 	}
 	for _, d := range s.doors {
 		if (d.plain || !s.tls) && SameAddr(d.Addr(), addr) {
@@ -49,15 +46,6 @@ func (s *Server) adoptingDoor(addr net.Addr) *door {
 		}
 	}
 	return nil
-}
-
-func isClosed(c <-chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
-	}
 }
 
 // Adopt takes a connection over from another server. A server that has begun to
@@ -72,6 +60,7 @@ func (s *Server) Adopt(t *Transfer) error {
 	if d == nil {
 		return ErrNotAdopted
 	}
+	s.wrap()
 	nc := t.Conn
 	if w, ok := d.Listener.(interface{ WrapConn(net.Conn) net.Conn }); ok {
 		nc = w.WrapConn(nc)

@@ -58,7 +58,7 @@ func newDoor(l net.Listener, s *Server) *door {
 func (d *door) Accept() (net.Conn, error) {
 	d.server.arrive(d)
 	<-d.server.serving
-	d.server.wrapOnce.Do(d.server.wrap) // if Drain has ended the wait
+	d.server.wrap()
 	d.awaitRoom()
 	d.waits.Store(time.Now().UnixNano())
 	nc, err := d.Listener.Accept()

@@ -44,9 +44,9 @@ type Server struct {
 	serve  func(net.Listener) error // the caller's, in place of http.Serve; nil: none
 
 	unserved atomic.Int32  // doors that serve has not called Accept of
-	serving  chan struct{} // closed when there is none, or by Drain
+	serving  chan struct{} // closed when serve has called it of all, or by Drain
 	endWait  func()        // closes serving
-	wrapOnce sync.Once     // for wrap
+	wrap     func()        // wrapHooks, once
 
 	clientCerts bool // TLS clients may be asked for a certificate
 
@@ -122,9 +122,9 @@ func NewFunc(srv *http.Server, serve func(net.Listener) error, listeners []net.L
 	s.wrapBaseContext()
 	s.wrapHTTP2(servesFrameConn)
 	s.unserved.Store(int32(len(s.doors)))
-	s.endWait = sync.OnceFunc(func() { close(s.serving) })
+	s.endWait, s.wrap = sync.OnceFunc(func() { close(s.serving) }), sync.OnceFunc(s.wrapHooks)
 	if serve == nil {
-		s.wrapOnce.Do(s.wrap)
+		s.wrap()
 		s.endWait()
 	}
 	return s, nil
@@ -145,7 +145,6 @@ func (s *Server) arrive(d *door) {
 	}
 	d.arrived.Do(func() {
 		if s.unserved.Add(-1) == 0 {
-			s.wrapOnce.Do(s.wrap)
 			s.endWait()
 		}
 	})
@@ -211,9 +210,9 @@ func (s *Server) headerTimeout() time.Duration {
 	return s.http.ReadTimeout
 }
 
-// wrap puts our hooks around the caller's, which get what net/http would give
+// wrapHooks puts our hooks around the caller's, which get what net/http would give
 // them.
-func (s *Server) wrap() {
+func (s *Server) wrapHooks() {
 	s.handler = s.http.Handler
 	if s.handler == nil {
 		s.handler = http.DefaultServeMux
