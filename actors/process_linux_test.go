@@ -197,13 +197,13 @@ func TestProcessTerminal(t *testing.T) {
 // adopt runs a program that leaves orphans, while others start children of
 // their own and wait for them, some late.
 func adopt() {
-	const orphans = 16
+	const orphans = 30
 	var log lines
 	stop := &actors.Stop{Logger: &log}
 	// Each ( & ) leaves an orphan; some have left the group as well.
 	execute, interrupt := actors.Process(stop, exec.Command("sh", "-c", `
 		i=0
-		while [ $i -lt 8 ]; do
+		while [ $i -lt 15 ]; do
 			(sleep 0.0$i & setsid sleep 0.0$i &)
 			i=$((i+1))
 		done
@@ -211,7 +211,7 @@ func adopt() {
 	actor := begin(execute, interrupt)
 
 	var own sync.WaitGroup
-	for i := range 12 {
+	for i := range 25 {
 		own.Go(func() {
 			cmd := exec.Command("sh", "-c", fmt.Sprintf("exit %d", i+1))
 			if err := cmd.Start(); err != nil {

@@ -22,16 +22,7 @@ func (stopping) Closing() bool { return true }
 // comes just then, and what was written before is still on its way to the client.
 func TestWriteBehindClose(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	client := wiretest.Connect(t, l.Addr().String())
-	nc, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
+	client, nc := wiretest.Pair(t)
 	c := &conn{Conn: nc, server: &Server{policy: stopping{}, http: new(http.Server)}}
 	c.markHTTP2(nil, nil)
 

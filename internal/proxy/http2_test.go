@@ -110,6 +110,20 @@ func (f *frames) get(stream uint32, method, path string) {
 	}
 }
 
+// status reads the header of an answer.
+func (f *frames) status() string {
+	f.t.Helper()
+	for {
+		frame, err := f.next()
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		if h, ok := frame.(*http2.MetaHeadersFrame); ok {
+			return h.PseudoValue("status")
+		}
+	}
+}
+
 // framesProgram is a program over HTTP/2 without TLS. It calls f for the header of
 // each request.
 func framesProgram(t testing.TB, answer func(f *frames, h *http2.MetaHeadersFrame)) (addr string) {
@@ -304,17 +318,8 @@ func TestEndlessHTTP2(t *testing.T) {
 		if body != "" {
 			c.data(1, false, body)
 		}
-		for {
-			frame, err := c.next()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if h, ok := frame.(*http2.MetaHeadersFrame); ok {
-				if got := h.PseudoValue("status"); got != "408" {
-					t.Errorf("%q: status %s, want 408", body, got)
-				}
-				break
-			}
+		if got := c.status(); got != "408" {
+			t.Errorf("%q: status %s, want 408", body, got)
 		}
 	}
 }
@@ -329,16 +334,7 @@ func TestTrailerOfNothing(t *testing.T) {
 	front := serveHTTP2(t, newProxy(t, "h2c://"+program, Config{ResponseTimeout: 2 * time.Second}), false)
 	c := dialHTTP2(t, front, false)
 	c.headers(1, true, ":method", "POST", ":scheme", "http", ":authority", "h", ":path", "/", "trailer", "x")
-	for {
-		frame, err := c.next()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if h, ok := frame.(*http2.MetaHeadersFrame); ok {
-			if got := h.PseudoValue("status"); got != "200" {
-				t.Errorf("status %s, want 200", got)
-			}
-			break
-		}
+	if got := c.status(); got != "200" {
+		t.Errorf("status %s, want 200", got)
 	}
 }

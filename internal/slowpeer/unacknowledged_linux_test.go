@@ -2,7 +2,6 @@ package slowpeer
 
 import (
 	"io"
-	"net"
 	"testing"
 	"time"
 
@@ -11,17 +10,7 @@ import (
 
 // TestUnacknowledged fills a socket, of which the client then reads all.
 func TestUnacknowledged(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	client := wiretest.Connect(t, l.Addr().String())
-	nc, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
+	client, nc := wiretest.Pair(t)
 	total, part := 0, make([]byte, 64<<10)
 	for m := 1; m > 0; total += m { // until the kernel takes no more
 		nc.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))

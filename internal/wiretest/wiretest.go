@@ -23,8 +23,8 @@ const Patience = 30 * time.Second
 // closed is not one: another test can get its port.
 const Refusing = "127.0.0.1:1"
 
-// LoopbackIP returns an IP address of this machine that no other test has, so that
-// none can get the port of a listener that has been closed there. Outside Linux
+// LoopbackIP returns an IP address of this machine that hardly any other test has, so
+// that none gets the port of a listener that has been closed there. Outside Linux
 // there is only one such address.
 func LoopbackIP() string {
 	if runtime.GOOS != "linux" {
@@ -60,6 +60,22 @@ func Connect(t testing.TB, addr string) *net.TCPConn {
 	t.Cleanup(func() { nc.Close() })
 	nc.SetDeadline(time.Now().Add(Patience))
 	return nc.(*net.TCPConn)
+}
+
+// Pair makes a connection, and returns both of its ends, for the time of the test.
+func Pair(t testing.TB) (client *net.TCPConn, server net.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	client = Connect(t, l.Addr().String())
+	if server, err = l.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Close() })
+	return client, server
 }
 
 // Exchange sends a request as it stands, and returns the whole answer.

@@ -11,10 +11,10 @@ import (
 	"testing"
 	"time"
 
-	"lastcall/internal/wiretest"
-
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"lastcall/internal/wiretest"
 )
 
 // httpServer is a perfect one, without and with TLS, which speaks HTTP/1 and
