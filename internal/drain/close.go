@@ -171,6 +171,9 @@ func (c *conn) cut() (list []Request) {
 		broken = c.current
 	}
 	c.current = nil // it is cut, and does not count as answered
+	for res := range c.streams.running {
+		res.late = false // nor as failed
+	}
 	c.setStateLocked(stateClosed)
 	c.breakOff(broken)
 	return list

@@ -33,6 +33,7 @@ const (
 	flagEndStream     = 1
 	flagEndHeaders    = 4
 	pingSize          = 8
+	internalError     = 2
 )
 
 // protoUnencrypted is the entry of net/http's table that serves HTTP/2 without TLS,
@@ -160,8 +161,15 @@ type frames struct {
 	left       int  // of the payload
 	unfinished bool // a CONTINUATION must follow
 
-	ending uint32   // the stream that the frame ends; 0: none
-	ended  []uint32 // streams
+	ending streamEnd // the stream that the frame ends; 0: none
+	ended  []streamEnd
+}
+
+// streamEnd is the end of what is written to a stream.
+type streamEnd struct {
+	id    uint32
+	reset bool
+	code  uint32 // why it is reset
 }
 
 func (f *frames) follow(p []byte) {
@@ -169,6 +177,11 @@ func (f *frames) follow(p []byte) {
 		if f.left > 0 {
 			n := min(f.left, len(p))
 			f.left -= n
+			if f.ending.reset {
+				for _, b := range p[:n] {
+					f.ending.code = f.ending.code<<8 | uint32(b)
+				}
+			}
 			p = p[n:]
 			f.onPayload()
 			continue
@@ -186,7 +199,7 @@ func (f *frames) follow(p []byte) {
 			f.unfinished = flags&flagEndHeaders == 0
 		}
 		if kind == frameReset || (kind == frameData || kind == frameHeaders) && flags&flagEndStream != 0 {
-			f.ending = binary.BigEndian.Uint32(f.header[5:])
+			f.ending = streamEnd{id: binary.BigEndian.Uint32(f.header[5:]), reset: kind == frameReset}
 		}
 		f.onPayload()
 	}
@@ -194,8 +207,8 @@ func (f *frames) follow(p []byte) {
 
 // onPayload notes the end of a stream at the end of the frame.
 func (f *frames) onPayload() {
-	if f.left == 0 && f.ending != 0 {
-		f.ended, f.ending = append(f.ended, f.ending), 0
+	if f.left == 0 && f.ending.id != 0 {
+		f.ended, f.ending = append(f.ended, f.ending), streamEnd{}
 	}
 }
 

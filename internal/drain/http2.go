@@ -235,12 +235,15 @@ func (c *conn) beginStream(res *http2Response) (ok bool) {
 }
 
 // onStreamsWritten notes that the answers of streams have been written to their ends.
-func (c *conn) onStreamsWritten(ids []uint32) {
+// While a handler runs, net/http resets its stream as one that has met an internal
+// error at the write deadline.
+func (c *conn) onStreamsWritten(ends []streamEnd) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, id := range ids {
-		if res := c.streams.unwritten[id]; res != nil {
-			delete(c.streams.unwritten, id)
+	for _, end := range ends {
+		if res := c.streams.unwritten[end.id]; res != nil {
+			delete(c.streams.unwritten, end.id)
+			res.late = res.returned.IsZero() && end.reset && end.code == internalError
 			c.onWrittenLocked(res)
 		}
 	}
@@ -282,16 +285,22 @@ func (c *conn) endStream(res *http2Response, r *http.Request) {
 	case len(c.streams.unwritten) > maxUnwritten:
 		c.streams.forget()
 	}
+	if res.late && res.outcome.Load() == answered {
+		res.finish(failed)
+	}
+	// Closed, the request was cut, or its client has gone, or net/http has closed a
+	// second after it had reset the last stream.
 	closed := c.state == stateClosed
+	if !closed || res.late {
+		c.server.countAnswer(&res.response, HTTP2)
+	}
 	if c.state == stateHTTP2 && c.server.draining.Load() && !c.streams.any() {
 		c.scheduleHTTP2CloseLocked()
 	}
 	c.mu.Unlock()
-	if closed { // the request was cut, or its client has gone
+	if closed {
 		c.untrack()
-		return
 	}
-	c.server.countAnswer(&res.response, HTTP2)
 }
 
 // http2Response adds what only HTTP/2 has, and what naming a stream needs, whose
@@ -302,6 +311,7 @@ type http2Response struct {
 	began       time.Time // when the handler was called
 	returned    time.Time // when it returned; zero before
 	written     int64     // the answer ends with that byte of the connection; 0: it is not written
+	late        bool      // the stream was reset at the write deadline
 	bodyWritten atomic.Int64
 }
 

@@ -2,12 +2,10 @@ package drain
 
 import (
 	"bufio"
-	"errors"
 	"io"
 	"log"
 	"net"
 	"net/http"
-	"os"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -178,17 +176,11 @@ func (w *response) serve(handler http.Handler, rw http.ResponseWriter, r *http.R
 	handler.ServeHTTP(rw, r)
 	returned = true
 	w.announce(http.StatusOK)
-	if w.markedFailed || w.status == http.StatusBadGateway || w.status == http.StatusGatewayTimeout || w.http2 && w.isReset(r) {
+	if w.markedFailed || w.status == http.StatusBadGateway || w.status == http.StatusGatewayTimeout {
 		w.finish(failed)
 	} else {
 		w.finish(answered)
 	}
-}
-
-// isReset reports whether net/http has reset the stream because the handler did not
-// return before the write deadline.
-func (w *response) isReset(r *http.Request) bool {
-	return r.Context().Err() != nil && errors.Is(http.NewResponseController(w.ResponseWriter).Flush(), os.ErrDeadlineExceeded)
 }
 
 // MarkFailed says that the request has failed, whatever the status of its answer. A
