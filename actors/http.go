@@ -208,6 +208,17 @@ func (s *server) execute() error {
 	engine.LimitAge(s.stop.MaxConnAge, s.stop.MaxConnRequests)
 	s.engine.Store(engine)
 	failures := engine.Start()
+	failed, over := make(chan error, 1), make(chan struct{})
+	go func() {
+		defer close(over)
+		for err := range failures { // a listener has ended by itself
+			s.recordError(err) // run.Group may have a signal first
+			select {
+			case failed <- err:
+			default:
+			}
+		}
+	}()
 
 	serving := engine.Serving()
 	if closed(serving) {
@@ -221,9 +232,8 @@ func (s *server) execute() error {
 			s.stop.memberReady(s.member)
 		case <-s.stop.begun:
 			begun = true
-		case failure := <-failures: // a listener has ended by itself
+		case failure := <-failed:
 			begun = true
-			s.recordError(failure) // run.Group may have a signal first
 			if !closed(s.stop.begun) {
 				err = failure
 				s.stop.Begin(err)
@@ -231,16 +241,14 @@ func (s *server) execute() error {
 		}
 	}
 	engine.GoAway()
-	s.stop.memberLameDuckDone(s.member, s.awaitLameDuck(failures))
+	s.stop.memberLameDuckDone(s.member, s.awaitLameDuck(over))
 
 	ctx, cancel := s.drainContext()
 	defer cancel()
 	warn := time.AfterFunc(waitingTime, s.warnWaiting)
 	requests := engine.Drain(ctx)
 	warn.Stop()
-	for err := range failures {
-		s.recordError(err)
-	}
+	<-over
 	for i, r := range requests {
 		if i == maxCutLogged {
 			level.Warn(s.logger).Log("msg", "more requests cut", "more", len(requests)-i)
@@ -309,19 +317,14 @@ func (s *server) failStart(err error) error {
 
 // awaitLameDuck waits for the end of the lame-duck time, in which the server
 // serves, and reports whether every listener has ended earlier.
-func (s *server) awaitLameDuck(failures <-chan error) (early bool) {
-	for {
-		select {
-		case <-s.stop.draining:
-			return false
-		case <-s.stop.cutting:
-			return false
-		case err, ok := <-failures:
-			if !ok {
-				return true
-			}
-			s.recordError(err)
-		}
+func (s *server) awaitLameDuck(over <-chan struct{}) (early bool) {
+	select {
+	case <-s.stop.draining:
+		return false
+	case <-s.stop.cutting:
+		return false
+	case <-over:
+		return true
 	}
 }
 

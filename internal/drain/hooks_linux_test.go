@@ -225,11 +225,11 @@ func TestListenerWithAnErrorOfItsOwn(t *testing.T) {
 }
 
 // A broken listener fails when another one is closed. It keeps the drain from
-// closing it before that.
+// closing it until that is noted.
 type broken struct {
 	*net.TCPListener
 	closed   chan struct{} // the other
-	failed   chan struct{}
+	awaitErr func()
 	draining atomic.Bool
 }
 
@@ -237,13 +237,12 @@ var errBroken = errors.New("broken")
 
 func (l *broken) Accept() (net.Conn, error) {
 	<-l.closed
-	close(l.failed)
 	return nil, errBroken
 }
 
 func (l *broken) SyscallConn() (syscall.RawConn, error) {
 	if l.draining.Load() {
-		<-l.failed
+		l.awaitErr()
 	}
 	return l.TCPListener.SyscallConn()
 }
@@ -265,8 +264,10 @@ func (l *signallingListener) Close() error {
 func TestListenerThatFailsInTheDrain(t *testing.T) {
 	t.Parallel()
 	other := &signallingListener{TCPListener: listenTCP(t).(*net.TCPListener), closed: make(chan struct{})}
-	l := &broken{TCPListener: listenTCP(t).(*net.TCPListener), closed: other.closed, failed: make(chan struct{})}
 	stop := new(actors.Stop)
+	l := &broken{TCPListener: listenTCP(t).(*net.TCPListener), closed: other.closed, awaitErr: func() {
+		servetest.WaitFor(t, "the error of the listener", func() bool { return stop.Err(nil) != nil })
+	}}
 	execute, interrupt := actors.HTTP(stop, &http.Server{Handler: http.HandlerFunc(servetest.Hello)}, other, l)
 	done := make(chan error)
 	go func() { done <- execute() }()
