@@ -18,6 +18,7 @@ import (
 
 	"lastcall/actors"
 	"lastcall/internal/servetest"
+	"lastcall/internal/wiretest"
 	"lastcall/stoptest/load"
 )
 
@@ -75,7 +76,7 @@ func await(t *testing.T, served <-chan error) error {
 
 func listen(t *testing.T) net.Listener {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", wiretest.LoopbackIP()+":0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +88,7 @@ func listen(t *testing.T) net.Listener {
 func TestHTTPFunc(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	config := &tls.Config{RootCAs: writeCertificate(t, dir)}
+	config := &tls.Config{RootCAs: writeCertificate(t, dir), ServerName: "127.0.0.1"}
 	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
 	http1 := load.Group{Name: "1", Kind: load.Blind, N: 20, Think: 5 * time.Millisecond}
 	http2 := load.Group{Name: "2", Kind: load.HTTP2, N: 4, Streams: 5, Think: 5 * time.Millisecond}
@@ -226,7 +227,7 @@ func TestPlain(t *testing.T) {
 		echoID(w, r)
 	})
 	served := serve(&stop)(actors.HTTP(&stop, srv, actors.Plain(clear), encrypted))
-	config := &tls.Config{RootCAs: roots}
+	config := &tls.Config{RootCAs: roots, ServerName: "127.0.0.1"}
 	loseNone(t, &stop, clear.Addr().String(),
 		load.Group{Name: "clear", Kind: load.Blind, N: 20, Think: 5 * time.Millisecond},
 		load.Group{Name: "tls", Addr: encrypted.Addr().String(), TLS: config, Kind: load.Blind, N: 20, Think: 5 * time.Millisecond},

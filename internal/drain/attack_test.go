@@ -66,7 +66,7 @@ func serve(t *testing.T, srv *http.Server, l net.Listener) (engine *drain.Server
 
 func listenTCP(t *testing.T) net.Listener {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", wiretest.LoopbackIP()+":0")
 	if err != nil {
 		t.Fatal(err)
 	}

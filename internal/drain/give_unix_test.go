@@ -138,7 +138,7 @@ func await(t *testing.T, what string, c <-chan struct{}) {
 
 func listen(t *testing.T, network string) net.Listener {
 	t.Helper()
-	addr := "127.0.0.1:0"
+	addr := wiretest.LoopbackIP() + ":0"
 	if network == "unix" {
 		addr = t.TempDir() + "/s"
 	}

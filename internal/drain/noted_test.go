@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"lastcall/internal/servetest"
+	"lastcall/internal/wiretest"
 )
 
 // A diary notes what net/http does to a connection, and with it.
@@ -124,7 +125,7 @@ func (l notedListener) Accept() (net.Conn, error) {
 // bareServer serves with net/http, and notes.
 func bareServer(t *testing.T, srv *http.Server) (*servetest.Service, *diary) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", wiretest.LoopbackIP()+":0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,10 +2,12 @@ package drain
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"log"
 	"net"
 	"net/http"
+	"os"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -176,11 +178,18 @@ func (w *response) serve(handler http.Handler, rw http.ResponseWriter, r *http.R
 	handler.ServeHTTP(rw, r)
 	returned = true
 	w.announce(http.StatusOK)
-	if w.markedFailed || w.status == http.StatusBadGateway || w.status == http.StatusGatewayTimeout {
+	if w.markedFailed || w.status == http.StatusBadGateway || w.status == http.StatusGatewayTimeout || w.http2 && w.isReset(r) {
 		w.finish(failed)
 	} else {
 		w.finish(answered)
 	}
+}
+
+// isReset reports whether net/http has reset the stream because the handler did not
+// return before the write deadline. It is not known when the connection is closed, as
+// it may be from a second later on: http2Response.late says it then.
+func (w *response) isReset(r *http.Request) bool {
+	return r.Context().Err() != nil && errors.Is(http.NewResponseController(w.ResponseWriter).Flush(), os.ErrDeadlineExceeded)
 }
 
 // MarkFailed says that the request has failed, whatever the status of its answer. A

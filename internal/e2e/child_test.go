@@ -30,7 +30,7 @@ import (
 // test binary, as runChild. The environment of both has more.
 func asChild(flags []string, more ...string) *exec.Cmd {
 	// However slow the machine is, the program starts in time.
-	slow := []string{"-listen", "127.0.0.1:0", "-proxy-hold", "1m", "-program-start", "1m"}
+	slow := []string{"-listen", wiretest.LoopbackIP() + ":0", "-proxy-hold", "1m", "-program-start", "1m"}
 	cmd := Lastcall(append(append(slow, flags...), "--", os.Args[0])...)
 	cmd.Env = append(append(os.Environ(), "RUN_AS=child"), more...)
 	return cmd

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"lastcall/internal/wiretest"
 	"lastcall/stoptest/load"
 )
 
@@ -25,7 +26,7 @@ func TestDrainByAdmin(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := StartProxyWith("-admin", "127.0.0.1:0", "-lame-duck", lameDuck)(t, Here, "127.0.0.1")
+			s := StartProxyWith("-admin", "127.0.0.1:0", "-lame-duck", lameDuck)(t, Here, wiretest.LoopbackIP())
 			admin, client := "http://"+adminAddr(t, s.Server), newClient(t)
 			tr := Mixed(20 * time.Millisecond).Few()
 			l, err := load.Start(load.Config{Addr: s.Server.Addr, EchoHeader: "X-Request-Id", Groups: tr.Groups, MaxTime: 2 * time.Minute, MaxUnused: keepsUnused})

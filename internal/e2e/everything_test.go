@@ -19,6 +19,7 @@ import (
 	"github.com/oklog/run"
 
 	"lastcall/actors"
+	"lastcall/internal/wiretest"
 	"lastcall/stoptest/load"
 )
 
@@ -90,7 +91,7 @@ func everythingLibrary(h http.Handler, certFile, keyFile string) error {
 	var g run.Group
 	var addrs []string
 	for _, cfg := range []*tls.Config{nil, {Certificates: []tls.Certificate{cert}}} {
-		l, err := actors.Listen("127.0.0.1:0")
+		l, err := actors.Listen(wiretest.LoopbackIP() + ":0")
 		if err != nil {
 			return err
 		}
@@ -121,8 +122,8 @@ var everythingServers = map[string]func(testing.TB, *pki) everythingServer{
 		if *Long {
 			spread = 5 * time.Second // the default
 		}
-		plain := Launch(t, Here, Lastcall("-listen", "127.0.0.1:0", "-h2c", "-proxy", url, "-ws-spread", spread.String()))
-		encrypted := Launch(t, Here, Lastcall(append(pki.flags(), "-listen", "127.0.0.1:0", "-proxy", url, "-ws-spread", spread.String())...))
+		plain := Launch(t, Here, Lastcall("-listen", wiretest.LoopbackIP()+":0", "-h2c", "-proxy", url, "-ws-spread", spread.String()))
+		encrypted := Launch(t, Here, Lastcall(append(pki.flags(), "-listen", wiretest.LoopbackIP()+":0", "-proxy", url, "-ws-spread", spread.String())...))
 		return everythingServer{plain.Addr, encrypted.Addr, []*Process{plain, encrypted}, program}
 	},
 	"library": func(t testing.TB, pki *pki) everythingServer {
@@ -197,7 +198,7 @@ func stopWithEverything(t *testing.T, start func(testing.TB, *pki) everythingSer
 	pki := newPKI(t)
 	s := start(t, pki)
 	warm, inFlight := atOnce("", s.plain, nil, 2*Few(100), Few(16))
-	warmTLS, inFlightTLS := atOnce("TLS ", s.encrypted, &tls.Config{RootCAs: pki.pool}, 2*Few(20), Few(4))
+	warmTLS, inFlightTLS := atOnce("TLS ", s.encrypted, &tls.Config{RootCAs: pki.pool, ServerName: "localhost"}, 2*Few(20), Few(4))
 	l := startLoad(t, load.Config{EchoHeader: "X-Request-Id", MaxTime: 2 * time.Minute, MaxUnused: keepsUnused, Groups: append(warm, warmTLS...)}, 3)
 	inFlight = append(inFlight, inFlightTLS...)
 	for _, g := range inFlight {

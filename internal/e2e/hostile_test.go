@@ -25,6 +25,7 @@ import (
 	"github.com/oklog/run"
 
 	"lastcall/actors"
+	"lastcall/internal/wiretest"
 	"lastcall/stoptest/load"
 )
 
@@ -183,16 +184,16 @@ func TestHostileClients(t *testing.T) {
 		{"HTTP1", http1Attacks, nil, actors.DefaultGrace, 0, []string{"-h2c"}},
 		{"HTTP2", http2Attacks, nil, actors.DefaultGrace, 0, []string{"-h2c"}},
 		{"streams", streamAttacks, nil, 6 * time.Second, 3, []string{"-h2c"}},
-		{"TLS", tlsAttacks, &tls.Config{RootCAs: pki.pool}, actors.DefaultGrace, 0, pki.flags()},
+		{"TLS", tlsAttacks, &tls.Config{RootCAs: pki.pool, ServerName: "localhost"}, actors.DefaultGrace, 0, pki.flags()},
 	} {
 		stop := func(t *testing.T, attacks []attack) {
 			t.Run("binary", func(t *testing.T) {
-				p := Launch(t, Here, Lastcall(append(tt.flags, "-listen", "127.0.0.1:0", "-proxy", "http://"+program.Addr, "-grace", tt.grace.String(), "-idle-grace", "1s",
+				p := Launch(t, Here, Lastcall(append(tt.flags, "-listen", wiretest.LoopbackIP()+":0", "-proxy", "http://"+program.Addr, "-grace", tt.grace.String(), "-idle-grace", "1s",
 					"-read-header-timeout", "4s", "-read-timeout", "4s", "-write-timeout", "4s")...))
 				underAttack(t, attacks, p, tt.overTLS, tt.grace, tt.status)
 			})
 			t.Run("library", func(t *testing.T) {
-				args := []string{"127.0.0.1:0"}
+				args := []string{wiretest.LoopbackIP() + ":0"}
 				if tt.overTLS != nil {
 					args = append(args, pki.cert, pki.key)
 				}

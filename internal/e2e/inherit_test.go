@@ -25,7 +25,7 @@ import (
 // -listen takes it.
 func socket(t *testing.T, network string) (addr string, f *os.File) {
 	t.Helper()
-	addr = "127.0.0.1:0"
+	addr = wiretest.LoopbackIP() + ":0"
 	if network == "unix" {
 		addr = "unix:" + t.TempDir() + "/s"
 	}

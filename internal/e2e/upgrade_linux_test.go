@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"lastcall/internal/wiretest"
 	"lastcall/stoptest/load"
 )
 
@@ -64,7 +65,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 			if network == "unix" {
 				LongOnly(t)
 			}
-			listen := "127.0.0.1:0"
+			listen := wiretest.LoopbackIP() + ":0"
 			if network == "unix" {
 				listen = "unix:" + t.TempDir() + "/s"
 			}
