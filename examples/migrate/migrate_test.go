@@ -20,6 +20,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"lastcall/internal/wiretest"
 	"lastcall/stoptest/load"
 )
 
@@ -40,12 +41,7 @@ func start(t *testing.T, name string, args ...string) *program {
 		t.Fatalf("%v:\n%s", err, out)
 	}
 	for range 5 { // the port may be another's by the time that the program wants it
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		p := &program{t: t, addr: l.Addr().String(), done: make(chan struct{})}
-		l.Close()
+		p := &program{t: t, addr: wiretest.FreeAddr(t), done: make(chan struct{})}
 		p.cmd = exec.Command(binary, append([]string{"-addr", p.addr}, args...)...)
 		p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.out
 		if err := p.cmd.Start(); err != nil {

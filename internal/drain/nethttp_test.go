@@ -113,7 +113,9 @@ func TestAssumeIdleTimeout(t *testing.T) {
 	var conns sync.Map
 	s, d := bareServer(t, &http.Server{Handler: http.HandlerFunc(servetest.Hello),
 		ConnState: func(nc net.Conn, state http.ConnState) { conns.Store(nc, nil) }})
-	fresh, idle := s.Dial(t), s.Dial(t)
+	fresh := s.Dial(t)
+	d.waitFor(t, "read 4096")
+	idle := s.Dial(t)
 	idle.Send(servetest.Get)
 	idle.Answer()
 	d.waitFor(t, "deadline none", "read 4096")
