@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -165,7 +166,7 @@ func ask(rt http.RoundTripper, addr, request string, header ...string) (g got) {
 	}
 	defer res.Body.Close()
 	g.Status = res.StatusCode
-	if tunnel, ok := res.Body.(io.Writer); ok {
+	if tunnel, ok := res.Body.(io.Writer); ok && slices.Contains(header, "Upgrade") {
 		io.WriteString(tunnel, echoed)
 	}
 	b, err := io.ReadAll(res.Body)

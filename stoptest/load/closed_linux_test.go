@@ -166,39 +166,45 @@ func TestServerThatEndsUnusedConnections(t *testing.T) {
 }
 
 // lateConn is one whose client has no processor for a while when it has sent the last
-// part of a handshake of TLS 1.3.
+// part of a handshake of TLS 1.3, or when it is about to send the first.
 type lateConn struct {
 	*net.TCPConn
 	writes int
 	late   time.Duration
+	last   bool
 }
 
 func (c *lateConn) Write(p []byte) (int, error) {
 	n, err := c.TCPConn.Write(p)
-	if c.writes++; c.writes == 2 && err == nil { // after the ClientHello
+	if c.writes++; c.last && c.writes == 2 && err == nil { // after the ClientHello
 		err = awaitEnd(c.TCPConn)
 		time.Sleep(c.late)
 	}
 	return n, err
 }
 
-// The time that a server keeps a connection under TLS begins for it with the last part
-// of the handshake, and the client may be late by then.
+// The time that a server keeps a connection under TLS begins for it anew with the last
+// part of the handshake, and the client may be late for that or for the first.
 func TestServerThatEndsUnusedConnectionsUnderTLS(t *testing.T) {
 	t.Parallel()
 	const keeps = 300 * time.Millisecond
 	server, client := pair()
 	ends := rawServer(t, func(c *serverConn) { tls.Server(c.TCPConn, server).Handshake() })
+	endsAtOnce := rawServer(t, func(*serverConn) {})
 	_, encrypted := httpServer(t, new(served))
 	answers := encrypted.Listener.Addr().String()
 	for _, test := range []struct {
+		part  string // of the handshake for which the client is late
+		first string // the server of each client's first connection
 		limit time.Duration
 		want  Counts
 	}{
-		{keeps, Counts{Clients: 3, Requests: 6, Answered: 6}},
-		{time.Hour, Counts{Clients: 3, Requests: 6, Answered: 3, Lost: 3}},
+		{"last", ends, keeps, Counts{Clients: 3, Requests: 6, Answered: 6}},
+		{"last", ends, time.Hour, Counts{Clients: 3, Requests: 6, Answered: 3, Lost: 3}},
+		{"first", endsAtOnce, keeps, Counts{Clients: 3, Requests: 6, Answered: 6}},
+		{"first", endsAtOnce, time.Hour, Counts{Clients: 3, Requests: 6, Answered: 3, ResetOnConnect: 3}},
 	} {
-		t.Run(test.limit.String(), func(t *testing.T) {
+		t.Run(fmt.Sprint(test.part, " part, ", test.limit), func(t *testing.T) {
 			t.Parallel()
 			var dialled [3]int
 			dial := func(ctx context.Context, client int) (net.Conn, error) {
@@ -206,11 +212,16 @@ func TestServerThatEndsUnusedConnectionsUnderTLS(t *testing.T) {
 				if dialled[client]++; dialled[client] > 1 {
 					return d.DialContext(ctx, "tcp", answers)
 				}
-				nc, err := d.DialContext(ctx, "tcp", ends)
+				nc, err := d.DialContext(ctx, "tcp", test.first)
 				if err != nil {
 					return nil, err
 				}
-				return &lateConn{TCPConn: nc.(*net.TCPConn), late: 2 * keeps}, nil
+				c := &lateConn{TCPConn: nc.(*net.TCPConn), late: 2 * keeps, last: test.part == "last"}
+				if !c.last {
+					err = awaitEnd(nc)
+					time.Sleep(c.late)
+				}
+				return c, err
 			}
 			l := start(t, Config{Addr: answers, Dial: dial, MaxUnused: test.limit, Groups: []Group{{Kind: Fresh, TLS: client, N: 3, Requests: 2}}})
 			got := l.Wait()

@@ -60,10 +60,10 @@ type Config struct {
 	// MaxUnused is how long the server keeps a connection on which no request has
 	// come. A client that is about to make the first request later than that
 	// after it began to dial, because it had to wait for a processor, closes the
-	// connection instead, and dials again. Under TLS the time counts from the last
-	// part of the handshake that the client sends. A connection that was reset is
-	// [ResetOnConnect] all the same. Clients that share connections do not look. Zero:
-	// no limit.
+	// connection instead, and dials again. Under TLS it may begin its
+	// handshake so late, and the time counts anew from the last part of that which the
+	// client sends. A connection that was reset is [ResetOnConnect] all the same. Clients
+	// that share connections look at the handshake only. Zero: no limit.
 	MaxUnused time.Duration
 	// MaxTime is how long after Start the last request may begin. Zero means 5
 	// minutes. Streams are then ended by their clients. Every client has ended

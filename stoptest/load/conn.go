@@ -106,11 +106,14 @@ type peekConn struct {
 	noWait bool
 	ended  bool // TLS read on to the FIN: nothing before it marked the end
 
-	wroteAt time.Time // when the last Write began
+	began, wroteAt time.Time // when the first and the last Write began
 }
 
 func (g *peekConn) Write(p []byte) (int, error) {
 	g.wroteAt = time.Now()
+	if g.began.IsZero() {
+		g.began = g.wroteAt
+	}
 	return g.Conn.Write(p)
 }
 

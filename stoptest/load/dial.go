@@ -107,10 +107,25 @@ func (c *client) connect() (goOn, connected bool) {
 	return true, true
 }
 
-// dialAndHandshake makes a connection, with TLS if the group has TLS.
-func (c *client) dialAndHandshake() (cn *conn, err error) {
+// dialAndHandshake makes a connection, with TLS if the group has TLS. It makes
+// another one if the server has closed the connection before a client that was late,
+// see Config.MaxUnused, began its handshake.
+func (c *client) dialAndHandshake() (*conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), c.load.cfg.DialTimeout)
 	defer cancel()
+	limit := c.load.cfg.MaxUnused
+	for {
+		began := time.Now()
+		cn, err := c.dialOnce(ctx)
+		late := limit > 0 && cn != nil && cn.tlsInput != nil && cn.tlsInput.began.Sub(began) > limit
+		if !late || !errors.Is(err, errHandshakeEnded) || howOf(err) != FIN {
+			return cn, err
+		}
+		c.count(&c.row.Unused, 1)
+	}
+}
+
+func (c *client) dialOnce(ctx context.Context) (cn *conn, err error) {
 	began := time.Now()
 	nc, err := c.dial(ctx, c.number)
 	if err != nil {
@@ -125,7 +140,7 @@ func (c *client) dialAndHandshake() (cn *conn, err error) {
 		}
 		if err := cn.handshake(ctx, c.TLS, proto); err != nil {
 			nc.Close()
-			return nil, err
+			return cn, err
 		}
 	}
 	return cn, nil

@@ -166,7 +166,7 @@ func TestStopEndsALoadThatIsNotRefused(t *testing.T) {
 			c.answer(id)
 		}
 	})
-	for name, cfg := range map[string]Config{"Stop": {}, "MaxTime": {MaxTime: 200 * time.Millisecond}} {
+	for name, cfg := range map[string]Config{"Stop": {}, "MaxTime": {MaxTime: 2 * time.Second}} {
 		t.Run(name, func(t *testing.T) {
 			cfg.Addr = addr
 			cfg.Groups = []Group{{Kind: Blind, N: 3}, {Kind: Fresh, Think: time.Hour, Delay: -1}, {Kind: Idle, N: 2}}

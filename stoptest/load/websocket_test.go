@@ -58,9 +58,9 @@ func TestWebSockets(t *testing.T) {
 	cut.Cut = 6
 	echoed := clean
 	echoed.Messages, echoed.Unechoed = 18, 0
-	// closing says Close, waits for the client's, and closes.
-	closing := func(c *serverConn, status uint16) {
-		io.WriteString(c, closeFrame(status))
+	// closing says Close, behind other frames, waits for the client's, and closes.
+	closing := func(c *serverConn, status uint16, others ...string) {
+		io.WriteString(c, strings.Join(others, "")+closeFrame(status))
 		for {
 			op, payload, err := clientFrame(c.r)
 			if err != nil || op == wsClose && binary.BigEndian.Uint16(payload) != status {
@@ -82,8 +82,7 @@ func TestWebSockets(t *testing.T) {
 		{"1000", func(c *serverConn, _ string) { closing(c, 1000) }, other, 0},
 		{"1012", func(c *serverConn, _ string) { closing(c, 1012) }, other, 0},
 		{"echo, then 1001", func(c *serverConn, m string) {
-			io.WriteString(c, serverFrame(0x80|wsText, m))
-			closing(c, 1001)
+			closing(c, 1001, serverFrame(0x80|wsText, m))
 		}, echoed, 0},
 		{"echo in parts with a ping between, then 1001", func(c *serverConn, m string) {
 			io.WriteString(c, serverFrame(wsText, m[:2]))
@@ -92,8 +91,7 @@ func TestWebSockets(t *testing.T) {
 				c.reset()
 			}
 			io.WriteString(c, serverFrame(0, m[2:4]))
-			io.WriteString(c, serverFrame(0x80, m[4:]))
-			closing(c, 1001)
+			closing(c, 1001, serverFrame(0x80, m[4:]))
 		}, echoed, 0},
 		{"1011", func(c *serverConn, _ string) { closing(c, 1011) }, cut, OtherError},
 		{"Close without status", func(c *serverConn, _ string) { io.WriteString(c, serverFrame(0x80|wsClose, "")) }, cut, OtherError},
