@@ -206,6 +206,9 @@ func (s *server) execute() error {
 	}
 	engine.LimitConns(s.stop.MaxConns)
 	engine.LimitAge(s.stop.MaxConnAge, s.stop.MaxConnRequests)
+	if u := s.stop.stored.Load(); u != nil {
+		u.reserveStored(engine)
+	}
 	s.engine.Store(engine)
 	failures := engine.Start()
 	failed, over := make(chan error, 1), make(chan struct{})
@@ -391,6 +394,15 @@ func (s *Stop) enginesLocked() (list []*drain.Server) {
 		}
 	}
 	return list
+}
+
+// serversStarted reports whether every server serves, or has served, or never will.
+func (s *Stop) serversStarted() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.phase == Stopped || !slices.ContainsFunc(s.servers, func(srv *server) bool {
+		return srv.engine.Load() == nil && !srv.member.skipped && srv.member.step != memberIsDone
+	})
 }
 
 // policy is what the engine learns of the stop.

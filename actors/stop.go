@@ -104,6 +104,7 @@ type Stop struct {
 	outOfService atomic.Bool               // see SetReady
 	downPrograms atomic.Int64              // programs of Generations that are not ready
 	upgraded     atomic.Bool               // a successor serves: the stop leaves readiness alone
+	stored       atomic.Pointer[Upgrade]   // takes what is in the descriptor store; nil: nobody does
 	closing      atomic.Bool               // whether answers say "Connection: close": phase is LameDuck or later
 	log          *asynclog.Logger          // nil: Logger is nil
 	drainAt      atomic.Pointer[time.Time] // when the lame-duck time ends, at the latest; nil: no stop has begun

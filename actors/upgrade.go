@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/go-kit/log"
+
+	"lastcall/internal/drain"
 )
 
 // Upgrade replaces a process by its successor without closing a connection: a new
@@ -87,7 +89,9 @@ type Upgrade struct {
 	// and not in a stop, FileDescriptorStoreMax= and KillMode=mixed. Listeners and
 	// connections that can move are left in the descriptor store, and are taken by
 	// the next process of the unit. They wait there until this one has answered
-	// its last request. What does not fit is drained as in a stop. Nil means none.
+	// its last request. What does not fit is drained as in a stop. The next process
+	// takes them when it is ready, or when another signal stops it before that. If it
+	// fails before that, they stay where they are. Nil means none.
 	Restart os.Signal
 
 	setup     sync.Once
@@ -107,7 +111,10 @@ type Upgrade struct {
 	tickets   *tickets      // nil: none
 	keys      [][]byte      // of tickets, of the predecessor
 	from      predecessor   // nil: there is none
-	alone     chan struct{} // closed when no predecessor is left
+	fromStore bool          // it is what is in the descriptor store
+	alone     chan struct{} // closed by noneLeft
+	noneLeft  func()        // notes that no predecessor is left
+	reserved  []func()      // see reserveStored
 }
 
 // offered is a listener that a predecessor offers.
@@ -116,6 +123,8 @@ type offered struct {
 	passed bool
 	file   *os.File
 	taken  *sharedListener // nil: not
+
+	reserved bool // see reserveStored
 }
 
 // predecessor is the process that this one takes over from.
@@ -149,8 +158,19 @@ func (u *Upgrade) init() error {
 		u.signals, u.restarts = make(chan os.Signal, 1), make(chan os.Signal, 1)
 		u.failed = make(chan error, 1)
 		u.stopping, u.alone = make(chan struct{}), make(chan struct{})
+		u.noneLeft = sync.OnceFunc(func() {
+			u.mu.Lock()
+			defer u.mu.Unlock()
+			close(u.alone)
+			for _, release := range u.reserved {
+				release()
+			}
+		})
 		u.interrupt = func(cause error) {
 			u.stop.Begin(cause)
+			if isUnstarted(cause) {
+				u.noneLeft()
+			}
 			u.mu.Lock()
 			defer u.mu.Unlock()
 			if !closed(u.stopping) {
@@ -158,7 +178,7 @@ func (u *Upgrade) init() error {
 			}
 		}
 		if u.setupErr = u.begin(); u.from == nil {
-			close(u.alone)
+			u.noneLeft()
 		}
 	})
 	return u.setupErr
@@ -267,5 +287,27 @@ func (u *Upgrade) Actor() (execute func() error, interrupt func(error)) {
 		return func() error { return err }, func(cause error) { u.stop.Begin(cause) }
 	}
 	u.notify()
+	if u.fromStore {
+		u.stop.stored.Store(u)
+	}
 	return u.execute, u.interrupt
+}
+
+// reserveStored has a drain of the server wait until what is in the descriptor store
+// has come: nobody else has it. Under the drain it is not reserved any more.
+func (u *Upgrade) reserveStored(e *drain.Server) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if closed(u.alone) {
+		return
+	}
+	for i := range u.offered {
+		o := &u.offered[i]
+		if o.taken == nil || o.reserved {
+			continue
+		}
+		if release := e.Reserve(o.taken.Addr()); release != nil {
+			o.reserved, u.reserved = true, append(u.reserved, release)
+		}
+	}
 }

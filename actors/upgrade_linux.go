@@ -41,7 +41,7 @@ func (u *Upgrade) begin() error {
 		return fmt.Errorf("upgrade: %w", err)
 	}
 	t.FromStore = fromStore
-	u.from, u.keys = t, t.Keys
+	u.from, u.fromStore, u.keys = t, fromStore, t.Keys
 	for _, l := range t.Listeners {
 		u.offered = append(u.offered, offered{name: l.Name, passed: l.Passed, file: l.File})
 	}
@@ -137,6 +137,12 @@ func (u *Upgrade) notify() {
 
 func (u *Upgrade) execute() error {
 	u.stop.recordExecute()
+	takes := false
+	defer func() {
+		if !takes {
+			u.noneLeft()
+		}
+	}()
 	takers := make(chan net.Conn)
 	if u.Path != "" {
 		l, err := u.Listener(handoverName, u.listenHandover)
@@ -147,7 +153,8 @@ func (u *Upgrade) execute() error {
 		go u.acceptTakers(l, takers)
 	}
 	if u.from != nil {
-		if err := u.takeOver(u.from.(*handover.Taker)); err != nil {
+		var err error
+		if takes, err = u.takeOver(u.from.(*handover.Taker)); err != nil {
 			return err
 		}
 	}
@@ -205,17 +212,11 @@ func (u *Upgrade) acceptTakers(l net.Listener, takers chan<- net.Conn) {
 }
 
 // takeOver says that this process is ready when it is, and takes connections from
-// then on.
-func (u *Upgrade) takeOver(t *handover.Taker) error {
-	for !u.stop.Snapshot().Ready {
-		select {
-		case <-u.restarts: // what is stored stays there
-			u.stop.Begin(restartError{})
-		case <-u.stop.begun:
-			t.Fail(errors.New("the successor has stopped before it was ready"))
-			return nil
-		case <-time.After(5 * time.Millisecond):
-		}
+// then on, if it returns true.
+func (u *Upgrade) takeOver(t *handover.Taker) (takes bool, err error) {
+	if !u.awaitReady() {
+		t.Fail(errors.New("the successor has stopped before it was ready"))
+		return false, nil
 	}
 	engines := u.stop.engines()
 	adopts := func(a net.Addr) bool {
@@ -229,7 +230,12 @@ func (u *Upgrade) takeOver(t *handover.Taker) error {
 		}
 		return release
 	}
-	release := func() {}
+	if u.fromStore {
+		for _, e := range engines {
+			u.reserveStored(e) // one that others serve could not be before
+		}
+		reserve = func(net.Addr) func() { return func() {} }
+	}
 	var taken []handover.Taken
 	var addrs []net.Addr
 	u.mu.Lock()
@@ -241,19 +247,15 @@ func (u *Upgrade) takeOver(t *handover.Taker) error {
 		} else {
 			addr = o.taken.Addr()
 		}
-		taken, addrs = append(taken, handover.Taken{Taken: addr != nil, Conns: addr != nil && adopts(addr)}), append(addrs, addr)
+		conns := o.reserved || !u.fromStore && addr != nil && adopts(addr)
+		taken, addrs = append(taken, handover.Taken{Taken: addr != nil, Conns: conns}), append(addrs, addr)
 	}
 	u.mu.Unlock()
-	if t.FromStore { // nobody else has them: a drain waits until all have come
-		reserve, release = reserveAll(reserve, addrs)
-	}
 	if err := t.Ready(taken, addrs); err != nil {
-		release()
-		return fmt.Errorf("upgrade: %w", err)
+		return false, fmt.Errorf("upgrade: %w", err)
 	}
 	go func() {
-		defer close(u.alone)
-		defer release()
+		defer u.noneLeft()
 		adopt := func(tr *drain.Transfer) error {
 			for _, e := range engines {
 				if err := e.Adopt(tr); err != drain.ErrNotAdopted {
@@ -263,7 +265,7 @@ func (u *Upgrade) takeOver(t *handover.Taker) error {
 			return drain.ErrNotAdopted
 		}
 		sole := func() error {
-			if closed(u.stop.begun) {
+			if closed(u.stop.begun) && !u.fromStore {
 				return errors.New("the successor stops")
 			}
 			u.ownsAll()
@@ -286,7 +288,38 @@ func (u *Upgrade) takeOver(t *handover.Taker) error {
 		u.ownsAll()
 		level.Info(u.logger).Log("msg", "upgrade: the predecessor has ended", "from", t.From(), "adopted", u.stop.Snapshot().Adopted)
 	}()
-	return nil
+	return true, nil
+}
+
+// awaitReady waits until this process is ready, and reports false if it is not to take
+// connections: it stops, and somebody else can take them. That is the predecessor, or
+// the next process of the unit where this one has failed or is started again. Where a
+// signal has stopped it nobody would.
+func (u *Upgrade) awaitReady() bool {
+	for !u.stop.Snapshot().Ready {
+		select {
+		case <-u.restarts: // what is stored stays there
+			u.stop.Begin(restartError{})
+		case <-u.stop.begun:
+			if !u.fromStore || !u.isLastStop() {
+				return false
+			}
+			if u.stop.serversStarted() {
+				return true
+			}
+			time.Sleep(time.Millisecond)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	return true
+}
+
+// isLastStop reports whether the stop is one behind which systemd does not start the
+// program again.
+func (u *Upgrade) isLastStop() bool {
+	cause := u.stop.Snapshot().Cause
+	_, restarts := cause.(restartError)
+	return !restarts && isCleanResult(cause, true)
 }
 
 // restartError is the cause of the stop in a restart. Like any signal, it is no failure.
@@ -303,30 +336,6 @@ func (u *Upgrade) restartLater(sig os.Signal) {
 	}
 }
 
-// reserveAll reserves for all connections that come by the listeners, until release.
-func reserveAll(reserve func(net.Addr) func(), addrs []net.Addr) (reserved func(net.Addr) func(), release func()) {
-	held := make(map[string]func())
-	for _, a := range addrs {
-		if a == nil {
-			continue
-		}
-		if r := reserve(a); r != nil {
-			held[a.String()] = r
-		}
-	}
-	reserved = func(a net.Addr) func() {
-		if held[a.String()] == nil {
-			return nil
-		}
-		return func() {}
-	}
-	return reserved, func() {
-		for _, r := range held {
-			r()
-		}
-	}
-}
-
 // keep begins the stop of a process that systemd starts again, and leaves listeners
 // and connections in its descriptor store.
 func (u *Upgrade) keep() {
@@ -334,7 +343,7 @@ func (u *Upgrade) keep() {
 		u.stop.Begin(restartError{})
 		return
 	}
-	if t, ok := u.from.(*handover.Taker); ok && t.FromStore {
+	if u.fromStore {
 		<-u.alone // soon: what is still in the store comes first
 	}
 	u.mu.Lock()

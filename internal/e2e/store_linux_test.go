@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -31,7 +33,9 @@ type store struct {
 	mu    sync.Mutex
 	names []string
 	files []*os.File
-	gate  chan struct{} // closed: messages are read; nil: too
+	gate  chan struct{} // closed: messages that concern descriptors are read; nil: too
+
+	waiting atomic.Bool // one of these has come to the gate
 }
 
 func newStore(t *testing.T, room int) *store {
@@ -70,7 +74,8 @@ func (s *store) take(message string, oob []byte) {
 	s.mu.Lock()
 	gate := s.gate
 	s.mu.Unlock()
-	if gate != nil {
+	if gate != nil && strings.HasPrefix(message, "FDSTORE") {
+		s.waiting.Store(true)
 		select {
 		case <-gate:
 		case <-time.After(wiretest.Patience):
@@ -117,7 +122,7 @@ func (s *store) remove(name string) {
 	}
 }
 
-// hold has messages wait until the function that it returns is called.
+// hold has messages that concern descriptors wait until the function that it returns is called.
 func (s *store) hold() (letGo func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -215,48 +220,55 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// TestRestartThenStop stops a process that has not yet taken what is in the store. It
-// takes that, and lets it go.
+// TestRestartThenStop stops a process that has not yet taken what is in the store: it
+// has just begun to, or is about to, or waits for its program. It takes that, and lets
+// it go.
 func TestRestartThenStop(t *testing.T) {
 	t.Parallel()
-	s := newStore(t, 100)
-	flags := []string{"-read-header-timeout", "1m", "-listen", "127.0.0.1:0", "-dir", site(t, "here")}
-	p := s.launch(flags...)
-	idle, half := visit(t, p.Addr), visit(t, p.Addr)
-	idle.send(askWho)
-	idle.wantAnswer("here")
-	half.send(askWho[:10])
-	p.Signal(t, restart)
-	p.Wait(t)
-	letGo := s.hold() // at the removal, which comes first
-	defer letGo()
-	p = s.launch(flags...)
-	p.WaitLog(t, "msg=serving")
-	WaitFor(t, "the process to be ready", func() bool { return ready(p.Addr) })
-	p.Signal(t, syscall.SIGTERM)
-	p.WaitLog(t, "phase=draining")
-	letGo()
-	idle.send(askWho)
-	idle.wantAnswer("here")
-	half.send(askWho[10:])
-	half.wantAnswer("here")
-	if status := p.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0", status)
+	for _, when := range []string{"removing", "serving", "waiting"} {
+		t.Run(when, func(t *testing.T) {
+			t.Parallel()
+			s := newStore(t, 100)
+			flags := []string{"-read-header-timeout", "1m", "-listen", "127.0.0.1:0"}
+			serve, want, exit := []string{"-dir", site(t, "here")}, http.StatusOK, 0
+			p := s.launch(append(flags, serve...)...)
+			idle, half := visit(t, p.Addr), visit(t, p.Addr)
+			idle.send(askWho)
+			idle.wantAnswer("here")
+			half.send(askWho[:10])
+			p.Signal(t, restart)
+			p.Wait(t)
+			letGo := s.hold() // at the removal, which comes first
+			defer letGo()
+			if when == "waiting" {
+				never := "CHILD_WAITS=" + t.TempDir() + "/never"
+				serve = []string{"-proxy-hold", "100ms", "--", "env", "RUN_AS=child", never, os.Args[0]}
+				want, exit = http.StatusServiceUnavailable, 1 // they have failed, but are not lost
+			}
+			p = s.launch(append(flags, serve...)...)
+			p.WaitLog(t, "msg=serving")
+			if when == "removing" {
+				WaitFor(t, "the first removal", func() bool { return s.waiting.Load() })
+			}
+			p.Signal(t, syscall.SIGTERM)
+			p.WaitLog(t, "phase=draining")
+			letGo()
+			idle.send(askWho)
+			half.send(askWho[10:])
+			for name, v := range map[string]*visitor{"idle": idle, "half": half} {
+				resp, err := http.ReadResponse(v.r, nil)
+				if err != nil {
+					t.Fatalf("%s: %v, want an answer", name, err)
+				}
+				if resp.Body.Close(); resp.StatusCode != want {
+					t.Errorf("%s: %s, want %d", name, resp.Status, want)
+				}
+			}
+			if status := p.Wait(t); status != exit {
+				t.Errorf("exit status = %d, want %d", status, exit)
+			}
+		})
 	}
-}
-
-// ready reports whether the server at the address is.
-func ready(addr string) bool {
-	nc, err := net.Dial("tcp", addr)
-	if err != nil {
-		return false
-	}
-	defer nc.Close()
-	nc.SetDeadline(time.Now().Add(wiretest.Patience))
-	nc.Write([]byte("GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
-	answer := make([]byte, 12)
-	n, _ := nc.Read(answer)
-	return string(answer[:n]) == "HTTP/1.1 200"
 }
 
 // TestRestartNoRoom: what the store has no room for is drained.
