@@ -182,7 +182,5 @@ func TestAdminSocketIsOurs(t *testing.T) {
 func TestAdminForAllIsWarnedOf(t *testing.T) {
 	t.Parallel()
 	p := Launch(t, Here, Lastcall("-listen", "127.0.0.1:0", "-admin", ":0"))
-	if want := "whoever reaches this address may use it"; !strings.Contains(p.Log(), want) {
-		t.Errorf("the log lacks %q", want)
-	}
+	p.WaitLog(t, "whoever reaches this address may use it")
 }

@@ -390,6 +390,7 @@ func TestDeployOldHangs(t *testing.T) {
 	d.Signal(t, syscall.SIGUSR1)
 	d.WaitLog(t, `msg="deploy holding requests" generation=1`)
 	after := d.pid(t) // is held
+	d.WaitLog(t, `msg="deploy starting" generation=2`)
 	killed := strings.Index(d.Log(), `generation=1 msg="did not end in time, killed"`)
 	starting := strings.Index(d.Log(), `msg="deploy starting" generation=2`)
 	if after == before || killed < 0 || starting < killed {
