@@ -2,11 +2,13 @@ package proxy
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"io"
 	"net"
 	"net/http"
 	"strconv"
+	"time"
 
 	"lastcall/internal/slowpeer"
 )
@@ -155,26 +157,25 @@ func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	raw := nc
-	if rw.Reader.Buffered() > 0 {
-		nc = &prefixedConn{nc, rw.Reader}
-	}
+	u := &upgradedConn{Conn: nc, ctx: w.request.Context(), prefix: rw.Reader}
 	if isWebSocket(w.request.Header.Get("Upgrade")) {
-		nc = w.spread.webSocket(w.request.Context(), nc, raw)
+		return w.spread.webSocket(u.ctx, u, nc), rw, nil
 	}
-	return nc, rw, nil
+	return u, rw, nil
 }
 
 // Unwrap gives http.ResponseController everything else.
 func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// prefixedConn is a connection whose first bytes are in a buffer.
-type prefixedConn struct {
+// upgradedConn is the connection to the client of another protocol. Its first bytes may
+// be in a buffer.
+type upgradedConn struct {
 	net.Conn
+	ctx    context.Context
 	prefix *bufio.Reader
 }
 
-func (c *prefixedConn) Read(p []byte) (int, error) {
+func (c *upgradedConn) Read(p []byte) (int, error) {
 	if c.prefix.Buffered() > 0 {
 		return c.prefix.Read(p)
 	}
@@ -182,4 +183,13 @@ func (c *prefixedConn) Read(p []byte) (int, error) {
 }
 
 // CloseWrite tells the client that the program has closed its side.
-func (c *prefixedConn) CloseWrite() error { return closeWrite(c.Conn) }
+func (c *upgradedConn) CloseWrite() error { return closeWrite(c.Conn) }
+
+// Close first reads what the client still sends: the kernel would answer it with a
+// reset, which may destroy the last bytes before the client has read them.
+func (c *upgradedConn) Close() error {
+	closeWrite(c.Conn)
+	c.Conn.SetReadDeadline(time.Now().Add(patience(c.ctx, closeTimeout)))
+	io.Copy(io.Discard, c.Conn)
+	return c.Conn.Close()
+}

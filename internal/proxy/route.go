@@ -406,7 +406,7 @@ func (t *route) countBody(b *backend, res *http.Response) io.ReadCloser {
 	body := &countedBody{ReadCloser: res.Body, response: res, connection: res.Header["Connection"], route: t, backend: b, spread: t.spreadOf(b)}
 	dropTrailers(res.Trailer, body.connection)
 	if rw, ok := res.Body.(io.ReadWriteCloser); ok && res.StatusCode == http.StatusSwitchingProtocols {
-		return &countedConn{body, rw}
+		return &countedConn{countedBody: body, Writer: rw, ended: make(chan struct{})}
 	}
 	if res.Body == http.NoBody {
 		t.done(b, true)
@@ -473,6 +473,39 @@ func (c *countedBody) Buffered() int {
 type countedConn struct {
 	*countedBody
 	io.Writer
+	endErr  error // of Read, used by it only
+	endOnce sync.Once
+	ended   chan struct{} // closed when all that the program has said is read and passed on, or by Close
+}
+
+// Read returns bytes or an error, never both: at the error the bytes before it have been
+// passed on.
+func (c *countedConn) Read(p []byte) (n int, err error) {
+	if c.endErr == nil {
+		if n, c.endErr = c.countedBody.Read(p); n > 0 {
+			return n, nil
+		}
+	}
+	if c.endErr != nil {
+		c.endOnce.Do(func() { close(c.ended) })
+	}
+	return 0, c.endErr
+}
+
+// Write fails only when all that the program has said is passed on: at an error
+// ReverseProxy ends both directions. A program that closes may have said its last while
+// the client still sends.
+func (c *countedConn) Write(p []byte) (int, error) {
+	n, err := c.Writer.Write(p)
+	if err != nil {
+		<-c.ended
+	}
+	return n, err
+}
+
+func (c *countedConn) Close() error {
+	c.endOnce.Do(func() { close(c.ended) })
+	return c.countedBody.Close()
 }
 
 // CloseWrite ends the way to the program.

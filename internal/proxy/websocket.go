@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"errors"
-	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -80,8 +79,10 @@ func newWebSocket(ctx context.Context, nc, raw net.Conn) *webSocket {
 
 // patience returns d, or half of the time until the deadline if that is
 // shorter.
-func (c *webSocket) patience(d time.Duration) time.Duration {
-	return min(d, untilDeadline(c.ctx)/2)
+func (c *webSocket) patience(d time.Duration) time.Duration { return patience(c.ctx, d) }
+
+func patience(ctx context.Context, d time.Duration) time.Duration {
+	return min(d, untilDeadline(ctx)/2)
 }
 
 // end closes the WebSocket when it is quiet, at the end of the current message.
@@ -106,7 +107,7 @@ func (c *webSocket) end() {
 	case <-c.closing:
 		c.raw.SetReadDeadline(time.Now().Add(c.patience(closeTimeout)))
 		if !sleep(c.patience(4*closeTimeout), c.gone) {
-			c.Conn.Close() // a program that reads nothing blocks Read
+			c.raw.Close() // a program that reads nothing blocks Read
 		}
 	case <-c.gone:
 	}
@@ -204,16 +205,8 @@ func (c *webSocket) finish() (int, error) {
 	return 0, net.ErrClosed // makes ReverseProxy end both directions
 }
 
-// Close closes the connection. If this end began to close, Close first reads
-// what the client still sends: the kernel would answer it with a reset, which
-// may destroy the Close frame before the client has read it.
 func (c *webSocket) Close() error {
 	c.goneOnce.Do(func() { close(c.gone) })
-	if c.closedHere() {
-		closeWrite(c.raw)
-		c.raw.SetReadDeadline(time.Now().Add(c.patience(closeTimeout)))
-		io.Copy(io.Discard, c.raw)
-	}
 	err := c.Conn.Close()
 	c.wg.Wait()
 	return err

@@ -156,8 +156,14 @@ func rawSocket(t testing.TB, f func(nc net.Conn, r *bufio.Reader)) http.HandlerF
 // dialRaw upgrades, and sends more along with the request.
 func (s *service) dialRaw(t testing.TB, more string) (net.Conn, *bufio.Reader) {
 	t.Helper()
+	return s.dialRawAs(t, "WebSocket", more)
+}
+
+// dialRawAs is dialRaw for an upgrade of that name.
+func (s *service) dialRawAs(t testing.TB, name, more string) (net.Conn, *bufio.Reader) {
+	t.Helper()
 	nc := s.connect(t)
-	io.WriteString(nc, upgrade+more)
+	io.WriteString(nc, strings.Replace(upgrade, "WebSocket", name, 1)+more)
 	br := bufio.NewReader(nc)
 	if res, err := http.ReadResponse(br, nil); err != nil || res.StatusCode != 101 {
 		t.Fatalf("upgrade = %+v, %v, want 101", res, err)
