@@ -25,6 +25,7 @@ type recordingRouter struct {
 	mu    sync.Mutex
 	calls []string
 	held  int
+	mark  string // a file that is made when requests go to the second generation
 }
 
 func (r *recordingRouter) note(format string, args ...any) {
@@ -33,7 +34,13 @@ func (r *recordingRouter) note(format string, args ...any) {
 	r.calls = append(r.calls, fmt.Sprintf(format, args...))
 }
 
-func (r *recordingRouter) Switch(n int, _ string)         { r.note("switch %d", n) }
+func (r *recordingRouter) Switch(n int, _ string) {
+	r.note("switch %d", n)
+	if n == 2 && r.mark != "" {
+		os.WriteFile(r.mark, nil, 0o600)
+	}
+}
+
 func (r *recordingRouter) Drain(_ context.Context, n int) { r.note("drain %d", n) }
 func (r *recordingRouter) Requests(int) (n int, t uint64) { return 1, 2 }
 func (r *recordingRouter) Held() int                      { r.mu.Lock(); defer r.mu.Unlock(); return r.held }
@@ -67,12 +74,12 @@ func startGenerations(t testing.TB, script string, set func(*actors.Generations)
 	t.Helper()
 	dir := t.TempDir()
 	file := func(addr string) string { return filepath.Join(dir, strings.ReplaceAll(addr, ":", "_")) }
-	g := &generations{log: new(lines), router: new(recordingRouter), done: make(chan error, 1)}
+	g := &generations{log: new(lines), router: &recordingRouter{mark: dir + "/switched"}, done: make(chan error, 1)}
 	g.script = func(script string) actors.Command {
 		return func(addr string) *exec.Cmd {
 			os.Remove(file(addr))
 			cmd := sh(script)
-			cmd.Env = append(os.Environ(), "UP="+file(addr))
+			cmd.Env = append(os.Environ(), "UP="+file(addr), "SWITCHED="+g.router.mark)
 			return cmd
 		}
 	}
@@ -160,7 +167,7 @@ func TestGenerationsDeployFails(t *testing.T) {
 		{"at once", "echo broken; exit 3", nil, "program: exit status 3", []string{"switch 1"}},
 		{"at once, cleanly", "echo broken", nil, "exit status 0", []string{"switch 1"}},
 		{"missing", "", nil, "program: exec: \"\"", []string{"switch 1"}},
-		{"in the trial", "echo broken; : > $UP; sleep 0.5; exit 3", func(g *actors.Generations) { g.Trial = time.Minute },
+		{"in the trial", "echo broken; : > $UP; while [ ! -e $SWITCHED ]; do sleep 0.01; done; exit 3", func(g *actors.Generations) { g.Trial = time.Minute },
 			"ended within 1m0s after the switch: program: exit status 3", []string{"switch 1", "switch 2", "drain 1", "switch 0", "switch 1"}},
 		{"replacing", "echo broken; exit 3", func(g *actors.Generations) { g.Replace = true },
 			"program: exit status 3", []string{"switch 1", "switch 0", "drain 1", "switch 1"}},
