@@ -389,3 +389,24 @@ func (c *client2) expect(e *expectation) error {
 	cp.cut = !m.ended // a reset that follows the end is about the request
 	return e.compare(&cp)
 }
+
+// overHTTP2 returns what a program that speaks HTTP/2 must get of a request.
+func (e *expectation) overHTTP2() *expectation {
+	to := *e
+	if first, ok := strings.CutSuffix(e.first, "HTTP/1.1"); ok {
+		to.first = first + "HTTP/2.0"
+	}
+	to.fields = nil
+	for _, f := range e.fields {
+		switch strings.ToLower(f[0]) {
+		case "connection", "transfer-encoding":
+		case "cookie":
+			for crumb := range strings.SplitSeq(f[1], "; ") { // RFC 9113 section 8.2.3
+				to.fields = append(to.fields, [2]string{f[0], crumb})
+			}
+		default:
+			to.fields = append(to.fields, f)
+		}
+	}
+	return &to
+}

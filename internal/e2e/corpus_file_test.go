@@ -68,6 +68,11 @@ var (
 	frameLine   = regexp.MustCompile(`^([A-Z_]+)(?: |$)`)
 )
 
+// hasHTTP1Program reports whether there is a program, which speaks HTTP/1.1.
+func (c *corpus) hasHTTP1Program() bool {
+	return !c.programHTTP2() && slices.ContainsFunc(c.flags, func(f string) bool { return strings.Contains(f, "PROGRAM") })
+}
+
 // programHTTP2 reports whether the program speaks HTTP/2.
 func (c *corpus) programHTTP2() bool {
 	return slices.ContainsFunc(c.flags, func(f string) bool { return strings.HasPrefix(f, "h2c://PROGRAM") })

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"net"
@@ -11,8 +12,13 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// serveHTTP2 is serve over HTTP/2.
+// serveHTTP2 is serve over HTTP/2. A WebSocket begins over HTTP/1.1.
 func (p *scripted) serveHTTP2(nc *net.TCPConn) {
+	start := make([]byte, len("PRI"))
+	if n, _ := io.ReadFull(nc, start); string(start) != http2.ClientPreface[:len(start)] {
+		p.serve(nc, io.MultiReader(bytes.NewReader(start[:n]), nc))
+		return
+	}
 	w := newFrameWriter(nc)
 	open := make(map[uint32]*message)      // the requests that have not ended
 	steps := make(map[uint32][]corpusStep) // of those that are not answered
@@ -37,7 +43,7 @@ func (p *scripted) serveHTTP2(nc *net.TCPConn) {
 		delete(p.conns, nc)
 		p.mu.Unlock()
 	}()
-	if _, err := io.ReadFull(nc, make([]byte, len(http2.ClientPreface))); err != nil {
+	if _, err := io.ReadFull(nc, make([]byte, len(http2.ClientPreface)-len(start))); err != nil {
 		return
 	}
 	w.framer.WriteSettings()
@@ -86,7 +92,9 @@ func (p *scripted) serveHTTP2(nc *net.TCPConn) {
 			open[id] = m
 			setBusy(id, true)
 			steps[id] = p.see(m, strictHead(m, p.prefix))
-			if len(steps[id]) == 0 {
+			if len(steps[id]) == 0 && f.PseudoValue("method") == "HEAD" {
+				steps[id] = plainHead2
+			} else if len(steps[id]) == 0 {
 				steps[id] = plainAnswer2
 			} else if steps[id][0].do == "at once" {
 				steps[id] = steps[id][1:]
@@ -122,6 +130,11 @@ func (p *scripted) serveHTTP2(nc *net.TCPConn) {
 var plainAnswer2 = []corpusStep{
 	{frame: &frameStep{kind: "HEADERS", words: []string{"1"}, fields: [][2]string{{":status", "200"}}}},
 	{frame: &frameStep{kind: "DATA", words: []string{"1", "END_STREAM"}, payload: "ok"}},
+}
+
+// plainHead2 is that to HEAD.
+var plainHead2 = []corpusStep{
+	{frame: &frameStep{kind: "HEADERS", words: []string{"1", "END_STREAM"}, fields: [][2]string{{":status", "200"}, {"content-length", "2"}}}},
 }
 
 // answerHTTP2 takes the steps of the program on a stream. It reports whether the

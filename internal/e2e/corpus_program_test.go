@@ -69,7 +69,7 @@ func startScripted(t testing.TB, http2 bool) *scripted {
 				if http2 {
 					p.serveHTTP2(nc.(*net.TCPConn))
 				} else {
-					p.serve(nc.(*net.TCPConn))
+					p.serve(nc.(*net.TCPConn), nc)
 				}
 			})
 		}
@@ -106,7 +106,7 @@ func (p *scripted) heads() int {
 	return len(p.seen)
 }
 
-func (p *scripted) serve(nc *net.TCPConn) {
+func (p *scripted) serve(nc *net.TCPConn, from io.Reader) {
 	defer func() {
 		nc.CloseWrite() // a child that is about to be executed may hold the descriptor
 		nc.Close()
@@ -114,7 +114,7 @@ func (p *scripted) serve(nc *net.TCPConn) {
 		delete(p.conns, nc)
 		p.mu.Unlock()
 	}()
-	br := bufio.NewReaderSize(nc, 256<<10)
+	br := bufio.NewReaderSize(from, 256<<10)
 	for {
 		if _, err := br.Peek(1); err != nil {
 			return

@@ -40,19 +40,30 @@ func TestCorpus(t *testing.T) {
 			if i > 0 && !*Long {
 				break // the same code serves the others
 			}
-			all.run(t, name+"/"+client, func(t *testing.T) { c.test(t, path, client, false, pki) })
+			all.run(t, name+"/"+client, func(t *testing.T) { c.test(t, path, corpusWay{client: client}, pki) })
 			if client == "http" && *Long {
-				all.run(t, name+"/"+client+" in pieces", func(t *testing.T) { c.test(t, path, client, true, pki) })
+				all.run(t, name+"/"+client+" in pieces", func(t *testing.T) { c.test(t, path, corpusWay{client: client, pieces: true}, pki) })
+			}
+			if i == 0 && *Long && c.hasHTTP1Program() {
+				all.run(t, name+"/"+client+" to h2c", func(t *testing.T) { c.test(t, path, corpusWay{client: client, toHTTP2: true}, pki) })
 			}
 		}
 	}
 }
 
-// test runs the cases of a file. Those sent in pieces must have the same outcome.
-func (c *corpus) test(t *testing.T, path, client string, pieces bool, pki *pki) {
+// A corpusWay is how the cases of a file are sent. Those sent in pieces, or before a
+// program that speaks HTTP/2, must have the same outcome.
+type corpusWay struct {
+	client  string
+	pieces  bool // what is sent goes into many packets
+	toHTTP2 bool
+}
+
+// test runs the cases of a file.
+func (c *corpus) test(t *testing.T, path string, way corpusWay, pki *pki) {
 	var b *corpusBench
 	if !c.apart {
-		b = c.start(t, client, pieces, pki)
+		b = c.start(t, way, pki)
 	}
 	for _, cs := range c.cases {
 		t.Run(cs.name, func(t *testing.T) {
@@ -62,13 +73,16 @@ func (c *corpus) test(t *testing.T, path, client string, pieces bool, pki *pki) 
 			b := b
 			if c.apart {
 				t.Parallel()
-				b = c.start(t, client, pieces, pki)
+				b = c.start(t, way, pki)
+			}
+			if way.toHTTP2 && cs.answers != nil {
+				t.Skip("the program answers over HTTP/1.1")
 			}
 			err := b.run(cs)
 			if err == errNotHTTP2 {
 				t.Skip(err)
 			}
-			switch pending := cs.isPending(client); {
+			switch pending := cs.isPending(way.client); {
 			case !pending && err != nil:
 				t.Errorf("%s:%d: %v", path, cs.line, err)
 			case pending && err == nil && !strings.HasPrefix(cs.pending, "sometimes"):
@@ -82,8 +96,7 @@ func (c *corpus) test(t *testing.T, path, client string, pieces bool, pki *pki) 
 
 // A corpusBench is a server, and what stands behind it.
 type corpusBench struct {
-	client  string
-	pieces  bool // what is sent goes into many packets
+	corpusWay
 	trust   *tls.Config
 	server  *Process
 	program *scripted // nil: files
@@ -94,9 +107,9 @@ type corpusBench struct {
 	pendingPatience time.Duration // how long a pending case is waited for
 }
 
-func (c *corpus) start(t *testing.T, client string, pieces bool, pki *pki) *corpusBench {
+func (c *corpus) start(t *testing.T, way corpusWay, pki *pki) *corpusBench {
 	t.Helper()
-	b := &corpusBench{client: client, pieces: pieces, trust: &tls.Config{RootCAs: pki.pool}, pendingPatience: time.Second}
+	b := &corpusBench{corpusWay: way, trust: &tls.Config{RootCAs: pki.pool}, pendingPatience: time.Second}
 	if c.apart {
 		b.pendingPatience = 5 * time.Second // these wait anyway
 	}
@@ -109,15 +122,18 @@ func (c *corpus) start(t *testing.T, client string, pieces bool, pki *pki) *corp
 		case f == "DIR":
 			f = c.makeTree(t)
 		case strings.Contains(f, "PROGRAM"):
-			b.program = startScripted(t, c.programHTTP2())
+			b.program = startScripted(t, c.programHTTP2() || way.toHTTP2)
 			scheme, prefix, _ := strings.Cut(f, "PROGRAM")
+			if way.toHTTP2 {
+				scheme = "h2c://"
+			}
 			b.program.prefix = prefix
 			f = cmp.Or(scheme, "http://") + b.program.addr + prefix
 		}
 		flags = append(flags, f)
 	}
 	scheme := "http"
-	switch client {
+	switch way.client {
 	case "http":
 	case "h2c":
 		flags = append(flags, "-h2c")
@@ -125,7 +141,7 @@ func (c *corpus) start(t *testing.T, client string, pieces bool, pki *pki) *corp
 		flags = append(flags, pki.flags()...)
 		scheme = "https"
 	default:
-		t.Fatalf("no client %q", client)
+		t.Fatalf("no client %q", way.client)
 	}
 	b.server = Launch(t, Here, Lastcall(flags...))
 	b.plain = &http.Client{Transport: &http.Transport{TLSClientConfig: b.trust}, Timeout: wiretest.Patience}
@@ -278,6 +294,9 @@ func (b *corpusBench) compareSeen(cs *corpusCase) error {
 		errs = append(errs, fmt.Errorf("the program got %d requests %q, want %d", len(got), got, want))
 	} else {
 		for i, e := range cs.sees {
+			if b.toHTTP2 && strings.HasSuffix(seen[i].first, "HTTP/2.0") { // not a WebSocket
+				e = e.overHTTP2()
+			}
 			if err := e.compare(seen[i]); err != nil {
 				errs = append(errs, fmt.Errorf("the program %v", err))
 			}

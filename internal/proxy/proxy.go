@@ -136,6 +136,7 @@ func New(target string, cfg Config) (Handler, error) {
 		Transport: p.route,
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL.RawQuery = r.In.URL.RawQuery // unchanged, even if Go cannot parse it
+			trimValues(r.Out.Header)
 			p.forwarded(r)
 			passTrailers(r)
 			if body, ok := r.In.Body.(*clientBody); ok {
@@ -222,6 +223,7 @@ func (p *proxy) modifyResponse(res *http.Response) error {
 	if res.StatusCode < 100 {
 		return fmt.Errorf("status %03d is not valid", res.StatusCode) // net/http would panic
 	}
+	trimValues(res.Header)
 	dropBody(res)
 	if c, ok := res.Body.(*countedConn); ok {
 		if w, ok := res.Request.Context().Value(writerKey{}).(*responseWriter); ok { // it asked for an upgrade
@@ -359,6 +361,7 @@ func (b *clientBody) Read(p []byte) (int, error) {
 		for name := range b.out.Trailer { // the announced ones: the transport writes no others
 			b.out.Trailer[name] = b.in.Trailer[name]
 		}
+		trimValues(b.out.Trailer)
 	}
 	if err != nil {
 		b.setEnd(err)

@@ -21,8 +21,23 @@ func passTrailers(r *httputil.ProxyRequest) {
 	dropTrailers(r.Out.Trailer, r.In.Header["Connection"])
 }
 
+// trimValues removes blanks around values, which net/http leaves in a line that was
+// folded, and in what came over HTTP/2. There they are malformed (RFC 9113 section 8.2.1).
+func trimValues(h http.Header) {
+	for _, values := range h {
+		for i, v := range values {
+			if n := len(v); n > 0 && (isBlank(v[0]) || isBlank(v[n-1])) {
+				values[i] = strings.Trim(v, " \t")
+			}
+		}
+	}
+}
+
+func isBlank(c byte) bool { return c == ' ' || c == '\t' }
+
 // dropTrailers removes the trailers that may not be one, or that Connection names.
 func dropTrailers(trailer http.Header, connection []string) {
+	trimValues(trailer)
 	for name := range trailer {
 		if !mayTrail(name) || named(connection, name) {
 			delete(trailer, name)
