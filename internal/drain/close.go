@@ -153,6 +153,12 @@ func (c *conn) cut() (list []Request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.state == stateClosed {
+		for res := range c.streams.running {
+			if res.late {
+				res.late = false
+				c.server.failed.Add(1) // its handler may not return in time
+			}
+		}
 		return nil
 	}
 	list = c.inFlightLocked()

@@ -215,6 +215,28 @@ func TestLateAnswerFails(t *testing.T) {
 	}
 }
 
+// A handler that outlives the deadline behind its stream, which net/http has reset at the
+// write deadline, has failed, too.
+func TestLateAnswerNeverReturns(t *testing.T) {
+	t.Parallel()
+	begun, proceed := make(chan struct{}), make(chan struct{})
+	srv := server2(t, false, func(w http.ResponseWriter, r *http.Request) {
+		close(begun)
+		<-proceed
+	})
+	srv.WriteTimeout = 100 * time.Millisecond
+	s := servetest.Start(t, &actors.Stop{Grace: 4 * time.Second}, srv)
+	c := s.Dial(t)
+	ask2(t, c.Conn)
+	wiretest.Wait(t, begun, "the handler to begin")
+	s.End()
+	err := s.Wait(t)
+	close(proceed)
+	if n := s.Stop.Snapshot(); !errors.Is(err, actors.ErrFailed) || n.Failed != 1 {
+		t.Errorf("Err() = %v, Snapshot() = %+v, want one request that failed", err, n)
+	}
+}
+
 // The stop waits for what the kernel still holds, also where nothing more is to
 // be asked: on an idle connection, and on one whose client has closed its
 // sending side.
