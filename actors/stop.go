@@ -109,8 +109,8 @@ type Stop struct {
 	log          *asynclog.Logger          // nil: Logger is nil
 	drainAt      atomic.Pointer[time.Time] // when the lame-duck time ends, at the latest; nil: no stop has begun
 
-	// mu guards the rest. The order of the locks is Supervisor.mu, Stop.mu, those of
-	// internal/drain. The engine calls its policy with its locks held, so a policy
+	// mu guards the rest. The order of the locks is Supervisor.mu, Upgrade.mu, Stop.mu,
+	// those of internal/drain. The engine calls its policy with its locks held, so a policy
 	// takes none of these.
 	mu sync.Mutex
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/go-kit/log"
+	"github.com/oklog/run"
 
 	"lastcall/internal/drain"
 )
@@ -113,7 +114,7 @@ type Upgrade struct {
 	from      predecessor   // nil: there is none
 	fromStore bool          // it is what is in the descriptor store
 	alone     chan struct{} // closed by noneLeft
-	noneLeft  func()        // notes that no predecessor is left
+	noneLeft  func()        // notes that no more connections come
 	reserved  []func()      // see reserveStored
 }
 
@@ -271,6 +272,9 @@ func (u *Upgrade) takeLocked(o *offered) (net.Listener, error) {
 	o.file.Close()
 	o.taken = u.addLocked(o.name, o.passed, l)
 	o.taken.shared.Store(true) // by the predecessor
+	if u.fromStore {
+		o.taken.ours = u.stop.isLast // for the next process, unless there is none
+	}
 	return o.taken, nil
 }
 
@@ -310,4 +314,19 @@ func (u *Upgrade) reserveStored(e *drain.Server) {
 			o.reserved, u.reserved = true, append(u.reserved, release)
 		}
 	}
+}
+
+// restartError is the cause of the stop in a restart. Like any signal, it is no failure.
+type restartError struct{}
+
+func (restartError) Error() string        { return "restart" }
+func (restartError) Is(target error) bool { return target == run.ErrSignal }
+
+// isLast reports whether a stop has begun behind which systemd does not start the program
+// again.
+func (s *Stop) isLast() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, restarts := s.cause.(restartError)
+	return !s.began.IsZero() && !restarts && isCleanResult(s.cause, true)
 }

@@ -216,6 +216,9 @@ func (u *Upgrade) acceptTakers(l net.Listener, takers chan<- net.Conn) {
 func (u *Upgrade) takeOver(t *handover.Taker) (takes bool, err error) {
 	if !u.awaitReady() {
 		t.Fail(errors.New("the successor has stopped before it was ready"))
+		if u.fromStore {
+			u.noneLeft() // a drain waits for that
+		}
 		return false, nil
 	}
 	engines := u.stop.engines()
@@ -301,7 +304,7 @@ func (u *Upgrade) awaitReady() bool {
 		case <-u.restarts: // what is stored stays there
 			u.stop.Begin(restartError{})
 		case <-u.stop.begun:
-			if !u.fromStore || !u.isLastStop() {
+			if !u.fromStore || !u.stop.isLast() {
 				return false
 			}
 			if u.stop.serversStarted() {
@@ -313,20 +316,6 @@ func (u *Upgrade) awaitReady() bool {
 	}
 	return true
 }
-
-// isLastStop reports whether the stop is one behind which systemd does not start the
-// program again.
-func (u *Upgrade) isLastStop() bool {
-	cause := u.stop.Snapshot().Cause
-	_, restarts := cause.(restartError)
-	return !restarts && isCleanResult(cause, true)
-}
-
-// restartError is the cause of the stop in a restart. Like any signal, it is no failure.
-type restartError struct{}
-
-func (restartError) Error() string        { return "restart" }
-func (restartError) Is(target error) bool { return target == run.ErrSignal }
 
 // restartLater leaves the signal to execute.
 func (u *Upgrade) restartLater(sig os.Signal) {

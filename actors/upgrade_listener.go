@@ -15,6 +15,7 @@ type sharedListener struct {
 	passed bool        // by a supervisor, which has the socket, too
 	shared atomic.Bool // with a predecessor or successor
 	stored atomic.Bool // it is in the descriptor store
+	ours   func() bool // nobody has it, though it is shared; nil: somebody has
 
 	mu     sync.Mutex // guards the rest
 	change sync.Cond
@@ -55,7 +56,9 @@ func (l *sharedListener) Close() error {
 }
 
 // Inherited reports whether another process has the socket.
-func (l *sharedListener) Inherited() bool { return l.passed || l.shared.Load() || l.stored.Load() }
+func (l *sharedListener) Inherited() bool {
+	return l.passed || l.stored.Load() || l.shared.Load() && (l.ours == nil || !l.ours())
+}
 
 // SyscallConn returns the socket.
 func (l *sharedListener) SyscallConn() (syscall.RawConn, error) {

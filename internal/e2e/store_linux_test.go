@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -15,8 +17,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-kit/log"
+	"github.com/oklog/run"
 	"golang.org/x/sys/unix"
 
+	"lastcall/actors"
 	"lastcall/internal/wiretest"
 )
 
@@ -139,8 +144,14 @@ func (s *store) count() int {
 // launch starts the binary as systemd does, with what is in the store.
 func (s *store) launch(flags ...string) *Process {
 	s.t.Helper()
-	cmd := exec.Command("sh", append([]string{"-c", `LISTEN_PID=$$ exec "$0" "$@"`, binary}, flags...)...)
-	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+s.path, "FDSTORE="+s.says)
+	return s.run(Lastcall(flags...))
+}
+
+// run starts a program likewise.
+func (s *store) run(program *exec.Cmd) *Process {
+	s.t.Helper()
+	cmd := exec.Command("sh", append([]string{"-c", `LISTEN_PID=$$ exec "$0" "$@"`}, program.Args...)...)
+	cmd.Env = append(program.Environ(), "NOTIFY_SOCKET="+s.path, "FDSTORE="+s.says)
 	s.mu.Lock()
 	for _, f := range s.files {
 		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
@@ -252,6 +263,13 @@ func TestRestartThenStop(t *testing.T) {
 			}
 			p.Signal(t, syscall.SIGTERM)
 			p.WaitLog(t, "phase=draining")
+			WaitFor(t, "newcomers to be refused", func() bool {
+				nc, err := net.Dial("tcp", p.Addr)
+				if err == nil {
+					nc.Close()
+				}
+				return errors.Is(err, syscall.ECONNREFUSED)
+			})
 			letGo()
 			idle.send(askWho)
 			half.send(askWho[10:])
@@ -269,6 +287,56 @@ func TestRestartThenStop(t *testing.T) {
 			}
 		})
 	}
+}
+
+func init() { programs["upgradable"] = upgradable }
+
+// upgradable serves with the library alone, and is ready or never.
+func upgradable(_ *Work, args []string) error {
+	stop := actors.Stop{Logger: log.NewLogfmtLogger(log.NewSyncWriter(os.Stderr)), Grace: time.Hour}
+	up := actors.Upgrade{Stop: &stop, Restart: restart}
+	l, err := up.Listen(args[0])
+	if err != nil {
+		return err
+	}
+	var g run.Group
+	g.Add(actors.HTTP(&stop, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, args[1]) })}, l))
+	if args[1] == "never" {
+		other, err := actors.Listen("127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		execute, interrupt := actors.HTTP(&stop, new(http.Server), other)
+		interrupted := make(chan struct{})
+		g.Add(func() error { <-interrupted; return execute() }, func(err error) { interrupt(err); close(interrupted) })
+	}
+	g.Add(up.Actor())
+	g.Add(actors.Signal(&stop))
+	fmt.Fprintf(os.Stderr, "msg=serving addr=%s\n", l.Addr())
+	return stop.Err(g.Run())
+}
+
+// TestRestartNotReady restarts a process before it is ready. It takes nothing, and waits
+// for nothing.
+func TestRestartNotReady(t *testing.T) {
+	t.Parallel()
+	s := newStore(t, 100)
+	addr := wiretest.FreeAddr(t) // the name of the listener
+	p := s.run(As("upgradable", addr, "first"))
+	p.WaitLog(t, "msg=serving")
+	idle := visit(t, p.Addr)
+	idle.send(askWho)
+	idle.wantAnswer("first")
+	p.Signal(t, restart)
+	p.Wait(t)
+	p = s.run(As("upgradable", addr, "never"))
+	p.WaitLog(t, "msg=serving")
+	p.Signal(t, restart)
+	p.Wait(t)
+	p = s.run(As("upgradable", addr, "last"))
+	idle.send(askWho)
+	idle.wantAnswer("last")
+	p.stopCleanly(t)
 }
 
 // TestRestartNoRoom: what the store has no room for is drained.
