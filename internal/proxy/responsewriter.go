@@ -47,6 +47,7 @@ func (w *responseWriter) WriteHeader(status int) {
 			return
 		}
 		dropHopByHop(w.Header())
+		trimValues(w.Header())
 	}
 	if status >= 200 {
 		h := w.Header()
@@ -188,8 +189,8 @@ func (c *upgradedConn) CloseWrite() error { return closeWrite(c.Conn) }
 // Close first reads what the client still sends: the kernel would answer it with a
 // reset, which may destroy the last bytes before the client has read them.
 func (c *upgradedConn) Close() error {
+	c.Conn.SetDeadline(time.Now().Add(patience(c.ctx, closeTimeout))) // also of a Write, for which TLS waits
 	closeWrite(c.Conn)
-	c.Conn.SetReadDeadline(time.Now().Add(patience(c.ctx, closeTimeout)))
 	io.Copy(io.Discard, c.Conn)
 	return c.Conn.Close()
 }

@@ -474,6 +474,7 @@ type countedConn struct {
 	*countedBody
 	io.Writer
 	endErr  error // of Read, used by it only
+	reads   atomic.Int64
 	endOnce sync.Once
 	ended   chan struct{} // closed when all that the program has said is read and passed on, or by Close
 }
@@ -481,6 +482,7 @@ type countedConn struct {
 // Read returns bytes or an error, never both: at the error the bytes before it have been
 // passed on.
 func (c *countedConn) Read(p []byte) (n int, err error) {
+	c.reads.Add(1)
 	if c.endErr == nil {
 		if n, c.endErr = c.countedBody.Read(p); n > 0 {
 			return n, nil
@@ -492,16 +494,23 @@ func (c *countedConn) Read(p []byte) (n int, err error) {
 	return 0, c.endErr
 }
 
-// Write fails only when all that the program has said is passed on: at an error
-// ReverseProxy ends both directions. A program that closes may have said its last while
-// the client still sends.
+// Write fails only when all that the program has said is passed on, or the client has
+// taken nothing of it for stuckTimeout: at an error ReverseProxy ends both directions. A
+// program that closes may have said its last while the client still sends.
 func (c *countedConn) Write(p []byte) (int, error) {
 	n, err := c.Writer.Write(p)
-	if err != nil {
-		<-c.ended
+	for before := int64(-1); err != nil && before != c.reads.Load(); {
+		before = c.reads.Load()
+		select {
+		case <-c.ended:
+			return n, err
+		case <-time.After(stuckTimeout):
+		}
 	}
 	return n, err
 }
+
+const stuckTimeout = 30 * time.Second
 
 func (c *countedConn) Close() error {
 	c.endOnce.Do(func() { close(c.ended) })
