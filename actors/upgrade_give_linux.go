@@ -1,0 +1,327 @@
+package actors
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/go-kit/log/level"
+
+	"lastcall/internal/drain"
+	"lastcall/internal/handover"
+)
+
+// acceptTakers accepts those that want to take over, one at a time.
+func (u *Upgrade) acceptTakers(l net.Listener, takers chan<- net.Conn) {
+	select {
+	case <-u.alone: // until then they are for the predecessor
+	case <-u.stopping:
+		return
+	}
+	for {
+		nc, err := l.Accept()
+		if err != nil {
+			return
+		}
+		select {
+		case takers <- nc:
+		case <-time.After(100 * time.Millisecond):
+			handover.Refuse(nc, ErrUpgrading)
+		}
+	}
+}
+
+// keep begins the stop of a process that systemd starts again, and leaves listeners
+// and connections in its descriptor store.
+func (u *Upgrade) keep() {
+	if u.stop.Phase() != Ready {
+		u.stop.Begin(restartError{})
+		return
+	}
+	if u.fromStore {
+		<-u.alone // soon: what is still in the store comes first
+	}
+	u.mu.Lock()
+	listeners, keys := slices.Clone(u.listeners), u.tickets.list()
+	u.mu.Unlock()
+	var own []handover.Listener
+	var addrs []net.Addr
+	for _, l := range listeners {
+		addrs = append(addrs, l.Addr())
+		if !l.passed { // systemd has these
+			own = append(own, handover.Listener{Name: l.name, Socket: l})
+		}
+	}
+	store := new(handover.Store)
+	if err := store.Keep(own, keys); err != nil {
+		level.Warn(u.logger).Log("msg", "restart: connections are drained, not kept", "err", err)
+		u.stop.Begin(restartError{})
+		return
+	}
+	for _, l := range listeners {
+		l.stored.Store(true)
+	}
+	give := func(list []*drain.Transfer) (int, error) {
+		n, err := store.Give(list)
+		if err != nil {
+			level.Warn(u.logger).Log("msg", "restart: the other connections are drained", "err", err, "kept", u.stop.Snapshot().Moved)
+		}
+		return n, err
+	}
+	var givings []*drain.Giving
+	for _, e := range u.stop.engines() {
+		givings = append(givings, e.Give(addrs, give))
+	}
+	u.stop.beginUpgrade(restartError{}, func() {
+		for _, gv := range givings {
+			gv.End()
+		}
+		level.Info(u.logger).Log("msg", "restart: connections are kept in the descriptor store", "kept", u.stop.Snapshot().Moved)
+	})
+}
+
+// spawn starts a successor and lets it take over.
+func (u *Upgrade) spawn() error {
+	if !closed(u.alone) { // a predecessor still has connections to give
+		level.Info(u.logger).Log("msg", "upgrade waits until the predecessor has ended")
+		select {
+		case <-u.alone:
+		case sig := <-u.restarts:
+			u.restartLater(sig)
+			return errors.New("the process stops")
+		case <-u.stopping:
+			return errors.New("the process stops")
+		}
+	}
+	if u.Allow != nil {
+		if err := u.Allow(); err != nil {
+			return err
+		}
+	}
+	own, theirs, err := handover.Pair()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(u.program, os.Args[1:]...)
+	cmd.Args[0] = os.Args[0]
+	if u.Command != nil {
+		cmd = u.Command()
+	}
+	if cmd.Env == nil {
+		cmd.Env = os.Environ()
+	}
+	cmd.ExtraFiles = append([]*os.File{theirs}, cmd.ExtraFiles...)
+	cmd.Env = append(slices.Clip(cmd.Env), upgradeVariable+"=3")
+	if cmd.Stdin == nil {
+		cmd.Stdin = os.Stdin
+	}
+	if cmd.Stdout == nil {
+		cmd.Stdout = os.Stdout
+	}
+	if cmd.Stderr == nil {
+		cmd.Stderr = os.Stderr
+	}
+	if os.Getenv("NOTIFY_SOCKET") != "" {
+		// A manager waits for the main process only if that is its own child.
+		if cmd.SysProcAttr == nil {
+			cmd.SysProcAttr = new(syscall.SysProcAttr)
+		}
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_PARENT
+	}
+	err = cmd.Start()
+	theirs.Close()
+	if err != nil {
+		own.Close()
+		return err
+	}
+	level.Info(u.logger).Log("msg", "upgrade begins", "program", cmd.Path, "pid", cmd.Process.Pid)
+	ended := make(chan error, 1)
+	go func() {
+		err := cmd.Wait()
+		if errors.Is(err, syscall.ECHILD) {
+			err = nil // the manager knows how it ended
+		}
+		ended <- err
+	}()
+	return u.upgrade(own, u.StartTimeout, func(mayServe bool) error {
+		if mayServe { // it answers what it has, within the time of a stop
+			cmd.Process.Signal(syscall.SIGTERM)
+			time.AfterFunc(u.stop.LameDuck+u.stop.grace()+time.Second, func() { cmd.Process.Kill() })
+			return nil
+		}
+		cmd.Process.Kill()
+		return <-ended
+	})
+}
+
+// upgrade lets the successor at the other end of nc take over. It returns nil when
+// the stop has begun. If it fails, it calls end, unless that is nil, and says whether
+// the successor may have a request to answer.
+func (u *Upgrade) upgrade(nc net.Conn, patience time.Duration, end func(mayServe bool) error) (err error) {
+	ready := false
+	g, err := handover.Accept(nc, patience)
+	defer func() {
+		if err != nil && g != nil {
+			g.Fail(err)
+		}
+		if err != nil && end != nil {
+			if ended := end(ready && !errors.Is(err, handover.ErrGone)); errors.Is(err, handover.ErrGone) && ended != nil {
+				err = fmt.Errorf("the successor: %w", ended)
+			}
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	over, watched := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(watched)
+		select {
+		case <-u.stop.begun:
+			g.Abort()
+		case sig := <-u.restarts:
+			g.Abort()
+			u.restartLater(sig)
+		case <-over:
+		}
+	}()
+	unwatch := sync.OnceFunc(func() { close(over); <-watched })
+	defer unwatch()
+	began := time.Now()
+	u.mu.Lock()
+	listeners, keys := slices.Clone(u.listeners), u.tickets.list()
+	u.mu.Unlock()
+	var offers []handover.Listener
+	for _, l := range listeners {
+		offers = append(offers, handover.Listener{Name: l.name, Passed: l.passed, Socket: l})
+	}
+	taken, err := g.Offer(offers, keys, u.StartTimeout)
+	if err != nil {
+		return err
+	}
+	ready = true
+	level.Info(u.logger).Log("msg", "upgrade: the successor is ready", "pid", g.PID, "elapsed", time.Since(began).Round(time.Millisecond))
+	var kept []*sharedListener
+	var addrs []net.Addr
+	for i, l := range listeners {
+		if !taken[i].Taken {
+			continue
+		}
+		kept = append(kept, l)
+		l.pause(true)
+		if taken[i].Conns {
+			addrs = append(addrs, l.Addr())
+		}
+	}
+	givings, err := u.give(g, addrs)
+	if errors.Is(err, handover.ErrNotAll) {
+		level.Warn(u.logger).Log("msg", "upgrade: the other connections are drained", "err", err, "moved", u.stop.Snapshot().Moved)
+		err = nil
+	}
+	if err == nil {
+		err = g.Sole()
+	}
+	if err != nil {
+		for _, gv := range givings {
+			gv.End()
+		}
+		for _, l := range kept {
+			l.pause(false)
+		}
+		return fmt.Errorf("with %d connections moved: %w", u.stop.Snapshot().Moved, err)
+	}
+	for _, l := range kept {
+		l.shared.Store(true)
+	}
+	unwatch()
+	if closed(u.stop.begun) { // perhaps before they were: then it closes them as its own
+		for _, gv := range givings {
+			gv.End()
+		}
+		for _, l := range kept {
+			l.shared.Store(false)
+			l.pause(false)
+		}
+		return errors.New("this process stops")
+	}
+	n := u.stop.Snapshot()
+	level.Info(u.logger).Log("msg", "upgrade done", "pid", g.PID, "moved", n.Moved, "open", n.Open, "inflight", n.InFlight, "elapsed", time.Since(began).Round(time.Millisecond))
+	if u.Upgraded != nil {
+		u.Upgraded(g.PID)
+	}
+	u.stop.beginUpgrade(&upgradedError{g.PID}, func() {
+		for _, gv := range givings {
+			if err := gv.End(); err != nil && !errors.Is(err, handover.ErrNotAll) {
+				level.Warn(u.logger).Log("msg", "upgrade: connections were closed, not moved", "err", err)
+			}
+		}
+		g.End()
+		level.Info(u.logger).Log("msg", "upgrade: everything has moved or ended", "pid", g.PID, "moved", u.stop.Snapshot().Moved)
+	})
+	return nil
+}
+
+// give begins to give connections away, and returns when those without a request
+// have gone.
+func (u *Upgrade) give(g *handover.Giver, addrs []net.Addr) (list []*drain.Giving, err error) {
+	var wait sync.WaitGroup
+	for _, e := range u.stop.engines() {
+		list = append(list, e.Give(addrs, g.Give))
+	}
+	errs := make([]error, len(list))
+	for i, gv := range list {
+		wait.Go(func() {
+			select {
+			case <-gv.Settled():
+			case <-time.After(settleTimeout):
+			case <-gv.Done():
+				errs[i] = gv.End()
+			}
+		})
+	}
+	wait.Wait()
+	return list, errors.Join(errs...)
+}
+
+// handoverPatience is how long a process that connects to Path may take for its
+// first word.
+const handoverPatience = 5 * time.Second
+
+// settleTimeout is how long the idle connections may take to move, at the most.
+const settleTimeout = 10 * time.Second
+
+// beginUpgrade begins the stop of a process that has a successor. It calls end when
+// the last member has returned.
+func (s *Stop) beginUpgrade(cause error, end func()) {
+	s.mu.Lock()
+	begun := !s.began.IsZero()
+	if !begun {
+		s.upgraded.Store(true)
+	}
+	s.endUpgrade = end
+	over := s.phase == Stopped
+	s.mu.Unlock()
+	s.Begin(cause)
+	if over {
+		end()
+	}
+}
+
+// list returns the keys for a successor.
+func (t *tickets) list() (keys [][]byte) {
+	if t == nil {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, k := range t.keys {
+		keys = append(keys, append([]byte(nil), k[:]...))
+	}
+	return keys
+}
