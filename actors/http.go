@@ -396,15 +396,6 @@ func (s *Stop) enginesLocked() (list []*drain.Server) {
 	return list
 }
 
-// serversStarted reports whether every server serves, or has served, or never will.
-func (s *Stop) serversStarted() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.phase == Stopped || !slices.ContainsFunc(s.servers, func(srv *server) bool {
-		return srv.engine.Load() == nil && !srv.member.skipped && srv.member.step != memberIsDone
-	})
-}
-
 // policy is what the engine learns of the stop.
 type policy struct{ stop *Stop }
 

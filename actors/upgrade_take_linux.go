@@ -229,6 +229,15 @@ func (u *Upgrade) awaitReady() bool {
 	return true
 }
 
+// serversStarted reports whether every server serves, or has served, or never will.
+func (s *Stop) serversStarted() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.phase == Stopped || !slices.ContainsFunc(s.servers, func(srv *server) bool {
+		return srv.engine.Load() == nil && !srv.member.skipped && srv.member.step != memberIsDone
+	})
+}
+
 // ownsAll makes the listeners this process's alone.
 func (u *Upgrade) ownsAll() {
 	u.mu.Lock()
