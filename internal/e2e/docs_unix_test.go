@@ -105,6 +105,9 @@ func runSession(t *testing.T, root string, commands []command) {
 	script.WriteString("curl() { command curl -sS \"$@\"; }\n") // no meter, as on a terminal
 	for i, c := range commands {
 		fmt.Fprintf(&script, "echo '%s %d'\n%s\n", mark, i, local.Replace(c.text))
+		if inBackground.MatchString(c.text) { // a reader goes on when it serves
+			fmt.Fprintf(&script, "for n in {1..300}; do { : < /dev/tcp/127.0.0.1/%s; } 2> /dev/null && break; sleep 0.1; done\n", port)
+		}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
@@ -147,6 +150,8 @@ func runSession(t *testing.T, root string, commands []command) {
 }
 
 var (
+	inBackground = regexp.MustCompile(`^(\./)?lastcall .* & \w+=\$!$`)
+
 	ofLog   = regexp.MustCompile(`(phase=\S+ )?msg=("[^"]*"|\S+)`)
 	varying = regexp.MustCompile(`\b(pid|addr|elapsed)=\S+`)
 )
