@@ -115,7 +115,6 @@ type Upgrade struct {
 	fromStore bool          // it is what is in the descriptor store
 	alone     chan struct{} // closed by noneLeft
 	noneLeft  func()        // notes that no more connections come
-	reserved  []func()      // see reserveStored
 }
 
 // offered is a listener that a predecessor offers.
@@ -125,7 +124,7 @@ type offered struct {
 	file   *os.File
 	taken  *sharedListener // nil: not
 
-	reserved bool // see reserveStored
+	release func() // ends what reserveStored has reserved; nil: nothing is
 }
 
 // predecessor is the process that this one takes over from.
@@ -163,8 +162,10 @@ func (u *Upgrade) init() error {
 			u.mu.Lock()
 			defer u.mu.Unlock()
 			close(u.alone)
-			for _, release := range u.reserved {
-				release()
+			for _, o := range u.offered {
+				if o.release != nil {
+					o.release()
+				}
 			}
 		})
 		u.interrupt = func(cause error) {
@@ -273,7 +274,7 @@ func (u *Upgrade) takeLocked(o *offered) (net.Listener, error) {
 	o.taken = u.addLocked(o.name, o.passed, l)
 	o.taken.shared.Store(true) // by the predecessor
 	if u.fromStore {
-		o.taken.ours = u.stop.isLast // for the next process, unless there is none
+		o.taken.ours = u.stop.isLast
 	}
 	return o.taken, nil
 }
@@ -298,7 +299,7 @@ func (u *Upgrade) Actor() (execute func() error, interrupt func(error)) {
 }
 
 // reserveStored has a drain of the server wait until what is in the descriptor store
-// has come: nobody else has it. Under the drain it is not reserved any more.
+// has come: nobody else has it. That is too late once the server drains.
 func (u *Upgrade) reserveStored(e *drain.Server) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -307,11 +308,8 @@ func (u *Upgrade) reserveStored(e *drain.Server) {
 	}
 	for i := range u.offered {
 		o := &u.offered[i]
-		if o.taken == nil || o.reserved {
-			continue
-		}
-		if release := e.Reserve(o.taken.Addr()); release != nil {
-			o.reserved, u.reserved = true, append(u.reserved, release)
+		if o.taken != nil && o.release == nil {
+			o.release = e.Reserve(o.taken.Addr())
 		}
 	}
 }

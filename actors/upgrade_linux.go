@@ -25,24 +25,18 @@ func (u *Upgrade) notify() {
 
 func (u *Upgrade) execute() error {
 	u.stop.recordExecute()
-	takes := false
-	defer func() {
-		if !takes {
-			u.noneLeft()
-		}
-	}()
 	takers := make(chan net.Conn)
 	if u.Path != "" {
 		l, err := u.Listener(handoverName, u.listenHandover)
 		if err != nil {
+			u.noneLeft()
 			return fmt.Errorf("upgrade: %w", err)
 		}
 		defer l.Close()
 		go u.acceptTakers(l, takers)
 	}
 	if u.from != nil {
-		var err error
-		if takes, err = u.takeOver(u.from.(*handover.Taker)); err != nil {
+		if err := u.takeOver(u.from.(*handover.Taker)); err != nil {
 			return err
 		}
 	}

@@ -15,7 +15,7 @@ type sharedListener struct {
 	passed bool        // by a supervisor, which has the socket, too
 	shared atomic.Bool // with a predecessor or successor
 	stored atomic.Bool // it is in the descriptor store
-	ours   func() bool // nobody has it, though it is shared; nil: somebody has
+	ours   func() bool // whether, though it is shared, no process will have it; nil: one will
 
 	mu     sync.Mutex // guards the rest
 	change sync.Cond

@@ -124,14 +124,14 @@ func (u *Upgrade) giveStored(s *handover.Stored) (net.Conn, error) {
 }
 
 // takeOver says that this process is ready when it is, and takes connections from
-// then on, if it returns true.
-func (u *Upgrade) takeOver(t *handover.Taker) (takes bool, err error) {
+// then on.
+func (u *Upgrade) takeOver(t *handover.Taker) error {
 	if !u.awaitReady() {
 		t.Fail(errors.New("the successor has stopped before it was ready"))
 		if u.fromStore {
 			u.noneLeft() // a drain waits for that
 		}
-		return false, nil
+		return nil
 	}
 	engines := u.stop.engines()
 	adopts := func(a net.Addr) bool {
@@ -162,12 +162,13 @@ func (u *Upgrade) takeOver(t *handover.Taker) (takes bool, err error) {
 		} else {
 			addr = o.taken.Addr()
 		}
-		conns := o.reserved || !u.fromStore && addr != nil && adopts(addr)
+		conns := o.release != nil || !u.fromStore && addr != nil && adopts(addr)
 		taken, addrs = append(taken, handover.Taken{Taken: addr != nil, Conns: conns}), append(addrs, addr)
 	}
 	u.mu.Unlock()
 	if err := t.Ready(taken, addrs); err != nil {
-		return false, fmt.Errorf("upgrade: %w", err)
+		u.noneLeft()
+		return fmt.Errorf("upgrade: %w", err)
 	}
 	go func() {
 		defer u.noneLeft()
@@ -203,7 +204,7 @@ func (u *Upgrade) takeOver(t *handover.Taker) (takes bool, err error) {
 		u.ownsAll()
 		level.Info(u.logger).Log("msg", "upgrade: the predecessor has ended", "from", t.From(), "adopted", u.stop.Snapshot().Adopted)
 	}()
-	return true, nil
+	return nil
 }
 
 // awaitReady waits until this process is ready, and reports false if it is not to take

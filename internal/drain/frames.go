@@ -169,7 +169,7 @@ type frames struct {
 type streamEnd struct {
 	id    uint32
 	reset bool
-	code  uint32 // why it is reset
+	code  uint32 // why it is reset; 0 if it is not
 }
 
 func (f *frames) follow(p []byte) {

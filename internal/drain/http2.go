@@ -243,7 +243,7 @@ func (c *conn) onStreamsWritten(ends []streamEnd) {
 	for _, end := range ends {
 		if res := c.streams.unwritten[end.id]; res != nil {
 			delete(c.streams.unwritten, end.id)
-			res.late = res.returned.IsZero() && end.reset && end.code == internalError
+			res.late = res.returned.IsZero() && end.code == internalError
 			c.onWrittenLocked(res)
 		}
 	}

@@ -406,7 +406,8 @@ func (t *route) countBody(b *backend, res *http.Response) io.ReadCloser {
 	body := &countedBody{ReadCloser: res.Body, response: res, connection: res.Header["Connection"], route: t, backend: b, spread: t.spreadOf(b)}
 	dropTrailers(res.Trailer, body.connection)
 	if rw, ok := res.Body.(io.ReadWriteCloser); ok && res.StatusCode == http.StatusSwitchingProtocols {
-		return &countedConn{countedBody: body, Writer: rw, ended: make(chan struct{})}
+		ended := make(chan struct{})
+		return &countedConn{countedBody: body, Writer: rw, ended: ended, end: sync.OnceFunc(func() { close(ended) })}
 	}
 	if res.Body == http.NoBody {
 		t.done(b, true)
@@ -473,25 +474,25 @@ func (c *countedBody) Buffered() int {
 type countedConn struct {
 	*countedBody
 	io.Writer
-	endErr  error // of Read, used by it only
+	readErr error // used by Read only
 	reads   atomic.Int64
-	endOnce sync.Once
 	ended   chan struct{} // closed when all that the program has said is read and passed on, or by Close
+	end     func()        // closes ended
 }
 
 // Read returns bytes or an error, never both: at the error the bytes before it have been
 // passed on.
 func (c *countedConn) Read(p []byte) (n int, err error) {
 	c.reads.Add(1)
-	if c.endErr == nil {
-		if n, c.endErr = c.countedBody.Read(p); n > 0 {
+	if c.readErr == nil {
+		if n, c.readErr = c.countedBody.Read(p); n > 0 {
 			return n, nil
 		}
 	}
-	if c.endErr != nil {
-		c.endOnce.Do(func() { close(c.ended) })
+	if c.readErr != nil {
+		c.end()
 	}
-	return 0, c.endErr
+	return 0, c.readErr
 }
 
 // Write fails only when all that the program has said is passed on, or the client has
@@ -513,7 +514,7 @@ func (c *countedConn) Write(p []byte) (int, error) {
 const stuckTimeout = 30 * time.Second
 
 func (c *countedConn) Close() error {
-	c.endOnce.Do(func() { close(c.ended) })
+	c.end()
 	return c.countedBody.Close()
 }
 

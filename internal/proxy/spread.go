@@ -83,3 +83,8 @@ func untilDeadline(ctx context.Context) time.Duration {
 	}
 	return time.Until(deadline)
 }
+
+// patience returns d, or half of the time until the deadline if that is shorter.
+func patience(ctx context.Context, d time.Duration) time.Duration {
+	return min(d, untilDeadline(ctx)/2)
+}

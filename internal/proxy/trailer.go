@@ -26,14 +26,12 @@ func passTrailers(r *httputil.ProxyRequest) {
 func trimValues(h http.Header) {
 	for _, values := range h {
 		for i, v := range values {
-			if n := len(v); n > 0 && (isBlank(v[0]) || isBlank(v[n-1])) {
-				values[i] = strings.Trim(v, " \t")
+			if trimmed := textproto.TrimString(v); len(trimmed) < len(v) {
+				values[i] = trimmed
 			}
 		}
 	}
 }
-
-func isBlank(c byte) bool { return c == ' ' || c == '\t' }
 
 // dropTrailers removes the trailers that may not be one, or that Connection names.
 func dropTrailers(trailer http.Header, connection []string) {

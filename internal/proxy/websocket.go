@@ -77,17 +77,9 @@ func newWebSocket(ctx context.Context, nc, raw net.Conn) *webSocket {
 	return c
 }
 
-// patience returns d, or half of the time until the deadline if that is
-// shorter.
-func (c *webSocket) patience(d time.Duration) time.Duration { return patience(c.ctx, d) }
-
-func patience(ctx context.Context, d time.Duration) time.Duration {
-	return min(d, untilDeadline(ctx)/2)
-}
-
 // end closes the WebSocket when it is quiet, at the end of the current message.
 func (c *webSocket) end() {
-	until := now() + c.patience(maxQuietWait)
+	until := now() + patience(c.ctx, maxQuietWait)
 	for {
 		wait := min(time.Duration(c.last.Load())+quietTime, until) - now()
 		if wait <= 0 {
@@ -105,8 +97,8 @@ func (c *webSocket) end() {
 	c.mu.Unlock()
 	select {
 	case <-c.closing:
-		c.raw.SetReadDeadline(time.Now().Add(c.patience(closeTimeout)))
-		if !sleep(c.patience(4*closeTimeout), c.gone) {
+		c.raw.SetReadDeadline(time.Now().Add(patience(c.ctx, closeTimeout)))
+		if !sleep(patience(c.ctx, 4*closeTimeout), c.gone) {
 			c.raw.Close() // a program that reads nothing blocks Read
 		}
 	case <-c.gone:
@@ -200,7 +192,7 @@ func (c *webSocket) Read(p []byte) (int, error) {
 // program has had its time for it.
 func (c *webSocket) finish() (int, error) {
 	if c.closePassed.Load() {
-		sleep(c.patience(closeTimeout), c.programClosed)
+		sleep(patience(c.ctx, closeTimeout), c.programClosed)
 	}
 	return 0, net.ErrClosed // makes ReverseProxy end both directions
 }

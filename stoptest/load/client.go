@@ -205,8 +205,8 @@ func (c *client) request() bool {
 	return c.judge(cn, loss, ans, err, writeErr)
 }
 
-// isLate reports whether it is too late now to make the first request on cn, see
-// Config.MaxUnused.
+// isLate reports whether it is too late now to make the first request on cn, or to begin
+// its handshake, see Config.MaxUnused.
 func (c *client) isLate(cn *conn, before Pending, now time.Time) bool {
 	limit := c.load.cfg.MaxUnused
 	return limit > 0 && cn.requests == 0 && now.Sub(cn.dialledAt) > limit && (before == Nothing || before == PendingFIN)

@@ -113,12 +113,9 @@ func (c *client) connect() (goOn, connected bool) {
 func (c *client) dialAndHandshake() (*conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), c.load.cfg.DialTimeout)
 	defer cancel()
-	limit := c.load.cfg.MaxUnused
 	for {
-		began := time.Now()
 		cn, err := c.dialOnce(ctx)
-		late := limit > 0 && cn != nil && cn.tlsInput != nil && cn.tlsInput.began.Sub(began) > limit
-		if !late || !errors.Is(err, errHandshakeEnded) || howOf(err) != FIN {
+		if !errors.Is(err, errHandshakeEnded) || howOf(err) != FIN || !c.isLate(cn, PendingFIN, cn.tlsInput.began) {
 			return cn, err
 		}
 		c.count(&c.row.Unused, 1)
