@@ -15,8 +15,8 @@ type stage struct {
 	mayStart chan struct{} // closed when its actors may start
 	unready  int           // how many actors with StartFirst are not ready
 	turn     chan struct{} // closed when its actors should be interrupted
-	turnAt   time.Time     // when turn was closed; zero before
-	deadline time.Time     // zero before turn was closed
+	turnAt   time.Time     // when its turn came; zero before
+	deadline time.Time     // zero before its turn
 	awaited  int           // how many actors have not ended, but for the skipped ones
 	reserved time.Duration // the part of Grace that is reserved for it
 }
@@ -65,23 +65,23 @@ func (s *Supervisor) giveTurns() {
 		if st.turnAt.IsZero() {
 			st.turnAt = time.Now()
 			st.deadline = s.stop.extendDeadline(s.reservedLocked(s.stages[i+1:]), all)
-			close(st.turn)
 			turned = append(turned, st)
 		}
 		if st.awaited > 0 {
 			break
 		}
 	}
-	if len(s.stages) == 1 {
-		turned = nil // Stop logs that the only stage stops
-	}
 	lines := make([][]any, len(turned))
 	for i, st := range turned {
 		lines[i] = []any{"msg", "stopping stage", "stage", st.number, "actors", s.runningInLocked(st), "left", max(time.Until(st.deadline), 0).Round(time.Millisecond)}
 	}
+	only := len(s.stages) == 1 // Stop logs that it stops
 	s.mu.Unlock()
-	for _, line := range lines {
-		level.Info(s.stop.logger()).Log(line...)
+	for i, st := range turned {
+		if !only {
+			level.Info(s.stop.logger()).Log(lines[i]...) // before what its actors log of their ends
+		}
+		close(st.turn)
 	}
 }
 
