@@ -272,6 +272,9 @@ func (u *Upgrade) takeLocked(o *offered) (net.Listener, error) {
 	}
 	o.file.Close()
 	o.taken = u.addLocked(o.name, o.passed, l)
+	if !o.passed {
+		o.taken.SetUnlinkOnClose(true) // if it is this process's alone by then
+	}
 	o.taken.shared.Store(true) // by the predecessor
 	if u.fromStore {
 		o.taken.ours = u.stop.isLast

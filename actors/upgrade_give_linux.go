@@ -59,13 +59,17 @@ func (u *Upgrade) keep() {
 		}
 	}
 	store := new(handover.Store)
+	stored := func(yes bool) {
+		for _, l := range listeners {
+			l.stored.Store(yes)
+		}
+	}
+	stored(true) // before they are: a stop that begins meanwhile must not hide their sockets
 	if err := store.Keep(own, keys); err != nil {
 		level.Warn(u.logger).Log("msg", "restart: connections are drained, not kept", "err", err)
+		stored(false)
 		u.stop.Begin(restartError{})
 		return
-	}
-	for _, l := range listeners {
-		l.stored.Store(true)
 	}
 	give := func(list []*drain.Transfer) (int, error) {
 		n, err := store.Give(list)
@@ -227,6 +231,10 @@ func (u *Upgrade) upgrade(nc net.Conn, patience time.Duration, end func(mayServe
 	if err == nil {
 		err = g.Sole()
 	}
+	unwatch()
+	if err == nil && !u.stop.unlessBegun(func() { share(kept, true) }) {
+		err = errors.New("this process stops")
+	}
 	if err != nil {
 		for _, gv := range givings {
 			gv.End()
@@ -235,20 +243,6 @@ func (u *Upgrade) upgrade(nc net.Conn, patience time.Duration, end func(mayServe
 			l.pause(false)
 		}
 		return fmt.Errorf("with %d connections moved: %w", u.stop.Snapshot().Moved, err)
-	}
-	for _, l := range kept {
-		l.shared.Store(true)
-	}
-	unwatch()
-	if closed(u.stop.begun) { // perhaps before they were: then it closes them as its own
-		for _, gv := range givings {
-			gv.End()
-		}
-		for _, l := range kept {
-			l.shared.Store(false)
-			l.pause(false)
-		}
-		return errors.New("this process stops")
 	}
 	n := u.stop.Snapshot()
 	level.Info(u.logger).Log("msg", "upgrade done", "pid", g.PID, "moved", n.Moved, "open", n.Open, "inflight", n.InFlight, "elapsed", time.Since(began).Round(time.Millisecond))

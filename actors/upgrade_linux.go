@@ -88,12 +88,3 @@ func (l *sharedListener) pause(paused bool) {
 	l.paused = paused
 	l.change.Broadcast()
 }
-
-// own says that no other process has the socket any more, unless a supervisor has.
-func (l *sharedListener) own() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.shared.CompareAndSwap(true, false) && !l.passed && !l.closed {
-		l.setUnlinkOnCloseLocked(true)
-	}
-}

@@ -153,6 +153,7 @@ func (u *Upgrade) takeOver(t *handover.Taker) error {
 	}
 	var taken []handover.Taken
 	var addrs []net.Addr
+	var common []*sharedListener
 	u.mu.Lock()
 	for i := range u.offered {
 		o := &u.offered[i]
@@ -161,6 +162,7 @@ func (u *Upgrade) takeOver(t *handover.Taker) error {
 			o.file.Close()
 		} else {
 			addr = o.taken.Addr()
+			common = append(common, o.taken)
 		}
 		conns := o.release != nil || !u.fromStore && addr != nil && adopts(addr)
 		taken, addrs = append(taken, handover.Taken{Taken: addr != nil, Conns: conns}), append(addrs, addr)
@@ -181,27 +183,29 @@ func (u *Upgrade) takeOver(t *handover.Taker) error {
 			return drain.ErrNotAdopted
 		}
 		sole := func() error {
-			if closed(u.stop.begun) && !u.fromStore {
+			own := func() { share(common, false) }
+			if u.fromStore {
+				own()
+			} else if !u.stop.unlessBegun(own) {
 				return errors.New("the successor stops")
 			}
-			u.ownsAll()
 			level.Info(u.logger).Log("msg", "upgrade: the listeners are this process's alone", "from", t.From(), "adopted", u.stop.Snapshot().Adopted)
 			return nil
 		}
 		if err := t.Run(reserve, adopt, sole); err != nil {
-			failure := err // the predecessor goes on, with the listeners
+			level.Warn(u.logger).Log("msg", "upgrade: the predecessor has ended early", "from", t.From(), "err", err, "adopted", u.stop.Snapshot().Adopted)
+			failure := err
 			if errors.Is(err, handover.ErrGone) {
+				share(common, false)
 				failure = u.refuses()
+			} else { // the predecessor goes on, with the listeners
+				share(common, true)
 			}
 			if failure != nil {
 				u.failed <- failure
-			} else {
-				u.ownsAll()
 			}
-			level.Warn(u.logger).Log("msg", "upgrade: the predecessor has ended early", "from", t.From(), "err", err, "adopted", u.stop.Snapshot().Adopted)
 			return
 		}
-		u.ownsAll()
 		level.Info(u.logger).Log("msg", "upgrade: the predecessor has ended", "from", t.From(), "adopted", u.stop.Snapshot().Adopted)
 	}()
 	return nil
@@ -237,16 +241,6 @@ func (s *Stop) serversStarted() bool {
 	return s.phase == Stopped || !slices.ContainsFunc(s.servers, func(srv *server) bool {
 		return srv.engine.Load() == nil && !srv.member.skipped && srv.member.step != memberIsDone
 	})
-}
-
-// ownsAll makes the listeners this process's alone.
-func (u *Upgrade) ownsAll() {
-	u.mu.Lock()
-	list := slices.Clone(u.listeners)
-	u.mu.Unlock()
-	for _, l := range list {
-		l.own()
-	}
 }
 
 // refuses returns an error if newcomers are refused at a listener: the predecessor has

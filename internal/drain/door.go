@@ -102,14 +102,15 @@ func (d *door) check() {
 // the others: no connection of an inherited queue is accepted and dropped.
 func (d *door) drain(ctx context.Context, patience time.Duration) {
 	way, refused := "inherited: closed, the queue is left to others", false
-	if !d.inherited() {
+	inherited := d.inherited() // it may change
+	if inherited {
+		d.close()
+	} else {
 		way, refused = d.refuse()
 		defer d.close()
-	} else {
-		d.close()
 	}
 	level.Debug(d.logger).Log("msg", "door shut", "way", way)
-	if !d.inherited() {
+	if !inherited {
 		d.awaitEmpty(ctx, refused, patience)
 	}
 }
