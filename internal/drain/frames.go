@@ -140,6 +140,9 @@ func (fc *frameConn) writeDueLocked() {
 		return
 	}
 	fc.due = false
+	if fc.frames.goneAway { // the last stream of a second one must not be a later one (RFC 9113 section 6.8)
+		return
+	}
 	ping := max(1, rand.Uint64())
 	fc.ping.Store(ping)
 	if fc.conn != nil {
@@ -160,6 +163,7 @@ type frames struct {
 	headerRead int
 	left       int  // of the payload
 	unfinished bool // a CONTINUATION must follow
+	goneAway   bool // net/http has written GOAWAY
 
 	ending streamEnd // the stream that the frame ends; 0: none
 	ended  []streamEnd
@@ -195,6 +199,8 @@ func (f *frames) follow(p []byte) {
 		f.left = int(f.header[0])<<16 | int(f.header[1])<<8 | int(f.header[2])
 		kind, flags := f.header[3], f.header[4]
 		switch kind {
+		case frameGoAway:
+			f.goneAway = true
 		case frameHeaders, framePushPromise, frameContinuation:
 			f.unfinished = flags&flagEndHeaders == 0
 		}

@@ -90,6 +90,22 @@ func TestGoAwayBetweenFrames(t *testing.T) {
 	}
 }
 
+// TestGoAwayTooLate has net/http write its GOAWAY first: a client would end the
+// connection if one that names a later stream followed.
+func TestGoAwayTooLate(t *testing.T) {
+	r := new(recorder)
+	fc := &frameConn{Conn: r}
+	fr := http2.NewFramer(fc, nil)
+	fr.WriteSettings()
+	fr.WriteGoAway(3, http2.ErrCodeNo, nil)
+	want := bytes.Clone(r.Bytes())
+	fc.writeGoAway()
+	fr.WriteData(3, true, nil)
+	if got := r.Bytes(); !bytes.HasPrefix(got, want) || len(got) != len(want)+frameHeaderSize {
+		t.Errorf("written: %x, want only %x and an empty frame", got, want)
+	}
+}
+
 // sizes is a connection that notes the sizes of net/http's Reads and Writes.
 type sizes struct {
 	net.Conn

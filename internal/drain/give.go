@@ -412,8 +412,11 @@ func (c *conn) endParking(moved bool) {
 		if !c.deadline.IsZero() { // what has come meanwhile is read
 			c.deadline = c.deadline.Add(time.Since(c.parkedAt))
 		}
-		c.closeAt = time.Time{} // release sets another, if it drains
+		c.closeAt = time.Time{}
 		c.setStateLocked(c.parkedFrom)
+		if c.server.draining.Load() { // else release comes
+			c.releaseLocked()
+		}
 	}
 }
 

@@ -70,7 +70,8 @@ func (s *Server) InFlight() (requests []Request) {
 func (c *conn) inFlightLocked() []Request {
 	switch c.keptStateLocked() {
 	case stateNew, stateIdle, stateReleasing:
-		if c.server.draining.Load() && socket.Arrived(c.Conn) { // too late to be read
+		// Too late: it is not read, or a Read that has it is not recorded.
+		if c.server.draining.Load() && (socket.Arrived(c.Conn) || socket.Unread(c.Conn, c.bytesRead) > 0) {
 			return []Request{{Class: HTTP1, Client: c.RemoteAddr().String()}}
 		}
 	case stateReading, stateAnswering, stateAnsweringNext:

@@ -39,16 +39,21 @@ func (s *Server) release() {
 	s.draining.Store(true)
 	for _, c := range s.list() { // again: those accepted since have not seen draining
 		c.mu.Lock()
-		switch {
-		case !c.closeAt.IsZero(), c.movesLocked(): // it has seen draining, or is given away
-		case c.state.in(stateNew, stateIdle), c.state == stateHTTP2 && !c.streams.registered:
-			c.scheduleCloseLocked()
-		case c.state == stateHTTP2 && !c.streams.any():
-			c.scheduleHTTP2CloseLocked()
-		case c.state == stateReading:
-			c.setReadDeadlineLocked()
-		}
+		c.releaseLocked()
 		c.mu.Unlock()
+	}
+}
+
+// releaseLocked begins to let a connection go.
+func (c *conn) releaseLocked() {
+	switch {
+	case !c.closeAt.IsZero(), c.movesLocked(): // it has seen draining, or is given away
+	case c.state.in(stateNew, stateIdle), c.state == stateHTTP2 && !c.streams.registered:
+		c.scheduleCloseLocked()
+	case c.state == stateHTTP2 && !c.streams.any():
+		c.scheduleHTTP2CloseLocked()
+	case c.state == stateReading:
+		c.setReadDeadlineLocked()
 	}
 }
 
