@@ -110,8 +110,8 @@ func (d *deploy) run(ctx context.Context) error {
 		}
 	}
 	began := time.Now()
-	l := d.launch(d.new)
 	d.step("starting", "generation", d.new.number)
+	l := d.launch(d.new)
 	select {
 	case <-l.ready:
 	case <-l.done:
@@ -165,13 +165,14 @@ func (d *deploy) try(l *life) error {
 			return d.fail(l, fmt.Errorf("ended within %v after the switch: %w", d.Trial, endError(l.err)))
 		case <-trial.C:
 			d.mu.Lock()
-			over = !closed(l.done)
+			over = !l.failed
 			d.new.trial = !over // from now on it is started again
 			d.mu.Unlock()
 		case <-waiting:
 			waiting = nil
 			if !d.Replace {
-				d.step("drained", "generation", d.old.number)
+				left, _ := d.Router.Requests(d.old.number)
+				d.step("drained", "generation", d.old.number, "left", left)
 			}
 		case <-d.actor.stop.begun:
 			return d.fail(nil, ErrStopping)

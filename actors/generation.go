@@ -53,6 +53,7 @@ type life struct {
 	quit     chan struct{} // closed by end
 	done     chan struct{} // closed at its end
 	err      error         // what went wrong; set before done is closed
+	failed   bool          // it ends by itself, and a deploy decides what then; Generations.mu guards it
 	tail     tail
 	onceQuit sync.Once
 }
@@ -155,6 +156,7 @@ func (g *Generations) runOnce(gen *generation, l *life) error {
 	gen.state, gen.since, gen.addr, gen.args = GenerationStarting, time.Now(), addr, cmd.Args
 	g.mu.Unlock()
 
+	logger := log.With(g.actor.logger, "generation", gen.number) // that of p may block
 	ended, abandon := make(chan struct{}), make(chan struct{})
 	var watching sync.WaitGroup
 	watching.Go(func() { g.endProcess(p, l, abandon, ended) })
@@ -170,21 +172,21 @@ func (g *Generations) runOnce(gen *generation, l *life) error {
 	err = g.awaitReady(l, addr, ended)
 	switch {
 	case err == nil:
+		level.Info(logger).Log("msg", "program ready", "elapsed", time.Since(gen.since).Round(time.Millisecond))
 		g.setState(gen, GenerationReady)
-		level.Info(p.logger).Log("msg", "program ready", "elapsed", time.Since(gen.since).Round(time.Millisecond))
 		select {
 		case <-l.ready:
 		default:
 			close(l.ready)
 		}
 		if g.stoppedServing(l, addr, ended) {
-			level.Warn(p.logger).Log("msg", "program has stopped serving but runs, starting another beside it")
+			level.Warn(logger).Log("msg", "program has stopped serving but runs, starting another beside it")
 			close(abandon)
 			g.loops.Go(watching.Wait)
 			return fmt.Errorf("%s: %w", g.actor.name, ErrStoppedServing)
 		}
 	case errors.As(err, new(errNotReady)):
-		level.Error(p.logger).Log("msg", "program not ready, ending it", "err", err)
+		level.Error(logger).Log("msg", "program not ready, ending it", "err", err)
 		close(abandon)
 		<-ended
 		result = fmt.Errorf("%s: %w", g.actor.name, err)
@@ -312,6 +314,7 @@ func (g *Generations) awaitRestart(gen *generation, l *life, logger log.Logger, 
 	stop := g.actor.stop
 	g.mu.Lock()
 	ours := !gen.trial && !gen.retired
+	l.failed = !ours
 	g.mu.Unlock()
 	if closed(l.quit) || !ours {
 		return false, err
