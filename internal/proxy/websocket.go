@@ -50,7 +50,7 @@ type webSocket struct {
 	mu            sync.Mutex // held while writing
 	toClient      frameParser
 	closeDue      bool          // close at the end of the current message
-	closeSent     bool          // this end sent Close to the client; final once closing is closed
+	closeSent     atomic.Bool   // this end sends Close to the client, or has; final once closing is closed
 	closing       chan struct{} // closed when it closes, because of this end, client or program
 	programClosed chan struct{} // closed when the program has closed its side
 }
@@ -114,7 +114,7 @@ func (c *webSocket) closeNowLocked() bool {
 // has sent one.
 func (c *webSocket) sendCloseLocked() (err error) {
 	if !c.toClient.closed && !c.closePassed.Load() && !isClosed(c.programClosed) {
-		c.closeSent = true
+		c.closeSent.Store(true)
 		_, err = c.Conn.Write(closeToClient)
 	}
 	close(c.closing)
@@ -122,13 +122,13 @@ func (c *webSocket) sendCloseLocked() (err error) {
 }
 
 // closedHere reports whether this end began to close.
-func (c *webSocket) closedHere() bool { return isClosed(c.closing) && c.closeSent }
+func (c *webSocket) closedHere() bool { return c.closeSent.Load() }
 
 func (c *webSocket) Write(p []byte) (n int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.last.Store(int64(now()))
-	for n < len(p) && !c.closeSent {
+	for n < len(p) && !c.closeSent.Load() {
 		to := n
 		for to < len(p) && !c.closeNowLocked() {
 			to += c.toClient.advance(p[to:])
