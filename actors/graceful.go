@@ -184,14 +184,22 @@ func (g *graceful) shutDown(served <-chan struct{}) error {
 	select {
 	case err = <-down:
 		down = nil
-		if err == nil {
-			select {
-			case <-served:
+	case <-ctx.Done():
+		select { // perhaps both
+		case err = <-down:
+			down = nil
+		default:
+		}
+	}
+	if down == nil && err == nil {
+		select {
+		case <-served:
+			return nil
+		case <-ctx.Done():
+			if closed(served) {
 				return nil
-			case <-ctx.Done():
 			}
 		}
-	case <-ctx.Done():
 	}
 	if err != nil && ctx.Err() == nil {
 		err = fmt.Errorf("%s: shutdown: %w", g.name, err)

@@ -221,9 +221,12 @@ func (p *process) endGroup(cmd *exec.Cmd, exited <-chan struct{}) (killed bool) 
 	bound := time.NewTimer(time.Until(p.deadlineWithin(p.Grace)))
 	defer bound.Stop()
 	pause := time.Millisecond // the end of a group can only be polled
-	leader, look := exited, (<-chan time.Time)(nil)
+	leader, look, stopping := exited, (<-chan time.Time)(nil), p.stopping
 	for late := false; !late; {
 		select {
+		case <-stopping: // the deadline may come earlier
+			stopping = nil
+			bound.Reset(time.Until(p.deadlineWithin(p.Grace)))
 		case <-leader:
 			leader = nil
 		case <-look:
@@ -239,6 +242,9 @@ func (p *process) endGroup(cmd *exec.Cmd, exited <-chan struct{}) (killed bool) 
 			}
 			look = time.After(pause)
 		}
+	}
+	if closed(exited) && !groupRuns(pid) {
+		return false
 	}
 	signalGroup(cmd.Process, syscall.SIGKILL)
 	<-exited
