@@ -169,7 +169,9 @@ func (u *Upgrade) spawn() error {
 // the successor may have a request to answer.
 func (u *Upgrade) upgrade(nc net.Conn, patience time.Duration, end func(mayServe bool) error) (err error) {
 	ready := false
+	unwatch := u.watchStop(func() { nc.Close() })
 	g, err := handover.Accept(nc, patience)
+	unwatch()
 	defer func() {
 		if err != nil && g != nil {
 			g.Fail(err)
@@ -183,19 +185,7 @@ func (u *Upgrade) upgrade(nc net.Conn, patience time.Duration, end func(mayServe
 	if err != nil {
 		return err
 	}
-	over, watched := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(watched)
-		select {
-		case <-u.stop.begun:
-			g.Abort()
-		case sig := <-u.restarts:
-			g.Abort()
-			u.restartLater(sig)
-		case <-over:
-		}
-	}()
-	unwatch := sync.OnceFunc(func() { close(over); <-watched })
+	unwatch = u.watchStop(g.Abort)
 	defer unwatch()
 	began := time.Now()
 	u.mu.Lock()
@@ -261,6 +251,24 @@ func (u *Upgrade) upgrade(nc net.Conn, patience time.Duration, end func(mayServe
 	return nil
 }
 
+// watchStop calls abort when this process stops or is restarted, until unwatch is
+// called.
+func (u *Upgrade) watchStop(abort func()) (unwatch func()) {
+	over, watched := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(watched)
+		select {
+		case <-u.stop.begun:
+			abort()
+		case sig := <-u.restarts:
+			abort()
+			u.restartLater(sig)
+		case <-over:
+		}
+	}()
+	return sync.OnceFunc(func() { close(over); <-watched })
+}
+
 // give begins to give connections away, and returns when those without a request
 // have gone.
 func (u *Upgrade) give(g *handover.Giver, addrs []net.Addr) (list []*drain.Giving, err error) {
@@ -293,15 +301,17 @@ const settleTimeout = 10 * time.Second
 // beginUpgrade begins the stop of a process that has a successor. It calls end when
 // the last member has returned.
 func (s *Stop) beginUpgrade(cause error, end func()) {
+	end = sync.OnceFunc(end)
 	s.mu.Lock()
-	begun := !s.began.IsZero()
-	if !begun {
+	if s.began.IsZero() {
 		s.upgraded.Store(true)
 	}
 	s.endUpgrade = end
-	over := s.phase == Stopped
 	s.mu.Unlock()
 	s.Begin(cause)
+	s.mu.Lock()
+	over := s.allLocked(memberIsDone) // the last may not have seen it
+	s.mu.Unlock()
 	if over {
 		end()
 	}
