@@ -101,12 +101,12 @@ func (a *supervised) leaveBehind() error {
 	s.mu.Unlock()
 
 	err := &HangError{Actor: a.name, After: after, Stack: stackOf(s.stacks(now), id)}
+	s.stop.recordActorError(err, a.withName)
+	level.Error(a.logger).Log("msg", "actor has not returned, leaving it behind", "elapsed", after, "stack", string(err.Stack))
 	s.mu.Lock()
 	a.err = err
 	a.leaveStageLocked()
 	s.mu.Unlock()
-	s.stop.recordActorError(err, a.withName)
-	level.Error(a.logger).Log("msg", "actor has not returned, leaving it behind", "elapsed", after, "stack", string(err.Stack))
 	s.giveTurns()
 	return a.result()
 }

@@ -248,9 +248,12 @@ func (s *server) execute() error {
 
 	ctx, cancel := s.drainContext()
 	defer cancel()
-	warn := time.AfterFunc(waitingTime, s.warnWaiting)
+	warned := make(chan struct{})
+	warn := time.AfterFunc(waitingTime, func() { defer close(warned); s.warnWaiting() })
 	requests := engine.Drain(ctx)
-	warn.Stop()
+	if !warn.Stop() {
+		<-warned
+	}
 	<-over
 	for i, r := range requests {
 		if i == maxCutLogged {

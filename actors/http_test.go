@@ -123,6 +123,7 @@ func TestLoggerMayAsk(t *testing.T) {
 }
 
 func TestSecondListenerFails(t *testing.T) {
+	t.Parallel()
 	// What fails during the stop is not hidden by what began it.
 	var l [2]net.Listener
 	for i := range l {
@@ -132,7 +133,7 @@ func TestSecondListenerFails(t *testing.T) {
 		}
 	}
 	broken := errors.New("broken")
-	stop := &actors.Stop{LameDuck: 100 * time.Millisecond}
+	stop := &actors.Stop{LameDuck: 2 * time.Second} // in which it fails by itself
 	execute, interrupt := actors.HTTP(stop, &http.Server{}, l[0], failingListener{l[1], stop, broken})
 	interrupt(nil)
 	if err := execute(); err != nil {

@@ -40,6 +40,8 @@ func (s *Stop) Drain(cause error) {
 // has made the stop final. Connections whose clients were told that they end do
 // end; new ones are served as before.
 func (s *Stop) Undrain() bool {
+	s.phaseMu.Lock()
+	defer s.phaseMu.Unlock()
 	s.mu.Lock()
 	taken := s.resumeLocked()
 	phase := s.phase
@@ -72,7 +74,7 @@ func (s *Stop) awaitLameDuck() {
 		s.mu.Unlock()
 		return
 	}
-	end, final, cause := s.drainTime(), !s.began.IsZero(), s.cause
+	end, final := s.drainTime(), !s.began.IsZero()
 	if s.LameDuckQuiet > 0 {
 		last := s.began
 		if !final {
@@ -92,12 +94,16 @@ func (s *Stop) awaitLameDuck() {
 		s.drainAt.Store(&end)
 		s.deadline = s.deadline.Add(-early)
 	}
+	next := Draining
+	if left <= 0 && !final { // under the same lock: now it cannot be taken back
+		next = s.beginLocked(s.cause)
+	}
 	s.mu.Unlock()
 	switch {
 	case left > 0:
 		time.AfterFunc(left, s.awaitLameDuck)
 	case !final:
-		s.Begin(cause) // which calls awaitLameDuck
+		s.enterFirst(next) // which calls awaitLameDuck
 	default:
 		s.advance(Draining)
 	}

@@ -196,7 +196,7 @@ func (s *Stop) addWorkers(n int) {
 // checkFinishedLocked closes finished if every member and every worker has
 // returned: nothing is left to cut.
 func (s *Stop) checkFinishedLocked() {
-	if s.phase == Stopped && s.workers == 0 && !closed(s.finished) {
+	if closed(s.done) && s.workers == 0 && !closed(s.finished) {
 		close(s.finished)
 	}
 }

@@ -88,15 +88,13 @@ func (s *Stop) resumeLocked() bool {
 
 // advance enters a phase and logs it, unless the process is there already.
 func (s *Stop) advance(p Phase) {
+	s.phaseMu.Lock()
+	defer s.phaseMu.Unlock()
 	s.mu.Lock()
 	changed := s.enterLocked(p)
 	start, cause, n := s.began, s.cause, s.countLocked()
 	cut, cutHijacked := len(s.cutRequests), countHijacked(s.cutRequests)
 	grace := s.deadline.Sub(s.drainTime())
-	if changed && p == Stopped {
-		close(s.done)
-		s.checkFinishedLocked()
-	}
 	s.mu.Unlock()
 	if !changed {
 		return
@@ -119,5 +117,9 @@ func (s *Stop) advance(p Phase) {
 		logger.Log("msg", "stopped", "cause", causeText(cause), "elapsed", time.Since(start).Round(100*time.Microsecond),
 			"drained", n.Drained, "drained_http2", n.DrainedHTTP2, "hijacked_ended", n.HijackedEnded,
 			"failed", n.Failed, "cut", cut, "cut_hijacked", cutHijacked)
+		s.mu.Lock()
+		close(s.done)
+		s.checkFinishedLocked()
+		s.mu.Unlock()
 	}
 }

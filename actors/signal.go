@@ -72,8 +72,8 @@ func Signal(stop *Stop, signals ...os.Signal) (execute func() error, interrupt f
 		}
 		err := &run.SignalError{Signal: sig}
 		w.signalled = true
-		go w.run()
 		stop.Begin(err) // now: the group may have to wait for another interrupt
+		go w.run()
 		return err
 	}
 	interrupt = func(err error) {
@@ -106,8 +106,8 @@ func (w *signalWatch) run() {
 				level.Debug(logger).Log("msg", "the same interrupt again", "signal", sig)
 				continue
 			case w.signalled:
-				w.stop.cutNow(sig)
 				level.Warn(logger).Log("msg", "second interrupt: cutting what is left", "signal", sig)
+				w.stop.cutNow(sig)
 				continue
 			}
 			w.signalled, w.interrupted = true, time.Now()

@@ -94,12 +94,13 @@ type Stop struct {
 	// values mean no limit.
 	MaxConnRequests int
 
-	setup    sync.Once
-	begun    chan struct{} // closed when the stop begins
-	draining chan struct{} // closed when draining begins
-	cutting  chan struct{} // closed when a signal asks to cut what is left
-	done     chan struct{} // closed when every member has returned
-	finished chan struct{} // closed when every member and every worker has returned
+	setup       sync.Once
+	begun       chan struct{} // closed when the stop begins
+	beginLogged chan struct{} // closed when that is in the log
+	draining    chan struct{} // closed when draining begins
+	cutting     chan struct{} // closed when a signal asks to cut what is left
+	done        chan struct{} // closed when every member has returned
+	finished    chan struct{} // closed when every member and every worker has returned
 
 	outOfService atomic.Bool               // see SetReady
 	downPrograms atomic.Int64              // programs of Generations that are not ready
@@ -109,8 +110,12 @@ type Stop struct {
 	log          *asynclog.Logger          // nil: Logger is nil
 	drainAt      atomic.Pointer[time.Time] // when the lame-duck time ends, at the latest; nil: no stop has begun
 
-	// mu guards the rest. The order of the locks is Supervisor.mu, Upgrade.mu, Stop.mu,
-	// those of internal/drain. The engine calls its policy with its locks held, so a policy
+	// phaseMu is held while a phase is entered and logged, so that the log has them in
+	// their order.
+	phaseMu sync.Mutex
+
+	// mu guards the rest. The order of the locks is Stop.phaseMu, Supervisor.mu,
+	// Upgrade.mu, Stop.mu, those of internal/drain. The engine calls its policy with its locks held, so a policy
 	// takes none of these.
 	mu sync.Mutex
 
@@ -150,6 +155,7 @@ type Stop struct {
 func (s *Stop) init() {
 	s.setup.Do(func() {
 		s.begun = make(chan struct{})
+		s.beginLogged = make(chan struct{})
 		s.draining = make(chan struct{})
 		s.cutting = make(chan struct{})
 		s.done = make(chan struct{})
@@ -207,6 +213,14 @@ func (s *Stop) begin(cause error) bool {
 		s.mu.Unlock()
 		return false
 	}
+	p := s.beginLocked(cause)
+	s.mu.Unlock()
+	s.enterFirst(p)
+	return true
+}
+
+// beginLocked begins the stop, and returns the phase for enterFirst.
+func (s *Stop) beginLocked(cause error) Phase {
 	s.began, s.cause, s.executedBefore = time.Now(), cause, s.executed
 	if !s.announced.IsZero() {
 		s.began = s.announced
@@ -219,22 +233,25 @@ func (s *Stop) begin(cause error) bool {
 	s.drainAt.Store(&drainAt)
 	s.deadline = drainAt.Add(s.grace() - min(s.reserved, s.grace()/2))
 	close(s.begun)
-	serves := slices.ContainsFunc(s.members, func(m *member) bool { return !m.skipped })
 	if s.executed && !s.allLocked(memberIsStarted) {
 		time.AfterFunc(returnTime, s.skipUnstarted)
 	}
-	s.mu.Unlock()
-
-	switch {
+	switch serves := slices.ContainsFunc(s.members, func(m *member) bool { return !m.skipped }); {
 	case !serves:
-		s.advance(Stopped)
+		return Stopped
 	case lameDuck > 0:
-		s.advance(LameDuck)
-		s.awaitLameDuck()
-	default:
-		s.advance(Draining)
+		return LameDuck
 	}
-	return true
+	return Draining
+}
+
+// enterFirst enters the first phase of a stop that has begun.
+func (s *Stop) enterFirst(p Phase) {
+	s.advance(p)
+	if p == LameDuck {
+		s.awaitLameDuck()
+	}
+	close(s.beginLogged)
 }
 
 // unlessBegun calls f, unless the stop has begun, and reports whether it has. f takes

@@ -125,6 +125,10 @@ func (a *supervised) run() {
 func (a *supervised) finish(err error) {
 	defer close(a.done)
 	defer a.markEnded()
+	if closed(a.sup.stop.begun) { // the log has what it ended by first
+		a.sup.begin(a.sup.stop.beginCause())
+		<-a.sup.beginDone
+	}
 	a.recordResult(err)
 	a.sup.beginBy(a, err)
 	a.callInterrupt() // a run.Group also interrupts the actor that has returned
@@ -134,7 +138,7 @@ func (a *supervised) finish(err error) {
 func (a *supervised) recordResult(err error) {
 	s := a.sup
 	s.mu.Lock()
-	interrupted := !a.interruptedAt.IsZero()
+	interrupted := !a.interruptedAt.IsZero() || !s.stopBegan.IsZero() // it may have watched the stop itself
 	s.mu.Unlock()
 	failed := !isCleanResult(err, interrupted) // without the lock: it calls methods of err
 	s.mu.Lock()

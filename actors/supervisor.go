@@ -123,10 +123,13 @@ func (s *Supervisor) beginBy(a *supervised, cause error) {
 		s.beginStop(a, cause)
 		close(s.beginDone)
 	}
-	if a == nil || cause == nil {
+	if a == nil {
 		return
 	}
-	<-s.beginDone
+	<-s.beginDone // from now on the cause is known
+	if cause == nil {
+		return
+	}
 	// An actor of this package may have begun the stop before it returned.
 	s.mu.Lock()
 	unknown, stopCause := s.first == "", s.cause
@@ -148,6 +151,7 @@ func (s *Supervisor) beginStop(a *supervised, cause error) {
 	}
 	first := s.stop.begin(named)
 	if !first {
+		<-s.stop.beginLogged // before what the actors log of their ends
 		cause = s.stop.beginCause()
 	}
 	s.mu.Lock()
