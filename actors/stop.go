@@ -161,13 +161,7 @@ func (s *Stop) init() {
 		s.done = make(chan struct{})
 		s.finished = make(chan struct{})
 		s.since = time.Now()
-		switch l := s.Logger.(type) {
-		case nil:
-		case *asynclog.Logger:
-			s.log = l
-		default:
-			s.log = asynclog.New(l)
-		}
+		s.log = asynclog.Of(s.Logger)
 	})
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/go-kit/log/level"
 
 	"lastcall/actors"
+	"lastcall/internal/asynclog"
 )
 
 // Config holds the optional settings of [Actor]. The zero value works.
@@ -84,9 +85,9 @@ func Actor(stop *actors.Stop, l net.Listener, cfg Config) (execute func() error,
 	if stop == nil {
 		stop = new(actors.Stop)
 	}
-	logger := stop.Logger
-	if logger == nil {
-		logger = log.NewNopLogger()
+	logger := log.NewNopLogger()
+	if stop.Logger != nil {
+		logger = asynclog.Of(stop.Logger) // one that is stuck must not hold a request to drain
 	}
 	a := &admin{
 		Config:      cfg,

@@ -4,8 +4,10 @@ package accesslog
 import (
 	"bufio"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 )
@@ -74,18 +76,22 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	aborted = false
 }
 
-// Close records the requests that have not ended, as cut. What their handlers do
-// from now on is not recorded.
-func (h *Handler) Close() {
-	h.mu.Lock()
-	var open []*recorder
-	for rec := range h.open {
-		open = append(open, rec)
+// Close records the requests that have not ended, as cut, when patience has passed. What
+// their handlers do from then on is not recorded.
+func (h *Handler) Close(patience time.Duration) {
+	open := h.list()
+	for end := time.Now().Add(patience); len(open) > 0 && time.Now().Before(end); open = h.list() {
+		time.Sleep(time.Millisecond)
 	}
-	h.mu.Unlock()
 	for _, rec := range open {
 		h.end(rec, func(r *Request) { r.Cut = true })
 	}
+}
+
+func (h *Handler) list() []*recorder {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Collect(maps.Keys(h.open))
 }
 
 // end records a request, once.

@@ -184,7 +184,7 @@ func TestClose(t *testing.T) {
 			go h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", path, nil))
 		}
 		synctest.Wait()
-		h.Close()
+		h.Close(0)
 		got := map[string]int{}
 		for range 2 {
 			r := <-records
@@ -198,7 +198,7 @@ func TestClose(t *testing.T) {
 		}
 		close(release)
 		synctest.Wait()
-		h.Close()
+		h.Close(0)
 		if len(records) != 0 {
 			t.Errorf("recorded twice: %+v", <-records)
 		}

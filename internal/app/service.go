@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/go-kit/log"
 	"github.com/go-kit/log/level"
@@ -118,7 +119,11 @@ func (s Service) LogServing() {
 // wrong. It returns err, joined with its own error.
 func (s Service) End(err error) error {
 	if s.recorder != nil {
-		s.recorder.Close()
+		var patience time.Duration
+		if len(s.stop.Snapshot().Cut) == 0 { // all have ended, but the handler of a WebSocket may not have returned
+			patience = 100 * time.Millisecond
+		}
+		s.recorder.Close(patience)
 	}
 	if path := s.settings.report; path != "" {
 		if rerr := newReport(s.stop.Snapshot(), err, s.log.logger.Unwritten()).write(path); rerr != nil {
