@@ -294,10 +294,10 @@ func TestGiveStays(t *testing.T) {
 	l := listen(t, "tcp")
 	srv := named("a")
 	srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		nc, _, err := w.(http.Hijacker).Hijack()
+		nc, rw, err := w.(http.Hijacker).Hijack()
 		if err == nil {
 			io.WriteString(nc, "HTTP/1.1 101 Switching Protocols\r\n\r\n")
-			go func() { io.Copy(nc, nc); nc.Close() }()
+			go func() { io.Copy(nc, rw); nc.Close() }() // the client may have said something already
 		}
 	})
 	a := newParty(t, srv, l)
