@@ -324,13 +324,14 @@ func TestUpgradeKeeps(t *testing.T) {
 }
 
 // TestUpgradeFails: what is at the path is no lastcall, or one that does not get
-// ready. Nothing changes.
+// ready. Nothing changes, and the process can be stopped.
 func TestUpgradeFails(t *testing.T) {
 	t.Parallel()
 	for name, script := range map[string]string{
 		"ends":    "#!/bin/sh\necho out of order >&2\nexit 7\n",
 		"garbage": "#!/bin/bash\necho garbage >&3\nsleep 1\n",
 		"no file": "",
+		"silent":  "#!/bin/sh\nexec sleep 100\n", // for longer than a stop may take
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -354,6 +355,10 @@ func TestUpgradeFails(t *testing.T) {
 			}
 			for i := range 2 {
 				p.Signal(t, syscall.SIGUSR2)
+				if name == "silent" {
+					WaitFor(t, "the upgrade to begin", func() bool { return p.count(`msg="upgrade begins"`) > 0 })
+					break
+				}
 				WaitFor(t, "the upgrade to fail", func() bool { return p.count(`msg="upgrade failed, going on as before"`) == i+1 })
 				v.send(askWho)
 				v.wantAnswer("old")
