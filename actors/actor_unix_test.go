@@ -7,8 +7,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -20,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lastcall/actors"
+	"lastcall/internal/servetest"
 )
 
 // notTheSame is longer than what makes two interrupts one.
@@ -203,5 +207,35 @@ func TestInterruptsWithLogStuck(t *testing.T) {
 	cmd.Wait()
 	if status := cmd.ProcessState.ExitCode(); ctx.Err() != nil || status != 3 {
 		t.Errorf("exit status = %d (%v), want 3 by the second interrupt", status, ctx.Err())
+	}
+}
+
+// TestPathTakenBeforeServing has another process listen at the path before the actor
+// is executed: the path is not this one's any more.
+func TestPathTakenBeforeServing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := actors.Listen("unix:" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stop actors.Stop
+	execute, interrupt := actors.HTTP(&stop, new(http.Server), l)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	other, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	done := make(chan error, 1)
+	go func() { done <- execute() }()
+	servetest.WaitFor(t, "Ready", func() bool { return stop.Phase() == actors.Ready })
+	interrupt(nil)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(path); err != nil {
+		t.Errorf("the other's path has gone: %v", err)
 	}
 }

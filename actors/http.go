@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"slices"
@@ -143,6 +144,7 @@ func HTTPFunc(stop *Stop, srv *http.Server, serve func(net.Listener) error, list
 	addrs := make([]string, len(listeners))
 	for i, l := range listeners {
 		addrs[i] = fmt.Sprint(l.Addr())
+		s.paths = append(s.paths, drain.PathOf(l))
 	}
 	s.member = stop.register(log.With(s.logger, "addr", cmp.Or(strings.Join(addrs, ","), srv.Addr)), s)
 	return s.execute, s.interrupt
@@ -155,6 +157,7 @@ type server struct {
 	http        *http.Server
 	serve       func(net.Listener) error // nil: that of http
 	listeners   []net.Listener
+	paths       []fs.FileInfo // of the unix sockets among those that HTTP has got
 	logger      log.Logger
 	ownDeadline chan time.Time               // gets the deadline that a supervisor has set
 	engine      atomic.Pointer[drain.Server] // nil before execute
@@ -203,6 +206,9 @@ func (s *server) execute() error {
 		if is {
 			engine.ServePlain(i)
 		}
+	}
+	for i, path := range s.paths {
+		engine.SetPath(i, path)
 	}
 	engine.LimitConns(s.stop.MaxConns)
 	engine.LimitAge(s.stop.MaxConnAge, s.stop.MaxConnRequests)

@@ -46,12 +46,23 @@ type door struct {
 
 func newDoor(l net.Listener, s *Server) *door {
 	d := &door{Listener: l, server: s, over: make(chan struct{}), handshakes: socket.Handshakes}
-	addr := l.Addr()
-	d.logger = log.With(s.logger, "addr", addr)
-	if path := socket.Path(addr); path != "" {
-		d.path, _ = os.Lstat(path)
-	}
+	d.logger = log.With(s.logger, "addr", l.Addr())
+	d.path = PathOf(l)
 	return d
+}
+
+// PathOf returns the file at the path of a unix socket, and nil if there is none. It is
+// that socket's only if it is looked at soon: another process may take the path.
+func PathOf(l net.Listener) fs.FileInfo {
+	path := socket.Path(l.Addr())
+	if path == "" {
+		return nil
+	}
+	info, err := os.Lstat(path)
+	if err != nil {
+		return nil
+	}
+	return info
 }
 
 // Accept adds the connection to those of the server before it is used.

@@ -11,6 +11,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"slices"
@@ -132,6 +133,9 @@ func NewFunc(srv *http.Server, serve func(net.Listener) error, listeners []net.L
 
 // ServePlain has Start serve a listener without TLS, in any case.
 func (s *Server) ServePlain(listener int) { s.doors[listener].plain = true }
+
+// SetPath gives a listener what PathOf has returned of it earlier.
+func (s *Server) SetPath(listener int, path fs.FileInfo) { s.doors[listener].path = path }
 
 // Serving returns a channel that is closed when every listener is served.
 func (s *Server) Serving() <-chan struct{} { return s.serving }

@@ -110,9 +110,12 @@ func TestDeployCrashes(t *testing.T) {
 		}
 	}
 	awaitAnswers(t, l, 50)
-	failed := l.Snapshot().Total
-	d.expectMetrics(t, fmt.Sprintf(`upstream_failures_total{reason="no_answer"} %d`, failed.ErrorStatus), fmt.Sprintf(`upstream_failures_total{reason="broken_off"} %d`, failed.Lost),
-		`upstream_failures_total{reason="busy"} 0`, `upstream_failures_total{reason="timeout"} 0`, `requests_failed_total 0`)
+	WaitFor(t, "the metrics to count what clients have lost", func() bool { // some may still learn of it
+		failed, text := l.Snapshot().Total, d.metrics(t)
+		return strings.Contains(text, fmt.Sprintf("upstream_failures_total{reason=\"no_answer\"} %d\n", failed.ErrorStatus)) &&
+			strings.Contains(text, fmt.Sprintf("upstream_failures_total{reason=\"broken_off\"} %d\n", failed.Lost))
+	})
+	d.expectMetrics(t, `upstream_failures_total{reason="busy"} 0`, `upstream_failures_total{reason="timeout"} 0`, `requests_failed_total 0`)
 	l.Signalled(time.Now())
 	d.stop(t)
 	d.expectNamed(t, l)
