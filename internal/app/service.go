@@ -41,6 +41,11 @@ type Service struct {
 // NewService loads and opens all that the settings name. If it fails, nothing is
 // left open.
 func NewService(cfg *Settings, stop *actors.Stop, l Log) (s Service, err error) {
+	defer func() {
+		if err != nil {
+			stop.Err(nil) // waits until the log is written
+		}
+	}()
 	s = Service{settings: cfg, stop: stop, log: l}
 	handler, err := s.load()
 	if err != nil {
@@ -99,7 +104,9 @@ func (s *Service) load() (http.Handler, error) {
 // address. It says so on stdout if all is right.
 func (c *Settings) Check(stop *actors.Stop, l Log, stdout io.Writer) error {
 	s := Service{settings: c, stop: stop, log: l}
-	if _, err := s.load(); err != nil {
+	_, err := s.load()
+	stop.Err(nil) // waits until the log is written
+	if err != nil {
 		return usageError{err}
 	}
 	fmt.Fprintln(stdout, "lastcall: the settings are right")
