@@ -10,6 +10,8 @@ import (
 
 	"github.com/go-kit/log/level"
 	"github.com/oklog/run"
+
+	"lastcall/internal/awake"
 )
 
 // Signal returns an actor that returns, and so begins the stop, at the first of
@@ -63,7 +65,7 @@ func Signal(stop *Stop, signals ...os.Signal) (execute func() error, interrupt f
 		w := &signalWatch{stop: stop, ints: ints, others: others}
 		select {
 		case sig = <-ints:
-			w.interrupted = time.Now()
+			w.interrupted = true
 		case sig = <-others:
 		case <-interrupted:
 			// The stop began for another reason, before any signal.
@@ -91,18 +93,22 @@ const sameInterrupt = 300 * time.Millisecond
 type signalWatch struct {
 	stop         *Stop
 	ints, others chan os.Signal
-	signalled    bool      // a signal has come: the next SIGINT is the second
-	interrupted  time.Time // when the first SIGINT came; zero before
+	signalled    bool // a signal has come: the next SIGINT is the second
+	interrupted  bool // it was SIGINT
 }
 
 func (w *signalWatch) run() {
 	defer signal.Stop(w.ints)
 	logger := w.stop.logger()
+	var another <-chan struct{} // closed when a further SIGINT is another one; nil: there was none
+	if w.interrupted {
+		another = awake.After(sameInterrupt)
+	}
 	for {
 		select {
 		case sig := <-w.ints:
 			switch {
-			case !w.interrupted.IsZero() && time.Since(w.interrupted) < sameInterrupt:
+			case another != nil && !closed(another):
 				level.Debug(logger).Log("msg", "the same interrupt again", "signal", sig)
 				continue
 			case w.signalled:
@@ -110,7 +116,7 @@ func (w *signalWatch) run() {
 				w.stop.cutNow(sig)
 				continue
 			}
-			w.signalled, w.interrupted = true, time.Now()
+			w.signalled, another = true, awake.After(sameInterrupt)
 			level.Info(logger).Log("msg", "already stopping; interrupt again to cut what is left", "signal", sig)
 		case sig := <-w.others:
 			w.signalled = true

@@ -22,6 +22,7 @@ import (
 
 	"lastcall/actors"
 	"lastcall/internal/asynclog"
+	"lastcall/internal/awake"
 )
 
 // Config holds the optional settings of [Actor]. The zero value works.
@@ -165,12 +166,23 @@ func (a *admin) execute(h http.Handler) error {
 		a.interrupted <- deadline // for a further execute
 		select {
 		case <-a.stop.Done():
-		case <-time.After(time.Until(deadline) + closeTimeout): // so that clients see the cut
+		case <-time.After(time.Until(deadline)):
+			select {
+			case <-a.stop.Done():
+			case <-awake.After(closeTimeout): // so that clients see the cut
+			}
 		}
 	}
 	a.close()
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	go func() {
+		select {
+		case <-awake.After(closeTimeout):
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	srv.Shutdown(ctx)
 	srv.Close()
 	if err := <-served; !errors.Is(err, http.ErrServerClosed) {

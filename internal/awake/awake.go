@@ -1,0 +1,25 @@
+// Package awake measures waits by the time in which the process runs.
+package awake
+
+import "time"
+
+const steps = 10
+
+// After returns a channel that is closed when d has passed. It is waited in ten steps:
+// on a machine that stands still for a while, what came meanwhile has the rest of them.
+func After(d time.Duration) <-chan struct{} {
+	over := make(chan struct{})
+	left := steps
+	var timer *time.Timer
+	ready := make(chan struct{})
+	timer = time.AfterFunc(d/steps, func() {
+		<-ready
+		if left--; left == 0 {
+			close(over)
+		} else {
+			timer.Reset(d / steps)
+		}
+	})
+	close(ready)
+	return over
+}
