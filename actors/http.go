@@ -15,12 +15,14 @@ import (
 	"github.com/go-kit/log"
 	"github.com/go-kit/log/level"
 
+	"lastcall/internal/asynclog"
 	"lastcall/internal/drain"
 )
 
 // maxCutLogged is how many requests that were cut are named in the log. A
-// hostile client may have begun any number, and the process has to end.
-const maxCutLogged = 1000
+// hostile client may have begun any number, and the process has to end. A log that is
+// slow keeps them, and what follows.
+const maxCutLogged = asynclog.MaxQueued / 2
 
 // HTTP returns an actor that serves srv on the listeners. Without any, execute
 // listens on srv.Addr with [Listen]. When the actor is interrupted it drains, as
@@ -216,6 +218,11 @@ func (s *server) execute() error {
 		u.reserveStored(engine)
 	}
 	s.engine.Store(engine)
+	serving := engine.Serving()
+	if closed(serving) { // the phase is Ready before anybody gets an answer
+		serving = nil
+		s.stop.memberReady(s.member)
+	}
 	failures := engine.Start()
 	failed, over := make(chan error, 1), make(chan struct{})
 	go func() {
@@ -229,11 +236,6 @@ func (s *server) execute() error {
 		}
 	}()
 
-	serving := engine.Serving()
-	if closed(serving) {
-		serving = nil
-		s.stop.memberReady(s.member)
-	}
 	for begun := false; !begun; {
 		select {
 		case <-serving:

@@ -21,18 +21,20 @@ import (
 
 	"lastcall/actors"
 	"lastcall/internal/servetest"
+	"lastcall/internal/wiretest"
 )
 
 func TestMain(m *testing.M) {
 	flag.Parse()
 	flag.Set("test.parallel", "12") // these wait, more than they work
-	goleak.VerifyTestMain(m)
+	// net/http's pause before it closes what the client may still write to.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*conn).closeWriteAndWait"))
 }
 
 func TestHTTPInterruptBefore(t *testing.T) {
 	// What is in the queue of a listener that was bound earlier is served all
 	// the same: to its client the connection is established.
-	l, err := actors.Listen("127.0.0.1:0")
+	l, err := actors.Listen(wiretest.LoopbackIP() + ":0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -223,10 +225,10 @@ func TestCutIsNamedInBounds(t *testing.T) {
 	}
 	// On a busy machine Err does not wait for the last line.
 	servetest.WaitFor(t, "the last line of the log", func() bool { return strings.Contains(logs.String(), "msg=stopped") })
-	if got := strings.Count(logs.String(), `msg="request cut"`); got != 1000 {
-		t.Errorf("%d requests are named in the log, want 1000", got)
+	if got := strings.Count(logs.String(), `msg="request cut"`); got != 500 {
+		t.Errorf("%d requests are named in the log, want 500", got)
 	}
-	if want := `msg="more requests cut" more=3`; !strings.Contains(logs.String(), want) {
+	if want := `msg="more requests cut" more=503`; !strings.Contains(logs.String(), want) {
 		t.Errorf("the log lacks %s", want)
 	}
 	if got := len(cut.Requests[0].Path); got != 1<<10 {
@@ -291,7 +293,7 @@ func TestTwoServersOneStop(t *testing.T) {
 	hold := make(chan struct{})
 	var addrs []string
 	for i := range 2 {
-		l, err := actors.Listen("127.0.0.1:0")
+		l, err := actors.Listen(wiretest.LoopbackIP() + ":0")
 		if err != nil {
 			t.Fatal(err)
 		}

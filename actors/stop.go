@@ -29,7 +29,7 @@ const (
 // begins before the group runs, [Every], [Once] and [Process] start nothing.
 type Stop struct {
 	// Logger gets one line for each change of phase (info) and one for each
-	// request that was cut (warn), for at most a thousand requests of each
+	// request that was cut (warn), for at most five hundred requests of each
 	// HTTP actor. Nil logs nothing.
 	//
 	// One goroutine calls it, for one line after the other, and every caller
