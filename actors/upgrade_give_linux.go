@@ -31,8 +31,18 @@ func (u *Upgrade) acceptTakers(l net.Listener, takers chan<- net.Conn) {
 		}
 		select {
 		case takers <- nc:
-		case <-time.After(100 * time.Millisecond):
+			continue
+		default:
+		}
+		if u.upgrading.Load() {
 			handover.Refuse(nc, ErrUpgrading)
+			continue
+		}
+		select {
+		case takers <- nc:
+		case <-u.stopping:
+			nc.Close()
+			return
 		}
 	}
 }

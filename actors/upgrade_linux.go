@@ -54,13 +54,16 @@ func (u *Upgrade) execute() error {
 			u.keep()
 			return nil
 		case <-u.signals:
+			u.upgrading.Store(true)
 			err = u.spawn()
 		case nc := <-takers:
+			u.upgrading.Store(true)
 			err = u.upgrade(nc, handoverPatience, nil)
 		}
 		if err == nil {
 			return nil
 		}
+		u.upgrading.Store(false)
 		level.Error(u.logger).Log("msg", "upgrade failed, going on as before", "err", err)
 	}
 }
