@@ -237,7 +237,7 @@ func servesFrameConn(table http2Table) bool {
 }
 
 // settingsWritten is a connection that ends when SETTINGS has been written to it, of
-// which it then holds a value, or after a second.
+// which it then holds a value, or after ten seconds.
 type settingsWritten chan struct{}
 
 func (s settingsWritten) Write(p []byte) (int, error) {
@@ -251,7 +251,7 @@ func (s settingsWritten) Read([]byte) (int, error) {
 	select {
 	case v := <-s:
 		s <- v
-	case <-time.After(time.Second):
+	case <-time.After(10 * time.Second):
 	}
 	return 0, io.EOF
 }
