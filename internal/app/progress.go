@@ -14,6 +14,7 @@ import (
 
 	"lastcall/actors"
 	"lastcall/internal/asynclog"
+	"lastcall/internal/awake"
 	"lastcall/internal/printable"
 )
 
@@ -69,7 +70,7 @@ func (p *Progress) Close() {
 	close(p.closing)
 	select {
 	case <-p.ended:
-	case <-time.After(asynclog.Patience):
+	case <-awake.After(asynclog.Patience):
 	}
 }
 
