@@ -115,8 +115,8 @@ type Stop struct {
 	phaseMu sync.Mutex
 
 	// mu guards the rest. The order of the locks is Stop.phaseMu, Supervisor.mu,
-	// Upgrade.mu, Stop.mu, those of internal/drain. The engine calls its policy with its locks held, so a policy
-	// takes none of these.
+	// Upgrade.mu, Stop.mu, those of internal/drain. The engine calls its policy with
+	// its locks held, so a policy takes none of these.
 	mu sync.Mutex
 
 	// The stop.

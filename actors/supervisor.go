@@ -169,8 +169,8 @@ func (s *Supervisor) beginStop(a *supervised, cause error) {
 // Err returns how the stop went, as [Stop.Err] does. Its argument is what
 // run.Group.Run returned. It has the error of every actor that failed, before or
 // during the stop, with the actor's name. Nil, a signal, context.Canceled and
-// http.ErrServerClosed are clean. From an actor that was interrupted they are
-// clean also if they are wrapped.
+// http.ErrServerClosed are clean. From an actor that returns once the stop has begun
+// they are clean also if they are wrapped.
 func (s *Supervisor) Err(err error) error {
 	s.init()
 	return s.stop.Err(err)
