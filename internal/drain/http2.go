@@ -234,17 +234,6 @@ func (c *conn) beginStream(res *http2Response) (ok bool) {
 	return true
 }
 
-// noteReset notes that the stream had been reset at the write deadline before its handler
-// was called.
-func (c *conn) noteReset(res *http2Response, r *http.Request) {
-	if r.Context().Err() == nil || !res.isReset(r) {
-		return
-	}
-	c.mu.Lock()
-	res.late = true
-	c.mu.Unlock()
-}
-
 // onStreamsWritten notes that the answers of streams have been written to their ends.
 // While a handler runs, net/http resets its stream as one that has met an internal
 // error at the write deadline.

@@ -34,7 +34,6 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				return
 			}
 			defer c.endStream(res, r)
-			c.noteReset(res, r)
 		}
 		res.serve(handler, res, r)
 		return
