@@ -171,8 +171,11 @@ func (d *deploy) try(l *life) error {
 		case <-waiting:
 			waiting = nil
 			if !d.Replace {
-				left, _ := d.Router.Requests(d.old.number)
-				d.step("drained", "generation", d.old.number, "left", left)
+				if left, _ := d.Router.Requests(d.old.number); left == 0 {
+					d.step("drained", "generation", d.old.number)
+				} else {
+					d.step("not drained in time", "generation", d.old.number, "inflight", left)
+				}
 			}
 		case <-d.actor.stop.begun:
 			return d.fail(nil, ErrStopping)

@@ -103,6 +103,7 @@ type Generations struct {
 	holding   bool          // no generation may get requests: a deploy replaces one
 	current   *generation   // gets new requests while it is ready
 	routed    route         // what the Router was told last
+	rerouting bool          // it is being told something else
 	rerouted  chan struct{} // closed when routed changes
 	all       []*generation // the last few that have ended, and all others
 }
@@ -261,13 +262,14 @@ func (g *Generations) reroute() (ready bool) {
 		want = route{c.number, c.addr}
 	}
 	was := g.routed
+	g.rerouting = want != was
 	g.mu.Unlock()
 	if want == was {
 		return want != route{}
 	}
 	g.Router.Switch(want.generation, want.addr)
 	g.mu.Lock()
-	g.routed = want
+	g.routed, g.rerouting = want, false
 	close(g.rerouted)
 	g.rerouted = make(chan struct{})
 	g.mu.Unlock()
@@ -286,10 +288,11 @@ func (g *Generations) awaitRoute(generation int, done <-chan struct{}) bool {
 	g.notify()
 	for {
 		g.mu.Lock()
-		is, next, running := g.routed.generation, g.rerouted, g.running
+		is := g.routed.generation == generation && !g.rerouting
+		next, running := g.rerouted, g.running
 		g.mu.Unlock()
 		switch {
-		case is == generation:
+		case is:
 			return true
 		case !running:
 			return false

@@ -25,7 +25,6 @@ type recordingRouter struct {
 	mu    sync.Mutex
 	calls []string
 	held  int
-	mark  string // a file that is made when requests go to the second generation
 }
 
 func (r *recordingRouter) note(format string, args ...any) {
@@ -34,17 +33,20 @@ func (r *recordingRouter) note(format string, args ...any) {
 	r.calls = append(r.calls, fmt.Sprintf(format, args...))
 }
 
-func (r *recordingRouter) Switch(n int, _ string) {
-	r.note("switch %d", n)
-	if n == 2 && r.mark != "" {
-		os.WriteFile(r.mark, nil, 0o600)
-	}
-}
-
+func (r *recordingRouter) Switch(n int, _ string)         { r.note("switch %d", n) }
 func (r *recordingRouter) Drain(_ context.Context, n int) { r.note("drain %d", n) }
-func (r *recordingRouter) Requests(int) (n int, t uint64) { return 1, 2 }
 func (r *recordingRouter) Held() int                      { r.mu.Lock(); defer r.mu.Unlock(); return r.held }
 func (r *recordingRouter) hold(n int)                     { r.mu.Lock(); defer r.mu.Unlock(); r.held = n }
+
+// Requests has one in flight until it is drained.
+func (r *recordingRouter) Requests(n int) (inFlight int, total uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if slices.Contains(r.calls, fmt.Sprintf("drain %d", n)) {
+		return 0, 2
+	}
+	return 1, 2
+}
 
 // did waits until the router was told that, after all that it was told before.
 func (r *recordingRouter) did(t testing.TB, want ...string) {
@@ -63,6 +65,7 @@ type generations struct {
 	log       *lines
 	router    *recordingRouter
 	script    func(string) actors.Command
+	switched  string // the file $SWITCHED of the scripts
 	interrupt func(error)
 	done      chan error
 }
@@ -74,12 +77,12 @@ func startGenerations(t testing.TB, script string, set func(*actors.Generations)
 	t.Helper()
 	dir := t.TempDir()
 	file := func(addr string) string { return filepath.Join(dir, strings.ReplaceAll(addr, ":", "_")) }
-	g := &generations{log: new(lines), router: &recordingRouter{mark: dir + "/switched"}, done: make(chan error, 1)}
+	g := &generations{log: new(lines), router: new(recordingRouter), switched: dir + "/switched", done: make(chan error, 1)}
 	g.script = func(script string) actors.Command {
 		return func(addr string) *exec.Cmd {
 			os.Remove(file(addr))
 			cmd := sh(script)
-			cmd.Env = append(os.Environ(), "UP="+file(addr), "SWITCHED="+g.router.mark)
+			cmd.Env = append(os.Environ(), "UP="+file(addr), "SWITCHED="+g.switched)
 			return cmd
 		}
 	}
@@ -180,7 +183,11 @@ func TestGenerationsDeployFails(t *testing.T) {
 			if tt.script == "" {
 				command = func(string) *exec.Cmd { return &exec.Cmd{} }
 			}
-			err := g.Deploy(context.Background(), command, nil)
+			err := g.Deploy(context.Background(), command, func(step string) {
+				if strings.HasPrefix(step, "switched") {
+					os.WriteFile(g.switched, nil, 0o600)
+				}
+			})
 			var failed *actors.DeployError
 			if !errors.As(err, &failed) || !strings.Contains(err.Error(), tt.err) && tt.script != "" {
 				t.Fatalf("Deploy() = %v, want %s", err, tt.err)
@@ -262,9 +269,10 @@ func TestGenerationsDeployEndsUnrouted(t *testing.T) {
 		t.Errorf("Deploy() = %v, want a DeployError: exit status 3", err)
 	}
 	servetest.WaitFor(t, "requests to go to the first generation", func() bool {
+		current := g.Snapshot()[0].Current
 		router.mu.Lock()
 		defer router.mu.Unlock()
-		return g.Snapshot()[0].Current && router.calls[len(router.calls)-1] == "switch 1"
+		return current && router.calls[len(router.calls)-1] == "switch 1"
 	})
 	if err := g.end(t); err != nil {
 		t.Error(err)
