@@ -29,20 +29,18 @@ func (u *Upgrade) acceptTakers(l net.Listener, takers chan<- net.Conn) {
 		if err != nil {
 			return
 		}
-		select {
-		case takers <- nc:
-			continue
-		default:
-		}
-		if u.upgrading.Load() {
-			handover.Refuse(nc, ErrUpgrading)
-			continue
-		}
-		select {
-		case takers <- nc:
-		case <-u.stopping:
-			nc.Close()
-			return
+		for waits := true; waits; {
+			select {
+			case takers <- nc:
+				waits = false
+			case <-u.stop.begun:
+				handover.Refuse(nc, errors.New("the process stops"))
+				waits = false
+			case <-time.After(100 * time.Millisecond):
+				if waits = !u.upgrading.Load(); !waits {
+					handover.Refuse(nc, ErrUpgrading)
+				}
+			}
 		}
 	}
 }
@@ -74,7 +72,9 @@ func (u *Upgrade) keep() {
 			l.stored.Store(yes)
 		}
 	}
-	stored(true) // before they are: a stop that begins meanwhile must not hide their sockets
+	if !u.stop.unlessBegun(func() { stored(true) }) { // a stop hides the sockets of others than these
+		return
+	}
 	if err := store.Keep(own, keys); err != nil {
 		level.Warn(u.logger).Log("msg", "restart: connections are drained, not kept", "err", err)
 		stored(false)
@@ -182,6 +182,9 @@ func (u *Upgrade) upgrade(nc net.Conn, patience time.Duration, end func(mayServe
 	unwatch := u.watchStop(func() { nc.Close() })
 	g, err := handover.Accept(nc, patience)
 	unwatch()
+	if err != nil && closed(u.stop.begun) {
+		err = errors.New("this process stops")
+	}
 	defer func() {
 		if err != nil && g != nil {
 			g.Fail(err)
