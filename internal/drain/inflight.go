@@ -70,8 +70,7 @@ func (s *Server) InFlight() (requests []Request) {
 func (c *conn) inFlightLocked() []Request {
 	switch c.keptStateLocked() {
 	case stateNew, stateIdle, stateReleasing:
-		// Too late: it is not read, or a Read that has it is not recorded.
-		if c.server.draining.Load() && (socket.Arrived(c.Conn) || socket.Unread(c.Conn, c.bytesRead) > 0) {
+		if c.server.draining.Load() && (socket.Arrived(c.Conn) || c.readUnrecordedLocked()) { // too late to be read
 			return []Request{{Class: HTTP1, Client: c.RemoteAddr().String()}}
 		}
 	case stateReading, stateAnswering, stateAnsweringNext:
@@ -82,6 +81,13 @@ func (c *conn) inFlightLocked() []Request {
 		return c.streams.inFlight(c.RemoteAddr().String())
 	}
 	return nil
+}
+
+// readUnrecordedLocked reports whether a Read has got bytes of which onRead does not know
+// yet, where the kernel counts them.
+func (c *conn) readUnrecordedLocked() bool {
+	info, _ := socket.TCPInfo(c.Conn)
+	return info.Counted && socket.ReadsAsReceived(c.Conn) && info.Received > c.bytesRead
 }
 
 // requestLocked names the request of HTTP/1 that the connection is, or was last,

@@ -31,12 +31,14 @@ const (
 // release begins to let connections go: each after the time that it is kept.
 // Those that are accepted or become idle from now on do likewise by themselves.
 func (s *Server) release() {
-	for _, c := range s.list() {
-		c.mu.Lock()
-		s.maxPause = max(s.maxPause, c.maxPause)
-		c.mu.Unlock()
+	if !s.draining.Load() { // else it is in use
+		for _, c := range s.list() {
+			c.mu.Lock()
+			s.maxPause = max(s.maxPause, c.maxPause)
+			c.mu.Unlock()
+		}
+		s.draining.Store(true)
 	}
-	s.draining.Store(true)
 	for _, c := range s.list() { // again: those accepted since have not seen draining
 		c.mu.Lock()
 		c.releaseLocked()
