@@ -92,7 +92,7 @@ func TestSignals(t *testing.T) {
 			for i, sig := range tt.signals {
 				if i > 0 {
 					s.Server.WaitLog(t, "phase=draining") // two signals of a kind would become one
-					time.Sleep(400 * time.Millisecond)    // as would interrupts less than 0.3 s apart
+					time.Sleep(time.Second)               // as would interrupts less than 0.3 s apart
 				}
 				s.Server.Signal(t, sig)
 			}

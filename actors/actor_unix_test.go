@@ -26,8 +26,8 @@ import (
 	"lastcall/internal/servetest"
 )
 
-// notTheSame is longer than what makes two interrupts one.
-const notTheSame = 400 * time.Millisecond
+// notTheSame is much longer than what makes two interrupts one.
+const notTheSame = time.Second
 
 // TestSecondInterrupt: the second one ends hard what the first asked to end.
 func TestSecondInterrupt(t *testing.T) {

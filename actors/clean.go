@@ -16,10 +16,9 @@ func isCut(err error, wrapped bool) bool {
 }
 
 // isCleanResult reports whether err, which an actor returned, is clean. Of joined
-// errors all must be. One that is wrapped is clean if the actor was interrupted,
-// or if it is a signal.
-func isCleanResult(err error, interrupted bool) bool {
-	return prune(err, func(e error, wrapped bool) bool { return isClean(e, wrapped && !interrupted) }) == nil
+// errors all must be. One that is wrapped is clean in a stop, or if it is a signal.
+func isCleanResult(err error, stopping bool) bool {
+	return prune(err, func(e error, wrapped bool) bool { return isClean(e, wrapped && !stopping) }) == nil
 }
 
 // isClean reports whether err itself says that something was stopped. It is not

@@ -19,7 +19,7 @@ func ExampleStop_Draining() {
 	events := func(w http.ResponseWriter, r *http.Request) {
 		draining := actors.StopOf(r.Context()).Draining()
 		w.Header().Set("Content-Type", "text/event-stream")
-		tick := time.NewTicker(time.Second)
+		tick := time.NewTicker(time.Minute)
 		defer tick.Stop()
 		for n := 1; ; n++ {
 			fmt.Fprintf(w, "id: %d\ndata: tick\n\n", n)

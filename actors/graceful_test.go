@@ -376,24 +376,25 @@ func ExampleGraceful_server() {
 
 // A serve that panics has ended, and is not waited for.
 func TestGracefulPanics(t *testing.T) {
-	t.Parallel()
-	stop := &actors.Stop{Grace: 500 * time.Millisecond}
-	sup := &actors.Supervisor{Stop: stop}
-	var closed atomic.Bool
-	other := newServed()
-	other.linger = time.Second // so that the deadline passes
-	var g run.Group
-	g.Add(sup.Actor("bad", actors.ActorConfig{Contain: true})(actors.Graceful(stop, func() error {
-		<-other.begun
-		panic("oh")
-	}, func(context.Context) error { return nil }, actors.GracefulConfig{Close: func() error { closed.Store(true); return nil }})))
-	g.Add(sup.Actor("other", actors.ActorConfig{})(actors.Graceful(stop, other.serve, other.shutdown, actors.GracefulConfig{
-		Name: "other", Closed: []error{errClosed}, Close: func() error { close(other.end); return nil }})))
-	err := sup.Err(g.Run())
-	if p := new(actors.PanicError); !errors.As(err, &p) {
-		t.Errorf("Err() = %v, want a panic", err)
-	}
-	if cut := new(actors.CutError); !errors.As(err, &cut) || !slices.Equal(cut.Actors, []string{"other"}) || closed.Load() {
-		t.Errorf("Err() = %v, closed %v, want that only the other was cut", err, closed.Load())
-	}
+	synctest.Test(t, func(t *testing.T) {
+		stop := &actors.Stop{Grace: 500 * time.Millisecond}
+		sup := &actors.Supervisor{Stop: stop}
+		var closed atomic.Bool
+		other := newServed()
+		other.linger = time.Second // so that the deadline passes
+		var g run.Group
+		g.Add(sup.Actor("bad", actors.ActorConfig{Contain: true})(actors.Graceful(stop, func() error {
+			<-other.begun
+			panic("oh")
+		}, func(context.Context) error { return nil }, actors.GracefulConfig{Close: func() error { closed.Store(true); return nil }})))
+		g.Add(sup.Actor("other", actors.ActorConfig{})(actors.Graceful(stop, other.serve, other.shutdown, actors.GracefulConfig{
+			Name: "other", Closed: []error{errClosed}, Close: func() error { close(other.end); return nil }})))
+		err := sup.Err(g.Run())
+		if p := new(actors.PanicError); !errors.As(err, &p) {
+			t.Errorf("Err() = %v, want a panic", err)
+		}
+		if cut := new(actors.CutError); !errors.As(err, &cut) || !slices.Equal(cut.Actors, []string{"other"}) || closed.Load() {
+			t.Errorf("Err() = %v, closed %v, want that only the other was cut", err, closed.Load())
+		}
+	})
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/oklog/run"
 
 	"lastcall/actors"
+	"lastcall/internal/wiretest"
 )
 
 // jobs are actors that do something once they are executed, by name. They call
@@ -47,7 +48,7 @@ func TestSecondGroup(t *testing.T) {
 
 			marker := filepath.Join(t.TempDir(), "began")
 			began := func() { os.WriteFile(marker, nil, 0o600) }
-			l, err := net.Listen("tcp", "127.0.0.1:0")
+			l, err := net.Listen("tcp", wiretest.LoopbackIP()+":0")
 			if err != nil {
 				t.Fatal(err)
 			}

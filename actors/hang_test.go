@@ -359,7 +359,7 @@ func TestHangCut(t *testing.T) {
 			<-arrived
 			self.Signal(os.Interrupt)
 			<-stop.Draining()
-			time.Sleep(400 * time.Millisecond) // or it is the same interrupt
+			time.Sleep(time.Second) // or it is the same interrupt
 			self.Signal(os.Interrupt)
 		}()
 		os.Exit(actors.ExitStatus(sup.Err(g.Run())))

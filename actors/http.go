@@ -264,7 +264,7 @@ func (s *server) execute() error {
 	}
 	<-over
 	for i, r := range requests {
-		if i == maxCutLogged {
+		if s.stop.cutLogged.Add(1) > maxCutLogged {
 			level.Warn(s.logger).Log("msg", "more requests cut", "more", len(requests)-i)
 			break
 		}

@@ -40,8 +40,9 @@ func (s *Stop) Drain(cause error) {
 // has made the stop final. Connections whose clients were told that they end do
 // end; new ones are served as before.
 func (s *Stop) Undrain() bool {
-	s.phaseMu.Lock()
-	defer s.phaseMu.Unlock()
+	s.init()
+	s.entering <- struct{}{}
+	defer func() { <-s.entering }()
 	s.mu.Lock()
 	taken := s.resumeLocked()
 	phase := s.phase

@@ -88,8 +88,8 @@ func (s *Stop) resumeLocked() bool {
 
 // advance enters a phase and logs it, unless the process is there already.
 func (s *Stop) advance(p Phase) {
-	s.phaseMu.Lock()
-	defer s.phaseMu.Unlock()
+	s.entering <- struct{}{}
+	defer func() { <-s.entering }()
 	s.mu.Lock()
 	changed := s.enterLocked(p)
 	start, cause, n := s.began, s.cause, s.countLocked()

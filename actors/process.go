@@ -218,7 +218,8 @@ func (p *process) endGroup(cmd *exec.Cmd, exited <-chan struct{}) (killed bool) 
 	pid := cmd.Process.Pid
 	signalGroup(cmd.Process, p.Signal)
 	continueGroup(cmd.Process)
-	bound := time.NewTimer(time.Until(p.deadlineWithin(p.Grace)))
+	deadline := p.deadlineWithin(p.Grace)
+	bound := time.NewTimer(time.Until(deadline))
 	defer bound.Stop()
 	pause := time.Millisecond // the end of a group can only be polled
 	leader, look, stopping := exited, (<-chan time.Time)(nil), p.stopping
@@ -226,7 +227,9 @@ func (p *process) endGroup(cmd *exec.Cmd, exited <-chan struct{}) (killed bool) 
 		select {
 		case <-stopping: // the deadline may come earlier
 			stopping = nil
-			bound.Reset(time.Until(p.deadlineWithin(p.Grace)))
+			if d := p.deadlineWithin(p.Grace); d.Before(deadline) {
+				bound.Reset(time.Until(d))
+			}
 		case <-leader:
 			leader = nil
 		case <-look:

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lastcall/actors"
+	"lastcall/internal/wiretest"
 )
 
 // helper is the command that runs this test binary as another process.
@@ -54,10 +56,19 @@ func TestHelper(t *testing.T) {
 	os.Exit(0)
 }
 
-// churn runs programs while threads come and go, and does not end.
+// churn runs programs while threads come and go, and does not end. It returns if
+// the programs do not start.
 func churn() {
-	logger := log.NewSyncLogger(log.NewLogfmtLogger(os.Stdout))
 	const programs = 5
+	started := make(chan struct{}, programs)
+	out := log.NewSyncLogger(log.NewLogfmtLogger(os.Stdout))
+	logger := log.LoggerFunc(func(keyvals ...any) error {
+		err := out.Log(keyvals...)
+		if slices.Contains(keyvals, any("started")) {
+			started <- struct{}{}
+		}
+		return err
+	})
 	var threads sync.WaitGroup
 	for range programs {
 		execute, _ := actors.Process(&actors.Stop{Logger: logger}, exec.Command("sleep", "1000"), actors.ProcessConfig{})
@@ -65,6 +76,13 @@ func churn() {
 		for range 20 {
 			// The thread of a goroutine that ends while it is locked ends, too.
 			threads.Go(func() { runtime.LockOSThread(); time.Sleep(time.Millisecond) })
+		}
+	}
+	for range programs {
+		select {
+		case <-started:
+		case <-time.After(wiretest.Patience):
+			return
 		}
 	}
 	for range 500 {

@@ -56,7 +56,7 @@ func TestProcess(t *testing.T) {
 		{name: "named", script: "exit 3", cfg: actors.ProcessConfig{Name: "db"}, alone: true, err: "db: exit status 3", status: 3},
 		{name: "crashes", script: "kill -9 $$", alone: true, err: "sh: signal: killed", status: -1},
 		{name: "crash leaves others", script: "sleep 1000 & echo ready; exit 3", alone: true, err: "sh: exit status 3", status: 3},
-		{name: "end leaves others", script: "(trap 'echo other done; exit' TERM; echo ready; while :; do sleep 1; done) & sleep 0.2", alone: true, log: `other done`},
+		{name: "end leaves others", script: `(trap 'echo other done; exit' TERM; : >"$MARK"; while :; do sleep 1; done) & while [ ! -e "$MARK" ]; do sleep 0.01; done`, alone: true, log: `other done`},
 		{name: "by the signal", script: "echo ready; exec sleep 1000"},
 		{name: "as a shell", script: "trap 'exit 143' TERM; " + forever},
 		{name: "by itself", script: "trap 'echo bye; exit' TERM; " + forever, log: `msg=bye`},
@@ -65,7 +65,7 @@ func TestProcess(t *testing.T) {
 		{name: "takes its time", script: "trap 'sleep 0.3; echo bye; exit' TERM; " + forever, log: `msg=bye`},
 		{name: "does not", script: "trap '' TERM; " + forever, cfg: actors.ProcessConfig{Grace: 200 * time.Millisecond}, cut: true,
 			err: "requests cut at the deadline: 0; ended hard: sh"},
-		{name: "has no time", script: "trap 'sleep 0.2; echo bye; exit' TERM; " + forever, cfg: actors.ProcessConfig{Grace: -1}, cut: true,
+		{name: "has no time", script: "trap 'sleep 20; echo bye; exit' TERM; " + forever, cfg: actors.ProcessConfig{Grace: -1}, cut: true,
 			err: "requests cut at the deadline: 0; ended hard: sh"},
 		{name: "leaves others that take their time", script: "(trap 'sleep 0.3; echo other done; exit' TERM; " + forever + ") & wait", log: "other done"},
 		{name: "leaves others that do not end", script: "(trap '' TERM; " + forever + ") & wait", cfg: actors.ProcessConfig{Grace: 200 * time.Millisecond}, cut: true,
@@ -75,7 +75,9 @@ func TestProcess(t *testing.T) {
 			t.Parallel()
 			var log lines
 			stop := actors.Stop{Logger: &log}
-			a := begin(actors.Process(&stop, sh(tt.script), tt.cfg))
+			cmd := sh(tt.script)
+			cmd.Env = append(os.Environ(), "MARK="+t.TempDir()+"/mark")
+			a := begin(actors.Process(&stop, cmd, tt.cfg))
 			var cause error
 			if !tt.alone {
 				log.until(t, "msg=ready")

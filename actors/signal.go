@@ -65,7 +65,7 @@ func Signal(stop *Stop, signals ...os.Signal) (execute func() error, interrupt f
 		w := &signalWatch{stop: stop, ints: ints, others: others}
 		select {
 		case sig = <-ints:
-			w.interrupted = true
+			w.another = awake.After(sameInterrupt)
 		case sig = <-others:
 		case <-interrupted:
 			// The stop began for another reason, before any signal.
@@ -93,22 +93,18 @@ const sameInterrupt = 300 * time.Millisecond
 type signalWatch struct {
 	stop         *Stop
 	ints, others chan os.Signal
-	signalled    bool // a signal has come: the next SIGINT is the second
-	interrupted  bool // it was SIGINT
+	signalled    bool            // a signal has come: the next SIGINT is the second
+	another      <-chan struct{} // closed when a further SIGINT is another one; nil: there was none
 }
 
 func (w *signalWatch) run() {
 	defer signal.Stop(w.ints)
 	logger := w.stop.logger()
-	var another <-chan struct{} // closed when a further SIGINT is another one; nil: there was none
-	if w.interrupted {
-		another = awake.After(sameInterrupt)
-	}
 	for {
 		select {
 		case sig := <-w.ints:
 			switch {
-			case another != nil && !closed(another):
+			case w.another != nil && !closed(w.another):
 				level.Debug(logger).Log("msg", "the same interrupt again", "signal", sig)
 				continue
 			case w.signalled:
@@ -116,7 +112,7 @@ func (w *signalWatch) run() {
 				w.stop.cutNow(sig)
 				continue
 			}
-			w.signalled, another = true, awake.After(sameInterrupt)
+			w.signalled, w.another = true, awake.After(sameInterrupt)
 			level.Info(logger).Log("msg", "already stopping; interrupt again to cut what is left", "signal", sig)
 		case sig := <-w.others:
 			w.signalled = true

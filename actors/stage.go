@@ -55,6 +55,7 @@ func (s *Supervisor) reservedLocked(stages []*stage) (sum time.Duration) {
 // the stop has begun.
 func (s *Supervisor) giveTurns() {
 	var turned []*stage
+	var before *stage // turned
 	s.mu.Lock()
 	if s.stopBegan.IsZero() {
 		s.mu.Unlock()
@@ -66,6 +67,8 @@ func (s *Supervisor) giveTurns() {
 			st.turnAt = time.Now()
 			st.deadline = s.stop.extendDeadline(s.reservedLocked(s.stages[i+1:]), all)
 			turned = append(turned, st)
+		} else {
+			before = st
 		}
 		if st.awaited > 0 {
 			break
@@ -77,6 +80,9 @@ func (s *Supervisor) giveTurns() {
 	}
 	only := len(s.stages) == 1 // Stop logs that it stops
 	s.mu.Unlock()
+	if before != nil && len(turned) > 0 {
+		<-before.turn // its line comes first
+	}
 	for i, st := range turned {
 		if !only {
 			level.Info(s.stop.logger()).Log(lines[i]...) // before what its actors log of their ends

@@ -29,12 +29,13 @@ const (
 // begins before the group runs, [Every], [Once] and [Process] start nothing.
 type Stop struct {
 	// Logger gets one line for each change of phase (info) and one for each
-	// request that was cut (warn), for at most five hundred requests of each
-	// HTTP actor. Nil logs nothing.
+	// request that was cut (warn), for at most five hundred of them. Nil logs
+	// nothing.
 	//
 	// One goroutine calls it, for one line after the other, and every caller
-	// waits until its line is written. A Logger that blocks delays a stop by
-	// 100 ms in all. From then on up to a thousand lines wait for it. Further
+	// waits until its line is written. (Each [Process] has another one, for
+	// the output of its program.) A Logger that blocks delays a stop by 100 ms
+	// in all. From then on up to a thousand lines wait for it. Further
 	// lines are dropped, and a line (log_lines_dropped) and
 	// Snapshot.LogLinesDropped count them. Because of the goroutine, a
 	// log.Valuer in the Logger's context (a timestamp) is called when the line
@@ -104,19 +105,21 @@ type Stop struct {
 
 	outOfService atomic.Bool               // see SetReady
 	downPrograms atomic.Int64              // programs of Generations that are not ready
+	cutLogged    atomic.Int64              // requests that were cut and are named in the log, or would be
 	upgraded     atomic.Bool               // a successor serves: the stop leaves readiness alone
 	stored       atomic.Pointer[Upgrade]   // takes what is in the descriptor store; nil: nobody does
 	closing      atomic.Bool               // whether answers say "Connection: close": phase is LameDuck or later
 	log          *asynclog.Logger          // nil: Logger is nil
 	drainAt      atomic.Pointer[time.Time] // when the lame-duck time ends, at the latest; nil: no stop has begun
 
-	// phaseMu is held while a phase is entered and logged, so that the log has them in
-	// their order.
-	phaseMu sync.Mutex
+	// entering has an element while a phase is entered and logged, so that the log has
+	// them in their order. No lock is held then, and one who waits is durably blocked,
+	// as synctest has it.
+	entering chan struct{}
 
-	// mu guards the rest. The order of the locks is Stop.phaseMu, Supervisor.mu,
-	// Upgrade.mu, Stop.mu, those of internal/drain. The engine calls its policy with
-	// its locks held, so a policy takes none of these.
+	// mu guards the rest. The order of the locks is Supervisor.mu, Upgrade.mu, Stop.mu,
+	// those of internal/drain. The engine calls its policy with its locks held, so a policy
+	// takes none of these.
 	mu sync.Mutex
 
 	// The stop.
@@ -160,6 +163,7 @@ func (s *Stop) init() {
 		s.cutting = make(chan struct{})
 		s.done = make(chan struct{})
 		s.finished = make(chan struct{})
+		s.entering = make(chan struct{}, 1)
 		s.since = time.Now()
 		s.log = asynclog.Of(s.Logger)
 	})
@@ -173,6 +177,10 @@ func (s *Stop) logger() log.Logger {
 	}
 	return s.log
 }
+
+// Log makes a Stop a [log.Logger], for actors of one's own: it logs to Logger as the
+// actors of this package do.
+func (s *Stop) Log(keyvals ...any) error { return s.logger().Log(keyvals...) }
 
 // waitingLogger returns the Logger itself, which may block without a bound. It
 // is for callers that bound the wait themselves.

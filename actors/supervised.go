@@ -138,9 +138,9 @@ func (a *supervised) finish(err error) {
 func (a *supervised) recordResult(err error) {
 	s := a.sup
 	s.mu.Lock()
-	interrupted := !a.interruptedAt.IsZero() || !s.stopBegan.IsZero() // it may have watched the stop itself
+	stopping := !s.stopBegan.IsZero()
 	s.mu.Unlock()
-	failed := !isCleanResult(err, interrupted) // without the lock: it calls methods of err
+	failed := !isCleanResult(err, stopping) // without the lock: it calls methods of err
 	s.mu.Lock()
 	late := a.state == Hung
 	elapsed := time.Since(a.startedAt)

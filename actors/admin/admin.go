@@ -21,7 +21,6 @@ import (
 	"github.com/go-kit/log/level"
 
 	"lastcall/actors"
-	"lastcall/internal/asynclog"
 	"lastcall/internal/awake"
 )
 
@@ -86,15 +85,11 @@ func Actor(stop *actors.Stop, l net.Listener, cfg Config) (execute func() error,
 	if stop == nil {
 		stop = new(actors.Stop)
 	}
-	logger := log.NewNopLogger()
-	if stop.Logger != nil {
-		logger = asynclog.Of(stop.Logger) // one that is stuck must not hold a request to drain
-	}
 	a := &admin{
 		Config:      cfg,
 		stop:        stop,
 		listener:    l,
-		logger:      log.With(logger, "actor", "admin"),
+		logger:      log.With(stop, "actor", "admin"),
 		interrupted: make(chan time.Time, 1),
 		closing:     make(chan struct{}),
 		viewers:     make(chan struct{}, maxViewers),

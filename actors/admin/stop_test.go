@@ -108,7 +108,7 @@ func testAdminGoesLast(t *testing.T, stages bool) {
 
 func TestAdminInterrupt(t *testing.T) {
 	t.Run("before", func(t *testing.T) {
-		l, err := actors.Listen("127.0.0.1:0")
+		l, err := actors.Listen(wiretest.LoopbackIP() + ":0")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -73,14 +73,10 @@ func Notify(stop *actors.Stop, cfg Config) (execute func() error, interrupt func
 	if stop == nil {
 		stop = new(actors.Stop)
 	}
-	logger := stop.Logger
-	if logger == nil {
-		logger = log.NewNopLogger()
-	}
 	n := &notifier{
 		Config:      cfg,
 		stop:        stop,
-		logger:      log.With(logger, "actor", "systemd"),
+		logger:      log.With(stop, "actor", "systemd"),
 		hangups:     make(chan os.Signal, 1),
 		interrupted: make(chan time.Time, 1),
 		messages:    make(chan string, 16),

@@ -3,10 +3,10 @@ package awake
 
 import "time"
 
-const steps = 10
+const steps = 4
 
-// After returns a channel that is closed when d has passed. It is waited in ten steps:
-// on a machine that stands still for a while, what came meanwhile has the rest of them.
+// After returns a channel that is closed when d has passed. It is waited in four steps:
+// on a machine that stands still for a while, what came meanwhile has the rest.
 func After(d time.Duration) <-chan struct{} {
 	over := make(chan struct{})
 	left := steps

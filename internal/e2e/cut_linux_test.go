@@ -208,7 +208,7 @@ func TestSecondInterruptNamesAll(t *testing.T) {
 	WaitFor(t, "the requests to reach the program", func() bool { return strings.Count(program.Log(), "msg=waits") == n/2 })
 	at := p.Signal(t, syscall.SIGINT)
 	waitDraining(t, socket)
-	time.Sleep(400 * time.Millisecond) // else it is the same SIGINT
+	time.Sleep(time.Second) // else it is the same SIGINT
 	p.Signal(t, syscall.SIGINT)
 	if status := p.Wait(t); status != 128+int(syscall.SIGINT) {
 		t.Errorf("exit status = %d, want %d", status, 128+int(syscall.SIGINT))

@@ -200,7 +200,7 @@ func TestLogBlocks(t *testing.T) {
 			at := p.Signal(t, tt.signals[0])
 			if v != nil && tt.signals[1] != nil {
 				waitDraining(t, dir+"/admin")
-				time.Sleep(400 * time.Millisecond) // else it is the same SIGINT
+				time.Sleep(time.Second) // else it is the same SIGINT
 				p.Signal(t, tt.signals[1])
 			}
 			if status := p.Wait(t); status != tt.status {
