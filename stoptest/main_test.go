@@ -16,6 +16,7 @@ import (
 	"regexp"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -23,6 +24,7 @@ import (
 	"go.uber.org/goleak"
 
 	"lastcall/internal/wiretest"
+	"lastcall/stoptest/load"
 	"lastcall/stoptest/report"
 )
 
@@ -53,8 +55,9 @@ type result struct {
 	lost   int // as the servers counted
 }
 
-// quick are pauses for servers that need none, in the same order of length.
-var quick = pauses{upload: 900 * time.Millisecond, held: 3 * time.Second, second: 300 * time.Millisecond, settle: 250 * time.Millisecond, afterReload: 400 * time.Millisecond, end: 400 * time.Millisecond}
+// quick are pauses for servers that need none. What ends before held and end have passed
+// does not take longer because these are long.
+var quick = pauses{upload: 900 * time.Millisecond, held: 10 * time.Second, second: 300 * time.Millisecond, settle: 250 * time.Millisecond, afterReload: 400 * time.Millisecond, end: 10 * time.Second}
 
 // stoptest runs the program in this process, against a bad server.
 func stoptest(t *testing.T, flags []string, kind string, args ...string) result {
@@ -260,9 +263,57 @@ func TestConnectionsKept(t *testing.T) {
 // What is to go on serving is not to refuse.
 func TestReloadThatRefuses(t *testing.T) {
 	t.Parallel()
-	r := stoptest(t, []string{"-clients", "connect=3", "-reload", "HUP", "-stops", "1"}, "closes its door")
-	if n := r.report.Total; r.status != 1 || n.RefusedEarly == 0 || n.RefusedEarly != n.Refused || n.AnsweredAfter == 0 {
-		t.Errorf("status %d, total %+v; want 1, early refusals, and answers after these", r.status, n)
+	const clients = 3
+	addr, dir := wiretest.FreeAddr(t), t.TempDir()
+	reopen, done := filepath.Join(dir, "reopen"), filepath.Join(dir, "done")
+	cfg, err := parse([]string{"-url", "http://" + addr + "/", "-profile", "none", "-clients", fmt.Sprint("connect=", clients),
+		"-reload", "kill -HUP $STOPTEST_PID; until [ -e '" + done + "' ]; do sleep 0.01; done",
+		"--", os.Args[0], "server", "closes its door", addr, reopen})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.pauses = quick
+	loads := make(chan *load.Load, 1)
+	reload := trial{config: &cfg, show: func(stage string, l *load.Load) {
+		if stage == "reloading" {
+			loads <- l
+		}
+	}}
+	var stop report.Stop
+	var running sync.WaitGroup
+	running.Go(func() {
+		defer close(loads)
+		stop, err = reload.run(t.Context())
+	})
+	t.Cleanup(running.Wait)
+	l := wiretest.Wait(t, loads, "the reload")
+	if l == nil {
+		t.Fatal(err)
+	}
+	total := func() load.Row { led := l.Snapshot(); return led.Total }
+	wiretest.WaitFor(t, "a refusal", func() bool { return total().RefusedEarly > 0 })
+	before := total().Answered
+	for _, f := range []struct {
+		path, what string
+		is         func() bool
+	}{
+		{reopen, "answers to more requests than were in flight", func() bool { return total().Answered > before+clients }},
+		{done, "the load's end", func() bool { return total().Running == 0 }},
+	} {
+		if err := os.WriteFile(f.path, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		wiretest.WaitFor(t, f.what, f.is)
+	}
+	running.Wait()
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkStop(t, &stop)
+	r := report.Report{Stops: []report.Stop{stop}}
+	r.Judge()
+	if n := r.Total; r.Status != 1 || n.RefusedEarly == 0 || n.RefusedEarly != n.Refused || n.AnsweredAfter <= clients {
+		t.Errorf("status %d, total %+v; want 1, early refusals, and answers after these", r.Status, n)
 	}
 }
 
@@ -296,12 +347,12 @@ func TestServersThatDoNotStop(t *testing.T) {
 
 func TestSecondSignal(t *testing.T) {
 	t.Parallel()
-	r := stoptest(t, []string{"-clients", "reuse=5", "-stops", "1", "-second", "TERM"}, "second")
+	r := stoptest(t, []string{"-clients", "reuse=5", "-stops", "1", "-second", "INT"}, "second")
 	if len(r.report.Stops) != 1 || r.report.Total.Failed() != 0 || r.status != 0 || *r.report.Stops[0].ExitStatus != 0 {
 		t.Errorf("status %d, %d stops, total %+v; want 0 and 1 that loses nothing", r.status, len(r.report.Stops), r.report.Total)
 	}
 	s := r.report.Second
-	if s == nil || s.Second == nil || s.SecondSignal != "TERM" || s.Exit == nil || *s.ExitStatus != 7 || *s.Exit < *s.Second {
+	if s == nil || s.Second == nil || s.SecondSignal != "INT" || s.Exit == nil || *s.ExitStatus != 7 || *s.Exit < *s.Second {
 		t.Fatalf("second = %+v, want an exit with status 7 after it", s)
 	}
 	if held := s.Rows[len(s.Rows)-1]; held.Class != "held" || held.Lost != 1 || s.Total.Failed() != 1 {
@@ -324,7 +375,7 @@ func TestNotTested(t *testing.T) {
 	}{
 		{"exits", nil, "exits at once", "has exited with status 4 before the signal; it said:\nno such setting"},
 		{"does not answer", []string{"-start-wait", "300ms"}, "deaf", "no answer to test with in 300ms"},
-		{"error status", []string{"-start-wait", "3s", "-url", "/missing"}, "polite", "404 Not Found"},
+		{"error status", []string{"-start-wait", "5s", "-url", "/missing"}, "polite", "404 Not Found"},
 		{"class without an answer", []string{"-start-wait", "5s", "-clients", "sse=1", "-sse-url", "/missing"}, "polite", "sse client 0"},
 		{"taken", []string{"-url", "http://" + taken.Addr().String()}, "polite", "before the command was started"},
 		{"reload fails", []string{"-reload", "exit 5"}, "polite", "exited with status 5"},

@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"encoding/pem"
 	"fmt"
@@ -23,16 +24,20 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"golang.org/x/sys/unix"
 )
 
 // badServer makes the test binary a server that fails in a known way, and says
 // at its end how many requests it has lost: "lost 5".
 func badServer(kind, addr string, args ...string) {
-	term, hup := make(chan os.Signal, 2), make(chan os.Signal, 1)
+	term, hup, interrupt := make(chan os.Signal, 1), make(chan os.Signal, 1), make(chan os.Signal, 1)
 	if kind != "dies" {
 		signal.Notify(term, syscall.SIGTERM)
 	}
 	signal.Notify(hup, syscall.SIGHUP)
+	if kind == "second" { // not TERM again: the kernel makes one of two that it could not deliver yet
+		signal.Notify(interrupt, syscall.SIGINT)
+	}
 	switch kind {
 	case "exits at once":
 		fmt.Println("no such setting")
@@ -80,14 +85,16 @@ func badServer(kind, addr string, args ...string) {
 			if kind == "closes its door" {
 				ln.Close()
 				<-accepting
-				time.Sleep(200 * time.Millisecond) // refusing
+				for !exists(args[0]) { // refusing
+					time.Sleep(time.Millisecond)
+				}
 				if ln, err = lc.Listen(context.Background(), "tcp", addr); err != nil {
 					panic(err)
 				}
 				accepting = s.accept(ln)
 				continue
 			}
-			s.turn.Add(1) // on each connection, the next request is lost, or the last one
+			s.turn.Add(1) // on each connection, the second request is lost, or the last one
 		}
 	}
 	if kind == "queue" {
@@ -98,6 +105,10 @@ func badServer(kind, addr string, args ...string) {
 			time.Sleep(time.Millisecond)
 		}
 		s.lost.Add(int64(queued(ln.Addr())))
+	} else {
+		for isQueued(ln) { // what is queued would be reset
+			time.Sleep(time.Millisecond)
+		}
 	}
 	ln.Close()
 	<-accepting
@@ -109,7 +120,10 @@ func badServer(kind, addr string, args ...string) {
 		ended := make(chan struct{})
 		go func() { s.conns.Wait(); close(ended) }()
 		select {
-		case <-term:
+		case <-interrupt:
+			for s.open.Load() > 1 { // the others have not had their last answer
+				time.Sleep(time.Millisecond)
+			}
 			os.Exit(7)
 		case <-ended:
 		}
@@ -127,6 +141,7 @@ type bad struct {
 	turn     atomic.Int64 // reloads
 	requests atomic.Int64
 	lost     atomic.Int64
+	open     atomic.Int64 // connections
 	conns    sync.WaitGroup
 }
 
@@ -140,7 +155,11 @@ func (s *bad) accept(ln net.Listener) chan struct{} {
 			if err != nil {
 				return
 			}
-			s.conns.Go(func() { s.serve(nc) })
+			s.open.Add(1)
+			s.conns.Go(func() {
+				defer s.open.Add(-1)
+				s.serve(nc)
+			})
 		}
 	}()
 	return done
@@ -149,7 +168,9 @@ func (s *bad) accept(ln net.Listener) chan struct{} {
 func (s *bad) serve(nc net.Conn) {
 	defer nc.Close()
 	turn := s.turn.Load()
-	for r := bufio.NewReader(nc); ; {
+	reloads := s.kind == "reloads" || s.kind == "recycles"
+	r := bufio.NewReader(nc)
+	for asked := 1; ; asked++ {
 		req, err := http.ReadRequest(r)
 		if err != nil {
 			return
@@ -158,6 +179,10 @@ func (s *bad) serve(nc net.Conn) {
 			return
 		}
 		for req.URL.Path == "/slow" && !s.stopping.Load() {
+			time.Sleep(time.Millisecond)
+		}
+		// The second request is in flight at the reload, however late the signal comes.
+		for reloads && asked == 2 && s.turn.Load() == 0 && !s.stopping.Load() {
 			time.Sleep(time.Millisecond)
 		}
 		stopping := s.stopping.Load() // once: what is answered as before leaves the connection open
@@ -200,17 +225,17 @@ func (s *bad) serve(nc net.Conn) {
 }
 
 // serveTLS serves until it dies of the signal, with a certificate for 127.0.0.1 that
-// it writes to a file.
+// it writes to a file before.
 func serveTLS(ln net.Listener, path string) {
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
-	s.Listener.Close()
-	s.Listener, s.EnableHTTP2 = ln, true
-	signal.Reset(syscall.SIGTERM)
-	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: func() []byte { s.StartTLS(); return s.Certificate().Raw }()})
+	s.EnableHTTP2 = true
+	s.StartTLS() // at an address of its own
+	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
 	if err := os.WriteFile(path, cert, 0o644); err != nil {
 		panic(err)
 	}
-	select {}
+	signal.Reset(syscall.SIGTERM)
+	panic(s.Config.Serve(tls.NewListener(ln, s.TLS)))
 }
 
 // cutStreams serves streams, and cuts them.
@@ -262,6 +287,24 @@ func cutStreams(ln net.Listener, term <-chan os.Signal) {
 	streams.Done()
 	streams.Wait()
 	fmt.Printf("lost %d\n", cut.Load())
+}
+
+// isQueued reports whether a connection waits to be accepted: a listener is readable then.
+func isQueued(ln net.Listener) (is bool) {
+	rc, err := ln.(syscall.Conn).SyscallConn()
+	if err != nil {
+		panic(err)
+	}
+	rc.Control(func(fd uintptr) {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		is = n > 0 || err == unix.EINTR
+	})
+	return is
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // queued is how many connections wait to be accepted, as Linux has it.

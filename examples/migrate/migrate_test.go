@@ -202,7 +202,7 @@ func TestExporter(t *testing.T) {
 }
 
 // TestWebSocket: each client gets 1001, and the stop does not wait for clients
-// that would stay.
+// that would stay: a deadline that cut one would be an error.
 func TestWebSocket(t *testing.T) {
 	for _, name := range []string{"websocket/coder", "websocket/gorilla"} {
 		t.Run(name, func(t *testing.T) {
@@ -236,7 +236,7 @@ func TestWebSocket(t *testing.T) {
 				}
 			}
 			p.wait()
-			if !p.cmd.ProcessState.Success() || strings.Contains(p.out.String(), "the stop waits") {
+			if !p.cmd.ProcessState.Success() {
 				t.Errorf("%v:\n%s", p.cmd.ProcessState, &p.out)
 			}
 		})

@@ -80,7 +80,7 @@ func dial(t *testing.T, addr net.Addr) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(time.Now().Add(wiretest.Patience))
 	return c
 }
 
@@ -325,7 +325,7 @@ func TestHijackNetConn(t *testing.T) {
 					nc = u.NetConn()
 				}
 				defer nc.Close()
-				nc.SetDeadline(time.Now().Add(2 * time.Second))
+				nc.SetDeadline(time.Now().Add(wiretest.Patience))
 				early := make([]byte, buf.Reader.Buffered())
 				io.ReadFull(buf, early)
 				rest, _ := io.ReadAll(nc)

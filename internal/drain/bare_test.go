@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -375,6 +376,9 @@ func serveEither(t *testing.T, engine bool, srv *http.Server, l net.Listener) (d
 	return drained
 }
 
+// wsaRefused is Windows' own number for ECONNREFUSED.
+const wsaRefused = syscall.Errno(10061)
+
 // waitRefused waits until newcomers are refused: draining has begun.
 func waitRefused(t *testing.T, addr net.Addr) {
 	t.Helper()
@@ -383,6 +387,6 @@ func waitRefused(t *testing.T, addr net.Addr) {
 		if err == nil {
 			c.Close()
 		}
-		return err != nil
+		return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, wsaRefused)
 	})
 }

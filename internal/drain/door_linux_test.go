@@ -37,9 +37,17 @@ func (l *lines) Log(keyvals ...any) error {
 	return nil
 }
 
+// after returns the lines when the stop has logged all.
+func (l *lines) after(stop *actors.Stop) [][]any {
+	stop.Err(nil)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.kept
+}
+
 func listen(t *testing.T) net.Listener {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0") // multipath TCP
+	l, err := net.Listen("tcp", wiretest.LoopbackIP()+":0") // multipath TCP
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,8 +97,8 @@ func TestNewcomersAreRefused(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Errorf("execute() = %v, want nil", err)
 	}
-	if len(log.kept) > 0 {
-		t.Errorf("logged %v, want no warning", log.kept)
+	if kept := log.after(stop); len(kept) > 0 {
+		t.Errorf("logged %v, want no warning", kept)
 	}
 }
 
@@ -130,8 +138,8 @@ func TestListenerThatCannotRefuseIsWarnedOf(t *testing.T) {
 			if err := <-done; err != nil {
 				t.Errorf("execute() = %v, want nil", err)
 			}
-			if len(warnings.kept) != tt.want {
-				t.Errorf("warnings: %v, want %d", warnings.kept, tt.want)
+			if kept := warnings.after(stop); len(kept) != tt.want {
+				t.Errorf("warnings: %v, want %d", kept, tt.want)
 			}
 		})
 	}

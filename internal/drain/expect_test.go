@@ -53,10 +53,11 @@ func TestExpectIsAnswered(t *testing.T) {
 						if tt.name == "in a stop" {
 							io.WriteString(c, head) // a connection on which a request has begun is kept
 							head = ""
+							unused := dial(t, l.Addr())
 							over := make(chan struct{})
 							go func() { drained(10 * time.Second); close(over) }()
 							defer func() { <-over }()
-							waitRefused(t, l.Addr())
+							io.Copy(io.Discard, unused) // until connections are let go
 						}
 						fmt.Fprintf(c, "%sExpect: 100-continue\r\n%s\r\n\r\n", head, length)
 						if tt.name == "reads" {

@@ -144,6 +144,7 @@ func TestDrainServesStreamsOnTheirWay(t *testing.T) {
 			t.Errorf("the second GOAWAY names stream %d, want 5", last)
 		}
 		t.Logf("the second GOAWAY came %v after the answer to the PING", time.Since(answered))
+		servetest.WaitFor(t, "3 served requests", func() bool { return s.Stop.Snapshot().Served >= 3 })
 		c.Close()
 		if err := s.Wait(t); err != nil {
 			t.Errorf("Err() = %v, want nil", err)
@@ -217,6 +218,7 @@ func TestLameDuckSendsAway(t *testing.T) {
 		if last := c.goAway(); last != 1 {
 			t.Errorf("the second GOAWAY names stream %d, want 1", last)
 		}
+		s.Until(t, actors.LameDuck)
 		if got := s.Stop.Phase(); got != actors.LameDuck {
 			t.Errorf("phase = %v, want %v", got, actors.LameDuck)
 		}

@@ -387,11 +387,17 @@ func TestDrainOfWrappedListener(t *testing.T) {
 					c := (&servetest.Service{Addr: l.Addr().String()}).Dial(t)
 					warm.Add(1)
 					all.Go(func() {
-						for i := 0; ; i++ {
+						for i, began := 0, time.Now(); ; i++ {
+							before := began // the connection became idle later
+							began = time.Now()
 							io.WriteString(c, servetest.Get)
+							sent := time.Now()
 							res, err := http.ReadResponse(c.R, nil)
 							if i == 5 || err != nil && i < 5 {
 								warm.Done()
+							}
+							if err != nil && i > 5 && sent.Sub(before) >= 250*time.Millisecond {
+								return // later than it is kept at least
 							}
 							if err != nil {
 								t.Errorf("request %d: %v, want an answer, the last with Connection: close", i, err)

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	"lastcall/internal/servetest"
+	"lastcall/internal/wiretest"
 )
 
 // client2 is an HTTP/2 client on one connection, which it does not close by
@@ -29,7 +30,7 @@ func client2(t *testing.T, s *servetest.Service, overTLS bool) *http.Client {
 		tr.Protocols.SetUnencryptedHTTP2(true)
 	}
 	t.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: tr, Timeout: 15 * time.Second}
+	return &http.Client{Transport: tr, Timeout: wiretest.Patience}
 }
 
 func fetch(c *http.Client, s *servetest.Service, overTLS bool) (string, error) {
@@ -63,7 +64,7 @@ func dial2(t *testing.T, s *servetest.Service, overTLS bool) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { nc.Close() })
-	nc.SetDeadline(time.Now().Add(15 * time.Second))
+	nc.SetDeadline(time.Now().Add(wiretest.Patience))
 	if overTLS {
 		nc = tls.Client(nc, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
 	}

@@ -26,6 +26,7 @@ import (
 
 	"lastcall/actors"
 	"lastcall/internal/servetest"
+	"lastcall/internal/wiretest"
 )
 
 // certificate is a fresh one, signed by itself.
@@ -144,7 +145,7 @@ func TestDrainFinishesStreams(t *testing.T) {
 		for _, cut := range []bool{false, true} {
 			t.Run(fmt.Sprintf("cut=%v", cut), func(t *testing.T) {
 				const n = 10
-				proceed := make(chan struct{})
+				flushed, proceed := make(chan struct{}, n), make(chan struct{})
 				stop := new(actors.Stop)
 				if cut {
 					stop.Grace = 300 * time.Millisecond
@@ -152,6 +153,7 @@ func TestDrainFinishesStreams(t *testing.T) {
 				s := servetest.Start(t, stop, server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
 					io.WriteString(w, "hel")
 					http.NewResponseController(w).Flush()
+					flushed <- struct{}{}
 					select {
 					case <-proceed:
 						io.WriteString(w, "lo")
@@ -170,7 +172,9 @@ func TestDrainFinishesStreams(t *testing.T) {
 						results <- result{body, err}
 					}()
 				}
-				servetest.WaitFor(t, fmt.Sprint(n, " requests in flight"), func() bool { return s.Stop.Snapshot().InFlight >= n })
+				for range n {
+					wiretest.Wait(t, flushed, "the first part of an answer")
+				}
 				s.End()
 				s.Until(t, actors.Draining)
 				if !cut {
@@ -356,17 +360,28 @@ func TestResponseWriterHasAll(t *testing.T) {
 
 // Clients that keep asking on HTTP/2 connections while the stop goes on get
 // every answer: what comes too late is above GOAWAY's last stream, and asked
-// again by the client itself on a new connection, which is refused.
+// again by the client itself on a new connection, which is refused: here by its
+// dialer, because the server may still let it in, and then does not wait for it.
 func TestDrainLosesNoStream(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, overTLS bool) {
 		s := servetest.Start(t, new(actors.Stop), server2(t, overTLS, servetest.Hello))
 		const clients = 8
-		done := make(chan error, clients)
+		begun, done := make(chan struct{}, clients), make(chan error, clients)
 		for range clients {
 			go func() {
 				c := client2(t, s, overTLS)
-				for {
+				var dials atomic.Int32
+				c.Transport.(*http.Transport).DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+					if dials.Add(1) > 1 {
+						return nil, &net.OpError{Op: "dial", Net: network, Err: errors.New("refused")}
+					}
+					return new(net.Dialer).DialContext(ctx, network, addr)
+				}
+				for i := 0; ; i++ {
+					if i == 1 {
+						begun <- struct{}{}
+					}
 					got, err := fetch(c, s, overTLS)
 					var refused *net.OpError
 					switch {
@@ -379,6 +394,9 @@ func TestDrainLosesNoStream(t *testing.T) {
 					}
 				}
 			}()
+		}
+		for range clients {
+			wiretest.Wait(t, begun, "the first answer to a client")
 		}
 		servetest.WaitFor(t, "500 served requests", func() bool { return s.Stop.Snapshot().Served >= 500 })
 		s.End()

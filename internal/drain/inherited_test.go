@@ -8,12 +8,39 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
 	"lastcall/actors"
 	"lastcall/internal/servetest"
+	"lastcall/internal/wiretest"
 )
+
+// slowListener accepts only when the server is draining, and ever more slowly. A
+// server that waits for the end of the queue gets it all, after some seconds.
+type slowListener struct {
+	*net.TCPListener
+	stop   *actors.Stop
+	pause  time.Duration // before the next connection; used by Accept only
+	once   sync.Once
+	closed chan struct{}
+}
+
+func (l *slowListener) Accept() (net.Conn, error) {
+	<-l.stop.Draining()
+	l.pause = min(l.pause+5*time.Millisecond, 90*time.Millisecond) // after 100 ms the queue is assumed to be empty
+	select {
+	case <-l.closed:
+	case <-time.After(l.pause):
+	}
+	return l.TCPListener.Accept()
+}
+
+func (l *slowListener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return l.TCPListener.Close()
+}
 
 // TestInheritedIsLeft stops while many are in the queue: whoever has not been
 // accepted by then, and who comes later, is for the one who holds the socket
@@ -41,8 +68,8 @@ func TestInheritedIsLeft(t *testing.T) {
 		clients[i] = s.Dial(t)
 		clients[i].Send(servetest.Get)
 	}
-	execute, interrupt := actors.HTTP(s.Stop, &http.Server{Handler: http.HandlerFunc(servetest.Hello)},
-		actors.Inherited(lateListener{l.(*net.TCPListener), s.Stop, 5 * time.Millisecond}))
+	slow := &slowListener{TCPListener: l.(*net.TCPListener), stop: s.Stop, closed: make(chan struct{})}
+	execute, interrupt := actors.HTTP(s.Stop, &http.Server{Handler: http.HandlerFunc(servetest.Hello)}, actors.Inherited(slow))
 	interrupt(nil)
 	if err := execute(); err != nil {
 		t.Errorf("execute() = %v, want nil", err)
@@ -55,7 +82,7 @@ func TestInheritedIsLeft(t *testing.T) {
 		t.Error("the whole queue was accepted, want it left")
 	}
 	for range left {
-		other.(*net.TCPListener).SetDeadline(time.Now().Add(10 * time.Second))
+		other.(*net.TCPListener).SetDeadline(time.Now().Add(wiretest.Patience))
 		nc, err := other.Accept()
 		if err != nil {
 			t.Fatal(err)

@@ -15,5 +15,6 @@ var parallel = "32"
 func TestMain(m *testing.M) {
 	flag.Parse()
 	flag.Set("test.parallel", parallel)
-	goleak.VerifyTestMain(m)
+	// net/http's pause before it closes what the client may still write to.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*conn).closeWriteAndWait"))
 }

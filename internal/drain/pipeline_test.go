@@ -20,6 +20,7 @@ import (
 
 	"lastcall/actors"
 	"lastcall/internal/servetest"
+	"lastcall/internal/socket"
 )
 
 // The first part of the next request came in one segment with the request that
@@ -125,7 +126,10 @@ func TestDrainAnswersBehindUnreadBody(t *testing.T) {
 				c.Send(strings.Repeat("x", length) + behind)
 				s.End()
 				s.Until(t, actors.Draining)
-				time.Sleep(50 * time.Millisecond) // for that to arrive
+				servetest.WaitFor(t, "that to arrive", func() bool {
+					info, ok := socket.TCPInfo(c.Conn)
+					return ok && !info.Unacked
+				})
 				close(proceed)
 				if body, last := c.Answer(); body != "hello" || last != (behind == "") {
 					t.Errorf("answer = %q, last %v", body, last)
@@ -151,6 +155,10 @@ func TestDrainOfHTTP10(t *testing.T) {
 				req += "Connection: keep-alive\r\n"
 				c.Send(req + "\r\n")
 				c.Answer()
+			} else { // an unused connection is kept for a moment only
+				c.Send(req[:1])
+				req = req[1:]
+				servetest.WaitFor(t, "the first byte of the request", func() bool { return s.Stop.Snapshot().Busy == 1 })
 			}
 			s.End()
 			s.Until(t, actors.Draining)

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,11 +21,14 @@ type poked struct {
 	onPoke   func(c *poked, t time.Time)
 	draining func() bool
 	once     sync.Once
+	reading  atomic.Bool   // a Read waits
 	read     chan struct{} // told when a Read returns
 }
 
 func (c *poked) Read(p []byte) (int, error) {
+	c.reading.Store(true)
 	n, err := c.TCPConn.Read(p)
+	c.reading.Store(false)
 	select {
 	case c.read <- struct{}{}:
 	default:
@@ -57,9 +61,9 @@ func (l pokedListener) Accept() (net.Conn, error) {
 	return l.wrap(c), nil
 }
 
-// poke answers one request on a connection, stops the server, and calls onPoke
-// when it tells the connection to close. It returns the client and how
-// execute ended.
+// poke answers one request on a connection, stops the server when that waits for
+// the next, and calls onPoke when it tells the connection to close. It returns the
+// client and how execute ended.
 func poke(t *testing.T, srv *http.Server, onPoke func(client *servetest.Client, c *poked, at time.Time)) (*servetest.Client, <-chan error) {
 	t.Helper()
 	l, err := actors.Listen("127.0.0.1:0")
@@ -68,19 +72,23 @@ func poke(t *testing.T, srv *http.Server, onPoke func(client *servetest.Client, 
 	}
 	stop := &actors.Stop{IdleGrace: 300 * time.Millisecond}
 	c := (&servetest.Service{Addr: l.Addr().String()}).Dial(t)
+	accepted := make(chan *poked, 1)
 	execute, interrupt := actors.HTTP(stop, srv, pokedListener{l.(*net.TCPListener), func(tc *net.TCPConn) net.Conn {
-		return &poked{
+		p := &poked{
 			TCPConn:  tc,
 			onPoke:   func(p *poked, at time.Time) { onPoke(c, p, at) },
 			draining: func() bool { return stop.Phase() == actors.Draining },
 			read:     make(chan struct{}, 1),
 		}
+		accepted <- p
+		return p
 	}})
 	done := make(chan error, 1)
 	go func() { done <- execute() }()
 	c.Send(servetest.Get)
 	c.Answer()
 	servetest.WaitFor(t, "no connection to be busy", func() bool { return stop.Snapshot().Busy == 0 })
+	servetest.WaitFor(t, "the Read of the next request", (<-accepted).reading.Load)
 	interrupt(nil)
 	return c, done
 }

@@ -172,17 +172,58 @@ func waitInFlight(t *testing.T, admin string) {
 	})
 }
 
-// killChild sends a signal to the process that the binary runs.
-func killChild(t testing.TB, p *Process, sig syscall.Signal) (pid int) {
+// childOf returns the process that the binary runs.
+func childOf(t testing.TB, p *Process) (pid int) {
 	t.Helper()
 	pid, err := strconv.Atoi(fetch(t, "http://"+p.Addr+"/pid"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	return pid
+}
+
+// killChild sends a signal to the process that the binary runs.
+func killChild(t testing.TB, p *Process, sig syscall.Signal) (pid int) {
+	t.Helper()
+	pid = childOf(t, p)
 	if err := syscall.Kill(pid, sig); err != nil {
 		t.Fatal(err)
 	}
 	return pid
+}
+
+// signalAll sends a signal to a program and then SIGTERM to the binary, which does not
+// run in between. So it has got its own signal when it sees that the program has ended,
+// however late this test was to send it.
+func signalAll(t testing.TB, program int, sig syscall.Signal, binary int) {
+	t.Helper()
+	send := func(pid int, sig syscall.Signal) {
+		if err := syscall.Kill(pid, sig); err != nil {
+			t.Errorf("kill(%d, %v): %v", pid, sig, err)
+		}
+	}
+	send(binary, syscall.SIGSTOP)
+	awaitHalt(t, binary)
+	send(program, sig)
+	send(binary, syscall.SIGTERM)
+	send(binary, syscall.SIGCONT)
+}
+
+// awaitHalt waits until each thread of a process that was sent SIGSTOP has halted, on
+// Linux, which shows them.
+func awaitHalt(t testing.TB, pid int) {
+	t.Helper()
+	WaitFor(t, "each thread to halt", func() bool {
+		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		for _, name := range tasks {
+			stat, _ := os.ReadFile(name)
+			_, state, _ := strings.Cut(string(stat), ") ")
+			if !strings.HasPrefix(state, "T") && !strings.HasPrefix(state, "Z") && len(stat) > 0 {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // TestProgram runs a program behind the binary, from its start to its end.
@@ -277,10 +318,17 @@ func TestProgramExit(t *testing.T) {
 }
 
 // TestProgramCrashLoop has the program end again and again, until lastcall gives up,
-// with the program's status. The page says so meanwhile.
+// with the program's status. The page says so meanwhile: the last process of the program
+// waits until it has been read.
 func TestProgramCrashLoop(t *testing.T) {
 	t.Parallel()
-	p := Launch(t, Here, asChild([]string{"-admin", "127.0.0.1:0", "-program-health", "/health"}, "CHILD_LASTS=1ms", "CHILD_SICK=yes"))
+	dir := t.TempDir()
+	cmd := asChild([]string{"-admin", "127.0.0.1:0", "-program-health", "/health"}, "CHILD_LASTS=1ms", "CHILD_SICK=yes", "DIR="+dir)
+	last := len(cmd.Args) - 1
+	cmd.Args = append(cmd.Args[:last], "sh", "-c", `echo >> "$DIR/starts"
+		[ $(wc -l < "$DIR/starts") -lt 6 ] || until [ -e "$DIR/read" ]; do sleep 0.01; done
+		exec "$0"`, cmd.Args[last])
+	p := Launch(t, Here, cmd)
 	held := make(chan int, 1)
 	go func() {
 		res, err := http.Get("http://" + p.Addr + "/pid")
@@ -292,11 +340,11 @@ func TestProgramCrashLoop(t *testing.T) {
 		held <- res.StatusCode
 	}()
 	client, admin := newClient(t), adminAddr(t, p)
-	WaitFor(t, "the fourth failure", func() bool { return strings.Count(p.Log(), "starting it again") >= 4 })
+	WaitFor(t, "the last start", func() bool { return strings.Count(p.Log(), "msg=started") == 6 })
 	WaitFor(t, "the page to say that the program has failed", func() bool {
 		_, page := ask(t, client, "GET", "http://"+admin+"/", "")
 		return strings.Contains(page, `data-level="bad">not ready: the program has failed and is started again</p>`) &&
-			regexp.MustCompile(`<strong>[345] restarts</strong>; ended last: program: exit status 9<`).MatchString(page)
+			regexp.MustCompile(`<strong>5 restarts</strong>; ended last: program: exit status 9<`).MatchString(page)
 	})
 	_, metrics := ask(t, client, "GET", "http://"+admin+"/metrics", "")
 	for _, want := range []string{"lastcall_ready 0", `lastcall_program_up{generation="1"} 0`, `lastcall_program_last_error_info{generation="1",reason="exit status 9"} 1`} {
@@ -305,6 +353,9 @@ func TestProgramCrashLoop(t *testing.T) {
 		}
 	}
 	client.CloseIdleConnections()
+	if err := os.WriteFile(filepath.Join(dir, "read"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if status := p.Wait(t); status != 9 {
 		t.Errorf("exit status = %d, want 9", status)
 	}
@@ -410,9 +461,9 @@ func TestSignalToAllUnderLoad(t *testing.T) {
 			l := loadOf(t, p.Addr, 16)
 			begun := wiretest.Connect(t, p.Addr)
 			io.WriteString(begun, "GET / HT") // holds the stop
-			killChild(t, p, tt.sig)
+			program := childOf(t, p)
 			l.Signalled(time.Now())
-			p.Signal(t, syscall.SIGTERM)
+			signalAll(t, program, tt.sig, p.cmd.Process.Pid)
 			p.WaitLog(t, "msg=ended") // before it is asked to: else a kill is its failure
 			begun.Close()
 			status := p.Wait(t)
@@ -451,8 +502,7 @@ func (p *Process) expectFailed(t testing.TB, n, status int) {
 func TestSignalToAllIdle(t *testing.T) {
 	t.Parallel()
 	p := Launch(t, Here, asChild([]string{"-program-restart", "never"}))
-	killChild(t, p, syscall.SIGTERM)
-	p.Signal(t, syscall.SIGTERM)
+	signalAll(t, childOf(t, p), syscall.SIGTERM, p.cmd.Process.Pid)
 	if status := p.Wait(t); status != 0 || strings.Count(p.Log(), "msg=started") != 1 {
 		t.Errorf("exit status = %d, want 0, and the program not started again", status)
 	}

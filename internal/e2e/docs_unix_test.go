@@ -16,6 +16,7 @@ import (
 	"time"
 
 	. "lastcall/internal/e2e"
+	"lastcall/internal/wiretest"
 )
 
 // block is a piece of a page between ``` and ```.
@@ -77,7 +78,7 @@ func commandsOf(kind, text string) (list []command) {
 }
 
 // runSession runs the commands in a copy of the repository, with
-// a port and a /tmp of its own.
+// an address and a /tmp of its own.
 func runSession(t *testing.T, root string, commands []command) {
 	dir, tmp := t.TempDir(), t.TempDir()
 	entries, err := os.ReadDir(root)
@@ -92,13 +93,9 @@ func runSession(t *testing.T, root string, commands []command) {
 			t.Fatalf("%v: %s", err, out)
 		}
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	l.Close()
-	local := strings.NewReplacer(":8080", ":"+port, "/tmp/", tmp+"/")
+	addr := wiretest.FreeAddr(t)
+	host, port, _ := net.SplitHostPort(addr)
+	local := strings.NewReplacer("127.0.0.1:8080", addr, "localhost:8080", addr, ":8080", ":"+port, "/tmp/", tmp+"/")
 
 	const mark = "=== command"
 	var script strings.Builder
@@ -106,14 +103,14 @@ func runSession(t *testing.T, root string, commands []command) {
 	for i, c := range commands {
 		fmt.Fprintf(&script, "echo '%s %d'\n%s\n", mark, i, local.Replace(c.text))
 		if inBackground.MatchString(c.text) { // a reader goes on when it serves
-			fmt.Fprintf(&script, "for n in {1..300}; do { : < /dev/tcp/127.0.0.1/%s; } 2> /dev/null && break; sleep 0.1; done\n", port)
+			fmt.Fprintf(&script, "for n in {1..300}; do { : < /dev/tcp/%s/%s; } 2> /dev/null && break; sleep 0.1; done\n", host, port)
 		}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash")
 	cmd.Dir, cmd.Stdin = dir, strings.NewReader(script.String())
-	cmd.Env = append(os.Environ(), "LASTCALL_LISTEN=127.0.0.1:"+port, "PATH="+filepath.Dir(Lastcall().Path)+":"+os.Getenv("PATH"))
+	cmd.Env = append(os.Environ(), "LASTCALL_LISTEN="+addr, "PATH="+filepath.Dir(Lastcall().Path)+":"+os.Getenv("PATH"))
 	cmd.WaitDelay = time.Second
 	out, err := cmd.CombinedOutput()
 	if err != nil {

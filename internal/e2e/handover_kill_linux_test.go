@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -132,7 +131,7 @@ type change struct {
 func newChange(t *testing.T, network string, program *counter) *change {
 	t.Helper()
 	dir := t.TempDir()
-	listen := "127.0.0.1:0"
+	listen := wiretest.LoopbackIP() + ":0"
 	if network == "unix" {
 		listen = "unix:" + dir + "/http"
 	}
@@ -699,15 +698,5 @@ func (r *relay) run(t *testing.T, until moment, alone func(), act func(packet)) 
 func (p *Process) halt(t *testing.T) {
 	t.Helper()
 	p.cmd.Process.Signal(syscall.SIGSTOP)
-	WaitFor(t, "each thread to halt", func() bool {
-		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.cmd.Process.Pid))
-		for _, name := range tasks {
-			stat, _ := os.ReadFile(name)
-			_, state, _ := strings.Cut(string(stat), ") ")
-			if !strings.HasPrefix(state, "T") && !strings.HasPrefix(state, "Z") && len(stat) > 0 {
-				return false
-			}
-		}
-		return true
-	})
+	awaitHalt(t, p.cmd.Process.Pid)
 }

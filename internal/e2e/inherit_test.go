@@ -273,7 +273,7 @@ func TestSocketActivate(t *testing.T) {
 func TestInheritedAndOwn(t *testing.T) {
 	t.Parallel()
 	addr, f := socket(t, "tcp")
-	p := Launch(t, Here, activated([]*os.File{f}, "-listen", "127.0.0.1:0", "-dir", site(t, "both"), "-log-level", "debug"))
+	p := Launch(t, Here, activated([]*os.File{f}, "-listen", wiretest.LoopbackIP()+":0", "-dir", site(t, "both"), "-log-level", "debug"))
 	inherited, own, _ := strings.Cut(strings.Fields(p.Log()[strings.Index(p.Log(), "addr=")+len("addr="):])[0], ",")
 	if inherited != addr {
 		t.Errorf("serving first %s, want %s", inherited, addr)
@@ -296,7 +296,7 @@ func TestInheritedAndOwn(t *testing.T) {
 func TestSeveralListeners(t *testing.T) {
 	t.Parallel()
 	path := "unix:" + t.TempDir() + "/s"
-	p := Launch(t, Here, Lastcall("-listen", "127.0.0.1:0,"+path, "-listen", "127.0.0.1:0", "-dir", site(t, "here"), "-read-header-timeout", "1m"))
+	p := Launch(t, Here, Lastcall("-listen", wiretest.LoopbackIP()+":0,"+path, "-listen", wiretest.LoopbackIP()+":0", "-dir", site(t, "here"), "-read-header-timeout", "1m"))
 	addrs := strings.Split(strings.Fields(p.Log()[strings.Index(p.Log(), "addr=")+len("addr="):])[0], ",")
 	if len(addrs) != 3 || "unix:"+addrs[1] != path {
 		t.Fatalf("serving %q, want three addresses", addrs)

@@ -30,7 +30,7 @@ func under(t testing.TB, cmd *exec.Cmd, init ...string) *exec.Cmd {
 	return cmd
 }
 
-var namespace = []string{"unshare", "-pf", "--mount-proc"}
+var namespace = []string{"unshare", "-pf", "--mount-proc", "--kill-child"}
 
 // onlyChild waits until a process has one child, and returns it.
 func onlyChild(t testing.TB, pid int) (child int) {
@@ -71,8 +71,7 @@ func TestSignalByInit(t *testing.T) {
 		}, atEnd},
 		{"process 1, and all others", namespace, func(t testing.TB, p *Process) {
 			lastcall := onlyChild(t, p.cmd.Process.Pid)
-			syscall.Kill(onlyChild(t, lastcall), syscall.SIGTERM)
-			syscall.Kill(lastcall, syscall.SIGTERM)
+			signalAll(t, onlyChild(t, lastcall), syscall.SIGTERM, lastcall)
 		}, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -3,7 +3,9 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -70,7 +72,7 @@ type Traffic struct {
 	Warm   int // each client has had so many answers
 	Slow   int // so many requests are in flight, until a second after the signal
 
-	dial func(addr string) func(ctx context.Context, client int) (net.Conn, error) // nil: the load's own
+	TLS *tls.Config // of all clients; nil: that of each group
 }
 
 // Mixed is keep-alive clients of both kinds, new connections and slow requests
@@ -104,7 +106,11 @@ func (tr Traffic) Few() Traffic {
 // returns the ledger of all requests, and compares it with what was served.
 func StopUnderLoad(t testing.TB, start Starter, over *line.Line, tr Traffic) (load.Ledger, load.Served) {
 	t.Helper()
-	cfg := load.Config{EchoHeader: "X-Request-Id", Groups: tr.Groups, MaxTime: 2 * time.Minute, MaxUnused: keepsUnused}
+	cfg := load.Config{EchoHeader: "X-Request-Id", Groups: slices.Clone(tr.Groups), MaxTime: 2 * time.Minute, MaxUnused: keepsUnused}
+	slow := load.Group{Name: "slow", Kind: load.Fresh, N: tr.Slow, Requests: 1, Path: "/slow?long", Delay: -1, TLS: tr.TLS}
+	for i := range cfg.Groups {
+		cfg.Groups[i].TLS = cmp.Or(tr.TLS, cfg.Groups[i].TLS)
+	}
 	in, ip := Place(Here), wiretest.LoopbackIP()
 	if over != nil {
 		in, ip = over.Server, over.ServerAddr().String()
@@ -115,12 +121,9 @@ func StopUnderLoad(t testing.TB, start Starter, over *line.Line, tr Traffic) (lo
 		port := netip.MustParseAddrPort(s.Server.Addr).Port()
 		cfg.Dial = func(ctx context.Context, _ int) (net.Conn, error) { return over.Dial(ctx, int(port)) }
 	}
-	if tr.dial != nil {
-		cfg.Dial = tr.dial(s.Server.Addr)
-	}
 	l := startLoad(t, cfg, tr.Warm)
 	if tr.Slow > 0 {
-		if err := l.Add(load.Group{Name: "slow", Kind: load.Fresh, N: tr.Slow, Requests: 1, Path: "/slow?long", Delay: -1}); err != nil {
+		if err := l.Add(slow); err != nil {
 			t.Fatal(err)
 		}
 		WaitFor(t, "slow requests to be in flight", func() bool {

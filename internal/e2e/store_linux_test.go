@@ -40,7 +40,8 @@ type store struct {
 	files []*os.File
 	gate  chan struct{} // closed: messages that concern descriptors are read; nil: too
 
-	waiting atomic.Bool // one of these has come to the gate
+	waiting atomic.Bool   // one of these has come to the gate
+	settled chan struct{} // gets a value for each message of settle
 }
 
 func newStore(t *testing.T, room int) *store {
@@ -49,7 +50,7 @@ func newStore(t *testing.T, room int) *store {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &store{t: t, path: dir + "/notify", room: room}
+	s := &store{t: t, path: dir + "/notify", room: room, settled: make(chan struct{}, 1)}
 	nc, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: s.path, Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
@@ -76,6 +77,10 @@ func newStore(t *testing.T, room int) *store {
 
 // take does what a message says, as systemd does: it stores descriptors in any order.
 func (s *store) take(message string, oob []byte) {
+	if message == settleMessage {
+		s.settled <- struct{}{}
+		return
+	}
 	s.mu.Lock()
 	gate := s.gate
 	s.mu.Unlock()
@@ -113,6 +118,23 @@ func (s *store) take(message string, oob []byte) {
 	for _, f := range files {
 		f.Close()
 	}
+}
+
+const settleMessage = "all before has been read"
+
+// settle waits until all messages that have been sent are read. A process does not wait
+// for that with its last one.
+func (s *store) settle() {
+	s.t.Helper()
+	nc, err := net.Dial("unixgram", s.path)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer nc.Close()
+	if _, err := io.WriteString(nc, settleMessage); err != nil {
+		s.t.Fatal(err)
+	}
+	wiretest.Wait(s.t, s.settled, "the messages to be read")
 }
 
 // remove closes those of a name, or all if that is empty.
@@ -249,6 +271,7 @@ func TestRestartThenStop(t *testing.T) {
 			half.send(askWho[:10])
 			p.Signal(t, restart)
 			p.Wait(t)
+			s.settle()
 			letGo := s.hold() // at the removal, which comes first
 			defer letGo()
 			if when == "waiting" {
@@ -355,6 +378,7 @@ func TestRestartNoRoom(t *testing.T) {
 			if status := p.Wait(t); status != 0 {
 				t.Errorf("exit status = %d, want 0", status)
 			}
+			s.settle()
 			if got := s.count(); got != tt.want {
 				t.Errorf("the store has %d descriptors, want %d", got, tt.want)
 			}

@@ -451,38 +451,12 @@ func TestHTTP2LargeFrame(t *testing.T) {
 	}
 }
 
-// overTLS returns a dial function for a load, whose clients look at the TCP socket
-// for what has arrived. A client without a cache for session tickets gets none, so
-// nothing but the end of the connection arrives unasked.
-func (p *pki) overTLS(addr string) func(context.Context, int) (net.Conn, error) {
-	cfg := &tls.Config{RootCAs: p.pool, ServerName: "localhost"}
-	return func(ctx context.Context, _ int) (net.Conn, error) {
-		nc, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
-		if err != nil {
-			return nil, err
-		}
-		c := tls.Client(nc, cfg)
-		if err := c.HandshakeContext(ctx); err != nil {
-			nc.Close()
-			return nil, err
-		}
-		return tlsConn{c, nc.(*net.TCPConn)}, nil
-	}
-}
-
-type tlsConn struct {
-	*tls.Conn
-	tcp *net.TCPConn
-}
-
-func (c tlsConn) SyscallConn() (syscall.RawConn, error) { return c.tcp.SyscallConn() }
-
 func TestStopUnderLoadOverTLS(t *testing.T) {
 	ParallelIfFew(t)
 	for range *Stops {
 		pki := newPKI(t)
 		tr := Mixed(5 * time.Millisecond).Few()
-		tr.dial = pki.overTLS
+		tr.TLS = &tls.Config{RootCAs: pki.pool, ServerName: "localhost"}
 		ledger, served := StopUnderLoad(t, StartProxyWith(pki.flags()...), nil, tr)
 		CheckNothingLost(t, ledger, served, tr)
 	}

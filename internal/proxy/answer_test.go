@@ -270,7 +270,8 @@ func TestUpgradeBeforeHTTP2(t *testing.T) {
 }
 
 // TestStalledAnswer has a program that says nothing in the middle of an answer.
-// The client must not take what it got for the whole.
+// The client must not take what it got for the whole. It sends no body: the time
+// in which the answer must begin starts at the end of a request.
 func TestStalledAnswer(t *testing.T) {
 	t.Parallel()
 	var out lines
@@ -281,7 +282,7 @@ func TestStalledAnswer(t *testing.T) {
 	addr := serveHTTP2(t, newProxy(t, "http://"+program, Config{ResponseTimeout: 300 * time.Millisecond, Logger: log.NewLogfmtLogger(&out)}), false)
 
 	nc := wiretest.Connect(t, addr)
-	io.WriteString(nc, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+	io.WriteString(nc, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\n")
 	res, err := http.ReadResponse(bufio.NewReader(nc), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -294,7 +295,7 @@ func TestStalledAnswer(t *testing.T) {
 	}
 
 	c := dialHTTP2(t, addr, false)
-	c.get(1, "GET", "/")
+	c.headers(1, false, ":method", "POST", ":scheme", "http", ":authority", "h", ":path", "/")
 	for {
 		frame, err := c.next()
 		if err != nil {

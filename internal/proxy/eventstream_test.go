@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"lastcall/actors"
+	"lastcall/internal/slowpeer"
 	"lastcall/internal/wiretest"
 )
 
@@ -180,7 +181,19 @@ func TestEventStreamEnds(t *testing.T) {
 				srv := &http.Server{Protocols: new(http.Protocols)}
 				srv.Protocols.SetHTTP1(true)
 				srv.Protocols.SetUnencryptedHTTP2(true)
-				s := stoppable(t, eventProgram(t, nil, tt.before, tt.after, goOn, left), Config{Spread: -1}, 30*time.Second, srv)
+				program := serve(t, eventProgram(t, nil, tt.before, tt.after, goOn, left), slowpeer.Config{Read: -1, Write: -1})
+				p := newProxy(t, "http://"+program, Config{Spread: -1})
+				streams := make(chan *eventStream, 1)
+				p.ModifyResponse = func(res *http.Response) error {
+					err := p.modifyResponse(res)
+					streams <- res.Body.(*eventStream)
+					return err
+				}
+				l, err := actors.Listen(wiretest.LoopbackIP() + ":0")
+				if err != nil {
+					t.Fatal(err)
+				}
+				s := start(t, l, p, 30*time.Second, srv)
 
 				var body io.Reader
 				var hangUp func()
@@ -206,13 +219,13 @@ func TestEventStreamEnds(t *testing.T) {
 				}
 				expect(t, "the client", body, tt.before)
 				s.stop.Begin(nil)
-				if tt.after != "" {
-					time.Sleep(100 * time.Millisecond) // its turn comes meanwhile
-					select {
-					case <-left:
-						t.Error("the stream ended in the middle of an event")
-					default:
-					}
+				if tt.after != "" { // the stream's turn comes in the middle of an event
+					stream := <-streams
+					wiretest.WaitFor(t, "the stream's turn", func() bool {
+						stream.mu.Lock()
+						defer stream.mu.Unlock()
+						return stream.due
+					})
 					close(goOn)
 				}
 				expect(t, "the client", body, strings.TrimPrefix(tt.want, tt.before))

@@ -103,7 +103,11 @@ func TestFailures(t *testing.T) {
 			}
 			var out lines
 			target := "http://" + addr
-			p := newProxy(t, target, Config{Logger: log.NewLogfmtLogger(&out), ResponseTimeout: 300 * time.Millisecond, Hold: -1})
+			limit := wiretest.Patience
+			if tt.status == http.StatusGatewayTimeout {
+				limit = 300 * time.Millisecond
+			}
+			p := newProxy(t, target, Config{Logger: log.NewLogfmtLogger(&out), ResponseTimeout: limit, Hold: -1})
 			front := serve(t, p, slowpeer.Config{})
 			for _, request := range []string{
 				"GET /path HTTP/1.1\r\nHost: h\r\n\r\n",

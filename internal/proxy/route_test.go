@@ -225,7 +225,11 @@ func TestHoldTakesNoSlot(t *testing.T) {
 		})
 	}
 	ask()
-	awaitHeld(t, p, 1) // and the program is known to be unreachable
+	wiretest.WaitFor(t, "the program to be known as unreachable", func() bool {
+		p.route.mu.Lock()
+		defer p.route.mu.Unlock()
+		return p.down != nil
+	})
 	for range 3 {
 		ask()
 	}

@@ -52,8 +52,12 @@ func TestBrokenTrailer(t *testing.T) {
 			}
 			<-done
 		})
-		cfg := slowpeer.Config{Read: 200 * time.Millisecond}
-		addr := serve(t, slowpeer.Handler(newProxy(t, "http://"+program, Config{}), cfg), cfg)
+		p := newProxy(t, "http://"+program, Config{})
+		addrs := make(map[bool]string) // by whether the client stalls
+		for stall, read := range map[bool]time.Duration{false: wiretest.Patience, true: 200 * time.Millisecond} {
+			cfg := slowpeer.Config{Read: read}
+			addrs[stall] = serve(t, slowpeer.Handler(p, cfg), cfg)
+		}
 		for _, trailer := range []string{
 			"0\r\n", "0\r\n\r", "0\r\nX-A: b", "0\r\nX-A: b\r\n", "0\r\nX-A: b\r\nbroken\r\n\r\n", "0\r\nbroken\r\n\r\n", "0\r\n : b\r\n\r\n",
 			"0\r\nX-A: b\x00\r\n\r\n", "0\r\nX-A: " + strings.Repeat("a", 100<<10) + "\r\n\r\n", "0\r\nX-A: b\r\nGET /x HTTP/1.1\r\nHost: h\r\n\r\n",
@@ -61,7 +65,7 @@ func TestBrokenTrailer(t *testing.T) {
 			for _, stall := range []bool{false, true} {
 				t.Run(fmt.Sprintf("early %v, %.40q, stall %v", early, trailer, stall), func(t *testing.T) {
 					t.Parallel()
-					nc := wiretest.Connect(t, addr)
+					nc := wiretest.Connect(t, addrs[stall])
 					io.WriteString(nc, "POST / HTTP/1.1\r\nHost: h\r\nTrailer: X-A\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n")
 					io.WriteString(nc, trailer)
 					if !stall {

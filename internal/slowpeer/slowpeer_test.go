@@ -144,8 +144,8 @@ func TestStalledReader(t *testing.T) {
 			t.Parallel()
 			h, result := sender(t, way, body)
 			addr := serve(t, h, Config{Write: short})
-			sendRequest(t, addr, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 			start := time.Now()
+			sendRequest(t, addr, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 			if err := wiretest.Wait(t, result, "the handler"); !errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Errorf("the handler got %v, want %v", err, os.ErrDeadlineExceeded)
 			}
@@ -354,37 +354,38 @@ func TestExpectContinue(t *testing.T) {
 	cfg := Config{Read: short}
 	for _, reads := range []bool{true, false} {
 		t.Run(fmt.Sprint("handler reads ", reads), func(t *testing.T) {
-			addr := serve(t, Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			inMemory(t, func(w http.ResponseWriter, r *http.Request) {
 				if reads {
 					io.Copy(w, r.Body)
 				} else {
 					w.WriteHeader(http.StatusForbidden)
 				}
-			}), cfg), cfg)
-			nc := sendRequest(t, addr, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")
-			nc.SetReadDeadline(time.Now().Add(10 * time.Second))
-			br := bufio.NewReader(nc)
-			start := time.Now()
-			resp, err := http.ReadResponse(br, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !reads {
-				if resp.StatusCode != http.StatusForbidden || time.Since(start) > short {
-					t.Errorf("status = %d after %v, want 403 at once", resp.StatusCode, time.Since(start))
+			}, cfg, func(t *testing.T, m *wiretest.Memory) {
+				nc := dialMemory(t, m, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")
+				nc.SetReadDeadline(time.Now().Add(10 * time.Second))
+				br := bufio.NewReader(nc)
+				start := time.Now()
+				resp, err := http.ReadResponse(br, nil)
+				if err != nil {
+					t.Fatal(err)
 				}
-				return
-			}
-			if resp.StatusCode != http.StatusContinue {
-				t.Fatalf("status = %d, want 100", resp.StatusCode)
-			}
-			io.WriteString(nc, "body")
-			if resp, err = http.ReadResponse(br, nil); err != nil {
-				t.Fatal(err)
-			}
-			if got, err := io.ReadAll(resp.Body); string(got) != "body" || err != nil {
-				t.Errorf("answer = %q, %v, want body", got, err)
-			}
+				if !reads {
+					if resp.StatusCode != http.StatusForbidden || time.Since(start) > 0 {
+						t.Errorf("status = %d after %v, want 403 at once", resp.StatusCode, time.Since(start))
+					}
+					return
+				}
+				if resp.StatusCode != http.StatusContinue {
+					t.Fatalf("status = %d, want 100", resp.StatusCode)
+				}
+				io.WriteString(nc, "body")
+				if resp, err = http.ReadResponse(br, nil); err != nil {
+					t.Fatal(err)
+				}
+				if got, err := io.ReadAll(resp.Body); string(got) != "body" || err != nil {
+					t.Errorf("answer = %q, %v, want body", got, err)
+				}
+			})
 		})
 	}
 }
@@ -419,7 +420,7 @@ func TestTimeoutNone(t *testing.T) {
 	if got := Listener(l, Config{Read: -1, Write: -1}); got != l {
 		t.Errorf("Listener without limits = %T, want the listener itself", got)
 	}
-	for _, cfg := range []Config{{Read: -1, Write: time.Second}, {Read: time.Second, Write: -1}} {
+	for _, cfg := range []Config{{Read: -1, Write: wiretest.Patience}, {Read: wiretest.Patience, Write: -1}} {
 		result := make(chan error, 1)
 		addr := serve(t, Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			_, err := io.Copy(w, r.Body)

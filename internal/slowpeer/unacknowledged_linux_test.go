@@ -3,7 +3,6 @@ package slowpeer
 import (
 	"io"
 	"testing"
-	"time"
 
 	"lastcall/internal/wiretest"
 )
@@ -11,21 +10,27 @@ import (
 // TestUnacknowledged fills a socket, of which the client then reads all.
 func TestUnacknowledged(t *testing.T) {
 	client, nc := wiretest.Pair(t)
-	total, part := 0, make([]byte, 64<<10)
-	for m := 1; m > 0; total += m { // until the kernel takes no more
-		nc.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
-		m, _ = nc.Write(part)
-	}
-	n, ok := unacknowledged(nc)
-	if !ok || n <= 0 || n > int64(total) {
-		t.Fatalf("unacknowledged = %d, %v, want some of the %d that the kernel took", n, ok, total)
-	}
-	if _, err := io.CopyN(io.Discard, client, int64(total)); err != nil {
+	const total = 64 << 20 // more than the kernel takes
+	written := make(chan error, 1)
+	go func() {
+		_, err := nc.Write(make([]byte, total))
+		written <- err
+	}()
+	wiretest.WaitFor(t, "something that is not acknowledged", func() bool {
+		n, ok := unacknowledged(nc)
+		if !ok || n > total {
+			t.Fatalf("unacknowledged = %d, %v, want some of %d", n, ok, total)
+		}
+		return n > 0
+	})
+	if _, err := io.CopyN(io.Discard, client, total); err != nil {
 		t.Fatal(err)
 	}
-	for until := time.Now().Add(wiretest.Patience); n > 0; time.Sleep(time.Millisecond) {
-		if n, _ = unacknowledged(nc); n > 0 && time.Now().After(until) {
-			t.Fatalf("unacknowledged = %d after the client has read all, want 0", n)
-		}
+	if err := wiretest.Wait(t, written, "the end of Write"); err != nil {
+		t.Fatal(err)
 	}
+	wiretest.WaitFor(t, "all to be acknowledged", func() bool {
+		n, _ := unacknowledged(nc)
+		return n == 0
+	})
 }

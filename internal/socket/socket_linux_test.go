@@ -3,6 +3,7 @@ package socket
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"runtime"
 	"syscall"
@@ -11,6 +12,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"lastcall/internal/wiretest"
 )
 
 // listen listens on loopback, with multipath TCP or without.
@@ -56,7 +59,13 @@ func TestHandshakes(t *testing.T) {
 		check := func(when string, port, want int) {
 			t.Helper()
 			for name, count := range map[string]func(int) (int, error){"sock_diag": dumpHandshakes, "/proc": listHandshakes} {
-				if n, err := count(port); n != want || err != nil {
+				var n int
+				var err error
+				wiretest.WaitFor(t, fmt.Sprintf("%d handshakes %s, by %s", want, when, name), func() bool {
+					n, err = count(port)
+					return n == want || err != nil // a SYN may still be on its way
+				})
+				if n != want || err != nil {
 					t.Errorf("%v, %s: handshakes %s = %v, %v, want %d", tt, name, when, n, err, want)
 				}
 			}
@@ -79,6 +88,10 @@ func TestHandshakes(t *testing.T) {
 func TestHandshakesWithoutNetlink(t *testing.T) {
 	l := listen(t, "tcp4", false)
 	half(t, unix.AF_INET, &unix.SockaddrInet4{Port: port(l), Addr: [4]byte{127, 0, 0, 1}})
+	wiretest.WaitFor(t, "the handshake", func() bool {
+		n, err := listHandshakes(port(l))
+		return n == 1 || err != nil
+	})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

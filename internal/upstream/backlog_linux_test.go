@@ -49,8 +49,9 @@ func TestBacklog(t *testing.T) {
 	const clients, few = 60, 2
 	l := listenFew(t, few)
 	var program sync.WaitGroup
-	peak := 0
+	peak, begin := 0, make(chan struct{})
 	program.Go(func() {
+		<-begin
 		for {
 			waiting, _, _ := socket.Backlog(netip.MustParseAddrPort(l.Addr().String()))
 			peak = max(peak, waiting)
@@ -91,6 +92,11 @@ func TestBacklog(t *testing.T) {
 			res.Body.Close()
 		})
 	}
+	wiretest.WaitFor(t, "a connection that waits", func() bool {
+		waiting, _, _ := socket.Backlog(netip.MustParseAddrPort(l.Addr().String()))
+		return waiting > 0
+	})
+	close(begin)
 	wg.Wait()
 	transport.(interface{ CloseIdleConnections() }).CloseIdleConnections()
 	l.Close()

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"lastcall/internal/wiretest"
 )
 
 func newLine(t testing.TB, cfg Config) *Line {
@@ -77,16 +79,23 @@ func dial(t testing.TB, l *Line, port int) net.Conn {
 	return c
 }
 
+// A round trip takes the delay twice, and on a busy machine more. That the line adds
+// nothing itself is what the tests of the pipe and of the pump's sleep say.
 func TestRoundTripTakesTwiceTheDelay(t *testing.T) {
 	const delay = 30 * time.Millisecond
 	l := newLine(t, Config{Delay: delay})
+	for _, p := range []*pipe{l.toServer, l.toClient} {
+		if p.cfg != (Config{Delay: delay}) {
+			t.Errorf("a pipe is %+v, want a delay of %v", p.cfg, delay)
+		}
+	}
 	port := echo(t, l)
 
 	start := time.Now()
 	c := dial(t, l, port)
 	check := func(what string, took time.Duration) {
-		if took < 2*delay || took > 2*delay+500*time.Millisecond {
-			t.Errorf("%s took %v, want %v and little more", what, took, 2*delay)
+		if took < 2*delay {
+			t.Errorf("%s took %v, want %v or more", what, took, 2*delay)
 		}
 	}
 	check("connect", time.Since(start))
@@ -94,20 +103,13 @@ func TestRoundTripTakesTwiceTheDelay(t *testing.T) {
 		t.Errorf("LocalAddr = %v, want %v", got, l.ClientAddr())
 	}
 	var b [5]byte
-	best := time.Hour
 	for range 5 {
 		start := time.Now()
 		io.WriteString(c, "hello")
 		if _, err := io.ReadFull(c, b[:]); err != nil || string(b[:]) != "hello" {
 			t.Fatalf("echo = %q, %v", b, err)
 		}
-		took := time.Since(start)
-		check("echo", took)
-		best = min(best, took)
-	}
-	t.Logf("best round trip %v", best)
-	if best > 2*delay+15*time.Millisecond {
-		t.Errorf("best of 5 round trips took %v, want about %v", best, 2*delay)
+		check("echo", time.Since(start))
 	}
 	if s := l.Stats(); s.ToServer.Forwarded < 7 || s.ToClient.Forwarded < 6 || s.ToServer.Lost+s.ToClient.Lost+s.ToServer.Overflowed+s.ToClient.Overflowed != 0 {
 		t.Errorf("Stats = %+v, want some forwarded, none lost", s)
@@ -125,15 +127,24 @@ func TestRefusedAcrossTheLine(t *testing.T) {
 
 func TestDialGivesUpWithItsContext(t *testing.T) {
 	l := newLine(t, Config{Loss: 1})
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	if _, err := l.Dial(ctx, 1); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("Dial = %v, want DeadlineExceeded", err)
+	dialled := make(chan error, 1)
+	go func() {
+		_, err := l.Dial(ctx, 1)
+		dialled <- err
+	}()
+	wiretest.WaitFor(t, "the SYN to be lost", func() bool { return l.Stats().ToServer.Lost > 0 })
+	cancel()
+	if err := wiretest.Wait(t, dialled, "Dial to return"); !errors.Is(err, context.Canceled) {
+		t.Errorf("Dial = %v, want Canceled", err)
 	}
-	if _, err := l.Dial(ctx, 1); !errors.Is(err, context.DeadlineExceeded) {
+	past, cancel := context.WithTimeout(t.Context(), 0)
+	defer cancel()
+	if _, err := l.Dial(past, 1); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Dial with a context that is done = %v, want DeadlineExceeded", err)
 	}
-	if s := l.Stats().ToServer; s.Lost == 0 || s.Forwarded != 0 {
+	if s := l.Stats().ToServer; s.Forwarded != 0 {
 		t.Errorf("Stats.ToServer = %+v, want all lost", s)
 	}
 }
@@ -141,7 +152,6 @@ func TestDialGivesUpWithItsContext(t *testing.T) {
 func TestManyDialsAtOnceShareAFewThreads(t *testing.T) {
 	l := newLine(t, Config{Delay: 20 * time.Millisecond})
 	port := echo(t, l)
-	before := threads(t)
 	var wg sync.WaitGroup
 	errs := make(chan error, 200)
 	for range 200 {
@@ -164,18 +174,33 @@ func TestManyDialsAtOnceShareAFewThreads(t *testing.T) {
 	for err := range errs {
 		t.Error(err)
 	}
-	if n := threads(t) - before; n > 20 {
-		t.Errorf("%d further threads, want a few", n)
+	if n := clientThreads(t, l); n < 1 || n > cap(l.dialers) {
+		t.Errorf("%d threads at the clients' end, want 1 to %d", n, cap(l.dialers))
 	}
 }
 
-func threads(t testing.TB) int {
+// clientThreads counts the threads that are in the clients' namespace.
+func clientThreads(t testing.TB, l *Line) (n int) {
 	t.Helper()
-	ents, err := os.ReadDir("/proc/self/task")
+	var inside string
+	err := l.Client(func() (err error) {
+		inside, err = os.Readlink("/proc/thread-self/ns/net")
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return len(ents)
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, task := range tasks {
+		// A thread that has ended meanwhile is in none.
+		if ns, err := os.Readlink("/proc/self/task/" + task.Name() + "/ns/net"); err == nil && ns == inside {
+			n++
+		}
+	}
+	return n
 }
 
 func TestLossIsAsAsked(t *testing.T) {

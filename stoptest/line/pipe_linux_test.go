@@ -83,6 +83,34 @@ func TestPipeLosesTheSameAgain(t *testing.T) {
 	}
 }
 
+// The pump wakes up when the first packet of either direction is due, and sleeps without
+// end if there is none.
+func TestPumpSleepsUntilAPacketIsDue(t *testing.T) {
+	for _, delays := range [][2]time.Duration{{time.Hour, 2 * time.Hour}, {2 * time.Hour, time.Hour}, {-1, time.Hour}, {time.Hour, -1}} {
+		p := &pump{}
+		pushed := time.Now()
+		for i, delay := range delays {
+			p.pipes[i] = newPipe(Config{Delay: delay}, 0)
+			if delay > 0 {
+				p.pipes[i].push(p.pipes[i].buffer(), pushed)
+			}
+		}
+		ts := p.sleep()
+		least := time.Hour - time.Since(pushed)
+		if ts == nil || time.Duration(ts.Nano()) > time.Hour || time.Duration(ts.Nano()) < least {
+			t.Errorf("delays %v: sleep() = %v, want %v to 1h", delays, ts, least)
+		}
+	}
+	p := &pump{pipes: [2]*pipe{newPipe(Config{}, 0), newPipe(Config{}, 1)}}
+	if ts := p.sleep(); ts != nil {
+		t.Errorf("without a packet: sleep() = %v, want none", ts)
+	}
+	p.pipes[1].push(p.pipes[1].buffer(), time.Now().Add(-time.Second))
+	if ts := p.sleep(); ts == nil || ts.Nano() != 0 {
+		t.Errorf("with a packet that is late: sleep() = %v, want 0", ts)
+	}
+}
+
 func TestPipeGrows(t *testing.T) {
 	at := make([]time.Duration, 5000)
 	got, _ := run(Config{Delay: time.Hour}, at...)

@@ -1,17 +1,23 @@
 package load
 
 import (
+	"bufio"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
 const streamHeader = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n"
 
 // chunk writes one.
-func (c *serverConn) chunk(text string) { fmt.Fprintf(c, "%x\r\n%s\r\n", len(text), text) }
+func (c *serverConn) chunk(text string) { writeChunk(c, text) }
+
+func writeChunk(w io.Writer, text string) { fmt.Fprintf(w, "%x\r\n%s\r\n", len(text), text) }
 
 // Each client asks for four streams, each of which has two events and then the
 // end that is the case.
@@ -91,24 +97,27 @@ func TestEventStreamsThatDoNotBegin(t *testing.T) {
 // TestEventStreamOnTheSameConnection: the final chunk isn't the connection's
 // end, and silence isn't the stream's. At the load's end the client leaves.
 func TestEventStreamOnTheSameConnection(t *testing.T) {
-	addr := rawServer(t, func(c *serverConn) {
-		for n := 0; ; n++ {
-			if _, ok := c.request(); !ok {
-				return
+	synctest.Test(t, func(t *testing.T) {
+		dial := memoryServer(t, func(c net.Conn) {
+			r := bufio.NewReader(c)
+			for n := 0; ; n++ {
+				if _, err := http.ReadRequest(r); err != nil {
+					return
+				}
+				io.WriteString(c, streamHeader+"\r\n")
+				writeChunk(c, "data: x\n\n")
+				if n < 3 {
+					time.Sleep(30 * time.Millisecond) // longer than AnswerTimeout
+					writeChunk(c, "")
+				}
 			}
-			io.WriteString(c, streamHeader+"\r\n")
-			c.chunk("data: x\n\n")
-			if n < 3 {
-				time.Sleep(30 * time.Millisecond) // longer than AnswerTimeout
-				c.chunk("")
-			}
-		}
+		})
+		l := start(t, Config{Dial: dial, AnswerTimeout: 20 * time.Millisecond, Groups: []Group{{Kind: Events}}})
+		ready(t, l, 4)
+		l.Stop()
+		led := l.Wait()
+		wantCounts(t, led, led.Total, Counts{Clients: 1, Requests: 4, Messages: 4, CleanEnd: 3, Answered: 1, Conns: 1})
 	})
-	l := start(t, Config{Addr: addr, AnswerTimeout: 20 * time.Millisecond, Groups: []Group{{Kind: Events}}})
-	ready(t, l, 4)
-	l.Stop()
-	led := l.Wait()
-	wantCounts(t, led, led.Total, Counts{Clients: 1, Requests: 4, Messages: 4, CleanEnd: 3, Answered: 1, Conns: 1})
 }
 
 func TestEventCounter(t *testing.T) {

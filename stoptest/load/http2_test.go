@@ -2,13 +2,17 @@ package load
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -77,21 +81,57 @@ type server2 struct {
 	ids  map[uint32]string // of requests, by stream
 }
 
+// newServer2 is for a connection whose preface has been read.
+func newServer2(w io.Writer, r io.Reader) *server2 {
+	s := &server2{fr: http2.NewFramer(w, r), ids: map[uint32]string{}}
+	s.fr.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	s.enc = hpack.NewEncoder(&s.head)
+	return s
+}
+
 // http2Server calls serve for each connection, once the preface has been read.
 func http2Server(t testing.TB, serve func(c *server2), settings ...http2.Setting) (addr string) {
 	return rawServer(t, func(c *serverConn) {
 		if _, err := io.ReadFull(c.r, make([]byte, len(http2.ClientPreface))); err != nil {
 			return
 		}
-		s := &server2{serverConn: c, fr: http2.NewFramer(c.TCPConn, c.r), ids: map[uint32]string{}}
-		s.fr.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
-		s.enc = hpack.NewEncoder(&s.head)
+		s := newServer2(c.TCPConn, c.r)
+		s.serverConn = c
 		s.fr.WriteSettings(settings...)
 		serve(s)
 		// To close with something unread, such as the client's ack of the
 		// settings, is to reset.
 		c.CloseWrite()
 		io.Copy(io.Discard, c.r)
+	})
+}
+
+// memoryHTTP2Server is http2Server without sockets, for bubbles of synctest: it calls
+// serve for each request. It reads on meanwhile, as a write in memory waits until it is
+// read.
+func memoryHTTP2Server(t testing.TB, serve func(c *server2, stream uint32)) func(context.Context, int) (net.Conn, error) {
+	return memoryServer(t, func(nc net.Conn) {
+		if _, err := io.ReadFull(nc, make([]byte, len(http2.ClientPreface))); err != nil {
+			return
+		}
+		s := newServer2(nc, nc)
+		streams := make(chan uint32, 100)
+		var writer sync.WaitGroup
+		defer writer.Wait()
+		defer close(streams)
+		writer.Go(func() {
+			s.fr.WriteSettings()
+			for stream := range streams {
+				serve(s, stream)
+			}
+		})
+		for {
+			stream, _, ok := s.request()
+			if !ok {
+				return
+			}
+			streams <- stream
+		}
 	})
 }
 
@@ -317,15 +357,17 @@ func TestGoAwayAmongStreams(t *testing.T) {
 }
 
 func TestHTTP2Timeout(t *testing.T) {
-	addr := http2Server(t, (*server2).wait)
-	l := start(t, Config{Addr: addr, AnswerTimeout: 20 * time.Millisecond, Groups: []Group{{Kind: HTTP2, Streams: 3, Requests: 2}}})
-	led := l.Wait()
-	wantCounts(t, led, led.Total, Counts{Clients: 3, Requests: 6, Lost: 6, Conns: 1})
-	for _, s := range led.Losses {
-		if s.How != Timeout || s.Failed.Sub(s.Wrote) < 20*time.Millisecond {
-			t.Errorf("loss = %+v, want a timeout after 20 ms", s)
+	synctest.Test(t, func(t *testing.T) {
+		dial := memoryHTTP2Server(t, func(*server2, uint32) {})
+		l := start(t, Config{Dial: dial, AnswerTimeout: 20 * time.Millisecond, Groups: []Group{{Kind: HTTP2, Streams: 3, Requests: 2}}})
+		led := l.Wait()
+		wantCounts(t, led, led.Total, Counts{Clients: 3, Requests: 6, Lost: 6, Conns: 1})
+		for _, s := range led.Losses {
+			if s.How != Timeout || s.Failed.Sub(s.Wrote) != 20*time.Millisecond {
+				t.Errorf("loss = %+v, want a timeout after 20 ms", s)
+			}
 		}
-	}
+	})
 }
 
 // TestHTTP2ConnectionsUnused: no stream was opened on them.
@@ -358,8 +400,11 @@ func TestHTTP2ConnectionsUnused(t *testing.T) {
 }
 
 func TestHTTP2RefusedAfterTheSignal(t *testing.T) {
-	l := start(t, Config{Addr: wiretest.Refusing, Groups: []Group{{Kind: HTTP2, N: 2, Streams: 3, Delay: 10 * time.Millisecond}}})
+	l := start(t, Config{Addr: wiretest.Refusing})
 	l.Signalled(time.Now())
+	if err := l.Add(Group{Kind: HTTP2, N: 2, Streams: 3}); err != nil {
+		t.Fatal(err)
+	}
 	led := l.Wait()
 	wantCounts(t, led, led.Total, Counts{Clients: 6, Requests: 6, Refused: 6})
 }
@@ -408,25 +453,22 @@ func TestHTTP2EventStreams(t *testing.T) {
 
 // TestHTTP2EventStreamOnTheSameConnection: see its like for HTTP/1.1.
 func TestHTTP2EventStreamOnTheSameConnection(t *testing.T) {
-	addr := http2Server(t, func(c *server2) {
-		for n := 0; ; n++ {
-			stream, _, ok := c.request()
-			if !ok {
-				return
-			}
+	synctest.Test(t, func(t *testing.T) {
+		n := 0
+		dial := memoryHTTP2Server(t, func(c *server2, stream uint32) {
 			c.header(stream, false, ":status", "200", "content-type", "text/event-stream")
 			c.fr.WriteData(stream, false, []byte("data: 1\n\n"))
-			if n < 3 {
+			if n++; n <= 3 {
 				time.Sleep(30 * time.Millisecond) // longer than AnswerTimeout
 				c.fr.WriteData(stream, true, nil)
 			}
-		}
+		})
+		l := start(t, Config{Dial: dial, AnswerTimeout: 20 * time.Millisecond, Groups: []Group{{Kind: Events, Streams: 1}}})
+		ready(t, l, 4)
+		l.Stop()
+		led := l.Wait()
+		wantCounts(t, led, led.Total, Counts{Clients: 1, Requests: 4, Messages: 4, CleanEnd: 3, Answered: 1, Conns: 1})
 	})
-	l := start(t, Config{Addr: addr, AnswerTimeout: 20 * time.Millisecond, Groups: []Group{{Kind: Events, Streams: 1}}})
-	ready(t, l, 4)
-	l.Stop()
-	led := l.Wait()
-	wantCounts(t, led, led.Total, Counts{Clients: 1, Requests: 4, Messages: 4, CleanEnd: 3, Answered: 1, Conns: 1})
 }
 
 // The server allows three streams. It answers when three are open, and none comes

@@ -188,8 +188,11 @@ func TestRefused(t *testing.T) {
 		t.Errorf("Ready = %v, want refused before the signal", err)
 	}
 
-	l = start(t, Config{Addr: wiretest.Refusing, Groups: []Group{{N: 3, Delay: 10 * time.Millisecond}}})
+	l = start(t, Config{Addr: wiretest.Refusing})
 	l.Signalled(time.Now())
+	if err := l.Add(Group{N: 3}); err != nil {
+		t.Fatal(err)
+	}
 	led = l.Wait() // ends, although there is no limit of requests
 	wantCounts(t, led, led.Total, Counts{Clients: 3, Requests: 3, Refused: 3})
 	for r := range led.All() {

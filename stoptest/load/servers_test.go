@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"lastcall/internal/wiretest"
 )
 
 // served is what a server notes of the requests that it answered.
@@ -69,6 +71,27 @@ func rawServer(t testing.TB, serve func(c *serverConn)) (addr string) {
 		wg.Wait()
 	})
 	return ln.Addr().String()
+}
+
+// memoryServer is rawServer without sockets, for bubbles of synctest. It returns a
+// Config.Dial.
+func memoryServer(t testing.TB, serve func(c net.Conn)) func(context.Context, int) (net.Conn, error) {
+	ln := wiretest.NewMemory()
+	var conns sync.WaitGroup
+	conns.Go(func() {
+		for {
+			nc, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			conns.Go(func() {
+				defer nc.Close()
+				serve(nc)
+			})
+		}
+	})
+	t.Cleanup(func() { ln.Close(); conns.Wait() })
+	return func(context.Context, int) (net.Conn, error) { return ln.Dial() }
 }
 
 type serverConn struct {

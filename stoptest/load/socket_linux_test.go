@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"lastcall/internal/socket"
+	"lastcall/internal/wiretest"
 )
 
 // control runs f on a connection's descriptor.
@@ -112,15 +115,19 @@ func TestSYNNeverAnswered(t *testing.T) {
 		t.Fatal(err)
 	}
 	addr := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: sa.(*unix.SockaddrInet4).Port}
-	for { // fill the queue
-		nc, err := net.DialTimeout("tcp", addr.String(), 200*time.Millisecond)
+	wiretest.Connect(t, addr.String()) // the queue has room for one
+	wiretest.WaitFor(t, "a full queue", func() bool {
+		waiting, most, err := socket.Backlog(addr.AddrPort())
 		if err != nil {
-			break
+			t.Fatal(err)
 		}
-		defer nc.Close()
+		return waiting > most
+	})
+	l := start(t, Config{Addr: addr.String(), DialTimeout: 2 * time.Second})
+	l.Signalled(time.Now())
+	if err := l.Add(Group{N: 4}); err != nil {
+		t.Fatal(err)
 	}
-	l := start(t, Config{Addr: addr.String(), DialTimeout: 2 * time.Second, Groups: []Group{{N: 4, Delay: time.Millisecond}}})
-	l.Signalled(time.Now()) // before a dial has timed out
 	led := l.Wait()
 	wantCounts(t, led, led.Total, Counts{Clients: 4, Requests: 4, Refused: 4})
 }

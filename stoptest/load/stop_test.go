@@ -195,6 +195,7 @@ func TestReadySaysWhoIsLate(t *testing.T) {
 		}
 	})
 	l := start(t, Config{Addr: addr, Groups: []Group{{Name: "few", Requests: 2}, {Name: "sleepy", Delay: time.Hour}}})
+	wiretest.WaitFor(t, "both answers of few", func() bool { led := l.Snapshot(); return led.Row("few").Answered == 2 })
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	err := l.Ready(ctx, 3)

@@ -2,13 +2,21 @@ package load
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
+	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
+
+	"lastcall/internal/wiretest"
 )
 
 // pair is a certificate for 127.0.0.1, as server and client want it.
@@ -45,6 +53,81 @@ func TestTLSLosesNothing(t *testing.T) {
 	}
 }
 
+// pausingConns are the connections whose client pauses after its answer until what the
+// server did then has come, where the socket can be looked into. Elsewhere a client
+// pauses for Group.Think only.
+type pausingConns struct{ byClient sync.Map }
+
+func (p *pausingConns) dial(addr string) func(context.Context, int) (net.Conn, error) {
+	return func(ctx context.Context, _ int) (net.Conn, error) {
+		var d net.Dialer
+		nc, err := d.DialContext(ctx, "tcp", addr)
+		if err != nil {
+			return nil, err
+		}
+		c := &pausingConn{TCPConn: nc.(*net.TCPConn), pausing: make(chan struct{})}
+		p.byClient.Store(nc.LocalAddr().String(), c)
+		return c, nil
+	}
+}
+
+// of returns the client's end of a connection.
+func (p *pausingConns) of(server net.Conn) *pausingConn {
+	c, _ := p.byClient.LoadAndDelete(server.RemoteAddr().String())
+	return c.(*pausingConn)
+}
+
+type pausingConn struct {
+	*net.TCPConn
+	answered atomic.Bool   // the server is about to answer
+	pausing  chan struct{} // closed when the client has the answer
+	once     sync.Once
+}
+
+// awaitPause waits until the client has read the answer and pauses, or has closed.
+func (c *pausingConn) awaitPause() {
+	if canReadNoWait {
+		<-c.pausing
+	} else {
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func (c *pausingConn) Close() error {
+	c.once.Do(func() { close(c.pausing) })
+	return c.TCPConn.Close()
+}
+
+func (c *pausingConn) SyscallConn() (syscall.RawConn, error) {
+	raw, err := c.TCPConn.SyscallConn()
+	return pausingRawConn{raw, c}, err
+}
+
+type pausingRawConn struct {
+	syscall.RawConn
+	c *pausingConn
+}
+
+// Control is called when the client looks into the socket, as it does before each request.
+func (r pausingRawConn) Control(f func(fd uintptr)) error {
+	if r.c.answered.Load() {
+		r.c.once.Do(func() { close(r.c.pausing) })
+		came := false
+		for deadline := time.Now().Add(wiretest.Patience); ; time.Sleep(time.Millisecond) {
+			if err := r.RawConn.Control(func(fd uintptr) { came = isReadable(fd) }); err != nil {
+				return err
+			}
+			if came {
+				break
+			}
+			if time.Now().After(deadline) {
+				return errors.New("the server has done nothing after its answer")
+			}
+		}
+	}
+	return r.RawConn.Control(f)
+}
+
 // TestTLSClosedBetweenRequests: after each answer the server says that it
 // closes, and does. Looking sees that, Blind loses each second request. What
 // comes together with the answer is not in the socket any more when the client
@@ -53,29 +136,36 @@ func TestTLSClosedBetweenRequests(t *testing.T) {
 	t.Parallel()
 	server, client := pair()
 	answer := "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
-	const pause = 600 * time.Millisecond // what the server does then has come by its end
+	pause := time.Millisecond
+	if !canReadNoWait {
+		pause = 600 * time.Millisecond // what the server does then has come by its end
+	}
 	var checks []func()
 	for _, tt := range []struct {
 		name  string
-		end   func(c *tls.Conn, raw *serverConn)
+		end   func(c *tls.Conn, raw *serverConn, client *pausingConn)
 		looks Counts
 		blind Counts
 		how   How
 	}{
-		{"alert and FIN", func(c *tls.Conn, _ *serverConn) { io.WriteString(c, answer); c.Close() },
+		{"alert and FIN", func(c *tls.Conn, _ *serverConn, _ *pausingConn) { io.WriteString(c, answer); c.Close() },
 			Counts{Clients: 2, Requests: 8, Answered: 8, ClosedIdle: 6, Conns: 8}, Counts{Clients: 2, Requests: 8, Answered: 4, Lost: 4, Conns: 4}, FIN},
-		{"alert", func(c *tls.Conn, _ *serverConn) { io.WriteString(c, answer); c.CloseWrite(); io.Copy(io.Discard, c) },
-			Counts{Clients: 2, Requests: 8, Answered: 8, ClosedIdle: 6, Conns: 8}, Counts{Clients: 2, Requests: 8, Answered: 4, Lost: 4, Conns: 4}, FIN},
-		{"FIN", func(c *tls.Conn, raw *serverConn) { io.WriteString(c, answer); raw.Close() },
-			Counts{Clients: 2, Requests: 8, Answered: 8, ClosedIdle: 6, Conns: 8}, Counts{Clients: 2, Requests: 8, Answered: 4, Lost: 4, Conns: 4}, FIN},
-		{"RST", func(c *tls.Conn, raw *serverConn) {
+		{"alert", func(c *tls.Conn, _ *serverConn, _ *pausingConn) {
 			io.WriteString(c, answer)
-			time.Sleep(10 * time.Millisecond) // the RST would destroy the answer
+			c.CloseWrite()
+			io.Copy(io.Discard, c)
+		},
+			Counts{Clients: 2, Requests: 8, Answered: 8, ClosedIdle: 6, Conns: 8}, Counts{Clients: 2, Requests: 8, Answered: 4, Lost: 4, Conns: 4}, FIN},
+		{"FIN", func(c *tls.Conn, raw *serverConn, _ *pausingConn) { io.WriteString(c, answer); raw.Close() },
+			Counts{Clients: 2, Requests: 8, Answered: 8, ClosedIdle: 6, Conns: 8}, Counts{Clients: 2, Requests: 8, Answered: 4, Lost: 4, Conns: 4}, FIN},
+		{"RST", func(c *tls.Conn, raw *serverConn, client *pausingConn) {
+			io.WriteString(c, answer)
+			client.awaitPause() // the RST would destroy the answer
 			raw.reset()
 		}, Counts{Clients: 2, Requests: 8, Answered: 8, ClosedIdle: 6, Conns: 8}, Counts{Clients: 2, Requests: 8, Answered: 4, Lost: 4, Conns: 4}, RST},
-		{"another answer", func(c *tls.Conn, _ *serverConn) {
+		{"another answer", func(c *tls.Conn, _ *serverConn, client *pausingConn) {
 			io.WriteString(c, answer)
-			time.Sleep(10 * time.Millisecond)
+			client.awaitPause()
 			io.WriteString(c, answer)
 			io.Copy(io.Discard, c)
 		}, Counts{Clients: 2, Requests: 8, Answered: 8, ClosedIdle: 6, Conns: 8}, Counts{Clients: 2, Requests: 8, Answered: 4, WrongAnswer: 4, Conns: 4}, Malformed},
@@ -83,15 +173,18 @@ func TestTLSClosedBetweenRequests(t *testing.T) {
 		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 			cfg := client.Clone()
 			cfg.MaxVersion = version
+			var conns pausingConns
 			addr := rawServer(t, func(raw *serverConn) {
 				c := tls.Server(raw.TCPConn, server)
 				if req, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
 					io.Copy(io.Discard, req.Body)
-					tt.end(c, raw)
+					client := conns.of(raw)
+					client.answered.Store(true)
+					tt.end(c, raw, client)
 				}
 			})
 			// All cases run at the same time, as they mostly wait.
-			l := start(t, Config{Addr: addr, Groups: []Group{
+			l := start(t, Config{Addr: addr, Dial: conns.dial(addr), Groups: []Group{
 				{Kind: Looking, TLS: cfg, N: 2, Requests: 4, Think: pause, Delay: -1},
 				{Kind: Blind, TLS: cfg, N: 2, Requests: 4, Think: pause, Delay: -1}}})
 			checks = append(checks, func() {
