@@ -38,6 +38,28 @@ func sh(script string) *exec.Cmd { return exec.Command("/bin/sh", "-c", script) 
 
 const forever = `echo ready; while :; do sleep 1; done`
 
+// TestProcessInterruptedAtItsEnd interrupts an actor that waits for what its program has
+// left behind: it has no longer than the interrupt gives it.
+func TestProcessInterruptedAtItsEnd(t *testing.T) {
+	t.Parallel()
+	var log lines
+	stop := &actors.Stop{Logger: &log}
+	sup := &actors.Supervisor{Stop: stop}
+	mark := t.TempDir() + "/mark"
+	cmd := sh(`(trap 'echo asked' TERM; : >"$MARK"; while :; do sleep 0.1; done) & while [ ! -e "$MARK" ]; do sleep 0.01; done`)
+	cmd.Env = append(os.Environ(), "MARK="+mark)
+	var g run.Group
+	g.Add(sup.Actor("sh", actors.ActorConfig{Within: 100 * time.Millisecond})(actors.Process(stop, cmd, actors.ProcessConfig{Grace: time.Hour})))
+	done := make(chan error, 1)
+	go func() { done <- sup.Err(g.Run()) }()
+	log.until(t, "msg=asked")
+	stop.Begin(run.ErrSignal)
+	err := awaitError(t, done, "the end")
+	if hang := new(actors.HangError); !errors.Is(err, actors.ErrCut) || errors.As(err, &hang) {
+		t.Errorf("Err = %v, want what was ended hard, and nothing that hangs", err)
+	}
+}
+
 func TestProcess(t *testing.T) {
 	t.Parallel()
 	asked := &run.SignalError{Signal: os.Interrupt}
