@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-kit/log"
 	"github.com/oklog/run"
 
 	"lastcall/actors"
@@ -177,5 +178,26 @@ func TestCutIsCounted(t *testing.T) {
 	}
 	if s := stop.Snapshot(); len(s.Cut) != 3 || s.CutHijacked != 2 {
 		t.Errorf("cut %d, of them hijacked %d, want 3 and 2", len(s.Cut), s.CutHijacked)
+	}
+}
+
+// TestDrainWithLogStuck has a log that takes no line: the stop begins, and ends, all the
+// same.
+func TestDrainWithLogStuck(t *testing.T) {
+	t.Parallel()
+	blocks := make(chan struct{})
+	defer close(blocks)
+	stop := &actors.Stop{Logger: log.LoggerFunc(func(...any) error { <-blocks; return nil })}
+	window, _, wait := drainable(t, stop, func(http.ResponseWriter, *http.Request) {})
+	_, lines := drain(t, window)
+	last := ""
+	for lines.Scan() {
+		last = lines.Text()
+	}
+	if !strings.HasPrefix(last, "stopped after ") {
+		t.Errorf("the last line is %q, %v, want stopped after …", last, lines.Err())
+	}
+	if err := wait(); err != nil {
+		t.Errorf("Err = %v, want nil", err)
 	}
 }
