@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"regexp"
 	"slices"
 	"strconv"
@@ -203,6 +204,9 @@ func TestProcessBlockedLog(t *testing.T) {
 func TestProcessBlockedLogSecondInterrupt(t *testing.T) {
 	g := &gate{open: make(chan struct{})}
 	defer close(g.open)
+	late := make(chan os.Signal, 1) // one that comes when the group has ended must not end this process
+	signal.Notify(late, os.Interrupt)
+	defer signal.Stop(late)
 	stop := actors.Stop{Logger: g, Grace: time.Hour}
 	mark := t.TempDir() + "/mark"
 	cmd := sh(`trap 'exit 0' TERM; echo 0; echo 1; : >"$MARK"; while :; do :; done`)

@@ -78,6 +78,8 @@ type conn struct {
 	tls    bool  // see setTLS
 	door   *door // it came by
 
+	context context.Context // which the hooks have made; before the first request
+
 	written atomic.Int64          // bytes; those of a ReadFrom count when it returns
 	stalled atomic.Bool           // the client has taken nothing for so long that it is not waited for
 	late    atomic.Bool           // an answer was written only after the write deadline

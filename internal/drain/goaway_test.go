@@ -2,6 +2,7 @@ package drain_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"io"
 	"net"
@@ -91,6 +92,31 @@ func (c *http2Client) answer(id uint32) {
 	c.until("an answer", func(f http2.Frame) bool {
 		return f.Header().StreamID == id && f.Header().Flags.Has(http2.FlagDataEndStream) &&
 			(f.Header().Type == http2.FrameData || f.Header().Type == http2.FrameHeaders)
+	})
+}
+
+// TestAnswerWithoutBodyStaysWhole has the program end the context of all requests, as
+// some do when they stop: an answer without a body is one frame, as gRPC wants it.
+func TestAnswerWithoutBodyStaysWhole(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, overTLS bool) {
+		base, end := context.WithCancel(t.Context())
+		begun := make(chan struct{})
+		srv := server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
+			close(begun)
+			<-r.Context().Done()
+			w.Header().Set("Grpc-Status", "1")
+		})
+		srv.BaseContext = func(net.Listener) context.Context { return base }
+		c := newHTTP2Client(t, servetest.Start(t, new(actors.Stop), srv), overTLS)
+		c.ask(1)
+		<-begun
+		end()
+		f := c.until("an answer", func(f http2.Frame) bool { return f.Header().Type == http2.FrameHeaders })
+		if !f.Header().Flags.Has(http2.FlagHeadersEndStream) {
+			t.Errorf("the first frame of the answer is %v, want END_STREAM", f)
+		}
+		c.Close()
 	})
 }
 

@@ -187,9 +187,14 @@ func (w *response) serve(handler http.Handler, rw http.ResponseWriter, r *http.R
 
 // isReset reports whether net/http has reset the stream because the handler did not
 // return before the write deadline. It is not known when the connection is closed, as
-// it may be from a second later on: http2Response.late says it then.
+// it may be from a second later on: http2Response.late says it then. So it does where the
+// program has ended the context of the connection: a Flush would send a part of an answer
+// that is to be whole.
 func (w *response) isReset(r *http.Request) bool {
-	return r.Context().Err() != nil && errors.Is(http.NewResponseController(w.ResponseWriter).Flush(), os.ErrDeadlineExceeded)
+	if r.Context().Err() == nil || w.conn != nil && w.conn.context.Err() != nil {
+		return false
+	}
+	return errors.Is(http.NewResponseController(w.ResponseWriter).Flush(), os.ErrDeadlineExceeded)
 }
 
 // MarkFailed says that the request has failed, whatever the status of its answer. A

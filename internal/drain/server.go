@@ -237,6 +237,9 @@ func (s *Server) wrapHooks() {
 		if connContext != nil {
 			ctx = connContext(ctx, accepted(nc))
 		}
+		if c != nil {
+			c.context = ctx
+		}
 		return context.WithValue(ctx, connKey{}, c)
 	}
 	connState := s.http.ConnState
