@@ -240,7 +240,10 @@ func usageOf(t *testing.T, p *Process, client *http.Client, admin string) (u usa
 // freshUsage returns the usage of a process that rests.
 func freshUsage(t *testing.T, p *Process, client *http.Client, admin string) usage {
 	t.Helper()
-	usageOf(t, p, client, admin)
+	WaitFor(t, "every actor to run", func() bool {
+		_, status := ask(t, client, "GET", "http://"+admin+"/status", "")
+		return strings.Contains(status, `"state": "running"`) && !strings.Contains(status, `"state": "waiting"`)
+	})
 	fresh := usageOf(t, p, client, admin)
 	for range 20 { // some come and go
 		fresh.goroutines = max(fresh.goroutines, usageOf(t, p, client, admin).goroutines)
