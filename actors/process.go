@@ -218,18 +218,20 @@ func (p *process) endGroup(cmd *exec.Cmd, exited <-chan struct{}) (killed bool) 
 	pid := cmd.Process.Pid
 	signalGroup(cmd.Process, p.Signal)
 	continueGroup(cmd.Process)
-	deadline := p.deadlineWithin(p.Grace)
-	bound := time.NewTimer(time.Until(deadline))
+	bound := time.NewTimer(time.Until(p.deadlineWithin(p.Grace)))
 	defer bound.Stop()
+	own := time.Now().Add(max(p.Grace, 0))
 	pause := time.Millisecond // the end of a group can only be polled
 	leader, look, stopping := exited, (<-chan time.Time)(nil), p.stopping
 	for late := false; !late; {
 		select {
-		case <-stopping: // the deadline may come earlier
+		case <-stopping: // from now on the deadline is that of the stop
 			stopping = nil
-			if d := p.deadlineWithin(p.Grace); d.Before(deadline) {
-				bound.Reset(time.Until(d))
+			deadline := p.deadlineWithin(0)
+			if p.Grace != 0 && own.Before(deadline) {
+				deadline = own
 			}
+			bound.Reset(time.Until(deadline))
 		case <-leader:
 			leader = nil
 		case <-look:

@@ -109,7 +109,7 @@ func TestProcessSlowLog(t *testing.T) {
 		g := &gate{open: make(chan struct{})}
 		cmd := sh(tests[i].script)
 		cmd.Env = append(os.Environ(), "MARK="+t.TempDir()+"/mark")
-		tests[i].running = running{begin(actors.Process(&actors.Stop{Logger: g}, cmd, actors.ProcessConfig{})), g}
+		tests[i].running = running{begin(actors.Process(&actors.Stop{Logger: g, Grace: time.Hour}, cmd, actors.ProcessConfig{})), g}
 	}
 	for _, tt := range tests {
 		tt.log.untilGone(t)

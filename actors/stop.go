@@ -256,18 +256,6 @@ func (s *Stop) enterFirst(p Phase) {
 	close(s.beginLogged)
 }
 
-// unlessBegun calls f, unless the stop has begun, and reports whether it has. f takes
-// no locks.
-func (s *Stop) unlessBegun(f func()) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.began.IsZero() {
-		return false
-	}
-	f()
-	return true
-}
-
 // beginCause returns why the stop began.
 func (s *Stop) beginCause() error {
 	s.mu.Lock()

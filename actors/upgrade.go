@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/go-kit/log"
@@ -105,7 +104,6 @@ type Upgrade struct {
 	restarts  chan os.Signal // gets Restart
 	stopping  chan struct{}  // closed by the first interrupt
 	failed    chan error     // gets why the predecessor goes on by itself
-	upgrading atomic.Bool    // an upgrade of this process is under way
 	interrupt func(error)
 
 	mu        sync.Mutex // guards the rest

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -17,8 +18,9 @@ import (
 	"lastcall/internal/handover"
 )
 
-// acceptTakers accepts those that want to take over, one at a time.
-func (u *Upgrade) acceptTakers(l net.Listener, takers chan<- net.Conn) {
+// acceptTakers accepts those that want to take over, one at a time. upgrading says
+// whether execute is busy with one.
+func (u *Upgrade) acceptTakers(l net.Listener, takers chan<- net.Conn, upgrading *atomic.Bool) {
 	select {
 	case <-u.alone: // until then they are for the predecessor
 	case <-u.stopping:
@@ -37,7 +39,7 @@ func (u *Upgrade) acceptTakers(l net.Listener, takers chan<- net.Conn) {
 				handover.Refuse(nc, errors.New("the process stops"))
 				waits = false
 			case <-time.After(100 * time.Millisecond):
-				if waits = !u.upgrading.Load(); !waits {
+				if waits = !upgrading.Load(); !waits {
 					handover.Refuse(nc, ErrUpgrading)
 				}
 			}
@@ -182,7 +184,7 @@ func (u *Upgrade) upgrade(nc net.Conn, patience time.Duration, end func(mayServe
 	unwatch := u.watchStop(func() { nc.Close() })
 	g, err := handover.Accept(nc, patience)
 	unwatch()
-	if err != nil && closed(u.stop.begun) {
+	if err != nil && (closed(u.stop.begun) || len(u.restarts) > 0) {
 		err = errors.New("this process stops")
 	}
 	defer func() {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/go-kit/log/level"
@@ -26,6 +27,7 @@ func (u *Upgrade) notify() {
 func (u *Upgrade) execute() error {
 	u.stop.recordExecute()
 	takers := make(chan net.Conn)
+	var upgrading atomic.Bool
 	if u.Path != "" {
 		l, err := u.Listener(handoverName, u.listenHandover)
 		if err != nil {
@@ -33,7 +35,7 @@ func (u *Upgrade) execute() error {
 			return fmt.Errorf("upgrade: %w", err)
 		}
 		defer l.Close()
-		go u.acceptTakers(l, takers)
+		go u.acceptTakers(l, takers, &upgrading)
 	}
 	if u.from != nil {
 		if err := u.takeOver(u.from.(*handover.Taker)); err != nil {
@@ -54,16 +56,16 @@ func (u *Upgrade) execute() error {
 			u.keep()
 			return nil
 		case <-u.signals:
-			u.upgrading.Store(true)
+			upgrading.Store(true)
 			err = u.spawn()
 		case nc := <-takers:
-			u.upgrading.Store(true)
+			upgrading.Store(true)
 			err = u.upgrade(nc, handoverPatience, nil)
 		}
 		if err == nil {
 			return nil
 		}
-		u.upgrading.Store(false)
+		upgrading.Store(false)
 		level.Error(u.logger).Log("msg", "upgrade failed, going on as before", "err", err)
 	}
 }
@@ -90,4 +92,23 @@ func (l *sharedListener) pause(paused bool) {
 	defer l.mu.Unlock()
 	l.paused = paused
 	l.change.Broadcast()
+}
+
+// share says of listeners whether another process has them, too.
+func share(list []*sharedListener, shared bool) {
+	for _, l := range list {
+		l.shared.Store(shared)
+	}
+}
+
+// unlessBegun calls f, unless the stop has begun, and reports whether it has. f takes
+// no locks.
+func (s *Stop) unlessBegun(f func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.began.IsZero() {
+		return false
+	}
+	f()
+	return true
 }

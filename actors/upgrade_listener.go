@@ -23,13 +23,6 @@ type sharedListener struct {
 	closed bool
 }
 
-// share says of listeners whether another process has them, too.
-func share(list []*sharedListener, shared bool) {
-	for _, l := range list {
-		l.shared.Store(shared)
-	}
-}
-
 func newSharedListener(name string, passed bool, l net.Listener) *sharedListener {
 	s := &sharedListener{Listener: l, name: name, passed: passed}
 	s.change.L = &s.mu

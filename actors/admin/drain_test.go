@@ -186,7 +186,13 @@ func TestCutIsCounted(t *testing.T) {
 func TestDrainWithLogStuck(t *testing.T) {
 	t.Parallel()
 	blocks := make(chan struct{})
-	defer close(blocks)
+	end := sync.OnceFunc(func() { close(blocks) })
+	defer end()
+	late := time.AfterFunc(wiretest.Patience, func() {
+		t.Error("the log holds the drain")
+		end()
+	})
+	defer late.Stop()
 	stop := &actors.Stop{Logger: log.LoggerFunc(func(...any) error { <-blocks; return nil })}
 	window, _, wait := drainable(t, stop, func(http.ResponseWriter, *http.Request) {})
 	_, lines := drain(t, window)

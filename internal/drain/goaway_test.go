@@ -16,6 +16,7 @@ import (
 	"lastcall/actors"
 	"lastcall/internal/servetest"
 	"lastcall/internal/socket"
+	"lastcall/internal/wiretest"
 )
 
 // An http2Client is a connection that sends and reads exactly the frames that a test
@@ -110,7 +111,7 @@ func TestAnswerWithoutBodyStaysWhole(t *testing.T) {
 		srv.BaseContext = func(net.Listener) context.Context { return base }
 		c := newHTTP2Client(t, servetest.Start(t, new(actors.Stop), srv), overTLS)
 		c.ask(1)
-		<-begun
+		wiretest.Wait(t, begun, "the handler to be called")
 		end()
 		f := c.until("an answer", func(f http2.Frame) bool { return f.Header().Type == http2.FrameHeaders })
 		if !f.Header().Flags.Has(http2.FlagHeadersEndStream) {

@@ -50,6 +50,8 @@ func TestBacklog(t *testing.T) {
 	l := listenFew(t, few)
 	var program sync.WaitGroup
 	peak, begin := 0, make(chan struct{})
+	open := sync.OnceFunc(func() { close(begin) })
+	defer open()
 	program.Go(func() {
 		<-begin
 		for {
@@ -96,7 +98,7 @@ func TestBacklog(t *testing.T) {
 		waiting, _, _ := socket.Backlog(netip.MustParseAddrPort(l.Addr().String()))
 		return waiting > 0
 	})
-	close(begin)
+	open()
 	wg.Wait()
 	transport.(interface{ CloseIdleConnections() }).CloseIdleConnections()
 	l.Close()

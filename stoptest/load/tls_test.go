@@ -184,7 +184,7 @@ func TestTLSClosedBetweenRequests(t *testing.T) {
 				}
 			})
 			// All cases run at the same time, as they mostly wait.
-			l := start(t, Config{Addr: addr, Dial: conns.dial(addr), Groups: []Group{
+			l := start(t, Config{Addr: addr, Dial: conns.dial(addr), DialTimeout: time.Minute, Groups: []Group{
 				{Kind: Looking, TLS: cfg, N: 2, Requests: 4, Think: pause, Delay: -1},
 				{Kind: Blind, TLS: cfg, N: 2, Requests: 4, Think: pause, Delay: -1}}})
 			checks = append(checks, func() {
@@ -234,7 +234,7 @@ func TestTLSHandshakesThatFail(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.group.Requests = 1
-			led := start(t, Config{Addr: rawServer(t, tt.serve), Groups: []Group{tt.group}}).Wait()
+			led := start(t, Config{Addr: rawServer(t, tt.serve), DialTimeout: time.Minute, Groups: []Group{tt.group}}).Wait()
 			wantCounts(t, led, led.Total, tt.want)
 		})
 	}
