@@ -162,6 +162,7 @@ func (d *deploy) try(l *life) error {
 		select {
 		case <-l.done:
 			cancel()
+			<-drained // or the streams of the generation that comes back would be ended
 			return d.fail(l, fmt.Errorf("ended within %v after the switch: %w", d.Trial, endError(l.err)))
 		case <-trial.C:
 			d.mu.Lock()
