@@ -19,7 +19,7 @@ import (
 type poked struct {
 	*net.TCPConn
 	onPoke   func(c *poked, t time.Time)
-	draining func() bool
+	draining <-chan struct{}
 	once     sync.Once
 	reading  atomic.Bool   // a Read waits
 	read     chan struct{} // told when a Read returns
@@ -37,7 +37,13 @@ func (c *poked) Read(p []byte) (int, error) {
 }
 
 func (c *poked) SetReadDeadline(t time.Time) error {
-	if !t.IsZero() && t.Before(time.Now()) && c.draining() {
+	draining := false
+	select {
+	case <-c.draining:
+		draining = true
+	default: // it is not asked of the Stop, which may wait for the lock that the engine holds
+	}
+	if !t.IsZero() && t.Before(time.Now()) && draining {
 		first := false
 		c.once.Do(func() { first = true })
 		if first {
@@ -77,7 +83,7 @@ func poke(t *testing.T, srv *http.Server, onPoke func(client *servetest.Client, 
 		p := &poked{
 			TCPConn:  tc,
 			onPoke:   func(p *poked, at time.Time) { onPoke(c, p, at) },
-			draining: func() bool { return stop.Phase() == actors.Draining },
+			draining: stop.Draining(),
 			read:     make(chan struct{}, 1),
 		}
 		accepted <- p
@@ -155,7 +161,7 @@ func TestDrainIsNotOverruled(t *testing.T) {
 		return &poked{
 			TCPConn:  tc,
 			onPoke:   func(p *poked, at time.Time) { p.TCPConn.SetReadDeadline(at); close(told) },
-			draining: func() bool { return stop.Phase() == actors.Draining },
+			draining: stop.Draining(),
 		}
 	}})
 	done := make(chan error, 1)
