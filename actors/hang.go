@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/go-kit/log/level"
+
+	"lastcall/internal/awake"
 )
 
 // returnTime is how long after its deadline an actor may still return: the actors
@@ -33,30 +35,24 @@ func (e *HangError) Error() string {
 }
 
 // awaitEnd waits for an actor that is interrupted to return, until returnTime
-// after its deadline. That time is waited in tenths: on a machine that stands
-// still for a while the actor gets the rest of it.
+// after its deadline.
 func (a *supervised) awaitEnd() error {
 	a.sup.mu.Lock()
 	deadline := a.deadlineLocked()
 	a.sup.mu.Unlock()
 	timer := time.NewTimer(time.Until(deadline))
 	defer timer.Stop()
-	cut := a.sup.stop.cutting
-	for tenths := 0; ; {
-		select {
-		case <-a.done:
-			return a.result()
-		case <-cut:
-			cut = nil
-			if tenths == 0 {
-				timer.Reset(0)
-			}
-		case <-timer.C:
-			if tenths++; tenths > 10 {
-				return a.leaveBehind()
-			}
-			timer.Reset(returnTime / 10)
-		}
+	select {
+	case <-a.done:
+		return a.result()
+	case <-a.sup.stop.cutting:
+	case <-timer.C:
+	}
+	select {
+	case <-a.done:
+		return a.result()
+	case <-awake.After(returnTime):
+		return a.leaveBehind()
 	}
 }
 

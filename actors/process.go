@@ -218,20 +218,23 @@ func (p *process) endGroup(cmd *exec.Cmd, exited <-chan struct{}) (killed bool) 
 	pid := cmd.Process.Pid
 	signalGroup(cmd.Process, p.Signal)
 	continueGroup(cmd.Process)
-	bound := time.NewTimer(time.Until(p.deadlineWithin(p.Grace)))
-	defer bound.Stop()
 	own := time.Now().Add(max(p.Grace, 0))
+	left := func() time.Duration { // the deadline of the stop may be another one later
+		deadline := p.deadlineWithin(0)
+		if p.Grace != 0 && own.Before(deadline) {
+			deadline = own
+		}
+		return time.Until(deadline)
+	}
+	bound := time.NewTimer(left())
+	defer bound.Stop()
 	pause := time.Millisecond // the end of a group can only be polled
 	leader, look, stopping := exited, (<-chan time.Time)(nil), p.stopping
 	for late := false; !late; {
 		select {
-		case <-stopping: // from now on the deadline is that of the stop
+		case <-stopping:
 			stopping = nil
-			deadline := p.deadlineWithin(0)
-			if p.Grace != 0 && own.Before(deadline) {
-				deadline = own
-			}
-			bound.Reset(time.Until(deadline))
+			bound.Reset(left())
 		case <-leader:
 			leader = nil
 		case <-look:

@@ -165,7 +165,13 @@ func (s *Stop) init() {
 		s.finished = make(chan struct{})
 		s.entering = make(chan struct{}, 1)
 		s.since = time.Now()
-		s.log = asynclog.Of(s.Logger)
+		switch l := s.Logger.(type) {
+		case nil:
+		case *asynclog.Logger:
+			s.log = l
+		default:
+			s.log = asynclog.New(l)
+		}
 	})
 }
 

@@ -36,7 +36,7 @@ func (u *Upgrade) acceptTakers(l net.Listener, takers chan<- net.Conn, upgrading
 			case takers <- nc:
 				waits = false
 			case <-u.stop.begun:
-				handover.Refuse(nc, errors.New("the process stops"))
+				handover.Refuse(nc, handover.ErrStopping)
 				waits = false
 			case <-time.After(100 * time.Millisecond):
 				if waits = !upgrading.Load(); !waits {
@@ -74,7 +74,7 @@ func (u *Upgrade) keep() {
 			l.stored.Store(yes)
 		}
 	}
-	if !u.stop.unlessBegun(func() { stored(true) }) { // a stop hides the sockets of others than these
+	if !u.stop.unlessBegun(func() { stored(true) }) { // from now on no stop hides their sockets
 		return
 	}
 	if err := store.Keep(own, keys); err != nil {
@@ -110,9 +110,9 @@ func (u *Upgrade) spawn() error {
 		case <-u.alone:
 		case sig := <-u.restarts:
 			u.restartLater(sig)
-			return errors.New("the process stops")
+			return handover.ErrStopping
 		case <-u.stopping:
-			return errors.New("the process stops")
+			return handover.ErrStopping
 		}
 	}
 	if u.Allow != nil {
@@ -185,7 +185,7 @@ func (u *Upgrade) upgrade(nc net.Conn, patience time.Duration, end func(mayServe
 	g, err := handover.Accept(nc, patience)
 	unwatch()
 	if err != nil && (closed(u.stop.begun) || len(u.restarts) > 0) {
-		err = errors.New("this process stops")
+		err = handover.ErrStopping
 	}
 	defer func() {
 		if err != nil && g != nil {
@@ -238,7 +238,7 @@ func (u *Upgrade) upgrade(nc net.Conn, patience time.Duration, end func(mayServe
 	}
 	unwatch()
 	if err == nil && !u.stop.unlessBegun(func() { share(kept, true) }) {
-		err = errors.New("this process stops")
+		err = handover.ErrStopping
 	}
 	if err != nil {
 		for _, gv := range givings {

@@ -194,15 +194,13 @@ func (u *Upgrade) takeOver(t *handover.Taker) error {
 		}
 		if err := t.Run(reserve, adopt, sole); err != nil {
 			level.Warn(u.logger).Log("msg", "upgrade: the predecessor has ended early", "from", t.From(), "err", err, "adopted", u.stop.Snapshot().Adopted)
-			failure := err
-			if errors.Is(err, handover.ErrGone) {
-				share(common, false)
-				failure = u.refuses()
-			} else { // the predecessor goes on, with the listeners
-				share(common, true)
+			gone := errors.Is(err, handover.ErrGone)
+			share(common, !gone) // else the predecessor goes on with them
+			if gone {
+				err = u.refuses()
 			}
-			if failure != nil {
-				u.failed <- failure
+			if err != nil {
+				u.failed <- err
 			}
 			return
 		}

@@ -104,17 +104,6 @@ func New(next log.Logger, keyvals ...any) *Logger {
 	return &Logger{next: next, keyvals: keyvals, queue: make(chan *line, MaxQueued)}
 }
 
-// Of returns l if it is a Logger, and otherwise one that writes to l; nil for nil.
-func Of(l log.Logger) *Logger {
-	switch l := l.(type) {
-	case nil:
-		return nil
-	case *Logger:
-		return l
-	}
-	return New(l)
-}
-
 // whole returns a line with what all lines have, its values made printable.
 func (l *Logger) whole(keyvals []any) []any {
 	n := 0

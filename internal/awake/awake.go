@@ -9,17 +9,14 @@ const steps = 4
 // on a machine that stands still for a while, what came meanwhile has the rest.
 func After(d time.Duration) <-chan struct{} {
 	over := make(chan struct{})
-	left := steps
-	var timer *time.Timer
-	ready := make(chan struct{})
-	timer = time.AfterFunc(d/steps, func() {
-		<-ready
-		if left--; left == 0 {
+	var wait func(left int)
+	wait = func(left int) {
+		if left == 0 {
 			close(over)
-		} else {
-			timer.Reset(d / steps)
+			return
 		}
-	})
-	close(ready)
+		time.AfterFunc(d/steps, func() { wait(left - 1) })
+	}
+	wait(steps)
 	return over
 }

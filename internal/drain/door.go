@@ -51,8 +51,8 @@ func newDoor(l net.Listener, s *Server) *door {
 	return d
 }
 
-// PathOf returns the file at the path of a unix socket, and nil if there is none. It is
-// that socket's only if it is looked at soon: another process may take the path.
+// PathOf returns what is at the path of a unix socket, or nil. Call it soon after the
+// socket was bound: another process may take the path.
 func PathOf(l net.Listener) fs.FileInfo {
 	path := socket.Path(l.Addr())
 	if path == "" {

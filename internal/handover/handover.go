@@ -44,6 +44,10 @@ var (
 	// because of a limit, say.
 	ErrNotAll = errors.New("not all connections were taken")
 
+	// ErrStopping is why nothing is given, or no longer. After Giver.Abort every step
+	// returns it.
+	ErrStopping = errors.New("this process stops")
+
 	// ErrProtocol is wrapped by errors of packets that are not expected.
 	ErrProtocol = errors.New("not the protocol")
 )

@@ -156,7 +156,7 @@ func (l *link) receive(timeout time.Duration) (p packet, files []*os.File, err e
 	}
 	l.u.SetReadDeadline(deadline)
 	if l.aborted.Load() {
-		return p, nil, errors.New("this process stops")
+		return p, nil, ErrStopping
 	}
 	buf, oob := make([]byte, maxPacket), make([]byte, unix.CmsgSpace(maxDescriptors*4))
 	n, oobn, flags, _, err := l.u.ReadMsgUnix(buf, oob)
@@ -169,7 +169,7 @@ func (l *link) receive(timeout time.Duration) (p packet, files []*os.File, err e
 	case err == nil && n == 0, errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
 		err = ErrGone
 	case errors.Is(err, os.ErrDeadlineExceeded) && l.aborted.Load():
-		err = errors.New("this process stops")
+		err = ErrStopping
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		err = fmt.Errorf("the other process has said nothing for %v", timeout)
 	}
