@@ -241,12 +241,20 @@ const keepers = 16
 
 // TestSystemd runs the units of deploy/systemd under a real systemd, with clients.
 func TestSystemd(t *testing.T) {
-	for _, units := range []string{".", "socket"} {
+	const reloads = "notify-reload" // the plain unit, with this type
+	for _, units := range []string{".", "socket", reloads} {
 		t.Run(units, func(t *testing.T) {
+			// WatchdogSec is what a busy machine may make one check take, four times.
+			service := "TimeoutStopSec=1\nTimeoutAbortSec=60\nWatchdogSec=8\nRestartSec=0\nEnvironment=LASTCALL_LOG_LEVEL=debug\n"
+			dir := units
+			if units == reloads {
+				skipBeforeSystemd(t, 253)
+				service += "Type=notify-reload\nExecReload=\n"
+				dir = "."
+			}
 			program := Launch(t, Here, As("program", "127.0.0.1:0"))
 			addr := wiretest.FreeAddr(t)
-			// WatchdogSec is what a busy machine may make one check take, four times.
-			m := startProxy(t, units, addr, program, "TimeoutStopSec=1\nTimeoutAbortSec=60\nWatchdogSec=8\nRestartSec=0\nEnvironment=LASTCALL_LOG_LEVEL=debug\n")
+			m := startProxy(t, dir, addr, program, service)
 			if units == "socket" {
 				m.must("start", "lastcall.socket")
 				if got := m.property("ActiveState"); got != "inactive" {
@@ -263,7 +271,11 @@ func TestSystemd(t *testing.T) {
 
 			t.Log("reload")
 			m.must("reload", "lastcall.service")
-			WaitFor(t, "the reload", func() bool { return strings.Contains(m.log(), "nothing to load again") })
+			reloaded := func() bool { return strings.Contains(m.log(), "nothing to load again") }
+			if units == reloads && !reloaded() {
+				t.Error("systemd has not waited for the end of the reload")
+			}
+			WaitFor(t, "the reload", reloaded)
 			m.waitProperty("ActiveState", active) // not for ever "reloading"
 			if got := m.property("MainPID"); got != first {
 				t.Errorf("MainPID = %s after a reload, want %s", got, first)
@@ -278,6 +290,8 @@ func TestSystemd(t *testing.T) {
 				t.Errorf("ActiveState = %s after an upgrade, want active", got)
 			}
 			first = m.property("MainPID")
+			m.must("reload", "lastcall.service")
+			m.waitProperty("ActiveState", active)
 			goOn(t, l)
 
 			t.Log("restart of what was upgraded, with requests that take longer than TimeoutStopSec")
@@ -355,6 +369,22 @@ func TestSystemd(t *testing.T) {
 				t.Errorf("after the stop: %s, want inactive success", got)
 			}
 		})
+	}
+}
+
+// skipBeforeSystemd skips a test that needs a version of systemd.
+func skipBeforeSystemd(t *testing.T, version int) {
+	t.Helper()
+	out, err := exec.Command("systemctl", "--version").Output()
+	if err != nil {
+		t.Skip(err)
+	}
+	var got int
+	if _, err := fmt.Sscanf(string(out), "systemd %d", &got); err != nil {
+		t.Fatalf("systemctl --version: %v in %q", err, out)
+	}
+	if got < version {
+		t.Skipf("this is systemd %d, the test needs %d", got, version)
 	}
 }
 
