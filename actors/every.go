@@ -84,7 +84,7 @@ type every struct {
 
 	clock func() time.Time // returns what the clock shows
 	wall  time.Time        // what the clock showed at mono
-	mono  time.Time        // when clockJump was called last, with a monotonic reading
+	mono  time.Time        // when readClock was called last, with a monotonic reading
 }
 
 func newEvery(stop *Stop, schedule Schedule, job func(context.Context) error, cfg EveryConfig) *every {
@@ -95,8 +95,7 @@ func newEvery(stop *Stop, schedule Schedule, job func(context.Context) error, cf
 func (e *every) runJobs() error {
 	ctx, cancel := e.workContext(e.Grace)
 	defer cancel()
-	due := e.now()
-	e.clockJump()
+	due, _ := e.readClock()
 	for first := e.AtStart; ; first = false {
 		var err error
 		if !first {
@@ -129,36 +128,22 @@ func (e *every) runJobs() error {
 	}
 }
 
-// byClock reports whether the schedule follows the clock, not the time that
-// passes.
-func (e *every) byClock() bool {
-	_, interval := e.schedule.(Interval)
-	return !interval
-}
-
-// now returns the present time of the schedule. For an Interval it has a monotonic
-// reading.
-func (e *every) now() time.Time {
-	if e.byClock() {
-		return e.clock().Round(0)
+// readClock returns the present time of the schedule, which for an Interval has a
+// monotonic reading, and by how much the clock has jumped since the last call: what it
+// has moved and the time that has passed differ by more than maxJump.
+func (e *every) readClock() (now time.Time, jump time.Duration) {
+	if _, interval := e.schedule.(Interval); interval {
+		return time.Now(), 0
 	}
-	return time.Now()
-}
-
-// clockJump returns the difference between what the clock has moved since the last
-// call and the time that has passed. It returns 0 if that is at most maxJump.
-func (e *every) clockJump() time.Duration {
-	if !e.byClock() {
-		return 0
-	}
-	wall, mono := e.now(), time.Now()
-	by := wall.Sub(e.wall) - mono.Sub(e.mono)
+	now = e.clock().Round(0)
+	mono := time.Now()
+	by := now.Sub(e.wall) - mono.Sub(e.mono)
 	first := e.mono.IsZero()
-	e.wall, e.mono = wall, mono
+	e.wall, e.mono = now, mono
 	if first || by.Abs() <= maxJump {
-		return 0
+		return now, 0
 	}
-	return by
+	return now, by
 }
 
 // nextTime returns the schedule's first time after t.
@@ -174,10 +159,10 @@ func (e *every) nextTime(t time.Time) (time.Time, error) {
 // have.
 func (e *every) next(due time.Time) (next time.Time, err error) {
 	next, err = e.nextTime(due)
-	if by := e.clockJump(); by != 0 && err == nil {
-		return e.resumeAfterJump(next, by)
+	now, jump := e.readClock()
+	if jump != 0 && err == nil {
+		return e.resumeAfterJump(next, now, jump)
 	}
-	now := e.now()
 	if err != nil || next.After(now) {
 		return next, err
 	}
@@ -201,12 +186,12 @@ func (e *every) next(due time.Time) (next time.Time, err error) {
 	return next, err
 }
 
-// resumeAfterJump returns the first time after a jump of the clock, and logs it
-// unless it is the expected one.
-func (e *every) resumeAfterJump(expected time.Time, by time.Duration) (time.Time, error) {
-	next, err := e.nextTime(e.now())
+// resumeAfterJump returns the first time after now, to which the clock has jumped, and
+// logs it unless it is the expected one.
+func (e *every) resumeAfterJump(expected, now time.Time, by time.Duration) (time.Time, error) {
+	next, err := e.nextTime(now)
 	if err == nil && !next.Equal(expected) {
-		level.Warn(e.logger).Log("msg", "the clock has jumped, going on from now", "by", by.Round(time.Second), "now", e.wall.UTC().Format(time.RFC3339), "next", next.UTC().Format(time.RFC3339))
+		level.Warn(e.logger).Log("msg", "the clock has jumped, going on from now", "by", by.Round(time.Second), "now", now.UTC().Format(time.RFC3339), "next", next.UTC().Format(time.RFC3339))
 	}
 	return next, err
 }
@@ -216,9 +201,9 @@ func (e *every) resumeAfterJump(expected time.Time, by time.Duration) (time.Time
 func (e *every) awaitRun(due time.Time) (time.Time, error) {
 	at := e.jittered(due)
 	for {
-		now := e.now()
-		if by := e.clockJump(); by < 0 || by > 0 && !now.Before(at) {
-			next, err := e.resumeAfterJump(due, by)
+		now, jump := e.readClock()
+		if jump < 0 || jump > 0 && !now.Before(at) {
+			next, err := e.resumeAfterJump(due, now, jump)
 			if err != nil {
 				return due, err
 			}

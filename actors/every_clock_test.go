@@ -58,6 +58,7 @@ type everyTest struct {
 	ran   []string // by the clock
 	log   strings.Builder
 	takes func() // what the job does
+	read  func() // called when the clock is read
 	loc   *time.Location
 	asks  *counted
 }
@@ -84,7 +85,12 @@ func (e *everyTest) run(t *testing.T, from, cron string, cfg EveryConfig, f func
 			}
 			return nil
 		}, cfg)
-		a.clock = e.clock.now
+		a.clock = func() time.Time {
+			if e.read != nil {
+				e.read()
+			}
+			return e.clock.now()
+		}
 		done := make(chan error)
 		go func() { done <- a.execute(a.runJobs)() }()
 		synctest.Wait()
@@ -140,6 +146,24 @@ func TestEveryClockSet(t *testing.T) {
 				t.Errorf("the schedule was asked %d times", e.asks.calls)
 			}
 		})
+	}
+}
+
+// TestEveryClockSetAtRead has a clock that jumps behind one of the times at which it is
+// read: two that follow at once must not differ.
+func TestEveryClockSetAtRead(t *testing.T) {
+	for at := range 20 {
+		var e everyTest
+		reads := 0
+		e.read = func() {
+			if reads++; reads == at+2 { // the first is before all
+				e.clock.set(t, "08:00:00")
+			}
+		}
+		e.run(t, "02:00:00", "0 3 * * *", EveryConfig{}, func() { time.Sleep(20 * time.Hour) })
+		if n := strings.Count(e.log.String(), "the clock has jumped"); !slices.Equal(e.ran, []string{"03:00:00"}) || n != 1 {
+			t.Errorf("set at read %d: ran at %v, want [03:00:00]; %d jumps in the log, want 1:\n%s", at, e.ran, n, &e.log)
+		}
 	}
 }
 
