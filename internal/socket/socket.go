@@ -68,10 +68,17 @@ func Unacked(nc net.Conn) bool {
 	return info.Unacked
 }
 
-// readSoon is ReadNow by a deadline in the near future.
-func readSoon(nc net.Conn, p []byte) int {
-	nc.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
-	n, _ := nc.Read(p)
+// readSoon is ReadNow by a deadline in the near future. A Read that begins behind it, because
+// the machine stood still, does not look: readSoon reads again where that may be so.
+func readSoon(nc net.Conn, p []byte) (n int) {
+	for range 10 {
+		deadline := time.Now().Add(20 * time.Millisecond)
+		nc.SetReadDeadline(deadline)
+		var err error
+		if n, err = nc.Read(p); n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(deadline) < time.Millisecond {
+			break
+		}
+	}
 	return n
 }
 
