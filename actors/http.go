@@ -66,9 +66,7 @@ const maxCutLogged = asynclog.MaxQueued / 2
 // as [http.Server.ServeTLS] does, and otherwise plain HTTP. A listener of [Plain]
 // is served without TLS in any case. Give HTTP listeners that do not speak TLS:
 // one of tls.NewListener is an error of execute. Certificates that are loaded
-// again when their files change are in lastcall/actors/certificate. Under TLS the drain
-// may not see a pipelined request behind a body that the handler does not read
-// to its end.
+// again when their files change are in lastcall/actors/certificate.
 //
 // HTTP/2 is net/http's own, as srv.Protocols, srv.HTTP2 and srv.TLSNextProto
 // say. When a stop begins, its clients get GOAWAY, which asks them to open no more

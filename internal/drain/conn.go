@@ -96,6 +96,7 @@ type conn struct {
 	bytesRead int64
 	askedMore bool          // the latest Read found nothing pending, and has not got anything
 	asks      chan struct{} // closed when askedMore becomes true; nil: nobody waits for it
+	bodyEnds  bool          // since readAhead began, net/http has come to the body's end, and is about to read on
 	requests  int           // that have begun
 	oldAt     time.Time     // when the connection is as old as it should get; zero: never
 	maxPause  time.Duration // the client's longest recent pause between requests

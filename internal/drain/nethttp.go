@@ -11,7 +11,7 @@ import (
 //   - While a handler runs and the body of its request has been read, net/http
 //     reads one byte ahead (startBackgroundRead), into a buffer of
 //     backgroundReadSize. No other Read of a connection in that time has a
-//     buffer of this size.
+//     buffer of this size. Just before it begins, the read deadline is set to none.
 //   - A Read that fails by a deadline in the past, which net/http sets when the
 //     handler has returned (abortPendingRead), ends the background read and
 //     nothing else. io.EOF cancels the request.

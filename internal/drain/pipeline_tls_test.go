@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/tls"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -105,43 +106,59 @@ func TestCloseNotifyInOnePacket(t *testing.T) {
 	}
 }
 
-// After Hijack the buffer is the handler's, even if what has read the body looks for its
-// end once more, as some middleware does.
+// After Hijack the buffer is the handler's, and what it has not read of the body is, even
+// if what has read the body looks for its end once more, as some middleware does.
 func TestHijackedBufferOverTLS(t *testing.T) {
 	t.Parallel()
-	hijacked, proceed, returned := make(chan struct{}), make(chan struct{}), make(chan struct{})
-	s := servetest.Start(t, new(actors.Stop), server2(t, true, func(w http.ResponseWriter, r *http.Request) {
-		io.Copy(io.Discard, r.Body)
-		nc, buf, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		go func() {
-			defer nc.Close()
-			<-proceed
-			var echo []byte
-			for range 3 {
-				b, _ := buf.ReadByte()
-				echo = append(echo, b)
+	for _, readsBody := range []bool{true, false} {
+		t.Run(fmt.Sprint(readsBody), func(t *testing.T) {
+			t.Parallel()
+			want := "abc"
+			if !readsBody {
+				want = "helloabc"
 			}
-			<-returned
-			nc.Write(echo)
-		}()
-		close(hijacked)
-		<-proceed
-		io.Copy(io.Discard, r.Body)
-		close(returned)
-	}))
-	raw := s.Dial(t)
-	c := tls.Client(raw.Conn, &tls.Config{InsecureSkipVerify: true})
-	io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhelloabc")
-	<-hijacked
-	s.End()
-	s.Until(t, actors.Draining)
-	close(proceed)
-	if b, err := io.ReadAll(c); string(b) != "abc" {
-		t.Errorf("echo = %q, %v", b, err)
+			hijacked, proceed, returned := make(chan struct{}), make(chan struct{}), make(chan struct{})
+			s := servetest.Start(t, new(actors.Stop), server2(t, true, func(w http.ResponseWriter, r *http.Request) {
+				if readsBody {
+					io.Copy(io.Discard, r.Body)
+				}
+				nc, buf, err := http.NewResponseController(w).Hijack()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				go func() {
+					defer nc.Close()
+					<-proceed
+					if !readsBody {
+						<-r.Context().Done() // the server is done with it
+					}
+					echo := make([]byte, len(want))
+					for i := range echo {
+						echo[i], _ = buf.ReadByte()
+					}
+					<-returned
+					nc.Write(echo)
+				}()
+				close(hijacked)
+				<-proceed
+				if readsBody {
+					io.Copy(io.Discard, r.Body)
+				}
+				close(returned)
+			}))
+			raw := s.Dial(t)
+			raw.SetDeadline(time.Now().Add(10 * time.Second))
+			c := tls.Client(raw.Conn, &tls.Config{InsecureSkipVerify: true})
+			io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhelloabc")
+			<-hijacked
+			s.End()
+			s.Until(t, actors.Draining)
+			close(proceed)
+			if b, err := io.ReadAll(c); string(b) != want {
+				t.Errorf("echo = %q, %v", b, err)
+			}
+		})
 	}
 }
 

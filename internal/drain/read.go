@@ -153,7 +153,9 @@ func (c *conn) nextRequestArrived(w http.ResponseWriter) bool {
 		return true
 	}
 	if c.tls && onlyEmptyLines(bufferedBy(w)) {
-		c.awaitAskedMoreLocked(w)
+		// net/http has started its background read: it has got a byte of the next request,
+		// or an error, or waits.
+		c.awaitReaderLocked(func() bool { return !readsAhead(w) })
 	}
 	return c.state == stateAnsweringNext || c.nextReadLocked(w)
 }
@@ -244,6 +246,7 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.deadline = t
+	c.bodyEnds = c.bodyEnds || t.IsZero()
 	if passed(t) {
 		c.unparkLocked()
 	}

@@ -53,33 +53,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// The connection has to learn of the body's end. net/http looks at the type
 	// of its own Request.Body: the handler gets a copy of the Request.
 	inner := r.WithContext(r.Context())
-	inner.Body = &followedBody{r.Body, &res.response, r, inner}
+	res.body = &followedBody{ReadCloser: r.Body, res: &res.response, outer: r, inner: inner, left: r.ContentLength}
+	inner.Body = res.body
 	defer func() { r.MultipartForm = inner.MultipartForm }() // net/http removes its files
 	res.serve(handler, res, inner)
-}
-
-// followedBody tells the connection when a body ends that it cannot follow: one
-// of unknown length, or under TLS.
-type followedBody struct {
-	io.ReadCloser
-	res          *response
-	outer, inner *http.Request // net/http's, and the handler's
-}
-
-func (b *followedBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err == io.EOF {
-		b.inner.Trailer = b.outer.Trailer
-		b.res.conn.endBody(b.res)
-	}
-	return n, err
-}
-
-// Close may read the rest, with its trailers.
-func (b *followedBody) Close() error {
-	err := b.ReadCloser.Close()
-	b.inner.Trailer = b.outer.Trailer
-	return err
 }
 
 // refuseBody answers 503 without the body that the client offers.
@@ -106,7 +83,7 @@ func (c *conn) begin(res *response, length int64) (ok bool) {
 		return false
 	case c.state == stateReading:
 		c.setStateLocked(stateAnswering)
-	case c.state.in(stateNew, stateIdle, stateReleasing): // under TLS it may have come with an earlier request
+	case c.state.in(stateNew, stateReleasing): // the end of the TLS handshake was not seen
 		c.beginLocked(stateAnswering)
 	case c.state == stateAnsweringNext && c.current == nil: // the next request came first
 	default:
@@ -117,11 +94,6 @@ func (c *conn) begin(res *response, length int64) (ok bool) {
 	c.current, res.writtenBefore = res, c.written.Load()
 	res.ambiguous = c.framing.length
 	c.framing.beginBody(length)
-	if c.tls && c.state == stateAnswering && length >= 0 { // the handler may not read the body
-		if p := bufferedBy(res.ResponseWriter); int64(len(p)) > length && !onlyEmptyLines(p[length:]) {
-			c.setStateLocked(stateAnsweringNext)
-		}
-	}
 	return true
 }
 
@@ -144,9 +116,10 @@ type response struct {
 	uri           string
 	http10        bool
 	http2         bool
-	ambiguous     bool        // the request has two lengths, see announce
-	hasHeader     bool        // the handler may have set some of the header
-	endsWithConn  atomic.Bool // the answer's only end is that of the connection
+	ambiguous     bool          // the request has two lengths, see announce
+	hasHeader     bool          // the handler may have set some of the header
+	endsWithConn  atomic.Bool   // the answer's only end is that of the connection
+	body          *followedBody // nil: there is none, or the connection follows it
 	writtenBefore int64
 	status        int          // 0: the header was not looked at
 	wroteHeader   bool         // net/http has a final status
@@ -235,11 +208,20 @@ func (w *response) announce(status int) {
 		header.Del("Connection") // at which net/http would send the only GOAWAY at once
 	case w.ambiguous:
 		header.Set("Connection", "close")
-	case !closing && !old:
-	case w.conn != nil && (!closing || time.Since(s.policy.DrainingSince()) < s.policy.IdleGrace()) && w.conn.nextRequestArrived(w.ResponseWriter):
+	case !closing && !old, header.Get("Connection") == "close":
+	case w.conn != nil && (!closing || time.Since(s.policy.DrainingSince()) < s.policy.IdleGrace()) && w.nextRequestArrived():
 	default:
 		header.Set("Connection", "close")
 	}
+}
+
+// nextRequestArrived reports whether, as far as can be known, some of a further request
+// has arrived behind this one and its body.
+func (w *response) nextRequestArrived() bool {
+	if w.body != nil {
+		w.body.readAhead()
+	}
+	return w.conn.nextRequestArrived(w.ResponseWriter)
 }
 
 // isInformational reports whether a status precedes the answer's own.

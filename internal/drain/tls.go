@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"lastcall/internal/socket"
 )
 
 // Under TLS a next request may be out of the socket, and not have been seen: in
@@ -16,8 +18,7 @@ import (
 // left but a part of one, see conn.askedMore. So while a handler runs and its body has
 // been read, the background read ends in a Read that waits, unless it has got a byte of
 // the next request. What is in net/http's buffer is looked at: nobody uses that then.
-// Behind a body that the handler does not read, only what is there before it is called is
-// seen.
+// Where the handler has not read its body to the end, see followedBody.readAhead.
 
 // records follows the records that a TLS client sends.
 type records struct {
@@ -51,23 +52,21 @@ func (r *records) take(p []byte) (n int, whole bool) {
 // partial reports whether a part of a record has come.
 func (r *records) partial() bool { return r.have > 0 }
 
-// nextReadLocked reports whether crypto/tls or net/http, which has answered with w,
-// have some of the next request. If the handler has not read the whole body, only a
-// part of what they have is known.
+// nextReadLocked reports whether crypto/tls or net/http, which answers with w and has read
+// the whole body, have some of the next request.
 func (c *conn) nextReadLocked(w http.ResponseWriter) bool {
-	return c.tls && (!c.askedMore && c.framing.body == 0 || c.handshake.partial() || !onlyEmptyLines(bufferedBy(w)))
+	return c.tls && (!c.askedMore || c.handshake.partial() || !onlyEmptyLines(bufferedBy(w)))
 }
 
-// awaitAskedMoreLocked waits until the background read, which net/http has started, ends
-// in a Read that waits, or is over: it has got a byte of the next request, or an error. It
-// gives up after stallTimeout.
-func (c *conn) awaitAskedMoreLocked(w http.ResponseWriter) {
+// awaitReaderLocked waits until whoever reads the connection waits for more than has arrived,
+// or is over with it. It gives up after stallTimeout.
+func (c *conn) awaitReaderLocked(isOver func() bool) {
 	end := time.Now().Add(stallTimeout)
-	for !c.askedMore && time.Now().Before(end) {
+	for (!c.askedMore || socket.Unread(c.Conn, c.bytesRead) > 0) && time.Now().Before(end) {
 		asks := make(chan struct{})
 		c.asks = asks
 		c.mu.Unlock()
-		over := !readsAhead(w) // locks what net/http holds when it calls us
+		over := isOver() // may lock what net/http holds when it calls us
 		if !over {
 			select {
 			case <-asks:
