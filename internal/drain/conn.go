@@ -55,10 +55,10 @@ import (
 //	closed         the socket is closed
 //
 // Any state but closed may become closed, and any but moved and closed may become
-// lingering. Under TLS a request may have come together with an earlier one whose body
-// the handler has not read, and is seen only when its handler is called: new, idle and
-// releasing may become answering. net/http reads ahead just before it calls the handler,
-// so that the first byte of the next request may come before that.
+// lingering. Where the end of a TLS handshake was not seen, a request is seen only when its
+// handler is called: new and releasing may become answering. net/http reads ahead just
+// before it calls the handler, so that the first byte of the next request may come before
+// that.
 //
 // net/http's own StateIdle is not enough: it lasts until a request's whole
 // header has been read, and so includes requests on their way in. Only Read
@@ -157,7 +157,7 @@ var legalSteps = [...][]connState{
 	stateReading:       {stateAnswering, stateAnsweringNext, stateHTTP2, stateParked},
 	stateAnswering:     {stateAnsweringNext, stateIdle, stateReading, stateHijacked},
 	stateAnsweringNext: {stateReading, stateHijacked},
-	stateIdle:          {stateReading, stateAnswering, stateReleasing, stateParked},
+	stateIdle:          {stateReading, stateReleasing, stateParked},
 	stateReleasing:     {stateNew, stateReading, stateAnswering},
 	stateHTTP2:         {},
 	stateHijacked:      {},
