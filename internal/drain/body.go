@@ -19,6 +19,7 @@ type followedBody struct {
 	io.ReadCloser
 	res          *response
 	outer, inner *http.Request // net/http's, and the handler's
+	last         bool          // the connection ends behind it anyway, if the handler leaves a rest
 
 	mu    sync.Mutex // held while net/http's is read
 	left  int64      // bytes that were not read; less than 0: unknown
@@ -79,7 +80,7 @@ func (b *followedBody) Close() error {
 // isRestReadLocked reports whether net/http reads what the handler leaves, so that the
 // connection can go on.
 func (b *followedBody) isRestReadLocked() bool {
-	return b.left <= mostLeft && !b.outer.Close && b.outer.Header.Get("Expect") == ""
+	return !b.last && b.left <= mostLeft
 }
 
 // readAhead reads what has arrived of the body that the handler has not read, and keeps it

@@ -53,7 +53,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// The connection has to learn of the body's end. net/http looks at the type
 	// of its own Request.Body: the handler gets a copy of the Request.
 	inner := r.WithContext(r.Context())
-	res.body = &followedBody{ReadCloser: r.Body, res: &res.response, outer: r, inner: inner, left: r.ContentLength}
+	res.body = &followedBody{ReadCloser: r.Body, res: &res.response, outer: r, inner: inner, left: r.ContentLength,
+		last: r.Close || r.Header.Get("Expect") != ""}
 	inner.Body = res.body
 	defer func() { r.MultipartForm = inner.MultipartForm }() // net/http removes its files
 	res.serve(handler, res, inner)
