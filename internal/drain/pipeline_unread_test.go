@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -227,4 +229,117 @@ func TestDrainAnswersBeforeBody(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Whatever clients pipeline, and whatever handlers leave of it, each request that has
+// begun to arrive when the stop begins is answered, and only the last answer says so.
+func TestPipelinedAtRandom(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("no other system tells how much is there to be read")
+	}
+	for seed := range uint64(200) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			rnd := rand.New(rand.NewPCG(seed, 0))
+			n := 1 + rnd.IntN(6)
+			var requests []string
+			for i := range n {
+				requests = append(requests, randomRequest(rnd, i))
+			}
+			entered, proceed := make(chan struct{}), make(chan struct{})
+			s := servetest.Start(t, &actors.Stop{IdleGrace: actors.DefaultGrace}, server2(t, seed%2 == 0, func(w http.ResponseWriter, r *http.Request) {
+				if strings.HasPrefix(r.URL.Path, "/0/") {
+					close(entered)
+					<-proceed
+				}
+				if err := leave(w, r); err != nil {
+					t.Error(err)
+				}
+				io.WriteString(w, r.URL.Path)
+			}))
+			raw, c := dialMaybeTLS(t, s, seed%2 == 0)
+			all := strings.Join(requests, "")
+			held := 0
+			if rnd.IntN(3) == 0 { // of the last request, while the stop begins
+				held = rnd.IntN(len(requests[n-1]))
+			}
+			if n == 1 {
+				held = 0
+			}
+			for now := all[:len(all)-held]; now != ""; {
+				m := 1 + rnd.IntN(min(len(now), 1+rnd.IntN(20_000)))
+				c.Send(now[:m])
+				now = now[m:]
+			}
+			<-entered
+			awaitArrival(t, raw)
+			s.End()
+			s.Until(t, actors.Draining)
+			close(proceed)
+			for i := range n {
+				if i == n-1 && held > 0 {
+					c.Send(all[len(all)-held:])
+				}
+				want := strings.Fields(requests[i])[1]
+				if body, last := c.Answer(); body != want || last != (i == n-1) {
+					t.Fatalf("answer %d of %d = %q, last %v; want %q", i+1, n, body, last, want)
+				}
+			}
+			if err := s.Wait(t); err != nil {
+				t.Errorf("Err() = %v", err)
+			}
+		})
+	}
+}
+
+// randomRequest returns a request whose path says how much of its body, which it has at
+// times, the handler is to read, and how.
+func randomRequest(rnd *rand.Rand, i int) string {
+	how := []string{"nothing", "part", "all", "end", "close", "later"}[rnd.IntN(6)]
+	length := []int{0, 1, 5, 1000, 4096, 9000}[rnd.IntN(6)]
+	body := strings.Repeat("x", length)
+	header := fmt.Sprintf("/%d/%s/%d HTTP/1.1\r\nHost: x\r\n", i, how, length)
+	switch rnd.IntN(3) {
+	case 0:
+		return "GET " + fmt.Sprintf("/%d/all/0 HTTP/1.1\r\nHost: x\r\n\r\n", i)
+	case 1:
+		return fmt.Sprintf("PUT %sContent-Length: %d\r\n\r\n%s", header, length, body)
+	}
+	var chunks strings.Builder
+	for body != "" {
+		n := 1 + rnd.IntN(len(body))
+		fmt.Fprintf(&chunks, "%x\r\n%s\r\n", n, body[:n])
+		body = body[n:]
+	}
+	return "PUT " + header + "Transfer-Encoding: chunked\r\n\r\n" + chunks.String() + []string{"0\r\n\r\n", "0\r\nSum: 1\r\n\r\n"}[rnd.IntN(2)]
+}
+
+// leave reads of a body what the path says.
+func leave(w http.ResponseWriter, r *http.Request) error {
+	path := strings.Split(r.URL.Path, "/")
+	length, _ := strconv.Atoi(path[3])
+	want := int64(length)
+	var got int64
+	var err error
+	switch path[2] {
+	case "nothing":
+		return nil
+	case "part":
+		want /= 2
+		got, err = io.CopyN(io.Discard, r.Body, want)
+	case "all": // but not its end
+		got, err = io.CopyN(io.Discard, r.Body, want)
+	case "end":
+		got, err = io.Copy(io.Discard, r.Body)
+	case "close":
+		return r.Body.Close()
+	case "later":
+		w.WriteHeader(http.StatusOK)
+		got, err = io.Copy(io.Discard, r.Body)
+	}
+	if err == nil && got != want {
+		err = fmt.Errorf("%s: read %d bytes of %d", r.URL.Path, got, want)
+	}
+	return err
 }
