@@ -25,7 +25,18 @@ type followedBody struct {
 	left  int64      // bytes that were not read; less than 0: unknown
 	ahead []byte     // what readAhead has read, and the handler has not
 	err   error      // what ended that; nil: nothing has
+
+	reader *aheadReader // under conn.mu; nil: readAhead was not called
 }
+
+// aheadReader is the goroutine of readAhead.
+type aheadReader struct {
+	enough atomic.Bool   // it is to end
+	done   chan struct{} // closed when it has
+	err    error         // then: why
+}
+
+var errEnough = errors.New("drain: no more is to be read ahead")
 
 func (b *followedBody) Read(p []byte) (n int, err error) {
 	b.mu.Lock()
@@ -94,43 +105,67 @@ func (b *followedBody) readAhead() {
 		return
 	}
 	c.bodyEnds = false
-	var over atomic.Bool
-	read := make(chan struct{})
+	r := &aheadReader{done: make(chan struct{})}
+	b.reader = r
 	go func() {
-		defer close(read)
-		for b.readOn(&over) {
+		defer close(r.done)
+		for r.err == nil {
+			r.err = b.readOn(r)
 		}
 	}()
 	c.awaitReaderLocked(func() bool {
 		select {
-		case <-read:
+		case <-r.done:
 			return true
 		default:
 			return false
 		}
 	})
-	over.Store(true)
+	r.enough.Store(true)
 	ends := c.bodyEnds // it is net/http's background read that waits, if one does
 	c.mu.Unlock()
 	if ends {
 		select {
-		case <-read:
+		case <-r.done:
 		case <-time.After(stallTimeout): // the handler has set that deadline
 		}
 	}
 }
 
-// readOn reads some of the body ahead unless that is over, and reports whether there may
-// be more.
-func (b *followedBody) readOn(over *atomic.Bool) bool {
+// endReadAhead ends readAhead's Read, if that still waits. Nobody may read when the handler
+// has returned or takes the connection over: net/http ends a Read by a deadline, which it
+// would take back itself if that Read came to the body's end just then.
+func (b *followedBody) endReadAhead() {
+	c := b.res.conn
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := b.reader
+	if r == nil {
+		return
+	}
+	select {
+	case <-r.done:
+		return
+	default:
+	}
+	c.Conn.SetReadDeadline(aLongTimeAgo)
+	c.mu.Unlock()
+	<-r.done
+	c.mu.Lock()
+	c.framing.broken = r.err != io.EOF && r.err != errEnough
+	c.setReadDeadlineLocked()
+}
+
+// readOn reads some of the body ahead.
+func (b *followedBody) readOn(r *aheadReader) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if over.Load() || b.err != nil || len(b.ahead) > mostLeft || !b.isRestReadLocked() {
-		return false
+	if r.enough.Load() || b.err != nil || len(b.ahead) > mostLeft || !b.isRestReadLocked() {
+		return errEnough
 	}
 	p := make([]byte, 4<<10)
 	var n int
 	n, b.err = b.readLocked(p)
 	b.ahead = append(b.ahead, p[:n]...)
-	return b.err == nil
+	return b.err
 }

@@ -22,6 +22,7 @@ type framing struct {
 	field   [15]byte // the first bytes of the line
 	length  bool     // a line since the last body was a Content-Length
 	body    int64    // bytes of the current body yet to come; -1: unknown
+	broken  bool     // reading that was broken off: it has not come whole
 	pending []byte   // arrived, not yet handed out
 }
 
@@ -34,7 +35,7 @@ func (f *framing) beginBody(length int64) { f.body = length }
 // endBody notes that nothing of the body is left: what is pending is the next
 // request, or empty lines before it. It reports whether some of a request is.
 func (f *framing) endBody() bool {
-	f.body, f.length = 0, false
+	f.body, f.length, f.broken = 0, false, false
 	return !onlyEmptyLines(f.pending)
 }
 
@@ -126,8 +127,8 @@ func (f *framing) behind() (yes bool, body int64) {
 	}
 }
 
-// bodyLeft reports whether some of the body has not been read.
-func (f *framing) bodyLeft() bool { return f.on && f.body != 0 }
+// bodyLeft reports whether some of the body has not been read, as far as that is known.
+func (f *framing) bodyLeft() bool { return (f.on || f.broken) && f.body != 0 }
 
 // onlyEmptyLines reports whether p is nothing or what may precede a request:
 // RFC 9112 section 2.2.

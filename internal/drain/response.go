@@ -56,7 +56,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	res.body = &followedBody{ReadCloser: r.Body, res: &res.response, outer: r, inner: inner, left: r.ContentLength,
 		last: r.Close || r.Header.Get("Expect") != ""}
 	inner.Body = res.body
-	defer func() { r.MultipartForm = inner.MultipartForm }() // net/http removes its files
+	defer func() {
+		res.body.endReadAhead()
+		r.MultipartForm = inner.MultipartForm // net/http removes its files
+	}()
 	res.serve(handler, res, inner)
 }
 
@@ -359,6 +362,9 @@ func (w *http1Response) ReadFrom(r io.Reader) (n int64, err error) {
 }
 
 func (w *http1Response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if w.body != nil {
+		w.body.endReadAhead()
+	}
 	nc, buf, err := w.ResponseWriter.(http.Hijacker).Hijack()
 	if err != nil {
 		return nc, buf, err
