@@ -3,6 +3,7 @@ package drain
 import (
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -39,12 +40,15 @@ type aheadReader struct {
 var errEnough = errors.New("drain: no more is to be read ahead")
 
 func (b *followedBody) Read(p []byte) (n int, err error) {
+	b.res.conn.wantMore()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
 	case len(b.ahead) > 0:
 		n = copy(p, b.ahead)
-		b.ahead = b.ahead[n:]
+		if b.ahead = b.ahead[n:]; len(b.ahead) == 0 {
+			b.ahead = nil
+		}
 	case b.err == nil:
 		n, b.err = b.readLocked(p)
 	}
@@ -52,9 +56,19 @@ func (b *followedBody) Read(p []byte) (n int, err error) {
 		err, b.err = b.err, nil
 	}
 	if err == io.EOF {
-		b.inner.Trailer = b.outer.Trailer
+		b.copyTrailer()
 	}
 	return n, err
+}
+
+// copyTrailer fills the handler's trailer, which is not net/http's: that may be filled
+// ahead of the handler's Read.
+func (b *followedBody) copyTrailer() {
+	if b.inner.Trailer == nil {
+		b.inner.Trailer = b.outer.Trailer
+	} else {
+		maps.Copy(b.inner.Trailer, b.outer.Trailer)
+	}
 }
 
 func (b *followedBody) readLocked(p []byte) (int, error) {
@@ -71,6 +85,7 @@ func (b *followedBody) readLocked(p []byte) (int, error) {
 // Close reads the rest, with its trailers, as net/http's does, which does not tell whether
 // it has come to the end.
 func (b *followedBody) Close() error {
+	b.res.conn.wantMore()
 	b.mu.Lock()
 	rest := b.isRestReadLocked()
 	b.mu.Unlock()
@@ -84,7 +99,7 @@ func (b *followedBody) Close() error {
 	if e := b.ReadCloser.Close(); err == nil || err == io.EOF || errors.Is(err, http.ErrBodyReadAfterClose) {
 		err = e
 	}
-	b.inner.Trailer = b.outer.Trailer
+	b.copyTrailer()
 	return err
 }
 
@@ -96,7 +111,8 @@ func (b *followedBody) isRestReadLocked() bool {
 
 // readAhead reads what has arrived of the body that the handler has not read, and keeps it
 // for the handler. So the connection learns of the body's end, behind which a request may
-// be. It does not wait for what has not arrived, nor for a Read of the handler's.
+// be. It does not wait for what has not arrived, nor for a Read of the handler's: its own
+// waits in conn.Read, apart from the socket and its deadlines, until the handler reads.
 func (b *followedBody) readAhead() {
 	c := b.res.conn
 	c.mu.Lock()
@@ -104,7 +120,7 @@ func (b *followedBody) readAhead() {
 		c.mu.Unlock()
 		return
 	}
-	c.bodyEnds = false
+	c.bodyEnds, c.readsAhead = false, true
 	r := &aheadReader{done: make(chan struct{})}
 	b.reader = r
 	go func() {
@@ -112,6 +128,7 @@ func (b *followedBody) readAhead() {
 		for r.err == nil {
 			r.err = b.readOn(r)
 		}
+		c.wantMore()
 	}()
 	c.awaitReaderLocked(func() bool {
 		select {
@@ -122,12 +139,12 @@ func (b *followedBody) readAhead() {
 		}
 	})
 	r.enough.Store(true)
-	ends := c.bodyEnds // it is net/http's background read that waits, if one does
+	ends := c.bodyEnds // what waits is net/http's background read: the body's last Read is about to return
 	c.mu.Unlock()
 	if ends {
 		select {
 		case <-r.done:
-		case <-time.After(stallTimeout): // the handler has set that deadline
+		case <-time.After(stallTimeout): // it was the handler that set the deadline to none
 		}
 	}
 }
@@ -149,6 +166,7 @@ func (b *followedBody) endReadAhead() {
 	default:
 	}
 	c.Conn.SetReadDeadline(aLongTimeAgo)
+	c.wantMoreLocked()
 	c.mu.Unlock()
 	<-r.done
 	c.mu.Lock()

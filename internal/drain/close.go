@@ -118,6 +118,12 @@ func (c *conn) linger(sending bool) {
 		return
 	}
 	var buf [4096]byte
+	c.mu.Lock()
+	broken, patience := c.framing.broken, time.Second
+	if broken { // net/http would have read on
+		patience = stallTimeout
+	}
+	c.mu.Unlock()
 	acked, quiet := c.bytesAcked(), !sending
 	look := time.Millisecond // until the next look for an acknowledgement
 	for end := time.Now().Add(stallTimeout); time.Now().Before(end); look = min(2*look, 20*time.Millisecond) {
@@ -129,13 +135,16 @@ func (c *conn) linger(sending bool) {
 		}
 		wait := look
 		if !quiet {
-			wait = time.Second
+			wait = patience
 		}
 		next := time.Now().Add(wait)
 		c.Conn.SetReadDeadline(next)
 		switch _, err := c.Conn.Read(buf[:]); {
 		case err == nil:
 			quiet = !sending
+			if broken {
+				end = time.Now().Add(stallTimeout)
+			}
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			quiet = true
 		case err == io.EOF: // the client may have closed its sending side only

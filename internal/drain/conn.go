@@ -91,16 +91,18 @@ type conn struct {
 	since time.Time // the request began to arrive, as far as known; new or idle: the client's pause began
 
 	// What the client sends.
-	handshake handshake // under TLS, which begins with it
-	framing   framing   // where requests end, or records
-	bytesRead int64
-	askedMore bool          // the latest Read found nothing pending, and has not got anything
-	asks      chan struct{} // closed when askedMore becomes true; nil: nobody waits for it
-	bodyEnds  bool          // since readAhead began, net/http has come to the body's end, and is about to read on
-	requests  int           // that have begun
-	oldAt     time.Time     // when the connection is as old as it should get; zero: never
-	maxPause  time.Duration // the client's longest recent pause between requests
-	head      []byte        // handed out of a request whose header is not whole yet
+	handshake  handshake // under TLS, which begins with it
+	framing    framing   // where requests end, or records
+	bytesRead  int64
+	askedMore  bool          // the latest Read found nothing pending, and has not got anything
+	asks       chan struct{} // closed when askedMore becomes true; nil: nobody waits for it
+	readsAhead bool          // see followedBody.readAhead: a Read that would wait does so without the socket
+	wanted     chan struct{} // ends that; nil: no Read waits so
+	bodyEnds   bool          // since readAhead began, the read deadline was set to none, as net/http does at the body's end
+	requests   int           // that have begun
+	oldAt      time.Time     // when the connection is as old as it should get; zero: never
+	maxPause   time.Duration // the client's longest recent pause between requests
+	head       []byte        // handed out of a request whose header is not whole yet
 
 	// What is being answered.
 	current *response // the request of HTTP/1 that is; nil while there is none
@@ -196,6 +198,7 @@ func (c *conn) setStateLocked(to connState) {
 		}
 	case stateLingering, stateClosed:
 		c.unparkLocked()
+		c.wantMoreLocked()
 		c.stopIdleTimerLocked()
 	}
 	if !to.in(stateIdle, stateReleasing) && c.closeTimer != nil {

@@ -22,7 +22,7 @@ type framing struct {
 	field   [15]byte // the first bytes of the line
 	length  bool     // a line since the last body was a Content-Length
 	body    int64    // bytes of the current body yet to come; -1: unknown
-	broken  bool     // reading that was broken off: it has not come whole
+	broken  bool     // net/http was kept from reading its rest, which has not come
 	pending []byte   // arrived, not yet handed out
 }
 

@@ -343,3 +343,76 @@ func leave(w http.ResponseWriter, r *http.Request) error {
 	}
 	return err
 }
+
+// What is read ahead of the handler costs it nothing: a read deadline that passes while
+// the handler does not read cancels nothing, and a trailer that comes is not filled in.
+func TestReadAheadIsNotSeen(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, overTLS bool) {
+		const timeout = 300 * time.Millisecond
+		entered, proceed, sent := make(chan struct{}), make(chan struct{}), make(chan struct{})
+		srv := server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
+			close(entered)
+			<-proceed
+			w.WriteHeader(http.StatusOK)
+			time.Sleep(2 * timeout)
+			if err := r.Context().Err(); err != nil {
+				t.Errorf("the request was cancelled: %v", err)
+			}
+			<-sent
+			if sum := r.Trailer.Get("Sum"); sum != "" {
+				t.Errorf("trailer = %q before the body was read", sum)
+			}
+			http.NewResponseController(w).SetReadDeadline(time.Now().Add(10 * time.Second))
+			if n, err := io.Copy(io.Discard, r.Body); n != 5 || err != nil {
+				t.Errorf("read %d bytes, %v", n, err)
+			}
+			if sum := r.Trailer.Get("Sum"); sum != "1" {
+				t.Errorf("trailer = %q", sum)
+			}
+			io.WriteString(w, "hello")
+		})
+		srv.ReadTimeout = timeout
+		s := servetest.Start(t, new(actors.Stop), srv)
+		_, c := dialMaybeTLS(t, s, overTLS)
+		c.Send("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTrailer: Sum\r\n\r\n5\r\nhe")
+		<-entered
+		s.End()
+		s.Until(t, actors.Draining)
+		close(proceed)
+		time.Sleep(timeout * 3 / 2)
+		c.Send("llo\r\n0\r\nSum: 1\r\n\r\n")
+		close(sent)
+		if body, last := c.Answer(); body != "hello" || !last {
+			t.Errorf("answer = %q, last %v", body, last)
+		}
+	})
+}
+
+// A client that is slow to send a body of which the handler wants nothing, and reads the
+// answer behind that, gets it.
+func TestDrainAnswersSlowSender(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, overTLS bool) {
+		entered, proceed := make(chan struct{}), make(chan struct{})
+		s := servetest.Start(t, new(actors.Stop), server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
+			close(entered)
+			<-proceed
+			io.WriteString(w, "hello")
+		}))
+		_, c := dialMaybeTLS(t, s, overTLS)
+		c.Send("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+		<-entered
+		s.End()
+		s.Until(t, actors.Draining)
+		close(proceed)
+		for range 2 {
+			time.Sleep(1500 * time.Millisecond)
+			c.Send("5\r\nhello\r\n")
+		}
+		c.Send("0\r\n\r\n")
+		if body, last := c.Answer(); body != "hello" || !last {
+			t.Errorf("answer = %q, last %v", body, last)
+		}
+	})
+}

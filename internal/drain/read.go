@@ -18,6 +18,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	if n > 0 {
 		return n, nil
 	}
+	c.awaitWanted()
 	n, err := c.Conn.Read(p[:limit])
 	for err != nil && n == 0 && c.wasPoked(err) {
 		if !c.park() {
@@ -53,6 +54,34 @@ func (c *conn) beforeRead(p []byte) (n, limit int) {
 		c.askLocked()
 	}
 	return n, limit
+}
+
+// awaitWanted waits, where a body is read ahead and nothing has arrived, until it is wanted.
+func (c *conn) awaitWanted() {
+	c.mu.Lock()
+	if !c.readsAhead || socket.Unread(c.Conn, c.bytesRead) > 0 {
+		c.mu.Unlock()
+		return
+	}
+	wanted := make(chan struct{})
+	c.wanted = wanted
+	c.mu.Unlock()
+	<-wanted
+}
+
+// wantMore has a Read of a body ahead wait at the socket, as any Read.
+func (c *conn) wantMore() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wantMoreLocked()
+}
+
+func (c *conn) wantMoreLocked() {
+	c.readsAhead = false
+	if c.wanted != nil {
+		close(c.wanted)
+		c.wanted = nil
+	}
 }
 
 // isBackgroundReadLocked reports whether a Read into a buffer of this size can
@@ -249,6 +278,7 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	c.bodyEnds = c.bodyEnds || t.IsZero()
 	if passed(t) {
 		c.unparkLocked()
+		c.wantMoreLocked()
 	}
 	return c.setReadDeadlineLocked()
 }

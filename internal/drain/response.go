@@ -55,7 +55,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	inner := r.WithContext(r.Context())
 	res.body = &followedBody{ReadCloser: r.Body, res: &res.response, outer: r, inner: inner, left: r.ContentLength,
 		last: r.Close || r.Header.Get("Expect") != ""}
-	inner.Body = res.body
+	inner.Body, inner.Trailer = res.body, r.Trailer.Clone()
 	defer func() {
 		res.body.endReadAhead()
 		r.MultipartForm = inner.MultipartForm // net/http removes its files
