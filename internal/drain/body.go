@@ -40,8 +40,7 @@ type aheadReader struct {
 var errEnough = errors.New("drain: no more is to be read ahead")
 
 func (b *followedBody) Read(p []byte) (n int, err error) {
-	b.res.conn.wantMore()
-	b.mu.Lock()
+	b.lock()
 	defer b.mu.Unlock()
 	switch {
 	case len(b.ahead) > 0:
@@ -71,6 +70,19 @@ func (b *followedBody) copyTrailer() {
 	}
 }
 
+// lock gets b.mu for the handler. A Read ahead that has it does not keep it.
+func (b *followedBody) lock() {
+	c := b.res.conn
+	c.mu.Lock()
+	c.wants++
+	c.wakeAheadLocked()
+	c.mu.Unlock()
+	b.mu.Lock()
+	c.mu.Lock()
+	c.wants--
+	c.mu.Unlock()
+}
+
 func (b *followedBody) readLocked(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if b.left > 0 {
@@ -85,15 +97,14 @@ func (b *followedBody) readLocked(p []byte) (int, error) {
 // Close reads the rest, with its trailers, as net/http's does, which does not tell whether
 // it has come to the end.
 func (b *followedBody) Close() error {
-	b.res.conn.wantMore()
-	b.mu.Lock()
+	b.lock()
 	rest := b.isRestReadLocked()
 	b.mu.Unlock()
 	var err error
 	if rest {
 		_, err = io.CopyN(io.Discard, b, mostLeft)
 	}
-	b.mu.Lock()
+	b.lock()
 	defer b.mu.Unlock()
 	b.ahead, b.err = nil, nil
 	if e := b.ReadCloser.Close(); err == nil || err == io.EOF || errors.Is(err, http.ErrBodyReadAfterClose) {
@@ -120,7 +131,7 @@ func (b *followedBody) readAhead() {
 		c.mu.Unlock()
 		return
 	}
-	c.bodyEnds, c.readsAhead = false, true
+	c.bodyEnds = false
 	r := &aheadReader{done: make(chan struct{})}
 	b.reader = r
 	go func() {
@@ -128,7 +139,6 @@ func (b *followedBody) readAhead() {
 		for r.err == nil {
 			r.err = b.readOn(r)
 		}
-		c.wantMore()
 	}()
 	c.awaitReaderLocked(func() bool {
 		select {
@@ -166,10 +176,12 @@ func (b *followedBody) endReadAhead() {
 	default:
 	}
 	c.Conn.SetReadDeadline(aLongTimeAgo)
-	c.wantMoreLocked()
+	c.wants++
+	c.wakeAheadLocked()
 	c.mu.Unlock()
 	<-r.done
 	c.mu.Lock()
+	c.wants--
 	c.framing.broken = r.err != io.EOF && r.err != errEnough
 	c.setReadDeadlineLocked()
 }
@@ -181,9 +193,17 @@ func (b *followedBody) readOn(r *aheadReader) error {
 	if r.enough.Load() || b.err != nil || len(b.ahead) > mostLeft || !b.isRestReadLocked() {
 		return errEnough
 	}
+	c := b.res.conn
+	c.mu.Lock()
+	c.readsAhead = true
+	c.mu.Unlock()
 	p := make([]byte, 4<<10)
 	var n int
 	n, b.err = b.readLocked(p)
+	c.mu.Lock()
+	c.readsAhead = false
+	c.wakeAheadLocked() // net/http's background read
+	c.mu.Unlock()
 	b.ahead = append(b.ahead, p[:n]...)
 	return b.err
 }

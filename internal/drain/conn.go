@@ -98,6 +98,7 @@ type conn struct {
 	asks       chan struct{} // closed when askedMore becomes true; nil: nobody waits for it
 	readsAhead bool          // see followedBody.readAhead: a Read that would wait does so without the socket
 	wanted     chan struct{} // ends that; nil: no Read waits so
+	wants      int           // how many wait for the end of such a Read
 	bodyEnds   bool          // since readAhead began, the read deadline was set to none, as net/http does at the body's end
 	requests   int           // that have begun
 	oldAt      time.Time     // when the connection is as old as it should get; zero: never
@@ -198,7 +199,7 @@ func (c *conn) setStateLocked(to connState) {
 		}
 	case stateLingering, stateClosed:
 		c.unparkLocked()
-		c.wantMoreLocked()
+		c.wakeAheadLocked()
 		c.stopIdleTimerLocked()
 	}
 	if !to.in(stateIdle, stateReleasing) && c.closeTimer != nil {

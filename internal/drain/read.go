@@ -59,7 +59,7 @@ func (c *conn) beforeRead(p []byte) (n, limit int) {
 // awaitWanted waits, where a body is read ahead and nothing has arrived, until it is wanted.
 func (c *conn) awaitWanted() {
 	c.mu.Lock()
-	if !c.readsAhead || socket.Unread(c.Conn, c.bytesRead) > 0 {
+	if !c.readsAhead || c.wants > 0 || passed(c.deadline) || socket.Unread(c.Conn, c.bytesRead) > 0 {
 		c.mu.Unlock()
 		return
 	}
@@ -69,15 +69,8 @@ func (c *conn) awaitWanted() {
 	<-wanted
 }
 
-// wantMore has a Read of a body ahead wait at the socket, as any Read.
-func (c *conn) wantMore() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.wantMoreLocked()
-}
-
-func (c *conn) wantMoreLocked() {
-	c.readsAhead = false
+// wakeAheadLocked ends awaitWanted.
+func (c *conn) wakeAheadLocked() {
 	if c.wanted != nil {
 		close(c.wanted)
 		c.wanted = nil
@@ -278,7 +271,7 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	c.bodyEnds = c.bodyEnds || t.IsZero()
 	if passed(t) {
 		c.unparkLocked()
-		c.wantMoreLocked()
+		c.wakeAheadLocked()
 	}
 	return c.setReadDeadlineLocked()
 }

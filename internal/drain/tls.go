@@ -63,6 +63,9 @@ func (c *conn) nextReadLocked(w http.ResponseWriter) bool {
 func (c *conn) awaitReaderLocked(isOver func() bool) {
 	end := time.Now().Add(stallTimeout)
 	for (!c.askedMore || socket.Unread(c.Conn, c.bytesRead) > 0) && time.Now().Before(end) {
+		if c.askedMore {
+			c.wakeAheadLocked() // something has come meanwhile
+		}
 		asks := make(chan struct{})
 		c.asks = asks
 		c.mu.Unlock()
