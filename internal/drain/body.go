@@ -37,6 +37,15 @@ type aheadReader struct {
 	err    error         // then: why
 }
 
+func (r *aheadReader) isDone() bool {
+	select {
+	case <-r.done:
+		return true
+	default:
+		return false
+	}
+}
+
 var errEnough = errors.New("drain: no more is to be read ahead")
 
 func (b *followedBody) Read(p []byte) (n int, err error) {
@@ -72,6 +81,9 @@ func (b *followedBody) copyTrailer() {
 
 // lock gets b.mu for the handler. A Read ahead that has it does not keep it.
 func (b *followedBody) lock() {
+	if b.mu.TryLock() {
+		return
+	}
 	c := b.res.conn
 	c.mu.Lock()
 	c.wants++
@@ -98,7 +110,7 @@ func (b *followedBody) readLocked(p []byte) (int, error) {
 // it has come to the end.
 func (b *followedBody) Close() error {
 	b.lock()
-	rest := b.isRestReadLocked()
+	rest := b.mayGoOnLocked()
 	b.mu.Unlock()
 	var err error
 	if rest {
@@ -114,9 +126,9 @@ func (b *followedBody) Close() error {
 	return err
 }
 
-// isRestReadLocked reports whether net/http reads what the handler leaves, so that the
-// connection can go on.
-func (b *followedBody) isRestReadLocked() bool {
+// mayGoOnLocked reports whether the connection can go on behind a rest that the handler
+// leaves: net/http reads it.
+func (b *followedBody) mayGoOnLocked() bool {
 	return !b.last && b.left <= mostLeft
 }
 
@@ -140,14 +152,7 @@ func (b *followedBody) readAhead() {
 			r.err = b.readOn(r)
 		}
 	}()
-	c.awaitReaderLocked(func() bool {
-		select {
-		case <-r.done:
-			return true
-		default:
-			return false
-		}
-	})
+	c.awaitReaderLocked(r.isDone)
 	r.enough.Store(true)
 	ends := c.bodyEnds // what waits is net/http's background read: the body's last Read is about to return
 	c.mu.Unlock()
@@ -167,13 +172,8 @@ func (b *followedBody) endReadAhead() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r := b.reader
-	if r == nil {
+	if r == nil || r.isDone() {
 		return
-	}
-	select {
-	case <-r.done:
-		return
-	default:
 	}
 	c.Conn.SetReadDeadline(aLongTimeAgo)
 	c.wants++
@@ -190,7 +190,7 @@ func (b *followedBody) endReadAhead() {
 func (b *followedBody) readOn(r *aheadReader) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if r.enough.Load() || b.err != nil || len(b.ahead) > mostLeft || !b.isRestReadLocked() {
+	if r.enough.Load() || b.err != nil || len(b.ahead) > mostLeft || !b.mayGoOnLocked() {
 		return errEnough
 	}
 	c := b.res.conn

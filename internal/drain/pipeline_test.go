@@ -1,7 +1,6 @@
 package drain_test
 
 import (
-	"bufio"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -20,7 +19,6 @@ import (
 
 	"lastcall/actors"
 	"lastcall/internal/servetest"
-	"lastcall/internal/socket"
 )
 
 // The first part of the next request came in one segment with the request that
@@ -126,10 +124,7 @@ func TestDrainAnswersBehindUnreadBody(t *testing.T) {
 				c.Send(strings.Repeat("x", length) + behind)
 				s.End()
 				s.Until(t, actors.Draining)
-				servetest.WaitFor(t, "that to arrive", func() bool {
-					info, ok := socket.TCPInfo(c.Conn)
-					return ok && !info.Unacked
-				})
+				awaitArrival(t, c)
 				close(proceed)
 				if body, last := c.Answer(); body != "hello" || last != (behind == "") {
 					t.Errorf("answer = %q, last %v", body, last)
@@ -433,9 +428,7 @@ func TestPipelinedOverTLS(t *testing.T) {
 				io.WriteString(w, "hello")
 			})
 			s := servetest.Start(t, new(actors.Stop), srv)
-			raw := s.Dial(t)
-			nc := tls.Client(raw.Conn, &tls.Config{InsecureSkipVerify: true})
-			c := &servetest.Client{T: t, Conn: nc, R: bufio.NewReader(nc)}
+			_, c := dialMaybeTLS(t, s, true)
 			c.Send(first)
 			<-entered
 			s.End()

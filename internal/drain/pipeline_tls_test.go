@@ -147,9 +147,7 @@ func TestHijackedBufferOverTLS(t *testing.T) {
 				}
 				close(returned)
 			}))
-			raw := s.Dial(t)
-			raw.SetDeadline(time.Now().Add(10 * time.Second))
-			c := tls.Client(raw.Conn, &tls.Config{InsecureSkipVerify: true})
+			_, c := dialMaybeTLS(t, s, true)
 			io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhelloabc")
 			<-hijacked
 			s.End()

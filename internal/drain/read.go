@@ -14,11 +14,13 @@ func (c *conn) Read(p []byte) (int, error) {
 	if !c.park() {
 		return 0, errMoved
 	}
-	n, limit := c.beforeRead(p)
+	n, limit, wanted := c.beforeRead(p)
 	if n > 0 {
 		return n, nil
 	}
-	c.awaitWanted()
+	if wanted != nil {
+		<-wanted
+	}
 	n, err := c.Conn.Read(p[:limit])
 	for err != nil && n == 0 && c.wasPoked(err) {
 		if !c.park() {
@@ -37,9 +39,9 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// beforeRead hands out what arrived together with an earlier request, or says
-// how much may be read at once.
-func (c *conn) beforeRead(p []byte) (n, limit int) {
+// beforeRead hands out what arrived together with an earlier request, or says how much may
+// be read at once, and what to wait for before: nil is nothing.
+func (c *conn) beforeRead(p []byte) (n, limit int, wanted <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	next := c.isBackgroundReadLocked(len(p))
@@ -50,26 +52,17 @@ func (c *conn) beforeRead(p []byte) (n, limit int) {
 	if n > 0 {
 		c.askedMore = false
 		c.onBytesLocked(p[:n], next)
-	} else {
-		c.askLocked()
+		return n, limit, nil
 	}
-	return n, limit
+	c.askLocked()
+	if c.readsAhead && c.wants == 0 && !passed(c.deadline) && socket.Unread(c.Conn, c.bytesRead) <= 0 {
+		c.wanted = make(chan struct{})
+		wanted = c.wanted
+	}
+	return n, limit, wanted
 }
 
-// awaitWanted waits, where a body is read ahead and nothing has arrived, until it is wanted.
-func (c *conn) awaitWanted() {
-	c.mu.Lock()
-	if !c.readsAhead || c.wants > 0 || passed(c.deadline) || socket.Unread(c.Conn, c.bytesRead) > 0 {
-		c.mu.Unlock()
-		return
-	}
-	wanted := make(chan struct{})
-	c.wanted = wanted
-	c.mu.Unlock()
-	<-wanted
-}
-
-// wakeAheadLocked ends awaitWanted.
+// wakeAheadLocked has a Read ahead go on at the socket, as any Read.
 func (c *conn) wakeAheadLocked() {
 	if c.wanted != nil {
 		close(c.wanted)

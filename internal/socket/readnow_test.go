@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"lastcall/internal/socket"
+	"lastcall/internal/wiretest"
 )
 
 // standing is a connection of which nothing is known. Its first Reads stand still before
@@ -27,21 +28,7 @@ func (c *standing) Read(p []byte) (int, error) {
 // What has arrived is read, also where the machine stands still, and when nothing has,
 // that is soon known.
 func TestReadNowOfUnknownConn(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	client, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	nc, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
+	client, nc := wiretest.Pair(t)
 	p := make([]byte, 10)
 	if n := socket.ReadNow(&standing{nc, 0}, p); n != 0 {
 		t.Errorf("read %d bytes of none", n)
