@@ -38,8 +38,9 @@ func (l *slowListener) Accept() (net.Conn, error) {
 }
 
 func (l *slowListener) Close() error {
+	err := l.TCPListener.Close() // first: an Accept that does not pause any more finds it closed
 	l.once.Do(func() { close(l.closed) })
-	return l.TCPListener.Close()
+	return err
 }
 
 // TestInheritedIsLeft stops while many are in the queue: whoever has not been
