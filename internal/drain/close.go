@@ -38,7 +38,7 @@ func (c *conn) close() error {
 		if c.state == stateHijacked && c.server.policy.Closing() {
 			c.server.hijackedEnded.Add(1)
 		}
-		c.streams.reset()
+		c.streams.close()
 		c.setStateLocked(stateClosed)
 	}
 	c.mu.Unlock()
@@ -189,6 +189,7 @@ func (c *conn) cut() (list []Request) {
 	for res := range c.streams.running {
 		res.late = false // nor as failed
 	}
+	c.streams.close()
 	c.setStateLocked(stateClosed)
 	c.breakOff(broken)
 	return list

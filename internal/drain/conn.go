@@ -424,7 +424,7 @@ func (c *conn) onIdle() {
 	draining := c.server.draining.Load()
 	switch {
 	case c.state == stateHTTP2:
-		c.streams.reset()
+		c.streams.open = false
 		c.startIdleTimerLocked()
 		if draining {
 			c.scheduleHTTP2CloseLocked()

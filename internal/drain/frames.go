@@ -34,6 +34,7 @@ const (
 	flagEndHeaders    = 4
 	pingSize          = 8
 	internalError     = 2
+	maxStream         = 1<<31 - 1
 )
 
 // protoUnencrypted is the entry of net/http's table that serves HTTP/2 without TLS,
@@ -41,13 +42,15 @@ const (
 const protoUnencrypted = "unencrypted_http2"
 
 // frameConn is an HTTP/2 connection as net/http gets it, above TLS. It follows the
-// frames that net/http writes, and writes GOAWAY between two of them.
+// frames that net/http reads and writes, and writes GOAWAY between two of them.
 type frameConn struct {
 	net.Conn // a *tls.Conn, or what Accept has returned
 	conn     *conn
 
 	ping     atomic.Uint64 // the payload of the PING behind GOAWAY; 0: it was not sent
 	pingedAt atomic.Int64  // how many bytes of the connection precede it; 0: it was not sent, or is answered
+
+	read frames // what the client has sent
 
 	mu     sync.Mutex // held while writing
 	frames frames
@@ -99,11 +102,15 @@ func readPreface(srv *http.Server, tc *tls.Conn) error {
 	return err
 }
 
-// Read looks for the answer to the PING. net/http reads the payload of a frame by
+// Read looks for streams that the client opens or resets, and for the answer to the PING. net/http reads the payload of a frame by
 // itself, so this costs no more than a comparison. If the payload comes in pieces,
 // the answer is not seen, and the second GOAWAY is sent by its time.
 func (fc *frameConn) Read(p []byte) (int, error) {
 	n, err := fc.Conn.Read(p)
+	fc.read.follow(p[:n])
+	if list := fc.read.take(); len(list) > 0 && fc.conn != nil {
+		fc.conn.onStreamsRead(list)
+	}
 	if n == pingSize && len(p) == pingSize {
 		if ping := fc.ping.Load(); ping != 0 && ping == binary.BigEndian.Uint64(p) {
 			fc.pingedAt.Store(0)
@@ -118,10 +125,9 @@ func (fc *frameConn) Write(p []byte) (n int, err error) {
 	defer fc.mu.Unlock()
 	n, err = fc.Conn.Write(p)
 	fc.frames.follow(p[:n])
-	if len(fc.frames.ended) > 0 && fc.conn != nil {
-		fc.conn.onStreamsWritten(fc.frames.ended)
+	if list := fc.frames.take(); len(list) > 0 && fc.conn != nil {
+		fc.conn.onStreamsWritten(list)
 	}
-	fc.frames.ended = fc.frames.ended[:0]
 	fc.writeDueLocked()
 	return n, err
 }
@@ -149,14 +155,14 @@ func (fc *frameConn) writeDueLocked() {
 		fc.pingedAt.Store(fc.conn.batch.Load().end())
 	}
 	b := []byte{0, 0, 8, frameGoAway, 0, 0, 0, 0, 0}
-	b = binary.BigEndian.AppendUint32(b, 1<<31-1)    // the last stream that can be
+	b = binary.BigEndian.AppendUint32(b, maxStream)
 	b = append(b, 0, 0, 0, 0)                        // NO_ERROR
 	b = append(b, 0, 0, 8, framePing, 0, 0, 0, 0, 0) // the length, the type, flags, the stream
 	b = binary.BigEndian.AppendUint64(b, ping)
 	fc.Conn.Write(b) // after an error net/http learns of it by its own
 }
 
-// frames follows what is written, to find where frames end.
+// frames follows what one side sends, to find where frames end.
 type frames struct {
 	begun      bool // the first, net/http's SETTINGS, has ended
 	header     [frameHeaderSize]byte
@@ -165,15 +171,17 @@ type frames struct {
 	unfinished bool // a CONTINUATION must follow
 	goneAway   bool // net/http has written GOAWAY
 
-	ending streamEnd // the stream that the frame ends; 0: none
-	ended  []streamEnd
+	current   streamFrame // which is not here to its end; of no stream: none
+	ofStreams []streamFrame
 }
 
-// streamEnd is the end of what is written to a stream.
-type streamEnd struct {
-	id    uint32
-	reset bool
-	code  uint32 // why it is reset; 0 if it is not
+// streamFrame is a frame that opens a stream, ends what its side sends on it, or resets
+// it.
+type streamFrame struct {
+	id   uint32
+	kind byte   // frameHeaders, frameData or frameReset
+	end  bool   // the last of its side
+	code uint32 // frameReset: why
 }
 
 func (f *frames) follow(p []byte) {
@@ -181,9 +189,9 @@ func (f *frames) follow(p []byte) {
 		if f.left > 0 {
 			n := min(f.left, len(p))
 			f.left -= n
-			if f.ending.reset {
+			if f.current.kind == frameReset {
 				for _, b := range p[:n] {
-					f.ending.code = f.ending.code<<8 | uint32(b)
+					f.current.code = f.current.code<<8 | uint32(b)
 				}
 			}
 			p = p[n:]
@@ -204,18 +212,26 @@ func (f *frames) follow(p []byte) {
 		case frameHeaders, framePushPromise, frameContinuation:
 			f.unfinished = flags&flagEndHeaders == 0
 		}
-		if kind == frameReset || (kind == frameData || kind == frameHeaders) && flags&flagEndStream != 0 {
-			f.ending = streamEnd{id: binary.BigEndian.Uint32(f.header[5:]), reset: kind == frameReset}
+		end := kind == frameReset || (kind == frameData || kind == frameHeaders) && flags&flagEndStream != 0
+		if end || kind == frameHeaders {
+			f.current = streamFrame{id: binary.BigEndian.Uint32(f.header[5:]) & maxStream, kind: kind, end: end}
 		}
 		f.onPayload()
 	}
 }
 
-// onPayload notes the end of a stream at the end of the frame.
+// onPayload notes the end of a frame.
 func (f *frames) onPayload() {
-	if f.left == 0 && f.ending.id != 0 {
-		f.ended, f.ending = append(f.ended, f.ending), streamEnd{}
+	if f.left == 0 && f.current.id != 0 {
+		f.ofStreams, f.current = append(f.ofStreams, f.current), streamFrame{}
 	}
+}
+
+// take returns the frames of streams that have come, until follow is called again.
+func (f *frames) take() []streamFrame {
+	list := f.ofStreams
+	f.ofStreams = f.ofStreams[:0]
+	return list
 }
 
 // between reports whether a frame that concerns the connection may come next.

@@ -13,16 +13,9 @@ import (
 	"github.com/go-kit/log/level"
 )
 
-const (
-	// minUnacked is how many answers a connection remembers until it asks the kernel
-	// which of them the client has.
-	minUnacked = 16
-
-	// maxUnwritten is how many answers may wait for the client: twice as many as
-	// net/http has streams by default. More are those of a client that has given
-	// many up after their handlers had returned, which nothing tells.
-	maxUnwritten = 500
-)
+// minUnacked is how many answers a connection remembers until it asks the kernel which
+// of them the client has.
+const minUnacked = 16
 
 // wrapHTTP2 makes HTTP/2 connections known, and finds a way to send them GOAWAY.
 //
@@ -114,6 +107,9 @@ func (c *conn) markHTTP2(goAwayer *http.Server, fc *frameConn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.streams.goAwayer, c.streams.frames = goAwayer, fc
+	if fc != nil {
+		c.streams.unwritten, c.streams.followed, c.streams.served = make(map[uint32]*http2Response), true, maxStream
+	}
 	if c.state == stateReleasing { // HTTP/2 without TLS: its preface came just then
 		c.beginLocked(stateReading)
 	}
@@ -136,9 +132,13 @@ type streams struct {
 	registered bool                        // net/http sends GOAWAY to the connection
 	open       bool                        // net/http has some that are not closed
 
-	// By ID, those whose answers net/http has not written to the end. Where that is
-	// not known they are not here.
+	// By ID, those that the client has opened and whose answers net/http has not written
+	// to the end; nil: its handler is not called yet. (net/http has no stream any more
+	// when the end is in its buffer, and open becomes false before that is written.)
 	unwritten map[uint32]*http2Response
+	followed  bool   // frames come here, and the ID is where it is expected
+	latest    uint32 // that the client has opened
+	served    uint32 // net/http may refuse those that are later
 
 	// Those whose handlers have returned and whose answers are written, in that
 	// order. They are here until the client has acknowledged the answer, and for
@@ -155,27 +155,21 @@ type streams struct {
 // any reports whether there is a stream, by either measure.
 func (s *streams) any() bool { return s.open || len(s.running) > 0 }
 
-// reset notes that net/http has none.
-func (s *streams) reset() {
+// close notes that net/http writes no more.
+func (s *streams) close() {
 	s.open = false
-	s.forget()
-}
-
-// forget removes those from unwritten whose handlers have returned.
-func (s *streams) forget() {
-	for id, res := range s.unwritten {
-		if !res.returned.IsZero() {
-			delete(s.unwritten, id)
-		}
-	}
+	clear(s.unwritten)
 }
 
 func (s *streams) inFlight(client string) (list []Request) {
 	for res := range s.running {
 		list = append(list, res.request(client))
 	}
-	for _, res := range s.unwritten {
-		if !res.returned.IsZero() {
+	for id, res := range s.unwritten {
+		switch {
+		case res == nil && id <= s.served:
+			list = append(list, Request{Class: HTTP2, Client: client})
+		case res != nil && !res.returned.IsZero():
 			list = append(list, res.request(client)) // its answer waits for the client
 		}
 	}
@@ -183,7 +177,7 @@ func (s *streams) inFlight(client string) (list []Request) {
 	case len(list) > 0 || !s.open:
 	case s.lastUnknown():
 		list = append(list, s.unacked[len(s.unacked)-1].request(client))
-	default: // one whose handler was not called
+	case !s.followed: // one whose handler was not called
 		list = append(list, Request{Class: HTTP2, Client: client})
 	}
 	return list
@@ -222,31 +216,74 @@ func (c *conn) beginStream(res *http2Response) (ok bool) {
 	}
 	if c.streams.running == nil {
 		c.streams.running = make(map[*http2Response]struct{})
-		c.streams.unwritten = make(map[uint32]*http2Response)
 	}
 	c.streams.running[res] = struct{}{}
-	if c.streams.frames != nil {
-		if res.id = streamID(res.ResponseWriter); res.id != 0 {
-			c.streams.unwritten[res.id] = res
-		}
+	if c.streams.followed {
+		c.followLocked(res)
 	}
 	c.requests++
 	return true
 }
 
-// onStreamsWritten notes that the answers of streams have been written to their ends.
-// While a handler runs, net/http resets its stream as one that has met an internal
-// error at the write deadline.
-func (c *conn) onStreamsWritten(ends []streamEnd) {
+// followLocked finds the stream that a response answers.
+func (c *conn) followLocked(res *http2Response) {
+	s := &c.streams
+	res.id = streamID(res.ResponseWriter)
+	_, open := s.unwritten[res.id]
+	switch pushed := res.id%2 == 0; {
+	case res.id == 0:
+		s.followed = false
+		clear(s.unwritten)
+	case open || pushed:
+		s.unwritten[res.id] = res
+	default:
+		res.reset = true
+	}
+}
+
+// onStreamsWritten notes that the answers of streams have been written to their ends, or
+// that net/http has reset them. While a handler runs, it does so, as one that has met an
+// internal error, at the write deadline.
+func (c *conn) onStreamsWritten(list []streamFrame) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, end := range ends {
-		if res := c.streams.unwritten[end.id]; res != nil {
-			delete(c.streams.unwritten, end.id)
-			res.late = res.returned.IsZero() && end.code == internalError
+	for _, f := range list {
+		if !f.end {
+			continue
+		}
+		switch res := c.streams.endWrite(f.id); {
+		case res == nil:
+		case f.kind == frameReset:
+			res.reset, res.late = true, res.returned.IsZero() && f.code == internalError
+		default:
 			c.onWrittenLocked(res)
 		}
 	}
+}
+
+// onStreamsRead notes which streams the client has opened, and which it has reset: it
+// wants no answer there.
+func (c *conn) onStreamsRead(list []streamFrame) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := &c.streams
+	for _, f := range list {
+		switch {
+		case f.kind == frameReset:
+			if res := s.endWrite(f.id); res != nil {
+				res.reset = true
+			}
+		case f.kind == frameHeaders && f.id > s.latest && s.followed: // else it is a trailer
+			s.latest, s.unwritten[f.id] = f.id, nil
+		}
+	}
+}
+
+// endWrite notes that no more is written to a stream, and returns what answers it, or nil.
+func (s *streams) endWrite(id uint32) *http2Response {
+	res := s.unwritten[id]
+	delete(s.unwritten, id)
+	return res
 }
 
 // onWrittenLocked notes that an answer has been written to its end, as far as can be
@@ -276,14 +313,15 @@ func (c *conn) endStream(res *http2Response, r *http.Request) {
 	delete(c.streams.running, res)
 	res.returned = time.Now()
 	switch {
-	case !c.streams.open || res.written == 0 && r.Context().Err() != nil: // the client has given it up
-		delete(c.streams.unwritten, res.id)
+	case res.reset:
 	case res.id == 0:
-		c.onWrittenLocked(res)
+		if c.streams.open && r.Context().Err() == nil { // else the client has given it up
+			c.onWrittenLocked(res)
+		}
 	case res.written > 0:
 		c.addUnackedLocked(res)
-	case len(c.streams.unwritten) > maxUnwritten:
-		c.streams.forget()
+	case res.id%2 == 0 && r.Context().Err() != nil: // pushed, and perhaps reset before its handler began
+		delete(c.streams.unwritten, res.id)
 	}
 	if res.late && res.outcome.Load() == answered {
 		res.finish(failed)
@@ -311,7 +349,8 @@ type http2Response struct {
 	began       time.Time // when the handler was called
 	returned    time.Time // when it returned; zero before
 	written     int64     // the answer ends with that byte of the connection; 0: it is not written
-	late        bool      // the stream was reset at the write deadline
+	reset       bool      // the stream was, by the client or by net/http, before that
+	late        bool      // it was by net/http, at the write deadline
 	bodyWritten atomic.Int64
 }
 

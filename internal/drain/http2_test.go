@@ -272,6 +272,55 @@ func TestCutNamesAnswersUnderWay(t *testing.T) {
 	})
 }
 
+// A stream that the client has reset is not named, whether that came before its handler
+// was called, or when its answer waited for the client. One whose header is not here to
+// its end is.
+func TestCutLeavesOutResetStreams(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, overTLS bool) {
+		s := servetest.Start(t, &actors.Stop{Grace: 500 * time.Millisecond}, server2(t, overTLS, servetest.Hello))
+		nc := dial2(t, s, overTLS)
+		fr := ask2(t, nc, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+		const n = 100
+		for i := range uint32(n) {
+			askOn(t, fr, 2*i+3, "/reset")
+			fr.WriteRSTStream(2*i+3, http2.ErrCodeInternal) // the client's, not net/http's
+		}
+		served := func(n uint64) {
+			servetest.WaitFor(t, fmt.Sprint(n, " served"), func() bool { return s.Stop.Snapshot().Served >= n })
+		}
+		served(1)
+		fr.WriteRSTStream(1, http2.ErrCodeCancel)
+		askOn(t, fr, 2*n+3, "/last") // behind all that
+		if err := fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*n + 5}); err != nil {
+			t.Fatal(err)
+		}
+		servetest.WaitFor(t, "the last", func() bool {
+			for _, r := range s.Stop.InFlight() {
+				if r.Path == "/last" {
+					return true
+				}
+			}
+			return false
+		})
+		s.End()
+		cut := new(actors.CutError)
+		if err := s.Wait(t); !errors.As(err, &cut) {
+			t.Fatalf("Err() = %v, want a cut", err)
+		}
+		var got []string
+		for _, r := range cut.Requests {
+			got = append(got, r.Path)
+		}
+		if slices.Sort(got); !slices.Equal(got, []string{"", "/last"}) {
+			t.Errorf("cut %q, want /last, and one of no path", got)
+		}
+		if n := s.Stop.Snapshot(); n.Failed != 0 {
+			t.Errorf("%d failed, want none", n.Failed)
+		}
+	})
+}
+
 // A handler whose client has gone away is waited for as well: what it uses may
 // be closed when the actor has returned.
 func TestDrainWaitsForHandlersWithoutClient(t *testing.T) {

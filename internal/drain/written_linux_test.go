@@ -123,6 +123,26 @@ func TestAnswerAfterItsHandler(t *testing.T) {
 	})
 }
 
+// The last answer of a busy time is named, too, while the client has not acknowledged it:
+// net/http has no streams any more before it writes the end.
+func TestCutNamesUnacknowledged(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, overTLS bool) {
+		const size = 400<<10 + 5
+		s := servetest.Start(t, &actors.Stop{Grace: 300 * time.Millisecond}, server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
+			io.WriteString(w, strings.Repeat("x", size))
+		}))
+		ask2(t, dial2(t, s, overTLS), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
+		servetest.WaitFor(t, "an idle connection", func() bool { n := s.Stop.Snapshot(); return n.Served == 1 && n.Idle == 1 })
+		time.Sleep(300 * time.Millisecond) // then the answer is not one of the last 250 ms
+		s.End()
+		cut := new(actors.CutError)
+		if err := s.Wait(t); !errors.As(err, &cut) || len(cut.Requests) != 1 || cut.Requests[0].Path != "/asked" || cut.Requests[0].Sent != size {
+			t.Errorf("Err() = %v, want that /asked was cut", err)
+		}
+	})
+}
+
 // A client that has not taken what was written to it until the write timed out
 // is waited for less, and no server has failed.
 func TestStalledClientEndsWithItsWrite(t *testing.T) {
