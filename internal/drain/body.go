@@ -152,7 +152,7 @@ func (b *followedBody) readAhead() {
 			r.err = b.readOn(r)
 		}
 	}()
-	c.awaitReaderLocked(r.isDone)
+	c.awaitReaderLocked(time.Now().Add(stallTimeout), r.isDone)
 	r.enough.Store(true)
 	ends := c.bodyEnds // what waits is net/http's background read: the body's last Read is about to return
 	c.mu.Unlock()

@@ -156,11 +156,47 @@ func (c *conn) linger(sending bool) {
 	}
 }
 
+// maxCatchUp is how long net/http has at the deadline to read what has arrived over
+// HTTP/2. It needs some microseconds; here is time for a machine that is busy.
+const maxCatchUp = 250 * time.Millisecond
+
+// readArrived has net/http read what has arrived of HTTP/2: only above TLS, and with the
+// frames before, can requests be told from the rest.
+func (s *Server) readArrived(list []*conn) {
+	var streams []*conn
+	for _, c := range list {
+		c.mu.Lock()
+		if c.state == stateHTTP2 {
+			socket.DropData(c.Conn) // else a client might send without end
+			streams = append(streams, c)
+		}
+		c.mu.Unlock()
+	}
+	end := time.Now().Add(maxCatchUp)
+	for _, c := range streams {
+		c.mu.Lock()
+		c.awaitReaderLocked(end, func() bool { return false })
+		c.mu.Unlock()
+	}
+}
+
+// dropData has nothing arrive any more, as far as the kernel can see to that.
+func (c *conn) dropData() {
+	if u, ok := c.Conn.(*net.UnixConn); ok {
+		u.CloseRead()
+	} else {
+		socket.DropData(c.Conn)
+	}
+}
+
 // cut closes the connection at once, and names what was under way on it. Nothing
-// can begin in between, because the lock is held.
+// can begin in between, because the lock is held, nor arrive, see dropData.
 func (c *conn) cut() (list []Request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if !c.state.in(stateParked, stateMoved, stateClosed) { // the successor's, perhaps
+		c.dropData()
+	}
 	if c.state == stateClosed {
 		for res := range c.streams.running {
 			if res.late {
@@ -174,10 +210,13 @@ func (c *conn) cut() (list []Request) {
 	unsure := socket.Unacked(c.Conn) || c.unwritten()
 	switch {
 	case c.state == stateHTTP2 || c.streams.registered:
-		// A reset, which bytes that were not read cause, deletes what the client has
+		// A reset, which bytes that were not read cause, may delete what the client has
 		// not read.
-		lately := unsure || c.streams.open || socket.Arrived(c.Conn)
+		lately := socket.Arrived(c.Conn) || !c.streams.followed && (unsure || c.streams.open)
 		list = append(list, c.streams.unsure(c.RemoteAddr().String(), c.bytesReadBy(), lately)...)
+		if c.state == stateHTTP2 && !c.hasReadAllLocked() { // a request, perhaps
+			list = append(list, Request{Class: HTTP2, Client: c.RemoteAddr().String()})
+		}
 	case unsure && c.state != stateNew && len(list) == 0: // the last bytes are on their way, and may be lost
 		list = append(list, c.requestLocked(HTTP1))
 	}

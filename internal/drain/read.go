@@ -170,7 +170,7 @@ func (c *conn) nextRequestArrived(w http.ResponseWriter) bool {
 	if c.tls && onlyEmptyLines(bufferedBy(w)) {
 		// net/http has started its background read: it has got a byte of the next request,
 		// or an error, or waits.
-		c.awaitReaderLocked(func() bool { return !readsAhead(w) })
+		c.awaitReaderLocked(time.Now().Add(stallTimeout), func() bool { return !readsAhead(w) })
 	}
 	return c.state == stateAnsweringNext || c.nextReadLocked(w)
 }

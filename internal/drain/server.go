@@ -316,7 +316,9 @@ func (s *Server) Drain(ctx context.Context) (cut []Request) {
 		s.mu.Lock()
 		s.cutting = true // what is accepted from here on is cut by track
 		s.mu.Unlock()
-		for _, c := range s.list() {
+		list := s.list()
+		s.readArrived(list)
+		for _, c := range list {
 			s.cut(c)
 		}
 		<-s.over

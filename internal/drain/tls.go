@@ -59,10 +59,9 @@ func (c *conn) nextReadLocked(w http.ResponseWriter) bool {
 }
 
 // awaitReaderLocked waits until whoever reads the connection waits for more than has arrived,
-// or is over with it. It gives up after stallTimeout.
-func (c *conn) awaitReaderLocked(isOver func() bool) {
-	end := time.Now().Add(stallTimeout)
-	for (!c.askedMore || socket.Unread(c.Conn, c.bytesRead) > 0) && time.Now().Before(end) {
+// or is over with it. It gives up at the end.
+func (c *conn) awaitReaderLocked(end time.Time, isOver func() bool) {
+	for !c.hasReadAllLocked() && time.Now().Before(end) {
 		if c.askedMore {
 			c.wakeAheadLocked() // something has come meanwhile
 		}
@@ -81,6 +80,12 @@ func (c *conn) awaitReaderLocked(isOver func() bool) {
 			return
 		}
 	}
+}
+
+// hasReadAllLocked reports whether whoever reads the connection waits for more than has
+// arrived.
+func (c *conn) hasReadAllLocked() bool {
+	return c.askedMore && socket.Unread(c.Conn, c.bytesRead) <= 0
 }
 
 // askLocked notes that a Read is about to wait for more than has come.

@@ -91,14 +91,37 @@ func DropSYN(l net.Listener) error {
 		{Code: unix.BPF_RET | unix.BPF_K, K: 1 << 18},
 	}
 	return control(l, func(fd int) error {
-		err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
-			&unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]})
-		if err != nil {
+		if err := attachFilter(fd, prog); err != nil {
 			return err
 		}
 		settle()
 		return nil
 	})
+}
+
+// DropData has the kernel drop what a connection gets from now on, as if it had not come:
+// it acknowledges nothing. Acknowledgements, and the end, go on to arrive. It has no effect
+// on unix sockets, and multipath TCP sockets refuse it.
+func DropData(nc net.Conn) error {
+	const offset = 12 // of the length of the TCP header, in its upper four bits, in units of 4 bytes
+	prog := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: offset},
+		{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: 0xf0},
+		{Code: unix.BPF_ALU | unix.BPF_RSH | unix.BPF_K, K: 2},
+		{Code: unix.BPF_MISC | unix.BPF_TAX},
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_LEN},
+		{Code: unix.BPF_JMP | unix.BPF_JGT | unix.BPF_X, Jt: 0, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 1 << 18},
+	}
+	return control(nc, func(fd int) error {
+		return attachFilter(fd, prog)
+	})
+}
+
+func attachFilter(fd int, prog []unix.SockFilter) error {
+	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+		&unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]})
 }
 
 // Refuses reports whether newcomers are refused at a listening socket, because of Hide or

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"runtime"
 	"syscall"
@@ -223,3 +224,47 @@ func TestHideNot(t *testing.T) {
 }
 
 type noDescriptor struct{ net.Listener }
+
+// TestDropData: what a connection gets is not acknowledged any more, and does not arrive,
+// but its peer's acknowledgements and FIN do.
+func TestDropData(t *testing.T) {
+	t.Parallel()
+	for _, host := range []string{"127.0.0.1", "[::1]"} {
+		t.Run(host, func(t *testing.T) {
+			l, err := net.Listen("tcp", host+":0")
+			if err != nil {
+				t.Skip(err)
+			}
+			defer l.Close()
+			client, err := net.Dial("tcp", l.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer client.Close()
+			server, err := l.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer server.Close()
+			if err := DropData(server); err != nil {
+				t.Fatal(err)
+			}
+			client.Write([]byte("hello"))
+			server.Write([]byte("hello"))
+			wiretest.WaitFor(t, "the acknowledgement", func() bool { return !Unacked(server) && Arrived(client) })
+			time.Sleep(50 * time.Millisecond)
+			if !Unacked(client) || Arrived(server) {
+				t.Error("what the client has sent has arrived")
+			}
+		})
+	}
+	nc, server := wiretest.Pair(t)
+	if err := DropData(server); err != nil {
+		t.Fatal(err)
+	}
+	nc.CloseWrite()
+	server.SetReadDeadline(time.Now().Add(wiretest.Patience))
+	if n, err := server.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("Read() = %d, %v, want EOF", n, err)
+	}
+}

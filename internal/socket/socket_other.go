@@ -17,6 +17,9 @@ func Hide(net.Listener) error { return errors.ErrUnsupported }
 // DropSYN is errors.ErrUnsupported.
 func DropSYN(net.Listener) error { return errors.ErrUnsupported }
 
+// DropData is errors.ErrUnsupported.
+func DropData(net.Conn) error { return errors.ErrUnsupported }
+
 // Handshakes is errors.ErrUnsupported.
 func Handshakes(port int) (int, error) { return 0, errors.ErrUnsupported }
 
