@@ -166,7 +166,7 @@ func (s *Server) readArrived(list []*conn) {
 	var streams []*conn
 	for _, c := range list {
 		c.mu.Lock()
-		if c.state == stateHTTP2 {
+		if c.state == stateHTTP2 && c.streams.mayOpen() {
 			socket.DropData(c.Conn) // else a client might send without end
 			streams = append(streams, c)
 		}
@@ -214,7 +214,7 @@ func (c *conn) cut() (list []Request) {
 		// not read.
 		lately := socket.Arrived(c.Conn) || !c.streams.followed && (unsure || c.streams.open)
 		list = append(list, c.streams.unsure(c.RemoteAddr().String(), c.bytesReadBy(), lately)...)
-		if c.state == stateHTTP2 && !c.hasReadAllLocked() { // a request, perhaps
+		if c.state == stateHTTP2 && c.streams.mayOpen() && !c.hasReadAllLocked() { // a request, perhaps
 			list = append(list, Request{Class: HTTP2, Client: c.RemoteAddr().String()})
 		}
 	case unsure && c.state != stateNew && len(list) == 0: // the last bytes are on their way, and may be lost

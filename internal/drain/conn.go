@@ -68,9 +68,11 @@ import (
 //
 //   - net/http's: it closes connections, and sets their deadlines, with its own held
 //   - Supervisor.mu and Stop.mu, of package actors: Stats is called with the latter
+//   - frameConn.mu, while net/http writes
 //   - Server.mu or conn.mu, which are never held together
+//   - batch.mu
 //
-// With the last two held, the accepted net.Conn and the Policy are called, and
+// With Server.mu or conn.mu held, the accepted net.Conn and the Policy are called, and
 // nobody else: nothing is logged, and no hook or handler runs.
 type conn struct {
 	net.Conn

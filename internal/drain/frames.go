@@ -50,11 +50,11 @@ type frameConn struct {
 	ping     atomic.Uint64 // the payload of the PING behind GOAWAY; 0: it was not sent
 	pingedAt atomic.Int64  // how many bytes of the connection precede it; 0: it was not sent, or is answered
 
-	read frames // what the client has sent
+	read frames // by net/http
 
-	mu     sync.Mutex // held while writing
-	frames frames
-	due    bool // GOAWAY is to be written
+	mu      sync.Mutex // held while writing
+	written frames     // by net/http
+	due     bool       // GOAWAY is to be written
 }
 
 // tlsFrameConn is a frameConn over TLS: net/http takes Request.TLS from
@@ -102,14 +102,13 @@ func readPreface(srv *http.Server, tc *tls.Conn) error {
 	return err
 }
 
-// Read looks for streams that the client opens or resets, and for the answer to the PING. net/http reads the payload of a frame by
-// itself, so this costs no more than a comparison. If the payload comes in pieces,
-// the answer is not seen, and the second GOAWAY is sent by its time.
+// Read follows what the client sends, and looks for the answer to the PING. net/http reads
+// the payload of a frame by itself, so this costs no more than a comparison. If the payload
+// comes in pieces, the answer is not seen, and the second GOAWAY is sent by its time.
 func (fc *frameConn) Read(p []byte) (int, error) {
 	n, err := fc.Conn.Read(p)
-	fc.read.follow(p[:n])
-	if list := fc.read.take(); len(list) > 0 && fc.conn != nil {
-		fc.conn.onStreamsRead(list)
+	if events := fc.read.follow(p[:n], fromClient); len(events) > 0 && fc.conn != nil {
+		fc.conn.onFramesRead(events)
 	}
 	if n == pingSize && len(p) == pingSize {
 		if ping := fc.ping.Load(); ping != 0 && ping == binary.BigEndian.Uint64(p) {
@@ -124,9 +123,8 @@ func (fc *frameConn) Write(p []byte) (n int, err error) {
 	fc.mu.Lock()
 	defer fc.mu.Unlock()
 	n, err = fc.Conn.Write(p)
-	fc.frames.follow(p[:n])
-	if list := fc.frames.take(); len(list) > 0 && fc.conn != nil {
-		fc.conn.onStreamsWritten(list)
+	if events := fc.written.follow(p[:n], fromServer); len(events) > 0 && fc.conn != nil {
+		fc.conn.onFramesWritten(events)
 	}
 	fc.writeDueLocked()
 	return n, err
@@ -142,11 +140,11 @@ func (fc *frameConn) writeGoAway() {
 }
 
 func (fc *frameConn) writeDueLocked() {
-	if !fc.due || !fc.frames.between() {
+	if !fc.due || !fc.written.between() {
 		return
 	}
 	fc.due = false
-	if fc.frames.goneAway { // the last stream of a second one must not be a later one (RFC 9113 section 6.8)
+	if fc.written.goneAway { // the last stream of a second one must not be a later one (RFC 9113 section 6.8)
 		return
 	}
 	ping := max(1, rand.Uint64())
@@ -162,76 +160,107 @@ func (fc *frameConn) writeDueLocked() {
 	fc.Conn.Write(b) // after an error net/http learns of it by its own
 }
 
-// frames follows what one side sends, to find where frames end.
+// frames follows what one side sends, to find where frames end, and what they do.
 type frames struct {
-	begun      bool // the first, net/http's SETTINGS, has ended
+	begun      bool // the first, SETTINGS, has come
 	header     [frameHeaderSize]byte
 	headerRead int
 	left       int  // of the payload
 	unfinished bool // a CONTINUATION must follow
-	goneAway   bool // net/http has written GOAWAY
+	goneAway   bool // GOAWAY has come
 
-	current   streamFrame // which is not here to its end; of no stream: none
-	ofStreams []streamFrame
+	current   event  // that of the latest frame, which is not here to its end; or none
+	value     uint32 // its payload's first four bytes
+	valueLeft int    // how many of them are to come
+	events    []event
 }
 
-// streamFrame is a frame that opens a stream, ends what its side sends on it, or resets
-// it.
-type streamFrame struct {
-	id   uint32
-	kind byte   // frameHeaders, frameData or frameReset
-	end  bool   // the last of its side
-	code uint32 // frameReset: why
+// event is what a frame does, or a header in several.
+type event struct {
+	kind   eventKind
+	stream uint32 // goesAway: the last that is served
+	code   uint32 // resets: why
 }
 
-func (f *frames) follow(p []byte) {
+type eventKind int
+
+const (
+	none     eventKind = iota
+	opens              // a stream, or it is the trailer of one; as soon as the frame begins
+	ends               // a stream
+	resets             // a stream
+	goesAway           // the connection
+)
+
+// A side is who sends frames. Of the client the streams that it opens and resets matter,
+// of the server those that it ends and resets, and which are the last.
+type side int
+
+const (
+	fromClient side = iota
+	fromServer
+)
+
+// follow returns the events, until it is called again.
+func (f *frames) follow(p []byte, from side) []event {
+	f.events = f.events[:0]
 	for len(p) > 0 {
-		if f.left > 0 {
-			n := min(f.left, len(p))
-			f.left -= n
-			if f.current.kind == frameReset {
-				for _, b := range p[:n] {
-					f.current.code = f.current.code<<8 | uint32(b)
-				}
-			}
+		if f.left == 0 {
+			n := copy(f.header[f.headerRead:], p)
 			p = p[n:]
-			f.onPayload()
-			continue
+			if f.headerRead += n; f.headerRead < frameHeaderSize {
+				break
+			}
+			f.begin(from)
 		}
-		n := copy(f.header[f.headerRead:], p)
+		n := min(f.left, len(p))
+		f.left -= n
+		for _, b := range p[:min(n, f.valueLeft)] {
+			f.value = f.value<<8 | uint32(b)
+			f.valueLeft--
+		}
 		p = p[n:]
-		if f.headerRead += n; f.headerRead < frameHeaderSize {
-			return
+		if f.left == 0 && f.current.kind != none && !f.unfinished {
+			f.end()
 		}
-		f.begun, f.headerRead = true, 0
-		f.left = int(f.header[0])<<16 | int(f.header[1])<<8 | int(f.header[2])
-		kind, flags := f.header[3], f.header[4]
-		switch kind {
-		case frameGoAway:
-			f.goneAway = true
-		case frameHeaders, framePushPromise, frameContinuation:
-			f.unfinished = flags&flagEndHeaders == 0
+	}
+	return f.events
+}
+
+// begin notes a frame of which the header is here.
+func (f *frames) begin(from side) {
+	f.begun, f.headerRead = true, 0
+	f.left = int(f.header[0])<<16 | int(f.header[1])<<8 | int(f.header[2])
+	kind, flags := f.header[3], f.header[4]
+	stream := binary.BigEndian.Uint32(f.header[5:]) & maxStream
+	switch kind {
+	case frameHeaders, framePushPromise, frameContinuation:
+		f.unfinished = flags&flagEndHeaders == 0
+	}
+	switch {
+	case kind == frameGoAway:
+		f.goneAway = true
+		if from == fromServer {
+			f.current, f.valueLeft = event{kind: goesAway}, 4
 		}
-		end := kind == frameReset || (kind == frameData || kind == frameHeaders) && flags&flagEndStream != 0
-		if end || kind == frameHeaders {
-			f.current = streamFrame{id: binary.BigEndian.Uint32(f.header[5:]) & maxStream, kind: kind, end: end}
-		}
-		f.onPayload()
+	case kind == frameReset:
+		f.current, f.valueLeft = event{kind: resets, stream: stream}, 4
+	case kind == frameHeaders && from == fromClient:
+		f.events = append(f.events, event{kind: opens, stream: stream})
+	case (kind == frameHeaders || kind == frameData) && from == fromServer && flags&flagEndStream != 0:
+		f.current = event{kind: ends, stream: stream}
 	}
 }
 
-// onPayload notes the end of a frame.
-func (f *frames) onPayload() {
-	if f.left == 0 && f.current.id != 0 {
-		f.ofStreams, f.current = append(f.ofStreams, f.current), streamFrame{}
+// end notes the end of what has an event.
+func (f *frames) end() {
+	switch f.current.kind {
+	case goesAway:
+		f.current.stream = f.value & maxStream
+	case resets:
+		f.current.code = f.value
 	}
-}
-
-// take returns the frames of streams that have come, until follow is called again.
-func (f *frames) take() []streamFrame {
-	list := f.ofStreams
-	f.ofStreams = f.ofStreams[:0]
-	return list
+	f.events, f.current, f.value, f.valueLeft = append(f.events, f.current), event{}, 0, 0
 }
 
 // between reports whether a frame that concerns the connection may come next.

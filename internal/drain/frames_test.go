@@ -90,6 +90,70 @@ func TestGoAwayBetweenFrames(t *testing.T) {
 	}
 }
 
+// TestFrameEvents sends frames in pieces: the events are the same, and each comes with the
+// last byte that it needs.
+func TestFrameEvents(t *testing.T) {
+	var out bytes.Buffer
+	fr := http2.NewFramer(&out, nil)
+	type eventAt struct {
+		event
+		at int // of the byte behind it
+	}
+	var client, server []eventAt
+	fr.WriteSettings()
+	for id := uint32(1); id < 200; id += 2 {
+		opens := eventAt{event{kind: opens, stream: id}, out.Len() + frameHeaderSize}
+		ends := func() eventAt { return eventAt{event{kind: ends, stream: id}, out.Len()} }
+		switch id % 14 {
+		case 1:
+			fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: make([]byte, 30), EndHeaders: true, EndStream: true})
+			client, server = append(client, opens), append(server, ends())
+		case 3:
+			fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: make([]byte, 30), EndStream: true})
+			fr.WriteContinuation(id, false, make([]byte, 20))
+			fr.WriteContinuation(id, true, make([]byte, 20))
+			client, server = append(client, opens), append(server, ends())
+		case 5:
+			fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: make([]byte, 30), EndHeaders: true})
+			fr.WriteData(id, false, make([]byte, 300))
+			fr.WriteDataPadded(id, true, nil, make([]byte, 9))
+			client, server = append(client, opens), append(server, ends())
+		case 7:
+			fr.WriteRSTStream(id, http2.ErrCode(0x01020300+id))
+			resets := eventAt{event{kind: resets, stream: id, code: 0x01020300 + id}, out.Len()}
+			client, server = append(client, resets), append(server, resets)
+		case 9:
+			fr.WriteGoAway(id, http2.ErrCodeInternal, make([]byte, 20))
+			server = append(server, eventAt{event{kind: goesAway, stream: id}, out.Len()})
+		case 11:
+			fr.WritePing(false, [8]byte{1, 2, 3, 4, 5, 6, 7, 8})
+			fr.WriteWindowUpdate(id, 1000)
+		case 13:
+			fr.WriteData(id, true, nil)
+			server = append(server, ends())
+		}
+	}
+	for from, want := range map[side][]eventAt{fromClient: client, fromServer: server} {
+		for range 500 {
+			var f frames
+			var got []eventAt
+			for p, at := out.Bytes(), 0; at < len(p); {
+				n := min(len(p)-at, 1+rand.IntN(1<<rand.IntN(9)))
+				for _, e := range f.follow(p[at:at+n], from) {
+					if i := len(got); i < len(want) && (want[i].at <= at || want[i].at > at+n) {
+						t.Fatalf("side %v: event %d came with bytes %d to %d, want it with %d", from, i, at, at+n, want[i].at)
+					}
+					got = append(got, eventAt{e, want[min(len(got), len(want)-1)].at})
+				}
+				at += n
+			}
+			if !slices.Equal(got, want) {
+				t.Fatalf("side %v: events %v, want %v", from, got, want)
+			}
+		}
+	}
+}
+
 // TestGoAwayTooLate has net/http write its GOAWAY first: a client would end the
 // connection if one that names a later stream followed.
 func TestGoAwayTooLate(t *testing.T) {
@@ -126,7 +190,7 @@ func (s *sizes) Read(p []byte) (int, error) {
 func (s *sizes) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.frames.follow(p)
+	s.frames.follow(p, fromServer)
 	if !s.frames.between() {
 		s.within++
 	}

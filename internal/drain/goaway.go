@@ -86,7 +86,6 @@ func (c *conn) onGoAwayAnswered() {
 func (c *conn) finishGoAway() {
 	c.mu.Lock()
 	goAwayer := c.streams.goAwayer
-	c.streams.served = c.streams.latest
 	c.mu.Unlock()
 	goAwayer.Shutdown(context.Background()) // returns at once: it has no connections
 }

@@ -13,9 +13,16 @@ import (
 	"github.com/go-kit/log/level"
 )
 
-// minUnacked is how many answers a connection remembers until it asks the kernel which
-// of them the client has.
-const minUnacked = 16
+const (
+	// minUnacked is how many answers a connection remembers until it asks the kernel
+	// which of them the client has.
+	minUnacked = 16
+
+	// maxUnanswered is how many streams of a connection are followed: as many as net/http
+	// lets frames wait that are its own. Only a client that does not read what refuses
+	// them can open more.
+	maxUnanswered = 10_000
+)
 
 // wrapHTTP2 makes HTTP/2 connections known, and finds a way to send them GOAWAY.
 //
@@ -106,9 +113,9 @@ func (noListener) Addr() net.Addr            { return new(net.TCPAddr) }
 func (c *conn) markHTTP2(goAwayer *http.Server, fc *frameConn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.streams.goAwayer, c.streams.frames = goAwayer, fc
+	c.streams.goAwayer, c.streams.frames, c.streams.served = goAwayer, fc, maxStream
 	if fc != nil {
-		c.streams.unwritten, c.streams.followed, c.streams.served = make(map[uint32]*http2Response), true, maxStream
+		c.streams.unanswered, c.streams.followed = make(map[uint32]*http2Response), true
 	}
 	if c.state == stateReleasing { // HTTP/2 without TLS: its preface came just then
 		c.beginLocked(stateReading)
@@ -123,28 +130,30 @@ func (c *conn) markHTTP2(goAwayer *http.Server, fc *frameConn) {
 	}
 }
 
-// streams follows what an HTTP/2 connection is answering. For net/http a stream
-// ends when its answer has been written. For this package it ends when its
-// handler returns, which may be earlier, as long as the client opens no window,
-// or later.
+// streams follows what an HTTP/2 connection is answering. For net/http a stream ends when
+// the end of its answer is in net/http's buffer. For this package it ends, as far as that
+// can be known, when the client has the answer, and its handler has returned.
 type streams struct {
 	running    map[*http2Response]struct{} // their handlers have not returned
 	registered bool                        // net/http sends GOAWAY to the connection
 	open       bool                        // net/http has some that are not closed
 
 	// By ID, those that the client has opened and whose answers net/http has not written
-	// to the end; nil: its handler is not called yet. (net/http has no stream any more
-	// when the end is in its buffer, and open becomes false before that is written.)
-	unwritten map[uint32]*http2Response
-	followed  bool   // frames come here, and the ID is where it is expected
-	latest    uint32 // that the client has opened
-	served    uint32 // net/http may refuse those that are later
+	// to the end; nil: its handler is not called yet, or net/http answers itself. Those
+	// that somebody has reset are not here.
+	unanswered map[uint32]*http2Response
+	followed   bool   // else nothing is known of IDs
+	latest     uint32 // that the client has opened
 
 	// Those whose handlers have returned and whose answers are written, in that
 	// order. They are here until the client has acknowledged the answer, and for
 	// minKeep.
 	unacked []*http2Response
 	full    int // at so many of these, those are removed that need not be here
+
+	served     uint32 // the last that net/http does not refuse
+	refused    int    // later ones
+	refusalEnd int64  // the GOAWAY that says so ends with that byte of the connection
 
 	goAwayer    *http.Server // sends GOAWAY; nil: net/http does not serve the connection
 	frames      *frameConn   // sends one before; nil: nothing does
@@ -155,33 +164,43 @@ type streams struct {
 // any reports whether there is a stream, by either measure.
 func (s *streams) any() bool { return s.open || len(s.running) > 0 }
 
-// close notes that net/http writes no more.
+// close notes that nothing is answered any more.
 func (s *streams) close() {
 	s.open = false
-	clear(s.unwritten)
+	s.unfollow()
+}
+
+// unfollow gives up to tell streams apart.
+func (s *streams) unfollow() {
+	s.followed = false
+	clear(s.unanswered)
 }
 
 func (s *streams) inFlight(client string) (list []Request) {
 	for res := range s.running {
 		list = append(list, res.request(client))
 	}
-	for id, res := range s.unwritten {
+	for _, res := range s.unanswered {
 		switch {
-		case res == nil && id <= s.served:
+		case res == nil:
 			list = append(list, Request{Class: HTTP2, Client: client})
-		case res != nil && !res.returned.IsZero():
+		case !res.returned.IsZero():
 			list = append(list, res.request(client)) // its answer waits for the client
 		}
 	}
 	switch {
-	case len(list) > 0 || !s.open:
+	case len(list) > 0 || !s.open || s.followed:
 	case s.lastUnknown():
 		list = append(list, s.unacked[len(s.unacked)-1].request(client))
-	case !s.followed: // one whose handler was not called
+	default: // one whose handler was not called
 		list = append(list, Request{Class: HTTP2, Client: client})
 	}
 	return list
 }
+
+// mayOpen reports whether net/http serves streams that are yet to be read. If not, it may
+// have stopped reading.
+func (s *streams) mayOpen() bool { return s.served == maxStream }
 
 // lastUnknown reports whether it is not known how much of the latest answer is
 // written.
@@ -194,12 +213,17 @@ func (s *streams) lastUnknown() bool {
 // of the last minKeep.
 func (s *streams) unsure(client string, bytes int64, lately bool) (list []Request) {
 	ended := s.unacked
-	if s.open && len(s.running) == 0 && len(s.unwritten) == 0 && s.lastUnknown() {
+	if s.open && len(s.running) == 0 && s.lastUnknown() {
 		ended = ended[:len(ended)-1]
 	}
 	for _, res := range ended {
 		if res.written > bytes || lately && time.Since(res.returned) < minKeep {
 			list = append(list, res.request(client))
+		}
+	}
+	if s.refusalEnd > bytes { // the client does not know of them
+		for range min(s.refused, maxUnanswered) {
+			list = append(list, Request{Class: HTTP2, Client: client})
 		}
 	}
 	return list
@@ -229,61 +253,77 @@ func (c *conn) beginStream(res *http2Response) (ok bool) {
 func (c *conn) followLocked(res *http2Response) {
 	s := &c.streams
 	res.id = streamID(res.ResponseWriter)
-	_, open := s.unwritten[res.id]
-	switch pushed := res.id%2 == 0; {
-	case res.id == 0:
-		s.followed = false
-		clear(s.unwritten)
-	case open || pushed:
-		s.unwritten[res.id] = res
-	default:
-		res.reset = true
+	if res.id == 0 {
+		s.unfollow()
+	} else if _, ok := s.unanswered[res.id]; ok { // else the client has reset it, or it is a pushed one
+		s.unanswered[res.id] = res
 	}
 }
 
-// onStreamsWritten notes that the answers of streams have been written to their ends, or
-// that net/http has reset them. While a handler runs, it does so, as one that has met an
-// internal error, at the write deadline.
-func (c *conn) onStreamsWritten(list []streamFrame) {
+// onFramesRead notes which streams the client has opened, and which it has reset: it
+// wants no answer there.
+func (c *conn) onFramesRead(events []event) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, f := range list {
-		if !f.end {
+	s := &c.streams
+	for _, e := range events {
+		switch {
+		case !s.followed:
+		case e.kind == resets:
+			if _, ok := s.take(e.stream); !ok {
+				s.unacked = slices.DeleteFunc(s.unacked, func(res *http2Response) bool { return res.id == e.stream })
+			}
+		case e.stream <= s.latest: // a trailer
+		case e.stream > s.served:
+			s.latest = e.stream
+			s.refused++
+		case len(s.unanswered) >= maxUnanswered:
+			s.unfollow()
+		default:
+			s.latest = e.stream
+			s.unanswered[e.stream] = nil
+		}
+	}
+}
+
+// onFramesWritten notes which answers have been written to their ends, which streams
+// net/http has reset, and which it refuses. A reset with the code of an internal error,
+// while the handler runs, is that of the write deadline.
+func (c *conn) onFramesWritten(events []event) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := &c.streams
+	for _, e := range events {
+		if e.kind == goesAway {
+			s.served, s.refusalEnd = min(s.served, e.stream), c.batch.Load().end()
+			for id := range s.unanswered {
+				if id > s.served {
+					delete(s.unanswered, id)
+					s.refused++
+				}
+			}
 			continue
 		}
-		switch res := c.streams.endWrite(f.id); {
-		case res == nil:
-		case f.kind == frameReset:
-			res.reset, res.late = true, res.returned.IsZero() && f.code == internalError
+		res, ok := s.take(e.stream)
+		switch {
+		case !ok:
+		case res == nil: // net/http answers itself
+			now := time.Now()
+			c.onWrittenLocked(&http2Response{id: e.stream, began: now, returned: now})
+		case e.kind == resets:
+			res.late = res.returned.IsZero() && e.code == internalError
 		default:
 			c.onWrittenLocked(res)
 		}
 	}
 }
 
-// onStreamsRead notes which streams the client has opened, and which it has reset: it
-// wants no answer there.
-func (c *conn) onStreamsRead(list []streamFrame) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	s := &c.streams
-	for _, f := range list {
-		switch {
-		case f.kind == frameReset:
-			if res := s.endWrite(f.id); res != nil {
-				res.reset = true
-			}
-		case f.kind == frameHeaders && f.id > s.latest && s.followed: // else it is a trailer
-			s.latest, s.unwritten[f.id] = f.id, nil
-		}
-	}
-}
-
-// endWrite notes that no more is written to a stream, and returns what answers it, or nil.
-func (s *streams) endWrite(id uint32) *http2Response {
-	res := s.unwritten[id]
-	delete(s.unwritten, id)
-	return res
+// take removes a stream of which the answer has an end, and reports whether there was one.
+// It returns what answers it, or nil.
+func (s *streams) take(id uint32) (res *http2Response, ok bool) {
+	res, ok = s.unanswered[id]
+	delete(s.unanswered, id)
+	return res, ok
 }
 
 // onWrittenLocked notes that an answer has been written to its end, as far as can be
@@ -313,15 +353,13 @@ func (c *conn) endStream(res *http2Response, r *http.Request) {
 	delete(c.streams.running, res)
 	res.returned = time.Now()
 	switch {
-	case res.reset:
-	case res.id == 0:
+	case !c.streams.followed:
 		if c.streams.open && r.Context().Err() == nil { // else the client has given it up
+			res.id = 0
 			c.onWrittenLocked(res)
 		}
 	case res.written > 0:
 		c.addUnackedLocked(res)
-	case res.id%2 == 0 && r.Context().Err() != nil: // pushed, and perhaps reset before its handler began
-		delete(c.streams.unwritten, res.id)
 	}
 	if res.late && res.outcome.Load() == answered {
 		res.finish(failed)
@@ -349,8 +387,7 @@ type http2Response struct {
 	began       time.Time // when the handler was called
 	returned    time.Time // when it returned; zero before
 	written     int64     // the answer ends with that byte of the connection; 0: it is not written
-	reset       bool      // the stream was, by the client or by net/http, before that
-	late        bool      // it was by net/http, at the write deadline
+	late        bool      // the stream was reset at the write deadline
 	bodyWritten atomic.Int64
 }
 

@@ -110,17 +110,23 @@ func ask2(t *testing.T, nc net.Conn, settings ...http2.Setting) *http2.Framer {
 }
 
 // askOn sends a request on a stream.
-func askOn(t *testing.T, fr *http2.Framer, stream uint32, path string) {
+func askOn(t *testing.T, fr *http2.Framer, stream uint32, path string, more ...hpack.HeaderField) {
 	t.Helper()
-	var block bytes.Buffer
-	enc := hpack.NewEncoder(&block)
-	for _, f := range []hpack.HeaderField{{Name: ":method", Value: "GET"}, {Name: ":scheme", Value: "http"},
-		{Name: ":authority", Value: "x"}, {Name: ":path", Value: path}} {
-		enc.WriteField(f)
-	}
-	if err := fr.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true}); err != nil {
+	if err := fr.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: header2("GET", path, more...), EndStream: true, EndHeaders: true}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// header2 is the header of a request, in the coding of a new connection.
+func header2(method, path string, more ...hpack.HeaderField) []byte {
+	var block bytes.Buffer
+	enc := hpack.NewEncoder(&block)
+	fields := append([]hpack.HeaderField{{Name: ":method", Value: method}, {Name: ":scheme", Value: "http"},
+		{Name: ":authority", Value: "x"}, {Name: ":path", Value: path}}, more...)
+	for _, f := range fields {
+		enc.WriteField(f)
+	}
+	return block.Bytes()
 }
 
 // answer2 reads the answer on stream 1 to its end.

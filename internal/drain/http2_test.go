@@ -17,12 +17,14 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 
 	"lastcall/actors"
 	"lastcall/internal/servetest"
@@ -256,17 +258,7 @@ func TestCutNamesAnswersUnderWay(t *testing.T) {
 				}()
 				time.Sleep(300 * time.Millisecond) // then the answer of /asked is not one of the last 250 ms
 				s.End()
-				var ce *actors.CutError
-				if err := s.Wait(t); !errors.As(err, &ce) {
-					t.Fatalf("Err() = %v, want a cut", err)
-				}
-				var got []string
-				for _, r := range ce.Requests {
-					got = append(got, r.Path)
-				}
-				if slices.Sort(got); !slices.Equal(got, want) {
-					t.Errorf("cut %q, want %q", got, want)
-				}
+				wantCut(t, s, want...)
 			})
 		}
 	})
@@ -291,10 +283,7 @@ func TestCutLeavesOutResetStreams(t *testing.T) {
 		}
 		served(1)
 		fr.WriteRSTStream(1, http2.ErrCodeCancel)
-		askOn(t, fr, 2*n+3, "/last") // behind all that
-		if err := fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*n + 5}); err != nil {
-			t.Fatal(err)
-		}
+		fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*n + 3, BlockFragment: header2("GET", "/last"), EndHeaders: true}) // behind all that
 		servetest.WaitFor(t, "the last", func() bool {
 			for _, r := range s.Stop.InFlight() {
 				if r.Path == "/last" {
@@ -303,22 +292,122 @@ func TestCutLeavesOutResetStreams(t *testing.T) {
 			}
 			return false
 		})
+		fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*n + 3, EndHeaders: true, EndStream: true}) // a trailer
+		fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*n + 5})
+		fr.WriteRawFrame(http2.FrameContinuation, 0, 2*n+5, nil)
 		s.End()
-		cut := new(actors.CutError)
-		if err := s.Wait(t); !errors.As(err, &cut) {
-			t.Fatalf("Err() = %v, want a cut", err)
-		}
-		var got []string
-		for _, r := range cut.Requests {
-			got = append(got, r.Path)
-		}
-		if slices.Sort(got); !slices.Equal(got, []string{"", "/last"}) {
-			t.Errorf("cut %q, want /last, and one of no path", got)
-		}
+		wantCut(t, s, "", "/last")
 		if n := s.Stop.Snapshot(); n.Failed != 0 {
 			t.Errorf("%d failed, want none", n.Failed)
 		}
 	})
+}
+
+// What net/http refuses, because of a GOAWAY, the client's own or the server's, or of its
+// header, is named only if the client cannot know that yet.
+func TestCutOfRefusedStreams(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, overTLS bool) {
+		const n = 1000
+		t.Run("of a client that goes away", func(t *testing.T) {
+			t.Parallel()
+			s := servetest.Start(t, &actors.Stop{Grace: 300 * time.Millisecond}, server2(t, overTLS, servetest.Hello))
+			fr := ask2(t, dial2(t, s, overTLS), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+			servetest.WaitFor(t, "an answer that waits", func() bool { return s.Stop.Snapshot().Served == 1 })
+			fr.WriteGoAway(0, http2.ErrCodeNo, nil)
+			for i := range uint32(n) {
+				askOn(t, fr, 2*i+3, "/refused")
+			}
+			fr.WritePing(false, [8]byte{1})
+			wantFrame(t, fr, http2.FramePing)
+			if list := s.Stop.InFlight(); len(list) != 1 || list[0].Path != "/asked" {
+				t.Errorf("%d in flight, want /asked", len(list))
+			}
+			s.End()
+			wantCut(t, s, "/asked")
+		})
+		t.Run("of a client that does not read", func(t *testing.T) {
+			t.Parallel()
+			s := servetest.Start(t, &actors.Stop{Grace: time.Second, IdleGrace: 100 * time.Millisecond}, server2(t, overTLS, answerLong))
+			fr := ask2(t, dial2(t, s, overTLS), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
+			servetest.WaitFor(t, "an answer", func() bool { return s.Stop.Snapshot().Served == 1 })
+			s.End()
+			s.Until(t, actors.Draining)
+			time.Sleep(300 * time.Millisecond) // the second GOAWAY is sent; else the stream is served
+			askOn(t, fr, 3, "/refused")
+			cut := new(actors.CutError)
+			if err := s.Wait(t); !errors.As(err, &cut) || len(cut.Requests) != 2 {
+				t.Errorf("Err() = %v, cut %v, want two requests", err, cut.Requests)
+			}
+		})
+		t.Run("by net/http itself", func(t *testing.T) {
+			t.Parallel()
+			s := servetest.Start(t, &actors.Stop{Grace: 300 * time.Millisecond}, server2(t, overTLS, answerLong))
+			fr := ask2(t, dial2(t, s, overTLS), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
+			servetest.WaitFor(t, "an answer", func() bool { n := s.Stop.Snapshot(); return n.Served == 1 && n.Idle == 1 })
+			askOn(t, fr, 3, "/", hpack.HeaderField{Name: "te", Value: "gzip"}) // 400
+			s.End()
+			wantCut(t, s, "", "/asked")
+		})
+		t.Run("because of an error", func(t *testing.T) {
+			t.Parallel()
+			s := servetest.Start(t, &actors.Stop{Grace: 300 * time.Millisecond}, server2(t, overTLS, answerLong))
+			fr := ask2(t, dial2(t, s, overTLS), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
+			servetest.WaitFor(t, "an answer", func() bool { n := s.Stop.Snapshot(); return n.Served == 1 && n.Idle == 1 })
+			fr.WriteRawFrame(http2.FrameSettings, 0, 0, make([]byte, 5)) // net/http reads no more
+			s.End()
+			wantCut(t, s, "/asked")
+		})
+	})
+}
+
+// An answer that the client does not want any more is not named, although it is written.
+func TestCutOfUnwantedAnswer(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, overTLS bool) {
+		s := servetest.Start(t, &actors.Stop{Grace: 300 * time.Millisecond}, server2(t, overTLS, answerLong))
+		fr := ask2(t, dial2(t, s, overTLS), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
+		servetest.WaitFor(t, "an answer", func() bool { n := s.Stop.Snapshot(); return n.Served == 1 && n.Idle == 1 })
+		fr.WriteRSTStream(1, http2.ErrCodeCancel)
+		s.End()
+		if err := s.Wait(t); err != nil {
+			t.Errorf("Err() = %v, want nil", err)
+		}
+	})
+}
+
+// answerLong answers what is more than a client's buffer holds and less than the server's.
+func answerLong(w http.ResponseWriter, r *http.Request) {
+	io.WriteString(w, strings.Repeat("x", 400<<10+5))
+}
+
+// wantFrame reads frames up to one of the type.
+func wantFrame(t *testing.T, fr *http2.Framer, want http2.FrameType) {
+	t.Helper()
+	for {
+		f, err := fr.ReadFrame()
+		if err != nil {
+			t.Fatalf("%v, want %v", err, want)
+		}
+		if f.Header().Type == want {
+			return
+		}
+	}
+}
+
+// wantCut wants the stop to end, and such paths to be cut, in order.
+func wantCut(t *testing.T, s *servetest.Service, want ...string) {
+	t.Helper()
+	err := s.Wait(t)
+	cut := new(actors.CutError)
+	errors.As(err, &cut)
+	var got []string
+	for _, r := range cut.Requests {
+		got = append(got, r.Path)
+	}
+	if slices.Sort(got); !slices.Equal(got, want) {
+		t.Errorf("Err() = %v, cut %q, want %q", err, got, want)
+	}
 }
 
 // A handler whose client has gone away is waited for as well: what it uses may

@@ -47,6 +47,8 @@ import (
 //     read is over. (See tls_test.go. Without the former a next request that came in one
 //     TLS record with the current one is lost in a stop. Without the latter an answer in
 //     a stop may take stallTimeout.)
+//   - Each stream gets END_STREAM or RST_STREAM, but those that came behind the last
+//     one of a GOAWAY. (Not if all that a handler has set of a trailer is no field.)
 //   - The table's entry protoUnencrypted serves HTTP/2 on any net.Conn, behind the
 //     preface. It reads the payload of a frame by a Read of its own, and a Write of
 //     small frames ends with one. (See frames_test.go.)

@@ -123,23 +123,30 @@ func TestAnswerAfterItsHandler(t *testing.T) {
 	})
 }
 
-// The last answer of a busy time is named, too, while the client has not acknowledged it:
-// net/http has no streams any more before it writes the end.
+// An answer is named while the client has not acknowledged it, also the last of a busy
+// time: net/http has no streams any more before it writes the end. The end of one to HEAD
+// may be written before its handler returns.
 func TestCutNamesUnacknowledged(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, overTLS bool) {
-		const size = 400<<10 + 5
 		s := servetest.Start(t, &actors.Stop{Grace: 300 * time.Millisecond}, server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
-			io.WriteString(w, strings.Repeat("x", size))
+			if r.Method == http.MethodHead {
+				http.NewResponseController(w).Flush()
+				<-r.Context().Done() // net/http has ended the stream
+			} else {
+				answerLong(w, r)
+			}
 		}))
-		ask2(t, dial2(t, s, overTLS), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
-		servetest.WaitFor(t, "an idle connection", func() bool { n := s.Stop.Snapshot(); return n.Served == 1 && n.Idle == 1 })
-		time.Sleep(300 * time.Millisecond) // then the answer is not one of the last 250 ms
-		s.End()
-		cut := new(actors.CutError)
-		if err := s.Wait(t); !errors.As(err, &cut) || len(cut.Requests) != 1 || cut.Requests[0].Path != "/asked" || cut.Requests[0].Sent != size {
-			t.Errorf("Err() = %v, want that /asked was cut", err)
+		fr := ask2(t, dial2(t, s, overTLS), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
+		idle := func(served uint64) {
+			servetest.WaitFor(t, "an idle connection", func() bool { n := s.Stop.Snapshot(); return n.Served == served && n.Idle == 1 })
 		}
+		idle(1)
+		fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 3, BlockFragment: header2("HEAD", "/head"), EndHeaders: true, EndStream: true})
+		idle(2)
+		time.Sleep(300 * time.Millisecond) // then the answers are not of the last 250 ms
+		s.End()
+		wantCut(t, s, "/asked", "/head")
 	})
 }
 
