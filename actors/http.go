@@ -73,10 +73,14 @@ const maxCutLogged = asynclog.MaxQueued / 2
 // streams. When a client has answered a PING that follows, or by three seconds
 // later, it gets a second one, which names the last stream that is served. The same
 // happens after the idle timeout, and instead of net/http's only GOAWAY if a handler
-// sets "Connection: close". If TLSNextProto has another implementation (golang.org/x/net/http2), its
-// clients learn of the stop only with their next answer. Connections without one
-// are closed after five seconds, without GOAWAY; a request that is sent just then
-// is lost.
+// sets "Connection: close".
+//
+// If TLSNextProto has another implementation (golang.org/x/net/http2), its clients get
+// the first GOAWAY, and their connections are closed without a second one when they have
+// no streams. A client that does not answer the PING gets GOAWAY with its next answer; if
+// it asks nothing for five seconds, its connection is closed. (A version before v0.31.0
+// sends none but that with the next answer, and a request that is sent as the
+// connection is closed is lost.)
 //
 // # Connections in a stop
 //

@@ -428,9 +428,7 @@ func (c *conn) onIdle() {
 	case c.state == stateHTTP2:
 		c.streams.open = false
 		c.startIdleTimerLocked()
-		if draining {
-			c.scheduleHTTP2CloseLocked()
-		}
+		c.closeStreamlessLocked()
 	case c.state.in(stateAnswering, stateAnsweringNext):
 		c.afterPost = c.current != nil && c.current.method == http.MethodPost
 		next := c.state == stateAnsweringNext || c.current != nil && c.nextReadLocked(c.current.ResponseWriter)

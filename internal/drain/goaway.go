@@ -22,7 +22,7 @@ const (
 
 	// maxGoAwayWait is how long after the first GOAWAY the second is sent at the
 	// latest. net/http closes the connection a second later, which should be before
-	// stallTimeout has passed, see scheduleHTTP2CloseLocked.
+	// stallTimeout has passed, see closeStreamlessLocked.
 	maxGoAwayWait = 3 * time.Second
 )
 
@@ -42,27 +42,26 @@ func (s *Server) GoAway() {
 	}
 }
 
-// goAway begins to send the connection away. It reports false if it cannot,
-// because HTTP/2 is not net/http's own.
+// goAway begins to send the connection away. It reports false if only an answer with
+// "Connection: close" does, see finishGoAway.
 func (c *conn) goAway() bool {
 	c.mu.Lock()
 	goAwayer, frames := c.streams.goAwayer, c.streams.frames
 	// One that is not registered is sent away when it is, if the stop drains, and
 	// otherwise with its first answer.
+	sentAway := goAwayer == nil && (frames == nil || c.streams.sentAway)
 	begin := frames != nil && c.state == stateHTTP2 && c.streams.registered && c.streams.goAwayTimer == nil
 	if begin {
 		c.streams.goAwayTimer = time.AfterFunc(c.goAwayWait(), c.finishGoAway)
 	}
 	c.mu.Unlock()
 	switch {
-	case goAwayer == nil:
-		return false
-	case frames == nil:
-		c.finishGoAway()
 	case begin:
 		go frames.writeGoAway() // it may have to wait for the client
+	case frames == nil && goAwayer != nil:
+		c.finishGoAway()
 	}
-	return true
+	return !sentAway
 }
 
 // goAwayWait is how long to wait for the answer to the PING: a round trip, and what
@@ -82,12 +81,21 @@ func (c *conn) onGoAwayAnswered() {
 	}
 }
 
-// finishGoAway has net/http send its GOAWAY, the second or the only one.
+// finishGoAway has net/http send its GOAWAY, the second or the only one. Where HTTP/2 is
+// another's, a client that has answered the PING opens no streams, and its connection is
+// closed when it has none. Any other learns of the stop by its next answer, which says
+// "Connection: close".
 func (c *conn) finishGoAway() {
 	c.mu.Lock()
 	goAwayer := c.streams.goAwayer
+	if goAwayer == nil {
+		c.streams.sentAway, c.streams.mayClose = true, c.streams.frames.pingedAt.Load() == 0
+		c.closeStreamlessLocked()
+	}
 	c.mu.Unlock()
-	goAwayer.Shutdown(context.Background()) // returns at once: it has no connections
+	if goAwayer != nil {
+		goAwayer.Shutdown(context.Background()) // returns at once: it has no connections
+	}
 }
 
 // goAwayIfIdle sends away a connection that has had no streams for the idle

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -249,5 +251,99 @@ func TestLameDuckSendsAway(t *testing.T) {
 		if got := s.Stop.Phase(); got != actors.LameDuck {
 			t.Errorf("phase = %v, want %v", got, actors.LameDuck)
 		}
+	})
+}
+
+// HTTP/2 of golang.org/x/net is sent away, too: a client that answers the PING by one GOAWAY,
+// behind which its connection is closed when it has no streams; any other by its next
+// answer.
+func TestOtherHTTP2IsSentAway(t *testing.T) {
+	t.Parallel()
+	other := func(t *testing.T, h http.HandlerFunc) *http.Server {
+		srv := server2(t, true, h)
+		if err := http2.ConfigureServer(srv, nil); err != nil {
+			t.Fatal(err)
+		}
+		return srv
+	}
+	for _, lameDuck := range []bool{false, true} {
+		t.Run(fmt.Sprintf("lame duck %v", lameDuck), func(t *testing.T) {
+			t.Parallel()
+			stop := new(actors.Stop)
+			if lameDuck {
+				stop.LameDuck = time.Hour
+			}
+			proceed := make(chan struct{})
+			var asked atomic.Int32
+			srv := other(t, func(w http.ResponseWriter, r *http.Request) {
+				if asked.Add(1) == 2 {
+					<-proceed
+				}
+				servetest.Hello(w, r)
+			})
+			s := startFar(t, stop, srv)
+			t.Cleanup(func() { srv.Close() }) // ends the lame-duck time
+			c := newHTTP2Client(t, s, true)
+			c.ask(1)
+			c.answer(1)
+			s.End()
+			if last := c.goAway(); last != anyStream {
+				t.Errorf("GOAWAY names stream %d, want %d", last, anyStream)
+			}
+			ping := c.ping()
+			c.ask(3) // it is on its way
+			c.WritePing(true, ping)
+			time.Sleep(200 * time.Millisecond) // goAwaySlack, and more
+			close(proceed)
+			c.answer(3)
+			if f, err := c.ReadFrame(); err != io.EOF {
+				t.Errorf("%v, %v, want EOF", f, err)
+			}
+			c.Close()
+			if lameDuck {
+				return
+			}
+			if err := s.Wait(t); err != nil || s.Stop.Snapshot().Drained != 1 {
+				t.Errorf("Err() = %v, %d drained, want nil, 1", err, s.Stop.Snapshot().Drained)
+			}
+		})
+	}
+	t.Run("no answer to the PING", func(t *testing.T) {
+		t.Parallel()
+		s := startFar(t, &actors.Stop{IdleGrace: 100 * time.Millisecond}, other(t, servetest.Hello))
+		c := newHTTP2Client(t, s, true)
+		c.ask(1)
+		c.answer(1)
+		s.End()
+		c.goAway()
+		time.Sleep(300 * time.Millisecond) // goAwayWait, and more
+		c.ask(3)
+		answered, last := false, uint32(0) // in any order
+		for {
+			f, err := c.ReadFrame()
+			if err != nil {
+				break
+			}
+			if f, ok := f.(*http2.GoAwayFrame); ok {
+				last = f.LastStreamID
+			}
+			answered = answered || f.Header().StreamID == 3 && f.Header().Flags.Has(http2.FlagDataEndStream)
+		}
+		if !answered || last != 3 {
+			t.Errorf("answered: %v; the second GOAWAY names stream %d, want 3", answered, last)
+		}
+		c.Close()
+		if err := s.Wait(t); err != nil {
+			t.Errorf("Err() = %v, want nil", err)
+		}
+	})
+	t.Run("cut", func(t *testing.T) {
+		t.Parallel()
+		s := servetest.Start(t, &actors.Stop{Grace: 300 * time.Millisecond}, other(t, answerLong))
+		ask2(t, dial2(t, s, true), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
+		servetest.WaitFor(t, "an answer", func() bool { n := s.Stop.Snapshot(); return n.Served == 1 && n.Idle == 1 })
+		time.Sleep(300 * time.Millisecond) // then the answer is not of the last 250 ms
+		s.End()
+		wantCut(t, s, "/asked")
 	})
 }

@@ -34,7 +34,8 @@ const (
 //
 // The table's entry for HTTP/2 without TLS serves any net.Conn. So it gets those
 // with TLS, too, from above the encryption, as a frameConn. If servesFrameConn, given
-// the table, reports that it does not serve these, clients get one GOAWAY.
+// the table, reports that it does not serve these, clients get one GOAWAY. Where the
+// table is another's (golang.org/x/net/http2), it is the first one.
 //
 // net/http's own timer of that is not used. It is set once more when a connection
 // ends that has streams, and then keeps what belongs to the connection, 10 KB and
@@ -53,26 +54,30 @@ func (s *Server) wrapHTTP2(servesFrameConn func(http2Table) bool) {
 		}
 		s.http.TLSNextProto = first.TLSNextProto
 	}
-	twice := ours && servesFrameConn(s.http.TLSNextProto)
-	if ours && !twice {
+	follows := servesFrameConn(s.http.TLSNextProto)
+	if ours && !follows {
 		level.Debug(s.logger).Log("msg", "HTTP/2 clients get one GOAWAY instead of two, and may have to send requests again: this net/http is not known")
 	}
-	table := make(http2Table)
-	for proto, serve := range s.http.TLSNextProto {
+	theirs, table := s.http.TLSNextProto, make(http2Table)
+	for proto, serve := range theirs {
 		table[proto] = func(hs *http.Server, tc *tls.Conn, h http.Handler) {
 			c := connOf(tc)
 			switch {
 			case c == nil:
-			case !ours:
-				c.markHTTP2(nil, nil)
-			case !twice:
+			case follows && ours:
+				goAwayer := s.newGoAwayer()
+				c.serveHTTP2(goAwayer, goAwayer.TLSNextProto, hs, tc, h)
+				return
+			case follows:
+				c.serveHTTP2(nil, theirs, hs, tc, h)
+				return
+			case ours:
 				goAwayer := s.newGoAwayer()
 				c.markHTTP2(goAwayer, nil)
 				goAwayer.TLSNextProto[proto](hs, tc, h)
 				return
 			default:
-				s.serveHTTP2(c, hs, tc, h)
-				return
+				c.markHTTP2(nil, nil)
 			}
 			serve(hs, tc, h)
 		}
@@ -83,17 +88,16 @@ func (s *Server) wrapHTTP2(servesFrameConn func(http2Table) bool) {
 // http2Table is the type of Server.TLSNextProto.
 type http2Table = map[string]func(*http.Server, *tls.Conn, http.Handler)
 
-// serveHTTP2 serves a connection over which two GOAWAYs can be sent.
-func (s *Server) serveHTTP2(c *conn, hs *http.Server, tc *tls.Conn, h http.Handler) {
+// serveHTTP2 has the table serve a connection of which the frames are followed.
+func (c *conn) serveHTTP2(goAwayer *http.Server, table http2Table, hs *http.Server, tc *tls.Conn, h http.Handler) {
 	fc := &frameConn{Conn: tc, conn: c}
 	u, unencrypted := tc.NetConn().(unencryptedConn)
 	if unencrypted {
 		fc.Conn = u.UnencryptedNetConn()
 	}
-	goAwayer := s.newGoAwayer()
 	c.markHTTP2(goAwayer, fc)
 	if unencrypted || readPreface(hs, tc) == nil {
-		goAwayer.TLSNextProto[protoUnencrypted](hs, fc.disguise(), h)
+		table[protoUnencrypted](hs, fc.disguise(), h)
 	}
 }
 
@@ -158,6 +162,8 @@ type streams struct {
 	goAwayer    *http.Server // sends GOAWAY; nil: net/http does not serve the connection
 	frames      *frameConn   // sends one before; nil: nothing does
 	goAwayTimer *time.Timer  // for net/http's, after that; nil: none was sent
+	sentAway    bool         // the wait for net/http's is over, but it sends none
+	mayClose    bool         // and the client has answered the PING: it opens no streams
 	idleTimer   *time.Timer  // of the idle timeout; nil: it has not begun, or there is none
 }
 
@@ -370,9 +376,7 @@ func (c *conn) endStream(res *http2Response, r *http.Request) {
 	if !closed || res.late {
 		c.server.countAnswer(&res.response, HTTP2)
 	}
-	if c.state == stateHTTP2 && c.server.draining.Load() && !c.streams.any() {
-		c.scheduleHTTP2CloseLocked()
-	}
+	c.closeStreamlessLocked()
 	c.mu.Unlock()
 	if closed {
 		c.untrack()
