@@ -160,42 +160,61 @@ func (c *conn) linger(sending bool) {
 // HTTP/2. It needs some microseconds; here is time for a machine that is busy.
 const maxCatchUp = 250 * time.Millisecond
 
-// readArrived has net/http read what has arrived of HTTP/2: only above TLS, and with the
-// frames before, can requests be told from the rest.
-func (s *Server) readArrived(list []*conn) {
-	var streams []*conn
+// cutAll cuts the connections. Where something has arrived over HTTP/2 net/http reads it
+// first: only above TLS, and behind the frames before, can requests be told from the rest.
+func (s *Server) cutAll(list []*conn) {
+	var behind []*conn
 	for _, c := range list {
-		c.mu.Lock()
-		if c.state == stateHTTP2 && c.streams.mayOpen() {
-			socket.DropData(c.Conn) // else a client might send without end
-			streams = append(streams, c)
+		if !s.cut(c, false) {
+			behind = append(behind, c)
 		}
-		c.mu.Unlock()
 	}
 	end := time.Now().Add(maxCatchUp)
-	for _, c := range streams {
+	for _, c := range behind {
 		c.mu.Lock()
-		c.awaitReaderLocked(end, func() bool { return false })
+		c.awaitReaderLocked(end, func() bool {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return !c.mayBeAskedLocked()
+		})
 		c.mu.Unlock()
+		s.cut(c, true)
 	}
 }
 
-// dropData has nothing arrive any more, as far as the kernel can see to that.
-func (c *conn) dropData() {
-	if u, ok := c.Conn.(*net.UnixConn); ok {
-		u.CloseRead()
-	} else {
-		socket.DropData(c.Conn)
+// cut closes a connection at once, and notes what was under way on it. If not now, it
+// reports false for one on which something has arrived that is to be read first.
+func (s *Server) cut(c *conn, now bool) bool {
+	requests, ok := c.cut(now)
+	if ok {
+		s.mu.Lock()
+		s.requests = append(s.requests, requests...)
+		s.mu.Unlock()
+		c.untrack()
 	}
+	return ok
+}
+
+// mayBeAskedLocked reports whether what is yet to be read of HTTP/2 may be a request that
+// is lost if it is not answered.
+func (c *conn) mayBeAskedLocked() bool {
+	s := &c.streams
+	return c.state == stateHTTP2 && !s.broken && (s.served == maxStream || s.refusalEnd > c.bytesReadBy())
 }
 
 // cut closes the connection at once, and names what was under way on it. Nothing
-// can begin in between, because the lock is held, nor arrive, see dropData.
-func (c *conn) cut() (list []Request) {
+// can begin in between, because the lock is held, nor arrive where that would have to be
+// named.
+func (c *conn) cut(now bool) (list []Request, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.state.in(stateParked, stateMoved, stateClosed) { // the successor's, perhaps
-		c.dropData()
+	http2 := c.state == stateHTTP2 && c.LocalAddr().Network() != "unix" // at whose end net/http would close
+	if http2 || c.state.in(stateNew, stateIdle, stateReleasing) {
+		socket.DropData(c.Conn)
+	}
+	unread := c.mayBeAskedLocked() && !c.hasReadAllLocked()
+	if unread && !now {
+		return nil, false
 	}
 	if c.state == stateClosed {
 		for res := range c.streams.running {
@@ -204,7 +223,7 @@ func (c *conn) cut() (list []Request) {
 				c.server.failed.Add(1) // its handler may not return in time
 			}
 		}
-		return nil
+		return nil, true
 	}
 	list = c.inFlightLocked()
 	unsure := socket.Unacked(c.Conn) || c.unwritten()
@@ -214,7 +233,7 @@ func (c *conn) cut() (list []Request) {
 		// not read.
 		lately := socket.Arrived(c.Conn) || !c.streams.followed && (unsure || c.streams.open)
 		list = append(list, c.streams.unsure(c.RemoteAddr().String(), c.bytesReadBy(), lately)...)
-		if c.state == stateHTTP2 && c.streams.mayOpen() && !c.hasReadAllLocked() { // a request, perhaps
+		if unread || len(list) == 0 && c.handshake.partial() { // a request, perhaps
 			list = append(list, Request{Class: HTTP2, Client: c.RemoteAddr().String()})
 		}
 	case unsure && c.state != stateNew && len(list) == 0: // the last bytes are on their way, and may be lost
@@ -231,7 +250,7 @@ func (c *conn) cut() (list []Request) {
 	c.streams.close()
 	c.setStateLocked(stateClosed)
 	c.breakOff(broken)
-	return list
+	return list, true
 }
 
 // breakOff closes the socket at once, while res is being answered, or nothing is. An

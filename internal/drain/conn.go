@@ -232,7 +232,7 @@ func (s *Server) track(c *conn) {
 	s.mu.Unlock()
 	switch {
 	case cutting:
-		s.cut(c)
+		s.cut(c, true)
 	case s.draining.Load():
 		c.mu.Lock()
 		if !c.movesLocked() {

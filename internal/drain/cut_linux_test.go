@@ -1,14 +1,22 @@
 package drain_test
 
 import (
+	"bufio"
 	"crypto/tls"
 	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
+	"runtime"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
 	"golang.org/x/sys/unix"
 
 	"lastcall/actors"
@@ -121,4 +129,229 @@ func TestCutNamesWhatHasArrived(t *testing.T) {
 			})
 		}
 	})
+}
+
+// The kernel does not count the bytes of multipath TCP that the client has acknowledged,
+// but those that it has not.
+func TestCutNamesUnacknowledgedOfMultipath(t *testing.T) {
+	t.Parallel()
+	s := servetest.Start(t, &actors.Stop{Grace: 300 * time.Millisecond}, server2(t, false, answerLong))
+	var d net.Dialer
+	d.SetMultipathTCP(true)
+	nc, err := d.DialContext(t.Context(), "tcp", s.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	if used, err := nc.(*net.TCPConn).MultipathTCP(); err != nil || !used {
+		t.Skip("this system has no multipath TCP")
+	}
+	ask2(t, nc, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
+	servetest.WaitFor(t, "an idle connection", func() bool { n := s.Stop.Snapshot(); return n.Served == 1 && n.Idle == 1 })
+	time.Sleep(300 * time.Millisecond) // then the answer is not of the last 250 ms
+	s.End()
+	wantCut(t, s, "/asked")
+}
+
+// A stream that net/http has reset is named while the client has not acknowledged that,
+// unless it has counted as failed.
+func TestCutNamesResetsOnTheirWay(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, overTLS bool) {
+		for _, before := range []bool{true, false} { // the stop
+			t.Run(fmt.Sprintf("before the stop %v", before), func(t *testing.T) {
+				t.Parallel()
+				proceed := make(chan struct{})
+				s := servetest.Start(t, &actors.Stop{Grace: time.Second}, server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
+					if r.URL.Path == "/asked" {
+						answerLong(w, r)
+						return
+					}
+					<-proceed
+					panic(http.ErrAbortHandler)
+				}))
+				fr := ask2(t, dial2(t, s, overTLS), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
+				servetest.WaitFor(t, "an answer", func() bool { return s.Stop.Snapshot().Served == 1 })
+				askOn(t, fr, 3, "/panics")
+				servetest.WaitFor(t, "a handler", func() bool { return s.Stop.Snapshot().InFlight == 1 })
+				if before {
+					close(proceed)
+					servetest.WaitFor(t, "its panic", func() bool { return s.Stop.Snapshot().InFlight == 0 })
+					s.End()
+					wantCut(t, s, "/asked", "/panics")
+				} else {
+					s.End()
+					s.Until(t, actors.Draining)
+					close(proceed)
+					wantCut(t, s, "/asked")
+					if n := s.Stop.Snapshot(); n.Failed != 1 {
+						t.Errorf("%d failed, want 1", n.Failed)
+					}
+				}
+			})
+		}
+	})
+}
+
+// A request of which crypto/tls has a part of a record is named, as over HTTP/1.
+func TestCutNamesPartOfRecord(t *testing.T) {
+	t.Parallel()
+	s := servetest.Start(t, &actors.Stop{Grace: 300 * time.Millisecond}, server2(t, true, servetest.Hello))
+	raw := s.Dial(t)
+	p := &packets{Conn: raw.Conn}
+	tc := tls.Client(p, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+	fr := ask2(t, tc)
+	if _, err := answer2(fr); err != nil {
+		t.Fatal(err)
+	}
+	p.send(t, tc, []string{"a part of HEADERS, perhaps"}, 5)
+	awaitArrival(t, &servetest.Client{T: t, Conn: raw.Conn})
+	s.End()
+	wantCut(t, s, "")
+}
+
+// counting counts what is written.
+type counting struct {
+	net.Conn
+	written int64
+}
+
+func (c *counting) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.written += int64(n)
+	return n, err
+}
+
+// asker asks on a connection, one request after the other.
+type asker struct {
+	ask    func(id uint32) error
+	answer func(id uint32) error // http.ErrServerClosed: it is the last
+}
+
+func newAsker(t *testing.T, nc net.Conn, http2Too bool) asker {
+	path := func(id uint32) string { return fmt.Sprint("/", id) }
+	if http2Too {
+		if _, err := io.WriteString(nc, http2.ClientPreface); err != nil {
+			t.Error(err)
+		}
+		fr := http2.NewFramer(nc, nc)
+		fr.WriteSettings()
+		return asker{
+			func(id uint32) error {
+				return fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: header2("GET", path(id)), EndStream: true, EndHeaders: true})
+			},
+			func(id uint32) error {
+				for {
+					f, err := fr.ReadFrame()
+					if err != nil {
+						return err
+					}
+					if p, ok := f.(*http2.PingFrame); ok && !p.IsAck() {
+						fr.WritePing(true, p.Data)
+					}
+					if d, ok := f.(*http2.DataFrame); ok && d.StreamEnded() && d.StreamID == id {
+						return nil
+					}
+				}
+			},
+		}
+	}
+	r := bufio.NewReader(nc)
+	return asker{
+		func(id uint32) error {
+			_, err := fmt.Fprintf(nc, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", path(id))
+			return err
+		},
+		func(uint32) error {
+			res, err := http.ReadResponse(r, nil)
+			if err != nil {
+				return err
+			}
+			if _, err = io.Copy(io.Discard, res.Body); err == nil && res.Close {
+				err = http.ErrServerClosed
+			}
+			return err
+		},
+	}
+}
+
+// TestCutAtRandom has clients that ask all the time when the deadline passes at once: a
+// request that the kernel has acknowledged and that has no answer is named, by its path or
+// at least by its connection. With -long the machine is busy, too.
+func TestCutAtRandom(t *testing.T) {
+	t.Parallel()
+	runs := 2
+	if *long {
+		runs = 40
+		var over atomic.Bool
+		t.Cleanup(func() { over.Store(true) })
+		for range 2 * runtime.GOMAXPROCS(0) {
+			go func() {
+				for i := 0; !over.Load(); i++ {
+				}
+			}()
+		}
+	}
+	for _, proto := range []string{"HTTP/1", "TLS", "h2c", "HTTP/2"} {
+		t.Run(proto, func(t *testing.T) {
+			t.Parallel()
+			overTLS, h2 := proto == "TLS" || proto == "HTTP/2", proto == "h2c" || proto == "HTTP/2"
+			losses, names := 0, 0
+			for range runs {
+				s := servetest.Start(t, &actors.Stop{Grace: -1}, server2(t, overTLS, servetest.Hello))
+				const clients = 16
+				var mu sync.Mutex
+				lost := make(map[string]string)
+				var ready, all sync.WaitGroup
+				ready.Add(clients)
+				for range clients {
+					all.Go(func() {
+						raw := &counting{Conn: dial2(t, s, false)}
+						nc := net.Conn(raw)
+						if overTLS {
+							nc = tls.Client(nc, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{map[bool]string{true: "h2", false: "http/1.1"}[h2]}})
+						}
+						a := newAsker(t, nc, h2)
+						for id := uint32(1); ; id += 2 {
+							if a.ask(id) != nil {
+								return
+							}
+							switch a.answer(id) {
+							case nil:
+							case http.ErrServerClosed:
+								return
+							default:
+								if info, ok := socket.TCPInfo(raw.Conn); ok && info.Acked >= raw.written {
+									mu.Lock()
+									lost[nc.LocalAddr().String()] = fmt.Sprint("/", id)
+									mu.Unlock()
+								}
+								return
+							}
+							if id == 1 {
+								ready.Done()
+							}
+							time.Sleep(time.Duration(rand.IntN(3)) * time.Millisecond)
+						}
+					})
+				}
+				ready.Wait()
+				time.Sleep(time.Duration(rand.IntN(20_000)) * time.Microsecond)
+				s.End()
+				err := s.Wait(t)
+				all.Wait()
+				cut := new(actors.CutError)
+				errors.As(err, &cut)
+				for client, path := range lost {
+					if !slices.ContainsFunc(cut.Requests, func(r actors.Request) bool {
+						return r.Client == client && (r.Path == path || r.Path == "")
+					}) {
+						t.Errorf("%s of %s arrived, and was lost without a name", path, client)
+					}
+				}
+				losses, names = losses+len(lost), names+len(cut.Requests)
+			}
+			t.Logf("lost %d requests that had arrived, named %d", losses, names)
+		})
+	}
 }

@@ -170,8 +170,8 @@ type frames struct {
 	goneAway   bool // GOAWAY has come
 
 	current   event  // that of the latest frame, which is not here to its end; or none
-	value     uint32 // its payload's first four bytes
-	valueLeft int    // how many of them are to come
+	value     uint64 // the beginning of its payload
+	valueLeft int    // how many bytes of that are to come
 	events    []event
 }
 
@@ -179,7 +179,7 @@ type frames struct {
 type event struct {
 	kind   eventKind
 	stream uint32 // goesAway: the last that is served
-	code   uint32 // resets: why
+	code   uint32 // goesAway, resets: why
 }
 
 type eventKind int
@@ -216,7 +216,7 @@ func (f *frames) follow(p []byte, from side) []event {
 		n := min(f.left, len(p))
 		f.left -= n
 		for _, b := range p[:min(n, f.valueLeft)] {
-			f.value = f.value<<8 | uint32(b)
+			f.value = f.value<<8 | uint64(b)
 			f.valueLeft--
 		}
 		p = p[n:]
@@ -241,7 +241,7 @@ func (f *frames) begin(from side) {
 	case kind == frameGoAway:
 		f.goneAway = true
 		if from == fromServer {
-			f.current, f.valueLeft = event{kind: goesAway}, 4
+			f.current, f.valueLeft = event{kind: goesAway}, 8
 		}
 	case kind == frameReset:
 		f.current, f.valueLeft = event{kind: resets, stream: stream}, 4
@@ -254,12 +254,10 @@ func (f *frames) begin(from side) {
 
 // end notes the end of what has an event.
 func (f *frames) end() {
-	switch f.current.kind {
-	case goesAway:
-		f.current.stream = f.value & maxStream
-	case resets:
-		f.current.code = f.value
+	if f.current.kind == goesAway {
+		f.current.stream = uint32(f.value>>32) & maxStream
 	}
+	f.current.code = uint32(f.value)
 	f.events, f.current, f.value, f.valueLeft = append(f.events, f.current), event{}, 0, 0
 }
 

@@ -124,7 +124,7 @@ func TestFrameEvents(t *testing.T) {
 			client, server = append(client, resets), append(server, resets)
 		case 9:
 			fr.WriteGoAway(id, http2.ErrCodeInternal, make([]byte, 20))
-			server = append(server, eventAt{event{kind: goesAway, stream: id}, out.Len()})
+			server = append(server, eventAt{event{kind: goesAway, stream: id, code: uint32(http2.ErrCodeInternal)}, out.Len()})
 		case 11:
 			fr.WritePing(false, [8]byte{1, 2, 3, 4, 5, 6, 7, 8})
 			fr.WriteWindowUpdate(id, 1000)

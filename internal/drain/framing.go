@@ -26,8 +26,8 @@ type framing struct {
 	pending []byte   // arrived, not yet handed out
 }
 
-// stop ends the following; what is pending is still handed out.
-func (f *framing) stop() { f.on, f.records, f.body = false, nil, -1 }
+// stop ends the following, but for records; what is pending is still handed out.
+func (f *framing) stop() { f.on, f.body = false, -1 }
 
 // beginBody notes what a header says of the body's length: -1 is unknown.
 func (f *framing) beginBody(length int64) { f.body = length }

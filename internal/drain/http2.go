@@ -117,7 +117,10 @@ func (noListener) Addr() net.Addr            { return new(net.TCPAddr) }
 func (c *conn) markHTTP2(goAwayer *http.Server, fc *frameConn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.streams.goAwayer, c.streams.frames, c.streams.served = goAwayer, fc, maxStream
+	c.streams.goAwayer, c.streams.frames, c.streams.served, c.streams.max = goAwayer, fc, maxStream, 250
+	if h := c.server.http.HTTP2; h != nil && h.MaxConcurrentStreams > 0 {
+		c.streams.max = h.MaxConcurrentStreams
+	}
 	if fc != nil {
 		c.streams.unanswered, c.streams.followed = make(map[uint32]*http2Response), true
 	}
@@ -147,6 +150,7 @@ type streams struct {
 	// that somebody has reset are not here.
 	unanswered map[uint32]*http2Response
 	followed   bool   // else nothing is known of IDs
+	max        int    // so many may a client open that heeds SETTINGS
 	latest     uint32 // that the client has opened
 
 	// Those whose handlers have returned and whose answers are written, in that
@@ -158,6 +162,7 @@ type streams struct {
 	served     uint32 // the last that net/http does not refuse
 	refused    int    // later ones
 	refusalEnd int64  // the GOAWAY that says so ends with that byte of the connection
+	broken     bool   // it says that there was an error: net/http may have stopped reading
 
 	goAwayer    *http.Server // sends GOAWAY; nil: net/http does not serve the connection
 	frames      *frameConn   // sends one before; nil: nothing does
@@ -178,19 +183,20 @@ func (s *streams) close() {
 
 // unfollow gives up to tell streams apart.
 func (s *streams) unfollow() {
-	s.followed = false
-	clear(s.unanswered)
+	s.followed, s.unanswered = false, nil
 }
 
 func (s *streams) inFlight(client string) (list []Request) {
 	for res := range s.running {
 		list = append(list, res.request(client))
 	}
+	begun := 0
 	for _, res := range s.unanswered {
 		switch {
-		case res == nil:
+		case res == nil && begun < s.max:
+			begun++
 			list = append(list, Request{Class: HTTP2, Client: client})
-		case !res.returned.IsZero():
+		case res != nil && !res.returned.IsZero():
 			list = append(list, res.request(client)) // its answer waits for the client
 		}
 	}
@@ -203,10 +209,6 @@ func (s *streams) inFlight(client string) (list []Request) {
 	}
 	return list
 }
-
-// mayOpen reports whether net/http serves streams that are yet to be read. If not, it may
-// have stopped reading.
-func (s *streams) mayOpen() bool { return s.served == maxStream }
 
 // lastUnknown reports whether it is not known how much of the latest answer is
 // written.
@@ -228,7 +230,7 @@ func (s *streams) unsure(client string, bytes int64, lately bool) (list []Reques
 		}
 	}
 	if s.refusalEnd > bytes { // the client does not know of them
-		for range min(s.refused, maxUnanswered) {
+		for range min(s.refused, s.max) {
 			list = append(list, Request{Class: HTTP2, Client: client})
 		}
 	}
@@ -276,9 +278,7 @@ func (c *conn) onFramesRead(events []event) {
 		switch {
 		case !s.followed:
 		case e.kind == resets:
-			if _, ok := s.take(e.stream); !ok {
-				s.unacked = slices.DeleteFunc(s.unacked, func(res *http2Response) bool { return res.id == e.stream })
-			}
+			s.take(e.stream)
 		case e.stream <= s.latest: // a trailer
 		case e.stream > s.served:
 			s.latest = e.stream
@@ -301,7 +301,7 @@ func (c *conn) onFramesWritten(events []event) {
 	s := &c.streams
 	for _, e := range events {
 		if e.kind == goesAway {
-			s.served, s.refusalEnd = min(s.served, e.stream), c.batch.Load().end()
+			s.served, s.refusalEnd, s.broken = min(s.served, e.stream), c.batch.Load().end(), e.code != 0
 			for id := range s.unanswered {
 				if id > s.served {
 					delete(s.unanswered, id)
@@ -311,16 +311,15 @@ func (c *conn) onFramesWritten(events []event) {
 			continue
 		}
 		res, ok := s.take(e.stream)
-		switch {
-		case !ok:
-		case res == nil: // net/http answers itself
-			now := time.Now()
-			c.onWrittenLocked(&http2Response{id: e.stream, began: now, returned: now})
-		case e.kind == resets:
-			res.late = res.returned.IsZero() && e.code == internalError
-		default:
-			c.onWrittenLocked(res)
+		if !ok {
+			continue
 		}
+		if res == nil { // net/http answers itself
+			now := time.Now()
+			res = &http2Response{id: e.stream, began: now, returned: now}
+		}
+		res.late = e.kind == resets && e.code == internalError && res.returned.IsZero()
+		c.onWrittenLocked(res)
 	}
 }
 
@@ -342,6 +341,9 @@ func (c *conn) onWrittenLocked(res *http2Response) {
 }
 
 func (c *conn) addUnackedLocked(res *http2Response) {
+	if res.failed {
+		return
+	}
 	s := &c.streams
 	s.unacked = append(s.unacked, res)
 	if len(s.unacked) < s.full {
@@ -358,6 +360,15 @@ func (c *conn) endStream(res *http2Response, r *http.Request) {
 	c.mu.Lock()
 	delete(c.streams.running, res)
 	res.returned = time.Now()
+	if res.late && res.outcome.Load() == answered {
+		res.finish(failed)
+	}
+	// Closed, the request was cut, or its client has gone, or net/http has closed a
+	// second after it had reset the last stream.
+	closed := c.state == stateClosed
+	if !closed || res.late {
+		res.failed = c.server.countAnswer(&res.response, HTTP2)
+	}
 	switch {
 	case !c.streams.followed:
 		if c.streams.open && r.Context().Err() == nil { // else the client has given it up
@@ -366,15 +377,6 @@ func (c *conn) endStream(res *http2Response, r *http.Request) {
 		}
 	case res.written > 0:
 		c.addUnackedLocked(res)
-	}
-	if res.late && res.outcome.Load() == answered {
-		res.finish(failed)
-	}
-	// Closed, the request was cut, or its client has gone, or net/http has closed a
-	// second after it had reset the last stream.
-	closed := c.state == stateClosed
-	if !closed || res.late {
-		c.server.countAnswer(&res.response, HTTP2)
 	}
 	c.closeStreamlessLocked()
 	c.mu.Unlock()
@@ -392,6 +394,7 @@ type http2Response struct {
 	returned    time.Time // when it returned; zero before
 	written     int64     // the answer ends with that byte of the connection; 0: it is not written
 	late        bool      // the stream was reset at the write deadline
+	failed      bool      // it has counted as such in the stop
 	bodyWritten atomic.Int64
 }
 

@@ -361,21 +361,6 @@ func TestCutOfRefusedStreams(t *testing.T) {
 	})
 }
 
-// An answer that the client does not want any more is not named, although it is written.
-func TestCutOfUnwantedAnswer(t *testing.T) {
-	t.Parallel()
-	both(t, func(t *testing.T, overTLS bool) {
-		s := servetest.Start(t, &actors.Stop{Grace: 300 * time.Millisecond}, server2(t, overTLS, answerLong))
-		fr := ask2(t, dial2(t, s, overTLS), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
-		servetest.WaitFor(t, "an answer", func() bool { n := s.Stop.Snapshot(); return n.Served == 1 && n.Idle == 1 })
-		fr.WriteRSTStream(1, http2.ErrCodeCancel)
-		s.End()
-		if err := s.Wait(t); err != nil {
-			t.Errorf("Err() = %v, want nil", err)
-		}
-	})
-}
-
 // answerLong answers what is more than a client's buffer holds and less than the server's.
 func answerLong(w http.ResponseWriter, r *http.Request) {
 	io.WriteString(w, strings.Repeat("x", 400<<10+5))

@@ -101,10 +101,10 @@ func (c *conn) requestLocked(class Class) Request {
 	return r
 }
 
-// countAnswer counts a request whose answer is over.
-func (s *Server) countAnswer(res *response, class Class) {
+// countAnswer counts a request whose answer is over, and reports whether as failed.
+func (s *Server) countAnswer(res *response, class Class) (hasFailed bool) {
 	if res == nil {
-		return
+		return false
 	}
 	closing := s.policy.Closing()
 	outcome := res.outcome.Load()
@@ -122,7 +122,9 @@ func (s *Server) countAnswer(res *response, class Class) {
 		}
 	case outcome == failed && closing:
 		s.failed.Add(1)
+		return true
 	}
+	return false
 }
 
 // Stats counts.

@@ -226,10 +226,11 @@ func (c *conn) unparkLocked() {
 
 // bytesAcked is how many bytes have gone to the client, as far as can be known.
 func (c *conn) bytesAcked() int64 {
-	if info, ok := socket.TCPInfo(c.Conn); ok && info.Counted {
+	info, ok := socket.TCPInfo(c.Conn)
+	if ok && info.Counted {
 		return info.Acked
 	}
-	return c.written.Load()
+	return c.written.Load() - info.Outgoing
 }
 
 // lastRead ends a Read that failed. If the connection was to be released, or

@@ -316,11 +316,7 @@ func (s *Server) Drain(ctx context.Context) (cut []Request) {
 		s.mu.Lock()
 		s.cutting = true // what is accepted from here on is cut by track
 		s.mu.Unlock()
-		list := s.list()
-		s.readArrived(list)
-		for _, c := range list {
-			s.cut(c)
-		}
+		s.cutAll(s.list())
 		<-s.over
 		break
 	}
@@ -332,15 +328,6 @@ func (s *Server) Drain(ctx context.Context) (cut []Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.requests
-}
-
-// cut closes a connection at once, and notes what was under way on it.
-func (s *Server) cut(c *conn) {
-	requests := c.cut()
-	s.mu.Lock()
-	s.requests = append(s.requests, requests...)
-	s.mu.Unlock()
-	c.untrack()
 }
 
 // gone reports whether no connection is left. From then on none is adopted.

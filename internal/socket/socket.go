@@ -21,7 +21,8 @@ type Info struct {
 	RTO           time.Duration // retransmission timeout
 	Retransmitted int           // segments
 	Unacked       bool          // bytes were written that the peer has not acknowledged
-	Counted       bool          // whether the following are known
+	Outgoing      int64         // how many of them, where the following are not known
+	Counted       bool          // whether the following are
 	Acked         int64         // bytes that the peer has acknowledged
 	Received      int64         // bytes that have arrived
 }

@@ -100,8 +100,9 @@ func DropSYN(l net.Listener) error {
 }
 
 // DropData has the kernel drop what a connection gets from now on, as if it had not come:
-// it acknowledges nothing. Acknowledgements, and the end, go on to arrive. It has no effect
-// on unix sockets, and multipath TCP sockets refuse it.
+// it acknowledges nothing. Acknowledgements, and the end, go on to arrive, but for those in
+// a segment with data. A unix socket refuses what its peer writes, and Reads come to the
+// end. Multipath TCP sockets cannot.
 func DropData(nc net.Conn) error {
 	const offset = 12 // of the length of the TCP header, in its upper four bits, in units of 4 bytes
 	prog := []unix.SockFilter{
@@ -115,6 +116,11 @@ func DropData(nc net.Conn) error {
 		{Code: unix.BPF_RET | unix.BPF_K, K: 1 << 18},
 	}
 	return control(nc, func(fd int) error {
+		if domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN); err != nil {
+			return err
+		} else if domain == unix.AF_UNIX {
+			return unix.Shutdown(fd, unix.SHUT_RD)
+		}
 		return attachFilter(fd, prog)
 	})
 }
@@ -275,7 +281,8 @@ func TCPInfo(nc net.Conn) (_ Info, ok bool) {
 		return i.TCPInfo(), true
 	}
 	var info *unix.TCPInfo
-	var multipath, unacked bool
+	var multipath bool
+	var unacked, outgoing int64
 	err := control(nc, func(fd int) error {
 		protocol, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
 		if err != nil {
@@ -284,11 +291,11 @@ func TCPInfo(nc net.Conn) (_ Info, ok bool) {
 		if info, err = unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO); err != nil {
 			return err
 		}
-		unacked = info.Unacked > 0 || info.Notsent_bytes > 0
+		unacked = int64(info.Unacked) + int64(info.Notsent_bytes) // segments, and bytes
 		if multipath = protocol == unix.IPPROTO_MPTCP; multipath {
 			var n int
 			n, err = unix.IoctlGetInt(fd, unix.SIOCOUTQ)
-			unacked = n > 0
+			unacked, outgoing = int64(n), int64(n)
 		}
 		return err
 	})
@@ -303,7 +310,8 @@ func TCPInfo(nc net.Conn) (_ Info, ok bool) {
 		RTT:           time.Duration(info.Rtt) * time.Microsecond,
 		RTO:           time.Duration(info.Rto) * time.Microsecond,
 		Retransmitted: int(info.Total_retrans),
-		Unacked:       unacked,
+		Unacked:       unacked > 0,
+		Outgoing:      outgoing,
 		Counted:       !multipath,
 		Acked:         int64(info.Bytes_acked),
 		Received:      received,

@@ -268,3 +268,35 @@ func TestDropData(t *testing.T) {
 		t.Errorf("Read() = %d, %v, want EOF", n, err)
 	}
 }
+
+func TestDropDataOfUnix(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("unix", t.TempDir()+"/s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	client, err := net.Dial("unix", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	server, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	client.Write([]byte("hello"))
+	if err := DropData(server); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Write([]byte("lost")); !errors.Is(err, syscall.EPIPE) {
+		t.Errorf("Write() = %v, want EPIPE", err)
+	}
+	if !Arrived(server) {
+		t.Error("what had arrived is lost")
+	}
+	if b, err := io.ReadAll(server); string(b) != "hello" || err != nil {
+		t.Errorf("ReadAll() = %q, %v, want hello", b, err)
+	}
+}
