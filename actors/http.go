@@ -76,11 +76,10 @@ const maxCutLogged = asynclog.MaxQueued / 2
 // sets "Connection: close".
 //
 // If TLSNextProto has another implementation (golang.org/x/net/http2), its clients get
-// the first GOAWAY, and their connections are closed without a second one when they have
-// no streams. A client that does not answer the PING gets GOAWAY with its next answer; if
-// it asks nothing for five seconds, its connection is closed. (A version before v0.31.0
-// sends none but that with the next answer, and a request that is sent as the
-// connection is closed is lost.)
+// the first GOAWAY, and the second with their next answer. If a client stays and asks
+// nothing, its connection is closed after five seconds without a second one. (In a version
+// before v0.31.0, or behind a function of your own, there is no first one either, and a
+// request that is sent just then is lost.)
 //
 // # Connections in a stop
 //

@@ -428,7 +428,9 @@ func (c *conn) onIdle() {
 	case c.state == stateHTTP2:
 		c.streams.open = false
 		c.startIdleTimerLocked()
-		c.closeStreamlessLocked()
+		if draining {
+			c.scheduleHTTP2CloseLocked()
+		}
 	case c.state.in(stateAnswering, stateAnsweringNext):
 		c.afterPost = c.current != nil && c.current.method == http.MethodPost
 		next := c.state == stateAnsweringNext || c.current != nil && c.nextReadLocked(c.current.ResponseWriter)

@@ -41,6 +41,8 @@ const (
 // on any net.Conn, after the preface.
 const protoUnencrypted = "unencrypted_http2"
 
+const protoHTTP2 = "h2" // over TLS
+
 // frameConn is an HTTP/2 connection as net/http gets it, above TLS. It follows the
 // frames that net/http reads and writes, and writes GOAWAY between two of them.
 type frameConn struct {

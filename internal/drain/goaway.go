@@ -22,7 +22,7 @@ const (
 
 	// maxGoAwayWait is how long after the first GOAWAY the second is sent at the
 	// latest. net/http closes the connection a second later, which should be before
-	// stallTimeout has passed, see closeStreamlessLocked.
+	// stallTimeout has passed, see scheduleHTTP2CloseLocked.
 	maxGoAwayWait = 3 * time.Second
 )
 
@@ -42,14 +42,13 @@ func (s *Server) GoAway() {
 	}
 }
 
-// goAway begins to send the connection away. It reports false if only an answer with
-// "Connection: close" does, see finishGoAway.
+// goAway begins to send the connection away. It reports false if nothing has HTTP/2 send
+// GOAWAY itself but an answer with "Connection: close", because it is not net/http's own.
 func (c *conn) goAway() bool {
 	c.mu.Lock()
 	goAwayer, frames := c.streams.goAwayer, c.streams.frames
 	// One that is not registered is sent away when it is, if the stop drains, and
 	// otherwise with its first answer.
-	sentAway := goAwayer == nil && (frames == nil || c.streams.sentAway)
 	begin := frames != nil && c.state == stateHTTP2 && c.streams.registered && c.streams.goAwayTimer == nil
 	if begin {
 		c.streams.goAwayTimer = time.AfterFunc(c.goAwayWait(), c.finishGoAway)
@@ -58,10 +57,10 @@ func (c *conn) goAway() bool {
 	switch {
 	case begin:
 		go frames.writeGoAway() // it may have to wait for the client
-	case frames == nil && goAwayer != nil:
+	case frames == nil:
 		c.finishGoAway()
 	}
-	return !sentAway
+	return goAwayer != nil
 }
 
 // goAwayWait is how long to wait for the answer to the PING: a round trip, and what
@@ -81,17 +80,10 @@ func (c *conn) onGoAwayAnswered() {
 	}
 }
 
-// finishGoAway has net/http send its GOAWAY, the second or the only one. Where HTTP/2 is
-// another's, a client that has answered the PING opens no streams, and its connection is
-// closed when it has none. Any other learns of the stop by its next answer, which says
-// "Connection: close".
+// finishGoAway has net/http send its GOAWAY, the second or the only one, if it can.
 func (c *conn) finishGoAway() {
 	c.mu.Lock()
 	goAwayer := c.streams.goAwayer
-	if goAwayer == nil {
-		c.streams.sentAway, c.streams.mayClose = true, c.streams.frames.pingedAt.Load() == 0
-		c.closeStreamlessLocked()
-	}
 	c.mu.Unlock()
 	if goAwayer != nil {
 		goAwayer.Shutdown(context.Background()) // returns at once: it has no connections

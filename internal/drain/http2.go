@@ -6,7 +6,9 @@ import (
 	"net"
 	"net/http"
 	"reflect"
+	"runtime"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -34,8 +36,9 @@ const (
 //
 // The table's entry for HTTP/2 without TLS serves any net.Conn. So it gets those
 // with TLS, too, from above the encryption, as a frameConn. If servesFrameConn, given
-// the table, reports that it does not serve these, clients get one GOAWAY. Where the
-// table is another's (golang.org/x/net/http2), it is the first one.
+// the table, reports that it does not serve these, clients get one GOAWAY. Where
+// golang.org/x/net/http2 has filled the table, it is the first one, and an answer that
+// says "Connection: close" brings the second.
 //
 // net/http's own timer of that is not used. It is set once more when a connection
 // ends that has streams, and then keeps what belongs to the connection, 10 KB and
@@ -54,7 +57,7 @@ func (s *Server) wrapHTTP2(servesFrameConn func(http2Table) bool) {
 		}
 		s.http.TLSNextProto = first.TLSNextProto
 	}
-	follows := servesFrameConn(s.http.TLSNextProto)
+	follows := (ours || isOfXNet(s.http.TLSNextProto)) && servesFrameConn(s.http.TLSNextProto)
 	if ours && !follows {
 		level.Debug(s.logger).Log("msg", "HTTP/2 clients get one GOAWAY instead of two, and may have to send requests again: this net/http is not known")
 	}
@@ -68,7 +71,7 @@ func (s *Server) wrapHTTP2(servesFrameConn func(http2Table) bool) {
 				goAwayer := s.newGoAwayer()
 				c.serveHTTP2(goAwayer, goAwayer.TLSNextProto, hs, tc, h)
 				return
-			case follows:
+			case follows && (proto == protoHTTP2 || proto == protoUnencrypted):
 				c.serveHTTP2(nil, theirs, hs, tc, h)
 				return
 			case ours:
@@ -83,6 +86,13 @@ func (s *Server) wrapHTTP2(servesFrameConn func(http2Table) bool) {
 		}
 	}
 	s.http.TLSNextProto = table
+}
+
+// isOfXNet reports whether golang.org/x/net/http2 itself serves HTTP/2, and not a function
+// around it.
+func isOfXNet(table http2Table) bool {
+	f := runtime.FuncForPC(reflect.ValueOf(table[protoHTTP2]).Pointer())
+	return f != nil && strings.Contains(f.Name(), "golang.org/x/net/http2.")
 }
 
 // http2Table is the type of Server.TLSNextProto.
@@ -117,9 +127,14 @@ func (noListener) Addr() net.Addr            { return new(net.TCPAddr) }
 func (c *conn) markHTTP2(goAwayer *http.Server, fc *frameConn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.streams.goAwayer, c.streams.frames, c.streams.served, c.streams.max = goAwayer, fc, maxStream, 250
-	if h := c.server.http.HTTP2; h != nil && h.MaxConcurrentStreams > 0 {
+	c.streams.goAwayer, c.streams.frames, c.streams.served = goAwayer, fc, maxStream
+	switch h := c.server.http.HTTP2; {
+	case goAwayer == nil: // it is set where we cannot see it
+		c.streams.max = maxUnanswered
+	case h != nil && h.MaxConcurrentStreams > 0:
 		c.streams.max = h.MaxConcurrentStreams
+	default:
+		c.streams.max = 250 // net/http's default
 	}
 	if fc != nil {
 		c.streams.unanswered, c.streams.followed = make(map[uint32]*http2Response), true
@@ -167,8 +182,6 @@ type streams struct {
 	goAwayer    *http.Server // sends GOAWAY; nil: net/http does not serve the connection
 	frames      *frameConn   // sends one before; nil: nothing does
 	goAwayTimer *time.Timer  // for net/http's, after that; nil: none was sent
-	sentAway    bool         // the wait for net/http's is over, but it sends none
-	mayClose    bool         // and the client has answered the PING: it opens no streams
 	idleTimer   *time.Timer  // of the idle timeout; nil: it has not begun, or there is none
 }
 
@@ -378,7 +391,9 @@ func (c *conn) endStream(res *http2Response, r *http.Request) {
 	case res.written > 0:
 		c.addUnackedLocked(res)
 	}
-	c.closeStreamlessLocked()
+	if c.state == stateHTTP2 && c.server.draining.Load() && !c.streams.any() {
+		c.scheduleHTTP2CloseLocked()
+	}
 	c.mu.Unlock()
 	if closed {
 		c.untrack()

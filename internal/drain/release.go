@@ -52,8 +52,8 @@ func (c *conn) releaseLocked() {
 	case !c.closeAt.IsZero(), c.movesLocked(): // it has seen draining, or is given away
 	case c.state.in(stateNew, stateIdle), c.state == stateHTTP2 && !c.streams.registered:
 		c.scheduleCloseLocked()
-	case c.state == stateHTTP2:
-		c.closeStreamlessLocked()
+	case c.state == stateHTTP2 && !c.streams.any():
+		c.scheduleHTTP2CloseLocked()
 	case c.state == stateReading:
 		c.setReadDeadlineLocked()
 	}
@@ -100,18 +100,11 @@ func lossTime(info socket.Info, losses int) time.Duration {
 	return (1<<losses - 1) * (info.RTO + info.RTT)
 }
 
-// closeStreamlessLocked bounds how long a connection of HTTP/2 is kept that has no streams
-// and was sent GOAWAY. net/http closes it a second later, but not while it writes: never,
-// if the client asks for answers (to PINGs) faster than it takes them.
-func (c *conn) closeStreamlessLocked() {
-	switch {
-	case c.state != stateHTTP2 || c.streams.any():
-	case c.streams.mayClose:
-		c.closeInLocked(0)
-	case c.server.draining.Load():
-		c.closeInLocked(stallTimeout)
-	}
-}
+// scheduleHTTP2CloseLocked bounds how long a connection without streams is kept
+// that was sent GOAWAY. net/http closes it a second later, but not while it
+// writes: never, if the client asks for answers (to PINGs) faster than it takes
+// them.
+func (c *conn) scheduleHTTP2CloseLocked() { c.closeInLocked(stallTimeout) }
 
 func (c *conn) closeInLocked(d time.Duration) {
 	c.closeAt = time.Now().Add(d)
@@ -141,12 +134,8 @@ func (c *conn) closeIfIdle() {
 		c.closeTimer.Reset(min(minKeep, info.RTT+info.RTO))
 		return
 	}
-	if http2 && c.streams.mayClose && len(c.streams.unanswered) > 0 && time.Since(c.closeAt) < stallTimeout {
-		c.closeTimer.Reset(goAwaySlack) // the end of an answer is in net/http's buffer
-		return
-	}
 	if http2 {
-		c.stalled.Store(c.streams.registered && !c.streams.mayClose) // it was sent GOAWAY stallTimeout ago
+		c.stalled.Store(c.streams.registered) // it was sent GOAWAY stallTimeout ago
 		c.Conn.SetReadDeadline(aLongTimeAgo)
 		return
 	}
