@@ -19,7 +19,8 @@ import (
 	"lastcall/internal/socket"
 )
 
-// unreadBodies are bodies of POST requests.
+// unreadBodies are bodies of POST requests, the longest of which the kernel takes whole
+// although nobody reads: 64 KB, by default.
 var unreadBodies = []struct {
 	name   string
 	header string // tells the length
@@ -28,10 +29,10 @@ var unreadBodies = []struct {
 }{
 	{"length 5", "Content-Length: 5", "hello", 5},
 	{"length 9000", "Content-Length: 9000", strings.Repeat("x", 9000), 9000},
-	{"length 100000", "Content-Length: 100000", strings.Repeat("x", 100_000), 100_000},
+	{"length 50000", "Content-Length: 50000", strings.Repeat("x", 50_000), 50_000},
 	{"chunks 5", "Transfer-Encoding: chunked", "5\r\nhello\r\n0\r\n\r\n", 5},
 	{"chunks 9000", "Transfer-Encoding: chunked", strings.Repeat("3e8\r\n"+strings.Repeat("x", 1000)+"\r\n", 9) + "0\r\n\r\n", 9000},
-	{"chunks 100000", "Transfer-Encoding: chunked", strings.Repeat("3e8\r\n"+strings.Repeat("x", 1000)+"\r\n", 100) + "0\r\n\r\n", 100_000},
+	{"chunks 50000", "Transfer-Encoding: chunked", strings.Repeat("3e8\r\n"+strings.Repeat("x", 1000)+"\r\n", 50) + "0\r\n\r\n", 50_000},
 	{"chunks and a trailer", "Transfer-Encoding: chunked\r\nTrailer: Sum", "5\r\nhello\r\n0\r\nSum: 1\r\n\r\n", 5},
 }
 
