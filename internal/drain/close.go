@@ -160,8 +160,8 @@ func (c *conn) linger(sending bool) {
 // HTTP/2. It needs some microseconds; here is time for a machine that is busy.
 const maxCatchUp = 250 * time.Millisecond
 
-// cutAll cuts the connections. Where something has arrived over HTTP/2 net/http reads it
-// first: only above TLS, and behind the frames before, can requests be told from the rest.
+// cutAll cuts the connections. What has arrived over HTTP/2 is read by net/http first: whether
+// it is a request is seen only when it is deciphered, and the frames before it are known.
 func (s *Server) cutAll(list []*conn) {
 	var behind []*conn
 	for _, c := range list {
@@ -208,7 +208,8 @@ func (c *conn) mayBeAskedLocked() bool {
 func (c *conn) cut(now bool) (list []Request, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	http2 := c.state == stateHTTP2 && c.LocalAddr().Network() != "unix" // at whose end net/http would close
+	// A unix socket would come to its end, at which net/http closes the connection.
+	http2 := c.state == stateHTTP2 && c.LocalAddr().Network() != "unix"
 	if http2 || c.state.in(stateNew, stateIdle, stateReleasing) {
 		socket.DropData(c.Conn)
 	}

@@ -102,7 +102,7 @@ func TestCutNamesWhatHasArrived(t *testing.T) {
 					t.Fatal(err)
 				}
 				arrived := func() int64 { info, _ := socket.TCPInfo(raw); return info.Acked }
-				servetest.WaitFor(t, "its arrival", func() bool { info, _ := socket.TCPInfo(raw); return !info.Unacked })
+				awaitArrival(t, &servetest.Client{T: t, Conn: raw})
 				s.End()
 				s.Until(t, actors.Draining)
 				servetest.WaitFor(t, "the deadline, after which nothing arrives", func() bool {
@@ -146,8 +146,7 @@ func TestCutNamesUnacknowledgedOfMultipath(t *testing.T) {
 	if used, err := nc.(*net.TCPConn).MultipathTCP(); err != nil || !used {
 		t.Skip("this system has no multipath TCP")
 	}
-	ask2(t, nc, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
-	servetest.WaitFor(t, "an idle connection", func() bool { n := s.Stop.Snapshot(); return n.Served == 1 && n.Idle == 1 })
+	askUnread(t, s, nc)
 	time.Sleep(300 * time.Millisecond) // then the answer is not of the last 250 ms
 	s.End()
 	wantCut(t, s, "/asked")
@@ -170,8 +169,7 @@ func TestCutNamesResetsOnTheirWay(t *testing.T) {
 					<-proceed
 					panic(http.ErrAbortHandler)
 				}))
-				fr := ask2(t, dial2(t, s, overTLS), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
-				servetest.WaitFor(t, "an answer", func() bool { return s.Stop.Snapshot().Served == 1 })
+				fr := askUnread(t, s, dial2(t, s, overTLS))
 				askOn(t, fr, 3, "/panics")
 				servetest.WaitFor(t, "a handler", func() bool { return s.Stop.Snapshot().InFlight == 1 })
 				if before {
@@ -205,7 +203,7 @@ func TestCutNamesPartOfRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.send(t, tc, []string{"a part of HEADERS, perhaps"}, 5)
-	awaitArrival(t, &servetest.Client{T: t, Conn: raw.Conn})
+	awaitArrival(t, raw)
 	s.End()
 	wantCut(t, s, "")
 }

@@ -26,7 +26,8 @@ type framing struct {
 	pending []byte   // arrived, not yet handed out
 }
 
-// stop ends the following, but for records; what is pending is still handed out.
+// stop follows requests no more. Records are still followed, and what is pending is handed
+// out.
 func (f *framing) stop() { f.on, f.body = false, -1 }
 
 // beginBody notes what a header says of the body's length: -1 is unknown.

@@ -291,7 +291,7 @@ func (c *conn) onFramesRead(events []event) {
 		switch {
 		case !s.followed:
 		case e.kind == resets:
-			s.take(e.stream)
+			delete(s.unanswered, e.stream)
 		case e.stream <= s.latest: // a trailer
 		case e.stream > s.served:
 			s.latest = e.stream

@@ -329,8 +329,7 @@ func TestCutOfRefusedStreams(t *testing.T) {
 		t.Run("of a client that does not read", func(t *testing.T) {
 			t.Parallel()
 			s := servetest.Start(t, &actors.Stop{Grace: time.Second, IdleGrace: 100 * time.Millisecond}, server2(t, overTLS, answerLong))
-			fr := ask2(t, dial2(t, s, overTLS), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
-			servetest.WaitFor(t, "an answer", func() bool { return s.Stop.Snapshot().Served == 1 })
+			fr := askUnread(t, s, dial2(t, s, overTLS))
 			s.End()
 			s.Until(t, actors.Draining)
 			time.Sleep(300 * time.Millisecond) // the second GOAWAY is sent; else the stream is served
@@ -343,8 +342,7 @@ func TestCutOfRefusedStreams(t *testing.T) {
 		t.Run("by net/http itself", func(t *testing.T) {
 			t.Parallel()
 			s := servetest.Start(t, &actors.Stop{Grace: 300 * time.Millisecond}, server2(t, overTLS, answerLong))
-			fr := ask2(t, dial2(t, s, overTLS), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
-			servetest.WaitFor(t, "an answer", func() bool { n := s.Stop.Snapshot(); return n.Served == 1 && n.Idle == 1 })
+			fr := askUnread(t, s, dial2(t, s, overTLS))
 			askOn(t, fr, 3, "/", hpack.HeaderField{Name: "te", Value: "gzip"}) // 400
 			s.End()
 			wantCut(t, s, "", "/asked")
@@ -352,13 +350,21 @@ func TestCutOfRefusedStreams(t *testing.T) {
 		t.Run("because of an error", func(t *testing.T) {
 			t.Parallel()
 			s := servetest.Start(t, &actors.Stop{Grace: 300 * time.Millisecond}, server2(t, overTLS, answerLong))
-			fr := ask2(t, dial2(t, s, overTLS), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
-			servetest.WaitFor(t, "an answer", func() bool { n := s.Stop.Snapshot(); return n.Served == 1 && n.Idle == 1 })
+			fr := askUnread(t, s, dial2(t, s, overTLS))
 			fr.WriteRawFrame(http2.FrameSettings, 0, 0, make([]byte, 5)) // net/http reads no more
 			s.End()
 			wantCut(t, s, "/asked")
 		})
 	})
+}
+
+// askUnread asks for what answerLong answers, and waits until that is written. The client
+// does not read it.
+func askUnread(t *testing.T, s *servetest.Service, nc net.Conn) *http2.Framer {
+	t.Helper()
+	fr := ask2(t, nc, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
+	servetest.WaitFor(t, "an answer", func() bool { n := s.Stop.Snapshot(); return n.Served == 1 && n.Idle == 1 })
+	return fr
 }
 
 // answerLong answers what is more than a client's buffer holds and less than the server's.

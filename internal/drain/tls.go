@@ -58,8 +58,8 @@ func (c *conn) nextReadLocked(w http.ResponseWriter) bool {
 	return c.tls && (!c.askedMore || c.handshake.partial() || !onlyEmptyLines(bufferedBy(w)))
 }
 
-// awaitReaderLocked waits until whoever reads the connection waits for more than has arrived,
-// or is over with it. It gives up at the end.
+// awaitReaderLocked waits until hasReadAllLocked, or the reader is over with the connection.
+// It gives up at the end.
 func (c *conn) awaitReaderLocked(end time.Time, isOver func() bool) {
 	for !c.hasReadAllLocked() && time.Now().Before(end) {
 		if c.askedMore {
@@ -82,8 +82,8 @@ func (c *conn) awaitReaderLocked(end time.Time, isOver func() bool) {
 	}
 }
 
-// hasReadAllLocked reports whether whoever reads the connection waits for more than has
-// arrived.
+// hasReadAllLocked reports whether all that has arrived was read, and the reader waits for
+// more.
 func (c *conn) hasReadAllLocked() bool {
 	return c.askedMore && socket.Unread(c.Conn, c.bytesRead) <= 0
 }

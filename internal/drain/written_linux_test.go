@@ -137,13 +137,9 @@ func TestCutNamesUnacknowledged(t *testing.T) {
 				answerLong(w, r)
 			}
 		}))
-		fr := ask2(t, dial2(t, s, overTLS), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
-		idle := func(served uint64) {
-			servetest.WaitFor(t, "an idle connection", func() bool { n := s.Stop.Snapshot(); return n.Served == served && n.Idle == 1 })
-		}
-		idle(1)
+		fr := askUnread(t, s, dial2(t, s, overTLS))
 		fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 3, BlockFragment: header2("HEAD", "/head"), EndHeaders: true, EndStream: true})
-		idle(2)
+		servetest.WaitFor(t, "its answer", func() bool { n := s.Stop.Snapshot(); return n.Served == 2 && n.Idle == 1 })
 		time.Sleep(300 * time.Millisecond) // then the answers are not of the last 250 ms
 		s.End()
 		wantCut(t, s, "/asked", "/head")

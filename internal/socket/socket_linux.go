@@ -99,10 +99,10 @@ func DropSYN(l net.Listener) error {
 	})
 }
 
-// DropData has the kernel drop what a connection gets from now on, as if it had not come:
-// it acknowledges nothing. Acknowledgements, and the end, go on to arrive, but for those in
-// a segment with data. A unix socket refuses what its peer writes, and Reads come to the
-// end. Multipath TCP sockets cannot.
+// DropData has the kernel drop the segments with data that a connection gets from now on,
+// and acknowledge none of them. Those without data, which acknowledge or end, still arrive.
+// A unix socket refuses what its peer writes, and Reads find the end behind what has
+// arrived. Multipath TCP sockets refuse the filter.
 func DropData(nc net.Conn) error {
 	const offset = 12 // of the length of the TCP header, in its upper four bits, in units of 4 bytes
 	prog := []unix.SockFilter{

@@ -225,6 +225,21 @@ func TestHideNot(t *testing.T) {
 
 type noDescriptor struct{ net.Listener }
 
+// pairOn returns both ends of a connection to the listener, for the time of the test.
+func pairOn(t *testing.T, l net.Listener) (client, server net.Conn) {
+	t.Helper()
+	client, err := net.Dial(l.Addr().Network(), l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	if server, err = l.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Close() })
+	return client, server
+}
+
 // TestDropData: what a connection gets is not acknowledged any more, and does not arrive,
 // but its peer's acknowledgements and FIN do.
 func TestDropData(t *testing.T) {
@@ -236,16 +251,7 @@ func TestDropData(t *testing.T) {
 				t.Skip(err)
 			}
 			defer l.Close()
-			client, err := net.Dial("tcp", l.Addr().String())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer client.Close()
-			server, err := l.Accept()
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer server.Close()
+			client, server := pairOn(t, l)
 			if err := DropData(server); err != nil {
 				t.Fatal(err)
 			}
@@ -276,16 +282,7 @@ func TestDropDataOfUnix(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	client, err := net.Dial("unix", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	server, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
+	client, server := pairOn(t, l)
 	client.Write([]byte("hello"))
 	if err := DropData(server); err != nil {
 		t.Fatal(err)
