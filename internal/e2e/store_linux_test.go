@@ -116,7 +116,11 @@ func (s *store) take(message string, oob []byte) {
 		s.remove(name)
 	}
 	for _, f := range files {
-		f.Close()
+		if s.room == 0 && lines[0] == "FDSTORE=1" { // as systemd 254 and later, which then do not say how much they keep
+			time.AfterFunc(50*time.Millisecond, func() { f.Close() })
+		} else {
+			f.Close()
+		}
 	}
 }
 
@@ -360,11 +364,15 @@ func TestRestartNoRoom(t *testing.T) {
 	t.Parallel()
 	// The listener needs 3 at first, and 2 from then on, and so does a connection.
 	// With 4 those of a connection fit, but not what shows it.
+	const why = `systemd keeps no descriptor (FileDescriptorStoreMax)"`
+	const none = `connections are drained, not kept" err="` + why
+	const some = `the other connections are drained" err="not all connections were taken: ` + why
 	for _, tt := range []struct {
 		room int
 		says string
 		want int
-	}{{0, "", 0}, {2, "", 0}, {3, "", 2}, {4, "", 2}, {100, "1", 0}, {100, "3", 2}} {
+		logs string
+	}{{0, "", 0, none}, {2, "", 0, none}, {3, "", 2, some}, {4, "", 2, some}, {100, "1", 0, none}, {100, "3", 2, some}} {
 		t.Run(fmt.Sprint(tt.room, tt.says), func(t *testing.T) {
 			t.Parallel()
 			s := newStore(t, tt.room)
@@ -372,7 +380,7 @@ func TestRestartNoRoom(t *testing.T) {
 			p := s.launch("-read-header-timeout", "1m", "-listen", "127.0.0.1:0", "-dir", site(t, "here"))
 			half := visitHalfway(t, p.Addr)
 			p.Signal(t, restart)
-			p.WaitLog(t, "systemd keeps no descriptor (FileDescriptorStoreMax)")
+			p.WaitLog(t, tt.logs)
 			half.send(askWho[10:])
 			half.wantAnswer("here")
 			if status := p.Wait(t); status != 0 {

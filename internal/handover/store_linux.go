@@ -26,6 +26,10 @@ const storedPrefix = "~"
 // ErrNoStore is returned when systemd keeps nothing.
 var ErrNoStore = errors.New("systemd keeps no descriptor (FileDescriptorStoreMax)")
 
+// closesWithin is how long systemd 254 and later may take to close what they do not
+// keep: a process of its own does that. Before 254 it is closed when a [barrier] ends.
+const closesWithin = 250 * time.Millisecond
+
 // A Store is the descriptor store of systemd, in which a process that stops leaves
 // its listeners and connections for the next one. Its methods may be called
 // concurrently.
@@ -82,7 +86,9 @@ func (s *Store) put(r *record, sockets []any) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := 1 + len(sockets)
-	if most, err := strconv.Atoi(os.Getenv("FDSTORE")); err == nil && s.kept+n > most { // systemd 254 and later
+	// Systemd 254 and later say how many they keep, but for none.
+	most, unknown := strconv.Atoi(os.Getenv("FDSTORE"))
+	if unknown == nil && s.kept+n > most {
 		return ErrNoStore
 	}
 	name := storedPrefix + strconv.FormatInt(int64(s.n), 36)
@@ -103,7 +109,11 @@ func (s *Store) put(r *record, sockets []any) error {
 		return store(name, append([]int{int(text.Fd())}, fds...))
 	})
 	if err == nil {
-		err = hasKept()
+		var wait time.Duration
+		if unknown != nil && s.kept == 0 {
+			wait = closesWithin
+		}
+		err = hasKept(wait)
 	}
 	if err != nil {
 		notify(removal(name), nil) // some of them may be there
@@ -115,8 +125,9 @@ func (s *Store) put(r *record, sockets []any) error {
 
 // hasKept returns ErrNoStore if systemd has not kept all that came before. It does not
 // say so, and takes the descriptors of one message in any order. So a pipe follows in a
-// message of its own: if there is still room for that, there was for the others.
-func hasKept() error {
+// message of its own: if there is still room for that, there was for the others. If not,
+// it is closed, after wait at the latest.
+func hasKept(wait time.Duration) error {
 	const name = storedPrefix + storedPrefix
 	ours, theirs, err := os.Pipe()
 	if err != nil {
@@ -129,6 +140,10 @@ func hasKept() error {
 		err = barrier()
 	}
 	if err == nil {
+		if wait > 0 {
+			ours.SetReadDeadline(time.Now().Add(wait))
+			ours.Read(make([]byte, 1)) // ends at a hangup
+		}
 		hangup := []unix.PollFd{{Fd: int32(ours.Fd())}}
 		if _, err = unix.Poll(hangup, 0); err == nil && hangup[0].Revents != 0 {
 			err = ErrNoStore
