@@ -210,7 +210,7 @@ func (c *conn) cut(now bool) (list []Request, ok bool) {
 	defer c.mu.Unlock()
 	// A unix socket would come to its end, at which net/http closes the connection.
 	http2 := c.state == stateHTTP2 && c.LocalAddr().Network() != "unix"
-	if http2 || c.state.in(stateNew, stateIdle, stateReleasing) {
+	if http2 || c.state.in(stateNew, stateIdle, stateReleasing, stateAnswering) {
 		socket.DropData(c.Conn)
 	}
 	unread := c.mayBeAskedLocked() && !c.hasReadAllLocked()
@@ -227,6 +227,9 @@ func (c *conn) cut(now bool) (list []Request, ok bool) {
 		return nil, true
 	}
 	list = c.inFlightLocked()
+	if c.nextInSightLocked() {
+		list = append(list, Request{Class: HTTP1, Client: c.RemoteAddr().String()})
+	}
 	unsure := socket.Unacked(c.Conn) || c.unwritten()
 	switch {
 	case c.state == stateHTTP2 || c.streams.registered:

@@ -157,15 +157,11 @@ func (c *conn) beginLocked(state connState) {
 func (c *conn) nextRequestArrived(w http.ResponseWriter) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.state != stateAnswering { // after Hijack the buffer is the handler's
-		return c.state == stateAnsweringNext
-	}
-	behind, body := c.framing.behind()
-	if behind || body < 0 {
-		return behind
-	}
-	if socket.Unread(c.Conn, c.bytesRead) > body {
+	if c.nextInSightLocked() {
 		return true
+	}
+	if _, body := c.framing.behind(); c.state != stateAnswering || body < 0 { // after Hijack the buffer is the handler's
+		return false
 	}
 	if c.tls && onlyEmptyLines(bufferedBy(w)) {
 		// net/http has started its background read: it has got a byte of the next request,
@@ -173,6 +169,16 @@ func (c *conn) nextRequestArrived(w http.ResponseWriter) bool {
 		c.awaitReaderLocked(time.Now().Add(stallTimeout), func() bool { return !readsAhead(w) })
 	}
 	return c.state == stateAnsweringNext || c.nextReadLocked(w)
+}
+
+// nextInSightLocked reports whether, without a look at what crypto/tls and net/http have,
+// some of a further request has arrived behind the one that is being answered.
+func (c *conn) nextInSightLocked() bool {
+	if c.state != stateAnswering {
+		return c.state == stateAnsweringNext
+	}
+	behind, body := c.framing.behind()
+	return behind || body >= 0 && socket.Unread(c.Conn, c.bytesRead) > body
 }
 
 // pending is how many bytes have arrived that were not handed out. Those of TLS, which
