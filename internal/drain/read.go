@@ -137,6 +137,7 @@ func (c *conn) onBytesLocked(p []byte, next bool) {
 	switch {
 	case c.state.in(stateNew, stateIdle, stateReleasing):
 		c.beginLocked(stateReading)
+	case c.tls && c.handshake.isAlert():
 	case next && c.state.in(stateReading, stateAnswering): // reading: the handler is about to be called
 		c.setStateLocked(stateAnsweringNext)
 	}

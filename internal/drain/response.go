@@ -98,6 +98,9 @@ func (c *conn) begin(res *response, length int64) (ok bool) {
 	c.current, res.writtenBefore = res, c.written.Load()
 	res.ambiguous = c.framing.length
 	c.framing.beginBody(length)
+	if c.tls && length == 0 && c.state == stateAnswering && !onlyEmptyLines(bufferedBy(res.ResponseWriter)) {
+		c.setStateLocked(stateAnsweringNext) // it came in the same record
+	}
 	return true
 }
 

@@ -52,6 +52,13 @@ func (r *records) take(p []byte) (n int, whole bool) {
 // partial reports whether a part of a record has come.
 func (r *records) partial() bool { return r.have > 0 }
 
+// isAlert reports whether the last record was an alert, such as close_notify. In TLS 1.3
+// it looks as 2 bytes of anything do.
+func (r *records) isAlert() bool {
+	const alert, ciphered = 21, 23
+	return r.have == 0 && (r.header[0] == alert || r.header[0] == ciphered && r.length == 2+1+16)
+}
+
 // nextReadLocked reports whether crypto/tls or net/http, which answers with w and has read
 // the whole body, have some of the next request.
 func (c *conn) nextReadLocked(w http.ResponseWriter) bool {

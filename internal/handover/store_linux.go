@@ -86,9 +86,7 @@ func (s *Store) put(r *record, sockets []any) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := 1 + len(sockets)
-	// Systemd 254 and later say how many they keep, but for none.
-	most, unknown := strconv.Atoi(os.Getenv("FDSTORE"))
-	if unknown == nil && s.kept+n > most {
+	if most, err := strconv.Atoi(os.Getenv("FDSTORE")); err == nil && s.kept+n > most { // systemd 254 and later
 		return ErrNoStore
 	}
 	name := storedPrefix + strconv.FormatInt(int64(s.n), 36)
@@ -110,7 +108,7 @@ func (s *Store) put(r *record, sockets []any) error {
 	})
 	if err == nil {
 		var wait time.Duration
-		if unknown != nil && s.kept == 0 {
+		if s.kept == 0 { // FDSTORE is not set for 0, nor when the setting changes
 			wait = closesWithin
 		}
 		err = hasKept(wait)

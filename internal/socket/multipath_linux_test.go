@@ -71,6 +71,24 @@ func TestTCPInfo(t *testing.T) {
 	}
 }
 
+// A FIN is no byte to be read, also when a reset has followed it.
+func TestUnreadAfterReset(t *testing.T) {
+	client, server := connect(t, listen(t, "tcp4", false), false)
+	defer server.Close()
+	client.Close()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+		if _, err := server.Write([]byte("x")); err != nil {
+			break // it was answered by a reset
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("no reset within 30 s")
+		}
+	}
+	if n := Unread(server, 0); n != 0 {
+		t.Errorf("Unread() = %d, want 0", n)
+	}
+}
+
 // What the client has acknowledged stays so when both have closed: the kernel then
 // takes the only path off the connection.
 func TestUnackedAtEnd(t *testing.T) {

@@ -303,8 +303,8 @@ func TCPInfo(nc net.Conn) (_ Info, ok bool) {
 		return Info{}, false
 	}
 	received := int64(info.Bytes_received)
-	if info.State == unix.BPF_TCP_CLOSE_WAIT {
-		received-- // the kernel counts a FIN
+	if info.State == unix.BPF_TCP_CLOSE_WAIT || info.State == unix.BPF_TCP_CLOSE {
+		received-- // the kernel counts a FIN; one precedes a reset, as a rule
 	}
 	return Info{
 		RTT:           time.Duration(info.Rtt) * time.Microsecond,
