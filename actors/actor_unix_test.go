@@ -210,6 +210,47 @@ func TestInterruptsWithLogStuck(t *testing.T) {
 	}
 }
 
+// TestLogWithoutReader has a program whose log is a pipe that nobody reads any more. The
+// next line does not end it.
+func TestLogWithoutReader(t *testing.T) {
+	if os.Getenv("LASTCALL_CHILD") != "" {
+		stop := &actors.Stop{Logger: log.NewLogfmtLogger(log.NewSyncWriter(os.Stderr))}
+		go func() {
+			for stop.Phase() != actors.Ready {
+				time.Sleep(time.Millisecond)
+			}
+			os.Stdout.WriteString("serving\n")
+		}()
+		os.Exit(actors.ExitStatus(stop.ListenAndServe(&http.Server{Addr: "127.0.0.1:0"})))
+	}
+	t.Parallel()
+	stderr, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestLogWithoutReader$")
+	cmd.Env = append(os.Environ(), "LASTCALL_CHILD=x")
+	cmd.Stderr = w
+	stdout, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	stderr.Close()
+	w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(stdout).ReadString('\n'); err != nil {
+		t.Fatalf("%q, %v, want that it serves", line, err)
+	}
+	cmd.Process.Signal(syscall.SIGTERM)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("the program ended: %v, want exit status 0", err)
+	}
+}
+
 // TestPathTakenBeforeServing has another process listen at the path before the actor
 // is executed: the path is not this one's any more.
 func TestPathTakenBeforeServing(t *testing.T) {

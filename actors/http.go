@@ -31,7 +31,8 @@ const maxCutLogged = asynclog.MaxQueued / 2
 //
 // srv is the caller's. Its handler and its hooks BaseContext, ConnContext and
 // ConnState are wrapped when execute begins, for good; the hooks get what
-// net/http would give them. At the end of the drain HTTP calls Shutdown, which
+// net/http would give them (but under TLS NetConn of the *tls.Conn is no *net.TCPConn: it
+// has a method NetConn in turn). At the end of the drain HTTP calls Shutdown, which
 // runs the functions of RegisterOnShutdown, and Close. That is too late to tell
 // handlers that they should end: [Stop.Draining] does. If the program calls
 // srv.Shutdown itself, that begins the stop; execute returns
@@ -42,7 +43,8 @@ const maxCutLogged = asynclog.MaxQueued / 2
 //
 // Bind listeners before the group runs, so that a bad address is an error of the
 // start. HTTP closes them at the end. The process is not ready ([Ready]) before
-// every actor that was made executes.
+// every actor that was made executes; one that was not added to the group is named in the
+// log after a while, and not waited for any more.
 //
 // At the start of the drain a listening socket is hidden from new connections:
 // it is bound to a network interface that does not exist (SO_BINDTOIFINDEX,

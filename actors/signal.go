@@ -29,6 +29,10 @@ import (
 // Signals are caught from the call of Signal on, not only from execute on as with
 // run.SignalHandler. Call it early in the program.
 //
+// From then on a standard output or error whose reader has gone does not end the process
+// either: SIGPIPE is caught, and the write returns an error. By default it ends a Go
+// program, with its requests, at the next line of its log.
+//
 // SIGHUP is not one of the default signals: it ends a process that does not catch
 // it, and cuts its requests. If it is given, it begins the stop, or is logged if
 // the stop has begun. Give it to a process whose terminal may close. A process
@@ -47,6 +51,7 @@ func Signal(stop *Stop, signals ...os.Signal) (execute func() error, interrupt f
 	if len(signals) == 0 {
 		signals = []os.Signal{os.Interrupt, syscall.SIGTERM}
 	}
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	// SIGINT has a channel of its own: it alone gets its default action back.
 	ints, others := make(chan os.Signal, 2), make(chan os.Signal, 2)
 	for _, sig := range signals {

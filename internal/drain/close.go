@@ -111,8 +111,8 @@ func (s *Server) notifyEmptyLocked() {
 
 // linger sends our FIN and discards what the client still sends, until it has
 // everything that was sent to it; if it is sending, not before it has closed its
-// sending side, too, or has been quiet for a second. It ends when the client has
-// taken nothing for stallTimeout.
+// sending side, too, or has been quiet for a second (if net/http was kept from reading its
+// body: for stallTimeout). It ends when the client has taken nothing for stallTimeout.
 func (c *conn) linger(sending bool) {
 	if !c.flush() || c.CloseWrite() != nil {
 		return
@@ -204,7 +204,7 @@ func (c *conn) mayBeAskedLocked() bool {
 
 // cut closes the connection at once, and names what was under way on it. Nothing
 // can begin in between, because the lock is held, nor arrive where that would have to be
-// named.
+// named, if the system can see to that: see [socket.DropData].
 func (c *conn) cut(now bool) (list []Request, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

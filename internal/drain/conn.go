@@ -68,7 +68,8 @@ import (
 //
 //   - net/http's: it closes connections, and sets their deadlines, with its own held
 //   - Supervisor.mu and Stop.mu, of package actors: Stats is called with the latter
-//   - frameConn.mu, while net/http writes
+//   - frameConn.mu, while net/http writes; followedBody.mu, while its body is read;
+//     Giving.mu
 //   - Server.mu or conn.mu, which are never held together
 //   - batch.mu
 //

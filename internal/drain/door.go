@@ -198,8 +198,8 @@ func (d *door) refuse() (way string, ok bool) {
 
 // handshaking reports whether a handshake is under way. It is called before
 // queued, because a handshake that ends puts its connection into the queue. If
-// the system does not tell, handshakes are assumed for a second: a packet that was
-// lost is sent again by then.
+// the system fails to tell, handshakes are assumed for a second: a packet that was
+// lost is sent again by then. If it never can, none are.
 func (d *door) handshaking(open time.Duration) bool {
 	addr, ok := d.Addr().(*net.TCPAddr)
 	if !ok {

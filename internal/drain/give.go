@@ -61,7 +61,7 @@ type Giving struct {
 	missed  atomic.Bool  // one could not be parked for lack of room: all are to be poked again
 	toPoke  []*conn      // run's
 
-	mu     sync.Mutex // guards the rest; it is taken inside of no other lock
+	mu     sync.Mutex // guards the rest
 	parked []*conn
 	err    error
 }

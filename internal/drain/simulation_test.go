@@ -201,7 +201,7 @@ func newSimulation(seed uint64) (*simulation, error) {
 	case n.socket:
 		patience = r.upTo(100 * time.Millisecond)
 	default:
-		patience = r.upTo(8 * time.Millisecond) // who waits for 10 ms is taken for idle
+		patience = r.upTo(80 * time.Millisecond) // who waits for 100 ms is taken for idle
 	}
 	s.patience = patience
 	waits := random{rand.New(rand.NewPCG(seed, 1)), r.tick}
