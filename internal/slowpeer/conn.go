@@ -67,7 +67,7 @@ type conn struct {
 
 func newConn(nc net.Conn, in, out budget) *conn {
 	in.left, out.left = in.limit, out.limit
-	return &conn{Conn: nc, unacknowledged: unacknowledged, in: in, out: out}
+	return &conn{Conn: nc, unacknowledged: socket.SendQueue, in: in, out: out}
 }
 
 // now is a clock that costs less than time.Now: it leaves out the time of day.

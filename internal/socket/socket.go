@@ -1,5 +1,5 @@
 // Package socket holds this module's system calls on sockets: what the kernel can
-// tell of one, and can do to it.
+// tell of one, and can do to it. (Package handover has those that pass sockets on.)
 //
 // Its functions take net.Conn and net.Listener values and look for the method
 // SyscallConn. Where there is none, or the system lacks the call, they return

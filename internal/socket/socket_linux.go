@@ -318,6 +318,18 @@ func TCPInfo(nc net.Conn) (_ Info, ok bool) {
 	}, true
 }
 
+// SendQueue returns how many bytes the kernel buffers because the peer has not
+// acknowledged them: SIOCOUTQ, see tcp(7). A unix socket counts in buffers, and frees
+// each when all of it was read.
+func SendQueue(nc net.Conn) (n int64, ok bool) {
+	err := control(nc, func(fd int) error {
+		queued, err := unix.IoctlGetInt(fd, unix.SIOCOUTQ)
+		n = int64(queued)
+		return err
+	})
+	return n, err == nil
+}
+
 func queued(nc net.Conn) (n int64) {
 	control(nc, func(fd int) error {
 		m, err := unix.IoctlGetInt(fd, unix.TIOCINQ)

@@ -16,6 +16,12 @@ func ReadNow(nc net.Conn, p []byte) (n int) {
 	return n
 }
 
+// CanPeek reports whether [NothingPending] can tell.
+const CanPeek = false
+
+// NothingPending is nil: it is not known here.
+func NothingPending(net.Conn) func() bool { return nil }
+
 // ResetOnClose is for systems that can.
 func ResetOnClose(net.Conn) {}
 

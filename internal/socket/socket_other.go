@@ -31,6 +31,9 @@ func TCPInfo(nc net.Conn) (Info, bool) {
 	return Info{}, false
 }
 
+// SendQueue is not known here.
+func SendQueue(net.Conn) (n int64, ok bool) { return 0, false }
+
 func queued(nc net.Conn) int64 {
 	if peek(nc) {
 		return 1

@@ -62,6 +62,33 @@ func peek(nc net.Conn) (found bool) {
 	return found
 }
 
+// CanPeek reports whether [NothingPending] can tell.
+const CanPeek = true
+
+// NothingPending returns a function that reports whether nothing waits to be read from
+// the connection: no byte, no end, no error.
+func NothingPending(nc net.Conn) func() bool {
+	sc, ok := nc.(syscall.Conn)
+	if !ok {
+		return func() bool { return false } // cannot tell
+	}
+	rc, err := sc.SyscallConn()
+	if err != nil {
+		return func() bool { return false }
+	}
+	is := false
+	var b [1]byte
+	look := func(fd uintptr) {
+		_, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT) // cheaper than poll(2)
+		is = err == unix.EAGAIN
+	}
+	return func() bool {
+		is = false
+		rc.Control(look)
+		return is
+	}
+}
+
 // ResetOnClose makes the connection end with a reset when it is closed.
 func ResetOnClose(nc net.Conn) {
 	control(nc, func(fd int) error {

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"lastcall/internal/buffers"
+	"lastcall/internal/socket"
 )
 
 const (
@@ -55,7 +56,7 @@ type Transport struct {
 // newTransport returns a Transport to addr, or t itself where the system cannot
 // tell whether an idle connection is still good.
 func newTransport(t *Standard, addr string) http.RoundTripper {
-	if !canPeek {
+	if !socket.CanPeek {
 		return t
 	}
 	return &Transport{
@@ -131,7 +132,7 @@ type conn struct {
 }
 
 func newConn(nc net.Conn, p *pool) *conn {
-	c := &conn{Conn: nc, pool: p, noPendingInput: noPendingInput(nc), idleLimit: idleTimeout}
+	c := &conn{Conn: nc, pool: p, noPendingInput: socket.NothingPending(nc), idleLimit: idleTimeout}
 	c.close = func() { nc.Close() }
 	c.br = bufio.NewReaderSize(connReader{c}, buffers.Size)
 	c.bw = bufio.NewWriter(connWriter{c})

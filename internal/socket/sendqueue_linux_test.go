@@ -1,4 +1,4 @@
-package slowpeer
+package socket
 
 import (
 	"io"
@@ -7,8 +7,8 @@ import (
 	"lastcall/internal/wiretest"
 )
 
-// TestUnacknowledged fills a socket, of which the client then reads all.
-func TestUnacknowledged(t *testing.T) {
+// TestSendQueue fills a socket, of which the client then reads all.
+func TestSendQueue(t *testing.T) {
 	client, nc := wiretest.Pair(t)
 	const total = 64 << 20 // more than the kernel takes
 	written := make(chan error, 1)
@@ -17,9 +17,9 @@ func TestUnacknowledged(t *testing.T) {
 		written <- err
 	}()
 	wiretest.WaitFor(t, "something that is not acknowledged", func() bool {
-		n, ok := unacknowledged(nc)
+		n, ok := SendQueue(nc)
 		if !ok || n > total {
-			t.Fatalf("unacknowledged = %d, %v, want some of %d", n, ok, total)
+			t.Fatalf("SendQueue() = %d, %v, want some of %d", n, ok, total)
 		}
 		return n > 0
 	})
@@ -30,7 +30,7 @@ func TestUnacknowledged(t *testing.T) {
 		t.Fatal(err)
 	}
 	wiretest.WaitFor(t, "all to be acknowledged", func() bool {
-		n, _ := unacknowledged(nc)
+		n, _ := SendQueue(nc)
 		return n == 0
 	})
 }
