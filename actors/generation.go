@@ -7,8 +7,10 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"runtime"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/go-kit/log"
@@ -136,10 +138,11 @@ func (g *Generations) runOnce(gen *generation, l *life) error {
 	if closed(l.quit) {
 		return nil
 	}
-	addr, err := g.address()
+	addr, release, err := g.address()
 	if err != nil {
 		return err
 	}
+	defer release()
 	own := &Stop{Grace: g.actor.stop.Grace} // that of this process
 	cmd := gen.command(addr)
 	p := newProcess(newActor(own, g.actor.name, ""), cmd, ProcessConfig{})
@@ -360,32 +363,45 @@ func (g *Generations) awaitNeed(l *life, logger log.Logger, counter *restarts, b
 	return true, nil
 }
 
-// address returns where a program is to listen.
-func (g *Generations) address() (string, error) {
+// address returns where a program is to listen, until release is called.
+func (g *Generations) address() (addr string, release func(), err error) {
 	if g.Addr == "" {
-		return freeAddress()
+		return freeAddress(20000, 10000)
 	}
 	if g.checkOnce(g.Addr) == nil {
-		return "", fmt.Errorf("%s: another process serves at %s", g.actor.name, g.Addr)
+		return "", nil, fmt.Errorf("%s: another process serves at %s", g.actor.name, g.Addr)
 	}
-	return g.Addr, nil
+	return g.Addr, func() {}, nil
 }
 
 // freeAddress returns an address of the loopback interface on which nobody
-// listens. Its port is below those that systems choose for outgoing connections:
-// one of these could get it before the program does, and a connection that is
-// tried before the program listens could be made to itself.
-func freeAddress() (string, error) {
-	var err error
+// listens, with one of n ports. They are below those that systems choose for outgoing
+// connections: one of these could get it before the program does, and a connection that
+// is tried before the program listens could be made to itself.
+//
+// On Linux it is reserved until release is called: a process of this package that starts
+// a program meanwhile would take it, and each could take the other's program for its own.
+func freeAddress(first, n int) (addr string, release func(), err error) {
 	for range 100 {
-		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(20000+rand.IntN(10000)))
+		addr, release = net.JoinHostPort("127.0.0.1", strconv.Itoa(first+rand.IntN(n))), func() {}
+		if runtime.GOOS == "linux" {
+			var name net.PacketConn // abstract, see unix(7)
+			name, err = net.ListenPacket("unixgram", "@lastcall "+addr)
+			if errors.Is(err, syscall.EADDRINUSE) {
+				continue
+			}
+			if err == nil {
+				release = func() { name.Close() }
+			}
+		}
 		var l net.Listener
 		if l, err = net.Listen("tcp", addr); err == nil {
 			l.Close()
-			return addr, nil
+			return addr, release, nil
 		}
+		release()
 	}
-	return "", fmt.Errorf("no free port: %w", err)
+	return "", nil, fmt.Errorf("no free port: %w", err)
 }
 
 // tail keeps the last lines of a program's output.
