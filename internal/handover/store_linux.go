@@ -138,12 +138,13 @@ func hasKept(wait time.Duration) error {
 		err = barrier()
 	}
 	if err == nil {
-		if wait > 0 {
-			ours.SetReadDeadline(time.Now().Add(wait))
-			ours.Read(make([]byte, 1)) // ends at a hangup
-		}
+		ours.SetReadDeadline(time.Now().Add(wait))
+		ours.Read(make([]byte, 1)) // ends at a hangup
 		hangup := []unix.PollFd{{Fd: int32(ours.Fd())}}
-		if _, err = unix.Poll(hangup, 0); err == nil && hangup[0].Revents != 0 {
+		for err = unix.EINTR; err == unix.EINTR; {
+			_, err = unix.Poll(hangup, 0)
+		}
+		if err == nil && hangup[0].Revents != 0 {
 			err = ErrNoStore
 		}
 	}
