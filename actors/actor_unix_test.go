@@ -189,8 +189,7 @@ func TestInterruptsWithLogStuck(t *testing.T) {
 	defer stderr.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestInterruptsWithLogStuck$")
-	cmd.Env = append(os.Environ(), "LASTCALL_CHILD=x")
+	cmd := childCommand(ctx, "TestInterruptsWithLogStuck", "x")
 	cmd.Stderr = w
 	stdout, err := cmd.StdoutPipe()
 	if err == nil {
@@ -214,40 +213,23 @@ func TestInterruptsWithLogStuck(t *testing.T) {
 // next line does not end it.
 func TestLogWithoutReader(t *testing.T) {
 	if os.Getenv("LASTCALL_CHILD") != "" {
+		r, w, err := os.Pipe()
+		if err == nil {
+			err = unix.Dup2(int(w.Fd()), int(os.Stderr.Fd()))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Close()
 		stop := &actors.Stop{Logger: log.NewLogfmtLogger(log.NewSyncWriter(os.Stderr))}
-		go func() {
-			for stop.Phase() != actors.Ready {
-				time.Sleep(time.Millisecond)
-			}
-			os.Stdout.WriteString("serving\n")
-		}()
-		os.Exit(actors.ExitStatus(stop.ListenAndServe(&http.Server{Addr: "127.0.0.1:0"})))
+		var g run.Group
+		g.Add(actors.Signal(stop))
+		g.Add(func() error { return nil }, func(error) {})
+		os.Exit(actors.ExitStatus(stop.Err(g.Run())))
 	}
 	t.Parallel()
-	stderr, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestLogWithoutReader$")
-	cmd.Env = append(os.Environ(), "LASTCALL_CHILD=x")
-	cmd.Stderr = w
-	stdout, err := cmd.StdoutPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	stderr.Close()
-	w.Close()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if line, err := bufio.NewReader(stdout).ReadString('\n'); err != nil {
-		t.Fatalf("%q, %v, want that it serves", line, err)
-	}
-	cmd.Process.Signal(syscall.SIGTERM)
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("the program ended: %v, want exit status 0", err)
+	if out, status := childOf(t, "TestLogWithoutReader", "x"); status != 0 {
+		t.Errorf("exit status = %d, want 0:\n%s", status, out)
 	}
 }
 

@@ -383,16 +383,9 @@ func (g *Generations) address() (addr string, release func(), err error) {
 // a program meanwhile would take it, and each could take the other's program for its own.
 func freeAddress(first, n int) (addr string, release func(), err error) {
 	for range 100 {
-		addr, release = net.JoinHostPort("127.0.0.1", strconv.Itoa(first+rand.IntN(n))), func() {}
-		if runtime.GOOS == "linux" {
-			var name net.PacketConn // abstract, see unix(7)
-			name, err = net.ListenPacket("unixgram", "@lastcall "+addr)
-			if errors.Is(err, syscall.EADDRINUSE) {
-				continue
-			}
-			if err == nil {
-				release = func() { name.Close() }
-			}
+		addr = net.JoinHostPort("127.0.0.1", strconv.Itoa(first+rand.IntN(n)))
+		if release, err = reserve(addr); err != nil {
+			continue
 		}
 		var l net.Listener
 		if l, err = net.Listen("tcp", addr); err == nil {
@@ -402,6 +395,22 @@ func freeAddress(first, n int) (addr string, release func(), err error) {
 		release()
 	}
 	return "", nil, fmt.Errorf("no free port: %w", err)
+}
+
+// reserve reserves an address among the processes of this package, by a name that one
+// can have at a time. Where there are no such names it does nothing.
+func reserve(addr string) (release func(), err error) {
+	if runtime.GOOS != "linux" {
+		return func() {}, nil
+	}
+	name, err := net.ListenPacket("unixgram", "@lastcall "+addr) // abstract, see unix(7)
+	switch {
+	case err == nil:
+		return func() { name.Close() }, nil
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, err
+	}
+	return func() {}, nil
 }
 
 // tail keeps the last lines of a program's output.

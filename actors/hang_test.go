@@ -283,14 +283,20 @@ func TestManyHang(t *testing.T) {
 	}
 }
 
-// childOf runs a test in a process of its own, which finds name in its
+// childCommand runs a test in a process of its own, which finds name in its
 // environment.
+func childCommand(ctx context.Context, test, name string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^"+test+"$")
+	cmd.Env = append(os.Environ(), "LASTCALL_CHILD="+name)
+	return cmd
+}
+
+// childOf runs childCommand to its end.
 func childOf(t *testing.T, test, name string) (out string, status int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^"+test+"$")
-	cmd.Env = append(os.Environ(), "LASTCALL_CHILD="+name)
+	cmd := childCommand(ctx, test, name)
 	b, err := cmd.CombinedOutput()
 	if ctx.Err() != nil {
 		t.Fatalf("the process has not ended:\n%s", b)

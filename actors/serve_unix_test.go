@@ -20,7 +20,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -71,8 +70,7 @@ func TestOneLine(t *testing.T) {
 	for name := range oneLine {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			cmd := exec.Command(os.Args[0], "-test.run=^TestOneLine$")
-			cmd.Env = append(os.Environ(), "LASTCALL_CHILD="+name+":"+dir)
+			cmd := childCommand(context.Background(), "TestOneLine", name+":"+dir)
 			var stderr bytes.Buffer
 			cmd.Stderr = &stderr
 			stdout, err := cmd.StdoutPipe()

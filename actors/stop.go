@@ -35,9 +35,9 @@ type Stop struct {
 	// One goroutine calls it, for one line after the other, and every caller
 	// waits until its line is written. (Each [Process] has another one, for
 	// the output of its program.) A Logger that blocks delays a stop by 100 ms
-	// in all, and the end of the process by up to a second. From then on up to a thousand lines wait for it. Further
-	// lines are dropped, and a line (log_lines_dropped) and
-	// Snapshot.LogLinesDropped count them. Because of the goroutine, a
+	// in all, and the end of the process by up to a second. From then on up to
+	// a thousand lines wait for it. Further lines are dropped, and a line
+	// (log_lines_dropped) and Snapshot.LogLinesDropped count them. Because of the goroutine, a
 	// log.Valuer in the Logger's context (a timestamp) is called when the line
 	// is written, and log.Caller does not find the caller. What the context
 	// holds comes first in a line, before the level.

@@ -137,8 +137,7 @@ func (c *conn) onBytesLocked(p []byte, next bool) {
 	switch {
 	case c.state.in(stateNew, stateIdle, stateReleasing):
 		c.beginLocked(stateReading)
-	case c.tls && c.handshake.isAlert():
-	case next && c.state.in(stateReading, stateAnswering): // reading: the handler is about to be called
+	case next && !c.handshake.isAlert() && c.state.in(stateReading, stateAnswering): // reading: the handler is about to be called
 		c.setStateLocked(stateAnsweringNext)
 	}
 }
@@ -161,10 +160,10 @@ func (c *conn) nextRequestArrived(w http.ResponseWriter) bool {
 	if c.nextInSightLocked() {
 		return true
 	}
-	if _, body := c.framing.behind(); c.state != stateAnswering || body < 0 { // after Hijack the buffer is the handler's
+	if !c.tls || c.state != stateAnswering || c.framing.body != 0 { // after Hijack the buffer is the handler's
 		return false
 	}
-	if c.tls && onlyEmptyLines(bufferedBy(w)) {
+	if onlyEmptyLines(bufferedBy(w)) {
 		// net/http has started its background read: it has got a byte of the next request,
 		// or an error, or waits.
 		c.awaitReaderLocked(time.Now().Add(stallTimeout), func() bool { return !readsAhead(w) })

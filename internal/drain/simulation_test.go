@@ -201,7 +201,7 @@ func newSimulation(seed uint64) (*simulation, error) {
 	case n.socket:
 		patience = r.upTo(100 * time.Millisecond)
 	default:
-		patience = r.upTo(80 * time.Millisecond) // who waits for 100 ms is taken for idle
+		patience = r.upTo(80 * time.Millisecond) // after 100 ms in Accept nobody is taken to be in the queue
 	}
 	s.patience = patience
 	waits := random{rand.New(rand.NewPCG(seed, 1)), r.tick}

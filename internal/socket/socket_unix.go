@@ -11,13 +11,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+func rawConn(x any) (syscall.RawConn, error) {
+	if sc, ok := x.(syscall.Conn); ok {
+		return sc.SyscallConn()
+	}
+	return nil, fmt.Errorf("%T has no method SyscallConn", x)
+}
+
 // control calls f with the descriptor of a connection or listener.
 func control(x any, f func(fd int) error) error {
-	sc, ok := x.(syscall.Conn)
-	if !ok {
-		return fmt.Errorf("%T has no method SyscallConn", x)
-	}
-	rc, err := sc.SyscallConn()
+	rc, err := rawConn(x)
 	if err != nil {
 		return err
 	}
@@ -68,13 +71,9 @@ const CanPeek = true
 // NothingPending returns a function that reports whether nothing waits to be read from
 // the connection: no byte, no end, no error.
 func NothingPending(nc net.Conn) func() bool {
-	sc, ok := nc.(syscall.Conn)
-	if !ok {
-		return func() bool { return false } // cannot tell
-	}
-	rc, err := sc.SyscallConn()
+	rc, err := rawConn(nc)
 	if err != nil {
-		return func() bool { return false }
+		return func() bool { return false } // cannot tell
 	}
 	is := false
 	var b [1]byte
