@@ -71,9 +71,9 @@ func (s *Server) Adopt(t *Transfer) error {
 	c.maxPause = max(t.MaxPause, 0)
 	c.bytesRead = t.Read
 	c.written.Store(t.Written)
-	c.requests = t.Requests
+	c.age.requests = t.Requests
 	if t.OldIn > 0 {
-		c.oldAt = time.Now().Add(t.OldIn)
+		c.age.endsAt = time.Now().Add(t.OldIn)
 	}
 	head := t.Head
 	skip := 0
@@ -87,7 +87,7 @@ func (s *Server) Adopt(t *Transfer) error {
 	idle := t.Asked && len(head) == 0
 	if idle {
 		c.state = stateIdle
-		c.afterPost = skip > 0
+		c.framing.afterPost = skip > 0
 	}
 	s.mu.Lock()
 	if s.ended || s.cutting {
@@ -140,10 +140,8 @@ func (c *conn) awaitRequest(skip int) {
 			return
 		}
 		c.mu.Lock()
-		read := skipEmptyLines(append(c.head, c.framing.pending...), &skip)
-		c.afterPost = skip > 0
-		c.head = nil
-		c.framing = framing{on: true, pending: read}
+		read := skipEmptyLines(c.framing.unanswered(), &skip)
+		c.framing = framing{on: true, pending: read, afterPost: skip > 0}
 		c.mu.Unlock()
 		if len(read) > 0 {
 			c.door.adopted.put(c)

@@ -2,6 +2,7 @@ package drain
 
 import (
 	"math/rand/v2"
+	"net/http"
 	"time"
 )
 
@@ -17,6 +18,21 @@ func jitter(d time.Duration) time.Duration {
 	return d - d/10 + rand.N(d/5+1)
 }
 
+// age is that of a connection, as far as it is limited.
+type age struct {
+	requests int       // that have begun
+	endsAt   time.Time // when the connection is as old as it should get; zero: never
+}
+
+// countLocked counts a request that has begun.
+func (c *conn) countLocked(r *http.Request) {
+	if c.isNew && c.age.requests == 0 && !isProbe(r) {
+		now := time.Now()
+		c.server.lastNewcomer.Store(&now)
+	}
+	c.age.requests++
+}
+
 // isOld reports whether the connection is to end with the next answer. While it is
 // idle it is not closed: the client may just be sending a request.
 func (c *conn) isOld() bool {
@@ -26,5 +42,5 @@ func (c *conn) isOld() bool {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return s.maxRequests > 0 && c.requests >= s.maxRequests || !c.oldAt.IsZero() && time.Now().After(c.oldAt)
+	return s.maxRequests > 0 && c.age.requests >= s.maxRequests || !c.age.endsAt.IsZero() && time.Now().After(c.age.endsAt)
 }

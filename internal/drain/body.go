@@ -86,12 +86,12 @@ func (b *followedBody) lock() {
 	}
 	c := b.res.conn
 	c.mu.Lock()
-	c.wants++
-	c.wakeAheadLocked()
+	c.ahead.wants++
+	c.ahead.wake()
 	c.mu.Unlock()
 	b.mu.Lock()
 	c.mu.Lock()
-	c.wants--
+	c.ahead.wants--
 	c.mu.Unlock()
 }
 
@@ -132,6 +132,22 @@ func (b *followedBody) mayGoOnLocked() bool {
 	return !b.last && b.left <= mostLeft
 }
 
+// ahead is a Read of readAhead, as far as the connection knows of it.
+type ahead struct {
+	reads    bool          // a Read that would wait does so without the socket
+	wanted   chan struct{} // ends that; nil: no Read waits so
+	wants    int           // how many wait for the end of such a Read
+	bodyEnds bool          // since readAhead began, the read deadline was set to none, as net/http does at the body's end
+}
+
+// wake has a Read that waits without the socket go on at it, as any Read.
+func (a *ahead) wake() {
+	if a.wanted != nil {
+		close(a.wanted)
+		a.wanted = nil
+	}
+}
+
 // readAhead reads what has arrived of the body that the handler has not read, and keeps it
 // for the handler. So the connection learns of the body's end, behind which a request may
 // be. It does not wait for what has not arrived, nor for a Read of the handler's: its own
@@ -143,7 +159,7 @@ func (b *followedBody) readAhead() {
 		c.mu.Unlock()
 		return
 	}
-	c.bodyEnds = false
+	c.ahead.bodyEnds = false
 	r := &aheadReader{done: make(chan struct{})}
 	b.reader = r
 	go func() {
@@ -154,7 +170,7 @@ func (b *followedBody) readAhead() {
 	}()
 	c.awaitReaderLocked(time.Now().Add(stallTimeout), r.isDone)
 	r.enough.Store(true)
-	ends := c.bodyEnds // what waits is net/http's background read: the body's last Read is about to return
+	ends := c.ahead.bodyEnds // what waits is net/http's background read: the body's last Read is about to return
 	c.mu.Unlock()
 	if ends {
 		select {
@@ -176,12 +192,12 @@ func (b *followedBody) endReadAhead() {
 		return
 	}
 	c.Conn.SetReadDeadline(aLongTimeAgo)
-	c.wants++
-	c.wakeAheadLocked()
+	c.ahead.wants++
+	c.ahead.wake()
 	c.mu.Unlock()
 	<-r.done
 	c.mu.Lock()
-	c.wants--
+	c.ahead.wants--
 	c.framing.broken = r.err != io.EOF && r.err != errEnough
 	c.setReadDeadlineLocked()
 }
@@ -195,14 +211,14 @@ func (b *followedBody) readOn(r *aheadReader) error {
 	}
 	c := b.res.conn
 	c.mu.Lock()
-	c.readsAhead = true
+	c.ahead.reads = true
 	c.mu.Unlock()
 	p := make([]byte, 4<<10)
 	var n int
 	n, b.err = b.readLocked(p)
 	c.mu.Lock()
-	c.readsAhead = false
-	c.wakeAheadLocked() // net/http's background read
+	c.ahead.reads = false
+	c.ahead.wake() // net/http's background read
 	c.mu.Unlock()
 	b.ahead = append(b.ahead, p[:n]...)
 	return b.err

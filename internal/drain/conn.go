@@ -80,13 +80,13 @@ type conn struct {
 	server *Server
 	tls    bool  // see setTLS
 	door   *door // it came by
+	isNew  bool  // accepted since the stop began
 
 	context context.Context // which the hooks have made; before the first request
 
 	written atomic.Int64          // bytes; those of a ReadFrom count when it returns
 	stalled atomic.Bool           // the client has taken nothing for so long that it is not waited for
 	late    atomic.Bool           // an answer was written only after the write deadline
-	isNew   atomic.Bool           // accepted since the stop began, nothing was asked
 	batch   atomic.Pointer[batch] // what HTTP/2 has written and the socket has not got; nil: not HTTP/2
 
 	mu    sync.Mutex
@@ -94,19 +94,13 @@ type conn struct {
 	since time.Time // the request began to arrive, as far as known; new or idle: the client's pause began
 
 	// What the client sends.
-	handshake  handshake // under TLS, which begins with it
-	framing    framing   // where requests end, or records
-	bytesRead  int64
-	askedMore  bool          // the latest Read found nothing pending, and has not got anything
-	asks       chan struct{} // closed when askedMore becomes true; nil: nobody waits for it
-	readsAhead bool          // see followedBody.readAhead: a Read that would wait does so without the socket
-	wanted     chan struct{} // ends that; nil: no Read waits so
-	wants      int           // how many wait for the end of such a Read
-	bodyEnds   bool          // since readAhead began, the read deadline was set to none, as net/http does at the body's end
-	requests   int           // that have begun
-	oldAt      time.Time     // when the connection is as old as it should get; zero: never
-	maxPause   time.Duration // the client's longest recent pause between requests
-	head       []byte        // handed out of a request whose header is not whole yet
+	handshake handshake // under TLS, which begins with it
+	framing   framing   // where requests end, or records
+	bytesRead int64
+	reader    reader // crypto/tls or net/http
+	ahead     ahead  // a Read ahead of the handler
+	age       age
+	maxPause  time.Duration // the client's longest recent pause between requests
 
 	// What is being answered.
 	current *response // the request of HTTP/1 that is; nil while there is none
@@ -114,16 +108,9 @@ type conn struct {
 
 	// When it is to end.
 	deadline   time.Time     // the read deadline that net/http wants
-	closeAt    time.Time     // while draining, without a request: when to release it
-	closeTimer *time.Timer   // fires then
-	unpark     chan struct{} // ends awaitHalfClosed; nil: it does not wait
-
-	// When it is given away.
-	parkedFrom connState     // parked: what it was
-	parkedAt   time.Time     // since when
-	unparked   chan struct{} // closed when it is not parked any more
-	poked      bool          // a read deadline in the past asks Read to park
-	afterPost  bool          // net/http skips a few empty lines before the next request
+	closing    closing       // while draining, without a request
+	halfClosed chan struct{} // ends awaitHalfClosed; nil: it does not wait
+	parking    parking       // when it is given away
 }
 
 type connState int
@@ -188,7 +175,7 @@ func (c *conn) setStateLocked(to connState) {
 	}
 	c.state = to
 	if from == stateParked {
-		close(c.unparked)
+		close(c.parking.over)
 	}
 	switch to {
 	case stateReading, stateIdle:
@@ -196,17 +183,17 @@ func (c *conn) setStateLocked(to connState) {
 			c.since = time.Now()
 		}
 	case stateAnswering:
-		c.head = nil
+		c.framing.head = nil
 		if from != stateReading { // its first byte was not seen
 			c.since = time.Now()
 		}
 	case stateLingering, stateClosed:
-		c.unparkLocked()
-		c.wakeAheadLocked()
+		c.endHalfClosedLocked()
+		c.ahead.wake()
 		c.stopIdleTimerLocked()
 	}
-	if !to.in(stateIdle, stateReleasing) && c.closeTimer != nil {
-		c.closeTimer.Stop()
+	if !to.in(stateIdle, stateReleasing) && c.closing.timer != nil {
+		c.closing.timer.Stop()
 	}
 	if d := c.readDeadlineLocked(); d != deadline {
 		c.setReadDeadlineLocked()
@@ -216,10 +203,9 @@ func (c *conn) setStateLocked(to connState) {
 // newConn returns a connection that has come by a door.
 func (d *door) newConn(nc net.Conn) *conn {
 	s := d.server
-	c := &conn{Conn: nc, server: s, door: d, since: time.Now(), maxPause: firstPause}
-	c.isNew.Store(s.policy.Closing())
+	c := &conn{Conn: nc, server: s, door: d, isNew: s.policy.Closing(), since: time.Now(), maxPause: firstPause}
 	if s.maxAge > 0 {
-		c.oldAt = c.since.Add(jitter(s.maxAge))
+		c.age.endsAt = c.since.Add(jitter(s.maxAge))
 	}
 	c.handshake.clientCerts = s.clientCerts
 	return c
@@ -433,7 +419,7 @@ func (c *conn) onIdle() {
 			c.scheduleHTTP2CloseLocked()
 		}
 	case c.state.in(stateAnswering, stateAnsweringNext):
-		c.afterPost = c.current != nil && c.current.method == http.MethodPost
+		c.framing.afterPost = c.current != nil && c.current.method == http.MethodPost
 		next := c.state == stateAnsweringNext || c.current != nil && c.nextReadLocked(c.current.ResponseWriter)
 		if c.framing.endBody() || next {
 			c.setStateLocked(stateReading)

@@ -35,7 +35,7 @@ func canStep(t *testing.T, from, to connState) (legal bool) {
 	a, b := net.Pipe()
 	defer a.Close()
 	defer b.Close()
-	c := &conn{Conn: a, server: &Server{http: new(http.Server)}, state: from, unparked: make(chan struct{})}
+	c := &conn{Conn: a, server: &Server{http: new(http.Server)}, state: from, parking: parking{over: make(chan struct{})}}
 	defer func() {
 		if p := recover(); p == nil {
 			if legal = true; c.state != to {
@@ -121,7 +121,7 @@ func TestNextBeforeHandler(t *testing.T) {
 	}
 	c.onRead([]byte("G"), backgroundReadSize)
 	res := new(response)
-	if !c.begin(res, 0) || c.current != res || c.requests != 1 {
+	if !c.begin(res, new(http.Request)) || c.current != res || c.age.requests != 1 {
 		t.Errorf("the request has not begun: %+v", c)
 	}
 	if !c.nextRequestArrived(nil) {

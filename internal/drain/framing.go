@@ -24,6 +24,14 @@ type framing struct {
 	body    int64    // bytes of the current body yet to come; -1: unknown
 	broken  bool     // net/http was kept from reading its rest, which has not come
 	pending []byte   // arrived, not yet handed out
+	head    []byte   // handed out of a request whose header is not whole yet
+
+	afterPost bool // net/http skips a few empty lines before the next request
+}
+
+// unanswered is all that has arrived of a request whose header is not whole yet.
+func (f *framing) unanswered() []byte {
+	return append(f.head[:len(f.head):len(f.head)], f.pending...)
 }
 
 // stop follows requests no more. Records are still followed, and what is pending is handed

@@ -346,7 +346,7 @@ func (c *conn) mayParkLocked() bool {
 	case c.state == stateReading && c.framing.ended:
 		return false
 	}
-	return len(c.head)+len(c.framing.pending) <= maxHead && !isUndecided(c.head)
+	return len(c.framing.head)+len(c.framing.pending) <= maxHead && !isUndecided(c.framing.head)
 }
 
 // isUndecided reports whether the first bytes of a request may be the beginning of
@@ -365,10 +365,17 @@ func (c *conn) recordHeadLocked(p []byte, next bool) {
 	switch {
 	case !next && !c.state.in(stateNew, stateReading, stateIdle, stateReleasing): // of a body
 	case c.framing.ended:
-		c.head = nil
-	case len(c.head) <= maxHead:
-		c.head = append(c.head, p...)
+		c.framing.head = nil
+	case len(c.framing.head) <= maxHead:
+		c.framing.head = append(c.framing.head, p...)
 	}
+}
+
+// parking is a connection's, see stateParked.
+type parking struct {
+	from  connState     // parked: what it was
+	over  chan struct{} // parked: closed when it is not any more
+	poked bool          // a read deadline in the past asks Read to park
 }
 
 // park holds net/http's Read while the connection is offered to a successor. It
@@ -384,15 +391,19 @@ func (c *conn) park() bool {
 		if g == nil || !g.reserve() {
 			break // the giving has just ended, or others were first
 		}
-		unparked := make(chan struct{})
-		c.unparked, c.parkedFrom, c.parkedAt = unparked, c.state, time.Now()
+		began, over := time.Now(), make(chan struct{})
+		c.parking.from, c.parking.over = c.state, over
 		c.setStateLocked(stateParked)
 		c.mu.Unlock()
 		if !g.offer(c) {
 			c.endParking(false)
 		}
-		<-unparked
+		<-over
 		c.mu.Lock()
+		if !c.deadline.IsZero() { // what has come meanwhile is read
+			c.deadline = c.deadline.Add(time.Since(began))
+			c.setReadDeadlineLocked()
+		}
 	}
 	return c.state != stateMoved
 }
@@ -409,11 +420,8 @@ func (c *conn) endParking(moved bool) {
 	case moved:
 		c.setStateLocked(stateMoved)
 	default:
-		if !c.deadline.IsZero() { // what has come meanwhile is read
-			c.deadline = c.deadline.Add(time.Since(c.parkedAt))
-		}
-		c.closeAt = time.Time{}
-		c.setStateLocked(c.parkedFrom)
+		c.closing.at = time.Time{}
+		c.setStateLocked(c.parking.from)
 		if c.server.draining.Load() { // else release comes
 			c.releaseLocked()
 		}
@@ -423,7 +431,7 @@ func (c *conn) endParking(moved bool) {
 // keptStateLocked is the state, or what it was before the connection was parked.
 func (c *conn) keptStateLocked() connState {
 	if c.state == stateParked {
-		return c.parkedFrom
+		return c.parking.from
 	}
 	return c.state
 }
@@ -432,10 +440,10 @@ func (c *conn) keptStateLocked() connState {
 func (c *conn) wasPoked(err error) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.poked || !errors.Is(err, os.ErrDeadlineExceeded) {
+	if !c.parking.poked || !errors.Is(err, os.ErrDeadlineExceeded) {
 		return false
 	}
-	c.poked = false
+	c.parking.poked = false
 	c.setReadDeadlineLocked()
 	return true
 }
@@ -447,16 +455,15 @@ func (c *conn) transfer() *Transfer {
 	if c.state != stateParked {
 		return nil
 	}
-	head := append(c.head[:len(c.head):len(c.head)], c.framing.pending...)
 	oldIn := time.Duration(0)
-	if !c.oldAt.IsZero() {
-		oldIn = max(time.Until(c.oldAt), 1)
+	if !c.age.endsAt.IsZero() {
+		oldIn = max(time.Until(c.age.endsAt), 1)
 	}
 	return &Transfer{
 		Conn: c.Conn, Listener: c.door.Addr(),
-		Head: head, Asked: c.written.Load() > 0, AfterPost: c.afterPost,
+		Head: c.framing.unanswered(), Asked: c.written.Load() > 0, AfterPost: c.framing.afterPost,
 		Quiet: time.Since(c.since), MaxPause: c.maxPause,
-		Read: c.bytesRead, Written: c.written.Load(), Requests: c.requests, OldIn: oldIn,
+		Read: c.bytesRead, Written: c.written.Load(), Requests: c.age.requests, OldIn: oldIn,
 		conn: c,
 	}
 }

@@ -252,7 +252,7 @@ func (s *streams) unsure(client string, bytes int64, lately bool) (list []Reques
 
 // beginStream notes a stream whose handler is about to be called. It reports
 // false if the connection was cut.
-func (c *conn) beginStream(res *http2Response) (ok bool) {
+func (c *conn) beginStream(res *http2Response, r *http.Request) (ok bool) {
 	res.began = time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -266,7 +266,7 @@ func (c *conn) beginStream(res *http2Response) (ok bool) {
 	if c.streams.followed {
 		c.followLocked(res)
 	}
-	c.requests++
+	c.countLocked(r)
 	return true
 }
 

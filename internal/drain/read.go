@@ -50,24 +50,16 @@ func (c *conn) beforeRead(p []byte) (n, limit int, wanted <-chan struct{}) {
 	}
 	n, limit = c.framing.take(p)
 	if n > 0 {
-		c.askedMore = false
+		c.reader.waits = false
 		c.onBytesLocked(p[:n], next)
 		return n, limit, nil
 	}
-	c.askLocked()
-	if c.readsAhead && c.wants == 0 && !passed(c.deadline) && socket.Unread(c.Conn, c.bytesRead) <= 0 {
-		c.wanted = make(chan struct{})
-		wanted = c.wanted
+	c.reader.wait()
+	if c.ahead.reads && c.ahead.wants == 0 && !passed(c.deadline) && socket.Unread(c.Conn, c.bytesRead) <= 0 {
+		c.ahead.wanted = make(chan struct{})
+		wanted = c.ahead.wanted
 	}
 	return n, limit, wanted
-}
-
-// wakeAheadLocked has a Read ahead go on at the socket, as any Read.
-func (c *conn) wakeAheadLocked() {
-	if c.wanted != nil {
-		close(c.wanted)
-		c.wanted = nil
-	}
 }
 
 // isBackgroundReadLocked reports whether a Read into a buffer of this size can
@@ -96,7 +88,7 @@ func (c *conn) onRead(p []byte, size int) (n int) {
 // into net/http's buffer, or crypto/tls, unseen.
 func (c *conn) onReadLocked(p []byte, size int) (n int) {
 	c.bytesRead += int64(len(p))
-	c.askedMore = false
+	c.reader.waits = false
 	if !c.handshake.over {
 		if n = c.handshake.take(p); n == len(p) {
 			c.onHandshakeLocked()
@@ -203,16 +195,16 @@ func (c *conn) awaitHalfClosed(size int) error {
 		c.mu.Unlock()
 		return io.EOF
 	}
-	unpark := make(chan struct{})
-	c.unpark = unpark
+	over := make(chan struct{})
+	c.halfClosed = over
 	if passed(c.deadline) {
-		c.unparkLocked()
+		c.endHalfClosedLocked()
 	}
 	c.mu.Unlock()
 	for {
 		acked := c.bytesAcked()
 		select {
-		case <-unpark:
+		case <-over:
 			return os.ErrDeadlineExceeded // the answer is written, or the connection was closed
 		case <-time.After(stallTimeout):
 		}
@@ -222,11 +214,11 @@ func (c *conn) awaitHalfClosed(size int) error {
 	}
 }
 
-// unparkLocked ends awaitHalfClosed.
-func (c *conn) unparkLocked() {
-	if c.unpark != nil {
-		close(c.unpark)
-		c.unpark = nil
+// endHalfClosedLocked ends awaitHalfClosed.
+func (c *conn) endHalfClosedLocked() {
+	if c.halfClosed != nil {
+		close(c.halfClosed)
+		c.halfClosed = nil
 	}
 }
 
@@ -268,10 +260,10 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.deadline = t
-	c.bodyEnds = c.bodyEnds || t.IsZero()
+	c.ahead.bodyEnds = c.ahead.bodyEnds || t.IsZero()
 	if passed(t) {
-		c.unparkLocked()
-		c.wakeAheadLocked()
+		c.endHalfClosedLocked()
+		c.ahead.wake()
 	}
 	return c.setReadDeadlineLocked()
 }
@@ -279,7 +271,7 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 // setReadDeadlineLocked sets the socket's.
 func (c *conn) setReadDeadlineLocked() error {
 	if c.parksLocked() {
-		c.poked = true
+		c.parking.poked = true
 		return c.Conn.SetReadDeadline(aLongTimeAgo)
 	}
 	return c.Conn.SetReadDeadline(c.readDeadlineLocked())

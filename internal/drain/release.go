@@ -28,6 +28,12 @@ const (
 	stallTimeout = 5 * time.Second
 )
 
+// closing is when a connection without a request is released, while draining.
+type closing struct {
+	at    time.Time
+	timer *time.Timer // fires then
+}
+
 // release begins to let connections go: each after the time that it is kept.
 // Those that are accepted or become idle from now on do likewise by themselves.
 func (s *Server) release() {
@@ -49,7 +55,7 @@ func (s *Server) release() {
 // releaseLocked begins to let a connection go.
 func (c *conn) releaseLocked() {
 	switch {
-	case !c.closeAt.IsZero(), c.movesLocked(): // it has seen draining, or is given away
+	case !c.closing.at.IsZero(), c.movesLocked(): // it has seen draining, or is given away
 	case c.state.in(stateNew, stateIdle), c.state == stateHTTP2 && !c.streams.registered:
 		c.scheduleCloseLocked()
 	case c.state == stateHTTP2 && !c.streams.any():
@@ -107,11 +113,11 @@ func lossTime(info socket.Info, losses int) time.Duration {
 func (c *conn) scheduleHTTP2CloseLocked() { c.closeInLocked(stallTimeout) }
 
 func (c *conn) closeInLocked(d time.Duration) {
-	c.closeAt = time.Now().Add(d)
-	if c.closeTimer == nil {
-		c.closeTimer = time.AfterFunc(d, c.closeIfIdle)
+	c.closing.at = time.Now().Add(d)
+	if c.closing.timer == nil {
+		c.closing.timer = time.AfterFunc(d, c.closeIfIdle)
 	} else {
-		c.closeTimer.Reset(d)
+		c.closing.timer.Reset(d)
 	}
 }
 
@@ -125,13 +131,13 @@ func (c *conn) closeIfIdle() {
 	if !http2 && !c.state.in(stateNew, stateIdle) {
 		return
 	}
-	if left := time.Until(c.closeAt); left > 0 { // the timer is that of an earlier pause
-		c.closeTimer.Reset(left)
+	if left := time.Until(c.closing.at); left > 0 { // the timer is that of an earlier pause
+		c.closing.timer.Reset(left)
 		return
 	}
 	if info, ok := socket.TCPInfo(c.Conn); ok && info.Unacked && time.Since(c.since) < c.server.policy.IdleGrace() {
 		// The client has not got the last answer yet: its pause has not begun.
-		c.closeTimer.Reset(min(minKeep, info.RTT+info.RTO))
+		c.closing.timer.Reset(min(minKeep, info.RTT+info.RTO))
 		return
 	}
 	if http2 {

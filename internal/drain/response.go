@@ -19,10 +19,6 @@ import (
 // connection is busy with.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := requestConn(r.Context())
-	if c != nil && c.isNew.Load() && c.isNew.Swap(false) && !isProbe(r) {
-		now := time.Now()
-		s.lastNewcomer.Store(&now)
-	}
 	handler := s.handler
 	if s.generalOptions && r.RequestURI == "*" && r.Method == http.MethodOptions {
 		handler = http.HandlerFunc(answerOptions)
@@ -30,7 +26,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if _, ok := w.(http.Hijacker); !ok {
 		res := &http2Response{response: response{ResponseWriter: w, conn: c, server: s, method: r.Method, uri: r.RequestURI, http2: true}}
 		if c != nil {
-			if !c.beginStream(res) {
+			if !c.beginStream(res, r) {
 				return
 			}
 			defer c.endStream(res, r)
@@ -42,7 +38,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		handler = http.HandlerFunc(refuseBody)
 	}
 	res := &http1Response{response: response{ResponseWriter: w, conn: c, server: s, method: r.Method, uri: r.RequestURI, http10: !r.ProtoAtLeast(1, 1)}}
-	if c != nil && !c.begin(&res.response, r.ContentLength) {
+	if c != nil && !c.begin(&res.response, r) {
 		return
 	}
 	res.ambiguous = res.ambiguous && len(r.TransferEncoding) > 0
@@ -76,10 +72,9 @@ func answerOptions(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Length", "0")
 }
 
-// begin notes the request that the connection is busy with, and the length of
-// its body. It reports false if the connection was cut: no handler begins what
+// begin notes the request that the connection is busy with. It reports false if the connection was cut: no handler begins what
 // cannot be answered and was not named.
-func (c *conn) begin(res *response, length int64) (ok bool) {
+func (c *conn) begin(res *response, r *http.Request) (ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
@@ -94,11 +89,11 @@ func (c *conn) begin(res *response, length int64) (ok bool) {
 		return true
 	}
 	c.handshake.over = true
-	c.requests++
+	c.countLocked(r)
 	c.current, res.writtenBefore = res, c.written.Load()
 	res.ambiguous = c.framing.length
-	c.framing.beginBody(length)
-	if c.tls && length == 0 && c.state == stateAnswering && !onlyEmptyLines(bufferedBy(res.ResponseWriter)) {
+	c.framing.beginBody(r.ContentLength)
+	if c.tls && r.ContentLength == 0 && c.state == stateAnswering && !onlyEmptyLines(bufferedBy(res.ResponseWriter)) {
 		c.setStateLocked(stateAnsweringNext) // it came in the same record
 	}
 	return true

@@ -15,7 +15,7 @@ import (
 // crypto/tls, in the byte of net/http's background read, or in its buffer.
 //
 // crypto/tls gets one record at a time. It calls Read for the next when it has nothing
-// left but a part of one, see conn.askedMore. So while a handler runs and its body has
+// left but a part of one, see reader. So while a handler runs and its body has
 // been read, the background read ends in a Read that waits, unless it has got a byte of
 // the next request. What is in net/http's buffer is looked at: nobody uses that then.
 // Where the handler has not read its body to the end, see followedBody.readAhead.
@@ -62,18 +62,18 @@ func (r *records) isAlert() bool {
 // nextReadLocked reports whether crypto/tls or net/http, which answers with w and has read
 // the whole body, have some of the next request.
 func (c *conn) nextReadLocked(w http.ResponseWriter) bool {
-	return c.tls && (!c.askedMore || c.handshake.partial() || !onlyEmptyLines(bufferedBy(w)))
+	return c.tls && (!c.reader.waits || c.handshake.partial() || !onlyEmptyLines(bufferedBy(w)))
 }
 
 // awaitReaderLocked waits until hasReadAllLocked, or the reader is over with the connection.
 // It gives up at the end.
 func (c *conn) awaitReaderLocked(end time.Time, isOver func() bool) {
 	for !c.hasReadAllLocked() && time.Now().Before(end) {
-		if c.askedMore {
-			c.wakeAheadLocked() // something has come meanwhile
+		if c.reader.waits {
+			c.ahead.wake() // something has come meanwhile
 		}
 		asks := make(chan struct{})
-		c.asks = asks
+		c.reader.asks = asks
 		c.mu.Unlock()
 		over := isOver() // may lock what net/http holds when it calls us
 		if !over {
@@ -92,15 +92,21 @@ func (c *conn) awaitReaderLocked(end time.Time, isOver func() bool) {
 // hasReadAllLocked reports whether all that has arrived was read, and the reader waits for
 // more.
 func (c *conn) hasReadAllLocked() bool {
-	return c.askedMore && socket.Unread(c.Conn, c.bytesRead) <= 0
+	return c.reader.waits && socket.Unread(c.Conn, c.bytesRead) <= 0
 }
 
-// askLocked notes that a Read is about to wait for more than has come.
-func (c *conn) askLocked() {
-	c.askedMore = true
-	if c.asks != nil {
-		close(c.asks)
-		c.asks = nil
+// reader is whoever calls Read: crypto/tls or net/http.
+type reader struct {
+	waits bool          // the latest Read found nothing pending, and has not got anything
+	asks  chan struct{} // closed when waits becomes true; nil: nobody waits for it
+}
+
+// wait notes that a Read is about to wait for more than has come.
+func (r *reader) wait() {
+	r.waits = true
+	if r.asks != nil {
+		close(r.asks)
+		r.asks = nil
 	}
 }
 
