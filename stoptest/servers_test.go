@@ -25,6 +25,8 @@ import (
 
 	"github.com/coder/websocket"
 	"golang.org/x/sys/unix"
+
+	"lastcall/internal/wiretest"
 )
 
 // badServer makes the test binary a server that fails in a known way, and says
@@ -85,9 +87,7 @@ func badServer(kind, addr string, args ...string) {
 			if kind == "closes its door" {
 				ln.Close()
 				<-accepting
-				for !exists(args[0]) { // refusing
-					time.Sleep(time.Millisecond)
-				}
+				wiretest.MustWaitFor("the end of refusing", func() bool { return exists(args[0]) })
 				if ln, err = lc.Listen(context.Background(), "tcp", addr); err != nil {
 					panic(err)
 				}
@@ -101,14 +101,11 @@ func badServer(kind, addr string, args ...string) {
 		want, _ := strconv.Atoi(args[0])
 		ln.(*net.TCPListener).SetDeadline(time.Unix(1, 0))
 		<-accepting
-		for queued(ln.Addr()) < want {
-			time.Sleep(time.Millisecond)
-		}
+		wiretest.MustWaitFor("the queue", func() bool { return queued(ln.Addr()) >= want })
 		s.lost.Add(int64(queued(ln.Addr())))
 	} else {
-		for isQueued(ln) { // what is queued would be reset
-			time.Sleep(time.Millisecond)
-		}
+		// What is queued would be reset.
+		wiretest.MustWaitFor("the queue to empty", func() bool { return !isQueued(ln) })
 	}
 	ln.Close()
 	<-accepting
@@ -121,9 +118,7 @@ func badServer(kind, addr string, args ...string) {
 		go func() { s.conns.Wait(); close(ended) }()
 		select {
 		case <-interrupt:
-			for s.open.Load() > 1 { // the others have not had their last answer
-				time.Sleep(time.Millisecond)
-			}
+			wiretest.MustWaitFor("the others' last answer", func() bool { return s.open.Load() <= 1 })
 			os.Exit(7)
 		case <-ended:
 		}
@@ -178,12 +173,11 @@ func (s *bad) serve(nc net.Conn) {
 		if _, err := io.Copy(io.Discard, req.Body); err != nil {
 			return
 		}
-		for req.URL.Path == "/slow" && !s.stopping.Load() {
-			time.Sleep(time.Millisecond)
+		if req.URL.Path == "/slow" {
+			wiretest.MustWaitFor("the stop", s.stopping.Load)
 		}
-		// The second request is in flight at the reload, however late the signal comes.
-		for reloads && asked == 2 && s.turn.Load() == 0 && !s.stopping.Load() {
-			time.Sleep(time.Millisecond)
+		if reloads && asked == 2 { // it is in flight at the reload, however late the signal comes
+			wiretest.MustWaitFor("the reload", func() bool { return s.turn.Load() > 0 || s.stopping.Load() })
 		}
 		stopping := s.stopping.Load() // once: what is answered as before leaves the connection open
 		status, length := "200 OK", 0

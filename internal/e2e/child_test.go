@@ -41,9 +41,7 @@ func asChild(flags []string, more ...string) *exec.Cmd {
 // with the status of /exit?N. Variables change what it does.
 func runChild(work *Work, _ []string) error {
 	if file := os.Getenv("CHILD_WAITS"); file != "" { // until it exists
-		for _, err := os.Stat(file); err != nil; _, err = os.Stat(file) {
-			time.Sleep(5 * time.Millisecond)
-		}
+		wiretest.MustWaitFor(file, func() bool { _, err := os.Stat(file); return err == nil })
 	}
 	if file := os.Getenv("CHILD_FAILS"); file != "" { // as long as it exists
 		if _, err := os.Stat(file); err == nil {

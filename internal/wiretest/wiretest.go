@@ -135,13 +135,27 @@ const maxPause = 15 * time.Millisecond
 // that takes longer than Patience.
 func WaitFor(t testing.TB, what string, is func() bool) {
 	t.Helper()
+	if !poll(is) {
+		t.Fatalf("waited %v for %s", Patience, what)
+	}
+}
+
+// MustWaitFor is WaitFor in a process that a test has started: it panics.
+func MustWaitFor(what string, is func() bool) {
+	if !poll(is) {
+		panic(fmt.Sprintf("waited %v for %s", Patience, what))
+	}
+}
+
+func poll(is func() bool) bool {
 	pause := time.Millisecond
 	for deadline := time.Now().Add(Patience); !is(); time.Sleep(pause) {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited %v for %s", Patience, what)
+			return false
 		}
 		pause = min(pause*5/4, maxPause)
 	}
+	return true
 }
 
 // Serve runs an http.Server with h until the test ends, and returns its address.
