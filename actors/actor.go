@@ -10,7 +10,8 @@ import (
 	"github.com/go-kit/log"
 )
 
-// actor is what [Graceful], [Every], [Once] and [Process] have in common.
+// actor is what [Graceful], [Every], [Once] and [Process] have in common, and some of
+// [Signal].
 type actor struct {
 	stop   *Stop
 	used   bool // it was made after another group had stopped
@@ -54,21 +55,29 @@ func (a *actor) interrupt(cause error) {
 // f if the actor was interrupted before, or if the stop has begun.
 func (a *actor) execute(f func() error) func() error {
 	return func() error {
-		a.stop.recordExecute()
 		a.mu.Lock()
 		a.lastErr = nil
-		interrupted := closed(a.stopping)
 		a.mu.Unlock()
-		switch {
-		case a.used, !interrupted && a.stop.hasEnded() && !a.awaitInterrupt():
-			return fmt.Errorf("%s: %w", a.name, ErrStopUsed)
-		case interrupted, closed(a.stop.begun):
+		if err := a.enter(); err != nil {
+			return err
+		}
+		if a.isInterrupted() || closed(a.stop.begun) {
 			return nil
 		}
 		a.stop.addWorkers(1)
 		defer a.stop.addWorkers(-1)
 		return a.recordReturn(f())
 	}
+}
+
+// enter notes that the actor is executed. It returns an error if the actor belongs to
+// another group than the one that the Stop serves.
+func (a *actor) enter() error {
+	a.stop.recordExecute()
+	if a.used || !a.isInterrupted() && a.stop.hasEnded() && !a.awaitInterrupt() {
+		return fmt.Errorf("%s: %w", a.name, ErrStopUsed)
+	}
+	return nil
 }
 
 // recordReturn returns the error that f returned. run.Group keeps only the error

@@ -117,6 +117,23 @@ func TestSecondGroupMadeBefore(t *testing.T) {
 	}
 }
 
+// TestSecondSignalMadeBefore is the same for Signal, whose channels get the signals of
+// other tests, too.
+func TestSecondSignalMadeBefore(t *testing.T) {
+	stop := new(actors.Stop)
+	var g, second run.Group
+	second.Add(actors.Signal(stop))
+	g.Add(actors.Graceful(stop, func() error { return nil }, func(context.Context) error { return nil }, actors.GracefulConfig{}))
+	if err := stop.Err(g.Run()); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- second.Run() }()
+	if err := stop.Err(wiretest.Wait(t, done, "the second group")); !errors.Is(err, actors.ErrStopUsed) {
+		t.Errorf("Err = %v, want that the stop is used", err)
+	}
+}
+
 // TestBegunBeforeRun: a group whose stop has begun before starts nothing, and is
 // clean.
 func TestBegunBeforeRun(t *testing.T) {

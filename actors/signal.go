@@ -1,10 +1,8 @@
 package actors
 
 import (
-	"fmt"
 	"os"
 	"os/signal"
-	"sync"
 	"syscall"
 	"time"
 
@@ -41,13 +39,11 @@ import (
 //
 // With a nil stop the first signal ends execute, and further ones change nothing.
 func Signal(stop *Stop, signals ...os.Signal) (execute func() error, interrupt func(error)) {
-	if stop == nil {
-		stop = new(Stop)
+	a := newActor(stop, "", "signal")
+	if a.used {
+		return a.enter, func(error) {}
 	}
-	stop.init()
-	if stop.isUsed() {
-		return func() error { return fmt.Errorf("signal: %w", ErrStopUsed) }, func(error) {}
-	}
+	stop = a.stop
 	if len(signals) == 0 {
 		signals = []os.Signal{os.Interrupt, syscall.SIGTERM}
 	}
@@ -62,17 +58,18 @@ func Signal(stop *Stop, signals ...os.Signal) (execute func() error, interrupt f
 		}
 	}
 
-	interrupted := make(chan struct{})
-	var once sync.Once
 	execute = func() error {
-		stop.recordExecute()
-		var sig os.Signal
 		w := &signalWatch{stop: stop, ints: ints, others: others}
+		if err := a.enter(); err != nil {
+			go w.run()
+			return err
+		}
+		var sig os.Signal
 		select {
 		case sig = <-ints:
 			w.another = awake.After(sameInterrupt)
 		case sig = <-others:
-		case <-interrupted:
+		case <-a.stopping:
 			// The stop began for another reason, before any signal.
 			go w.run()
 			return nil
@@ -83,11 +80,7 @@ func Signal(stop *Stop, signals ...os.Signal) (execute func() error, interrupt f
 		go w.run()
 		return err
 	}
-	interrupt = func(err error) {
-		once.Do(func() { close(interrupted) })
-		stop.Begin(err)
-	}
-	return execute, interrupt
+	return execute, a.interrupt
 }
 
 // sameInterrupt is how long after the first SIGINT another one is treated as the
