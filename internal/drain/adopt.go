@@ -111,9 +111,6 @@ func (s *Server) Adopt(t *Transfer) error {
 	return nil
 }
 
-// maxEmptyLines is how many CR and LF net/http skips after a POST.
-const maxEmptyLines = 4
-
 func skipEmptyLines(p []byte, skip *int) []byte {
 	for *skip > 0 && len(p) > 0 && onlyEmptyLines(p[:1]) {
 		p = p[1:]

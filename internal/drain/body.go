@@ -10,10 +10,6 @@ import (
 	"time"
 )
 
-// mostLeft is the longest rest of a body that net/http reads behind a handler. If there is
-// more, it ends the connection (maxPostHandlerReadBytes).
-const mostLeft = 256 << 10
-
 // followedBody is the handler's Request.Body where the connection cannot tell where it
 // ends: it has no length, or came over TLS. It tells the connection.
 type followedBody struct {

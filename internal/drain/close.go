@@ -109,9 +109,13 @@ func (s *Server) notifyEmptyLocked() {
 	}
 }
 
+// quietFor is how long a client that was sending has to be quiet to count as done: a
+// second, longer than one loss of a packet takes (RFC 6298 has a timeout of at least that).
+const quietFor = time.Second
+
 // linger sends our FIN and discards what the client still sends, until it has
 // everything that was sent to it; if it is sending, not before it has closed its
-// sending side, too, or has been quiet for a second (if net/http was kept from reading its
+// sending side, too, or has been quiet for quietFor (if net/http was kept from reading its
 // body: for stallTimeout). It ends when the client has taken nothing for stallTimeout.
 func (c *conn) linger(sending bool) {
 	if !c.flush() || c.CloseWrite() != nil {
@@ -119,13 +123,15 @@ func (c *conn) linger(sending bool) {
 	}
 	var buf [4096]byte
 	c.mu.Lock()
-	broken, patience := c.framing.broken, time.Second
+	broken, patience := c.framing.broken, quietFor
 	if broken { // net/http would have read on
 		patience = stallTimeout
 	}
 	c.mu.Unlock()
 	acked, quiet := c.bytesAcked(), !sending
-	look := time.Millisecond // until the next look for an acknowledgement
+	// Nothing tells of an acknowledgement: it is looked for, first a millisecond later,
+	// as on a fast line, and at most 50 times a second.
+	look := time.Millisecond
 	for end := time.Now().Add(stallTimeout); time.Now().Before(end); look = min(2*look, 20*time.Millisecond) {
 		if quiet && !socket.Unacked(c.Conn) {
 			return

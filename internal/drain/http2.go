@@ -134,7 +134,7 @@ func (c *conn) markHTTP2(goAwayer *http.Server, fc *frameConn) {
 	case h != nil && h.MaxConcurrentStreams > 0:
 		c.streams.max = h.MaxConcurrentStreams
 	default:
-		c.streams.max = 250 // net/http's default
+		c.streams.max = defaultStreams
 	}
 	if fc != nil {
 		c.streams.unanswered, c.streams.followed = make(map[uint32]*http2Response), true

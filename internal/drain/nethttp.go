@@ -52,7 +52,17 @@ import (
 //   - The table's entry protoUnencrypted serves HTTP/2 on any net.Conn, behind the
 //     preface. It reads the payload of a frame by a Read of its own, and a Write of
 //     small frames ends with one. (See frames_test.go.)
-const backgroundReadSize = 1
+//   - Behind a handler it reads a rest of the body of up to mostLeft bytes, and ends the
+//     connection if there is more (maxPostHandlerReadBytes). Of a rest whose length is
+//     known it reads less than that.
+//   - After a POST it skips up to maxEmptyLines CR and LF.
+//   - HTTP/2 lets a client open defaultStreams at once, unless it is configured.
+const (
+	backgroundReadSize = 1
+	mostLeft           = 256 << 10
+	maxEmptyLines      = 4
+	defaultStreams     = 250
+)
 
 // aLongTimeAgo is a deadline by which a Read ends at once.
 var aLongTimeAgo = time.Unix(1, 0)

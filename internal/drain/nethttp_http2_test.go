@@ -150,3 +150,26 @@ func TestAssumeHTTP2ConnectionClose(t *testing.T) {
 		}
 	}
 }
+
+// A client may open 250 streams at once.
+func TestAssumeHTTP2Streams(t *testing.T) {
+	t.Parallel()
+	s, _ := bareServer(t, server2(t, false, func(http.ResponseWriter, *http.Request) {}))
+	nc, err := net.Dial("tcp", s.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	nc.SetDeadline(time.Now().Add(15 * time.Second))
+	f, err := ask2(t, nc).ReadFrame()
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings, ok := f.(*http2.SettingsFrame)
+	if !ok {
+		t.Fatalf("the first frame is %v, want SETTINGS", f)
+	}
+	if n, _ := settings.Value(http2.SettingMaxConcurrentStreams); n != 250 {
+		t.Errorf("SETTINGS_MAX_CONCURRENT_STREAMS = %d, want 250", n)
+	}
+}

@@ -159,6 +159,44 @@ func TestAssumeRefusedBody(t *testing.T) {
 	d.waitFor(t, "closed")
 }
 
+// Behind a handler net/http reads a rest of the body of 256 KiB, less a byte if its
+// length is known, and ends the connection if there is more.
+func TestAssumeRest(t *testing.T) {
+	t.Parallel()
+	const most = 256 << 10
+	chunked := func(n int) string { return fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", n, strings.Repeat("x", n)) }
+	for _, test := range []struct {
+		header, body string
+		closes       bool
+	}{
+		{fmt.Sprintf("Content-Length: %d", most-1), strings.Repeat("x", most-1), false},
+		{fmt.Sprintf("Content-Length: %d", most), strings.Repeat("x", most), true},
+		{"Transfer-Encoding: chunked", chunked(most), false},
+		{"Transfer-Encoding: chunked", chunked(most + 2), true},
+	} {
+		s, _ := bareServer(t, &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})})
+		c := s.Dial(t)
+		go io.WriteString(c, "PUT / HTTP/1.1\r\nHost: x\r\n"+test.header+"\r\n\r\n"+test.body)
+		if _, closes := c.Answer(); closes != test.closes {
+			t.Errorf("%s, %d bytes: the answer closes: %v, want %v", test.header, len(test.body), closes, test.closes)
+		}
+	}
+}
+
+// After a POST net/http skips up to four CR and LF.
+func TestAssumeEmptyLines(t *testing.T) {
+	t.Parallel()
+	for lines, want := range map[string]string{"\r\n\r\n": "hello", "\r\n\r\n\n": "400 Bad Request"} {
+		s, _ := bareServer(t, &http.Server{Handler: http.HandlerFunc(servetest.Hello)})
+		c := s.Dial(t)
+		c.Send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n" + lines + "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		c.Answer()
+		if got, _ := c.Answer(); got != want {
+			t.Errorf("behind %q: answer %q, want %q", lines, got, want)
+		}
+	}
+}
+
 // net/http fills the Trailer of its own Request at the end of the body, and
 // removes the files of its own Request's MultipartForm after the handler.
 func TestAssumeOwnRequest(t *testing.T) {
