@@ -16,6 +16,7 @@ import (
 	"github.com/oklog/run"
 
 	"lastcall/internal/drain"
+	"lastcall/internal/socket"
 )
 
 // Upgrade replaces a process by its successor without closing a connection: a new
@@ -49,7 +50,11 @@ import (
 // with its listeners. After that (msg="upgrade done") the successor is on its own:
 // this process only finishes what it still has.
 //
-// # A restart by systemd
+// # Under systemd
+//
+// A unit of Type=notify goes on with a successor that SIGUSR2 has started: systemd
+// learns that it is the main process (MAINPID). From then on this process sends systemd
+// nothing, and stops as the unit does: the successor ends behind it.
 //
 // Where systemd stops the old process before it starts the new one, as
 // "systemctl restart" does, the listeners and the connections that can move wait in
@@ -76,10 +81,6 @@ type Upgrade struct {
 
 	// Allow returns why there can be no upgrade now, or nil. Nil allows it.
 	Allow func() error
-
-	// Upgraded is called with the process ID of a successor that has taken over,
-	// before the stop of this process begins. Nil is not called.
-	Upgraded func(pid int)
 
 	// StartTimeout is how long a successor may take until it is ready. Zero and
 	// negative values mean one minute.
@@ -111,8 +112,11 @@ type Upgrade struct {
 	listeners []*sharedListener
 	tickets   *tickets      // nil: none
 	keys      [][]byte      // of tickets, of the predecessor
+	keyAge    time.Duration // how long the first has been used
 	from      predecessor   // nil: there is none
 	fromStore bool          // it is what is in the descriptor store
+	sole      chan struct{} // closed by soleOwner, or by noneLeft
+	soleOwner func()        // notes that the listeners are this process's alone
 	alone     chan struct{} // closed by noneLeft
 	noneLeft  func()        // notes that no more connections come
 }
@@ -157,10 +161,12 @@ func (u *Upgrade) init() error {
 		u.program = ownPath()
 		u.signals, u.restarts = make(chan os.Signal, 1), make(chan os.Signal, 1)
 		u.failed = make(chan error, 1)
-		u.stopping, u.alone = make(chan struct{}), make(chan struct{})
+		u.stopping, u.sole, u.alone = make(chan struct{}), make(chan struct{}), make(chan struct{})
+		u.soleOwner = sync.OnceFunc(func() { close(u.sole) })
 		u.noneLeft = sync.OnceFunc(func() {
 			u.mu.Lock()
 			defer u.mu.Unlock()
+			u.soleOwner()
 			close(u.alone)
 			for _, o := range u.offered {
 				if o.release != nil {
@@ -222,7 +228,11 @@ func (u *Upgrade) Listener(name string, listen func() (net.Listener, error)) (ne
 	defer u.mu.Unlock()
 	for i := range u.offered {
 		if o := &u.offered[i]; o.taken == nil && !o.passed && o.name == name {
-			return u.takeLocked(o)
+			l, err := u.takeLocked(o)
+			if err == nil && u.fromStore && socket.Refuses(o.taken) {
+				err = o.taken.renew(listen)
+			}
+			return l, err
 		}
 	}
 	l, err := listen()

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/go-kit/log/level"
 
 	"lastcall/internal/drain"
@@ -22,14 +23,27 @@ import (
 // whether execute is busy with one.
 func (u *Upgrade) acceptTakers(l net.Listener, takers chan<- net.Conn, upgrading *atomic.Bool) {
 	select {
-	case <-u.alone: // until then they are for the predecessor
-	case <-u.stopping:
+	case <-u.sole: // until then they are for the predecessor
+	case <-u.stop.begun:
+	}
+	if closed(u.stop.begun) {
 		return
 	}
+	var pause time.Duration // after an error, as of net/http
 	for {
 		nc, err := l.Accept()
-		if err != nil {
+		if errors.Is(err, net.ErrClosed) {
 			return
+		} else if err != nil { // out of descriptors, say
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			level.Warn(u.logger).Log("msg", "upgrade: whoever wants to take over is not accepted", "err", err, "again_in", pause)
+			time.Sleep(pause)
+			continue
+		}
+		pause = 0
+		if !closed(u.alone) { // from which connections may still come
+			handover.Refuse(nc, ErrUpgrading)
+			continue
 		}
 		for waits := true; waits; {
 			select {
@@ -57,9 +71,7 @@ func (u *Upgrade) keep() {
 	if u.fromStore {
 		<-u.alone // soon: what is still in the store comes first
 	}
-	u.mu.Lock()
-	listeners, keys := slices.Clone(u.listeners), u.tickets.list()
-	u.mu.Unlock()
+	listeners, keys := u.has()
 	var own []handover.Listener
 	var addrs []net.Addr
 	for _, l := range listeners {
@@ -69,6 +81,10 @@ func (u *Upgrade) keep() {
 		}
 	}
 	store := new(handover.Store)
+	if err := store.Keeps(len(own)); err != nil { // known before a stop leaves their sockets to others
+		u.keepNothing(err)
+		return
+	}
 	stored := func(yes bool) {
 		for _, l := range listeners {
 			l.stored.Store(yes)
@@ -78,9 +94,8 @@ func (u *Upgrade) keep() {
 		return
 	}
 	if err := store.Keep(own, keys); err != nil {
-		level.Warn(u.logger).Log("msg", "restart: connections are drained, not kept", "err", err)
 		stored(false)
-		u.stop.Begin(restartError{})
+		u.keepNothing(err)
 		return
 	}
 	give := func(list []*drain.Transfer) (int, error) {
@@ -102,12 +117,21 @@ func (u *Upgrade) keep() {
 	})
 }
 
+// keepNothing begins the stop of a restart behind which nothing is left of this process.
+func (u *Upgrade) keepNothing(err error) {
+	level.Warn(u.logger).Log("msg", "restart: connections are drained, not kept", "err", err)
+	u.stop.Begin(restartError{})
+}
+
 // spawn starts a successor and lets it take over.
 func (u *Upgrade) spawn() error {
 	if !closed(u.alone) { // a predecessor still has connections to give
 		level.Info(u.logger).Log("msg", "upgrade waits until the predecessor has ended")
 		select {
 		case <-u.alone:
+			if len(u.failed) > 0 {
+				return handover.ErrStopping
+			}
 		case sig := <-u.restarts:
 			u.restartLater(sig)
 			return handover.ErrStopping
@@ -132,8 +156,8 @@ func (u *Upgrade) spawn() error {
 	if cmd.Env == nil {
 		cmd.Env = os.Environ()
 	}
-	cmd.ExtraFiles = append([]*os.File{theirs}, cmd.ExtraFiles...)
-	cmd.Env = append(slices.Clip(cmd.Env), upgradeVariable+"=3")
+	cmd.Env = append(slices.Clip(cmd.Env), fmt.Sprintf("%s=%d", upgradeVariable, 3+len(cmd.ExtraFiles)))
+	cmd.ExtraFiles = append(slices.Clip(cmd.ExtraFiles), theirs)
 	if cmd.Stdin == nil {
 		cmd.Stdin = os.Stdin
 	}
@@ -177,8 +201,8 @@ func (u *Upgrade) spawn() error {
 }
 
 // upgrade lets the successor at the other end of nc take over. It returns nil when
-// the stop has begun. If it fails, it calls end, unless that is nil, and says whether
-// the successor may have a request to answer.
+// the stop has begun. If it fails, it calls end, and says whether the successor may have
+// a request to answer. A nil end means that somebody else has started the successor.
 func (u *Upgrade) upgrade(nc net.Conn, patience time.Duration, end func(mayServe bool) error) (err error) {
 	ready := false
 	unwatch := u.watchStop(func() { nc.Close() })
@@ -203,9 +227,7 @@ func (u *Upgrade) upgrade(nc net.Conn, patience time.Duration, end func(mayServe
 	unwatch = u.watchStop(g.Abort)
 	defer unwatch()
 	began := time.Now()
-	u.mu.Lock()
-	listeners, keys := slices.Clone(u.listeners), u.tickets.list()
-	u.mu.Unlock()
+	listeners, keys := u.has()
 	var offers []handover.Listener
 	for _, l := range listeners {
 		offers = append(offers, handover.Listener{Name: l.name, Passed: l.passed, Socket: l})
@@ -251,8 +273,10 @@ func (u *Upgrade) upgrade(nc net.Conn, patience time.Duration, end func(mayServe
 	}
 	n := u.stop.Snapshot()
 	level.Info(u.logger).Log("msg", "upgrade done", "pid", g.PID, "moved", n.Moved, "open", n.Open, "inflight", n.InFlight, "elapsed", time.Since(began).Round(time.Millisecond))
-	if u.Upgraded != nil {
-		u.Upgraded(g.PID)
+	if end != nil { // it is of the same unit, if systemd runs this one
+		if _, err := daemon.SdNotify(true, fmt.Sprintf("MAINPID=%d", g.PID)); err != nil {
+			level.Warn(u.logger).Log("msg", "upgrade: systemd does not learn of the successor", "err", err)
+		}
 	}
 	u.stop.beginUpgrade(&upgradedError{g.PID}, func() {
 		for _, gv := range givings {
@@ -264,6 +288,18 @@ func (u *Upgrade) upgrade(nc net.Conn, patience time.Duration, end func(mayServe
 		level.Info(u.logger).Log("msg", "upgrade: everything has moved or ended", "pid", g.PID, "moved", u.stop.Snapshot().Moved)
 	})
 	return nil
+}
+
+// has returns the listeners that are open, and the keys of session tickets.
+func (u *Upgrade) has() (open []*sharedListener, keys handover.Keys) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, l := range u.listeners {
+		if !l.isClosed() {
+			open = append(open, l)
+		}
+	}
+	return open, u.tickets.list()
 }
 
 // watchStop calls abort when this process stops or is restarted, until unwatch is
@@ -333,14 +369,15 @@ func (s *Stop) beginUpgrade(cause error, end func()) {
 }
 
 // list returns the keys for a successor.
-func (t *tickets) list() (keys [][]byte) {
+func (t *tickets) list() (keys handover.Keys) {
 	if t == nil {
-		return nil
+		return keys
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, k := range t.keys {
-		keys = append(keys, append([]byte(nil), k[:]...))
+		keys.List = append(keys.List, append([]byte(nil), k[:]...))
 	}
+	keys.Age = time.Since(t.since)
 	return keys
 }

@@ -8,14 +8,12 @@ import (
 	"os/signal"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/go-kit/log/level"
 
 	"lastcall/internal/handover"
 )
-
-// handoverName is the name of the listener at Upgrade.Path.
-const handoverName = "handover"
 
 func (u *Upgrade) notify() {
 	signal.Notify(u.signals, syscall.SIGUSR2)
@@ -29,7 +27,7 @@ func (u *Upgrade) execute() error {
 	takers := make(chan net.Conn)
 	var upgrading atomic.Bool
 	if u.Path != "" {
-		l, err := u.Listener(handoverName, u.listenHandover)
+		l, err := u.Listener("handover "+u.Path, u.listenHandover)
 		if err != nil {
 			u.noneLeft()
 			return fmt.Errorf("upgrade: %w", err)
@@ -38,9 +36,11 @@ func (u *Upgrade) execute() error {
 		go u.acceptTakers(l, takers, &upgrading)
 	}
 	if u.from != nil {
-		if err := u.takeOver(u.from.(*handover.Taker)); err != nil {
+		t := u.from.(*handover.Taker)
+		if err := u.takeOver(t); err != nil {
 			return err
 		}
+		defer u.awaitEnd(t)
 	}
 	for {
 		var err error
@@ -69,6 +69,31 @@ func (u *Upgrade) execute() error {
 		level.Error(u.logger).Log("msg", "upgrade failed, going on as before", "err", err)
 	}
 }
+
+// awaitEnd has the stop of the main process of a unit wait for the predecessor, within
+// its deadline: with KillMode=mixed systemd kills what is left when the main process has
+// ended.
+func (u *Upgrade) awaitEnd(predecessor *handover.Taker) {
+	if u.fromStore || closed(u.alone) || os.Getenv("NOTIFY_SOCKET") == "" {
+		return
+	}
+	deadline, _ := u.stop.Deadline()
+	late := time.NewTimer(time.Until(deadline))
+	defer late.Stop()
+	level.Info(u.logger).Log("msg", "the predecessor has requests to answer, waiting for it", "pid", predecessor.PID)
+	select {
+	case <-u.alone:
+	case <-u.stop.cutting:
+		return
+	case <-late.C:
+		return
+	}
+	for end := time.Now().Add(returnTime); isRunning(predecessor.PID) && time.Now().Before(end); { // it logs its end
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func isRunning(pid int) bool { return syscall.Kill(pid, 0) == nil }
 
 // listenHandover listens at Path.
 func (u *Upgrade) listenHandover() (net.Listener, error) {

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+
+	"lastcall/internal/socket"
 )
 
 // sharedListener is a listener that this process may share with another one.
@@ -21,6 +23,7 @@ type sharedListener struct {
 	change sync.Cond
 	paused bool // Accept waits
 	closed bool
+	queued []net.Conn // accepted, and yet to be returned by Accept
 }
 
 func newSharedListener(name string, passed bool, l net.Listener) *sharedListener {
@@ -32,6 +35,34 @@ func newSharedListener(name string, passed bool, l net.Listener) *sharedListener
 	return s
 }
 
+// renew replaces a listener that newcomers cannot reach any more: systemd may have removed
+// the path of a unix socket, with its RuntimeDirectory=. Those that are in its queue come
+// first.
+func (l *sharedListener) renew(listen func() (net.Listener, error)) error {
+	for {
+		if yes, err := socket.Acceptable(l); err != nil || !yes {
+			break
+		}
+		nc, err := l.Listener.Accept()
+		if err != nil {
+			break
+		}
+		l.queued = append(l.queued, nc)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Listener.Close()
+	renewed, err := listen()
+	if err != nil {
+		for _, nc := range l.queued {
+			nc.Close()
+		}
+		return err
+	}
+	l.Listener = renewed
+	l.shared.Store(false)
+	return nil
+}
+
 // Accept waits while the listener is paused. One that has begun before may still
 // get a connection.
 func (l *sharedListener) Accept() (net.Conn, error) {
@@ -39,8 +70,20 @@ func (l *sharedListener) Accept() (net.Conn, error) {
 	for l.paused && !l.closed {
 		l.change.Wait()
 	}
+	if len(l.queued) > 0 {
+		nc := l.queued[0]
+		l.queued = l.queued[1:]
+		l.mu.Unlock()
+		return nc, nil
+	}
 	l.mu.Unlock()
 	return l.Listener.Accept()
+}
+
+func (l *sharedListener) isClosed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.closed
 }
 
 // Close leaves the socket and its path to the other process, if there is one.
@@ -51,6 +94,9 @@ func (l *sharedListener) Close() error {
 		l.setUnlinkOnCloseLocked(false)
 	}
 	l.closed = true
+	for _, nc := range l.queued {
+		nc.Close()
+	}
 	l.change.Broadcast()
 	return l.Listener.Close()
 }

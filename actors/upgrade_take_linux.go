@@ -36,7 +36,7 @@ func (u *Upgrade) begin() error {
 		return fmt.Errorf("upgrade: %w", err)
 	}
 	t.FromStore = fromStore
-	u.from, u.fromStore, u.keys = t, fromStore, t.Keys
+	u.from, u.fromStore, u.keys, u.keyAge = t, fromStore, t.Keys.List, t.Keys.Age
 	for _, l := range t.Listeners {
 		u.offered = append(u.offered, offered{name: l.Name, passed: l.Passed, file: l.File})
 	}
@@ -128,9 +128,7 @@ func (u *Upgrade) giveStored(s *handover.Stored) (net.Conn, error) {
 func (u *Upgrade) takeOver(t *handover.Taker) error {
 	if !u.awaitReady() {
 		t.Fail(errors.New("the successor has stopped before it was ready"))
-		if u.fromStore {
-			u.noneLeft() // a drain waits for that
-		}
+		u.noneLeft() // a drain waits for that
 		return nil
 	}
 	engines := u.stop.engines()
@@ -189,6 +187,7 @@ func (u *Upgrade) takeOver(t *handover.Taker) error {
 			} else if !u.stop.unlessBegun(own) {
 				return errors.New("the successor stops")
 			}
+			u.soleOwner()
 			level.Info(u.logger).Log("msg", "upgrade: the listeners are this process's alone", "from", t.From(), "adopted", u.stop.Snapshot().Adopted)
 			return nil
 		}

@@ -17,7 +17,7 @@ func (u *Upgrade) Tickets(c *tls.Config) error {
 	}
 	u.mu.Lock()
 	if u.tickets == nil {
-		u.tickets = newTickets(u.keys)
+		u.tickets = newTickets(u.keys, u.keyAge)
 	}
 	t := u.tickets
 	u.mu.Unlock()
@@ -45,8 +45,8 @@ type tickets struct {
 	since time.Time  // when that began to
 }
 
-// newTickets begins with those of a predecessor.
-func newTickets(keys [][]byte) *tickets {
+// newTickets begins with those of a predecessor, the first of which has been used for age.
+func newTickets(keys [][]byte, age time.Duration) *tickets {
 	t := &tickets{config: new(tls.Config)}
 	for _, k := range keys {
 		if len(k) == 32 {
@@ -54,7 +54,7 @@ func newTickets(keys [][]byte) *tickets {
 		}
 	}
 	if len(t.keys) > 0 {
-		t.since = time.Now()
+		t.since = time.Now().Add(-max(age, 0))
 		t.config.SetSessionTicketKeys(t.keys)
 	}
 	t.rotate()

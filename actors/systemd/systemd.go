@@ -7,7 +7,6 @@ package systemd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -58,8 +57,8 @@ type Config struct {
 //	STATUS                 the phase, and in a stop how much is left, once a second
 //	WATCHDOG               with WatchdogSec, see Config.Check
 //
-// A process that has a successor (see [actors.Upgrade]) sends nothing in its stop:
-// the unit is the successor's then. The successor sends WATCHDOG, too.
+// A process that has started a successor (see [actors.Upgrade]) sends nothing in its
+// stop: the unit is the successor's then. The successor sends WATCHDOG, too.
 //
 // The actor returns when it has been interrupted and the stop is done, or its
 // deadline has passed. In an [actors.Supervisor], give it the highest stage.
@@ -124,8 +123,7 @@ type notifier struct {
 
 	// Only execute uses the following.
 	ready    bool // READY was sent
-	stopping bool // STOPPING was sent, or a successor has the unit
-	replaced bool // a successor has the unit
+	stopping bool // STOPPING was sent
 	status   string
 }
 
@@ -192,7 +190,7 @@ func (n *notifier) execute() error {
 			hangups = n.hangups
 			n.endReload()
 		case <-check:
-			if !n.ready || n.replaced {
+			if !n.ready {
 				continue
 			}
 			if !n.asks() {
@@ -237,12 +235,6 @@ func (n *notifier) asks() bool {
 // become ready before.
 func (n *notifier) update() (ready bool) {
 	s := n.stop.Snapshot()
-	if errors.Is(s.Cause, actors.ErrUpgraded) {
-		n.stopping, n.replaced = true, true
-	}
-	if n.replaced {
-		return n.ready
-	}
 	var lines []string
 	if !s.Began.IsZero() {
 		if !n.stopping {

@@ -111,6 +111,19 @@ func (m *messages) wait(line string) {
 	wiretest.WaitFor(m.t, "a message with "+line, func() bool { return m.index(line) >= 0 })
 }
 
+// send sends a message, as the process does.
+func (m *messages) send(message string) {
+	m.t.Helper()
+	nc, err := net.Dial("unixgram", m.nc.LocalAddr().String())
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer nc.Close()
+	if _, err := io.WriteString(nc, message); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
 func (m *messages) clear() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -201,18 +214,29 @@ func TestNotify(t *testing.T) {
 	}
 }
 
-// A process that has a successor leaves the unit to it.
+// A process that has started its successor leaves the unit to it (Upgrade has unset
+// NOTIFY_SOCKET then), and one whose successor somebody else has started does not.
 func TestUpgraded(t *testing.T) {
-	m := listenAsSystemd(t)
-	g := runGroup(t, new(actors.Stop), systemd.Config{})
-	m.wait("STATUS=ready")
-	m.clear()
-	g.stop.Begin(fmt.Errorf("to another: %w", actors.ErrUpgraded))
-	if err := <-g.done; err != nil {
-		t.Errorf("Run() = %v, want nil", err)
-	}
-	if m.index("") >= 0 {
-		t.Error("messages were sent, want none")
+	for _, ours := range []bool{true, false} {
+		m := listenAsSystemd(t)
+		g := runGroup(t, new(actors.Stop), systemd.Config{})
+		m.wait("STATUS=ready")
+		m.clear()
+		if ours {
+			os.Unsetenv("NOTIFY_SOCKET")
+		}
+		g.stop.Begin(fmt.Errorf("to another: %w", actors.ErrUpgraded))
+		if err := <-g.done; err != nil {
+			t.Errorf("Run() = %v, want nil", err)
+		}
+		m.send("LAST=1")
+		m.wait("LAST=1")
+		if sent := m.index("STOPPING=1") >= 0; sent == ours {
+			t.Errorf("its own successor: %v, STOPPING was sent: %v", ours, sent)
+		}
+		if first := m.index("LAST=1") == 0; first != ours {
+			t.Errorf("its own successor: %v, nothing was sent: %v", ours, first)
+		}
 	}
 }
 

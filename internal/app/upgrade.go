@@ -7,8 +7,6 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/coreos/go-systemd/v22/daemon"
-
 	"lastcall/actors"
 	"lastcall/actors/systemd"
 )
@@ -16,11 +14,10 @@ import (
 // newUpgrade returns what replaces this process by a successor, as the settings ask.
 func (c *Settings) newUpgrade(stop *actors.Stop) *actors.Upgrade {
 	return &actors.Upgrade{
-		Stop:     stop,
-		Path:     strings.TrimPrefix(c.handover, "unix:"),
-		Allow:    c.allowUpgrade,
-		Upgraded: tellSystemd,
-		Restart:  restartSignal(),
+		Stop:    stop,
+		Path:    strings.TrimPrefix(c.handover, "unix:"),
+		Allow:   c.allowUpgrade,
+		Restart: restartSignal(),
 	}
 }
 
@@ -38,8 +35,8 @@ func (c *Settings) allowUpgrade() error {
 	switch {
 	case len(c.program) > 0 && (c.proxy != "" || c.deploy == "replace"):
 		return errors.New("the program after -- cannot run twice at a time: use lastcall deploy for the program, and a restart for lastcall")
-	case os.Getpid() == 1:
-		return errors.New("this is process 1 of a container, which ends with it: replace the container")
+	case os.Getpid() == 1, os.Getppid() == 0: // 0: the parent is in another namespace
+		return errors.New("this is the first process of a container, which ends with it: replace the container")
 	case systemd.Enabled():
 		return nil // systemd learns of the new process
 	case os.Getenv("SYSTEMD_EXEC_PID") == fmt.Sprint(os.Getpid()):
@@ -51,15 +48,15 @@ func (c *Settings) allowUpgrade() error {
 	return nil
 }
 
-// supervisors are programs that must have their child's process.
-var supervisors = map[string]bool{"runsv": true, "s6-supervise": true, "supervise": true, "supervisord": true, "dumb-init": true, "tini": true, "circusd": true}
+// supervisors are programs that must have their child's process, by the first 15 bytes of
+// their names, which is what the kernel has.
+var supervisors = map[string]bool{
+	"runsv": true, "s6-supervise": true, "supervise": true, "supervisord": true, "supervise-daemo": true, "circusd": true,
+	"dumb-init": true, "tini": true, "docker-init": true, "podman-init": true, "catatonit": true, "containerd-shim": true, "conmon": true,
+}
 
 // parentName returns the name of the parent process, or "".
 func parentName() string {
 	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", os.Getppid()))
 	return strings.TrimSpace(string(b))
 }
-
-// tellSystemd tells systemd, if it runs the process, which one is the main process
-// from now on. It takes that only from the one that was.
-func tellSystemd(pid int) { daemon.SdNotify(false, fmt.Sprintf("MAINPID=%d", pid)) }

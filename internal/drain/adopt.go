@@ -126,7 +126,9 @@ func (c *conn) awaitRequest(skip int) {
 	hs := c.server.http
 	c.mu.Lock()
 	if d := cmp.Or(hs.IdleTimeout, hs.ReadTimeout); d > 0 {
-		c.deadline = c.since.Add(d)
+		// What has come meanwhile is read, also if the timeout is shorter here than where
+		// the connection comes from.
+		c.deadline = time.Now().Add(max(d-time.Since(c.since), minKeep))
 	}
 	c.setReadDeadlineLocked()
 	c.mu.Unlock()

@@ -38,6 +38,7 @@ type store struct {
 	mu    sync.Mutex
 	names []string
 	files []*os.File
+	said  []string      // messages without descriptors
 	gate  chan struct{} // closed: messages that concern descriptors are read; nil: too
 
 	waiting atomic.Bool   // one of these has come to the gate
@@ -102,6 +103,11 @@ func (s *store) take(message string, oob []byte) {
 	}
 	rand.Shuffle(len(files), func(i, j int) { files[i], files[j] = files[j], files[i] })
 	lines := strings.Split(message, "\n")
+	if len(files) == 0 {
+		s.mu.Lock()
+		s.said = append(s.said, lines...)
+		s.mu.Unlock()
+	}
 	if lines[0] == "FDSTORE=1" && lines[1] != "FDPOLL=0" {
 		s.t.Errorf("systemd would drop what a client resets: %q", message)
 	}
@@ -159,6 +165,15 @@ func (s *store) hold() (letGo func()) {
 	defer s.mu.Unlock()
 	s.gate = make(chan struct{})
 	return sync.OnceFunc(func() { close(s.gate) })
+}
+
+// hears reports whether a message had the line, among all that have been sent.
+func (s *store) hears(line string) bool {
+	s.t.Helper()
+	s.settle()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Contains(s.said, line)
 }
 
 func (s *store) count() int {
@@ -332,7 +347,7 @@ func upgradable(_ *Work, args []string) error {
 	}
 	g.Add(up.Actor())
 	g.Add(actors.Signal(&stop))
-	fmt.Fprintf(os.Stderr, "msg=serving addr=%s\n", l.Addr())
+	fmt.Fprintf(os.Stderr, "msg=serving addr=%s pid=%d\n", l.Addr(), os.Getpid())
 	return stop.Err(g.Run())
 }
 

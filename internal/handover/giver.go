@@ -57,7 +57,7 @@ func Refuse(nc net.Conn, why error) {
 
 // Offer passes the listeners, and the keys of TLS session tickets, and waits until the
 // taker is ready. A timeout of 0 is none.
-func (g *Giver) Offer(listeners []Listener, keys [][]byte, timeout time.Duration) ([]Taken, error) {
+func (g *Giver) Offer(listeners []Listener, keys Keys, timeout time.Duration) ([]Taken, error) {
 	if len(listeners) > maxDescriptors {
 		return nil, fmt.Errorf("%d listeners, want %d at most", len(listeners), maxDescriptors)
 	}

@@ -129,7 +129,7 @@ func (s *scene) give(nc net.Conn) (given int, sole bool, err error) {
 	if err != nil {
 		return 0, false, err
 	}
-	if _, err = g.Offer([]Listener{{Name: "x", Socket: s.listener}}, nil, 10*time.Second); err == nil {
+	if _, err = g.Offer([]Listener{{Name: "x", Socket: s.listener}}, Keys{}, 10*time.Second); err == nil {
 		given, err = g.Give(s.transfers())
 	}
 	if err == nil {
@@ -347,14 +347,14 @@ func TestReasons(t *testing.T) {
 		}
 		if step != "listeners" {
 			l.send(&packet{Type: "ready", Taken: []Taken{{true, true}}})
-			if _, err := g.Offer([]Listener{{Name: "x", Socket: s.listener}}, nil, 10*time.Second); err != nil {
+			if _, err := g.Offer([]Listener{{Name: "x", Socket: s.listener}}, Keys{}, 10*time.Second); err != nil {
 				t.Fatal(err)
 			}
 		}
 		l.Fail(errors.New("not now"))
 		switch step {
 		case "listeners":
-			_, err = g.Offer([]Listener{{Name: "x", Socket: s.listener}}, nil, 10*time.Second)
+			_, err = g.Offer([]Listener{{Name: "x", Socket: s.listener}}, Keys{}, 10*time.Second)
 		case "conns":
 			_, err = g.Give(s.transfers())
 		case "sole":
@@ -493,7 +493,7 @@ func TestAbort(t *testing.T) {
 		t.Fatal(err)
 	}
 	time.AfterFunc(20*time.Millisecond, g.Abort)
-	if _, err := g.Offer(nil, nil, time.Hour); err == nil || !strings.Contains(err.Error(), "stops") {
+	if _, err := g.Offer(nil, Keys{}, time.Hour); err == nil || !strings.Contains(err.Error(), "stops") {
 		t.Errorf("Offer() = %v, want that the process stops", err)
 	}
 }
@@ -517,7 +517,7 @@ func TestFewDescriptors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := g.Offer([]Listener{{Name: "x", Socket: s.listener}}, nil, 10*time.Second); err != nil {
+	if _, err := g.Offer([]Listener{{Name: "x", Socket: s.listener}}, Keys{}, 10*time.Second); err != nil {
 		t.Fatal(err)
 	}
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &low); err != nil {

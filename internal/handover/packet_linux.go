@@ -25,11 +25,17 @@ type packet struct {
 	Version   int        `json:"version,omitempty"`
 	PID       int        `json:"pid,omitempty"`
 	Listeners []Listener `json:"listeners,omitempty"`
-	Keys      [][]byte   `json:"keys,omitempty"`
-	Taken     []Taken    `json:"taken,omitempty"`
-	Conns     []conn     `json:"conns,omitempty"`
-	N         int        `json:"n,omitempty"`
-	Error     string     `json:"error,omitempty"`
+	Keys
+	Taken []Taken `json:"taken,omitempty"`
+	Conns []conn  `json:"conns,omitempty"`
+	N     int     `json:"n,omitempty"`
+	Error string  `json:"error,omitempty"`
+}
+
+// Keys are those of TLS session tickets. The first one encrypts, for so long already.
+type Keys struct {
+	List [][]byte      `json:"keys,omitempty"`
+	Age  time.Duration `json:"keys_age,omitempty"`
 }
 
 // conn is a connection, and the listener that it came by.

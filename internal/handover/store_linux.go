@@ -27,7 +27,8 @@ const storedPrefix = "~"
 var ErrNoStore = errors.New("systemd keeps no descriptor (FileDescriptorStoreMax)")
 
 // closesWithin is how long systemd 254 and later may take to close what they do not
-// keep: a process of its own does that. Before 254 it is closed when a [barrier] ends.
+// keep: a process of its own does that, and FDSTORE, which says how much they keep, is not
+// set for 0. Before 254 it is closed when a [barrier] ends.
 const closesWithin = 250 * time.Millisecond
 
 // A Store is the descriptor store of systemd, in which a process that stops leaves
@@ -43,9 +44,9 @@ type Store struct {
 // back in any order, so each is found by its cookie.
 type record struct {
 	Listeners []Listener
-	Keys      [][]byte `json:",omitempty"`
-	Conns     []storedConn
-	Cookies   []uint64 // of the listeners, and then of the connections
+	Keys
+	Conns   []storedConn
+	Cookies []uint64 // of the listeners, and then of the connections
 }
 
 type storedConn struct {
@@ -55,8 +56,12 @@ type storedConn struct {
 
 func addrName(a net.Addr) string { return a.Network() + " " + a.String() }
 
-// Keep stores listeners, and the keys of TLS session tickets.
-func (s *Store) Keep(listeners []Listener, keys [][]byte) error {
+// Keeps returns [ErrNoStore] if systemd does not keep so many listeners. It takes up to
+// closesWithin, and leaves nothing in the store.
+func (s *Store) Keeps(listeners int) error { return hasKept(1+listeners, closesWithin) }
+
+// Keep stores listeners, and the keys of TLS session tickets. It follows Keeps.
+func (s *Store) Keep(listeners []Listener, keys Keys) error {
 	if len(listeners) > maxDescriptors-1 {
 		return fmt.Errorf("%d listeners, want %d at most", len(listeners), maxDescriptors-1)
 	}
@@ -107,11 +112,7 @@ func (s *Store) put(r *record, sockets []any) error {
 		return store(name, append([]int{int(text.Fd())}, fds...))
 	})
 	if err == nil {
-		var wait time.Duration
-		if s.kept == 0 { // FDSTORE is not set for 0, nor when the setting changes
-			wait = closesWithin
-		}
-		err = hasKept(wait)
+		err = hasKept(1, 0)
 	}
 	if err != nil {
 		notify(removal(name), nil) // some of them may be there
@@ -121,34 +122,49 @@ func (s *Store) put(r *record, sockets []any) error {
 	return nil
 }
 
-// hasKept returns ErrNoStore if systemd has not kept all that came before. It does not
-// say so, and takes the descriptors of one message in any order. So a pipe follows in a
-// message of its own: if there is still room for that, there was for the others. If not,
-// it is closed, after wait at the latest.
-func hasKept(wait time.Duration) error {
+// hasKept returns ErrNoStore if systemd has not kept all that came before, or has no room
+// for n more descriptors. It does not say so, and takes the descriptors of one message in
+// any order. So n pipes follow in a message of their own: if there is still room for these,
+// there was for the others. If not, one is closed, after wait at the latest.
+func hasKept(n int, wait time.Duration) error {
 	const name = storedPrefix + storedPrefix
-	ours, theirs, err := os.Pipe()
-	if err != nil {
-		return err
+	var theirs []int
+	var hangups []unix.PollFd
+	defer func() {
+		for _, p := range hangups {
+			unix.Close(int(p.Fd))
+		}
+	}()
+	for range n {
+		var p [2]int
+		if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
+			closeAll(theirs)
+			return os.NewSyscallError("pipe", err)
+		}
+		hangups, theirs = append(hangups, unix.PollFd{Fd: int32(p[0])}), append(theirs, p[1])
 	}
-	defer ours.Close()
-	err = store(name, []int{int(theirs.Fd())})
-	theirs.Close()
+	err := store(name, theirs)
+	closeAll(theirs)
 	if err == nil {
 		err = barrier()
 	}
 	if err == nil {
-		ours.SetReadDeadline(time.Now().Add(wait))
-		ours.Read(make([]byte, 1)) // ends at a hangup
-		hangup := []unix.PollFd{{Fd: int32(ours.Fd())}}
+		end := time.Now().Add(wait)
+		closed := 0
 		for err = unix.EINTR; err == unix.EINTR; {
-			_, err = unix.Poll(hangup, 0)
+			closed, err = unix.Poll(hangups, int(max(time.Until(end), 0).Milliseconds()))
 		}
-		if err == nil && hangup[0].Revents != 0 {
+		if err == nil && closed > 0 {
 			err = ErrNoStore
 		}
 	}
 	return errors.Join(err, notify(removal(name), nil))
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
 }
 
 // store has systemd keep descriptors. It does not take out of the store what a client
@@ -213,7 +229,7 @@ func barrier() error {
 // Stored is what a process has left in the store for this one.
 type Stored struct {
 	listeners []Listener
-	keys      [][]byte
+	keys      Keys
 	conns     []storedConn
 	files     []*os.File // of the connections
 	names     []string   // in the store
@@ -267,7 +283,9 @@ func TakeStored() (*Stored, error) {
 			}
 			delete(sockets, r.Cookies[i])
 		}
-		s.keys = append(s.keys, r.Keys...)
+		if len(r.Keys.List) > 0 {
+			s.keys = r.Keys
+		}
 		for i, c := range r.Conns {
 			cookie := r.Cookies[len(r.Listeners)+i]
 			if f := sockets[cookie]; f != nil && c.State != nil { // else its client has reset it

@@ -19,7 +19,7 @@ import (
 type Taker struct {
 	*link
 	Listeners []Listener // offered
-	Keys      [][]byte   // of TLS session tickets
+	Keys      Keys       // of TLS session tickets
 
 	// FromStore is set where the giver is this process, which gives what was in the
 	// descriptor store. What is not taken would be closed. From another process
@@ -157,7 +157,7 @@ func (t *Taker) hold(list []conn, files []*os.File, reserve func(net.Addr) (rele
 			return held, fmt.Errorf("%d of %d descriptors came: the limit of descriptors is too low", len(files), len(list))
 		case descriptorOf(files[i]) >= limit: // the kernel chooses the lowest that is free
 			return held, fmt.Errorf("%d descriptors are taken: the limit of descriptors is too low", limit)
-		case c.State == nil || c.Listener < 0 || c.Listener >= len(t.addrs):
+		case c.State == nil || c.Listener < 0 || c.Listener >= len(t.addrs) || t.addrs[c.Listener] == nil:
 			return held, fmt.Errorf("%w: a connection of listener %d", ErrProtocol, c.Listener)
 		}
 		release := reserve(t.addrs[c.Listener])

@@ -14,6 +14,9 @@ func CanRefuse(net.Listener) error { return errors.ErrUnsupported }
 // Hide is errors.ErrUnsupported.
 func Hide(net.Listener) error { return errors.ErrUnsupported }
 
+// Refuses is not known.
+func Refuses(net.Listener) bool { return false }
+
 // DropSYN is errors.ErrUnsupported.
 func DropSYN(net.Listener) error { return errors.ErrUnsupported }
 
