@@ -217,7 +217,8 @@ func (s *server) execute() error {
 	}
 	engine.LimitConns(s.stop.MaxConns)
 	engine.LimitAge(s.stop.MaxConnAge, s.stop.MaxConnRequests)
-	if u := s.stop.stored.Load(); u != nil {
+	if u := s.stop.upgrade.Load(); u != nil {
+		engine.SetInherited(u.isInherited)
 		u.reserveStored(engine)
 	}
 	s.engine.Store(engine)

@@ -107,7 +107,7 @@ type Stop struct {
 	downPrograms atomic.Int64              // programs of Generations that are not ready
 	cutLogged    atomic.Int64              // requests that were cut and are named in the log, or would be
 	upgraded     atomic.Bool               // a successor serves: the stop leaves readiness alone
-	stored       atomic.Pointer[Upgrade]   // takes what is in the descriptor store; nil: nobody does
+	upgrade      atomic.Pointer[Upgrade]
 	closing      atomic.Bool               // whether answers say "Connection: close": phase is LameDuck or later
 	log          *asynclog.Logger          // nil: Logger is nil
 	drainAt      atomic.Pointer[time.Time] // when the lame-duck time ends, at the latest; nil: no stop has begun

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -59,6 +60,9 @@ import (
 // Where systemd stops the old process before it starts the new one, as
 // "systemctl restart" does, the listeners and the connections that can move wait in
 // its descriptor store in between. See Restart.
+//
+// A process is ready when its [HTTP] and [Graceful] actors serve. One that has none never
+// is, and cannot be upgraded.
 //
 // All fields are optional. Set them before the first call of a method, and do not
 // copy an Upgrade. It needs Linux; elsewhere Listen only listens, and the actor
@@ -305,10 +309,18 @@ func (u *Upgrade) Actor() (execute func() error, interrupt func(error)) {
 		return func() error { return err }, func(cause error) { u.stop.Begin(cause) }
 	}
 	u.notify()
-	if u.fromStore {
-		u.stop.stored.Store(u)
-	}
+	u.stop.upgrade.Store(u)
 	return u.execute, u.interrupt
+}
+
+// isInherited reports whether another process has the socket that listens at an address:
+// the server may have a wrapper of its listener.
+func (u *Upgrade) isInherited(addr net.Addr) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return slices.ContainsFunc(u.listeners, func(l *sharedListener) bool {
+		return drain.SameAddr(l.Addr(), addr) && l.Inherited()
+	})
 }
 
 // reserveStored has a drain of the server wait until what is in the descriptor store
@@ -316,7 +328,7 @@ func (u *Upgrade) Actor() (execute func() error, interrupt func(error)) {
 func (u *Upgrade) reserveStored(e *drain.Server) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if closed(u.alone) {
+	if !u.fromStore || closed(u.alone) {
 		return
 	}
 	for i := range u.offered {

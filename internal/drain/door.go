@@ -84,10 +84,16 @@ func (d *door) Accept() (net.Conn, error) {
 	return c, nil
 }
 
+// SetInherited sets what knows, beside the listeners themselves, whether other processes
+// hold the socket that listens at an address. It is called before Start.
+func (s *Server) SetInherited(is func(net.Addr) bool) { s.isInherited = is }
+
 // inherited reports whether other processes hold the socket, too.
 func (d *door) inherited() bool {
-	i, ok := d.Listener.(interface{ Inherited() bool })
-	return ok && i.Inherited()
+	if i, ok := d.Listener.(interface{ Inherited() bool }); ok {
+		return i.Inherited()
+	}
+	return d.server.isInherited != nil && d.server.isInherited(d.Addr())
 }
 
 // check warns of a listener at which a stop may reset a connection.

@@ -63,6 +63,8 @@ type Server struct {
 	shutDown atomic.Bool // by others
 	maxConns int         // set before Start
 
+	isInherited func(net.Addr) bool // set before Start; nil: only the listeners know
+
 	maxAge      time.Duration // of a connection; set before Start
 	maxRequests int           // on one connection; set before Start
 

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -385,6 +387,49 @@ func skipBeforeSystemd(t *testing.T, version int) {
 	}
 	if got < version {
 		t.Skipf("this is systemd %d, the test needs %d", got, version)
+	}
+}
+
+// TestSystemdStopAfterUpgrade stops and restarts a unit whose old process still has a
+// request to answer.
+func TestSystemdStopAfterUpgrade(t *testing.T) {
+	for _, verb := range []string{"stop", "restart"} {
+		t.Run(verb, func(t *testing.T) {
+			begun, answer := make(chan struct{}), make(chan struct{})
+			program := &Process{Addr: wiretest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				close(begun)
+				<-answer
+				io.WriteString(w, "late")
+			}))}
+			addr := wiretest.FreeAddr(t)
+			m := startProxy(t, "restart", addr, program, "WatchdogSec=0\n")
+			m.must("start", "lastcall.service")
+			v := visit(t, addr)
+			v.send(askWho)
+			wiretest.Wait(t, begun, "the request")
+			m.must("kill", "--kill-who=main", "-s", "USR2", "lastcall.service")
+			WaitFor(t, "the upgrade", func() bool { return strings.Contains(m.log(), "upgrade done") })
+			done := make(chan error, 1)
+			go func() {
+				out, err := m.systemctl(verb, "lastcall.service")
+				if err != nil {
+					err = fmt.Errorf("%w: %s", err, out)
+				}
+				done <- err
+			}()
+			WaitFor(t, "the main process to wait", func() bool {
+				return strings.Contains(m.log(), "the predecessor has requests to answer, waiting for it")
+			})
+			close(answer)
+			v.wantAnswer("late")
+			v.Close()
+			if err := wiretest.Wait(t, done, "systemctl"); err != nil {
+				t.Error(err)
+			}
+			if got := m.property("Result"); got != "success" {
+				t.Errorf("Result = %s, want success", got)
+			}
+		})
 	}
 }
 

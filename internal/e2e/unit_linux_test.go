@@ -232,7 +232,49 @@ func TestStopInRestart(t *testing.T) {
 	}
 }
 
-func init() { programs["closes one"] = closesOne }
+func init() {
+	programs["closes one"] = closesOne
+	programs["wraps"] = wraps
+}
+
+// wraps has a wrapper of its listener.
+func wraps(_ *Work, args []string) error {
+	stop := actors.Stop{Logger: log.NewLogfmtLogger(log.NewSyncWriter(os.Stderr))}
+	up := actors.Upgrade{Stop: &stop}
+	l, err := up.Listen(args[0])
+	if err != nil {
+		return err
+	}
+	var g run.Group
+	g.Add(actors.HTTP(&stop, &http.Server{}, struct{ net.Listener }{l}))
+	g.Add(up.Actor())
+	g.Add(actors.Signal(&stop))
+	fmt.Fprintf(os.Stderr, "msg=serving addr=%s pid=%d\n", l.Addr(), os.Getpid())
+	return stop.Err(g.Run())
+}
+
+// TestUpgradeWrappedListener: the path of a unix socket is the successor's, also if the
+// server has a wrapper of its listener.
+func TestUpgradeWrappedListener(t *testing.T) {
+	t.Parallel()
+	path := t.TempDir() + "/s"
+	p := Launch(t, Here, As("wraps", "unix:"+path))
+	p.killLast(t)
+	v := visit(t, "unix:"+path)
+	v.send(askWho)
+	v.wantAnswer("404 page not found\n")
+	p.Signal(t, syscall.SIGUSR2)
+	p.WaitLog(t, `msg="upgrade: the predecessor has ended"`)
+	v.Close()
+	newcomer := visit(t, "unix:"+path)
+	newcomer.send(askWho)
+	newcomer.wantAnswer("404 page not found\n")
+	newcomer.Close()
+	syscall.Kill(pidOf(t, p), syscall.SIGTERM)
+	if status := p.Wait(t); status != 0 {
+		t.Errorf("exit status = %d, want 0", status)
+	}
+}
 
 // closesOne has a listener that it closes before it is upgraded.
 func closesOne(_ *Work, args []string) error {
