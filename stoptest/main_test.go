@@ -57,7 +57,7 @@ type result struct {
 
 // quick are pauses for servers that need none. What ends before held and end have passed
 // does not take longer because these are long.
-var quick = pauses{upload: 900 * time.Millisecond, held: 10 * time.Second, second: 300 * time.Millisecond, settle: 250 * time.Millisecond, afterReload: 400 * time.Millisecond, end: 10 * time.Second}
+var quick = pauses{upload: 900 * time.Millisecond, held: 10 * time.Second, second: 300 * time.Millisecond, settle: 250 * time.Millisecond, afterReload: 400 * time.Millisecond, end: 10 * time.Second, orphan: 400 * time.Millisecond}
 
 // stoptest runs the program in this process, against a bad server.
 func stoptest(t *testing.T, flags []string, kind string, args ...string) result {
@@ -319,21 +319,30 @@ func TestReloadThatRefuses(t *testing.T) {
 
 func TestServersThatDoNotStop(t *testing.T) {
 	t.Parallel()
-	for _, kind := range []string{"never exits", "ignores", "forks"} {
+	for _, kind := range []string{"never exits", "ignores", "forks", "dies before its child"} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
-			if kind == "forks" && runtime.GOOS != "linux" {
+			forks, maxWait := kind == "forks" || kind == "dies before its child", time.Second
+			if kind == "dies before its child" {
+				maxWait = time.Minute // it is known before
+			}
+			if forks && runtime.GOOS != "linux" {
 				t.Skip("a process that leaves the group is not found")
 			}
 			pids := filepath.Join(t.TempDir(), "pids")
-			r := stoptest(t, []string{"-clients", "reuse=5", "-stops", "1", "-max-wait", "1s"}, kind, pids)
+			began := time.Now()
+			r := stoptest(t, []string{"-clients", "reuse=5", "-stops", "1", "-max-wait", maxWait.String()}, kind, pids)
 			s := r.report.Stops[0]
 			if s.Total.Failed() != 0 || s.Total.Answered == 0 {
 				t.Errorf("total = %+v, want no failure", s.Total)
 			}
-			if kind == "forks" {
-				if r.status != 0 || s.DidNotStop || s.LeftBehind != 1 || s.Exit == nil || *s.ExitStatus != 0 {
-					t.Errorf("status %d, stop: %s; want a clean exit that leaves 1 process", r.status, stopLine(&s, false))
+			if forks {
+				status := map[string]int{"forks": 0, "dies before its child": 128 + int(syscall.SIGTERM)}[kind]
+				if r.status != 3 || !s.ServesOn() || s.LeftBehind != 1 || *s.ExitStatus != status || !strings.Contains(r.stdout, report.CommandEnded) {
+					t.Errorf("status %d, stop: %s; want 3, an exit with status %d, and a process that serves on", r.status, stopLine(&s, false), status)
+				}
+				if kind != "forks" && time.Since(began) >= maxWait {
+					t.Errorf("known after -max-wait only")
 				}
 				wantGone(t, pids)
 				return
@@ -342,6 +351,18 @@ func TestServersThatDoNotStop(t *testing.T) {
 				t.Errorf("status %d, stop: %s; want 3, and that it did not stop", r.status, stopLine(&s, false))
 			}
 		})
+	}
+}
+
+// A process that serves on is found, too, if all requests have ended with the signal.
+func TestServesOnUnasked(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("a process that leaves the group is not found")
+	}
+	r := stoptest(t, []string{"-clients", "upload=2", "-upload-url", "/", "-stops", "1"}, "forks")
+	if s := r.report.Stops[0]; r.status != 3 || !s.ServesOn() {
+		t.Errorf("status %d, stop: %s; want 3, and a process that serves on", r.status, stopLine(&s, false))
 	}
 }
 
@@ -378,10 +399,14 @@ func TestNotTested(t *testing.T) {
 		{"error status", []string{"-start-wait", "5s", "-url", "/missing"}, "polite", "404 Not Found"},
 		{"class without an answer", []string{"-start-wait", "5s", "-clients", "sse=1", "-sse-url", "/missing"}, "polite", "sse client 0"},
 		{"taken", []string{"-url", "http://" + taken.Addr().String()}, "polite", "before the command was started"},
+		{"reload of a parent", []string{"-reload", "TERM"}, "dies before its child", report.CommandEnded},
 		{"reload fails", []string{"-reload", "exit 5"}, "polite", "exited with status 5"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
+			if tt.kind == "dies before its child" && runtime.GOOS != "linux" {
+				t.Skip("a process that leaves the group is not found")
+			}
 			r := stoptestAt(t, tt.flags, tt.kind)
 			if r.status != 3 || !strings.Contains(r.stdout, tt.want) {
 				t.Errorf("status %d, want 3; output lacks %q:\n%s", r.status, tt.want, r.stdout)

@@ -33,7 +33,7 @@ import (
 // at its end how many requests it has lost: "lost 5".
 func badServer(kind, addr string, args ...string) {
 	term, hup, interrupt := make(chan os.Signal, 1), make(chan os.Signal, 1), make(chan os.Signal, 1)
-	if kind != "dies" {
+	if !strings.HasPrefix(kind, "dies") {
 		signal.Notify(term, syscall.SIGTERM)
 	}
 	signal.Notify(hup, syscall.SIGHUP)
@@ -46,7 +46,7 @@ func badServer(kind, addr string, args ...string) {
 		os.Exit(4)
 	case "deaf":
 		select {}
-	case "forks":
+	case "forks", "dies before its child":
 		// The one that serves is in a session, and so in a group, of its own.
 		child := exec.Command(os.Args[0], "server", "ignores", addr)
 		child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

@@ -3,13 +3,15 @@ package main
 import (
 	"context"
 	"fmt"
-	"lastcall/stoptest/report"
 	"strconv"
 	"time"
+
+	"lastcall/stoptest/report"
 )
 
 // stopServer sends the signal, and waits until the server has exited and all clients
-// have ended, for maxWait at most.
+// have ended, for maxWait at most. A command that died of the signal passed it to nobody:
+// if connections are still accepted after the pause orphan, another process serves on.
 func (t *trial) stopServer(ctx context.Context, signalledAt time.Time, stop *report.Stop) error {
 	if err := t.server.signal(t.signal.Signal); err != nil {
 		return t.explain(err)
@@ -19,11 +21,19 @@ func (t *trial) stopServer(ctx context.Context, signalledAt time.Time, stop *rep
 	if t.twice {
 		second = time.After(t.pauses.second)
 	}
+	var orphan <-chan time.Time
 	deadline := time.After(t.maxWait)
 	for exited, ended := t.server.exited, t.ended; exited != nil || ended != nil; {
 		select {
 		case <-exited:
 			exited = nil
+			if t.server.status == 128+int(t.signal.Signal) {
+				orphan = time.After(t.pauses.orphan)
+			}
+		case <-orphan:
+			if t.accepts(ctx) {
+				return nil
+			}
 		case <-ended:
 			ended = nil
 		case <-second:

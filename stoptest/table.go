@@ -88,11 +88,14 @@ func lossCauses(r *report.Row) string {
 func stopLine(s *report.Stop, reload bool) string {
 	var b strings.Builder
 	switch {
-	case s.DidNotStop:
+	case s.DidNotStop && s.Exit == nil:
 		b.WriteString("DID NOT STOP, and was killed")
 	case s.Exit == nil:
 		b.WriteString("went on")
 	default:
+		if s.DidNotStop {
+			b.WriteString("DID NOT STOP: another process serves on, ")
+		}
 		fmt.Fprintf(&b, "exit after %v with status %d", seconds(*s.Exit), *s.ExitStatus)
 		if s.Beyond != nil && !reload {
 			fmt.Fprintf(&b, ", %v after the last answer", seconds(*s.Beyond))

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"time"
 
@@ -25,11 +26,12 @@ type pauses struct {
 	settle      time.Duration // how long the late clients' requests may take to arrive
 	afterReload time.Duration // how long after the signal, or after the command's end, a reload counts as done
 	end         time.Duration // how long requests may take to end before a server that did not stop is killed
+	orphan      time.Duration // how long after the command died of the signal another process may accept connections
 }
 
 var defaultPauses = pauses{
 	upload: 3 * time.Second, held: 10 * time.Second, second: 500 * time.Millisecond,
-	settle: 250 * time.Millisecond, afterReload: 2 * time.Second, end: 2 * time.Second,
+	settle: 250 * time.Millisecond, afterReload: 2 * time.Second, end: 2 * time.Second, orphan: 2 * time.Second,
 }
 
 // errExited is the cause with which a context ends when the server exits.
@@ -60,8 +62,7 @@ func (t *trial) run(ctx context.Context) (stop report.Stop, err error) {
 		}
 		defer t.network.Close()
 		t.place = t.network.Server
-	} else if nc, err := dialWithin(ctx, &t.url, time.Second); err == nil {
-		nc.Close()
+	} else if t.accepts(ctx) {
 		return stop, fmt.Errorf("%s is served before the command was started", t.url.addr())
 	}
 	output, err := t.openOutput()
@@ -141,11 +142,15 @@ func (t *trial) run(ctx context.Context) (stop report.Stop, err error) {
 	}
 	clients := watch.end()
 	exited := t.server.hasExited()
+	servesOn := exited && t.accepts(ctx)
 	if t.reload != "" {
 		t.endServer(ctx)
 	}
 	if err := t.server.kill(); err != nil {
 		return stop, fmt.Errorf("end what is left of %s: %w", t.command[0], err)
+	}
+	if servesOn && t.reloadBy != 0 && t.server.status == 128+int(t.reloadBy) {
+		return stop, fmt.Errorf("-reload %s: %s", t.reload, report.CommandEnded)
 	}
 	ledger := t.traffic.Wait()
 	if err := t.traffic.CheckMethods(); err != nil { // of an upload it comes after the signal
@@ -153,7 +158,7 @@ func (t *trial) run(ctx context.Context) (stop report.Stop, err error) {
 	}
 
 	stop.Date = signalledAt
-	stop.DidNotStop = t.reload == "" && !exited
+	stop.DidNotStop = t.reload == "" && (!exited || servesOn)
 	if exited {
 		at, status := t.server.at.Sub(signalledAt).Seconds(), t.server.status
 		stop.Exit, stop.ExitStatus = &at, &status
@@ -163,6 +168,30 @@ func (t *trial) run(ctx context.Context) (stop report.Stop, err error) {
 	}
 	fillStop(&stop, &ledger, clients, t.reload != "")
 	return stop, nil
+}
+
+// dial connects to what -url names.
+func (t *trial) dial(ctx context.Context) (net.Conn, error) {
+	if t.network == nil {
+		return t.url.dial(ctx)
+	}
+	port, err := net.LookupPort("tcp", portOf(t.url.addr()))
+	if err != nil {
+		return nil, err
+	}
+	return t.network.Dial(ctx, port)
+}
+
+// accepts reports whether something accepts connections at -url.
+func (t *trial) accepts(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	nc, err := t.dial(ctx)
+	if err != nil {
+		return false
+	}
+	nc.Close()
+	return true
 }
 
 // openOutput opens the file that the server writes to: the file of -output, or a

@@ -24,16 +24,7 @@ func (t *trial) awaitAnswer(ctx context.Context) error {
 	defer cancel()
 	client := &http.Client{
 		Transport: &http.Transport{
-			DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
-				if t.network == nil {
-					return t.url.dial(ctx)
-				}
-				port, err := net.LookupPort("tcp", portOf(addr))
-				if err != nil {
-					return nil, err
-				}
-				return t.network.Dial(ctx, port)
-			},
+			DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return t.dial(ctx) },
 			DisableKeepAlives: true,
 			TLSClientConfig:   t.tlsConfig,
 		},
@@ -121,13 +112,6 @@ func (t *trial) warmUp(ctx context.Context, late []load.Group) error {
 		settle += 4 * t.line.Delay // a handshake and the request
 	}
 	return cmp.Or(sleep(ctx, settle), t.traffic.CheckMethods())
-}
-
-// dialWithin connects to what the URL names.
-func dialWithin(ctx context.Context, u *urlFlag, timeout time.Duration) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	return u.dial(ctx)
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

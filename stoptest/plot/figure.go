@@ -350,7 +350,7 @@ func (f *figure) panelOf(r *report.Report) panel {
 		if s.FirstRefusal != nil {
 			refusals = append(refusals, *s.FirstRefusal)
 		}
-		if s.Exit != nil {
+		if s.Exit != nil && !s.DidNotStop {
 			exits = append(exits, *s.Exit)
 		}
 		if s.DidNotStop {

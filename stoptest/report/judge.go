@@ -3,6 +3,7 @@ package report
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -61,6 +62,9 @@ func (r *Report) Judge() {
 		r.Status = cmp.Or(r.Status, 3)
 		add("DID NOT STOP in %d of %s", stuck, stops)
 	}
+	if slices.ContainsFunc(r.Stops, func(s Stop) bool { return s.ServesOn() }) {
+		r.Verdict += ": " + CommandEnded
+	}
 	if r.Error != "" {
 		r.Status = cmp.Or(r.Status, 3)
 		if len(r.Stops) == 0 {
@@ -71,6 +75,9 @@ func (r *Report) Judge() {
 	}
 	r.Verdict += "."
 }
+
+// CommandEnded says what went wrong if [Stop.ServesOn].
+const CommandEnded = "the command ended at the signal, but a process that it started serves on: let it exec the server"
 
 // losers returns the classes that lost requests, with the numbers.
 func (r *Report) losers() string {

@@ -59,7 +59,9 @@ type Stop struct {
 	// stop in time and was killed, or, at a reload, went on as it should.
 	Exit       *float64 `json:"exit_seconds"`
 	ExitStatus *int     `json:"exit_status"` // as shells have it: 143 is SIGTERM's; null as Exit is
-	DidNotStop bool     `json:"did_not_stop,omitempty"`
+	// DidNotStop is true if the server had to be killed: the process that was started, or,
+	// where Exit is not null, another one that it had started, see ServesOn.
+	DidNotStop bool `json:"did_not_stop,omitempty"`
 	// LeftBehind is how many other processes the server had left when it had
 	// exited and all clients had ended.
 	LeftBehind int `json:"left_behind,omitempty"`
@@ -81,6 +83,10 @@ type Stop struct {
 	// Losses are the first requests that failed, in words.
 	Losses []string `json:"losses,omitempty"`
 }
+
+// ServesOn reports whether the process that was started ended, and another one that it had
+// started served on.
+func (s *Stop) ServesOn() bool { return s.DidNotStop && s.Exit != nil }
 
 // Row is one class of clients. Every request is in exactly one of the outcomes
 // from Answered to Duplicated, which add up to Requests. ClientError is stoptest's own:

@@ -23,6 +23,8 @@ func TestJudge(t *testing.T) {
 	bad := Stop{Rows: rows(Row{Counts: load.Counts{Requests: 1000, Answered: 990, Lost: 4, ResetOnConnect: 6}}, Row{Counts: load.Counts{Requests: 500, Answered: 499, Cut: 1}})}
 	stuck := fine
 	stuck.DidNotStop = true
+	at, servesOn := 0.1, fine
+	servesOn.Exit, servesOn.DidNotStop = &at, true
 	for _, tt := range []struct {
 		name    string
 		r       Report
@@ -42,6 +44,8 @@ func TestJudge(t *testing.T) {
 		{"failed status", Report{Stops: []Stop{{Rows: rows(Row{Counts: load.Counts{Requests: 10, ErrorStatus: 5, FailedStatus: 3}}, Row{Counts: load.Counts{Requests: 4, Lost: 1, Answered: 3}})}}}, 1,
 			"LOST 4 of 14 requests in 1 stop: blind 3, h2 1; 3 of these answered with a failed status (5xx after the signal); 2 answered with an error status."},
 		{"stuck", Report{Stops: []Stop{fine, stuck}}, 3, "Lost none of 3,000 requests in 2 stops; DID NOT STOP in 1 of 2 stops."},
+		{"another process serves on", Report{Stops: []Stop{fine, servesOn}}, 3,
+			"Lost none of 3,000 requests in 2 stops; DID NOT STOP in 1 of 2 stops: " + CommandEnded + "."},
 		{"stuck and lost", Report{Stops: []Stop{bad, stuck}}, 1,
 			"LOST 11 of 3,000 requests in 2 stops: blind 10, h2 1; DID NOT STOP in 1 of 2 stops."},
 		{"not tested", Report{Error: "no such file"}, 3, "Could not be tested: no such file."},
