@@ -136,8 +136,8 @@ func (g *peekConn) Read(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// How a TLS handshake failed: client and server have no common protocol, or the
-// connection ended, or the server did not answer.
+// How a TLS handshake failed: the client refused the certificate or the protocol of the
+// server, or the server ended the handshake, by an alert, say, or did not answer.
 var (
 	errHandshakeFailed = errors.New("TLS handshake")
 	errHandshakeEnded  = errors.New("in the TLS handshake")
@@ -159,7 +159,7 @@ func (c *conn) handshake(ctx context.Context, cfg *tls.Config, proto string) err
 	case err == nil:
 		c.Conn, c.dialledAt = t, c.tlsInput.wroteAt
 		return nil
-	case howOf(err) == OtherError:
+	case errors.As(err, new(*tls.CertificateVerificationError)):
 		return fmt.Errorf("%w: %w", errHandshakeFailed, err)
 	}
 	return fmt.Errorf("%w: %w", errHandshakeEnded, err)

@@ -10,7 +10,7 @@ const (
 	ResetOnConnect                // connect reset, or the connection ended before a byte was written, or in the TLS handshake
 	Lost                          // written, if only in part, and no whole answer
 	WrongAnswer                   // a whole answer, to something else
-	ClientError                   // the client's own: no port, no descriptor, no route, no common protocol
+	ClientError                   // the client's own: no port, no descriptor, no route, a certificate or a protocol that it refuses
 	SafeToRetry                   // HTTP/2: above GOAWAY's last stream ID, or refused by RST_STREAM
 	CleanEnd                      // a stream that the server ended as its protocol wants it
 	Cut                           // a stream that ended otherwise, once it had begun

@@ -212,6 +212,7 @@ func TestTLSHandshakesThatFail(t *testing.T) {
 	t.Parallel()
 	server, client := pair()
 	stranger := &tls.Config{RootCAs: nil, ServerName: "example.com"}
+	noCertificate := &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, errors.New("stopping") }}
 	old := &tls.Config{Certificates: server.Certificates, NextProtos: []string{"http/1.1"}}
 	for _, tt := range []struct {
 		name  string
@@ -227,9 +228,10 @@ func TestTLSHandshakesThatFail(t *testing.T) {
 			c.CloseWrite()
 			io.Copy(io.Discard, c.r)
 		},
-			Group{TLS: client}, Counts{Clients: 1, Requests: 1, ClientError: 1}},
+			Group{TLS: client}, Counts{Clients: 1, Requests: 1, ResetOnConnect: 1}},
+		{"alert", func(c *serverConn) { tls.Server(c.TCPConn, noCertificate).Handshake() }, Group{TLS: client}, Counts{Clients: 1, Requests: 1, ResetOnConnect: 1}},
 		{"stranger", func(c *serverConn) { tls.Server(c.TCPConn, server).Handshake() }, Group{TLS: stranger}, Counts{Clients: 1, Requests: 1, ClientError: 1}},
-		{"no HTTP/2", func(c *serverConn) { tls.Server(c.TCPConn, old).Handshake() }, Group{Kind: HTTP2, TLS: client}, Counts{Clients: 1, Requests: 1, ClientError: 1}},
+		{"no HTTP/2", func(c *serverConn) { tls.Server(c.TCPConn, old).Handshake() }, Group{Kind: HTTP2, TLS: client}, Counts{Clients: 1, Requests: 1, ResetOnConnect: 1}},
 		{"no ALPN", func(c *serverConn) { tls.Server(c.TCPConn, server).Handshake() }, Group{Kind: HTTP2, TLS: client}, Counts{Clients: 1, Requests: 1, ClientError: 1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
