@@ -97,7 +97,8 @@ The stop
   -stops 5
   -signal TERM
   -max-wait 1m0s             then it did not stop, and is killed
-  -second SIGNAL             a further stop, with a second signal 500ms after the first
+  -second SIGNAL             a further stop, with a second signal 500ms after the first, while a
+                             POST to -upload-url, or -url, is in flight
   -reload SIGNAL|COMMAND     instead of a stop; the server is to go on, and connections that it
                              keeps are counted. A COMMAND is the shell's, with $STOPTEST_PID
   -start-wait 30s            for the first answer
@@ -249,6 +250,9 @@ func (c *config) check() error {
 		return errors.New("-insecure, -cacert: want one of them")
 	case c.second.Signal != 0 && c.reload != "":
 		return errors.New("-second, -reload: want one of them")
+	}
+	if noBody := c.method == http.MethodGet || c.method == http.MethodHead; c.second.Signal != 0 && noBody && c.upload.URL == nil {
+		return fmt.Errorf("-second, -method %s: want -upload-url with them, for a POST that is in flight", c.method)
 	}
 	for _, u := range []struct {
 		flag string

@@ -35,6 +35,7 @@ func TestUsageErrors(t *testing.T) {
 		{url + " -signal NONE -- x", `"NONE": want a signal such as TERM`},
 		{url + " -second 99999 -- x", "want a signal such as TERM"},
 		{url + " -second INT -reload HUP -- x", "-second, -reload: want one of them"},
+		{url + " -second INT -method GET -- x", "-second, -method GET: want -upload-url with them"},
 		{url + " -profile heavy -- x", `"heavy": want light, full, long-think, none`},
 		{url + " -clients slow=1 -- x", "want -slow-url with it"},
 		{url + " -clients h2=1x1 -- x", "want -h2 with it"},

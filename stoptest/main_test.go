@@ -354,6 +354,18 @@ func TestServersThatDoNotStop(t *testing.T) {
 	}
 }
 
+func TestSecondSignalThatDoesNotStop(t *testing.T) {
+	t.Parallel()
+	addr, p := wiretest.FreeAddr(t), quick
+	p.end = 100 * time.Millisecond // the request in flight then takes longer
+	var stdout, stderr bytes.Buffer
+	status := runWith(t.Context(), []string{"-url", "http://" + addr, "-profile", "none", "-clients", "reuse=2", "-stops", "1", "-second", "INT", "-max-wait", "3s",
+		"--", os.Args[0], "server", "ignores the second", addr}, p, &stdout, &stderr)
+	if out := stdout.String(); status != 3 || !strings.Contains(out, "after the first, DID NOT STOP") || !strings.Contains(out, "in 1 stop; DID NOT STOP at the second signal.") {
+		t.Errorf("status %d, want 3, and that it did not stop:\n%s%s", status, out, &stderr)
+	}
+}
+
 // A process that serves on is found, too, if all requests have ended with the signal.
 func TestServesOnUnasked(t *testing.T) {
 	t.Parallel()

@@ -37,7 +37,7 @@ func badServer(kind, addr string, args ...string) {
 		signal.Notify(term, syscall.SIGTERM)
 	}
 	signal.Notify(hup, syscall.SIGHUP)
-	if kind == "second" { // not TERM again: the kernel makes one of two that it could not deliver yet
+	if strings.HasSuffix(kind, "second") { // not TERM again: the kernel makes one of two that it could not deliver yet
 		signal.Notify(interrupt, syscall.SIGINT)
 	}
 	switch kind {

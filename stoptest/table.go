@@ -124,10 +124,10 @@ func secondLine(s *report.Stop) string {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "SIG%s %v after the first, ", s.SecondSignal, seconds(*s.Second))
-	if s.Exit != nil {
-		fmt.Fprintf(&b, "exit %v after it with status %d", seconds(*s.Exit-*s.Second), *s.ExitStatus)
+	if s.DidNotStop {
+		b.WriteString("DID NOT STOP")
 	} else {
-		b.WriteString("did not stop")
+		fmt.Fprintf(&b, "exit %v after it with status %d", seconds(*s.Exit-*s.Second), *s.ExitStatus)
 	}
 	fmt.Fprintf(&b, ", %d requests lost", s.Total.Failed())
 	return b.String()

@@ -62,7 +62,11 @@ func (r *Report) Judge() {
 		r.Status = cmp.Or(r.Status, 3)
 		add("DID NOT STOP in %d of %s", stuck, stops)
 	}
-	if slices.ContainsFunc(r.Stops, func(s Stop) bool { return s.ServesOn() }) {
+	if r.stuckAtSecond() {
+		r.Status = cmp.Or(r.Status, 3)
+		add("DID NOT STOP at the second signal")
+	}
+	if r.stuckAtSecond() && r.Second.ServesOn() || slices.ContainsFunc(r.Stops, func(s Stop) bool { return s.ServesOn() }) {
 		r.Verdict += ": " + CommandEnded
 	}
 	if r.Error != "" {

@@ -65,6 +65,8 @@ func (r *Report) WriteJUnit(w io.Writer) error {
 		stop.Error = &junitProblem{"could not be tested", r.Error}
 	case r.stuck() > 0:
 		stop.Error = &junitProblem{fmt.Sprintf("did not stop in %d of %s", r.stuck(), r.CountStops()), r.Verdict}
+	case r.stuckAtSecond():
+		stop.Error = &junitProblem{"did not stop at the second signal", r.Verdict}
 	}
 	if stop.Error != nil {
 		s.Errors++

@@ -33,7 +33,8 @@ type Report struct {
 	AllowStatus []int `json:"allow_status,omitempty"`
 
 	Stops []Stop `json:"stops"`
-	// Second is a further stop, with a second signal. It counts nowhere else.
+	// Second is a further stop, with a second signal. Its requests count nowhere else:
+	// the second signal may cut them. That the server did not stop counts.
 	Second *Stop `json:"second,omitempty"`
 
 	// Rows add up those of the Stops, class by class; Total adds up Rows.

@@ -38,6 +38,9 @@ func (r *Report) WorseThan(kept *Report) ([]string, error) {
 	if now, before := r.stuck(), kept.stuck(); more(now, before) {
 		add("did not stop in %d of %s, before in %d of %s", now, r.CountStops(), before, kept.CountStops())
 	}
+	if r.stuckAtSecond() && !kept.stuckAtSecond() {
+		add("did not stop at the second signal")
+	}
 	if now, before := r.Total.Closed, kept.Total; now > 0 && before.Closed == 0 && before.Kept > 0 {
 		add("closed %s of %s connections, before none", Thousands(now), Thousands(r.Total.OpenAtSignal))
 	}
@@ -62,6 +65,9 @@ func (r *Report) stuck() (n int) {
 	}
 	return n
 }
+
+// stuckAtSecond reports whether the server did not stop at the second signal.
+func (r *Report) stuckAtSecond() bool { return r.Second != nil && r.Second.DidNotStop }
 
 // Compare returns a line for each report, the first of which was kept, and whether one
 // of the others is worse than it. names are those of the files.

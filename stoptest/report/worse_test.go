@@ -30,6 +30,8 @@ func TestWorseThan(t *testing.T) {
 	keeps, closes := Stop{Total: Row{Counts: load.Counts{OpenAtSignal: 10, Kept: 10}}}, Stop{Total: Row{Counts: load.Counts{OpenAtSignal: 10, Kept: 6, Closed: 4}}}
 	broken := judged(1, fine, "h2")
 	broken.Error = "interrupted"
+	stuckAtSecond := judged(1, fine, "h2")
+	stuckAtSecond.Second = &stuck
 	for _, tt := range []struct {
 		name      string
 		kept, now *Report
@@ -42,6 +44,8 @@ func TestWorseThan(t *testing.T) {
 		{"more", judged(1, fine, "h2"), judged(2, loses, "h2"), "lost 6 in 2 stops (h2 6), before 0 in 1 stop"},
 		{"fewer classes", judged(1, fine, "h2", "sse"), judged(1, fine, "h2"), "no sse clients"},
 		{"does not stop", judged(2, fine, "h2"), judged(1, stuck, "h2"), "did not stop in 1 of 1 stop, before in 0 of 2 stops"},
+		{"second signal", judged(1, fine, "h2"), stuckAtSecond, "did not stop at the second signal"},
+		{"second signal, as before", stuckAtSecond, stuckAtSecond, ""},
 		{"closes connections", judged(1, keeps, "look"), judged(2, closes, "look"), "closed 8 of 20 connections, before none"},
 		{"closes some, as before", judged(1, closes, "look"), judged(2, closes, "look"), ""},
 		{"counted none before", judged(1, fine, "look"), judged(2, closes, "look"), ""},
@@ -71,6 +75,7 @@ func TestWriteJUnit(t *testing.T) {
 		{lossy, 3, 1, 0, `<failure message="lost 6 of 200 requests in 2 stops">lost: &lt;x&gt; (h2 client 1) &amp; more`},
 		{judged(1, Stop{Total: Row{Counts: load.Counts{OpenAtSignal: 3, Kept: 2, Closed: 1}}}, "look"), 2, 0, 0, `<system-out>kept 2 of 3 connections</system-out>`},
 		{judged(1, Stop{DidNotStop: true}, "h2"), 2, 0, 1, `<error message="did not stop in 1 of 1 stop">`},
+		{&Report{Server: "a", Second: &Stop{DidNotStop: true}}, 1, 0, 1, `<error message="did not stop at the second signal">`},
 		{&Report{Server: "a", Error: "no such file"}, 1, 0, 1, `<error message="could not be tested">no such file</error>`},
 	} {
 		var b bytes.Buffer
