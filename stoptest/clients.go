@@ -153,7 +153,7 @@ func (c *config) groups(ln *line.Line) (start, late []load.Group) {
 // heldGroup returns a client whose request is in flight during the whole stop: a
 // slow upload.
 func (c *config) heldGroup(ln *line.Line) load.Group {
-	g := load.Group{Name: "held", Kind: load.Fresh, Requests: 1, Delay: -1, Method: c.uploadMethod(), Body: 10 << 10, BodyTime: c.pauses.held}
+	g := load.Group{Name: "held", Kind: load.Fresh, N: 1, Requests: 1, Delay: -1, Method: c.uploadMethod(), Body: 10 << 10, BodyTime: c.pauses.held}
 	u := c.url
 	if c.upload.URL != nil {
 		u = c.upload

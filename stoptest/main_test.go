@@ -57,7 +57,7 @@ type result struct {
 
 // quick are pauses for servers that need none. What ends before held and end have passed
 // does not take longer because these are long.
-var quick = pauses{upload: 900 * time.Millisecond, held: 10 * time.Second, second: 300 * time.Millisecond, settle: 250 * time.Millisecond, afterReload: 400 * time.Millisecond, end: 10 * time.Second, orphan: 400 * time.Millisecond}
+var quick = pauses{upload: 2 * time.Second, held: 10 * time.Second, second: 300 * time.Millisecond, settle: 250 * time.Millisecond, afterReload: 400 * time.Millisecond, end: 10 * time.Second, orphan: 400 * time.Millisecond}
 
 // stoptest runs the program in this process, against a bad server.
 func stoptest(t *testing.T, flags []string, kind string, args ...string) result {
@@ -134,6 +134,8 @@ func TestServersThatLose(t *testing.T) {
 			func(r *report.Row) int { return r.Lost + r.ResetOnConnect }, 0},
 		{"drops", nil, []string{"-clients", "reuse=5,look=4"}, 1, 18,
 			func(r *report.Row) int { return r.Lost }, 0},
+		{"drops the third", nil, []string{"-clients", "reuse=5"}, 1, 2,
+			func(r *report.Row) int { return r.FailedBefore }, 0},
 		{"streams", nil, []string{"-clients", "sse=3,ws=4", "-sse-url", "/events", "-ws-url", "/echo"}, 1, 14,
 			func(r *report.Row) int { return r.Cut }, 0},
 		{"twice", nil, []string{"-clients", "reuse=5", "-echo-header", "X-Request-Id"}, 1, 10,
@@ -410,6 +412,9 @@ func TestNotTested(t *testing.T) {
 		{"does not answer", []string{"-start-wait", "300ms"}, "deaf", "no answer to test with in 300ms"},
 		{"error status", []string{"-start-wait", "5s", "-url", "/missing"}, "polite", "404 Not Found"},
 		{"class without an answer", []string{"-start-wait", "5s", "-clients", "sse=1", "-sse-url", "/missing"}, "polite", "sse client 0"},
+		{"slow and fast", []string{"-clients", "slow=2", "-slow-url", "/"}, "polite", "slow: all requests had ended before the signal: want a -slow-url whose answer takes a second or more"},
+		{"slow and an error", []string{"-clients", "slow=2", "-slow-url", "/missing"}, "polite", "had ended before the signal (2 were answered with an error status)"},
+		{"uploads that are not read", []string{"-clients", "upload=2", "-upload-url", "/unread"}, "polite", "upload: all requests had ended before the signal: want an -upload-url that is answered after the whole body"},
 		{"taken", []string{"-url", "http://" + taken.Addr().String()}, "polite", "before the command was started"},
 		{"reload of a parent", []string{"-reload", "TERM"}, "dies before its child", report.CommandEnded},
 		{"reload fails", []string{"-reload", "exit 5"}, "polite", "exited with status 5"},
@@ -555,13 +560,22 @@ func TestLateClientsAlone(t *testing.T) {
 	for _, class := range []string{"slow", "upload"} {
 		t.Run(class, func(t *testing.T) {
 			t.Parallel()
-			r := stoptest(t, []string{"-clients", class + "=3", "-" + class + "-url", "/"}, "polite")
+			r := stoptest(t, []string{"-clients", class + "=3", "-" + class + "-url", "/" + class}, "polite")
 			for _, stop := range r.report.Stops {
 				if len(stop.Rows) != 1 || stop.Rows[0].Class != class || stop.Rows[0].Answered != 3 {
 					t.Errorf("rows %+v, want one with 3 answers", stop.Rows)
 				}
 			}
 		})
+	}
+}
+
+// The report says which requests that should have been in flight at the signal were not.
+func TestLateClientsThatEndBefore(t *testing.T) {
+	t.Parallel()
+	r := stoptest(t, []string{"-clients", "slow=2", "-slow-url", "/slow"}, "half slow")
+	if want := "; 2 of 4 requests of slow had ended before the signal."; r.status != 0 || !strings.Contains(r.stdout, want) {
+		t.Errorf("status %d, want 0; output lacks %q:\n%s", r.status, want, r.stdout)
 	}
 }
 

@@ -13,8 +13,9 @@ const (
 	keepLosses = 10           // in the report
 )
 
-// fillStop copies the ledger into the report.
-func fillStop(stop *report.Stop, led *load.Ledger, clients report.Clients, goesOn bool) {
+// fillStop copies the ledger into the report. The first early rows are of clients that were
+// there from the start; the requests of the others should be in flight at the signal.
+func fillStop(stop *report.Stop, led *load.Ledger, clients report.Clients, early int, goesOn bool) {
 	since := func(t time.Time) *float64 {
 		if t.IsZero() {
 			return nil
@@ -29,7 +30,23 @@ func fillStop(stop *report.Stop, led *load.Ledger, clients report.Clients, goesO
 			Pause: r.Pause.Seconds(), PauseBefore: r.PauseBefore.Seconds(),
 		}
 		stop.Rows = append(stop.Rows, row)
-		stop.Total.Add(&row)
+	}
+	for r := range led.All() {
+		if r.Ended >= 0 {
+			continue
+		}
+		row := &stop.Rows[r.Row]
+		if r.Row >= early {
+			row.EndedBefore++
+		}
+		switch r.Outcome {
+		case load.Answered, load.ErrorStatus, load.CleanEnd, load.SafeToRetry, load.ClientError:
+		default: // Refused, too: it is early
+			row.FailedBefore++
+		}
+	}
+	for i := range stop.Rows {
+		stop.Total.Add(&stop.Rows[i])
 	}
 	stop.Total.Class = "total"
 	stop.FirstRefusal = since(led.Total.FirstRefusal)

@@ -170,10 +170,14 @@ func (s *bad) serve(nc net.Conn) {
 		if err != nil {
 			return
 		}
-		if _, err := io.Copy(io.Discard, req.Body); err != nil {
+		if req.URL.Path == "/unread" {
+			io.WriteString(nc, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+		}
+		if _, err := io.Copy(io.Discard, req.Body); err != nil || req.URL.Path == "/unread" {
 			return
 		}
-		if req.URL.Path == "/slow" {
+		n := s.requests.Add(1)
+		if req.URL.Path == "/slow" && !(s.kind == "half slow" && n%2 == 0) {
 			wiretest.MustWaitFor("the stop", s.stopping.Load)
 		}
 		if reloads && asked == 2 { // it is in flight at the reload, however late the signal comes
@@ -181,7 +185,6 @@ func (s *bad) serve(nc net.Conn) {
 		}
 		stopping := s.stopping.Load() // once: what is answered as before leaves the connection open
 		status, length := "200 OK", 0
-		n := s.requests.Add(1)
 		switch {
 		case req.URL.Path == "/get" && req.Method != "GET":
 			status = "405 Method Not Allowed"
@@ -203,7 +206,7 @@ func (s *bad) serve(nc net.Conn) {
 		case now != turn && s.kind == "recycles":
 			io.WriteString(nc, answer+"Connection: close\r\n\r\n")
 			return
-		case stopping && s.kind == "drops", now != turn:
+		case stopping && s.kind == "drops", now != turn, n == 3 && s.kind == "drops the third":
 			s.lost.Add(1)
 			return
 		case stopping && s.kind == "twice":

@@ -166,7 +166,7 @@ func (t *trial) run(ctx context.Context) (stop report.Stop, err error) {
 	if exited && t.reload == "" {
 		stop.LeftBehind = t.server.left
 	}
-	fillStop(&stop, &ledger, clients, t.reload != "")
+	fillStop(&stop, &ledger, clients, len(early), t.reload != "")
 	return stop, nil
 }
 

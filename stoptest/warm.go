@@ -111,7 +111,29 @@ func (t *trial) warmUp(ctx context.Context, late []load.Group) error {
 	if t.line.Config != nil {
 		settle += 4 * t.line.Delay // a handshake and the request
 	}
-	return cmp.Or(sleep(ctx, settle), t.traffic.CheckMethods())
+	return cmp.Or(sleep(ctx, settle), t.traffic.CheckMethods(), t.checkLate(late))
+}
+
+// checkLate returns an error if no request of a group is in flight that should be at the
+// signal: it would test nothing.
+func (t *trial) checkLate(late []load.Group) error {
+	led := t.traffic.Snapshot()
+	for _, g := range late {
+		row := led.Row(g.Name)
+		if row.Requests < g.N {
+			continue
+		}
+		want := "a -slow-url whose answer takes a second or more"
+		if g.Name != "slow" {
+			want = "an -upload-url that is answered after the whole body"
+		}
+		statuses := ""
+		if row.ErrorStatus > 0 {
+			statuses = fmt.Sprintf(" (%d were answered with an error status)", row.ErrorStatus)
+		}
+		return fmt.Errorf("%s: all requests had ended before the signal%s: want %s", g.Name, statuses, want)
+	}
+	return nil
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -46,6 +46,9 @@ func (r *Report) Judge() {
 		}
 		r.Verdict += fmt.Sprintf(format, args...)
 	}
+	if n := r.Total.FailedBefore; n > 0 {
+		add("%s of these before the signal", Thousands(n))
+	}
 	if n := r.Total.FailedStatus; n > 0 {
 		add("%s of these answered with a failed status (5xx after the signal)", Thousands(n))
 	}
@@ -54,6 +57,11 @@ func (r *Report) Judge() {
 	}
 	if n := r.Total.EndedByClose; n > 0 {
 		add("%s ended by closing alone, as half an answer does", Thousands(n))
+	}
+	for i := range r.Rows {
+		if row := &r.Rows[i]; row.EndedBefore > 0 {
+			add("%s of %s requests of %s had ended before the signal", Thousands(row.EndedBefore), Thousands(row.Requests), row.Class)
+		}
 	}
 	if n := r.Total.ClientError; n > 0 {
 		add("%s failed by the clients' own fault", Thousands(n))

@@ -96,6 +96,11 @@ type Row struct {
 	Class string `json:"class"` // "total" over all
 	load.Counts
 
+	// FailedBefore are the requests of Failed that ended before the signal. EndedBefore are
+	// those of clients whose only request should have been in flight at the signal.
+	FailedBefore int `json:"failed_before,omitempty"`
+	EndedBefore  int `json:"ended_before,omitempty"`
+
 	LastClosed *float64 `json:"last_closed_seconds"` // when the last silent connection was ended
 	Slowest    float64  `json:"slowest"`             // answer
 	// Pause is the longest that a client waited for an answer after the signal of a
@@ -110,6 +115,8 @@ type Row struct {
 // Add adds o to r, except its class.
 func (r *Row) Add(o *Row) {
 	r.Counts.Add(&o.Counts)
+	r.FailedBefore += o.FailedBefore
+	r.EndedBefore += o.EndedBefore
 	if o.LastClosed != nil && (r.LastClosed == nil || *r.LastClosed < *o.LastClosed) {
 		r.LastClosed = o.LastClosed
 	}

@@ -39,6 +39,8 @@ func TestJudge(t *testing.T) {
 			"Lost none of 1,510 requests in 2 reloads; kept 1,990 of 2,000 connections (3 not asked)."},
 		{"error status and own errors", Report{Stops: []Stop{{Rows: rows(Row{Counts: load.Counts{Requests: 10, ErrorStatus: 3, ClientError: 7}}, Row{})}}}, 0,
 			"Lost none of 10 requests in 1 stop; 3 answered with an error status; 7 failed by the clients' own fault."},
+		{"before the signal", Report{Stops: []Stop{{Rows: rows(Row{Counts: load.Counts{Requests: 10, Answered: 7, Lost: 3}, FailedBefore: 2}, Row{Counts: load.Counts{Requests: 4, Answered: 4}, EndedBefore: 3})}}}, 1,
+			"LOST 3 of 14 requests in 1 stop: blind 3; 2 of these before the signal; 3 of 4 requests of h2 had ended before the signal."},
 		{"ended by closing", Report{Stops: []Stop{{Rows: rows(Row{Counts: load.Counts{Requests: 10, Answered: 10, EndedByClose: 4}}, Row{})}}}, 0,
 			"Lost none of 10 requests in 1 stop; 4 ended by closing alone, as half an answer does."},
 		{"failed status", Report{Stops: []Stop{{Rows: rows(Row{Counts: load.Counts{Requests: 10, ErrorStatus: 5, FailedStatus: 3}}, Row{Counts: load.Counts{Requests: 4, Lost: 1, Answered: 3}})}}}, 1,
