@@ -303,6 +303,9 @@ func (c *config) check() error {
 	if c.think < 0 {
 		c.think = c.profile.think
 	}
+	if early, late := c.groups(nil); len(early)+len(late) == 0 {
+		return errors.New("-profile, -clients: no clients: want one or more, such as -clients reuse=10")
+	}
 	// A file that cannot be written is an error now, not after an hour of testing.
 	for _, f := range []struct{ flag, path string }{{"json", c.json}, {"junit", c.junit}, {"plot", c.plot}, {"output", c.output}} {
 		if f.path == "" {

@@ -44,6 +44,8 @@ func TestUsageErrors(t *testing.T) {
 		{url + " -clients connect=1x1 -- x", "want a number"},
 		{url + " -clients connect=-1 -- x", "want a number"},
 		{url + " -clients fast=1 -- x", "want one of reuse, look"},
+		{url + " -profile none -- x", "no clients: want one or more"},
+		{url + " -profile long-think -clients look=0,reuse=0 -- x", "no clients: want one or more"},
 		{url + " -h2 on -- x", "want off, h2c, tls"},
 		{url + " -h2 tls -- x", "-url is http://"},
 		{"-url https://x -h2 h2c -- x", "-url is https://"},

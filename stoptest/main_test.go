@@ -583,7 +583,7 @@ func TestLateClientsThatEndBefore(t *testing.T) {
 func stoptestAt(t *testing.T, flags []string, kind string) result {
 	t.Helper()
 	addr := wiretest.FreeAddr(t)
-	all := []string{"-profile", "none", "-stops", "1", "-url", "http://" + addr}
+	all := []string{"-profile", "none", "-clients", "reuse=1", "-stops", "1", "-url", "http://" + addr}
 	for i, f := range flags {
 		if i > 0 && flags[i-1] == "-url" && f[0] == '/' {
 			flags[i] = "http://" + addr + f
