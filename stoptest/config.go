@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/peterbourgon/ff/v3"
+	"golang.org/x/net/http/httpguts"
 
 	"lastcall/stoptest/plot"
 )
@@ -44,7 +45,7 @@ type config struct {
 	profile profile
 	clients clientsFlag
 	think   time.Duration // negative: the profile's
-	load    time.Duration // 0: the profile's
+	load    time.Duration // negative: the profile's
 
 	maxWait   time.Duration
 	startWait time.Duration
@@ -80,7 +81,7 @@ What to ask for (classes of clients without a URL are left out; PATH is one on -
   -sse-url URL|PATH          event streams
   -ws-url URL|PATH           WebSockets that echo messages
   -h2 off                    or h2c or tls: streams of HTTP/2, too
-  -h2-url URL|PATH           for these, if not -url
+  -h2-url URL|PATH           for these, if not -url: https:// for tls, http:// for h2c
   -echo-header NAME          of answers, with the request's X-Request-Id: tells duplicates, too
   -cacert FILE               PEM, of who signs the server's certificate, instead of the system's
   -insecure                  certificates are not verified; without it they are
@@ -89,7 +90,7 @@ The load
   -clients connect=4,h2=8x16 other numbers: reuse, look, connect, h2 (connections x streams),
                              idle, unused, slow, upload, sse, ws; the report says what they do
   -think TIME                of the profile's keep-alive clients and streams
-  -load TIME                 how long, before the signal
+  -load TIME                 how long, before the signal, if not the profile's
   -line delay=50ms,jitter=10ms,loss=1%
                              between the server and the clients, each way (Linux, root);
                              the server must listen on all addresses, or on 192.0.2.1
@@ -162,7 +163,7 @@ func (c *config) flags() *flag.FlagSet {
 		fs.Var((*durationFlag)(value), name, "")
 	}
 	setDuration(&c.think, "think", -1)
-	setDuration(&c.load, "load", 0)
+	setDuration(&c.load, "load", -1)
 	setDuration(&c.maxWait, "max-wait", time.Minute)
 	setDuration(&c.startWait, "start-wait", 30*time.Second)
 	return fs
@@ -236,14 +237,16 @@ func (c *config) check() error {
 		return fmt.Errorf("-stops %d: want 1 or more", c.stops)
 	case c.body < 0:
 		return fmt.Errorf("-body %d: want a number of bytes", c.body)
-	case c.method == "" || strings.ContainsAny(c.method, " \r\n"):
+	case !httpguts.ValidHeaderFieldName(c.method): // a method is a token, too
 		return fmt.Errorf("-method %q: want one such as POST", c.method)
 	case c.body > 0 && (c.method == http.MethodGet || c.method == http.MethodHead):
 		return fmt.Errorf("-method %s: want no -body with it", c.method)
 	case c.h2 != "off" && c.h2 != "h2c" && c.h2 != "tls":
 		return fmt.Errorf("-h2 %q: want off, h2c, tls", c.h2)
-	case c.h2 == "tls" && c.url.Scheme != "https", c.h2 == "h2c" && c.url.Scheme != "http":
-		return fmt.Errorf("-h2 %s: -url is %s://", c.h2, c.url.Scheme)
+	case c.echo != "" && !httpguts.ValidHeaderFieldName(c.echo):
+		return fmt.Errorf("-echo-header %q: want a name such as X-Request-Id", c.echo)
+	case c.maxWait == 0 || c.startWait == 0:
+		return errors.New("-max-wait, -start-wait: want more than 0s")
 	case c.url.socket != "" && c.line.Config != nil:
 		return errors.New("-line: want a host in -url, not a socket")
 	case c.insecure && c.caCert != "":
@@ -257,7 +260,7 @@ func (c *config) check() error {
 	for _, u := range []struct {
 		flag string
 		url  *urlFlag
-	}{{"h2-url", &c.h2URL}, {"slow-url", &c.slow}, {"upload-url", &c.upload}, {"sse-url", &c.sse}, {"ws-url", &c.ws}} {
+	}{{"url", &c.url}, {"h2-url", &c.h2URL}, {"slow-url", &c.slow}, {"upload-url", &c.upload}, {"sse-url", &c.sse}, {"ws-url", &c.ws}} {
 		if u.url.URL == nil {
 			continue
 		}
@@ -265,9 +268,19 @@ func (c *config) check() error {
 		if u.url.Host == "" {
 			return fmt.Errorf("-%s %s: want a host", u.flag, u.url.URL)
 		}
+		if u.url.User != nil {
+			return fmt.Errorf("-%s %s: want no user in it, but -header 'Authorization: …'", u.flag, u.url.Redacted())
+		}
 		if u.url.socket != "" && c.line.Config != nil {
 			return fmt.Errorf("-line: want a host in -%s, not a socket", u.flag)
 		}
+	}
+	h2, h2Flag := &c.url, "url"
+	if c.h2URL.URL != nil {
+		h2, h2Flag = &c.h2URL, "h2-url"
+	}
+	if c.h2 == "tls" && h2.Scheme != "https" || c.h2 == "h2c" && h2.Scheme != "http" {
+		return fmt.Errorf("-h2 %s: -%s is %s://", c.h2, h2Flag, h2.Scheme)
 	}
 	for class := range c.clients {
 		for _, need := range []struct {
@@ -299,7 +312,9 @@ func (c *config) check() error {
 		}
 	}
 	c.name = cmp.Or(c.name, filepath.Base(c.command[0]))
-	c.load = cmp.Or(c.load, c.profile.load)
+	if c.load < 0 {
+		c.load = c.profile.load
+	}
 	if c.think < 0 {
 		c.think = c.profile.think
 	}
@@ -311,11 +326,15 @@ func (c *config) check() error {
 		if f.path == "" {
 			continue
 		}
+		_, missing := os.Lstat(f.path)
 		file, err := os.OpenFile(f.path, os.O_WRONLY|os.O_CREATE, 0o644)
 		if err != nil {
 			return fmt.Errorf("-%s: %w", f.flag, err)
 		}
 		file.Close()
+		if missing != nil { // it comes when there is something to write
+			os.Remove(f.path)
+		}
 	}
 	return nil
 }

@@ -48,7 +48,18 @@ func TestUsageErrors(t *testing.T) {
 		{url + " -profile long-think -clients look=0,reuse=0 -- x", "no clients: want one or more"},
 		{url + " -h2 on -- x", "want off, h2c, tls"},
 		{url + " -h2 tls -- x", "-url is http://"},
-		{"-url https://x -h2 h2c -- x", "-url is https://"},
+		{"-url https://x -h2 h2c -- x", "-h2 h2c: -url is https://"},
+		{"-url https://x -h2 tls -h2-url http://y -- x", "-h2 tls: -h2-url is http://"},
+		{"-url https://x -h2 h2c -h2-url /y -- x", "-h2 h2c: -h2-url is https://"},
+		{"-url http://me:secret@x/ -- x", "-url http://me:xxxxx@x/: want no user in it, but -header"},
+		{url + " -ws-url ws://me@x/ -- x", "-ws-url http://me@x/: want no user in it"},
+		{url + " -echo-header a:b -- x", `-echo-header "a:b": want a name`},
+		{url + " -max-wait 0 -- x", "-max-wait, -start-wait: want more than 0s"},
+		{url + " -start-wait 0s -- x", "-max-wait, -start-wait: want more than 0s"},
+		{url + " -method GE(T -- x", "want one such as POST"},
+		{url + " -header X-Request-Id:1 -- x", "header X-Request-Id: it carries the request's ID"},
+		{url + " -header Host:a/b -- x", `header Host: "a/b" is not a host`},
+		{url + " -header Host: -- x", `header Host: "" is not a host`},
 		{url + " -method GET -body 64 -- x", "-method GET: want no -body with it"},
 		{url + " -header Name -- x", "want 'Name: value'"},
 		{url + " -header Content-Length:3 -- x", "header Content-Length: the clients set it"},
@@ -139,6 +150,18 @@ func TestSettings(t *testing.T) {
 	}
 	if len(got) != 5 { // and reuse, look
 		t.Errorf("groups = %v, want those that have a URL and a number", got)
+	}
+}
+
+// -load 0s is no load, and the files of the report come with the report.
+func TestSettingsOfNoLoad(t *testing.T) {
+	plot := filepath.Join(t.TempDir(), "a.svg")
+	c, err := parse([]string{"-url", "https://h/", "-h2", "h2c", "-h2-url", "http://h:81/", "-load", "0s", "-plot", plot, "--", "x"})
+	if err != nil || c.load != 0 {
+		t.Errorf("load %v, %v; want 0", c.load, err)
+	}
+	if exists(plot) {
+		t.Errorf("%s is there before the test", plot)
 	}
 }
 

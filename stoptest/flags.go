@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/net/http/httpguts"
+
 	"lastcall/stoptest/line"
 	"lastcall/stoptest/load"
 )
@@ -111,10 +113,12 @@ func (h *headerFlag) Set(s string) error {
 		return fmt.Errorf("%q: want 'Name: value'", s)
 	}
 	line := http.Header{name: {strings.TrimSpace(value)}}
-	if !strings.EqualFold(name, "Host") {
-		if err := load.CheckHeader(line); err != nil {
-			return err
+	if strings.EqualFold(name, "Host") {
+		if host := line[name][0]; host == "" || !httpguts.ValidHostHeader(host) {
+			return fmt.Errorf("header Host: %q is not a host", host)
 		}
+	} else if err := load.CheckHeader(line); err != nil {
+		return err
 	}
 	if h.Header == nil {
 		h.Header = http.Header{}

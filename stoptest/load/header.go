@@ -16,13 +16,16 @@ type field struct{ name, value string }
 
 // CheckHeader returns an error if h cannot be a [Config.Header]: if a name or a value
 // has characters that a header must not have, or if it says where the request, or
-// the connection, ends. Host is for Config.Host.
+// the connection, ends, or is the request's ID. Host is for Config.Host.
 func CheckHeader(h http.Header) error {
 	for name, values := range h {
 		switch http.CanonicalHeaderKey(name) {
 		case "Host", "Content-Length", "Transfer-Encoding", "Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Upgrade",
 			"Expect", "Sec-Websocket-Key", "Sec-Websocket-Version", "Sec-Websocket-Extensions":
 			return fmt.Errorf("header %s: the clients set it as their requests need it", name)
+		}
+		if strings.EqualFold(name, idHeader) {
+			return fmt.Errorf("header %s: it carries the request's ID", name)
 		}
 		if !httpguts.ValidHeaderFieldName(name) {
 			return fmt.Errorf("header %q: not a name", name)

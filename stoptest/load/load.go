@@ -48,11 +48,6 @@ func Start(cfg Config) (*Load, error) {
 	if err := CheckHeader(cfg.Header); err != nil {
 		return nil, fmt.Errorf("load: %w", err)
 	}
-	for name := range cfg.Header {
-		if strings.EqualFold(name, idHeader) {
-			return nil, fmt.Errorf("load: header %s: it carries the request's ID", name)
-		}
-	}
 	l := &Load{cfg: cfg, dial: cfg.Dial, started: time.Now()}
 	if l.dial == nil && cfg.Addr != "" {
 		dial, err := dialer(cfg.Addr)
