@@ -411,7 +411,7 @@ func TestNotTested(t *testing.T) {
 		{"exits", nil, "exits at once", "has exited with status 4 before the signal; it said:\nno such setting"},
 		{"does not answer", []string{"-start-wait", "300ms"}, "deaf", "no answer to test with in 300ms"},
 		{"error status", []string{"-start-wait", "5s", "-url", "/missing"}, "polite", "404 Not Found"},
-		{"class without an answer", []string{"-start-wait", "5s", "-clients", "sse=1", "-sse-url", "/missing"}, "polite", "sse client 0"},
+		{"class without an answer", []string{"-start-wait", "5s", "-clients", "sse=1", "-sse-url", "/missing"}, "polite", "sse client 0 has 0 events, want 1; its last failure: error status, 404 Not Found"},
 		{"slow and fast", []string{"-clients", "slow=2", "-slow-url", "/"}, "polite", "slow: all requests had ended before the signal: want a -slow-url whose answer takes a second or more"},
 		{"slow and an error", []string{"-clients", "slow=2", "-slow-url", "/missing"}, "polite", "had ended before the signal (2 were answered with an error status)"},
 		{"uploads that are not read", []string{"-clients", "upload=2", "-upload-url", "/unread"}, "polite", "upload: all requests had ended before the signal: want an -upload-url that is answered after the whole body"},

@@ -2,6 +2,7 @@ package load
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -37,6 +38,7 @@ type client struct {
 	waited   time.Duration // for an answer, so far; see Row.Pause
 	// unknownMethod is 405 or 501, if that came; 0 otherwise.
 	unknownMethod int
+	lastFailure   string // how a request ended before Ready that was no answer 2xx or 3xx; empty: none did
 }
 
 func newClient(g *group, index, number int) *client {
@@ -124,6 +126,17 @@ func (c *client) count(to *int, n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	*to += n
+}
+
+// noteFailure records how a request failed, for the error of [Load.Ready].
+func (c *client) noteFailure(format string, args ...any) {
+	if c.load.ready.Load() {
+		return
+	}
+	text := fmt.Sprintf(format, args...)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lastFailure = text
 }
 
 // request makes a request and records how it ended. It reports whether the client

@@ -149,6 +149,7 @@ func (c *client) refused(began time.Time, err error) (goOn bool) {
 	if outcome != Refused {
 		return c.endFailed(Loss{Outcome: outcome, How: howOf(err), Wrote: began}, err)
 	}
+	c.noteFailure("%v, %v", outcome, err)
 	early := c.load.cfg.GoesOn || !c.load.isSignalled()
 	if early {
 		c.count(&c.row.RefusedEarly, 1)

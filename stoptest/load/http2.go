@@ -1,6 +1,7 @@
 package load
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -14,6 +15,9 @@ var errStreamReset = errors.New("RST_STREAM")
 // errUnservedBegun says that GOAWAY calls a stream not served whose answer has
 // begun.
 var errUnservedBegun = fmt.Errorf("%w: GOAWAY disowns a stream that has begun", errStreamReset)
+
+// errAfterGoAway says why a stream is safe to retry that no RST_STREAM ended.
+var errAfterGoAway = errors.New("GOAWAY")
 
 // errIdle ends a connection after GOAWAY when no stream is open any more.
 var errIdle = errors.New("no stream is left")
@@ -49,7 +53,7 @@ func (c *client) stream() (goOn bool) {
 		if cn, goOn = c.connection(); cn == nil {
 			return goOn
 		}
-		cn.awaitStream(c.load.ctx)
+		cn.awaitStream(c)
 		c.count(&c.row.InFlight, 1)
 		if s = cn.openStream(c, &loss); s == nil {
 			c.count(&c.row.InFlight, -1)
@@ -94,6 +98,7 @@ func (c *client) stream() (goOn bool) {
 	case s.streaming:
 		return c.endEventStream(s, loss)
 	case s.safeToRetry && s.status == 0:
+		c.noteFailure("%v, %v", SafeToRetry, cmp.Or(s.err, errAfterGoAway))
 		c.record(SafeToRetry, loss.Wrote, s.endedAt)
 		if errors.Is(s.err, errStreamReset) {
 			return c.pauseFor(redial) // the server allows no more streams
@@ -154,6 +159,7 @@ func (c *client) connection() (cn *http2Conn, goOn bool) {
 				sh.mu.Unlock()
 				now := time.Now()
 				if err == nil {
+					c.noteFailure("%v, %v", SafeToRetry, errAfterGoAway)
 					c.record(SafeToRetry, now, now)
 					return nil, c.pauseFor(redial)
 				}

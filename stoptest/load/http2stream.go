@@ -33,8 +33,9 @@ type http2Stream struct {
 }
 
 // awaitStream waits until the server allows one stream more, the connection is closed,
-// or the load ends.
-func (cn *http2Conn) awaitStream(load context.Context) {
+// or the load of c ends.
+func (cn *http2Conn) awaitStream(c *client) {
+	load := c.load.ctx
 	wake := context.AfterFunc(load, func() {
 		cn.mu.Lock()
 		defer cn.mu.Unlock()
@@ -44,6 +45,9 @@ func (cn *http2Conn) awaitStream(load context.Context) {
 	cn.mu.Lock()
 	defer cn.mu.Unlock()
 	for len(cn.open) >= cn.maxStreams && !cn.isClosedLocked() && load.Err() == nil {
+		if cn.maxStreams == 0 {
+			c.noteFailure("the server allows no stream (SETTINGS_MAX_CONCURRENT_STREAMS)")
+		}
 		cn.changed.Wait()
 	}
 }

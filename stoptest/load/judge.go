@@ -2,6 +2,7 @@ package load
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -46,15 +47,23 @@ func (c *client) endAnswered(status int, loss Loss, ended time.Time) {
 		c.unknownMethod = status
 		c.mu.Unlock()
 	}
+	if status >= 400 {
+		c.noteFailure("%v, %s", ErrorStatus, statusText(status))
+	}
 	switch {
 	case status >= 500 && c.load.isAfterSignal(ended) && !slices.Contains(c.load.cfg.AllowStatus, status):
 		outcome = FailedStatus
-		loss.Outcome, loss.Failed, loss.Err = outcome, ended, strings.TrimSpace(fmt.Sprintf("%d %s", status, http.StatusText(status)))
+		loss.Outcome, loss.Failed, loss.Err = outcome, ended, statusText(status)
 		c.load.keepLoss(c.withID(loss))
 	case status >= 400:
 		outcome = ErrorStatus
 	}
 	c.record(outcome, loss.Wrote, ended)
+}
+
+// statusText returns "404 Not Found".
+func statusText(status int) string {
+	return strings.TrimSpace(fmt.Sprintf("%d %s", status, http.StatusText(status)))
 }
 
 // errDuplicate matches the error of an answer to a request that was answered
@@ -91,7 +100,7 @@ func (c *client) checkAnswer(ans *answer, before Pending) error {
 		return malformed("%d came before the request was written", ans.status)
 	case c.Kind == Events && ans.status == http.StatusOK && !ans.events,
 		c.Kind == WebSocket && good && (ans.status != http.StatusSwitchingProtocols || string(ans.accept) != wsAccept):
-		return malformed("%d to %s is none that begins a stream of %s", ans.status, id, c.Kind)
+		return malformed("%d to %s does not begin a stream of %s", ans.status, id, c.Kind)
 	case cfg.EchoHeader != "" && (good || ans.echo != nil) && !bytes.Equal(ans.echo, id):
 		return malformed("%d to %s has %s %.80q", ans.status, id, cfg.EchoHeader, ans.echo)
 	case cfg.EchoBody && good && c.Kind < Events && !hasID(ans.body, id):
@@ -106,6 +115,7 @@ func (c *client) endFailed(loss Loss, err error) (goOn bool) {
 	if err != nil {
 		loss.Err = err.Error()
 	}
+	c.noteFailure("%v, %s", loss.Outcome, cmp.Or(loss.Err, loss.How.String()))
 	loss = c.withID(loss)
 	if c.conn != nil {
 		loss.at(c.conn.Conn)

@@ -116,22 +116,27 @@ func (l *Load) findCold(answers int) (string, error) {
 		}
 		for _, c := range g.clients {
 			c.mu.Lock()
-			got, messages, silent, ended, early := c.row.Answered, c.row.Messages, c.silent, c.row.Running == 0, c.row.RefusedEarly
+			got, messages, silent, ended, early, last := c.row.Answered, c.row.Messages, c.silent, c.row.Running == 0, c.row.RefusedEarly, c.lastFailure
 			c.mu.Unlock()
-			warm := got >= want
+			warm, what := got >= want, "answers"
+			if last != "" {
+				last = "; its last failure: " + last
+			}
 			switch g.Kind {
 			case Idle:
 				warm = silent
-			case Events, WebSocket:
-				got, warm = messages, messages >= answers
+			case Events:
+				got, warm, what = messages, messages >= answers, "events"
+			case WebSocket:
+				got, warm, what = messages, messages >= answers, "echoes"
 			}
 			switch {
 			case early > 0:
-				return "", fmt.Errorf("load: %s client %d: refused before the signal", g.Name, c.index)
+				return "", fmt.Errorf("load: %s client %d: refused before the signal%s", g.Name, c.index, last)
 			case !warm && ended:
-				return "", fmt.Errorf("load: %s client %d ended after %d answers, want %d", g.Name, c.index, got, want)
+				return "", fmt.Errorf("load: %s client %d ended after %d %s, want %d%s", g.Name, c.index, got, what, want, last)
 			case !warm:
-				return fmt.Sprintf("%s client %d has %d answers, want %d", g.Name, c.index, got, want), nil
+				return fmt.Sprintf("%s client %d has %d %s, want %d%s", g.Name, c.index, got, what, want, last), nil
 			}
 		}
 	}

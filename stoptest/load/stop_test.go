@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
+
 	"lastcall/internal/wiretest"
 )
 
@@ -201,6 +203,66 @@ func TestReadySaysWhoIsLate(t *testing.T) {
 	err := l.Ready(ctx, 3)
 	if err == nil || !strings.Contains(err.Error(), "sleepy client 0 has 0 answers, want 3") {
 		t.Errorf("Ready(3) = %v, want sleepy client 0 named", err)
+	}
+}
+
+// Ready says why a client has no answer.
+func TestReadySaysWhy(t *testing.T) {
+	says := func(answer string) string {
+		return rawServer(t, func(c *serverConn) {
+			if _, ok := c.request(); ok {
+				io.WriteString(c, answer)
+			}
+		})
+	}
+	answers := func(f func(c *server2, stream uint32), settings ...http2.Setting) string {
+		return http2Server(t, func(c *server2) {
+			for {
+				stream, _, ok := c.request()
+				if !ok {
+					return
+				}
+				f(c, stream)
+			}
+		}, settings...)
+	}
+	refuse := func(c *server2, stream uint32) { c.fr.WriteRSTStream(stream, http2.ErrCodeRefusedStream) }
+	_, client := pair()
+	for _, tt := range []struct {
+		name  string
+		addr  string
+		group Group
+		want  string
+	}{
+		{"status", says("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"), Group{Kind: Events}, "client 0 has 0 events, want 1; its last failure: error status, 404 Not Found"},
+		{"another status", says("HTTP/1.1 200 OK\r\nX-Echo: run-0-0-0\r\nContent-Length: 0\r\n\r\n"), Group{Kind: WebSocket}, "does not begin a stream of websocket"},
+		{"bare LF", says("HTTP/1.1 200 OK\n\n"), Group{}, `client 0 has 0 answers, want 1; its last failure: lost, malformed answer: "HTTP/1.1 200 OK" ends without CR`},
+		{"half an answer", says("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab"), Group{}, "its last failure: lost, EOF"},
+		{"no echo", says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), Group{}, `its last failure: wrong answer, malformed answer: 200 to run-0-0-`},
+		{"not TLS", says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), Group{TLS: client}, "its last failure: reset on connect, in the TLS handshake: "},
+		{"not HTTP/2", says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), Group{Kind: HTTP2}, "its last failure: lost, "},
+		{"refused streams", answers(refuse), Group{Kind: HTTP2},
+			"its last failure: safe to retry, RST_STREAM: REFUSED_STREAM"},
+		{"GOAWAY", answers(func(c *server2, _ uint32) { c.fr.WriteGoAway(0, http2.ErrCodeNo, nil) }), Group{Kind: HTTP2}, "its last failure: safe to retry, GOAWAY"},
+		{"no streams", answers(refuse, http2.Setting{ID: http2.SettingMaxConcurrentStreams}), Group{Kind: HTTP2},
+			"its last failure: the server allows no stream (SETTINGS_MAX_CONCURRENT_STREAMS)"},
+		{"refused", wiretest.Refusing, Group{}, "refused before the signal; its last failure: refused, "},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			l := start(t, Config{Addr: tt.addr, Run: "run", EchoHeader: "X-Echo", Groups: []Group{tt.group}})
+			got := ""
+			defer func() {
+				if t.Failed() {
+					t.Logf("it said: %s", got)
+				}
+			}()
+			wiretest.WaitFor(t, fmt.Sprintf("%q", tt.want), func() bool {
+				waiting, err := l.findCold(1)
+				got = fmt.Sprint(waiting, err)
+				return strings.Contains(got, tt.want)
+			})
+		})
 	}
 }
 
