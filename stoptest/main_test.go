@@ -437,6 +437,19 @@ func TestNotTested(t *testing.T) {
 	}
 }
 
+// What an earlier server has written to the file of -output is not this one's reason.
+func TestOldOutput(t *testing.T) {
+	t.Parallel()
+	output := filepath.Join(t.TempDir(), "output")
+	if err := os.WriteFile(output, []byte("the other's last words\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r := stoptestAt(t, []string{"-output", output}, "exits at once")
+	if want := "it said:\nno such setting"; r.status != 3 || !strings.Contains(r.stdout, want) || strings.Contains(r.stdout, "the other's") {
+		t.Errorf("status %d, want 3; want %q, and nothing of the other's:\n%s", r.status, want, r.stdout)
+	}
+}
+
 // What waiting does not mend ends the test at once, with what to do about it.
 func TestNotTestedAtOnce(t *testing.T) {
 	t.Parallel()

@@ -46,6 +46,7 @@ type trial struct {
 	network  *line.Line // the line of -line; nil: none
 	place    place
 	server   *server
+	before   int64   // bytes of the output file that are of another server
 	reloader *server // runs the reload command; nil: there is none
 	traffic  *load.Load
 	ended    chan struct{} // closed when all clients have ended
@@ -70,6 +71,7 @@ func (t *trial) run(ctx context.Context) (stop report.Stop, err error) {
 		return stop, err
 	}
 	defer output.Close()
+	t.before, _ = output.Seek(0, io.SeekEnd) // 0 if it is a pipe
 	t.show("starting", nil)
 	if t.server, err = startServer(t.place, t.command, nil, output); err != nil {
 		return stop, fmt.Errorf("start %s: %w", t.command[0], err)
@@ -216,7 +218,7 @@ func (t *trial) explain(err error) error {
 	err = fmt.Errorf("%s has exited with status %d before the signal", t.command[0], t.server.status)
 	var tail [2 << 10]byte
 	size, _ := t.server.output.Seek(0, io.SeekEnd)
-	n, _ := t.server.output.ReadAt(tail[:], max(0, size-int64(len(tail))))
+	n, _ := t.server.output.ReadAt(tail[:], max(t.before, size-int64(len(tail))))
 	if said := bytes.TrimSpace(tail[:n]); len(said) > 0 {
 		err = fmt.Errorf("%w; it said:\n%s", err, said)
 	}
