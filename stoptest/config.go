@@ -80,7 +80,8 @@ What to ask for (classes of clients without a URL are left out; PATH is one on -
   -upload-url URL|PATH       bodies of 1 MiB that take 3s, under way at the signal
   -sse-url URL|PATH          event streams
   -ws-url URL|PATH           WebSockets that echo messages
-  -h2 off                    or h2c or tls: streams of HTTP/2, too
+  -h2 off                    or h2c or tls: streams of HTTP/2, too; for a server that speaks
+                             nothing else: -profile none -clients h2=4x8
   -h2-url URL|PATH           for these, if not -url: https:// for tls, http:// for h2c
   -echo-header NAME          of answers, with the request's X-Request-Id: tells duplicates, too
   -cacert FILE               PEM, of who signs the server's certificate, instead of the system's

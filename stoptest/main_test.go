@@ -488,6 +488,19 @@ func TestMethodAndHeader(t *testing.T) {
 	}
 }
 
+// A server that speaks HTTP/2 alone can be tested.
+func TestHTTP2Alone(t *testing.T) {
+	t.Parallel()
+	r := stoptestAt(t, []string{"-h2", "h2c", "-clients", "h2=2x2,unused=1"}, "HTTP/2 alone")
+	if r.status == 3 || !strings.Contains(r.stdout, "requests in 1 stop") {
+		t.Errorf("status %d, want a test:\n%s", r.status, r.stdout)
+	}
+	r = stoptestAt(t, []string{"-h2", "h2c", "-clients", "h2=2x2,reuse=1", "-start-wait", "300ms"}, "HTTP/2 alone")
+	if r.status != 3 || !strings.Contains(r.stdout, "no answer to test with") {
+		t.Errorf("status %d, want 3 and no answer over HTTP/1.1:\n%s", r.status, r.stdout)
+	}
+}
+
 func TestUnixSocket(t *testing.T) {
 	t.Parallel()
 	socket := filepath.Join(t.TempDir(), "s")

@@ -73,6 +73,14 @@ func badServer(kind, addr string, args ...string) {
 		serveTLS(ln, args[0])
 		return
 	}
+	if kind == "HTTP/2 alone" {
+		srv := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), Protocols: new(http.Protocols)}
+		srv.Protocols.SetUnencryptedHTTP2(true)
+		go srv.Serve(ln)
+		<-term
+		srv.Shutdown(context.Background())
+		return
+	}
 	if kind == "streams" {
 		cutStreams(ln, term)
 		return

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"lastcall/internal/printable"
@@ -26,6 +27,7 @@ func (t *trial) awaitAnswer(ctx context.Context) error {
 		Transport: &http.Transport{
 			DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return t.dial(ctx) },
 			DisableKeepAlives: true,
+			Protocols:         t.protocols(),
 			TLSClientConfig:   t.tlsConfig,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -70,6 +72,25 @@ func (t *trial) awaitAnswer(ctx context.Context) error {
 			return fmt.Errorf("no answer to test with in %v: %w", t.startWait, last)
 		}
 	}
+}
+
+// protocols returns how to ask -url: over HTTP/2 if all clients that ask it do, as the
+// server may know nothing else.
+func (t *trial) protocols() *http.Protocols {
+	early, late := t.groups(nil)
+	asksHTTP1 := func(g load.Group) bool { return g.Kind != load.HTTP2 && (g.Kind != load.Idle || g.Requests > 0) }
+	p := new(http.Protocols)
+	switch {
+	case t.h2URL.URL != nil || slices.ContainsFunc(append(early, late...), asksHTTP1):
+		p.SetHTTP1(true)
+	case t.h2 == "tls":
+		p.SetHTTP2(true)
+	case t.h2 == "h2c":
+		p.SetUnencryptedHTTP2(true)
+	default:
+		p.SetHTTP1(true)
+	}
+	return p
 }
 
 // warmUp loads the server until the moment of the signal.
