@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -343,5 +344,26 @@ func BenchmarkRequest(b *testing.B) {
 	l := start(b, Config{Addr: addr, Groups: []Group{{Requests: b.N}}})
 	if led := l.Wait(); led.Total.Answered != b.N {
 		b.Errorf("%d of %d answered\n%s", led.Total.Answered, b.N, led)
+	}
+}
+
+// The page about stoptest explains what the report says.
+func TestColumnsAreExplained(t *testing.T) {
+	b, err := os.ReadFile("../../docs/stoptest.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	explained := map[string]bool{"clients": true, "requests": true} // those need no explanation
+	for line := range strings.Lines(string(b)) {
+		if cells := strings.Split(line, "|"); len(cells) > 2 {
+			for name := range strings.SplitSeq(strings.ReplaceAll(cells[1], "*", ""), ",") {
+				explained[strings.TrimSpace(name)] = true
+			}
+		}
+	}
+	for _, c := range columns[:ofReport] {
+		if !explained[c.name] {
+			t.Errorf("docs/stoptest.md has no row for %q", c.name)
+		}
 	}
 }
