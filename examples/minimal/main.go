@@ -1,5 +1,5 @@
-// Command minimal is the least that serves until it is told to stop, and then
-// stops without losing a request.
+// Command minimal is the least that serves until it gets SIGINT or SIGTERM, and
+// then stops without losing a request.
 package main
 
 import (
