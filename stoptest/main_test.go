@@ -410,6 +410,7 @@ func TestNotTested(t *testing.T) {
 	}{
 		{"exits", nil, "exits at once", "has exited with status 4 before the signal; it said:\nno such setting"},
 		{"does not answer", []string{"-start-wait", "300ms"}, "deaf", "no answer to test with in 300ms"},
+		{"never answers", []string{"-start-wait", "2s"}, "mute", ": no answer for "},
 		{"error status", []string{"-start-wait", "5s", "-url", "/missing"}, "polite", "404 Not Found"},
 		{"class without an answer", []string{"-start-wait", "5s", "-clients", "sse=1", "-sse-url", "/missing"}, "polite", "sse client 0 has 0 events, want 1; its last failure: error status, 404 Not Found"},
 		{"slow and fast", []string{"-clients", "slow=2", "-slow-url", "/"}, "polite", "slow: all requests had ended before the signal: want a -slow-url whose answer takes a second or more"},

@@ -73,6 +73,9 @@ func badServer(kind, addr string, args ...string) {
 		serveTLS(ln, args[0])
 		return
 	}
+	if kind == "mute" {
+		select {}
+	}
 	if kind == "HTTP/2 alone" {
 		srv := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), Protocols: new(http.Protocols)}
 		srv.Protocols.SetUnencryptedHTTP2(true)

@@ -34,6 +34,7 @@ func (t *trial) awaitAnswer(ctx context.Context) error {
 	}
 	last := errors.New("nothing came")
 	for {
+		began := time.Now()
 		req, err := http.NewRequestWithContext(within, t.method, t.url.URL.String(), bytes.NewReader(make([]byte, t.body)))
 		if err != nil {
 			return err
@@ -62,6 +63,8 @@ func (t *trial) awaitAnswer(ctx context.Context) error {
 		}
 		if within.Err() == nil {
 			last = err
+		} else if pending := time.Since(began); pending > 100*time.Millisecond {
+			last = fmt.Errorf("%s %s: no answer for %v", t.method, t.url.String(), seconds(pending.Seconds()))
 		}
 		select {
 		case <-time.After(20 * time.Millisecond):
