@@ -143,7 +143,8 @@ func (g *Group) check() error {
 	return nil
 }
 
-// Kind is what a client does, and what it knows of its connection.
+// Kind is what a client does, and what it knows of its connection. Command stoptest calls
+// Blind clients reuse, Looking ones look, and Fresh ones connect.
 type Kind int
 
 const (
