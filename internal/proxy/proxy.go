@@ -223,6 +223,11 @@ func (p *proxy) modifyResponse(res *http.Response) error {
 	if res.StatusCode < 100 {
 		return fmt.Errorf("status %03d is not valid", res.StatusCode) // net/http would panic
 	}
+	if res.StatusCode == http.StatusSwitchingProtocols {
+		if err := checkSwitch(res, res.Request); err != nil {
+			return err
+		}
+	}
 	trimValues(res.Header)
 	dropBody(res)
 	if c, ok := res.Body.(*countedConn); ok {

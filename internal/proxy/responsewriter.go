@@ -64,13 +64,15 @@ func (w *responseWriter) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// dropHopByHop removes the fields that concern a connection only (RFC 9110 section
-// 7.6.1). ReverseProxy does so, but not in informational responses.
+// dropHopByHop removes the fields of an informational response that concern a
+// connection only (RFC 9110 section 7.6.1), and Content-Length, which it cannot have
+// (section 8.6). ReverseProxy does so for other responses.
 func dropHopByHop(h http.Header) {
 	connection := h["Connection"]
 	for name := range h {
 		switch name {
-		case "Connection", "Proxy-Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade":
+		case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer",
+			"Transfer-Encoding", "Upgrade", "Content-Length":
 			delete(h, name)
 		default:
 			if named(connection, name) {

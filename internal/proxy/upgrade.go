@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -36,7 +37,7 @@ func (p *proxy) upgrade(r *http.Request) string {
 	for _, line := range r.Header["Upgrade"] {
 		for name := range strings.SplitSeq(line, ",") {
 			name = strings.Trim(name, " \t")
-			allowed := slices.ContainsFunc(p.upgrades, func(s string) bool { return strings.EqualFold(s, name) })
+			allowed := slices.ContainsFunc(p.upgrades, func(s string) bool { return equalFold(s, name) })
 			if allowed && (!isWebSocket(name) || r.Method == http.MethodGet && r.ContentLength == 0) {
 				return name
 			}
@@ -45,4 +46,29 @@ func (p *proxy) upgrade(r *http.Request) string {
 	return ""
 }
 
-func isWebSocket(upgrade string) bool { return strings.EqualFold(upgrade, "websocket") }
+func isWebSocket(upgrade string) bool { return equalFold(upgrade, "websocket") }
+
+// equalFold reports whether two strings, of which one is ASCII, are the same in lower
+// case. A letter beyond ASCII, such as ſ, is longer than the one of ASCII that
+// strings.EqualFold takes it for.
+func equalFold(s, t string) bool { return len(s) == len(t) && strings.EqualFold(s, t) }
+
+// checkSwitch returns an error unless a response 101 (Switching Protocols) switches to
+// what r, the request to the program, asks for. ReverseProxy does so too, but leaves
+// the connection to the program open then. checkSwitch leaves of the response what a
+// client may get: ReverseProxy writes it as it is.
+func checkSwitch(res *http.Response, r *http.Request) error {
+	asked, got := r.Header.Get("Upgrade"), res.Header.Get("Upgrade")
+	if _, ok := res.Body.(*countedConn); !ok || asked == "" || !equalFold(asked, got) {
+		return fmt.Errorf("the program switched to the protocol %q, and %q was requested", got, asked)
+	}
+	dropHopByHop(res.Header)
+	res.Header["Connection"], res.Header["Upgrade"] = []string{"Upgrade"}, []string{got}
+	res.Status = "" // net/http's
+	if r.Method != http.MethodGet {
+		get := *r
+		get.Method = http.MethodGet // with another one Response.Write invents a Content-Length
+		res.Request = &get
+	}
+	return nil
+}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -31,6 +32,7 @@ func TestUpgradePassed(t *testing.T) {
 		{"TLS", get, "Connection: Upgrade\r\nUpgrade: TLS/1.0\r\n", nil, ""},
 		{"a version", get, "Connection: Upgrade\r\nUpgrade: websocket/13\r\n", nil, ""},
 		{"a prefix", get, "Connection: Upgrade\r\nUpgrade: websockets\r\n", nil, ""},
+		{"ſ for s", get, "Connection: Upgrade\r\nUpgrade: webſocket\r\n", nil, ""},
 		{"not ASCII", get, "Connection: Upgrade\r\nUpgrade: web\xfeocket\r\n", nil, ""},
 		{"empty", get, "Connection: Upgrade\r\nUpgrade:\r\n", nil, ""},
 		{"without Connection", get, "Upgrade: websocket\r\n", nil, ""},
@@ -73,16 +75,53 @@ func TestUpgradePassed(t *testing.T) {
 }
 
 // TestUpgradeUnasked has a program that switches protocols although it was not
-// asked to, or to another protocol.
+// asked to, or to another protocol. Nothing of the request is left.
 func TestUpgradeUnasked(t *testing.T) {
-	for _, answer := range []string{"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", "HTTP/1.1 101 Switching Protocols\r\n\r\n"} {
-		program := rawProgram(t, func(nc net.Conn, _ <-chan struct{}) { io.WriteString(nc, answer) })
-		addr := serveHTTP2(t, newProxy(t, "http://"+program, Config{}), false)
+	const switching = "HTTP/1.1 101 Switching Protocols\r\n"
+	for _, answer := range []string{
+		switching + "\r\n",
+		switching + "Upgrade: websocket\r\n\r\n",
+		switching + "Connection: Upgrade\r\n\r\n",
+		switching + "Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+		switching + "Connection: Upgrade\r\nUpgrade: web\xffsocket\r\n\r\n",
+		switching + "Connection: Upgrade\r\nUpgrade: webſocket\r\n\r\n",
+		switching + "Connection: Upgrade\r\nUpgrade: websocket, h2c\r\n\r\n",
+	} {
+		ended := make(chan struct{}, 10)
+		program := rawProgram(t, func(nc net.Conn, _ <-chan struct{}) {
+			io.WriteString(nc, answer)
+			io.Copy(io.Discard, nc)
+			ended <- struct{}{}
+		})
+		p := newProxy(t, "http://"+program, Config{})
+		addr := serveHTTP2(t, p, false)
 		for _, upgrade := range []string{"", "Upgrade: h2c\r\n", "Upgrade: websocket\r\n", "Upgrade: websocket, h2c\r\n"} {
 			res, _ := wiretest.Exchange(t, addr, "GET", "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\n"+upgrade+"\r\n")
 			if res.StatusCode != http.StatusBadGateway {
 				t.Errorf("asked for %q, answered %q: %d, want 502", upgrade, answer, res.StatusCode)
 			}
+			wiretest.Wait(t, ended, fmt.Sprintf("the end of the connection to the program that answered %q", answer))
+			wiretest.WaitFor(t, "the end of the request", func() bool { n, _ := p.Requests(1); return n == 0 })
+		}
+	}
+}
+
+// TestUpgradeCleaned compares the 101 that a client gets with that of the program.
+func TestUpgradeCleaned(t *testing.T) {
+	for _, method := range []string{"GET", "POST"} {
+		program := rawProgram(t, func(nc net.Conn, done <-chan struct{}) {
+			io.WriteString(nc, "HTTP/1.1 101 \x1b[31m\r\nConnection: upgrade, X-Named\r\nUpgrade: tcp\r\nX-Named: y\r\nX-Other: z\r\n"+
+				"Keep-Alive: timeout=5\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\nhello")
+			<-done
+		})
+		addr := serveHTTP2(t, newProxy(t, "http://"+program, Config{Upgrades: []string{"tcp"}}), false)
+		nc := wiretest.Connect(t, addr)
+		io.WriteString(nc, method+" / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
+		const want = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nX-Other: z\r\n\r\nhello"
+		got := make([]byte, len(want))
+		n, err := io.ReadFull(nc, got)
+		if string(got[:n]) != want {
+			t.Errorf("%s: got %q, %v, want %q", method, got[:n], err, want)
 		}
 	}
 }
