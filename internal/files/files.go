@@ -2,6 +2,7 @@
 package files
 
 import (
+	"cmp"
 	"fmt"
 	"html"
 	"io/fs"
@@ -71,7 +72,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
 		return
 	}
-	if strings.HasSuffix(r.URL.Path, "/index.html") {
+	if segment, slash := lastSegment(r.URL); segment == "index.html" && !slash {
 		redirect(w, r, "./")
 		return
 	}
@@ -91,19 +92,21 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // serve answers a request from a tree, unless it returns an error.
 func (h *handler) serve(w http.ResponseWriter, r *http.Request, t *tree) error {
 	name := path.Clean("/" + r.URL.Path)
-	base := path.Base(r.URL.Path)
-	slash := strings.HasSuffix(r.URL.Path, "/")
+	segment, slash := lastSegment(r.URL)
 	f, info, err := t.open(name)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	if !info.IsDir() {
-		if slash {
-			redirect(w, r, "../"+base)
-			return nil
+		switch {
+		case !slash:
+			serveFile(w, r, path.Base(name), f, info) // the segment may be another one: a%2F.
+		case segment == "" || segment == "." || segment == "..":
+			return fs.ErrNotExist
+		default:
+			redirect(w, r, "../"+url.PathEscape(segment))
 		}
-		serveFile(w, r, base, f, info)
 		return nil
 	}
 
@@ -119,7 +122,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, t *tree) error {
 	case !hasIndex && !(h.List && statusOf(err) == http.StatusNotFound):
 		return err
 	case !slash:
-		redirect(w, r, base+"/")
+		redirect(w, r, url.PathEscape(segment)+"/")
 	case hasIndex:
 		serveFile(w, r, "index.html", index, indexInfo)
 	default:
@@ -128,11 +131,25 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, t *tree) error {
 	return nil
 }
 
+// lastSegment returns the last segment of the path, decoded, and whether a slash
+// follows it. A slash that is encoded is a part of the segment: a client resolves a
+// redirect against the path as it is written.
+func lastSegment(u *url.URL) (segment string, slash bool) {
+	raw, slash := strings.CutSuffix(cmp.Or(u.RawPath, u.EscapedPath(), "/"), "/")
+	segment, _ = url.PathUnescape(raw[strings.LastIndexByte(raw, '/')+1:]) // which net/url has done
+	return segment, slash
+}
+
 // redirect answers with a path that is relative to the requested one, so that it
 // is right behind a proxy that has removed a prefix.
 func redirect(w http.ResponseWriter, r *http.Request, to string) {
-	u := url.URL{Path: to, RawQuery: r.URL.RawQuery} // String escapes, and keeps a colon from making a scheme
-	w.Header().Set("Location", u.String())
+	if strings.Contains(to, ":") {
+		to = "./" + to // otherwise the colon would make a scheme
+	}
+	if r.URL.RawQuery != "" {
+		to += "?" + r.URL.RawQuery
+	}
+	w.Header().Set("Location", to)
 	w.WriteHeader(http.StatusMovedPermanently)
 }
 

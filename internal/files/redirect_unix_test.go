@@ -56,6 +56,13 @@ func TestRedirect(t *testing.T) {
 		"/C%23/sub/../sub":            "sub C#",
 		"//h.example/%2e%2e/C%23/sub": "sub C#",
 		"/C%23/index.html?a=b":        "in C#",
+		"/C%23%2fsub":                 "sub C#",
+		"/C%23%2fsub%2f":              "sub C#",
+		"/C%23%2fsub%2f..":            "in C#",
+		"/C%23%2fsub/.":               "sub C#",
+		"/C%23/sub/%2e%2e":            "in C#",
+		"/C%23%2f..%2fC%23.txt/":      "file",
+		"/C%23.txt%2f./":              "file",
 	} {
 		w := get(target)
 		if w.Code == 404 && want == "" {
