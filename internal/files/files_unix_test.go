@@ -65,6 +65,33 @@ func TestFilesSpecial(t *testing.T) {
 	}
 }
 
+// TestDirectoryBecomesPipe has a pipe in the place of the directory: at the start, and
+// later, when the last tree is served.
+func TestDirectoryBecomesPipe(t *testing.T) {
+	dir := t.TempDir()
+	fill(t, dir, map[string]string{"tree/a.txt": "a"})
+	if err := syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	current := filepath.Join(dir, "current")
+	link(t, dir, "tree")
+	h := newFiles(t, current, false)
+	link(t, dir, "pipe")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if status, body := get(h, "/a.txt"); status != 200 || body != "a" {
+			t.Errorf("GET /a.txt = %d %q, want the file of the last tree", status, body)
+		}
+		for _, path := range []string{current, filepath.Join(dir, "pipe")} {
+			if _, err := Handler(path, Config{}); err == nil {
+				t.Errorf("Handler(%s) = nil, want an error", path)
+			}
+		}
+	}()
+	wiretest.Wait(t, done, "the requests")
+}
+
 func TestFilesNotPermitted(t *testing.T) {
 	if os.Geteuid() == 0 {
 		t.Skip("root may read everything")

@@ -30,7 +30,14 @@ type tree struct {
 }
 
 func openTree(dir string) (*tree, error) {
-	root, err := os.OpenRoot(dir)
+	name := dir
+	if name != "" {
+		name += string(filepath.Separator) // with it only a directory is opened: to open a pipe would block
+	}
+	root, err := os.OpenRoot(name)
+	if pathErr, ok := err.(*fs.PathError); ok {
+		pathErr.Path = dir
+	}
 	if err != nil {
 		return nil, err
 	}
