@@ -45,6 +45,7 @@ func serve(args []string, stdout, stderr io.Writer) error {
 		return app.PrintError(stderr, settings.Health(stdout))
 	}
 	logger := app.NewLog(settings, stderr)
+	logger.CaptureStandard()
 	stop := settings.NewStop(logger)
 	if settings.CheckOnly() {
 		return app.PrintError(stderr, settings.Check(stop, logger, stdout))

@@ -3,6 +3,8 @@ package app
 import (
 	"fmt"
 	"io"
+	stdlog "log"
+	"strings"
 	"sync"
 
 	"github.com/go-kit/log"
@@ -42,6 +44,21 @@ func NewLog(cfg *Settings, w io.Writer) Log {
 	l := &logLevel{logger: logger}
 	l.Set(cfg.logLevel) // which was checked
 	return Log{asynclog.New(&l.swap, "ts", log.DefaultTimestampUTC), l, terminal}
+}
+
+// CaptureStandard has lines of the standard library's log become warnings of this one.
+// The transports of net/http write there what a program has sent unasked.
+func (l Log) CaptureStandard() {
+	stdlog.SetFlags(0)
+	stdlog.SetOutput(standardLog{level.Warn(l.logger)})
+}
+
+// standardLog is a writer of lines.
+type standardLog struct{ logger log.Logger }
+
+func (s standardLog) Write(p []byte) (int, error) {
+	s.logger.Log("msg", "net/http", "err", strings.TrimSpace(string(p)))
+	return len(p), nil
 }
 
 func (l *logLevel) String() string {

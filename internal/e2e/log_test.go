@@ -6,15 +6,19 @@ import (
 	"bufio"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"lastcall/internal/printable"
 )
 
 // launchUnread starts a command and reads its log until it serves. The rest of the
@@ -233,5 +237,40 @@ func TestLogBlocks(t *testing.T) {
 				t.Errorf("the log ends with %q (%v), want the line msg=stopped in it", rest, err)
 			}
 		})
+	}
+}
+
+// TestStandardLog has a program send bytes that nobody has asked for. What net/http
+// says of them is a line of the log as any other.
+func TestStandardLog(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var programs sync.WaitGroup
+	defer programs.Wait()
+	defer l.Close()
+	programs.Go(func() {
+		nc, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer nc.Close()
+		http.ReadRequest(bufio.NewReader(nc))
+		io.WriteString(nc, "HTTP/1.1 204 No Content\r\n\r\n"+strings.Repeat("\x1b[31m", 1000))
+		io.Copy(io.Discard, nc)
+	})
+	p := Launch(t, Here, Lastcall("-listen", "127.0.0.1:0", "-proxy", "http://"+l.Addr().String()))
+	v := visit(t, p.Addr)
+	defer v.Close()
+	v.send("GET / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\n\r\n") // by http.Transport
+	if res, err := http.ReadResponse(v.r, nil); err != nil || res.StatusCode != 204 {
+		t.Fatalf("the answer is %v, %v, want 204", res, err)
+	}
+	p.WaitLog(t, "Unsolicited response")
+	for line := range strings.Lines(p.Log()) {
+		if !strings.HasPrefix(line, "level=") || strings.Contains(line, "Unsolicited") && (!strings.HasPrefix(line, "level=warn ") || len(line) > 2*printable.Max) {
+			t.Errorf("logged %.100q of %d bytes, want a warning that is cut off", line, len(line))
+		}
 	}
 }
