@@ -137,6 +137,9 @@ func New(target string, cfg Config) (Handler, error) {
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL.RawQuery = r.In.URL.RawQuery // unchanged, even if Go cannot parse it
 			trimValues(r.Out.Header)
+			if r.In.Host == "" { // of HTTP/1.0
+				r.Out.Host = noHost
+			}
 			p.forwarded(r)
 			passTrailers(r)
 			if body, ok := r.In.Body.(*clientBody); ok {
@@ -150,6 +153,11 @@ func New(target string, cfg Config) (Handler, error) {
 	}
 	return p, nil
 }
+
+// noHost is a Host that is not valid: Request.Write sends an empty one in its place. If
+// it were empty, Request.Write would send the address of the program, and a client
+// without Host would pass for one on this machine.
+const noHost = "/"
 
 // proxy is a ReverseProxy that flushes early enough, and whose status tells
 // whose fault an error was.

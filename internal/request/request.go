@@ -26,7 +26,7 @@ type Target struct {
 //     "*" (RFC 9113 section 8.3.1). It has no blanks, no control characters and
 //     no fragment.
 //   - The authority is a host, and a port or none (RFC 3986 section 3.2), without
-//     a user. It may be empty. Over HTTP/2, Host says the same.
+//     a user. Only HTTP/1.0 may have none. Over HTTP/2, Host says the same.
 //   - Over HTTP/2, Content-Length says how long the body is.
 //
 // CONNECT has an authority in the place of a target, and is an error here.
@@ -37,7 +37,7 @@ func Check(r *http.Request) (Target, error) {
 		return Target{}, errors.New("the method is not a token")
 	case r.Method == http.MethodConnect:
 		return Target{}, errors.New("CONNECT has no path")
-	case !isAuthority(r.Host):
+	case !isAuthority(r.Host) && (r.Host != "" || r.ProtoAtLeast(1, 1)):
 		return Target{}, errors.New("the authority is not HOST or HOST:PORT")
 	}
 	for i := range len(uri) {
@@ -185,8 +185,7 @@ func IsToken(s string) bool {
 	return s != ""
 }
 
-// isAuthority reports whether s is a host, and a port or none. The host may be
-// empty if there is no port.
+// isAuthority reports whether s is a host, and a port or none.
 func isAuthority(s string) bool {
 	host, port := s, ""
 	if strings.HasPrefix(s, "[") {
@@ -204,6 +203,8 @@ func isAuthority(s string) bool {
 		return false
 	} else if i > 0 {
 		host, port = s[:i], s[i:]
+	} else if s == "" {
+		return false
 	}
 	for i := range len(host) {
 		switch c := host[i]; {
