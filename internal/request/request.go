@@ -185,7 +185,9 @@ func IsToken(s string) bool {
 	return s != ""
 }
 
-// isAuthority reports whether s is a host, and a port or none.
+// isAuthority reports whether s is a host, and a port or none. An address of
+// IPv6 has no zone: that means something to the client only, and net/http takes it
+// out of Host.
 func isAuthority(s string) bool {
 	host, port := s, ""
 	if strings.HasPrefix(s, "[") {
@@ -193,8 +195,8 @@ func isAuthority(s string) bool {
 		if end < 2 {
 			return false
 		}
-		for i := range s[1:end] { // an address of IPv6, with its zone
-			if c := s[1+i]; !isAlphanumeric(c) && strings.IndexByte(":.%_~-", c) < 0 {
+		for i := range s[1:end] { // an address of IPv6
+			if c := s[1+i]; !isAlphanumeric(c) && strings.IndexByte(":._~-", c) < 0 {
 				return false
 			}
 		}

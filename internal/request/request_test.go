@@ -74,7 +74,7 @@ func TestIsToken(t *testing.T) {
 
 func TestIsAuthority(t *testing.T) {
 	for s, want := range map[string]bool{
-		"": false, "h": true, "h:": true, "h:80": true, "192.0.2.1:80": true, "[2001:db8::1]": true, "[fe80::1%25eth0]:80": true, "a_b.example.": true,
+		"": false, "h": true, "h:": true, "h:80": true, "192.0.2.1:80": true, "[2001:db8::1]": true, "[fe80::1%25eth0]:80": false, "[fe80::1%eth0]": false, "a_b.example.": true,
 		"h:80:90": false, ":80": false, "h:8o": false, "[::1": false, "[]": false, "[::1]x": false, "[::1]80": false, "::1": false, "a]": false,
 		"u@h": false, "h/": false, "h?": false, "h#": false, "h\\": false, `h"`: false, "h h": false, "h\t": false, "bücher": false, "h:-1": false,
 		"a%41": true, "a%4f:80": true, "%": false, "a%4": false, "a%4:80": false, "a%zz": false,
