@@ -10,7 +10,13 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"lastcall/actors"
 )
+
+// StatusClientClosed is the status that nginx logs for a request whose client went away
+// before its answer began.
+const StatusClientClosed = 499
 
 // Request is a request that has ended.
 type Request struct {
@@ -58,7 +64,7 @@ func By(name string, next http.Handler) http.Handler {
 }
 
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	rec := &recorder{ResponseWriter: w, start: time.Now(), isHead: r.Method == http.MethodHead}
+	rec := &recorder{ResponseWriter: w, stop: actors.StopOf(r.Context()), start: time.Now(), isHead: r.Method == http.MethodHead}
 	rec.request = Request{ // handlers may change what is in r
 		Method: r.Method, URI: r.RequestURI, Proto: r.Proto, Client: r.RemoteAddr, Host: r.Host, Agent: r.UserAgent(), By: h.by,
 	}
@@ -67,6 +73,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.mu.Unlock()
 	aborted := true
 	defer func() { // perhaps panicking: net/http closes the connection
+		if deadline, ok := rec.stop.Deadline(); ok && time.Now().After(deadline) {
+			h.end(rec, func(r *Request) { r.Cut = true })
+			return
+		}
 		if !aborted {
 			rec.begin(http.StatusOK) // net/http's, for a handler that writes nothing
 		}
@@ -76,15 +86,16 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	aborted = false
 }
 
-// Close records the requests that have not ended, as cut, when patience has passed. What
-// their handlers do from then on is not recorded.
-func (h *Handler) Close(patience time.Duration) {
+// Close records the requests that have not ended when patience has passed. What their
+// handlers do from then on is not recorded. cut says whether the stop has cut requests:
+// otherwise these have ended for their clients.
+func (h *Handler) Close(patience time.Duration, cut bool) {
 	open := h.list()
 	for end := time.Now().Add(patience); len(open) > 0 && time.Now().Before(end); open = h.list() {
 		time.Sleep(time.Millisecond)
 	}
 	for _, rec := range open {
-		h.end(rec, func(r *Request) { r.Cut = true })
+		h.end(rec, func(r *Request) { r.Cut = cut })
 	}
 }
 
@@ -108,6 +119,12 @@ func (h *Handler) end(rec *recorder, how func(*Request)) {
 	rec.mu.Unlock()
 	r.Elapsed = time.Since(rec.start)
 	how(&r)
+	if deadline, ok := rec.stop.Deadline(); r.Cut && ok && rec.start.Add(r.TTFB).After(deadline) {
+		r.Status, r.Bytes, r.TTFB = 0, 0, 0 // nobody got that
+	}
+	if r.Status == StatusClientClosed {
+		r.TTFB = 0
+	}
 	for _, record := range h.record {
 		record(r)
 	}
@@ -116,6 +133,7 @@ func (h *Handler) end(rec *recorder, how func(*Request)) {
 // recorder records the status and the size of a response.
 type recorder struct {
 	http.ResponseWriter
+	stop   *actors.Stop // nil: none
 	start  time.Time
 	isHead bool // what the handler writes as a body is not sent
 

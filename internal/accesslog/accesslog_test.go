@@ -169,8 +169,26 @@ func TestTimes(t *testing.T) {
 	})
 }
 
-// TestClose has requests that do not end.
+// TestClientClosed has a client that did not wait: its answer never began.
+func TestClientClosed(t *testing.T) {
+	h, records := record(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(StatusClientClosed)
+	}))
+	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+	if r := <-records; r.Status != 499 || r.TTFB != 0 || r.Bytes != 0 {
+		t.Errorf("record = %+v, want status 499 and no answer", r)
+	}
+}
+
+// TestClose has requests that do not end, in a stop that has cut some, and in one that
+// has not.
 func TestClose(t *testing.T) {
+	for _, cut := range []bool{true, false} {
+		testClose(t, cut)
+	}
+}
+
+func testClose(t *testing.T, cut bool) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		h, records := record(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -184,12 +202,12 @@ func TestClose(t *testing.T) {
 			go h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", path, nil))
 		}
 		synctest.Wait()
-		h.Close(0)
+		h.Close(0, cut)
 		got := map[string]int{}
 		for range 2 {
 			r := <-records
-			if !r.Cut || r.Aborted {
-				t.Errorf("record = %+v, want it cut", r)
+			if r.Cut != cut || r.Aborted {
+				t.Errorf("record = %+v, want cut %v", r, cut)
 			}
 			got[r.URI] = r.Status
 		}
@@ -198,7 +216,7 @@ func TestClose(t *testing.T) {
 		}
 		close(release)
 		synctest.Wait()
-		h.Close(0)
+		h.Close(0, cut)
 		if len(records) != 0 {
 			t.Errorf("recorded twice: %+v", <-records)
 		}

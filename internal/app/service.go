@@ -127,10 +127,11 @@ func (s Service) LogServing() {
 func (s Service) End(err error) error {
 	if s.recorder != nil {
 		var patience time.Duration
-		if len(s.stop.Snapshot().Cut) == 0 { // all have ended, but the handler of a WebSocket may not have returned
+		cut := len(s.stop.Snapshot().Cut) > 0
+		if !cut { // all have ended, but the handler of a WebSocket may not have returned
 			patience = 100 * time.Millisecond
 		}
-		s.recorder.Close(patience)
+		s.recorder.Close(patience, cut)
 	}
 	if path := s.settings.report; path != "" {
 		if rerr := newReport(s.stop.Snapshot(), err, s.log.logger.Unwritten()).write(path); rerr != nil {

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bufio"
 	"io"
 	"net"
 	"net/http"
@@ -25,7 +26,15 @@ func TestAccessLog(t *testing.T) {
 	program := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/cut":
-			close(waiting)
+			waiting <- struct{}{}
+			<-r.Context().Done()
+		case "/upload":
+			waiting <- struct{}{}
+			io.Copy(io.Discard, r.Body)
+		case "/begun":
+			io.WriteString(w, "some")
+			http.NewResponseController(w).Flush()
+			waiting <- struct{}{}
 			<-r.Context().Done()
 		case "/socket":
 			nc, _, err := http.NewResponseController(w).Hijack()
@@ -78,12 +87,21 @@ func TestAccessLog(t *testing.T) {
 	io.Copy(io.Discard, send("GET /evil"+rest+"\r\nUser-Agent: a\u009b31m\u202e\x9b\xff"+strings.Repeat(`"`, 20<<10)))
 	want(p, `method=GET path=/evil .* agent=.*a\\+u009b31m\\+u202e\\+x9b\\+xff`)
 	send("GET /cut" + rest)
-	<-waiting
+	send("POST /upload" + rest + "\r\nContent-Length: 10")
+	begun := send("GET /begun" + rest)
+	for range 3 {
+		<-waiting
+	}
+	if _, err := http.ReadResponse(bufio.NewReader(begun), nil); err != nil {
+		t.Fatal(err)
+	}
 	p.Signal(t, syscall.SIGTERM)
 	if status := p.Wait(t); status != 3 {
 		t.Errorf("exit status = %d, want 3: a request was cut", status)
 	}
-	want(p, `method=GET path=/cut .* by=proxy `)
+	want(p, `method=GET path=/cut proto=HTTP/1.1 status=0 bytes=0 ttfb=0s elapsed=\S+ by=proxy .* cut=true$`)
+	want(p, `method=POST path=/upload proto=HTTP/1.1 status=0 bytes=0 ttfb=0s elapsed=\S+ by=proxy .* cut=true$`)
+	want(p, `method=GET path=/begun proto=HTTP/1.1 status=200 bytes=4 `+times+` by=proxy .* cut=true$`)
 
 	for line := range strings.Lines(p.Log()) {
 		if len(line) > 4<<10 || !utf8.ValidString(line) || strings.ContainsFunc(strings.TrimSuffix(line, "\n"), func(r rune) bool { return !unicode.IsPrint(r) }) {

@@ -18,6 +18,7 @@ import (
 	"github.com/go-kit/log"
 	"github.com/go-kit/log/level"
 
+	"lastcall/internal/accesslog"
 	"lastcall/internal/buffers"
 	"lastcall/internal/request"
 	"lastcall/internal/socket"
@@ -75,10 +76,6 @@ type Config struct {
 	// answers at once.
 	Hold time.Duration
 }
-
-// statusClientClosed is the status that nginx logs for a request whose client
-// went away. Only an access log sees it.
-const statusClientClosed = 499
 
 // New returns a handler that passes requests on to a program, the target:
 // http://HOST:PORT, https://HOST:PORT or h2c://HOST:PORT (HTTP/2 without TLS),
@@ -257,7 +254,7 @@ func (p *proxy) handleError(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	switch cause := a.body.clientErr(); {
 	case errors.Is(r.Context().Err(), context.Canceled) && !mayAwaitAnswer(r, cause):
-		status, logger, msg = statusClientClosed, level.Debug(p.logger), "the client went away"
+		status, logger, msg = accesslog.StatusClientClosed, level.Debug(p.logger), "the client went away"
 	case cause != nil:
 		status, logger, msg = bodyErrorStatus(cause), level.Debug(p.logger), "the client broke off its request"
 	case errors.As(err, new(*holdError)):
@@ -291,6 +288,10 @@ func (p *proxy) handleError(w http.ResponseWriter, r *http.Request, err error) {
 		// net/http reads the rest of the body first, to keep the connection. It
 		// does not wait for a client that has stalled there.
 		http.NewResponseController(a.ResponseWriter).SetReadDeadline(time.Now().Add(bodyGrace))
+	}
+	if status == accesslog.StatusClientClosed { // only the access log sees it
+		a.ResponseWriter.WriteHeader(status)
+		return
 	}
 	http.Error(a.ResponseWriter, http.StatusText(status), status)
 }
