@@ -35,7 +35,7 @@ func TestMetrics(t *testing.T) {
 	h := metrics(newRegistry(sup, nil, m))
 	before := strings.Count(scrape(t, h), "\n")
 
-	for i, status := range []int{200, 204, 302, 404, 499, 502, 101, 0, 999, -1, 200} {
+	for i, status := range []int{200, 204, 302, 404, 499, 502, 101, 0, 1000, -1, 700, 200} {
 		m.record(accesslog.Request{
 			Method: fmt.Sprintf("M%d", i), URI: fmt.Sprintf("/%d", i), Host: fmt.Sprintf("h%d", i), // which clients choose
 			By: "proxy", Status: status, Elapsed: 20 * time.Millisecond,
@@ -52,10 +52,11 @@ func TestMetrics(t *testing.T) {
 		`lastcall_http_requests_total{code="4xx",handler="proxy"} 2`,
 		`lastcall_http_requests_total{code="5xx",handler="proxy"} 1`,
 		`lastcall_http_requests_total{code="1xx",handler="proxy"} 1`,
+		`lastcall_http_requests_total{code="7xx",handler="proxy"} 1`,
 		`lastcall_http_requests_total{code="none",handler="proxy"} 3`,
 		`lastcall_http_requests_total{code="2xx",handler="health"} 1`,
 		`lastcall_http_request_duration_seconds_bucket{handler="proxy",le="0.01"} 0`,
-		`lastcall_http_request_duration_seconds_bucket{handler="proxy",le="0.025"} 10`, // all but the upgraded one
+		`lastcall_http_request_duration_seconds_bucket{handler="proxy",le="0.025"} 11`, // all but the upgraded one
 		`lastcall_http_request_duration_seconds_bucket{handler="health",le="30"} 0`,
 		`lastcall_http_request_duration_seconds_count{handler="health"} 1`,
 		`lastcall_upstream_failures_total{reason="broken_off"} 1`,

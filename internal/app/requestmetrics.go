@@ -38,7 +38,7 @@ func newRequestMetrics(handler string) *requestMetrics {
 	if handler == "proxy" {
 		m.failures = prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "lastcall_upstream_failures_total",
-			Help: "Requests that the program did not answer: no_answer (502), timeout (504), busy (503), or broken_off within the answer.",
+			Help: "Requests that the program did not answer: no_answer (502, or 503 if it could not be reached), timeout (504), busy (503, it had -max-upstream), or broken_off within the answer.",
 		}, []string{"reason"})
 		for _, status := range []int{0, 502, 503, 504} {
 			m.failures.WithLabelValues(failureReason(status))
@@ -66,9 +66,9 @@ func (m *requestMetrics) collectors() []prometheus.Collector {
 	return all
 }
 
-// statusClass returns 2xx for 200, and so on.
+// statusClass returns 2xx for 200, and so on. A program may send up to 999.
 func statusClass(status int) string {
-	if status < 100 || status > 599 {
+	if status < 100 || status > 999 {
 		return "none"
 	}
 	return strconv.Itoa(status/100) + "xx"

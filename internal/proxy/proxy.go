@@ -39,8 +39,9 @@ type Config struct {
 	// minute, negative means no limit.
 	ResponseTimeout time.Duration
 
-	// Failed is called for each request that the program has not answered, with
-	// the status that stands for an answer (502, 503 or 504), and with 0 when the
+	// Failed is called for each request that the program has not answered: with 503
+	// if it had too many, with 504 if it was late, and with 502 otherwise, also for a
+	// request that was held in vain and answered 503. It is called with 0 when the
 	// program has broken off its answer. Nil is allowed.
 	Failed func(status int)
 
@@ -272,7 +273,10 @@ func (p *proxy) handleError(w http.ResponseWriter, r *http.Request, err error) {
 	case isTimeout(err):
 		status = http.StatusGatewayTimeout
 	}
-	if status >= 500 {
+	switch {
+	case status == http.StatusServiceUnavailable && err != errBusy:
+		p.failed(http.StatusBadGateway)
+	case status >= 500:
 		p.failed(status)
 	}
 	line := []any{"msg", msg, "method", r.Method, "path", r.URL.Path, "status", status, "err", err}

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -156,7 +157,12 @@ func TestHoldEnds(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			target, _ := later(t)
 			var out lines
-			p := newProxy(t, target, Config{Hold: tt.hold, Logger: log.NewLogfmtLogger(&out)})
+			var failures atomic.Int32
+			p := newProxy(t, target, Config{Hold: tt.hold, Logger: log.NewLogfmtLogger(&out), Failed: func(status int) {
+				if failures.Add(1); status != 502 {
+					t.Errorf("Failed(%d), want 502: the program is not busy", status)
+				}
+			}})
 			if tt.switch0 {
 				p.Switch(0, "")
 			}
@@ -169,6 +175,9 @@ func TestHoldEnds(t *testing.T) {
 				if again := res.Header.Get("Retry-After"); res.StatusCode != tt.status || (again != "") != (tt.status == 503) {
 					t.Errorf("%q = %d, Retry-After %q, want %d", wiretest.FirstLine(request), res.StatusCode, again, tt.status)
 				}
+			}
+			if n := failures.Load(); n != 2 {
+				t.Errorf("%d requests have failed, want 2", n)
 			}
 			if n := len(out.logged(`err="` + tt.why)); n != 2 {
 				t.Errorf("logged %q, want two lines with %q", out.logged(""), tt.why)

@@ -75,7 +75,11 @@ func TestBusy(t *testing.T) {
 	}
 	target := "http://" + serve(t, http.HandlerFunc(program), slowpeer.Config{Read: -1, Write: -1})
 	var out lines
-	addr := serve(t, newProxy(t, target, Config{MaxUpstream: 2, Logger: log.NewLogfmtLogger(&out)}), slowpeer.Config{})
+	addr := serve(t, newProxy(t, target, Config{MaxUpstream: 2, Logger: log.NewLogfmtLogger(&out), Failed: func(status int) {
+		if status != 503 {
+			t.Errorf("Failed(%d), want 503", status)
+		}
+	}}), slowpeer.Config{})
 	type answer struct {
 		status int
 		retry  string
