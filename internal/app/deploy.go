@@ -1,6 +1,7 @@
 package app
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -148,7 +149,11 @@ func (c *Settings) Deploy(stdout io.Writer) error {
 		}
 		return err
 	}
-	if _, err := io.Copy(stdout, res.Body); err != nil {
+	lines := bufio.NewScanner(res.Body)
+	for lines.Scan() {
+		fmt.Fprintln(stdout, printable.Escape(lines.Text())) // what the program says is in them
+	}
+	if err := lines.Err(); err != nil {
 		return fmt.Errorf("deploy: the answer broke off: %w", err)
 	}
 	if result := res.Trailer.Get(resultTrailer); result != "done" {

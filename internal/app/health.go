@@ -66,8 +66,9 @@ func (c *Settings) Health(stdout io.Writer) error {
 	}
 	answer := res.Status
 	if line = strings.TrimSpace(line); line != "" {
-		answer += ": " + printable.Escape(line)
+		answer += ": " + line
 	}
+	answer = printable.Escape(answer)
 	if res.StatusCode < 200 || res.StatusCode > 399 {
 		return fmt.Errorf("health: %s: %s", c.health.name, answer)
 	}

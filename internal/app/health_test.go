@@ -1,6 +1,7 @@
 package app
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"log"
@@ -65,6 +66,7 @@ func TestHealth(t *testing.T) {
 		{"draining", plain.URL + "/draining", 1, `^lastcall: health: http.*/draining: 503 Service Unavailable: draining\n$`},
 		{"escapes", plain.URL + "/odd", 0, `^200 OK: \\x1b\[31mx{100,200}…\n$`},
 		{"broken", plain.URL + "/broken", 1, `^lastcall: health: http.*/broken: unexpected EOF\n$`},
+		{"escapes in the status", "unix:" + raw(t, "HTTP/1.1 200 \x1b[31m\r\nContent-Length: 0\r\n\r\n"), 0, `^200 \\x1b\[31m\n$`},
 		{"TLS", secure.URL, 0, `^200 OK: ready\n$`},
 		{"TLS without", "http" + strings.TrimPrefix(secure.URL, "https"), 1, `: 400 Bad Request: `},
 		{"unix", "unix:" + socket, 0, `^200 OK: ready\n$`},
@@ -93,6 +95,38 @@ func TestHealth(t *testing.T) {
 		if status, _, stderr := runArgs(args...); status != 2 || !strings.Contains(stderr, "want one URL") {
 			t.Errorf("%v = %d, %q, want 2", args, status, stderr)
 		}
+	}
+}
+
+// raw answers one connection to a unix socket with bytes, and returns its path.
+func raw(t *testing.T, answer string) (path string) {
+	path = filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	t.Cleanup(func() { l.Close(); <-done })
+	go func() {
+		defer close(done)
+		nc, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer nc.Close()
+		http.ReadRequest(bufio.NewReader(nc))
+		io.WriteString(nc, answer)
+	}()
+	return path
+}
+
+// TestDeployEscapes has a deploy whose lines have control characters.
+func TestDeployEscapes(t *testing.T) {
+	socket := raw(t, "HTTP/1.1 200 OK\r\nTrailer: Deploy-Result\r\nTransfer-Encoding: chunked\r\n\r\n"+
+		"b\r\na\x1b[31m\nb\u009b\n\r\n0\r\nDeploy-Result: done\r\n\r\n")
+	status, stdout, stderr := runArgs("deploy", "-admin", "unix:"+socket)
+	if want := `a\x1b[31m` + "\n" + `b\u009b` + "\n"; status != 0 || stdout != want || stderr != "" {
+		t.Errorf("deploy = %d, %q, %q, want 0, %q", status, stdout, stderr, want)
 	}
 }
 

@@ -51,6 +51,9 @@ func runArgs(args ...string) (status int, stdout, stderr string) {
 		if c.HealthOnly() {
 			return c.Health(&out)
 		}
+		if c.DeployOnly() {
+			return c.Deploy(&out)
+		}
 		l := NewLog(c, &log)
 		stop := c.NewStop(l)
 		if c.CheckOnly() {
