@@ -128,6 +128,9 @@ func TestAsk(t *testing.T) {
 		{"/base/", "/a?b", "/base/a?b"},
 		{"/base", "/", "/base/"},
 		{"/ba%2Fse", "/a%2Fb", "/ba%2Fse/a%2Fb"},
+		{"/ba%2fse|c", "/a%2Fb|", "/ba%2fse|c/a%2Fb|"},
+		{"/ba se", "/a", "/ba%20se/a"},
+		{"/ü%2f", "/a", "/%C3%BC%2f/a"},
 		{"/base", "http://elsewhere.example/a", "/base/a"},
 	} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -226,14 +229,17 @@ func TestBadTargets(t *testing.T) {
 	for _, target := range []string{
 		"unix:", "localhost:3000", "127.0.0.1:3000", "http://", "http:///path", "http://:3000", "ftp://h", "http:h",
 		"http://h?q=1", "http://h#f", "http://u:p@h", "http://h:port", "http://h\n", "http://[::1", "/path", "ws://h",
-		"http://h:99999", "http://h:0",
+		"http://h:99999", "http://h:0", "http://h?", "http://h#", "http://h/a/../b", "http://h/.", "http://h/%2e%2E/a",
 	} {
 		_, err := New(target, Config{})
 		if err == nil || !strings.Contains(err.Error(), "want http://HOST:PORT") || strings.Contains(err.Error(), "\n") {
 			t.Errorf("New(%q) = %v, want one line that says what would be right", target, err)
 		}
 	}
-	for _, target := range []string{"http://h", "http://h:", "http://h:80/base", "https://[::1]:443", "h2c://h", "unix:relative", "unix:/a b"} {
+	if _, err := New("unix:/"+strings.Repeat("x", 200), Config{}); err == nil || !strings.Contains(err.Error(), "the path has 201 bytes") {
+		t.Errorf("New of a long path = %v, want an error", err)
+	}
+	for _, target := range []string{"http://h/a..b/...", "http://h", "http://h:", "http://h:80/base", "https://[::1]:443", "h2c://h", "unix:relative", "unix:/a b"} {
 		if _, err := New(target, Config{}); err != nil {
 			t.Errorf("New(%q): %v", target, err)
 		}

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -26,7 +27,8 @@ func outgoingURL(base *url.URL, r *http.Request) (*url.URL, error) {
 	if target.Query != "" {
 		u.RawQuery = target.Query[1:]
 	}
-	prefix := strings.TrimSuffix(base.EscapedPath(), "/")
+	// Base.EscapedPath has it in another form if one byte of it should be encoded.
+	prefix := strings.TrimSuffix(encode(cmp.Or(base.RawPath, base.EscapedPath()), " "), "/")
 	switch {
 	case target.Path == "*" && prefix != "":
 		target.Path, prefix, u.Path = prefix, "", base.Path // all that the client can reach

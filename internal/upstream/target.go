@@ -8,8 +8,10 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 	"unicode"
 
@@ -82,13 +84,16 @@ func New(target string, cfg Config) (*url.URL, http.RoundTripper, error) {
 		// as slowly as it wants.
 		return slowpeer.LimitWrites(nc, transport.ResponseHeaderTimeout, 1), nil
 	}
+	if max := len(syscall.RawSockaddrUnix{}.Path) - 1; unix && len(path) > max {
+		return nil, nil, fmt.Errorf("target %q: the path has %d bytes, want %d at most", target, len(path), max)
+	}
 	if unix && path != "" {
 		transport.Protocols.SetHTTP1(true)
 		return &url.URL{Scheme: "http", Host: "localhost"}, newTransport(newStandard(transport), ""), nil
 	}
 	to, err := url.Parse(target)
 	const want = "want http://HOST:PORT, https://HOST:PORT, h2c://HOST:PORT or unix:PATH"
-	if err != nil || to.Hostname() == "" || to.RawQuery != "" || to.Fragment != "" || to.User != nil || !isPort(to.Port()) {
+	if err != nil || to.Hostname() == "" || strings.ContainsAny(target, "?#") || hasDots(to.Path) || to.User != nil || !isPort(to.Port()) {
 		return nil, nil, fmt.Errorf("target %q: %s", target, want)
 	}
 	switch to.Scheme {
@@ -107,6 +112,12 @@ func New(target string, cfg Config) (*url.URL, http.RoundTripper, error) {
 		return nil, nil, fmt.Errorf("target %q: %s", target, want)
 	}
 	return to, newStandard(transport), nil
+}
+
+// hasDots reports whether a path has a segment of dots, which programs take away in
+// one way or another.
+func hasDots(path string) bool {
+	return slices.ContainsFunc(strings.Split(path, "/"), func(s string) bool { return s == "." || s == ".." })
 }
 
 // isPort reports whether port can be dialled. An empty port is the default port
