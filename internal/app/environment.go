@@ -44,12 +44,9 @@ func variable(name string) string {
 // and are none, each with the nearest name.
 func setFromEnvironment(fs *flag.FlagSet, environ []string) (unknown [][2]string, err error) {
 	given := given(fs)
-	var variables []string
 	names := make(map[string]string) // by variable
 	for _, name := range settingNames(fs) {
-		v := variable(name)
-		variables = append(variables, v)
-		names[v] = name
+		names[variable(name)] = name
 	}
 	for _, e := range environ {
 		v, value, _ := strings.Cut(e, "=")
@@ -59,7 +56,11 @@ func setFromEnvironment(fs *flag.FlagSet, environ []string) (unknown [][2]string
 		name, ok := names[v]
 		switch {
 		case !ok && v != "LASTCALL_VERSION" && !ofKubernetes(v, value): // images name the version that they hold so
-			unknown = append(unknown, [2]string{v, nearest(v, variables)})
+			near := nearest(strings.ReplaceAll(v[len(envPrefix):], "_", "-"), settingNames(fs))
+			if near != "" {
+				near = variable(near)
+			}
+			unknown = append(unknown, [2]string{v, near})
 		case !ok || given[name]:
 		default:
 			if err := fs.Set(name, value); err != nil {
@@ -80,9 +81,10 @@ func ofKubernetes(variable, value string) bool {
 	return serviceVariable().MatchString(variable) || strings.HasSuffix(variable, "_PORT") && strings.Contains(value, "://")
 }
 
-// nearest returns the name that takes the fewest edits to become s, or "" if all
-// are farther than half of it.
+// nearest returns the name that takes the fewest edits to become s, in lower case, or ""
+// if all are farther than half of it.
 func nearest(s string, names []string) (near string) {
+	s = strings.ToLower(s)
 	fewest := len(s)/2 + 1
 	for _, name := range names {
 		if n := distance(s, name); n < fewest {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -282,8 +283,11 @@ func (c *Settings) check() error {
 	if path, ok := strings.CutPrefix(c.handover, "unix:"); c.handover != "" && (!ok || path == "" || path[0] == '@') {
 		return fmt.Errorf("-handover %q: want unix:PATH", c.handover)
 	}
-	paths, abstract := 0, 0
-	for _, addr := range c.listen.list {
+	paths, abstract, twice := 0, 0, ""
+	for i, addr := range c.listen.list {
+		if c.listen.set && (addr == c.admin || slices.Contains(c.listen.list[:i], addr)) && !strings.HasSuffix(addr, ":0") {
+			twice = addr
+		}
 		if strings.HasPrefix(addr, "unix:@") {
 			abstract++
 		} else if strings.HasPrefix(addr, "unix:") {
@@ -305,7 +309,9 @@ func (c *Settings) check() error {
 		return fmt.Errorf("-dir %q and a program after --: want one of them", c.dir)
 	case c.programHealth != "" && len(c.program) == 0:
 		return errors.New("-program-health: want a program after -- with it")
-	case c.programHealth != "" && !strings.HasPrefix(c.programHealth, "/"):
+	case twice != "":
+		return fmt.Errorf("-listen %s: is set twice, or is that of -admin", twice)
+	case c.programHealth != "" && (c.programHealth[0] != '/' || strings.ContainsFunc(c.programHealth, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '#' })):
 		return fmt.Errorf("-program-health %q: want a path such as /healthz", c.programHealth)
 	case len(c.program) > 0 && c.programStart == 0:
 		return errors.New("-program-start 0s: want more than that")

@@ -94,6 +94,18 @@ func TestSettings(t *testing.T) {
 		{"long path", []string{"-listen", "unix:/" + strings.Repeat("x", 200)}, "", "", 2, `: the path has 201 bytes, want 10`},
 		{"no path", []string{"-listen", "unix:"}, "", "", 2, `address "unix:" has no path`},
 
+		{"blank in a host", []string{"-listen", "a b:80"}, "", "", 2, `address "a b:80": want HOST:PORT`},
+		{"odd host", []string{"-listen", "a/b:80"}, "", "", 2, `address "a/b:80": want HOST:PORT`},
+		{"five numbers", []string{"-listen", "1.2.3.4.5:80"}, "", "", 2, `address "1.2.3.4.5:80": want HOST:PORT`},
+		{"large number", []string{"-admin", "1.2.3.256:80"}, "", "", 2, `address "1.2.3.256:80": want HOST:PORT`},
+		{"right hosts", []string{"-check", "-listen", ":1,1.2.3.4:1,[::1]:1,[fe80::1%lo]:1,localhost:1,a_b.c1.:1,[::1]:0,[::1]:0"}, "", "", 0, "lastcall: the settings are right"},
+		{"listen twice", []string{"-check", "-listen", ":1", "-listen", ":2,:1"}, "", "", 2, `-listen :1: is set twice`},
+		{"listen and admin", []string{"-check", "-listen", "127.0.0.1:1", "-admin", "127.0.0.1:1"}, "", "", 2, `-listen 127.0.0.1:1: is set twice, or is that of -admin`},
+		{"admin and the default", []string{"-check", "-admin", ":8080"}, "", "", 0, "lastcall: the settings are right"}, // which systemd's sockets may replace
+		{"upgrades and none", []string{"-proxy-upgrade", "none,websocket"}, "", "", 2, `"none" is not a protocol`},
+		{"health of a program", []string{"-program-health", "/a#b", "--", "x"}, "", "", 2, `-program-health "/a#b": want a path`},
+		{"health of a program with a blank", []string{"-program-health", "/a b", "--", "x"}, "", "", 2, `-program-health "/a b": want a path`},
+
 		{"check", []string{"-check"}, "", "grace 10s", 0, "lastcall: the settings are right"},
 		{"check, a directory", []string{"-check", "-dir", dir}, "", "", 0, "lastcall: the settings are right"},
 		{"check, no directory", []string{"-check", "-dir", dir + "/none"}, "", "", 2, "-dir: want a directory"},
@@ -104,6 +116,11 @@ func TestSettings(t *testing.T) {
 
 		{"variable", nil, "LASTCALL_GRACE=soon", "", 2, `LASTCALL_GRACE: "soon" ` + durations},
 		{"unknown variable", []string{"-check"}, "LASTCALL_GRASE=1s", "", 0, `level=warn ts=… msg="a variable that sets nothing" name=LASTCALL_GRASE nearest=LASTCALL_GRACE`},
+		{"small letters", []string{"-check"}, "LASTCALL_grace=1s", "", 0, `name=LASTCALL_grace nearest=LASTCALL_GRACE`},
+		{"a flag alone", []string{"-check"}, "LASTCALL_CHECK=true", "", 0, "name=LASTCALL_CHECK\n"},
+		{"a word alone", []string{"-check"}, "LASTCALL_HELP=true", "", 0, "name=LASTCALL_HELP\n"},
+		{"capitals", []string{"-Grace", "1s"}, "", "", 2, "flag provided but not defined: -Grace; is it -grace?"},
+		{"capitals in a file", nil, "", "Grace 1s", 2, `FILE:1: "Grace" is not a setting: is it grace?`},
 		{"hyphen", []string{"-check"}, "LASTCALL_LAME-DUCK=1s", "", 0, "name=LASTCALL_LAME-DUCK nearest=LASTCALL_LAME_DUCK"},
 		{"far variable", []string{"-check"}, "LASTCALL_XXXXXXXXXXXXXX=1s", "", 0, "name=LASTCALL_XXXXXXXXXXXXXX\n"},
 		{"version of an image", []string{"-check"}, "LASTCALL_VERSION=1.2", "", 0, "lastcall: the settings are right\n"},
@@ -272,6 +289,21 @@ func TestUsage(t *testing.T) {
 	}
 }
 
+// TestLongDurations has durations that are as long as they can be: sums of them do not
+// overflow.
+func TestLongDurations(t *testing.T) {
+	const long = "2562047h47m16s"
+	c, err := parse([]string{"-grace", long, "-lame-duck", long, "-max-conn-age", long}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, d := range map[string]time.Duration{"-grace and -lame-duck": c.grace + c.lameDuck.longest, "-max-conn-age and a tenth": c.maxConnAge + c.maxConnAge/5} {
+		if d < 50*365*24*time.Hour {
+			t.Errorf("%s = %v, want a long time", name, d)
+		}
+	}
+}
+
 func TestProtocols(t *testing.T) {
 	for value, want := range map[string]protocols{
 		"websocket":           {"websocket"},
@@ -283,7 +315,7 @@ func TestProtocols(t *testing.T) {
 			t.Errorf("Set(%q) makes %q, %v, want %q", value, p, err, want)
 		}
 	}
-	for _, value := range []string{"", "a b", "a,", "a/b/c", "/a", "a/", "none,a b", "é"} {
+	for _, value := range []string{"", "a b", "a,", "a/b/c", "/a", "a/", "none,a b", "none,websocket", "websocket,none", "é"} {
 		p := protocols{"a"}
 		if err := p.Set(value); err == nil || len(p) != 1 {
 			t.Errorf("Set(%q) makes %q, want an error", value, p)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -50,14 +51,26 @@ func checkAddress(addr string) error {
 		}
 		return nil
 	}
-	_, port, err := net.SplitHostPort(addr)
-	if err != nil || port == "" {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil || port == "" || !isHost(host) {
 		return fmt.Errorf("address %q: %s", addr, want)
 	}
 	if _, err := net.LookupPort("tcp", port); err != nil {
 		return fmt.Errorf("address %q: port %q: want a number from 0 to 65535, or the name of a service", addr, port)
 	}
 	return nil
+}
+
+// isHost reports whether s may be a host: an address, a name, or nothing. A name that
+// ends with a number is an address that is wrong.
+func isHost(s string) bool {
+	if _, err := netip.ParseAddr(s); err == nil || s == "" {
+		return true
+	}
+	odd := func(r rune) bool { return r <= ' ' || r == 0x7f || strings.ContainsRune(`"#%/:<>?@[\]^{|}`+"`", r) }
+	last := strings.TrimSuffix(s, ".")
+	last = last[strings.LastIndexByte(last, '.')+1:]
+	return strings.Trim(last, "0123456789") != "" && !strings.ContainsFunc(s, odd)
 }
 
 // protocols is the value of -proxy-upgrade.
@@ -73,7 +86,7 @@ func (p *protocols) Set(s string) error {
 			break
 		}
 		protocol, version, ok := strings.Cut(name, "/")
-		if !request.IsToken(protocol) || ok && !request.IsToken(version) {
+		if name == "none" || !request.IsToken(protocol) || ok && !request.IsToken(version) {
 			return fmt.Errorf("%q is not a protocol: want names such as websocket, with commas between them, or none", name)
 		}
 		list = append(list, name)
@@ -207,8 +220,11 @@ func (m *mode) Set(s string) error {
 	return nil
 }
 
-// duration is a time.Duration that is not negative.
+// duration is a time.Duration that is not negative, and at most maxDuration.
 type duration time.Duration
+
+// maxDuration is as good as any longer time. Sums of it do not overflow.
+const maxDuration = 50 * 365 * 24 * time.Hour
 
 func (d *duration) String() string { return time.Duration(*d).String() }
 
@@ -217,7 +233,7 @@ func (d *duration) Set(s string) error {
 	if err != nil || v < 0 {
 		return fmt.Errorf("%q is not a duration of zero or more, such as 30s", s)
 	}
-	*d = duration(v)
+	*d = duration(min(v, maxDuration))
 	return nil
 }
 
