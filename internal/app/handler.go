@@ -73,13 +73,26 @@ func (s *Service) newHandler() (h http.Handler, err error) {
 		h = accesslog.By(by, h)
 	}
 	if cfg.healthPrefix != "off" {
-		h = actors.Health(stop, cfg.healthPrefix, h)
+		h = probes(stop, cfg.healthPrefix, h)
 	}
 	if len(record) > 0 {
 		s.recorder = accesslog.New(h, "health", record...)
 		h = s.recorder
 	}
 	return slowpeer.Handler(closeHTTP10(h), timeouts(cfg)), nil
+}
+
+// probes answers the probes, as [actors.Health] does. A malformed request, also for the
+// path of a probe, is left to next, which refuses it.
+func probes(stop *actors.Stop, prefix string, next http.Handler) http.Handler {
+	health := actors.Health(stop, prefix, next)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := request.Check(r); err != nil {
+			next.ServeHTTP(w, r)
+			return
+		}
+		health.ServeHTTP(w, r)
+	})
 }
 
 // closeHTTP10 ends the connection of an HTTP/1.0 client with its first answer.
