@@ -180,7 +180,8 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	u, err := outgoingURL(p.base, r)
 	if err != nil {
-		level.Debug(p.logger).Log("msg", "malformed request", "method", r.Method, "target", r.RequestURI, "status", http.StatusBadRequest, "err", err)
+		target, _, _ := strings.Cut(r.RequestURI, "?") // a query may hold secrets
+		level.Debug(p.logger).Log("msg", "malformed request", "method", r.Method, "target", target, "status", http.StatusBadRequest, "err", err)
 		request.Refuse(w, r, err)
 		return
 	}

@@ -6,8 +6,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/go-kit/log"
 	"golang.org/x/net/http2"
 
+	"lastcall/internal/slowpeer"
 	"lastcall/internal/wiretest"
 )
 
@@ -173,6 +175,16 @@ func TestMalformedHeader(t *testing.T) {
 				t.Errorf("%q: status %d, close %v, at the program %q; want 400, the end, and nothing", header, res.StatusCode, res.Close, got)
 			}
 		}
+	}
+}
+
+// TestMalformedLogged has a malformed request whose query is not for the log.
+func TestMalformedLogged(t *testing.T) {
+	var out lines
+	addr := serve(t, newProxy(t, "http://127.0.0.1:1", Config{Logger: log.NewLogfmtLogger(&out)}), slowpeer.Config{})
+	res, _ := wiretest.Exchange(t, addr, "GET", "GET foo://h/a?token=secret HTTP/1.1\r\nHost: h\r\n\r\n")
+	if got := out.logged(""); res.StatusCode != 400 || len(got) != 1 || !strings.Contains(got[0], " target=foo://h/a ") {
+		t.Errorf("%d, logged %q, want 400 and a line without the query", res.StatusCode, got)
 	}
 }
 
