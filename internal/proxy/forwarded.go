@@ -91,10 +91,10 @@ func (p *proxy) forwarded(r *httputil.ProxyRequest) {
 				}
 			}
 		}
-		if v := in["X-Forwarded-Host"]; len(v) > 0 {
+		if v := in["X-Forwarded-Host"]; saysSomething(v) {
 			host = v
 		}
-		if v := in["X-Forwarded-Proto"]; len(v) > 0 {
+		if v := in["X-Forwarded-Proto"]; saysSomething(v) {
 			proto = v
 		}
 	}
@@ -123,6 +123,10 @@ func (p *proxy) forwarded(r *httputil.ProxyRequest) {
 		}
 	}
 	out["Forwarded"] = []string{b.String()}
+}
+
+func saysSomething(values []string) bool {
+	return strings.Trim(strings.Join(values, ""), " \t,") != ""
 }
 
 // node returns an address of X-Forwarded-For, with a port or without, as a node of

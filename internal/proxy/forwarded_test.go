@@ -50,6 +50,10 @@ func TestTrusted(t *testing.T) {
 			"one that says nothing", "10.1.2.3", "10.1.2.3:1", false, nil,
 			http.Header{"X-Forwarded-For": {"10.1.2.3"}, "X-Forwarded-Proto": {"http"}, "X-Forwarded-Host": {"h"}, "Forwarded": {`for=10.1.2.3;host="h";proto=http`}},
 		}, {
+			"one that says nothing, in so many words", "10.1.2.3", "10.1.2.3:1", true,
+			http.Header{"X-Forwarded-For": {""}, "X-Forwarded-Proto": {""}, "X-Forwarded-Host": {"", " , "}},
+			http.Header{"X-Forwarded-For": {"10.1.2.3"}, "X-Forwarded-Proto": {"https"}, "X-Forwarded-Host": {"h"}, "Forwarded": {`for=10.1.2.3;host="h";proto=https`}},
+		}, {
 			"an address of IPv4 in IPv6", "10.0.0.0/8", "[::ffff:10.1.2.3]:1", false,
 			http.Header{"X-Forwarded-For": {"203.0.113.7"}},
 			http.Header{
