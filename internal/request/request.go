@@ -106,8 +106,9 @@ func MayHaveBody(r *http.Request) bool {
 
 // Leaves reports whether a program may see a path lead out of the one that it
 // is put behind. Programs decode paths in different ways, and Leaves takes the
-// worst for each segment: "/" may be encoded once or more often, "\" may be a
-// "/", what follows ";" (Tomcat) or NUL may be cut off, and slashes that follow
+// worst for each segment: "/" may be encoded once or more often, or in more bytes
+// than UTF-8 allows, "\" may be a "/", what follows ";" (Tomcat), "?", "#" or NUL may
+// be cut off, blanks and control characters may be left out, and slashes that follow
 // each other may be one.
 func Leaves(path string) bool {
 	if !strings.ContainsAny(path, ".%") {
@@ -130,7 +131,7 @@ func Leaves(path string) bool {
 // ups returns in how many ways a segment leads up.
 func ups(segment string) (n int) {
 	for part := range strings.FieldsFuncSeq(decode(segment), isSlash) {
-		if withoutParameters(part) == ".." {
+		if name(part) == ".." || name(visible(part)) == ".." {
 			n++
 		}
 	}
@@ -140,23 +141,37 @@ func ups(segment string) (n int) {
 // isEmpty reports whether a segment may lead nowhere.
 func isEmpty(segment string) bool {
 	for part := range strings.FieldsFuncSeq(decode(segment), isSlash) {
-		if part = withoutParameters(part); part != "" && part != "." {
+		if !isDot(name(part)) && !isDot(name(visible(part))) {
 			return false
 		}
 	}
 	return true
 }
 
-func withoutParameters(s string) string {
-	if i := strings.IndexAny(s, ";\x00"); i >= 0 {
+func isDot(s string) bool { return s == "" || s == "." }
+
+// name returns a segment without its parameters.
+func name(s string) string {
+	if i := strings.IndexAny(s, ";?#\x00"); i >= 0 {
 		return s[:i]
 	}
 	return s
 }
 
+// visible returns s without blanks and control characters.
+func visible(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r <= ' ' || r == 0x7f {
+			return -1
+		}
+		return r
+	}, s)
+}
+
 func isSlash(r rune) bool { return r == '/' || r == '\\' }
 
-// decode decodes a path until nothing in it is encoded. A broken escape stays.
+// decode decodes a path until nothing in it is encoded, in UTF-8 that is too long
+// neither. A broken escape stays.
 func decode(s string) string {
 	if !strings.Contains(s, "%") {
 		return s
@@ -172,8 +187,10 @@ func decode(s string) string {
 			b = append(b[:n-3], byte(c))
 		}
 	}
-	return string(b)
+	return overlong.Replace(string(b))
 }
+
+var overlong = strings.NewReplacer("\xc0\xae", ".", "\xe0\x80\xae", ".", "\xc0\xaf", "/", "\xe0\x80\xaf", "/", "\xc1\x9c", `\`, "\xe0\x81\x9c", `\`)
 
 // IsToken reports whether s is a token of RFC 9110 section 5.6.2.
 func IsToken(s string) bool {

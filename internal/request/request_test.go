@@ -92,6 +92,9 @@ func TestLeaves(t *testing.T) {
 		"/..": true, "/../": true, "/../x": true, "/./../x": true, "/a/../../x": true, "/a//../../x": true, "//..": true,
 		"/%2e%2e/x": true, "/%2E./x": true, "/.%2e": true, "/%2e%2e%2fx": true, "/..%2fx": true, "/a%2f../../x": true, "/a/..%2f..%2fx": true,
 		`/..\x`: true, `/a\..\..\x`: true, "/..%5cx": true, "/%5c..": true, "/a/%2e/../../x": true, "/;/../x": true,
+		"/%c0%ae%c0%ae/x": true, "/..%c0%afx": true, "/%e0%80%ae%e0%80%ae/x": true, "/..%c1%9cx": true, "/.%09./x": true, "/.%0a./x": true, "/.%00./x": true,
+		"/%20../x": true, "/..%20/x": true, "/..%3fx": true, "/..%23x": true, "/.%7f./x": true, "/a/%20/../../x": true, "/a/%20./../../x": true, "/%00a/../x": true,
+		"/%c3%bc.%c3%bc/x": false, "/a%20../x": false, "/..a%09/x": false, "/a?/../x": false, "/a%3f/../x": false,
 		"/..;/x": true, "/..;a=b/x": true, "/..%3b/x": true, "/%252e%252e/x": true, "/%25252e./x": true, "/..%252fx": true, "/..%00/x": true,
 		"/%252e%252e%252fadmin%253f%25zz": true, `/..%255c%25%25x`: true, "/%2%65%2e/x": true, "/%zz": false, "/%2": false,
 	} {
