@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"fmt"
 	"net/http/httputil"
 	"net/netip"
@@ -162,21 +163,20 @@ const (
 )
 
 // aboutClient returns what a field of this name may say of a client: its address,
-// and the scheme, host or URL that it has asked for. Programs that get the header
-// as CGI does cannot tell X_Forwarded_For from X-Forwarded-For, and take Proxy for
-// the setting HTTP_PROXY.
+// and the scheme, host or URL that it has asked for. These are the names of which one
+// word is Forward or Forwarded, or the last one IP, and those of claims. Programs that
+// get the header as CGI does cannot tell X_Forwarded_For from X-Forwarded-For, and take
+// Proxy for the setting HTTP_PROXY.
 func aboutClient(name string) clientField {
-	if name == "" || strings.IndexByte("cfptwx", name[0]|0x20) < 0 {
-		return nothing
+	if name == "" || strings.IndexByte("cfptwx", name[0]|0x20) < 0 && !strings.ContainsAny(name, "wW") && !isSuffixFold(name, "ip") {
+		return nothing // as most
 	}
-	var buf [32]byte // longer than each that is known
-	key := appendHyphened(buf[:0], name[:min(len(name), len(buf))])
-	const prefix = "x-forwarded"
-	if string(key) == "proxy" {
+	var buf [64]byte
+	key := appendHyphened(buf[:0], name)
+	switch {
+	case string(key) == "proxy":
 		return disguised
-	}
-	if !(len(key) >= len(prefix) && string(key[:len(prefix)]) == prefix && (len(key) == len(prefix) || key[len(prefix)] == '-')) &&
-		(len(name) > len(buf) || !claims[string(key)]) {
+	case !bytes.HasSuffix(key, []byte("-ip")) && !hasForward(key) && !claims[string(key)]:
 		return nothing
 	}
 	for i := range len(name) {
@@ -185,6 +185,20 @@ func aboutClient(name string) clientField {
 		}
 	}
 	return claim
+}
+
+func isSuffixFold(s, suffix string) bool {
+	return len(s) >= len(suffix) && strings.EqualFold(s[len(s)-len(suffix):], suffix)
+}
+
+// hasForward reports whether one word of a hyphened name is forward or forwarded.
+func hasForward(key []byte) bool {
+	for word := range bytes.SplitSeq(key, []byte("-")) {
+		if string(word) == "forward" || string(word) == "forwarded" {
+			return true
+		}
+	}
+	return false
 }
 
 // hyphened returns a name in lower case, with a hyphen for what is not a letter or
@@ -209,19 +223,15 @@ func isAlphanumeric(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
 }
 
-// claims has the names besides X-Forwarded-*, hyphened.
+// claims has the names, hyphened, that the rule of aboutClient does not have.
 var claims = map[string]bool{
-	"forwarded": true,
+	"cf-connecting-ipv6": true, "cf-pseudo-ipv4": true, "cloudfront-viewer-address": true, "x-azure-clientip": true, "x-azure-socketip": true,
+	"x-envoy-external-address": true, "x-original-for": true, "x-original-remote-addr": true, "x-real-port": true, "x-remote-addr": true,
 
-	"cf-connecting-ip": true, "cf-connecting-ipv6": true, "cf-pseudo-ipv4": true, "client-ip": true, "fastly-client-ip": true,
-	"fly-client-ip": true, "proxy-client-ip": true, "true-client-ip": true, "wl-proxy-client-ip": true, "x-appengine-user-ip": true,
-	"x-azure-clientip": true, "x-azure-socketip": true, "x-client-ip": true, "x-cluster-client-ip": true, "x-envoy-external-address": true,
-	"x-forward-for": true, "x-original-for": true, "x-original-forwarded-for": true, "x-originating-ip": true, "x-proxyuser-ip": true,
-	"x-real-ip": true, "x-real-port": true, "x-remote-addr": true, "x-remote-ip": true,
+	"cf-visitor": true, "fastly-ssl": true, "front-end-https": true, "wl-proxy-ssl": true, "x-arr-ssl": true, "x-https": true,
+	"x-original-proto": true, "x-original-scheme": true, "x-scheme": true, "x-url-scheme": true,
 
-	"cf-visitor": true, "fastly-ssl": true, "front-end-https": true, "wl-proxy-ssl": true, "x-arr-ssl": true, "x-original-proto": true,
-	"x-scheme": true, "x-url-scheme": true,
-
-	"x-host": true, "x-http-host-override": true, "x-original-host": true, "x-original-prefix": true, "x-original-uri": true,
-	"x-original-url": true, "x-rewrite-url": true, "x-waws-unencoded-url": true,
+	"x-host": true, "x-http-host-override": true, "x-original-host": true, "x-original-port": true, "x-original-prefix": true,
+	"x-original-uri": true, "x-original-url": true, "x-real-host": true, "x-remote-host": true, "x-rewrite-url": true,
+	"x-waws-unencoded-url": true,
 }

@@ -161,6 +161,9 @@ func TestClaims(t *testing.T) {
 	names := []string{
 		"Proxy", "X-Forwarded", "X-Forwarded-For", "x-forwarded-ssl", "X_Forwarded_For", "X-Forwarded_Proto", "X.Forwarded.Host", "x-forwarded-client-cert-of-somebody-else",
 		"X-Real-IP", "x_real_ip", "True-Client-IP", "True_Client_IP", "CF-Connecting-IP", "X-Client-IP", "Client-IP", "Forwarded", "Front-End-Https",
+		"X-Forward-Proto", "X-Forward-Host", "Forwarded-For", "Forwarded-Proto", "forwarded_host", "X-Original-Scheme", "X-Original-Port", "X-Original-Remote-Addr",
+		"X-Real-Host", "X-Remote-Host", "X-Https", "X-True-IP", "Do-Connecting-IP", "CloudFront-Viewer-Address", "CloudFront-Forwarded-Proto",
+		"X-Vercel-Forwarded-For", "X-NF-Client-Connection-IP", "Incap-Client-IP", "Ali-CDN-Real-IP", "Akamai-Client-IP", "akamai_client_ip",
 		"X-Original-URL", "X-Rewrite-URL", "X_Rewrite_Url", "x-envoy-external-address",
 	}
 	for _, name := range names {
@@ -181,7 +184,7 @@ func TestClaims(t *testing.T) {
 		}
 	}
 	// What only looks like one passes.
-	for _, name := range []string{"X-Forwardedness", "X-Real", "Proxy-Revalidate", "Forwarder", "X-Request-Id", "Client", strings.Repeat("x", 100)} {
+	for _, name := range []string{"X-Forwardedness", "X-Real", "Proxy-Revalidate", "Forwarder", "Max-Forwards", "X-Request-Id", "X-Skip", "Ip", "Client", strings.Repeat("x", 100)} {
 		wiretest.Exchange(t, addr, "GET", "GET / HTTP/1.1\r\nHost: h\r\n"+name+": kept\r\n\r\n")
 		r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(strings.Join(program.Requests(), ""))))
 		if err != nil || r.Header.Get(name) != "kept" {
