@@ -3,6 +3,7 @@ package actors
 import (
 	"os"
 	"os/signal"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -14,15 +15,18 @@ import (
 
 // Signal returns an actor that returns, and so begins the stop, at the first of
 // the signals. Without any these are SIGINT and SIGTERM. Its execute then returns
-// a *run.SignalError: match it with errors.Is(err, run.ErrSignal).
+// a *run.SignalError: match it with errors.Is(err, run.ErrSignal). If the stop
+// begins otherwise ([Stop.Begin], [Stop.Drain]), execute returns nil, so that the
+// group interrupts the other actors.
 //
-// A second SIGINT cuts at once what has not ended, and [Stop.Err] says so. A
-// SIGINT within 0.3 s of the first is treated as the same one: timeout(1), npm and
-// some terminals send it both to a process and to its group. Every other signal
-// that comes after the first is logged and changes nothing: orchestrators and
-// process groups send SIGTERM twice. When the actors of this package have
-// returned, SIGINT has its default action again, so that Ctrl-C ends a process
-// that another actor holds; SIGTERM is ignored then.
+// If SIGINT is one of the signals, a second one cuts at once what has not ended, and
+// [Stop.Err] says so. A SIGINT within 0.3 s of the first is treated as the same one:
+// timeout(1), npm and some terminals send it both to a process and to its group. Every
+// other signal that comes after the first is logged and changes nothing: orchestrators
+// and process groups send SIGTERM twice. When the actors of this package and those of
+// a [Supervisor] have returned, but not in these 0.3 s, SIGINT has its default action
+// again, so that Ctrl-C ends a process that another actor holds; SIGTERM is ignored
+// then.
 //
 // Signals are caught from the call of Signal on, not only from execute on as with
 // run.SignalHandler. Call it early in the program.
@@ -37,86 +41,112 @@ import (
 // without a terminal gets SIGHUP only as a request to load its settings again, and
 // catches it itself. Check signal.Ignored first: nohup(1) works by ignoring it.
 //
-// With a nil stop the first signal ends execute, and further ones change nothing.
+// With a nil stop the first signal ends execute. Signal then knows of no other actor:
+// a SIGINT more than 0.3 s later has its default action.
 func Signal(stop *Stop, signals ...os.Signal) (execute func() error, interrupt func(error)) {
-	a := newActor(stop, "", "signal")
-	if a.used {
-		return a.enter, func(error) {}
-	}
-	stop = a.stop
-	if len(signals) == 0 {
-		signals = []os.Signal{os.Interrupt, syscall.SIGTERM}
-	}
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	// SIGINT has a channel of its own: it alone gets its default action back.
-	ints, others := make(chan os.Signal, 2), make(chan os.Signal, 2)
-	for _, sig := range signals {
-		if sig == os.Interrupt {
-			signal.Notify(ints, sig)
-		} else {
-			signal.Notify(others, sig)
-		}
-	}
+	s := newSignals(stop, signals...)
+	return s.execute, s.interrupt
+}
 
-	execute = func() error {
-		w := &signalWatch{stop: stop, ints: ints, others: others}
-		if err := a.enter(); err != nil {
-			go w.run()
-			return err
+// signals is the actor of [Signal].
+type signals struct {
+	*actor
+	// SIGINT has a channel of its own: it alone gets its default action back.
+	ints, others, pipes chan os.Signal
+
+	signalled atomic.Bool     // a signal has come: the next SIGINT is the second
+	another   <-chan struct{} // closed when a further SIGINT is another one; nil: there was none
+}
+
+func newSignals(stop *Stop, list ...os.Signal) *signals {
+	s := &signals{actor: newActor(stop, "", "signal")}
+	if s.used {
+		return s
+	}
+	if len(list) == 0 {
+		list = []os.Signal{os.Interrupt, syscall.SIGTERM}
+	}
+	s.ints, s.others, s.pipes = make(chan os.Signal, 2), make(chan os.Signal, 2), make(chan os.Signal, 1)
+	signal.Notify(s.pipes, syscall.SIGPIPE)
+	for _, sig := range list {
+		if sig == os.Interrupt {
+			signal.Notify(s.ints, sig)
+		} else {
+			signal.Notify(s.others, sig)
 		}
-		var sig os.Signal
-		select {
-		case sig = <-ints:
-			w.another = awake.After(sameInterrupt)
-		case sig = <-others:
-		case <-a.stopping:
-			// The stop began for another reason, before any signal.
-			go w.run()
-			return nil
+	}
+	return s
+}
+
+func (s *signals) execute() error {
+	if err := s.enter(); err != nil {
+		if !s.used {
+			go s.watch()
 		}
-		err := &run.SignalError{Signal: sig}
-		w.signalled = true
-		stop.Begin(err) // now: the group may have to wait for another interrupt
-		go w.run()
 		return err
 	}
-	return execute, a.interrupt
+	var sig os.Signal
+	select {
+	case sig = <-s.ints:
+		s.another = awake.After(sameInterrupt)
+	case sig = <-s.others:
+	case <-s.stopping: // before any signal
+		go s.watch()
+		return nil
+	case <-s.stop.begun: // the group may not know
+		go s.watch()
+		select {
+		case <-s.stopping:
+		case <-awake.After(beginnerTime):
+		}
+		return nil
+	}
+	err := &run.SignalError{Signal: sig}
+	s.signalled.Store(true)
+	s.stop.Begin(err) // now: the group may have to wait for another interrupt
+	go s.watch()
+	return err
 }
 
-// sameInterrupt is how long after the first SIGINT another one is treated as the
-// same.
-const sameInterrupt = 300 * time.Millisecond
+const (
+	// sameInterrupt is how long after the first SIGINT another one is treated as
+	// the same.
+	sameInterrupt = 300 * time.Millisecond
 
-// signalWatch waits for further signals until nothing is left to cut.
-type signalWatch struct {
-	stop         *Stop
-	ints, others chan os.Signal
-	signalled    bool            // a signal has come: the next SIGINT is the second
-	another      <-chan struct{} // closed when a further SIGINT is another one; nil: there was none
-}
+	// beginnerTime is how long the actor that has called Begin has to return: a
+	// run.Group keeps only the first error.
+	beginnerTime = 50 * time.Millisecond
+)
 
-func (w *signalWatch) run() {
-	defer signal.Stop(w.ints)
-	logger := w.stop.logger()
+// watch waits for further signals until nothing is left to cut, and the first SIGINT
+// does not come once more.
+func (s *signals) watch() {
+	defer signal.Stop(s.ints)
+	logger := s.stop.logger()
+	finished := (<-chan struct{})(s.stop.finished)
 	for {
 		select {
-		case sig := <-w.ints:
+		case sig := <-s.ints:
 			switch {
-			case w.another != nil && !closed(w.another):
+			case s.another != nil && !closed(s.another):
 				level.Debug(logger).Log("msg", "the same interrupt again", "signal", sig)
 				continue
-			case w.signalled:
+			case s.signalled.Load():
 				level.Warn(logger).Log("msg", "second interrupt: cutting what is left", "signal", sig)
-				w.stop.cutNow(sig)
+				s.stop.cutNow(sig)
 				continue
 			}
-			w.signalled, w.another = true, awake.After(sameInterrupt)
+			s.another = awake.After(sameInterrupt)
+			s.signalled.Store(true)
 			level.Info(logger).Log("msg", "already stopping; interrupt again to cut what is left", "signal", sig)
-		case sig := <-w.others:
-			w.signalled = true
+		case sig := <-s.others:
+			s.signalled.Store(true)
 			level.Info(logger).Log("msg", "already stopping", "signal", sig)
-		case <-w.stop.finished:
-			return
+		case <-finished:
+			if s.another == nil || closed(s.another) {
+				return
+			}
+			finished = s.another
 		}
 	}
 }

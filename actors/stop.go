@@ -141,7 +141,7 @@ type Stop struct {
 	endUpgrade  func()   // called when the last member has returned; may be nil
 
 	// The actors. Members are the actors that serve: HTTP and Graceful.
-	// Workers are the other actors of this package.
+	// Workers are the other actors of this package, and those of a Supervisor.
 	servers        []*server // of the HTTP actors
 	members        []*member
 	workers        int  // that execute now
@@ -210,7 +210,8 @@ func (s *Stop) idleGrace() time.Duration { return orDefault(s.IdleGrace, Default
 
 // Begin begins the stop. The actors of this package call it when they are
 // interrupted, so few programs need to. Only the first call counts. The cause is
-// shown in logs and snapshots, and may be nil.
+// shown in logs and snapshots, and may be nil. The actors of a group are interrupted
+// if it has an [HTTP] actor, when that has drained, a [Signal] or a [Supervisor].
 func (s *Stop) Begin(cause error) { s.begin(cause) }
 
 // begin is Begin, and reports whether this call was the first.

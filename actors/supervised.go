@@ -64,6 +64,8 @@ func (a *supervised) Execute() error {
 	if !a.markStarted() {
 		return fmt.Errorf("%s: %w", a.name, errTwice)
 	}
+	a.sup.stop.addWorkers(1) // a second SIGINT cuts it, too
+	defer a.sup.stop.addWorkers(-1)
 	if a.awaitStart() {
 		level.Debug(a.logger).Log("msg", "actor started")
 		a.sup.giveTurns() // its stage may have had its turn already
