@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 
@@ -61,7 +62,8 @@ func newDefault() *Stop {
 // see [ExitStatus]. It does not return http.ErrServerClosed.
 //
 // srv.Addr is that of net/http (empty means ":http"), or "unix:PATH", see
-// [Listen]. If srv.TLSConfig has certificates, it serves TLS.
+// [Listen]. If srv.TLSConfig has certificates, it serves TLS. If it returns an error
+// before any signal has come, the signals have their default actions again.
 //
 // It returns when the last connection is closed. What handlers use, such as a
 // database, is closed after that: a deferred Close in the caller does.
@@ -72,9 +74,17 @@ func (s *Stop) ListenAndServe(srv *http.Server) error { return s.ListenAndServeF
 // [HTTPFunc].
 func (s *Stop) ListenAndServeFunc(srv *http.Server, serve func(net.Listener) error) error {
 	var g run.Group
-	g.Add(Signal(s))
 	g.Add(HTTPFunc(s, srv, serve))
-	return s.Err(g.Run())
+	return s.runWithSignals(&g)
+}
+
+// runWithSignals runs a group with [Signal], and returns how the stop went.
+func (s *Stop) runWithSignals(g *run.Group) error {
+	sigs := newSignals(s)
+	g.Add(sigs.execute, sigs.interrupt)
+	err := s.Err(g.Run())
+	sigs.giveBack()
+	return err
 }
 
 // ListenAndServeTLS is [Stop.ListenAndServe] over TLS, with the certificate and
@@ -83,22 +93,32 @@ func (s *Stop) ListenAndServeFunc(srv *http.Server, serve func(net.Listener) err
 //
 // With both names empty the certificates are those of srv.TLSConfig. A
 // GetCertificate of srv.TLSConfig is asked before the files if the client names a
-// server. srv.TLSConfig is replaced by a copy that gets the certificate.
+// server. srv.TLSConfig is replaced by a copy that gets the certificate, until an error
+// is returned.
 func (s *Stop) ListenAndServeTLS(srv *http.Server, certFile, keyFile string) error {
 	var g run.Group
-	if certFile != "" || keyFile != "" {
+	config := srv.TLSConfig
+	switch {
+	case certFile != "" && keyFile != "":
 		pair, err := certificate.Load(certFile, keyFile, log.With(s.logger(), "actor", "tls"))
 		if err != nil {
 			return err
 		}
-		srv.TLSConfig = withCertificate(srv.TLSConfig, pair)
+		srv.TLSConfig = withCertificate(config, pair)
 		g.Add(pair.Watch())
-	} else if !drain.SpeaksTLS(srv) {
+	case certFile != "":
+		return fmt.Errorf("serve TLS: %s without a key file", certFile)
+	case keyFile != "":
+		return fmt.Errorf("serve TLS: %s without a certificate file", keyFile)
+	case !drain.SpeaksTLS(srv):
 		return errors.New("serve TLS: no certificate in srv.TLSConfig, and no file")
 	}
-	g.Add(Signal(s))
 	g.Add(HTTP(s, srv))
-	return s.Err(g.Run())
+	err := s.runWithSignals(&g)
+	if err != nil { // srv may be tried again, with another pair
+		srv.TLSConfig = config
+	}
+	return err
 }
 
 // withCertificate returns a copy of a tls.Config that gets the pair, after the

@@ -164,9 +164,11 @@ func TestServeErrors(t *testing.T) {
 		serve func(*actors.Stop) error
 		want  string
 	}{
-		"address in use": {func(s *actors.Stop) error { return s.ListenAndServe(&http.Server{Addr: l.Addr().String()}) }, "address already in use"},
-		"no certificate": {func(s *actors.Stop) error { return s.ListenAndServeTLS(&http.Server{Addr: "127.0.0.1:0"}, "", "") }, "no certificate"},
-		"no such file":   {func(s *actors.Stop) error { return s.ListenAndServeTLS(&http.Server{}, "nowhere.pem", "k.pem") }, "nowhere.pem"},
+		"address in use":      {func(s *actors.Stop) error { return s.ListenAndServe(&http.Server{Addr: l.Addr().String()}) }, "address already in use"},
+		"no certificate":      {func(s *actors.Stop) error { return s.ListenAndServeTLS(&http.Server{Addr: "127.0.0.1:0"}, "", "") }, "no certificate"},
+		"no such file":        {func(s *actors.Stop) error { return s.ListenAndServeTLS(&http.Server{}, "nowhere.pem", "k.pem") }, "nowhere.pem"},
+		"no key file":         {func(s *actors.Stop) error { return s.ListenAndServeTLS(&http.Server{}, "cert.pem", "") }, "cert.pem without a key file"},
+		"no certificate file": {func(s *actors.Stop) error { return s.ListenAndServeTLS(&http.Server{}, "", "k.pem") }, "k.pem without a certificate file"},
 		"Serve": {func(s *actors.Stop) error {
 			return s.Serve(context.Background(), &http.Server{Addr: l.Addr().String()})
 		}, "address already in use"},

@@ -150,3 +150,14 @@ func (s *signals) watch() {
 		}
 	}
 }
+
+// giveBack gives the signals their default actions again, once the group has
+// returned. After a stop by a signal it does not: the signal may come twice.
+func (s *signals) giveBack() {
+	if s.used || s.signalled.Load() {
+		return
+	}
+	for _, c := range []chan os.Signal{s.ints, s.others, s.pipes} {
+		signal.Stop(c)
+	}
+}

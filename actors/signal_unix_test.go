@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -172,5 +173,39 @@ func TestBeginAndReturn(t *testing.T) {
 	g.Add(func() error { stop.Begin(failure); return failure }, func(error) {})
 	if err := stop.Err(g.Run()); err != failure {
 		t.Errorf("Err = %v, want %v", err, failure)
+	}
+}
+
+// TestSignalsGivenBack: a server that cannot be started leaves SIGTERM as it was.
+func TestSignalsGivenBack(t *testing.T) {
+	if os.Getenv("LASTCALL_CHILD") != "" {
+		for range 3 {
+			if err := actors.ListenAndServe(&http.Server{Addr: "nonsense"}); err == nil {
+				t.Error("ListenAndServe() = nil at a wrong address")
+			}
+		}
+		sendSelf(syscall.SIGTERM)
+		time.Sleep(5 * time.Second)
+		os.Exit(0)
+	}
+	t.Parallel()
+	if out, status := childOf(t, "TestSignalsGivenBack", "x"); status != -1 {
+		t.Errorf("exit status = %d, want that SIGTERM ends the process:\n%s", status, out)
+	}
+}
+
+// TestServeTLSAgain: after a try that could not listen srv is as it was, so that the
+// next one gets its certificate from the files again.
+func TestServeTLSAgain(t *testing.T) {
+	dir := t.TempDir()
+	writeCertificate(t, dir)
+	srv := &http.Server{Addr: "nonsense"}
+	for range 2 {
+		if err := new(actors.Stop).ListenAndServeTLS(srv, filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")); err == nil {
+			t.Fatal("ListenAndServeTLS() = nil at a wrong address")
+		}
+		if srv.TLSConfig != nil {
+			t.Error("srv.TLSConfig is not what it was")
+		}
 	}
 }
