@@ -3,6 +3,7 @@ package actors
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net"
@@ -27,7 +28,8 @@ const maxCutLogged = asynclog.MaxQueued / 2
 // HTTP returns an actor that serves srv on the listeners. Without any, execute
 // listens on srv.Addr with [Listen]. When the actor is interrupted it drains, as
 // [Stop] says. Its execute returns when the last connection is closed, or was cut
-// at the deadline. [Stop.Err] has what was cut.
+// at the deadline. [Stop.Err] has what was cut. One actor serves an http.Server: a
+// second one of the same Stop returns an error.
 //
 // srv is the caller's. Its handler and its hooks BaseContext, ConnContext and
 // ConnState are wrapped when execute begins, for good; the hooks get what
@@ -166,13 +168,23 @@ type server struct {
 	logger      log.Logger
 	ownDeadline chan time.Time               // gets the deadline that a supervisor has set
 	engine      atomic.Pointer[drain.Server] // nil before execute
+	claimed     bool                         // see claim; Stop.mu guards it
+}
+
+// errServedTwice is returned by a second actor of an http.Server.
+var errServedTwice = errors.New("http: another actor serves this http.Server: give one HTTP actor all the listeners")
+
+// claim reports whether no other actor of the Stop serves the http.Server.
+func (s *Stop) claim(srv *server) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	srv.claimed = !slices.ContainsFunc(s.servers, func(other *server) bool { return other.claimed && other.http == srv.http })
+	return srv.claimed
 }
 
 func (s *server) execute() error {
 	if serve, err := s.stop.memberStarted(s.member); !serve {
-		for _, l := range s.listeners {
-			l.Close()
-		}
+		s.closeListeners()
 		if err != nil {
 			err = fmt.Errorf("http: %w", err)
 		}
@@ -181,6 +193,10 @@ func (s *server) execute() error {
 	var cut []Request
 	defer func() { s.stop.memberDone(s.member, cut) }()
 
+	if !s.stop.claim(s) {
+		s.closeListeners()
+		return s.failStart(errServedTwice)
+	}
 	if len(s.listeners) == 0 {
 		addr := s.http.Addr
 		if addr == "" && drain.SpeaksTLS(s.http) {
@@ -202,9 +218,7 @@ func (s *server) execute() error {
 	}
 	engine, err := drain.NewFunc(s.http, s.serve, s.listeners, policy{s.stop}, s.logger)
 	if err != nil {
-		for _, l := range s.listeners {
-			l.Close()
-		}
+		s.closeListeners()
 		return s.failStart(err)
 	}
 	for i, is := range isPlain {
@@ -323,6 +337,12 @@ func convertRequests(requests []drain.Request) (list []Request) {
 		list = append(list, Request{Class(r.Class), r.Method, r.Path, r.Client, r.Age, r.Sent})
 	}
 	return list
+}
+
+func (s *server) closeListeners() {
+	for _, l := range s.listeners {
+		l.Close()
+	}
 }
 
 // failStart begins the stop because of an error before anything was served.

@@ -287,6 +287,29 @@ func TestLameDuckPasses(t *testing.T) {
 	}
 }
 
+// TestServedTwice: a second actor of one http.Server is refused.
+func TestServedTwice(t *testing.T) {
+	stop := new(actors.Stop)
+	srv := &http.Server{Handler: http.HandlerFunc(servetest.Hello)}
+	var g run.Group
+	var second net.Listener
+	for range 2 {
+		var err error
+		if second, err = net.Listen("tcp", wiretest.LoopbackIP()+":0"); err != nil {
+			t.Fatal(err)
+		}
+		g.Add(actors.HTTP(stop, srv, second))
+	}
+	done := make(chan error, 1)
+	go func() { done <- stop.Err(g.Run()) }()
+	if err := wiretest.Wait(t, done, "the group"); err == nil || !strings.Contains(err.Error(), "give one HTTP actor all the listeners") {
+		t.Errorf("Err() = %v, want that another actor serves it", err)
+	}
+	if err := second.Close(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("the listener was not closed: %v", err)
+	}
+}
+
 func TestTwoServersOneStop(t *testing.T) {
 	stop := new(actors.Stop)
 	var g run.Group
