@@ -28,7 +28,7 @@ var (
 // when a second signal came. It matches [ErrCut].
 type CutError struct {
 	Requests []Request // and hijacked connections
-	Actors   []string  // the names of the [Graceful], [Every], [Once] and [Process] actors that did not end in time
+	Actors   []string  // the names of the [Graceful], [Every], [Once] and [Process] actors that did not end in time, and "http" for a serve of [HTTPFunc]
 	Signal   os.Signal // the second signal; nil: the deadline
 
 	stop *Stop

@@ -38,8 +38,10 @@ const maxCutLogged = asynclog.MaxQueued / 2
 // runs the functions of RegisterOnShutdown, and Close. That is too late to tell
 // handlers that they should end: [Stop.Draining] does. If the program calls
 // srv.Shutdown itself, that begins the stop; execute returns
-// http.ErrServerClosed, which is clean, and HTTP does not call Shutdown again. A
-// nil stop means the defaults of [Stop].
+// http.ErrServerClosed, which is clean, and HTTP does not call Shutdown again. So does
+// srv.Close, but the requests that it cuts are nowhere named: use [Stop.Begin]. An
+// http.Server that was shut down before it serves is an error of execute. A nil stop means
+// the defaults of [Stop].
 //
 // # Listeners
 //
@@ -131,8 +133,11 @@ func HTTP(stop *Stop, srv *http.Server, listeners ...net.Listener) (execute func
 // serve must get at srv.Serve or srv.ServeTLS with that listener, and may change
 // the handler and the hooks of srv before, but not BaseContext. It returns when
 // srv.Serve does, which is at the beginning of a drain, or when it cannot serve;
-// its error begins the stop then. The process is ready when the server accepts on
-// every listener. Frameworks whose router is an http.Handler (gin, echo, chi)
+// its error begins the stop then. It is an error to return without having called Accept of the
+// listener. The process is ready when the server accepts on
+// every listener; after five seconds without it, a line of the log (warn) says so. A serve
+// that has not returned half a second after the deadline is left behind, and "http" is in
+// the [CutError] of the stop. Frameworks whose router is an http.Handler (gin, echo, chi)
 // need no HTTPFunc: give the router to the http.Server of HTTP. A nil serve is
 // that of HTTP.
 func HTTPFunc(stop *Stop, srv *http.Server, serve func(net.Listener) error, listeners ...net.Listener) (execute func() error, interrupt func(error)) {
@@ -254,11 +259,17 @@ func (s *server) execute() error {
 		}
 	}()
 
+	late := time.NewTimer(acceptTime)
+	defer late.Stop()
 	for begun := false; !begun; {
 		select {
 		case <-serving:
 			serving = nil
 			s.stop.memberReady(s.member)
+		case <-late.C:
+			if serving != nil {
+				level.Warn(s.logger).Log("msg", "nothing is accepted yet, and the process is not ready: serve must call srv.Serve with each listener that it gets")
+			}
 		case <-s.stop.begun:
 			begun = true
 		case failure := <-failed:
@@ -280,7 +291,12 @@ func (s *server) execute() error {
 	if !warn.Stop() {
 		<-warned
 	}
-	<-over
+	if engine.Hung() {
+		level.Warn(s.logger).Log("msg", "serve has not returned, leaving it behind: srv.Serve was not called with its listener, or has not ended it")
+		s.stop.recordForced("http")
+	} else {
+		<-over
+	}
 	for i, r := range requests {
 		if s.stop.cutLogged.Add(1) > maxCutLogged {
 			level.Warn(s.logger).Log("msg", "more requests cut", "more", len(requests)-i)
@@ -294,6 +310,7 @@ func (s *server) execute() error {
 }
 
 const (
+	acceptTime       = 5 * time.Second // after which a server says that it does not accept yet
 	waitingTime      = time.Second     // after which a drain says what it waits for
 	longTime         = 5 * time.Second // from which on a request is one of those
 	maxWaitingLogged = 10

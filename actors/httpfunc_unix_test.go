@@ -6,12 +6,15 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/oklog/run"
@@ -204,6 +207,113 @@ func TestHTTPFuncFails(t *testing.T) {
 	}
 	if got := stop.Snapshot().Phase; got != actors.Stopped {
 		t.Errorf("phase = %v, want stopped", got)
+	}
+}
+
+// A server that serves nothing is an error, unless a stop has begun.
+func TestServesNothing(t *testing.T) {
+	shut := new(http.Server)
+	shut.Close()
+	for name, tt := range map[string]struct {
+		srv   *http.Server
+		serve func(*actors.Stop, net.Listener) error
+		want  string
+	}{
+		"shut down before":    {shut, nil, "the http.Server was shut down before"},
+		"returns":             {new(http.Server), func(*actors.Stop, net.Listener) error { return nil }, "serve has returned without serving the listener"},
+		"shut down, returned": {new(http.Server), func(_ *actors.Stop, l net.Listener) error { return shut.Serve(l) }, "the http.Server was shut down before"},
+		"in a stop":           {new(http.Server), func(stop *actors.Stop, _ net.Listener) error { stop.Begin(nil); return nil }, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			stop := new(actors.Stop)
+			l := listen(t)
+			var f func(net.Listener) error
+			if tt.serve != nil {
+				f = func(l net.Listener) error { return tt.serve(stop, l) }
+			}
+			want := tt.want
+			if want != "" {
+				want = "serve " + l.Addr().String() + ": " + want
+			}
+			err := await(t, serve(stop)(actors.HTTPFunc(stop, tt.srv, f, l)))
+			if got := fmt.Sprint(err); err != nil && got != want || err == nil && want != "" {
+				t.Errorf("Err() = %v, want %q", err, want)
+			}
+		})
+	}
+}
+
+// A serve that does not use its listener is named, and is left behind at the deadline.
+func TestHTTPFuncHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var logged diary
+		stop := &actors.Stop{Logger: &logged, Grace: 10 * time.Second}
+		release := make(chan struct{})
+		defer close(release)
+		served := serve(stop)(actors.HTTPFunc(stop, new(http.Server), func(net.Listener) error { <-release; return nil }, wiretest.NewMemory()))
+		time.Sleep(6 * time.Second)
+		synctest.Wait()
+		if lines := strings.Join(logged.read(), "\n"); !strings.Contains(lines, "serve must call srv.Serve") {
+			t.Errorf("the log does not say that nothing is accepted:\n%s", lines)
+		}
+		began := time.Now()
+		stop.Begin(nil)
+		var cut *actors.CutError
+		if err := <-served; !errors.As(err, &cut) || len(cut.Actors) != 1 || cut.Actors[0] != "http" {
+			t.Errorf("Err() = %v, want that http was ended hard", err)
+		}
+		if took := time.Since(began); took < 10*time.Second || took > 11*time.Second {
+			t.Errorf("the stop took %v, want 10 s, and less than a second", took)
+		}
+	})
+}
+
+// wrapped is a listener whose connections are not those that it gets.
+type wrapped struct{ net.Listener }
+
+func (w wrapped) Accept() (net.Conn, error) {
+	nc, err := w.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return struct{ net.Conn }{nc}, nil
+}
+
+// A line says that HTTP does not see the requests.
+func TestHTTPFuncUnfollowed(t *testing.T) {
+	for name, tt := range map[string]struct {
+		serve func(*http.Server, net.Listener) error
+		want  int
+	}{
+		"as it should be": {(*http.Server).Serve, 0},
+		"wrapped":         {func(srv *http.Server, l net.Listener) error { return srv.Serve(wrapped{l}) }, 1},
+		"another server":  {func(srv *http.Server, l net.Listener) error { return http.Serve(l, srv.Handler) }, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var logged lines
+			stop := &actors.Stop{Logger: &logged, Grace: 100 * time.Millisecond}
+			hold := make(chan struct{})
+			srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/hold" {
+					<-hold
+				}
+			})}
+			l := listen(t)
+			served := serve(stop)(actors.HTTPFunc(stop, srv, func(l net.Listener) error { return tt.serve(srv, l) }, l))
+			s := &servetest.Service{Addr: l.Addr().String(), Stop: stop}
+			for range 2 {
+				s.Dial(t).Send("GET /hold HTTP/1.1\r\nHost: x\r\n\r\n")
+			}
+			c := s.Dial(t)
+			c.Send(servetest.Get)
+			c.Answer()
+			stop.Begin(nil)
+			await(t, served)
+			close(hold)
+			if got := logged.count("requests on some connections are not seen"); got != tt.want {
+				t.Errorf("%d lines say that requests are not seen, want %d:\n%s", got, tt.want, &logged)
+			}
+		})
 	}
 }
 

@@ -20,7 +20,9 @@ import (
 	"time"
 
 	"github.com/go-kit/log"
+	"github.com/go-kit/log/level"
 
+	"lastcall/internal/awake"
 	"lastcall/internal/throttle"
 )
 
@@ -34,6 +36,16 @@ type Policy interface {
 
 // ErrTLSListener is returned for a listener that ends TLS itself.
 var ErrTLSListener = errors.New("a listener of tls.NewListener: give the listener that is inside it, and its tls.Config to http.Server.TLSConfig")
+
+// What Start tells of a server that serves nothing.
+var (
+	errShutDown = errors.New("the http.Server was shut down before")
+	errUnserved = errors.New("serve has returned without serving the listener")
+)
+
+// serveTime is how long serve may take to return when nothing is left to serve and the
+// deadline has passed.
+const serveTime = 500 * time.Millisecond
 
 // Server is an http.Server that keeps track of its connections.
 type Server struct {
@@ -80,8 +92,10 @@ type Server struct {
 	lastNewcomer atomic.Pointer[time.Time] // nil: there was none
 
 	exhausted, limitReached throttle.Second // of warnings
+	unfollowed              sync.Once       // see warnUnfollowed
 
 	over chan struct{} // closed when no door is served
+	hung bool          // see Hung
 
 	mu       sync.Mutex
 	conns    map[*conn]struct{}
@@ -146,9 +160,6 @@ func (s *Server) Serving() <-chan struct{} { return s.serving }
 // all, it has set what it sets of the http.Server, which is then wrapped: net/http
 // reads the handler and the other hooks for a connection that it has.
 func (s *Server) arrive(d *door) {
-	if s.serve == nil {
-		return
-	}
 	d.arrived.Do(func() {
 		if s.unserved.Add(-1) == 0 {
 			s.endWait()
@@ -178,7 +189,7 @@ func (s *Server) Start() <-chan error {
 				s.shutDown.Store(true)
 			}
 			if !s.hasClosed(d) {
-				failures <- err
+				failures <- s.failure(d, err)
 			}
 		})
 	}
@@ -188,6 +199,21 @@ func (s *Server) Start() <-chan error {
 		close(s.over)
 	}()
 	return failures
+}
+
+// failure returns the error of a door that Drain has not closed, with which its serve
+// has ended.
+func (s *Server) failure(d *door, err error) error {
+	accepted := true
+	d.arrived.Do(func() { accepted = false })
+	switch {
+	case accepted || s.policy.Closing():
+	case err == nil:
+		return fmt.Errorf("serve %v: %w", d.Addr(), errUnserved)
+	case errors.Is(err, http.ErrServerClosed):
+		return fmt.Errorf("serve %v: %w", d.Addr(), errShutDown)
+	}
+	return err
 }
 
 func (s *Server) serveDoor(d *door) error {
@@ -235,12 +261,16 @@ func (s *Server) wrapHooks() {
 		if c != nil {
 			_, tls := nc.(*tls.Conn)
 			c.setTLS(tls)
+		} else {
+			s.warnUnfollowed()
 		}
 		if connContext != nil {
 			ctx = connContext(ctx, accepted(nc))
 		}
 		if c != nil {
+			c.mu.Lock()
 			c.context = ctx
+			c.mu.Unlock()
 		}
 		return context.WithValue(ctx, connKey{}, c)
 	}
@@ -260,6 +290,20 @@ func (s *Server) wrapHooks() {
 			connState(accepted(nc), state)
 		}
 	}
+}
+
+// warnUnfollowed warns once of connections whose requests are not seen.
+func (s *Server) warnUnfollowed() {
+	s.unfollowed.Do(func() {
+		level.Warn(s.logger).Log("msg", "requests on some connections are not seen, and a stop may cut them unnoticed: give HTTP the listener that serve wraps them with, and serve it with the http.Server that HTTP has")
+	})
+}
+
+// isFollowed reports whether our hook has seen the connection, or nothing was asked on it.
+func (c *conn) isFollowed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.context != nil || c.bytesRead == 0 || !c.state.in(stateNew, stateReading)
 }
 
 func (s *Server) wrapBaseContext() {
@@ -300,6 +344,9 @@ func (s *Server) Drain(ctx context.Context) (cut []Request) {
 		doors.Go(func() { d.drain(ctx, s.policy.IdleGrace()) })
 	}
 	s.endWait() // for doors that are not served yet
+	if s.serve != nil && slices.ContainsFunc(s.list(), func(c *conn) bool { return !c.isFollowed() }) {
+		s.warnUnfollowed()
+	}
 	s.release()
 	s.GoAway()
 
@@ -319,18 +366,35 @@ func (s *Server) Drain(ctx context.Context) (cut []Request) {
 		s.cutting = true // what is accepted from here on is cut by track
 		s.mu.Unlock()
 		s.cutAll(s.list())
-		<-s.over
 		break
 	}
 	doors.Wait()
-	if !s.shutDown.Load() {
-		s.http.Shutdown(ctx) // runs the functions of RegisterOnShutdown
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if !s.shutDown.Load() {
+			s.http.Shutdown(ctx) // runs the functions of RegisterOnShutdown
+		}
+		s.http.Close()
+		<-s.over
+	}()
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		select {
+		case <-ended:
+		case <-awake.After(serveTime):
+			s.hung = true
+		}
 	}
-	s.http.Close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.requests
 }
+
+// Hung reports whether serve has not returned although Drain had closed everything that
+// it serves.
+func (s *Server) Hung() bool { return s.hung }
 
 // gone reports whether no connection is left. From then on none is adopted.
 func (s *Server) gone() bool {
