@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"strconv"
 	"strings"
 	"time"
 
@@ -51,6 +52,9 @@ func Cron(expr string, loc *time.Location) (Schedule, error) {
 		parser := cron.MustNewParser(cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow | cron.Descriptor)
 		parsed, err = parser.Parse(expr)
 	}
+	if err == nil {
+		err = checkLists(expr)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cron expression %q: %w", expr, err)
 	}
@@ -58,11 +62,34 @@ func Cron(expr string, loc *time.Location) (Schedule, error) {
 	if !ok { // @every
 		return nil, fmt.Errorf("cron expression %q: use an Interval", expr)
 	}
+	if f := strings.Fields(expr); len(f) == 5 {
+		fields.DowOrDom = f[2][0] != '*' && f[4][0] != '*'
+	}
 	c := &cronSchedule{next: fields.Next, loc: loc, hourly: bits.OnesCount64(fields.Hour&(1<<24-1)) == 24}
 	if c.Next(time.Now()).IsZero() {
 		return nil, fmt.Errorf("cron expression %q: never comes true", expr)
 	}
 	return c, nil
+}
+
+// checkLists refuses what crontab(5) does not have and the parser accepts: an empty part
+// of a list, and a range whose end is before its beginning.
+func checkLists(expr string) error {
+	for field := range strings.FieldsSeq(expr) {
+		for part := range strings.SplitSeq(field, ",") {
+			bounds, _, _ := strings.Cut(part, "/")
+			low, high, _ := strings.Cut(bounds, "-")
+			from, fromErr := strconv.Atoi(low)
+			to, toErr := strconv.Atoi(high)
+			switch {
+			case part == "":
+				return fmt.Errorf("a part of the list is empty: %q", field)
+			case fromErr == nil && toErr == nil && from > to:
+				return fmt.Errorf("the range ends before it begins: %q", part)
+			}
+		}
+	}
+	return nil
 }
 
 // cronSchedule maps an expression onto the time of a zone. A wall time is what

@@ -20,7 +20,7 @@ func location(t testing.TB, name string) *time.Location {
 	return loc
 }
 
-func TestCronDaylightSaving(t *testing.T) {
+func TestCron(t *testing.T) {
 	for _, tt := range []struct {
 		zone, from, expr string
 		want             []string
@@ -39,6 +39,13 @@ func TestCronDaylightSaving(t *testing.T) {
 		{"Australia/Lord_Howe", "2026-10-03T12:00:00+10:30", "15 2 * * *", []string{"2026-10-04T02:30:00+11:00", "2026-10-05T02:15:00+11:00"}}, // half an hour
 		{"Pacific/Apia", "2011-12-29T12:00:00-10:00", "0 9 * * *", []string{"2011-12-31T00:00:00+14:00", "2011-12-31T09:00:00+14:00"}},         // a day
 		{"UTC", "2026-03-29T00:50:00Z", "30 2 * * *", []string{"2026-03-29T02:30:00Z"}},
+		// the day of the month, or that of the week
+		{"UTC", "2026-01-01T12:00:00Z", "0 0 13 * 5", []string{"2026-01-02T00:00:00Z", "2026-01-09T00:00:00Z", "2026-01-13T00:00:00Z", "2026-01-16T00:00:00Z"}},
+		{"UTC", "2026-01-01T12:00:00Z", "0 0 29 2 0", []string{"2026-02-01T00:00:00Z", "2026-02-08T00:00:00Z"}},
+		{"UTC", "2026-01-01T12:00:00Z", "0 0 13 * *", []string{"2026-01-13T00:00:00Z"}},
+		{"UTC", "2026-01-01T12:00:00Z", "0 0 * * 5-7", []string{"2026-01-02T00:00:00Z", "2026-01-03T00:00:00Z", "2026-01-04T00:00:00Z", "2026-01-09T00:00:00Z"}},
+		{"UTC", "2026-01-01T12:00:00Z", "0 0 */2 * 5", []string{"2026-01-09T00:00:00Z", "2026-01-23T00:00:00Z"}}, // both, as it begins with *
+		{"UTC", "2026-01-01T12:00:00Z", "0 0 1-7 * */7", []string{"2026-01-04T00:00:00Z", "2026-02-01T00:00:00Z"}},
 		{"Europe/Berlin", "2026-01-01T00:00:00+01:00", "0 0 29 2 *", []string{"2028-02-29T00:00:00+01:00"}},
 		{"Europe/Berlin", "2026-01-01T00:00:00+01:00", "0 * 29 2 *", []string{"2028-02-29T00:00:00+01:00"}},
 	} {
@@ -120,7 +127,8 @@ func TestCronMinuteByMinute(t *testing.T) {
 }
 
 func TestCronWrong(t *testing.T) {
-	for _, expr := range []string{"", "* * * *", "* * * * * *", "60 * * * *", "0 0 30 2 *", "0 * 30 2 *", "@every 5s", "@reboot", "TZ=UTC 0 3 * * *", "CRON_TZ= 0 3 * * *", "H 3 * * *"} {
+	for _, expr := range []string{"", "* * * *", "* * * * * *", "60 * * * *", "0 0 30 2 *", "0 * 30 2 *", "@every 5s", "@reboot", "TZ=UTC 0 3 * * *", "CRON_TZ= 0 3 * * *", "H 3 * * *",
+		"5-1 * * * *", "1,,2 * * * *", ",1 * * * *", "1, * * * *", "50-5/5 * * * *", "0 22-2 * * *", "0 0 * * 6-1"} {
 		if _, err := actors.Cron(expr, nil); err == nil {
 			t.Errorf("Cron(%q) has no error", expr)
 		} else {
