@@ -1,7 +1,6 @@
 package actors
 
 import (
-	"errors"
 	"fmt"
 	"os/exec"
 	"path/filepath"
@@ -68,7 +67,8 @@ type ProcessConfig struct {
 //
 // If cmd.Stdout or cmd.Stderr is set, that output goes there, and not to the
 // log. Unless it is an [*os.File], copying it may take cmd.WaitDelay after the end,
-// by default 1 s.
+// by default 1 s. A Write that blocks for longer is left behind, and so is a Read of
+// cmd.Stdin.
 //
 // # Terminals
 //
@@ -167,6 +167,11 @@ func (p *process) runProgram() error {
 	case <-p.stopping:
 	}
 	killed := p.endGroup(cmd, exited)
+	delay := cmd.WaitDelay
+	if killed { // the time is over
+		delay = min(delay, logDelay)
+	}
+	copyErr := out.awaitCopies(delay)
 	elapsed := time.Since(began).Round(time.Millisecond)
 	out.finish(p.logger, func() {
 		if killed {
@@ -181,8 +186,8 @@ func (p *process) runProgram() error {
 		p.stop.recordForced(p.name)
 	}
 	switch {
-	case errors.Is(err, exec.ErrWaitDelay): // a process outside the group holds its input or output
-		err = nil
+	case err == nil:
+		err = copyErr
 	case interrupted && (killed && endedBy(cmd.ProcessState, syscall.SIGKILL) || endedBy(cmd.ProcessState, p.Signal)):
 		err = nil
 	}

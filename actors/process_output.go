@@ -3,10 +3,13 @@ package actors
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -37,10 +40,17 @@ const (
 type output struct {
 	max       int        // bytes in a line
 	pipes     []*pipe    // stdout and stderr, where this process reads
-	childEnds []*os.File // the same, where the program writes
+	childEnds []*os.File // of all pipes, those of the program
 	loggers   []log.Logger
 	readers   sync.WaitGroup
 	onLine    func(line string) // optional: called with each line, before it is logged
+
+	copyInput func() error   // copies from cmd.Stdin; nil: it is a file
+	inputEnd  *os.File       // of its pipe, where this process writes
+	inputDone chan error     // gets what copyInput returns
+	copies    []func() error // each copies to cmd.Stdout or cmd.Stderr
+	copyEnds  []*os.File     // of their pipes, where this process reads
+	copied    chan error     // gets what each of them returns
 
 	entries chan func()   // each logs a line
 	gaveUp  chan struct{} // closed by giveUp
@@ -55,31 +65,103 @@ func newOutput(max int) *output {
 		gaveUp:  make(chan struct{}), done: make(chan struct{})}
 }
 
-// redirect makes pipes for those of cmd.Stdout and cmd.Stderr that are nil.
+// redirect makes pipes for those of cmd.Stdout and cmd.Stderr that are nil, and for what
+// exec would copy: cmd.Wait would wait for a Read or Write that blocks.
 func (o *output) redirect(cmd *exec.Cmd, logger log.Logger) error {
+	if in := cmd.Stdin; in != nil && !isFile(in) {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return err
+		}
+		o.childEnds, o.inputEnd, cmd.Stdin = append(o.childEnds, r), w, r
+		o.copyInput = func() error {
+			_, err := io.Copy(w, in)
+			if pe := new(fs.PathError); errors.As(err, &pe) && pe.Op == "write" { // the program does not read all
+				err = nil
+			}
+			return err
+		}
+	}
+	stdout := cmd.Stdout
 	for _, w := range []struct {
 		name string
 		to   *io.Writer
 	}{{"stdout", &cmd.Stdout}, {"stderr", &cmd.Stderr}} {
-		if *w.to != nil {
+		to := *w.to
+		switch {
+		case to != nil && isFile(to):
+			continue
+		case to != nil && w.to == &cmd.Stderr && isSame(to, stdout): // one Write at a time
+			*w.to = cmd.Stdout
 			continue
 		}
 		r, end, err := os.Pipe()
 		if err != nil {
 			return err
 		}
-		o.pipes, o.childEnds = append(o.pipes, &pipe{File: r}), append(o.childEnds, end)
+		o.childEnds, *w.to = append(o.childEnds, end), end
+		if to != nil {
+			o.copyEnds = append(o.copyEnds, r)
+			o.copies = append(o.copies, func() error {
+				defer r.Close()
+				_, err := io.Copy(to, r)
+				return err
+			})
+			continue
+		}
+		o.pipes = append(o.pipes, &pipe{File: r})
 		o.loggers = append(o.loggers, log.With(level.Info(logger), "stream", w.name))
-		*w.to = end
 	}
 	return nil
 }
 
+func isFile(stream any) bool {
+	_, ok := stream.(*os.File)
+	return ok
+}
+
+// isSame reports whether the writers are the same one, where they can be compared.
+func isSame(a, b io.Writer) bool {
+	defer func() { recover() }()
+	return a == b
+}
+
+// awaitCopies waits until what the program wrote is copied, for delay at most, and returns
+// the first error. The program has ended: its input is not waited for.
+func (o *output) awaitCopies(delay time.Duration) (err error) {
+	if o.copyInput != nil {
+		o.inputEnd.Close()
+		select {
+		case err = <-o.inputDone:
+		default:
+		}
+	}
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	for range o.copies {
+		select {
+		case copyErr := <-o.copied:
+			err = cmp.Or(err, copyErr)
+		case <-timer.C:
+			for _, end := range o.copyEnds {
+				end.Close()
+			}
+			return err
+		}
+	}
+	return err
+}
+
 // discard closes the pipes of a program that was not started.
 func (o *output) discard() {
-	for i, end := range o.childEnds {
+	for _, end := range slices.Concat(o.childEnds, o.copyEnds) {
 		end.Close()
-		o.pipes[i].Close()
+	}
+	if o.inputEnd != nil {
+		o.inputEnd.Close()
+	}
+	for _, r := range o.pipes {
+		r.Close()
 	}
 }
 
@@ -87,6 +169,17 @@ func (o *output) discard() {
 func (o *output) start() {
 	for _, end := range o.childEnds {
 		end.Close()
+	}
+	if o.copyInput != nil {
+		o.inputDone = make(chan error, 1)
+		go func() {
+			o.inputDone <- o.copyInput()
+			o.inputEnd.Close() // behind that: the program may end because of it
+		}()
+	}
+	o.copied = make(chan error, len(o.copies))
+	for _, f := range o.copies {
+		go func() { o.copied <- f() }()
 	}
 	go func() {
 		defer close(o.done)

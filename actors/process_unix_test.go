@@ -5,6 +5,7 @@ package actors_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"regexp"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/go-kit/log"
@@ -310,6 +312,68 @@ func TestProcessEscaped(t *testing.T) {
 		t.Errorf("the one that escaped: %v", err)
 	}
 }
+
+// blocks is a reader and a writer that do nothing until the channel is closed.
+type blocks chan struct{}
+
+func (b blocks) Read([]byte) (int, error) { <-b; return 0, io.EOF }
+
+func (b blocks) Write(p []byte) (int, error) { <-b; return len(p), nil }
+
+// TestProcessStreams has streams that are no files: they are copied, but one that blocks
+// holds nothing.
+func TestProcessStreams(t *testing.T) {
+	t.Parallel()
+	stuck := make(blocks)
+	t.Cleanup(func() { close(stuck) })
+	var both strings.Builder
+	for name, tt := range map[string]struct {
+		script    string
+		set       func(*exec.Cmd)
+		interrupt bool
+		want, out string
+	}{
+		"copied":          {"cat; echo err >&2", func(c *exec.Cmd) { c.Stdin, c.Stdout, c.Stderr = strings.NewReader("in\n"), &both, &both }, false, "<nil>", "in\nerr\n"},
+		"input not read":  {"exit 3", func(c *exec.Cmd) { c.Stdin = strings.NewReader(strings.Repeat("x", 1<<20)) }, false, "sh: exit status 3", ""},
+		"input fails":     {"cat", func(c *exec.Cmd) { c.Stdin = iotest.ErrReader(os.ErrPermission) }, false, "sh: permission denied", ""},
+		"output fails":    {"echo x", func(c *exec.Cmd) { c.Stdout = failingWriter{} }, false, "sh: permission denied", ""},
+		"input blocks":    {"exit 3", func(c *exec.Cmd) { c.Stdin = stuck }, false, "sh: exit status 3", ""},
+		"input, stopped":  {forever, func(c *exec.Cmd) { c.Stdin = stuck }, true, "<nil>", ""},
+		"output blocks":   {"echo x; exit 3", func(c *exec.Cmd) { c.Stdout = stuck }, false, "sh: exit status 3", ""},
+		"output, stopped": {"echo x; echo ready >&2; sleep 1000", func(c *exec.Cmd) { c.Stdout = stuck }, true, "<nil>", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var log lines
+			cmd := sh(tt.script)
+			tt.set(cmd)
+			cmd.WaitDelay = time.Minute
+			if strings.HasPrefix(name, "output blocks") || strings.HasPrefix(name, "output, stopped") {
+				cmd.WaitDelay = 10 * time.Millisecond
+			}
+			execute, interrupt := actors.Process(&actors.Stop{Logger: &log}, cmd, actors.ProcessConfig{})
+			done := make(chan error, 1)
+			go func() { done <- execute() }()
+			if tt.interrupt {
+				log.until(t, "msg=ready")
+				interrupt(nil)
+			}
+			if got := fmt.Sprint(awaitError(t, done, "the end")); got != tt.want {
+				t.Errorf("err = %v, want %v", got, tt.want)
+			}
+			if log.count("killed") > 0 {
+				t.Errorf("the log says that it was killed:\n%s", &log)
+			}
+			if tt.out != "" && both.String() != tt.out {
+				t.Errorf("output = %q, want %q", both.String(), tt.out)
+			}
+		})
+	}
+}
+
+type failingWriter struct{}
+
+func (failingWriter) Write([]byte) (int, error) { return 0, os.ErrPermission }
 
 func ExampleProcess() {
 	stop := actors.Stop{Logger: log.LoggerFunc(func(keyvals ...any) error { // the lines of the program
