@@ -33,7 +33,7 @@
 // signal. [HTTP] then drains. It refuses new connections at once, but completes
 // those that a client has begun to make. It answers the requests that arrive on
 // open connections, each with "Connection: close". It keeps an idle connection for
-// three times the longest recent pause of its client. Its execute returns when the
+// some three times the longest recent pause of its client. Its execute returns when the
 // last connection is closed, or at the deadline.
 //
 // A handler that runs for as long as its client stays (an event stream, a

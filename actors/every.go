@@ -95,8 +95,14 @@ func newEvery(stop *Stop, schedule Schedule, job func(context.Context) error, cf
 func (e *every) runJobs() error {
 	ctx, cancel := e.workContext(e.Grace)
 	defer cancel()
+	if e.schedule == nil {
+		return fmt.Errorf("%s: no schedule", e.name)
+	}
 	due, _ := e.readClock()
 	for first := e.AtStart; ; first = false {
+		if e.isInterrupted() { // there is no next run
+			return nil
+		}
 		var err error
 		if !first {
 			due, err = e.next(due)

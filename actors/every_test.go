@@ -98,6 +98,21 @@ func TestEveryMissed(t *testing.T) {
 	})
 }
 
+// TestEveryMissedAtEnd: after the interrupt there is no next run, and the log names none.
+func TestEveryMissedAtEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log lines
+		a := begin(actors.Every(&actors.Stop{Logger: &log}, actors.Interval(10*time.Second), func(context.Context) error {
+			time.Sleep(35 * time.Second)
+			return nil
+		}, actors.EveryConfig{}))
+		time.Sleep(20 * time.Second)
+		if _, err := a.end(); err != nil || log.count("missed") != 0 {
+			t.Errorf("err = %v, and the log:\n%s\nwant no line of what was missed", err, &log)
+		}
+	})
+}
+
 func TestEveryJitter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const interval, jitter = time.Minute, 20 * time.Second

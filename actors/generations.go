@@ -3,6 +3,7 @@ package actors
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os/exec"
 	"sync"
@@ -215,6 +216,9 @@ func (g *Generations) init() {
 
 // run is execute.
 func (g *Generations) run() error {
+	if g.Command == nil {
+		return fmt.Errorf("%s: no command", g.actor.name)
+	}
 	first := g.add(g.Command)
 	g.mu.Lock()
 	g.running, g.current = true, first

@@ -155,6 +155,11 @@ func HTTPFunc(stop *Stop, srv *http.Server, serve func(net.Listener) error, list
 	}
 	addrs := make([]string, len(listeners))
 	for i, l := range listeners {
+		if l == nil {
+			s.listeners = slices.DeleteFunc(s.listeners, func(l net.Listener) bool { return l == nil })
+			s.invalid = fmt.Errorf("http: listener %d is nil", i)
+			continue
+		}
 		addrs[i] = fmt.Sprint(l.Addr())
 		s.paths = append(s.paths, drain.PathOf(l))
 	}
@@ -174,6 +179,7 @@ type server struct {
 	ownDeadline chan time.Time               // gets the deadline that a supervisor has set
 	engine      atomic.Pointer[drain.Server] // nil before execute
 	claimed     bool                         // see claim; Stop.mu guards it
+	invalid     error                        // what HTTP has got wrong
 }
 
 // errServedTwice is returned by a second actor of an http.Server.
@@ -198,9 +204,13 @@ func (s *server) execute() error {
 	var cut []Request
 	defer func() { s.stop.memberDone(s.member, cut) }()
 
-	if !s.stop.claim(s) {
+	err := s.invalid
+	if err == nil && !s.stop.claim(s) {
+		err = errServedTwice
+	}
+	if err != nil {
 		s.closeListeners()
-		return s.failStart(errServedTwice)
+		return s.failStart(err)
 	}
 	if len(s.listeners) == 0 {
 		addr := s.http.Addr

@@ -11,7 +11,8 @@ import (
 // lame-duck time the stop goes on as after [Stop.Begin] with the same cause. Without
 // Stop.LameDuck Drain is Begin. It changes nothing if a stop has begun. A signal, or
 // any other call of Begin, in the meantime makes the stop final; the lame-duck time
-// then counts from Drain.
+// then counts from Drain. Until the stop is final the channel of [Stop.Begun] is open, and
+// [Stop.Deadline] has none; Snapshot.Deadline is the one that it will have.
 func (s *Stop) Drain(cause error) {
 	s.init()
 	s.mu.Lock()

@@ -2,6 +2,7 @@ package actors
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
@@ -18,7 +19,8 @@ type ProcessConfig struct {
 	// the program's path.
 	Name string
 
-	// Signal is sent to the program to end it. Zero means SIGTERM.
+	// Signal is sent to the program to end it. Zero means SIGTERM. A number that
+	// is no signal's is an error of execute.
 	Signal syscall.Signal
 
 	// Grace is how long the program may take to end before it is killed. Zero
@@ -103,7 +105,11 @@ type ProcessConfig struct {
 //
 // [prctl]: https://man7.org/linux/man-pages/man2/PR_SET_CHILD_SUBREAPER.2const.html
 func Process(stop *Stop, cmd *exec.Cmd, cfg ProcessConfig) (execute func() error, interrupt func(error)) {
-	p := newProcess(newActor(stop, cfg.Name, filepath.Base(cmd.Path)), cmd, cfg)
+	name := "process"
+	if cmd.Path != "" {
+		name = filepath.Base(cmd.Path)
+	}
+	p := newProcess(newActor(stop, cfg.Name, name), cmd, cfg)
 	// The goroutine of output logs, and may wait for the log.
 	p.logger = log.With(p.stop.waitingLogger(), "actor", p.name)
 	return p.execute(p.runProgram), p.interrupt
@@ -139,7 +145,10 @@ func (p *process) runProgram() error {
 	cmd := p.command()
 	out := newOutput(p.MaxLine)
 	out.onLine = p.onLine
-	err := out.redirect(cmd, p.logger)
+	err := p.check(cmd)
+	if err == nil {
+		err = out.redirect(cmd, p.logger)
+	}
 	if err == nil {
 		err = cmd.Start()
 	}
@@ -196,6 +205,23 @@ func (p *process) runProgram() error {
 	}
 	return nil
 }
+
+// check finds what the system would not name as the reason, or not refuse.
+func (p *process) check(cmd *exec.Cmd) error {
+	if p.Signal < 0 || p.Signal > maxSignal {
+		return fmt.Errorf("end it by signal %d: there is no such signal", int(p.Signal))
+	}
+	if cmd.Dir == "" || cmd.Err != nil {
+		return nil
+	}
+	if _, err := os.Stat(cmd.Dir); err != nil {
+		return fmt.Errorf("start in its directory: %w", err)
+	}
+	return nil
+}
+
+// maxSignal is the last signal of Linux, which has the most.
+const maxSignal = 64
 
 // command returns a copy of the template: an exec.Cmd can be started once.
 func (p *process) command() *exec.Cmd {

@@ -208,6 +208,21 @@ func TestProcessNotStarted(t *testing.T) {
 	}
 	interrupt(nil)
 
+	for _, tt := range []struct {
+		cmd  exec.Cmd
+		cfg  actors.ProcessConfig
+		want string
+	}{
+		{exec.Cmd{Path: "/bin/true", Dir: "/no/such/dir"}, actors.ProcessConfig{}, "true: start in its directory: stat /no/such/dir: no such file or directory"},
+		{exec.Cmd{Path: "/bin/true"}, actors.ProcessConfig{Signal: 999}, "true: end it by signal 999: there is no such signal"},
+		{exec.Cmd{}, actors.ProcessConfig{}, "process: exec: no command"},
+	} {
+		execute, _ := actors.Process(nil, &tt.cmd, tt.cfg)
+		if err := execute(); fmt.Sprint(err) != tt.want {
+			t.Errorf("err = %v, want %s", err, tt.want)
+		}
+	}
+
 	marker := t.TempDir() + "/ran"
 	execute, interrupt = actors.Process(nil, exec.Command("touch", marker), actors.ProcessConfig{})
 	interrupt(nil)

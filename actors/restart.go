@@ -3,6 +3,7 @@ package actors
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -36,7 +37,8 @@ type Restart struct {
 	// MinPause is the first pause. Zero and negative values mean half a second.
 	MinPause time.Duration
 
-	// MaxPause is the longest pause. Zero and negative values mean a minute.
+	// MaxPause is the longest pause. Zero and negative values mean a minute, and
+	// one that is less than MinPause means MinPause.
 	MaxPause time.Duration
 }
 
@@ -46,6 +48,9 @@ type restarts struct {
 	pauses *backoff.ExponentialBackOff
 	recent []time.Time // the restarts within the window
 }
+
+// maxRestartPause is a pause that half of it may be added to.
+const maxRestartPause = math.MaxInt64 / 2
 
 func (r Restart) counter() *restarts {
 	if r.Budget == 0 {
@@ -60,6 +65,8 @@ func (r Restart) counter() *restarts {
 	if r.MaxPause <= 0 {
 		r.MaxPause = time.Minute
 	}
+	r.MinPause = min(r.MinPause, maxRestartPause)
+	r.MaxPause = min(max(r.MaxPause, r.MinPause), maxRestartPause)
 	pauses := backoff.NewExponentialBackOff()
 	pauses.InitialInterval, pauses.MaxInterval = r.MinPause, r.MaxPause
 	pauses.Reset()

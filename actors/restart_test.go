@@ -3,6 +3,7 @@ package actors_test
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"strings"
 	"testing"
@@ -165,6 +166,35 @@ func TestRestartStop(t *testing.T) {
 					t.Errorf("ended %v after the stop began, want at once", s.Ended.Sub(start))
 				}
 			})
+		})
+	}
+}
+
+// TestRestartPauseBounds has pauses at the ends of what there is: none is negative, and
+// the longest is not less than the first.
+func TestRestartPauseBounds(t *testing.T) {
+	for _, tt := range []struct {
+		restart actors.Restart
+		within  time.Duration
+		most    int // executed
+	}{
+		{actors.Restart{MinPause: math.MaxInt64}, 30 * time.Minute, 1},
+		{actors.Restart{MinPause: 30 * time.Minute, MaxPause: time.Second}, 46 * time.Minute, 4},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var sup actors.Supervisor
+			var executed diary
+			end := make(chan error)
+			var g run.Group
+			g.Add(sup.Actor("x", actors.ActorConfig{Restart: &tt.restart})(attempt(&executed, times(5, fails)...)))
+			g.Add(latch(end))
+			time.AfterFunc(tt.within, func() { end <- nil })
+			if err := sup.Err(ends(t, &g)); err != nil {
+				t.Error(err)
+			}
+			if n := len(executed.read()); n > tt.most {
+				t.Errorf("%+v: executed %d times in %v, want %d at most", tt.restart, n, tt.within, tt.most)
+			}
 		})
 	}
 }

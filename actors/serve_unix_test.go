@@ -29,6 +29,7 @@ import (
 	"time"
 
 	"lastcall/actors"
+	"lastcall/actors/admin"
 	"lastcall/internal/wiretest"
 	"lastcall/stoptest/load"
 )
@@ -169,6 +170,8 @@ func TestServeErrors(t *testing.T) {
 		"no such file":        {func(s *actors.Stop) error { return s.ListenAndServeTLS(&http.Server{}, "nowhere.pem", "k.pem") }, "nowhere.pem"},
 		"no key file":         {func(s *actors.Stop) error { return s.ListenAndServeTLS(&http.Server{}, "cert.pem", "") }, "cert.pem without a key file"},
 		"no certificate file": {func(s *actors.Stop) error { return s.ListenAndServeTLS(&http.Server{}, "", "k.pem") }, "k.pem without a certificate file"},
+		"no path":             {func(s *actors.Stop) error { return s.ListenAndServe(&http.Server{Addr: "unix:"}) }, `listen on "unix:": no path`},
+		"no listener":         {func(s *actors.Stop) error { return s.Serve(context.Background(), &http.Server{}, nil) }, "http: listener 0 is nil"},
 		"Serve": {func(s *actors.Stop) error {
 			return s.Serve(context.Background(), &http.Server{Addr: l.Addr().String()})
 		}, "address already in use"},
@@ -193,6 +196,37 @@ func TestServeContext(t *testing.T) {
 	}
 	if err := actors.Serve(ctx, &http.Server{Addr: "127.0.0.1:0"}); err != nil {
 		t.Errorf("Serve() = %v, want nil", err)
+	}
+}
+
+// A listener that is closed already is an error, and nothing is said of what a stop may
+// do to it.
+func TestServeClosed(t *testing.T) {
+	l, err := net.Listen("tcp", wiretest.LoopbackIP()+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	var log lines
+	stop := &actors.Stop{Logger: &log}
+	if err := stop.Serve(t.Context(), &http.Server{}, l); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Serve() = %v, want %v", err, net.ErrClosed)
+	}
+	if log.count("a stop may reset") != 0 {
+		t.Errorf("the log warns of the stop:\n%s", &log)
+	}
+}
+
+// An actor without what it needs says so.
+func TestNothingToRun(t *testing.T) {
+	for want, made := range map[string]func() (func() error, func(error)){
+		"every: no schedule":  func() (func() error, func(error)) { return actors.Every(nil, nil, nil, actors.EveryConfig{}) },
+		"program: no command": new(actors.Generations).Actor,
+		"admin: no listener":  func() (func() error, func(error)) { return admin.Actor(nil, nil, admin.Config{}) },
+	} {
+		if execute, _ := made(); fmt.Sprint(execute()) != want {
+			t.Errorf("execute() is not %q", want)
+		}
 	}
 }
 

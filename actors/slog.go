@@ -15,7 +15,7 @@ import (
 //
 //	stop := actors.Stop{Logger: actors.Slog(logger)}
 //
-// The value of msg is the message, level the level; a line without a level is
+// The value of msg is the message, level the level, also as a string; a line without a level is
 // info. All else is an attribute, in the group of logger if it has one
 // (slog.Logger.WithGroup). Errors, times, durations and the values of slog keep
 // their kind (a []slog.Attr is a group), and a fmt.Stringer becomes its text. The
@@ -58,12 +58,12 @@ func (l slogLogger) Log(keyvals ...any) error {
 
 // slogLevel returns the level of a value of level.Key().
 func slogLevel(value any) slog.Level {
-	switch value {
-	case level.DebugValue():
+	switch fmt.Sprint(value) { // a string, too
+	case level.DebugValue().String():
 		return slog.LevelDebug
-	case level.WarnValue():
+	case level.WarnValue().String():
 		return slog.LevelWarn
-	case level.ErrorValue():
+	case level.ErrorValue().String():
 		return slog.LevelError
 	}
 	return slog.LevelInfo

@@ -41,6 +41,7 @@ func TestSlog(t *testing.T) {
 	}{
 		"below the level": {func() error { return level.Debug(logger).Log("msg", "x") }, nil},
 		"no level":        {func() error { return logger.Log("msg", "x") }, map[string]any{"level": "INFO", "msg": "x", "g": map[string]any{"actor": "http"}}},
+		"a string":        {func() error { return logger.Log("level", "warn", "msg", "x") }, map[string]any{"level": "WARN", "msg": "x", "g": map[string]any{"actor": "http"}}},
 		"kinds": {func() error {
 			return level.Warn(logger).Log("msg", "x", "phase", actors.Draining, "addr", &net.TCPAddr{Port: 1}, "nil", (*net.TCPAddr)(nil),
 				"err", errors.New("broken"), "took", time.Second, "n", 7, "sub", []slog.Attr{slog.Int("a", 1)})

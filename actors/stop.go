@@ -66,9 +66,8 @@ type Stop struct {
 
 	// IdleGrace is the longest that a draining server keeps a connection that
 	// has no request on it. Most are closed much earlier: a connection is kept
-	// for three times the longest recent pause of its client, and for at least
-	// 250 ms. A client that has not paused yet is assumed to pause for half a
-	// second. Zero means DefaultIdleGrace. A negative value keeps none, and
+	// for three times the longest recent pause of its client and some 0.6 s more,
+	// or for 250 ms if the client is quiet for longer already; see [HTTP]. Zero means DefaultIdleGrace. A negative value keeps none, and
 	// loses the requests that are on their way.
 	IdleGrace time.Duration
 

@@ -38,7 +38,8 @@ import (
 //
 // The zero value works. Do not copy a Supervisor, and use it for one group.
 type Supervisor struct {
-	// Stop is what the actors share. Nil means a Stop with the defaults, which
+	// Stop is what the actors share: that of [HTTP] and the others, as Err knows
+	// nothing of what another Stop cuts. Nil means a Stop with the defaults, which
 	// logs nothing. A group without HTTP also uses its Logger and its Grace.
 	Stop *Stop
 

@@ -143,6 +143,9 @@ func (a *admin) interrupt(cause error) {
 }
 
 func (a *admin) execute(h http.Handler) error {
+	if a.listener == nil {
+		return errors.New("admin: no listener")
+	}
 	srv := &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: clientTimeout,

@@ -23,6 +23,7 @@ import (
 	"github.com/go-kit/log/level"
 
 	"lastcall/internal/awake"
+	"lastcall/internal/socket"
 	"lastcall/internal/throttle"
 )
 
@@ -180,7 +181,9 @@ func (s *Server) Start() <-chan error {
 	failures := make(chan error, len(s.doors))
 	var served sync.WaitGroup
 	for _, d := range s.doors {
-		d.check()
+		if !isClosed(d.Listener) { // else its error says so
+			d.check()
+		}
 		d.waits.Store(time.Now().UnixNano()) // a stop that begins now lets Accept begin
 		served.Go(func() {
 			defer close(d.over)
@@ -199,6 +202,11 @@ func (s *Server) Start() <-chan error {
 		close(s.over)
 	}()
 	return failures
+}
+
+func isClosed(l net.Listener) bool {
+	_, err := socket.Acceptable(l)
+	return errors.Is(err, net.ErrClosed)
 }
 
 // failure returns the error of a door that Drain has not closed, with which its serve
