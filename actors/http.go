@@ -89,9 +89,12 @@ const maxCutLogged = asynclog.MaxQueued / 2
 //
 // # Connections in a stop
 //
-// A connection without a request is kept for three times the longest recent pause
-// of its client, and for at least 250 ms. Until a client has paused, half a second
-// is assumed. Stop.IdleGrace is the longest.
+// A connection without a request is kept for three times the longest recent pause of its
+// client, and for as long as lost packets take to come again: some 0.6 s on a fast line.
+// Until a client has paused, half a second is assumed, or the longest recent pause of any
+// other client, if that is more. If the client is quiet for longer than three pauses
+// already, a retransmission is waited for, and 250 ms at least. Stop.IdleGrace is the
+// longest.
 //
 // A connection is closed when the client has acknowledged everything that was
 // written to it, or has acknowledged nothing for five seconds.
