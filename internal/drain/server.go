@@ -38,7 +38,7 @@ type Policy interface {
 // ErrTLSListener is returned for a listener that ends TLS itself.
 var ErrTLSListener = errors.New("a listener of tls.NewListener: give the listener that is inside it, and its tls.Config to http.Server.TLSConfig")
 
-// What Start tells of a server that serves nothing.
+// Errors of a server that serves nothing.
 var (
 	errShutDown = errors.New("the http.Server was shut down before")
 	errUnserved = errors.New("serve has returned without serving the listener")
