@@ -16,6 +16,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"lastcall/internal/wiretest"
 )
 
 // TestAccessLog makes one request of each kind, with a log that has nothing but
@@ -122,5 +124,29 @@ func TestAccessLog(t *testing.T) {
 	want(files, `method=GET path=/ proto=HTTP/1.1 status=\d+ bytes=\d+ `+times+` by=files `)
 	if strings.Contains(files.Log(), "secret") {
 		t.Errorf("the log has a query:\n%s", files.Log())
+	}
+}
+
+// TestAccessLogSecondInterrupt: what the second SIGINT cuts is logged as cut.
+func TestAccessLogSecondInterrupt(t *testing.T) {
+	t.Parallel()
+	waiting := make(chan struct{}, 1)
+	program := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		waiting <- struct{}{}
+		<-r.Context().Done()
+	}))
+	t.Cleanup(program.Close)
+	p := Launch(t, Here, Lastcall("-listen", "127.0.0.1:0", "-proxy", program.URL, "-access-log", "-grace", "1m"))
+	visit(t, p.Addr).send(askWho)
+	wiretest.Wait(t, waiting, "the request")
+	p.Signal(t, syscall.SIGINT)
+	p.WaitLog(t, "phase=draining")
+	time.Sleep(500 * time.Millisecond) // else it is the same SIGINT
+	p.Signal(t, syscall.SIGINT)
+	if status := p.Wait(t); status != 128+int(syscall.SIGINT) {
+		t.Errorf("exit status = %d, want %d", status, 128+int(syscall.SIGINT))
+	}
+	if !regexp.MustCompile(`msg=request method=GET path=/who .* status=0 bytes=0 ttfb=0s .* cut=true`).MatchString(p.Log()) {
+		t.Error("the access log does not say that the request was cut")
 	}
 }
