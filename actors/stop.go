@@ -102,10 +102,10 @@ type Stop struct {
 	done        chan struct{} // closed when every member has returned
 	finished    chan struct{} // closed when every member and every worker has returned
 
-	outOfService atomic.Bool               // see SetReady
-	downPrograms atomic.Int64              // programs of Generations that are not ready
-	cutLogged    atomic.Int64              // requests that were cut and are named in the log, or would be
-	upgraded     atomic.Bool               // a successor serves: the stop leaves readiness alone
+	outOfService atomic.Bool  // see SetReady
+	downPrograms atomic.Int64 // programs of Generations that are not ready
+	cutLogged    atomic.Int64 // requests that were cut and are named in the log, or would be
+	upgraded     atomic.Bool  // a successor serves: the stop leaves readiness alone
 	upgrade      atomic.Pointer[Upgrade]
 	closing      atomic.Bool               // whether answers say "Connection: close": phase is LameDuck or later
 	log          *asynclog.Logger          // nil: Logger is nil

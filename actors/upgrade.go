@@ -65,8 +65,8 @@ import (
 // is, and cannot be upgraded.
 //
 // All fields are optional. Set them before the first call of a method, and do not
-// copy an Upgrade. It needs Linux; elsewhere Listen only listens, and the actor
-// does nothing.
+// copy an Upgrade. It needs Linux. Elsewhere Path is an error, Listen only listens, and
+// the actor does nothing.
 type Upgrade struct {
 	// Stop is what the actors share. Nil means the defaults of [Stop].
 	Stop *Stop
@@ -118,7 +118,7 @@ type Upgrade struct {
 	keys      [][]byte      // of tickets, of the predecessor
 	keyAge    time.Duration // how long the first has been used
 	from      predecessor   // nil: there is none
-	fromStore bool          // it is what is in the descriptor store
+	fromStore bool          // from is the descriptor store
 	sole      chan struct{} // closed by soleOwner, or by noneLeft
 	soleOwner func()        // notes that the listeners are this process's alone
 	alone     chan struct{} // closed by noneLeft
@@ -220,7 +220,8 @@ func (u *Upgrade) Listen(addr string) (net.Listener, error) {
 
 // Listener returns a listener that is known by a name: that of the predecessor, or
 // the one that listen returns. It must have the method SyscallConn. If several have
-// one name, they are taken over in the order of the calls.
+// one name, they are taken over in the order of the calls. listen does not call a method
+// of the Upgrade.
 //
 // The first call of a method takes from the predecessor. An error of that is
 // returned here.
@@ -234,7 +235,9 @@ func (u *Upgrade) Listener(name string, listen func() (net.Listener, error)) (ne
 		if o := &u.offered[i]; o.taken == nil && !o.passed && o.name == name {
 			l, err := u.takeLocked(o)
 			if err == nil && u.fromStore && socket.Refuses(o.taken) {
-				err = o.taken.renew(listen)
+				if err := o.taken.renew(listen); err != nil {
+					return nil, err
+				}
 			}
 			return l, err
 		}

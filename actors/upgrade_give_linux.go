@@ -29,36 +29,37 @@ func (u *Upgrade) acceptTakers(l net.Listener, takers chan<- net.Conn, upgrading
 	if closed(u.stop.begun) {
 		return
 	}
-	var pause time.Duration // after an error, as of net/http
+	var pause time.Duration // after an error, as in net/http
 	for {
 		nc, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return
-		} else if err != nil { // out of descriptors, say
+		}
+		if err != nil { // out of descriptors, say
 			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-			level.Warn(u.logger).Log("msg", "upgrade: whoever wants to take over is not accepted", "err", err, "again_in", pause)
+			level.Warn(u.logger).Log("msg", "upgrade: a process that wants to take over is not accepted", "err", err, "again_in", pause)
 			time.Sleep(pause)
 			continue
 		}
 		pause = 0
-		if !closed(u.alone) { // from which connections may still come
-			handover.Refuse(nc, ErrUpgrading)
-			continue
-		}
-		for waits := true; waits; {
-			select {
-			case takers <- nc:
-				waits = false
-			case <-u.stop.begun:
-				handover.Refuse(nc, handover.ErrStopping)
-				waits = false
-			case <-time.After(100 * time.Millisecond):
-				if waits = !upgrading.Load(); !waits {
-					handover.Refuse(nc, ErrUpgrading)
-				}
-			}
+		u.hand(nc, takers, upgrading)
+	}
+}
+
+// hand passes a process that wants to take over to execute, or refuses it if another one
+// takes over, or a predecessor still has connections to give.
+func (u *Upgrade) hand(nc net.Conn, takers chan<- net.Conn, upgrading *atomic.Bool) {
+	for closed(u.alone) && !upgrading.Load() {
+		select {
+		case takers <- nc:
+			return
+		case <-u.stop.begun:
+			handover.Refuse(nc, handover.ErrStopping)
+			return
+		case <-time.After(100 * time.Millisecond): // execute may have become busy
 		}
 	}
+	handover.Refuse(nc, ErrUpgrading)
 }
 
 // keep begins the stop of a process that systemd starts again, and leaves listeners
@@ -105,10 +106,7 @@ func (u *Upgrade) keep() {
 		}
 		return n, err
 	}
-	var givings []*drain.Giving
-	for _, e := range u.stop.engines() {
-		givings = append(givings, e.Give(addrs, give))
-	}
+	givings := u.stop.give(addrs, give)
 	u.stop.beginUpgrade(restartError{}, func() {
 		for _, gv := range givings {
 			gv.End()
@@ -117,7 +115,7 @@ func (u *Upgrade) keep() {
 	})
 }
 
-// keepNothing begins the stop of a restart behind which nothing is left of this process.
+// keepNothing begins the stop of a restart with nothing stored.
 func (u *Upgrade) keepNothing(err error) {
 	level.Warn(u.logger).Log("msg", "restart: connections are drained, not kept", "err", err)
 	u.stop.Begin(restartError{})
@@ -251,10 +249,6 @@ func (u *Upgrade) upgrade(nc net.Conn, patience time.Duration, end func(mayServe
 		}
 	}
 	givings, err := u.give(g, addrs)
-	if errors.Is(err, handover.ErrNotAll) {
-		level.Warn(u.logger).Log("msg", "upgrade: the other connections are drained", "err", err, "moved", u.stop.Snapshot().Moved)
-		err = nil
-	}
 	if err == nil {
 		err = g.Sole()
 	}
@@ -323,10 +317,8 @@ func (u *Upgrade) watchStop(abort func()) (unwatch func()) {
 // give begins to give connections away, and returns when those without a request
 // have gone.
 func (u *Upgrade) give(g *handover.Giver, addrs []net.Addr) (list []*drain.Giving, err error) {
+	list = u.stop.give(addrs, g.Give)
 	var wait sync.WaitGroup
-	for _, e := range u.stop.engines() {
-		list = append(list, e.Give(addrs, g.Give))
-	}
 	errs := make([]error, len(list))
 	for i, gv := range list {
 		wait.Go(func() {
@@ -335,11 +327,23 @@ func (u *Upgrade) give(g *handover.Giver, addrs []net.Addr) (list []*drain.Givin
 			case <-time.After(settleTimeout):
 			case <-gv.Done():
 				errs[i] = gv.End()
+				if errors.Is(errs[i], handover.ErrNotAll) {
+					level.Warn(u.logger).Log("msg", "upgrade: the other connections are drained", "err", errs[i], "moved", u.stop.Snapshot().Moved)
+					errs[i] = nil
+				}
 			}
 		})
 	}
 	wait.Wait()
 	return list, errors.Join(errs...)
+}
+
+// give begins to give the connections of all servers away.
+func (s *Stop) give(addrs []net.Addr, take func([]*drain.Transfer) (int, error)) (list []*drain.Giving) {
+	for _, e := range s.engines() {
+		list = append(list, e.Give(addrs, take))
+	}
+	return list
 }
 
 // handoverPatience is how long a process that connects to Path may take for its
@@ -376,7 +380,7 @@ func (t *tickets) list() (keys handover.Keys) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, k := range t.keys {
-		keys.List = append(keys.List, append([]byte(nil), k[:]...))
+		keys.List = append(keys.List, k[:])
 	}
 	keys.Age = time.Since(t.since)
 	return keys

@@ -111,7 +111,7 @@ func (u *Upgrade) restartLater(sig os.Signal) {
 	}
 }
 
-// pause leaves newcomers to the other process, or not.
+// pause has Accept wait, so that newcomers go to the other process, or ends that.
 func (l *sharedListener) pause(paused bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -126,8 +126,8 @@ func share(list []*sharedListener, shared bool) {
 	}
 }
 
-// unlessBegun calls f, unless the stop has begun, and reports whether it has. f takes
-// no locks.
+// unlessBegun calls f unless the stop has begun, and reports whether it has called f. f
+// takes no locks.
 func (s *Stop) unlessBegun(f func()) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

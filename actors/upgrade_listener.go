@@ -17,7 +17,7 @@ type sharedListener struct {
 	passed bool        // by a supervisor, which has the socket, too
 	shared atomic.Bool // with a predecessor or successor
 	stored atomic.Bool // it is in the descriptor store
-	ours   func() bool // whether, though it is shared, no process will have it; nil: one will
+	ours   func() bool // reports that no other process will have a shared one; nil: one will
 
 	mu     sync.Mutex // guards the rest
 	change sync.Cond
@@ -56,6 +56,8 @@ func (l *sharedListener) renew(listen func() (net.Listener, error)) error {
 		for _, nc := range l.queued {
 			nc.Close()
 		}
+		l.queued = nil
+		l.Close() // no successor gets it
 		return err
 	}
 	l.Listener = renewed
@@ -94,9 +96,6 @@ func (l *sharedListener) Close() error {
 		l.setUnlinkOnCloseLocked(false)
 	}
 	l.closed = true
-	for _, nc := range l.queued {
-		nc.Close()
-	}
 	l.change.Broadcast()
 	return l.Listener.Close()
 }

@@ -6,7 +6,7 @@ import "errors"
 
 func (u *Upgrade) begin() error {
 	if u.Path != "" {
-		return errors.New("upgrade: Path: want Linux")
+		return errors.New("upgrade: Path needs Linux")
 	}
 	return nil
 }

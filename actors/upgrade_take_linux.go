@@ -59,12 +59,20 @@ func takeUntilSignal(nc net.Conn) (*handover.Taker, error) {
 		}
 	}()
 	t, err := handover.Take(nc)
-	signal.Stop(signals)
+	signal.Stop(signals) // none comes from here on
 	close(over)
-	if sig, ok := <-stopped; ok {
-		return nil, &run.SignalError{Signal: sig}
+	sig, ok := <-stopped
+	if !ok {
+		select {
+		case sig = <-signals:
+		default:
+			return t, err
+		}
 	}
-	return t, err
+	if err == nil {
+		t.Close()
+	}
+	return nil, &run.SignalError{Signal: sig}
 }
 
 // findPredecessor connects to the process that has started this one as its
@@ -208,10 +216,10 @@ func (u *Upgrade) takeOver(t *handover.Taker) error {
 	return nil
 }
 
-// awaitReady waits until this process is ready, and reports false if it is not to take
-// connections: it stops, and somebody else can take them. That is the predecessor, or
-// the next process of the unit where this one has failed or is started again. Where a
-// signal has stopped it nobody would.
+// awaitReady waits until this process is ready. It reports false if the process stops
+// first and another one can take the connections: the predecessor, or the next process of
+// the unit. If a signal stops the unit for good, no other can, and awaitReady waits until
+// the servers have started.
 func (u *Upgrade) awaitReady() bool {
 	for !u.stop.Snapshot().Ready {
 		select {

@@ -2,7 +2,6 @@ package drain
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"net"
 	"sync"
@@ -98,9 +97,7 @@ func (s *Server) Adopt(t *Transfer) error {
 	s.mu.Unlock()
 	s.adopted.Add(1)
 	if s.draining.Load() {
-		c.mu.Lock()
-		c.scheduleCloseLocked()
-		c.mu.Unlock()
+		c.scheduleClose()
 	}
 	d.adopted.serve(d)
 	if idle {
@@ -123,9 +120,8 @@ func skipEmptyLines(p []byte, skip *int) []byte {
 // as net/http does, and then gives the connection to net/http. Up to skip bytes of
 // empty lines are dropped.
 func (c *conn) awaitRequest(skip int) {
-	hs := c.server.http
 	c.mu.Lock()
-	if d := cmp.Or(hs.IdleTimeout, hs.ReadTimeout); d > 0 {
+	if d := c.server.idleTimeout(); d > 0 {
 		// What has come meanwhile is read, also if the timeout is shorter here than where
 		// the connection comes from.
 		c.deadline = time.Now().Add(max(d-time.Since(c.since), minKeep))

@@ -44,7 +44,7 @@ func TestWriteBehindClose(t *testing.T) {
 		return sent
 	})
 	io.WriteString(c, "its answer")
-	wiretest.WaitFor(t, "that to fail", func() bool { return !c.unwritten() })
+	wiretest.WaitFor(t, "that to fail", func() bool { return !c.hasUnwritten() })
 	io.WriteString(client, "another")
 	time.Sleep(10 * time.Millisecond) // enough for a reset on the loopback interface
 	got, err := io.ReadAll(client)

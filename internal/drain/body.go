@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// followedBody is the handler's Request.Body where the connection cannot tell where it
-// ends: it has no length, or came over TLS. It tells the connection.
+// followedBody is the handler's Request.Body if its length is not known or it comes over
+// TLS. It tells the connection when the body ends.
 type followedBody struct {
 	io.ReadCloser
 	res          *response
@@ -75,7 +75,7 @@ func (b *followedBody) copyTrailer() {
 	}
 }
 
-// lock gets b.mu for the handler. A Read ahead that has it does not keep it.
+// lock locks b.mu for the handler. It ends a waiting Read of readAhead.
 func (b *followedBody) lock() {
 	if b.mu.TryLock() {
 		return
@@ -136,7 +136,7 @@ type ahead struct {
 	bodyEnds bool          // since readAhead began, the read deadline was set to none, as net/http does at the body's end
 }
 
-// wake has a Read that waits without the socket go on at it, as any Read.
+// wake has a Read that waits without the socket go on with it.
 func (a *ahead) wake() {
 	if a.wanted != nil {
 		close(a.wanted)
@@ -144,10 +144,10 @@ func (a *ahead) wake() {
 	}
 }
 
-// readAhead reads what has arrived of the body that the handler has not read, and keeps it
-// for the handler. So the connection learns of the body's end, behind which a request may
-// be. It does not wait for what has not arrived, nor for a Read of the handler's: its own
-// waits in conn.Read, apart from the socket and its deadlines, until the handler reads.
+// readAhead reads the part of the body that has arrived, and keeps it for the handler, so
+// that the connection finds the body's end, behind which a request may be. It waits
+// neither for more nor for a Read of the handler: its own waits in conn.Read, apart from
+// the socket and its deadlines, until the handler reads.
 func (b *followedBody) readAhead() {
 	c := b.res.conn
 	c.mu.Lock()
@@ -177,8 +177,8 @@ func (b *followedBody) readAhead() {
 }
 
 // endReadAhead ends readAhead's Read, if that still waits. Nobody may read when the handler
-// has returned or takes the connection over: net/http ends a Read by a deadline, which it
-// would take back itself if that Read came to the body's end just then.
+// has returned or has hijacked: net/http ends a Read by a deadline, and takes that back if
+// the Read comes to the body's end just then.
 func (b *followedBody) endReadAhead() {
 	c := b.res.conn
 	c.mu.Lock()

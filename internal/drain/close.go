@@ -10,10 +10,10 @@ import (
 	"lastcall/internal/socket"
 )
 
-// Close closes the connection when the client has finished sending, if it is
-// still sending behind its answer, and in a stop when the client has acknowledged
-// its last answer: a reset would overtake it (RFC 9112 section 9.6). It does not
-// wait for that: http.Server.Close closes one connection after the other.
+// Close closes the connection. If the client is still sending behind its answer, or in a
+// stop has not acknowledged all of it, Close returns at once and the socket is closed
+// later: a reset would overtake the answer (RFC 9112 section 9.6), and http.Server.Close
+// closes one connection after the other.
 func (c *conn) Close() error {
 	c.mu.Lock()
 	lingers, sending := c.lingersLocked()
@@ -72,7 +72,7 @@ func (c *conn) lingersLocked() (linger, sending bool) {
 		sending = c.framing.bodyLeft() || socket.Arrived(c.Conn)
 		linger = sending || closing && socket.Unacked(c.Conn)
 	case stateIdle, stateReleasing, stateHTTP2:
-		linger = c.unwritten() || closing && socket.Unacked(c.Conn)
+		linger = c.hasUnwritten() || closing && socket.Unacked(c.Conn)
 	case stateLingering:
 		linger, sending = true, true
 	}
@@ -113,10 +113,10 @@ func (s *Server) notifyEmptyLocked() {
 // second, longer than one loss of a packet takes (RFC 6298 has a timeout of at least that).
 const quietFor = time.Second
 
-// linger sends our FIN and discards what the client still sends, until it has
-// everything that was sent to it; if it is sending, not before it has closed its
-// sending side, too, or has been quiet for quietFor (if net/http was kept from reading its
-// body: for stallTimeout). It ends when the client has taken nothing for stallTimeout.
+// linger sends our FIN, discards what arrives, and returns when the client has
+// acknowledged everything. If the client is sending, linger waits first until it has sent
+// its FIN, or has been quiet for quietFor (if net/http was kept from reading its body: for
+// stallTimeout). It gives up when the client has taken nothing for stallTimeout.
 func (c *conn) linger(sending bool) {
 	if !c.flush() || c.CloseWrite() != nil {
 		return
@@ -208,9 +208,9 @@ func (c *conn) mayBeAskedLocked() bool {
 	return c.state == stateHTTP2 && !s.broken && (s.served == maxStream || s.refusalEnd > c.bytesReadBy())
 }
 
-// cut closes the connection at once, and names what was under way on it. Nothing
-// can begin in between, because the lock is held, nor arrive where that would have to be
-// named, if the system can see to that: see [socket.DropData].
+// cut closes the connection at once, and returns the requests that were under way. The
+// lock keeps new ones from beginning, and [socket.DropData] keeps further ones from
+// arriving, where the system has it.
 func (c *conn) cut(now bool) (list []Request, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -236,7 +236,7 @@ func (c *conn) cut(now bool) (list []Request, ok bool) {
 	if c.nextInSightLocked() {
 		list = append(list, Request{Class: HTTP1, Client: c.RemoteAddr().String()})
 	}
-	unsure := socket.Unacked(c.Conn) || c.unwritten()
+	unsure := socket.Unacked(c.Conn) || c.hasUnwritten()
 	switch {
 	case c.state == stateHTTP2 || c.streams.registered:
 		// A reset, which bytes that were not read cause, may delete what the client has

@@ -67,7 +67,8 @@ import (
 // Locks, the outermost first:
 //
 //   - net/http's: it closes connections, and sets their deadlines, with its own held
-//   - Supervisor.mu and Stop.mu, of package actors: Stats is called with the latter
+//   - sharedListener.mu, Upgrade.mu, Supervisor.mu and Stop.mu, of package actors: Stats
+//     is called with the last
 //   - frameConn.mu, while net/http writes; followedBody.mu, while its body is read;
 //     Giving.mu
 //   - Server.mu or conn.mu, which are never held together
@@ -79,14 +80,14 @@ type conn struct {
 	net.Conn
 	server *Server
 	tls    bool  // see setTLS
-	door   *door // it came by
+	door   *door // that accepted it
 	isNew  bool  // accepted since the stop began
 
-	context context.Context // which the hooks have made; before the first request
+	context context.Context // from the hooks; set before the first request
 
 	written atomic.Int64          // bytes; those of a ReadFrom count when it returns
-	stalled atomic.Bool           // the client has taken nothing for so long that it is not waited for
-	late    atomic.Bool           // an answer was written only after the write deadline
+	stalled atomic.Bool           // Close does not wait for the client: it has taken nothing for too long
+	late    atomic.Bool           // the handler wrote only after the write deadline; the client had everything before
 	batch   atomic.Pointer[batch] // what HTTP/2 has written and the socket has not got; nil: not HTTP/2
 
 	mu    sync.Mutex
@@ -103,7 +104,7 @@ type conn struct {
 	maxPause  time.Duration // the client's longest recent pause between requests
 
 	// What is being answered.
-	current *response // the request of HTTP/1 that is; nil while there is none
+	current *response // of HTTP/1; nil: none
 	streams streams   // those of HTTP/2
 
 	// When it is to end.
@@ -160,8 +161,8 @@ var legalSteps = [...][]connState{
 	stateClosed:        {},
 }
 
-// setStateLocked is the only way from one state to another. It panics if the
-// step is not legal: the caller has checked the state.
+// setStateLocked makes every change of state but that of Adopt, whose conn nobody else
+// knows yet. It panics if the step is not legal: the caller has checked the state.
 func (c *conn) setStateLocked(to connState) {
 	from := c.state
 	legal := to.in(legalSteps[from]...) || to == stateClosed && from != stateClosed ||
@@ -171,7 +172,7 @@ func (c *conn) setStateLocked(to connState) {
 	}
 	deadline := c.readDeadlineLocked()
 	if from.in(stateAnswering, stateAnsweringNext) && !to.in(stateAnswering, stateAnsweringNext, stateHijacked) {
-		c.server.countAnswer(c.current, HTTP1)
+		c.server.countAnswer(c.current)
 	}
 	c.state = to
 	if from == stateParked {
@@ -200,7 +201,7 @@ func (c *conn) setStateLocked(to connState) {
 	}
 }
 
-// newConn returns a connection that has come by a door.
+// newConn returns the conn for a connection that the door has accepted.
 func (d *door) newConn(nc net.Conn) *conn {
 	s := d.server
 	c := &conn{Conn: nc, server: s, door: d, isNew: s.policy.Closing(), since: time.Now(), maxPause: firstPause}
@@ -221,11 +222,16 @@ func (s *Server) track(c *conn) {
 	case cutting:
 		s.cut(c, true)
 	case s.draining.Load():
-		c.mu.Lock()
-		if !c.movesLocked() {
-			c.scheduleCloseLocked()
-		}
-		c.mu.Unlock()
+		c.scheduleClose()
+	}
+}
+
+// scheduleClose is scheduleCloseLocked for a connection that comes while draining.
+func (c *conn) scheduleClose() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.movesLocked() {
+		c.scheduleCloseLocked()
 	}
 }
 
@@ -243,7 +249,7 @@ func (c *conn) setTLS(tls bool) {
 
 type connKey struct{}
 
-// connOf finds the conn under what net/http knows as the connection.
+// connOf returns the conn under a net.Conn of net/http, or nil.
 func connOf(nc net.Conn) *conn {
 	switch t := nc.(type) {
 	case *conn:
@@ -348,15 +354,18 @@ func (c *conn) writeBatch(p []byte) error {
 	return err
 }
 
-// unwritten reports whether something that HTTP/2 has written is not yet written
+// hasUnwritten reports whether something that HTTP/2 has written is not yet written
 // to the socket.
-func (c *conn) unwritten() bool { return c.batch.Load().unwritten() != nil }
+func (c *conn) hasUnwritten() bool { return c.batch.Load().unwritten() != nil }
 
-// flush waits until it is, and reports whether. It gives up when the client has
-// taken nothing for stallTimeout.
+// flush waits until the socket has everything that HTTP/2 has written. It reports false
+// if the client has taken nothing for stallTimeout.
 func (c *conn) flush() bool {
 	unwritten := c.batch.Load().unwritten()
-	for unwritten != nil {
+	if unwritten == nil {
+		return true
+	}
+	for {
 		acked := c.bytesAcked()
 		select {
 		case <-unwritten:
@@ -367,11 +376,10 @@ func (c *conn) flush() bool {
 			return false
 		}
 	}
-	return true
 }
 
-// SetWriteDeadline sets the deadline of the writes to come. (crypto/tls sets one
-// before its last, and one in the past behind it.)
+// SetWriteDeadline flushes first: crypto/tls sets a deadline before its last write, and
+// one in the past after it.
 func (c *conn) SetWriteDeadline(t time.Time) error {
 	if !t.IsZero() {
 		c.flush()

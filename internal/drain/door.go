@@ -84,6 +84,38 @@ func (d *door) Accept() (net.Conn, error) {
 	return c, nil
 }
 
+// Close closes the listener. Accept returns.
+func (d *door) Close() error {
+	err := d.Listener.Close()
+	d.server.mu.Lock()
+	defer d.server.mu.Unlock()
+	d.closed = true
+	d.server.room.Broadcast()
+	return err
+}
+
+// acceptError returns the error of Accept for net/http. If the process or the
+// system has run out of something, it is a warning, and temporary: net/http tries
+// again.
+func (d *door) acceptError(err error) error {
+	if !socket.IsExhausted(err) {
+		return err
+	}
+	if times, ok := d.server.exhausted.Next(); ok {
+		level.Warn(d.logger).Log("msg", "connections cannot be accepted, they wait", "err", err, "times", times)
+	}
+	return temporaryError{err}
+}
+
+// temporaryError is a net.Error after which net/http calls Accept again.
+type temporaryError struct{ error }
+
+var _ net.Error = temporaryError{}
+
+func (temporaryError) Temporary() bool { return true }
+func (temporaryError) Timeout() bool   { return false }
+func (e temporaryError) Unwrap() error { return e.error }
+
 // SetInherited sets what knows, beside the listeners themselves, whether other processes
 // hold the socket that listens at an address. It is called before Start.
 func (s *Server) SetInherited(is func(net.Addr) bool) { s.isInherited = is }
@@ -101,7 +133,7 @@ func (d *door) check() {
 	if d.inherited() {
 		return
 	}
-	err := error(nil)
+	var err error
 	if _, ok := d.Addr().(*net.UnixAddr); !ok {
 		err = socket.CanRefuse(d.Listener)
 	} else if d.path == nil {
@@ -118,18 +150,15 @@ func (d *door) check() {
 // Close waits for an Accept that has just got a connection, which is served like
 // the others: no connection of an inherited queue is accepted and dropped.
 func (d *door) drain(ctx context.Context, patience time.Duration) {
-	way, refused := "inherited: closed, the queue is left to others", false
-	inherited := d.inherited() // it may change
-	if inherited {
+	if d.inherited() {
 		d.close()
-	} else {
-		way, refused = d.refuse()
-		defer d.close()
+		level.Debug(d.logger).Log("msg", "door shut", "way", "inherited: closed, the queue is left to others")
+		return
 	}
+	way, refused := d.refuse()
+	defer d.close()
 	level.Debug(d.logger).Log("msg", "door shut", "way", way)
-	if !inherited {
-		d.awaitEmpty(ctx, refused, patience)
-	}
+	d.awaitEmpty(ctx, refused, patience)
 }
 
 func (d *door) close() {
@@ -203,9 +232,9 @@ func (d *door) refuse() (way string, ok bool) {
 }
 
 // handshaking reports whether a handshake is under way. It is called before
-// queued, because a handshake that ends puts its connection into the queue. If
-// the system fails to tell, handshakes are assumed for a second: a packet that was
-// lost is sent again by then. If it never can, none are.
+// queued, because a handshake that ends puts its connection into the queue. If the
+// system cannot tell now, a handshake is assumed for a second, in which a lost packet is
+// sent again. If it never can, none is assumed.
 func (d *door) handshaking(open time.Duration) bool {
 	addr, ok := d.Addr().(*net.TCPAddr)
 	if !ok {

@@ -16,8 +16,8 @@ type framing struct {
 	on      bool
 	records *records // under TLS
 	started bool     // a line that is not empty precedes in this message
-	line    int      // bytes in the line so far; a CR at its end is not counted
-	cr      bool     // the last byte was that CR
+	line    int      // bytes in the line so far, with a CR at its end
+	cr      bool     // the last of them is a CR
 	ended   bool     // an empty line was the last that was handed out
 	field   [15]byte // the first bytes of the line
 	length  bool     // a line since the last body was a Content-Length
@@ -79,7 +79,7 @@ func (f *framing) split(p []byte) int {
 func (f *framing) end(p []byte) int {
 	if f.records != nil {
 		n, _ := f.records.take(p)
-		for f.body != 0 && n < len(p) { // that is slow, and what is behind the body is found all the same
+		for f.body != 0 && n < len(p) { // this is slow, but finds what follows the body
 			m, _ := f.records.take(p[n:])
 			n += m
 		}
@@ -102,7 +102,7 @@ func (f *framing) end(p []byte) int {
 		if nl < 0 {
 			rest := p[i:]
 			f.line += len(rest)
-			f.cr = len(rest) > 0 && rest[len(rest)-1] == '\r'
+			f.cr = rest[len(rest)-1] == '\r'
 			return len(p)
 		}
 		length := f.line + nl
@@ -129,11 +129,11 @@ func (f *framing) behind() (yes bool, body int64) {
 	if f.body < 0 || !f.on && f.body > 0 { // records are longer than what is in them
 		return false, -1
 	}
-	if n := int64(len(f.pending)); n > f.body {
+	n := int64(len(f.pending))
+	if n > f.body {
 		return !onlyEmptyLines(f.pending[f.body:]), 0
-	} else {
-		return false, f.body - n
 	}
+	return false, f.body - n
 }
 
 // bodyLeft reports whether some of the body has not been read, as far as that is known.

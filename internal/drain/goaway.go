@@ -1,7 +1,6 @@
 package drain
 
 import (
-	"cmp"
 	"context"
 	"net/http"
 	"time"
@@ -104,7 +103,7 @@ func (c *conn) goAwayIfIdle() {
 
 // startIdleTimerLocked begins the idle timeout, as net/http would.
 func (c *conn) startIdleTimerLocked() {
-	d := cmp.Or(c.server.http.IdleTimeout, c.server.http.ReadTimeout)
+	d := c.server.idleTimeout()
 	switch {
 	case d <= 0 || c.streams.goAwayer == nil:
 	case c.streams.idleTimer == nil:

@@ -34,7 +34,7 @@ func (h *handshake) take(p []byte) (n int) {
 		case changeCipherSpec:
 			h.ciphers = true
 		case handshaking:
-			h.over = h.ciphers && h.length < 128
+			h.over = h.ciphers && h.length < 128 // Finished has 96 at most: IV 16, message 16, MAC 48, padding 16
 		case applicationData:
 			// Hash, header, content type and tag; the hash is that of the
 			// cipher suite.

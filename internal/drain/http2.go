@@ -21,8 +21,8 @@ const (
 	minUnacked = 16
 
 	// maxUnanswered is how many streams of a connection are followed: as many as net/http
-	// lets frames wait that are its own. Only a client that does not read what refuses
-	// them can open more.
+	// lets frames of its own wait (maxQueuedControlFrames). Only a client that does not
+	// read RST_STREAM can open more.
 	maxUnanswered = 10_000
 )
 
@@ -380,7 +380,7 @@ func (c *conn) endStream(res *http2Response, r *http.Request) {
 	// second after it had reset the last stream.
 	closed := c.state == stateClosed
 	if !closed || res.late {
-		res.failed = c.server.countAnswer(&res.response, HTTP2)
+		res.failed = c.server.countAnswer(&res.response)
 	}
 	switch {
 	case !c.streams.followed:

@@ -1,6 +1,8 @@
 package drain
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"lastcall/internal/socket"
@@ -32,7 +34,7 @@ type Stats struct {
 	Idle     int // that wait for the next request
 	Busy     int // with a request or a part of one, with a last answer on its way, or hijacked
 	Hijacked int
-	InFlight int // requests
+	InFlight int // requests whose handler runs, or whose answer is being written
 	Streams  int // those of them over HTTP/2
 
 	Served        uint64 // requests answered
@@ -49,11 +51,7 @@ type Stats struct {
 func (s *Server) list() []*conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	list := make([]*conn, 0, len(s.conns))
-	for c := range s.conns {
-		list = append(list, c)
-	}
-	return list
+	return slices.AppendSeq(make([]*conn, 0, len(s.conns)), maps.Keys(s.conns))
 }
 
 // InFlight names the requests that are under way.
@@ -102,7 +100,7 @@ func (c *conn) requestLocked(class Class) Request {
 }
 
 // countAnswer counts a request whose answer is over, and reports whether as failed.
-func (s *Server) countAnswer(res *response, class Class) (hasFailed bool) {
+func (s *Server) countAnswer(res *response) (hasFailed bool) {
 	if res == nil {
 		return false
 	}
@@ -117,7 +115,7 @@ func (s *Server) countAnswer(res *response, class Class) (hasFailed bool) {
 		if closing {
 			s.drained.Add(1)
 		}
-		if closing && class == HTTP2 {
+		if closing && res.http2 {
 			s.drainedHTTP2.Add(1)
 		}
 	case outcome == failed && closing:

@@ -3,6 +3,7 @@ package drain
 import (
 	"net/http"
 	"path"
+	"slices"
 	"strings"
 	"time"
 )
@@ -45,10 +46,5 @@ func isProbe(r *http.Request) bool {
 		return true
 	}
 	agent := r.UserAgent()
-	for _, p := range probes {
-		if strings.HasPrefix(agent, p) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(probes[:], func(p string) bool { return strings.HasPrefix(agent, p) })
 }

@@ -39,8 +39,8 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// beforeRead hands out what arrived together with an earlier request, or says how much may
-// be read at once, and what to wait for before: nil is nothing.
+// beforeRead copies to p what is pending. If nothing is, n is 0: Read then waits for
+// wanted, unless it is nil, and reads limit bytes at the most.
 func (c *conn) beforeRead(p []byte) (n, limit int, wanted <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -101,9 +101,8 @@ func (c *conn) onReadLocked(p []byte, size int) (n int) {
 	return n
 }
 
-// onHandshakeLocked notes a step of a TLS handshake, by which nothing is asked
-// yet. From then on the client has its time: the server may have taken long,
-// and even have been about to release the connection.
+// onHandshakeLocked notes a step of a TLS handshake; no request has begun. The client's
+// time starts again: the server may have been slow, and about to release the connection.
 func (c *conn) onHandshakeLocked() {
 	if !c.state.in(stateNew, stateReleasing) {
 		return
@@ -163,8 +162,8 @@ func (c *conn) nextRequestArrived(w http.ResponseWriter) bool {
 	return c.state == stateAnsweringNext || c.nextReadLocked(w)
 }
 
-// nextInSightLocked reports whether, without a look at what crypto/tls and net/http have,
-// some of a further request has arrived behind the one that is being answered.
+// nextInSightLocked reports whether a part of the next request has arrived behind the one
+// that is being answered. It does not look into the buffers of crypto/tls and net/http.
 func (c *conn) nextInSightLocked() bool {
 	if c.state != stateAnswering {
 		return c.state == stateAnsweringNext
@@ -188,7 +187,8 @@ func (c *conn) pending() int {
 // has sent its FIN. net/http takes that as the client's going away and cancels
 // the request; but the client may have closed its sending side only, and wait for
 // the answer. In a stop it gets it: the Read goes on until the request has been
-// answered, or the client has taken nothing for stallTimeout.
+// answered, or the client has acknowledged nothing new for stallTimeout, also where
+// nothing was written.
 func (c *conn) awaitHalfClosed(size int) error {
 	c.mu.Lock()
 	if !c.isBackgroundReadLocked(size) || size != backgroundReadSize || !c.server.policy.Closing() {
@@ -268,7 +268,8 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	return c.setReadDeadlineLocked()
 }
 
-// setReadDeadlineLocked sets the socket's.
+// setReadDeadlineLocked sets the socket's read deadline: one in the past if the next Read
+// is to park.
 func (c *conn) setReadDeadlineLocked() error {
 	if c.parksLocked() {
 		c.parking.poked = true
@@ -299,7 +300,7 @@ func (c *conn) readDeadlineLocked() time.Time {
 	return c.deadline
 }
 
-// passed reports whether a deadline has.
+// passed reports whether a deadline is set and over.
 func passed(deadline time.Time) bool {
 	return !deadline.IsZero() && !time.Now().Before(deadline)
 }

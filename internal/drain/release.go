@@ -8,9 +8,9 @@ import (
 
 const (
 	// minKeep is how long a connection without a request is kept at least (less if
-	// IdleGrace is less) once draining has begun, or from when it was accepted: time for a request that
-	// was sent before its client could know. 250 ms is more than a client waits
-	// for a processor on a busy machine.
+	// IdleGrace is less) once draining has begun, or from when it was accepted: time for a
+	// request that was sent before its client could know. 250 ms is more than a client
+	// waits for a processor on a busy machine (bench/leastkeep.sh).
 	minKeep = 250 * time.Millisecond
 
 	// pausesKept is how many times its longest recent pause a client is waited
@@ -141,7 +141,9 @@ func (c *conn) closeIfIdle() {
 		return
 	}
 	if http2 {
-		c.stalled.Store(c.streams.registered) // it was sent GOAWAY stallTimeout ago
+		if c.streams.registered { // it was sent GOAWAY stallTimeout ago
+			c.stalled.Store(true)
+		}
 		c.Conn.SetReadDeadline(aLongTimeAgo)
 		return
 	}

@@ -41,7 +41,6 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if c != nil && !c.begin(&res.response, r) {
 		return
 	}
-	res.ambiguous = res.ambiguous && len(r.TransferEncoding) > 0
 	if c == nil || r.ContentLength == 0 || r.ContentLength > 0 && !c.tls {
 		res.serve(handler, res, r)
 		return
@@ -72,8 +71,8 @@ func answerOptions(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Length", "0")
 }
 
-// begin notes the request that the connection is busy with. It reports false if the connection was cut: no handler begins what
-// cannot be answered and was not named.
+// begin notes the request that the connection is busy with. It reports false if the
+// connection was cut: then the handler is not called, because its answer cannot be sent.
 func (c *conn) begin(res *response, r *http.Request) (ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -91,7 +90,7 @@ func (c *conn) begin(res *response, r *http.Request) (ok bool) {
 	c.handshake.over = true
 	c.countLocked(r)
 	c.current, res.writtenBefore = res, c.written.Load()
-	res.ambiguous = c.framing.length
+	res.ambiguous = c.framing.length && len(r.TransferEncoding) > 0
 	c.framing.beginBody(r.ContentLength)
 	if c.tls && r.ContentLength == 0 && c.state == stateAnswering && !onlyEmptyLines(bufferedBy(res.ResponseWriter)) {
 		c.setStateLocked(stateAnsweringNext) // it came in the same record
@@ -160,11 +159,10 @@ func (w *response) serve(handler http.Handler, rw http.ResponseWriter, r *http.R
 	}
 }
 
-// isReset reports whether net/http has reset the stream because the handler did not
-// return before the write deadline. It is not known when the connection is closed, as
-// it may be from a second later on: http2Response.late says it then. So it does where the
-// program has ended the context of the connection: a Flush would send a part of an answer
-// that is to be whole.
+// isReset reports whether net/http has reset the stream because the handler was still
+// running at the write deadline. Once the connection is closed, http2Response.late says so
+// instead. isReset does not ask if the program has ended the context of the connection,
+// because Flush would send a part of an answer that is to be whole.
 func (w *response) isReset(r *http.Request) bool {
 	if r.Context().Err() == nil || w.conn != nil && w.conn.context.Err() != nil {
 		return false
@@ -178,16 +176,15 @@ func (w *response) MarkFailed() { w.markedFailed = true }
 
 func (w *response) finish(outcome int32) { w.outcome.Store(outcome) }
 
-// path is the request's, without the query, as far as it is of use in a log.
+// path is the first 1,024 bytes of the request's, without the query.
 func (w *response) path() string {
 	path, _, _ := strings.Cut(w.uri, "?")
 	return path[:min(len(path), 1<<10)]
 }
 
-// announce says, in the header that is about to be sent with the status, that
-// this is the last answer on its connection, if it is. It is not if more
-// requests are there already; but in a stop a client that keeps sending them is
-// not served forever.
+// announce runs just before the header is sent with the status. It sets
+// "Connection: close" if this is the last answer on the connection. It is not the last
+// while more requests have arrived, but in a stop for no longer than IdleGrace.
 //
 // A request with both Content-Length and Transfer-Encoding is the last, too (RFC
 // 9112 section 6.1). net/http removes the former, and so this is seen without TLS

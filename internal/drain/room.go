@@ -1,11 +1,7 @@
 package drain
 
 import (
-	"net"
-
 	"github.com/go-kit/log/level"
-
-	"lastcall/internal/socket"
 )
 
 // LimitConns sets how many connections the server has at once. Further ones wait
@@ -41,35 +37,3 @@ func (d *door) awaitRoom() {
 	}
 	d.full = false
 }
-
-// Close closes the listener. Accept returns.
-func (d *door) Close() error {
-	err := d.Listener.Close()
-	d.server.mu.Lock()
-	defer d.server.mu.Unlock()
-	d.closed = true
-	d.server.room.Broadcast()
-	return err
-}
-
-// acceptError returns the error of Accept for net/http. If the process or the
-// system has run out of something, it is a warning, and temporary: net/http tries
-// again.
-func (d *door) acceptError(err error) error {
-	if !socket.IsExhausted(err) {
-		return err
-	}
-	if times, ok := d.server.exhausted.Next(); ok {
-		level.Warn(d.logger).Log("msg", "connections cannot be accepted, they wait", "err", err, "times", times)
-	}
-	return temporaryError{err}
-}
-
-// temporaryError is a net.Error after which net/http calls Accept again.
-type temporaryError struct{ error }
-
-var _ net.Error = temporaryError{}
-
-func (temporaryError) Temporary() bool { return true }
-func (temporaryError) Timeout() bool   { return false }
-func (e temporaryError) Unwrap() error { return e.error }

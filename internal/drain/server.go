@@ -7,6 +7,7 @@
 package drain
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -47,6 +48,10 @@ var (
 // serveTime is how long serve may take to return when nothing is left to serve and the
 // deadline has passed.
 const serveTime = 500 * time.Millisecond
+
+// giveTime is how long a batch that is being given away may hold a cut: its taker may have
+// it, and what both close is lost.
+const giveTime = time.Second
 
 // Server is an http.Server that keeps track of its connections.
 type Server struct {
@@ -244,10 +249,12 @@ func (s *Server) hasClosed(d *door) bool {
 
 // headerTimeout is http.Server's for a request's header; 0 or less: none.
 func (s *Server) headerTimeout() time.Duration {
-	if d := s.http.ReadHeaderTimeout; d != 0 {
-		return d
-	}
-	return s.http.ReadTimeout
+	return cmp.Or(s.http.ReadHeaderTimeout, s.http.ReadTimeout)
+}
+
+// idleTimeout is http.Server's for a connection without a request; 0 or less: none.
+func (s *Server) idleTimeout() time.Duration {
+	return cmp.Or(s.http.IdleTimeout, s.http.ReadTimeout)
 }
 
 // wrapHooks puts our hooks around the caller's, which get what net/http would give
@@ -358,23 +365,14 @@ func (s *Server) Drain(ctx context.Context) (cut []Request) {
 	s.release()
 	s.GoAway()
 
-	for over := s.over; over != nil || !s.gone(); {
-		select {
-		case <-over: // every accepted connection is in conns now
-			over = nil
-			continue
-		case <-s.empty:
-			continue
-		case <-ctx.Done():
-		}
+	if !s.awaitGone(ctx) {
 		if g := s.giving.Load(); g != nil {
-			g.endWithin(time.Second)
+			g.endWithin(giveTime)
 		}
 		s.mu.Lock()
 		s.cutting = true // what is accepted from here on is cut by track
 		s.mu.Unlock()
 		s.cutAll(s.list())
-		break
 	}
 	doors.Wait()
 	ended := make(chan struct{})
@@ -403,6 +401,20 @@ func (s *Server) Drain(ctx context.Context) (cut []Request) {
 // Hung reports whether serve has not returned although Drain had closed everything that
 // it serves.
 func (s *Server) Hung() bool { return s.hung }
+
+// awaitGone waits until no connection is left. It reports false if ctx ends first.
+func (s *Server) awaitGone(ctx context.Context) bool {
+	for over := s.over; over != nil || !s.gone(); {
+		select {
+		case <-over: // every accepted connection is in conns now
+			over = nil
+		case <-s.empty:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
+}
 
 // gone reports whether no connection is left. From then on none is adopted.
 func (s *Server) gone() bool {

@@ -11,8 +11,8 @@ import (
 	"lastcall/internal/socket"
 )
 
-// Under TLS a next request may be out of the socket, and not have been seen: in
-// crypto/tls, in the byte of net/http's background read, or in its buffer.
+// Under TLS the next request may have left the socket unseen. It is then in crypto/tls, in
+// the byte of net/http's background read, or in its buffer.
 //
 // crypto/tls gets one record at a time. It calls Read for the next when it has nothing
 // left but a part of one, see reader. So while a handler runs and its body has
@@ -95,10 +95,10 @@ func (c *conn) hasReadAllLocked() bool {
 	return c.reader.waits && socket.Unread(c.Conn, c.bytesRead) <= 0
 }
 
-// reader is whoever calls Read: crypto/tls or net/http.
+// reader is the caller of Read: crypto/tls or net/http.
 type reader struct {
 	waits bool          // the latest Read found nothing pending, and has not got anything
-	asks  chan struct{} // closed when waits becomes true; nil: nobody waits for it
+	asks  chan struct{} // closed when waits becomes true; nil: nobody waits for that
 }
 
 // wait notes that a Read is about to wait for more than has come.
