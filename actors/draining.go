@@ -130,8 +130,8 @@ func (s *Stop) callDrainFuncsLocked() {
 }
 
 // Deadline returns when what is left is cut. ok is false if no stop has begun, and
-// on a nil Stop. It moves: to the moment of a second SIGINT, see [Signal], and in a
-// [Supervisor] from stage to stage, see ActorConfig.Stage.
+// on a nil Stop. A second SIGINT may cut earlier, see [Signal]. In a [Supervisor]
+// the deadline moves, see ActorConfig.Stage.
 func (s *Stop) Deadline() (deadline time.Time, ok bool) {
 	if s == nil {
 		return time.Time{}, false

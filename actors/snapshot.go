@@ -48,7 +48,8 @@ type Snapshot struct {
 	// Failed counts the requests that failed since the stop began: those that
 	// were answered 502 or 504, those that a handler has marked as failed (by a
 	// method MarkFailed of the ResponseWriter that it got, or of one below it),
-	// and those whose handler panicked while the client was connected.
+	// and those whose handler panicked while the client was connected. (That
+	// ResponseWriter has a method WasCut() bool, too: whether the request is one of Cut.)
 	Failed uint64
 
 	// LogLinesDropped counts the log lines that were dropped because Stop.Logger

@@ -285,7 +285,7 @@ func (s *Stop) extendDeadline(later, all time.Duration) time.Time {
 	if most := s.grace() / 2; all > most {
 		later = time.Duration(float64(later) * float64(most) / float64(all))
 	}
-	if d := s.drainTime().Add(s.grace() - later); d.After(s.deadline) && s.cutSignal == nil {
+	if d := s.drainTime().Add(s.grace() - later); d.After(s.deadline) {
 		s.deadline = d
 	}
 	return s.deadline
@@ -297,9 +297,6 @@ func (s *Stop) cutNow(sig os.Signal) {
 	defer s.mu.Unlock()
 	if s.cutSignal == nil {
 		s.cutSignal = sig
-		if now := time.Now(); s.deadline.After(now) {
-			s.deadline = now
-		}
 		close(s.cutting)
 	}
 }

@@ -10,8 +10,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"lastcall/actors"
 )
 
 // StatusClientClosed is the status that nginx logs for a request whose client went away
@@ -64,7 +62,7 @@ func By(name string, next http.Handler) http.Handler {
 }
 
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	rec := &recorder{ResponseWriter: w, stop: actors.StopOf(r.Context()), start: time.Now(), isHead: r.Method == http.MethodHead}
+	rec := &recorder{ResponseWriter: w, wasCut: findWasCut(w), start: time.Now(), isHead: r.Method == http.MethodHead}
 	rec.request = Request{ // handlers may change what is in r
 		Method: r.Method, URI: r.RequestURI, Proto: r.Proto, Client: r.RemoteAddr, Host: r.Host, Agent: r.UserAgent(), By: h.by,
 	}
@@ -73,29 +71,38 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.mu.Unlock()
 	aborted := true
 	defer func() { // perhaps panicking: net/http closes the connection
-		if deadline, ok := rec.stop.Deadline(); ok && time.Now().After(deadline) {
-			h.end(rec, func(r *Request) { r.Cut = true })
-			return
-		}
 		if !aborted {
 			rec.begin(http.StatusOK) // net/http's, for a handler that writes nothing
 		}
-		h.end(rec, func(r *Request) { r.Aborted = aborted })
+		h.end(rec, aborted)
 	}()
 	h.next.ServeHTTP(rec, r)
 	aborted = false
 }
 
+// findWasCut returns the method WasCut of the ResponseWriter that the server has made.
+func findWasCut(w http.ResponseWriter) func() bool {
+	for {
+		if c, ok := w.(interface{ WasCut() bool }); ok {
+			return c.WasCut
+		}
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return func() bool { return false }
+		}
+		w = u.Unwrap()
+	}
+}
+
 // Close records the requests that have not ended when patience has passed. What their
-// handlers do from then on is not recorded. cut says whether the stop has cut requests:
-// otherwise these have ended for their clients.
-func (h *Handler) Close(patience time.Duration, cut bool) {
+// handlers do from then on is not recorded.
+func (h *Handler) Close(patience time.Duration) {
 	open := h.list()
 	for end := time.Now().Add(patience); len(open) > 0 && time.Now().Before(end); open = h.list() {
 		time.Sleep(time.Millisecond)
 	}
 	for _, rec := range open {
-		h.end(rec, func(r *Request) { r.Cut = cut })
+		h.end(rec, false)
 	}
 }
 
@@ -106,7 +113,7 @@ func (h *Handler) list() []*recorder {
 }
 
 // end records a request, once.
-func (h *Handler) end(rec *recorder, how func(*Request)) {
+func (h *Handler) end(rec *recorder, aborted bool) {
 	h.mu.Lock()
 	_, open := h.open[rec]
 	delete(h.open, rec)
@@ -118,10 +125,8 @@ func (h *Handler) end(rec *recorder, how func(*Request)) {
 	r := rec.request
 	rec.mu.Unlock()
 	r.Elapsed = time.Since(rec.start)
-	how(&r)
-	if deadline, ok := rec.stop.Deadline(); r.Cut && ok && rec.start.Add(r.TTFB).After(deadline) {
-		r.Status, r.Bytes, r.TTFB = 0, 0, 0 // nobody got that
-	}
+	r.Cut = rec.wasCut()
+	r.Aborted = aborted && !r.Cut
 	if r.Status == StatusClientClosed {
 		r.TTFB = 0
 	}
@@ -133,7 +138,7 @@ func (h *Handler) end(rec *recorder, how func(*Request)) {
 // recorder records the status and the size of a response.
 type recorder struct {
 	http.ResponseWriter
-	stop   *actors.Stop // nil: none
+	wasCut func() bool
 	start  time.Time
 	isHead bool // what the handler writes as a body is not sent
 
@@ -150,13 +155,13 @@ func (r *recorder) setBy(name string) {
 func (r *recorder) begin(status int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.request.Status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
+	if r.request.Status == 0 && !r.wasCut() && (status >= 200 || status == http.StatusSwitchingProtocols) {
 		r.request.Status, r.request.TTFB = status, time.Since(r.start)
 	}
 }
 
 func (r *recorder) count(n int64) {
-	if r.isHead {
+	if r.isHead || r.wasCut() {
 		return
 	}
 	r.mu.Lock()

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -140,7 +141,7 @@ func TestUnwrap(t *testing.T) {
 	if resp, err := http.ReadResponse(bufio.NewReader(nc), nil); err != nil || resp.StatusCode != 200 {
 		t.Errorf("answer = %v, %v", resp, err)
 	}
-	bare := &recorder{ResponseWriter: struct{ http.ResponseWriter }{}}
+	bare := &recorder{ResponseWriter: struct{ http.ResponseWriter }{}, wasCut: findWasCut(nil)}
 	if err := bare.FlushError(); !errors.Is(err, http.ErrNotSupported) {
 		t.Errorf("Flush of what cannot = %v, want %v", err, http.ErrNotSupported)
 	}
@@ -180,6 +181,40 @@ func TestClientClosed(t *testing.T) {
 	}
 }
 
+// cuttable is the ResponseWriter of a request that may be cut.
+type cuttable struct {
+	http.ResponseWriter
+	isCut *atomic.Bool
+}
+
+func (c cuttable) WasCut() bool { return c.isCut.Load() }
+
+// TestCut has a request that is cut, and whose handler then answers, or panics.
+func TestCut(t *testing.T) {
+	for _, panics := range []bool{false, true} {
+		isCut := new(atomic.Bool)
+		h, records := record(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			isCut.Store(true)
+			if panics {
+				panic(http.ErrAbortHandler)
+			}
+			http.Error(w, "the client went away", StatusClientClosed)
+		}))
+		func() {
+			defer func() { recover() }()
+			h.ServeHTTP(wrapped{cuttable{httptest.NewRecorder(), isCut}}, httptest.NewRequest("GET", "/", nil))
+		}()
+		if r := <-records; !r.Cut || r.Aborted || r.Status != 0 || r.Bytes != 0 || r.TTFB != 0 {
+			t.Errorf("panics %v: record = %+v, want a request that was cut, without an answer", panics, r)
+		}
+	}
+}
+
+// wrapped is a ResponseWriter around the server's.
+type wrapped struct{ http.ResponseWriter }
+
+func (w wrapped) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
 // TestClose has requests that do not end, in a stop that has cut some, and in one that
 // has not.
 func TestClose(t *testing.T) {
@@ -198,11 +233,13 @@ func testClose(t *testing.T, cut bool) {
 			<-release
 			io.WriteString(w, "more")
 		}))
+		isCut := new(atomic.Bool)
 		for _, path := range []string{"/begun", "/silent"} {
-			go h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", path, nil))
+			go h.ServeHTTP(cuttable{httptest.NewRecorder(), isCut}, httptest.NewRequest("GET", path, nil))
 		}
 		synctest.Wait()
-		h.Close(0, cut)
+		isCut.Store(cut)
+		h.Close(0)
 		got := map[string]int{}
 		for range 2 {
 			r := <-records
@@ -216,7 +253,7 @@ func testClose(t *testing.T, cut bool) {
 		}
 		close(release)
 		synctest.Wait()
-		h.Close(0, cut)
+		h.Close(0)
 		if len(records) != 0 {
 			t.Errorf("recorded twice: %+v", <-records)
 		}

@@ -127,11 +127,10 @@ func (s Service) LogServing() {
 func (s Service) End(err error) error {
 	if s.recorder != nil {
 		var patience time.Duration
-		cut := len(s.stop.Snapshot().Cut) > 0
-		if !cut { // all have ended, but the handler of a WebSocket may not have returned
+		if len(s.stop.Snapshot().Cut) == 0 { // all have ended, but the handler of a WebSocket may not have returned
 			patience = 100 * time.Millisecond
 		}
-		s.recorder.Close(patience, cut)
+		s.recorder.Close(patience)
 	}
 	if path := s.settings.report; path != "" {
 		if rerr := newReport(s.stop.Snapshot(), err, s.log.logger.Unwritten()).write(path); rerr != nil {

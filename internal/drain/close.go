@@ -253,8 +253,12 @@ func (c *conn) cut(now bool) (list []Request, ok bool) {
 	if c.state.in(stateAnswering, stateAnsweringNext) {
 		broken = c.current
 	}
-	c.current = nil // it is cut, and does not count as answered
+	if c.current != nil {
+		c.current.finish(wasCut)
+		c.current = nil // it does not count as answered
+	}
 	for res := range c.streams.running {
+		res.finish(wasCut)
 		res.late = false // nor as failed
 	}
 	c.streams.close()

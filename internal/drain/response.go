@@ -133,6 +133,7 @@ const (
 	running  = iota // or the client has gone
 	answered        // the handler has returned
 	failed          // it has panicked, though the client took all, or says that its server failed: by 502, 504 or MarkFailed
+	wasCut          // the stop has cut it
 )
 
 // serve calls the handler and notes the outcome.
@@ -174,7 +175,10 @@ func (w *response) isReset(r *http.Request) bool {
 // handler finds it by Unwrap. It calls it before it returns.
 func (w *response) MarkFailed() { w.markedFailed = true }
 
-func (w *response) finish(outcome int32) { w.outcome.Store(outcome) }
+// WasCut reports whether the stop has cut the request. A handler finds it by Unwrap.
+func (w *response) WasCut() bool { return w.outcome.Load() == wasCut }
+
+func (w *response) finish(outcome int32) { w.outcome.CompareAndSwap(running, outcome) }
 
 // path is the first 1,024 bytes of the request's, without the query.
 func (w *response) path() string {

@@ -150,3 +150,21 @@ func TestAccessLogSecondInterrupt(t *testing.T) {
 		t.Error("the access log does not say that the request was cut")
 	}
 }
+
+// TestAccessLogCutProgram: what is cut is logged as cut also where the deadline moves,
+// because a program is stopped behind the server.
+func TestAccessLogCutProgram(t *testing.T) {
+	t.Parallel()
+	p := Launch(t, Here, asChild([]string{"-access-log", "-grace", "100ms"}))
+	for range 3 {
+		visit(t, p.Addr).send("GET /slow?long HTTP/1.1\r\nHost: x\r\n\r\n")
+	}
+	WaitFor(t, "three requests at the program", func() bool { return strings.Count(p.Log(), `msg="msg=begun path=/slow"`) == 3 })
+	p.Signal(t, syscall.SIGTERM)
+	if status := p.Wait(t); status != 3 {
+		t.Errorf("exit status = %d, want 3: requests were cut", status)
+	}
+	if n := len(regexp.MustCompile(`msg=request method=GET path=\S*/slow\S* .* status=0 bytes=0 ttfb=0s .* cut=true`).FindAllString(p.Log(), -1)); n != 3 {
+		t.Errorf("the access log has %d requests that were cut, want 3", n)
+	}
+}
