@@ -150,6 +150,7 @@ func (c *Settings) Deploy(stdout io.Writer) error {
 		return err
 	}
 	lines := bufio.NewScanner(res.Body)
+	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
 		fmt.Fprintln(stdout, printable.Escape(lines.Text())) // what the program says is in them
 	}

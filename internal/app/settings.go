@@ -285,7 +285,7 @@ func (c *Settings) check() error {
 	}
 	paths, abstract, twice := 0, 0, ""
 	for i, addr := range c.listen.list {
-		if c.listen.set && (addr == c.admin || slices.Contains(c.listen.list[:i], addr)) && !strings.HasSuffix(addr, ":0") {
+		if c.listen.set && (addr == c.admin || slices.Contains(c.listen.list[:i], addr)) && (strings.HasPrefix(addr, "unix:") || !strings.HasSuffix(addr, ":0")) {
 			twice = addr
 		}
 		if strings.HasPrefix(addr, "unix:@") {

@@ -61,16 +61,14 @@ func checkAddress(addr string) error {
 	return nil
 }
 
-// isHost reports whether s may be a host: an address, a name, or nothing. A name that
-// ends with a number is an address that is wrong.
+// isHost reports whether s may be a host: an address, a name, or nothing. Digits and dots
+// alone are an address that is wrong.
 func isHost(s string) bool {
 	if _, err := netip.ParseAddr(s); err == nil || s == "" {
 		return true
 	}
 	odd := func(r rune) bool { return r <= ' ' || r == 0x7f || strings.ContainsRune(`"#%/:<>?@[\]^{|}`+"`", r) }
-	last := strings.TrimSuffix(s, ".")
-	last = last[strings.LastIndexByte(last, '.')+1:]
-	return strings.Trim(last, "0123456789") != "" && !strings.ContainsFunc(s, odd)
+	return strings.Trim(s, "0123456789.") != "" && !strings.ContainsFunc(s, odd)
 }
 
 // protocols is the value of -proxy-upgrade.

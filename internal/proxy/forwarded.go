@@ -79,7 +79,7 @@ func (p *proxy) forwarded(r *httputil.ProxyRequest) {
 			delete(out, name)
 		}
 	}
-	addrs, host, proto := []string(nil), []string{r.In.Host}, []string{"http"}
+	addrs, host, proto := []string(nil), []string{r.Out.Host}, []string{"http"}
 	if r.In.TLS != nil {
 		proto[0] = "https"
 	}
@@ -163,12 +163,11 @@ const (
 )
 
 // aboutClient returns what a field of this name may say of a client: its address,
-// and the scheme, host or URL that it has asked for. These are the names of which one
-// word is Forward or Forwarded, or the last one IP, and those of claims. Programs that
-// get the header as CGI does cannot tell X_Forwarded_For from X-Forwarded-For, and take
-// Proxy for the setting HTTP_PROXY.
+// and the scheme, host or URL that it has asked for. Programs that get the header as CGI
+// does cannot tell X_Forwarded_For from X-Forwarded-For, and take Proxy for the setting
+// HTTP_PROXY.
 func aboutClient(name string) clientField {
-	if name == "" || strings.IndexByte("cfptwx", name[0]|0x20) < 0 && !strings.ContainsAny(name, "wW") && !isSuffixFold(name, "ip") {
+	if name == "" || strings.IndexByte("cfpwx", name[0]|0x20) < 0 && !strings.ContainsAny(name, "wW") && !isSuffixFold(name, "ip") {
 		return nothing // as most
 	}
 	var buf [64]byte
@@ -176,7 +175,7 @@ func aboutClient(name string) clientField {
 	switch {
 	case string(key) == "proxy":
 		return disguised
-	case !bytes.HasSuffix(key, []byte("-ip")) && !hasForward(key) && !claims[string(key)]:
+	case !isClaim(key) && !claims[string(key)]:
 		return nothing
 	}
 	for i := range len(name) {
@@ -191,12 +190,28 @@ func isSuffixFold(s, suffix string) bool {
 	return len(s) >= len(suffix) && strings.EqualFold(s[len(s)-len(suffix):], suffix)
 }
 
-// hasForward reports whether one word of a hyphened name is forward or forwarded.
-func hasForward(key []byte) bool {
-	for word := range bytes.SplitSeq(key, []byte("-")) {
-		if string(word) == "forward" || string(word) == "forwarded" {
+// isClaim reports whether the words of a hyphened name say that it is about the client:
+// forwarded, forward-for and the like, and client-ip and the like.
+func isClaim(key []byte) bool {
+	forward, client := false, false
+	for more := true; more; {
+		var word []byte
+		word, key, more = bytes.Cut(key, []byte("-"))
+		switch string(word) {
+		case "forwarded":
 			return true
+		case "for", "host", "port", "proto", "scheme", "server", "ssl":
+			if forward {
+				return true
+			}
+		case "client", "connecting", "connection", "originating", "real", "remote", "true", "user", "viewer":
+			client = true
+		case "ip":
+			if client && !more {
+				return true
+			}
 		}
+		forward = string(word) == "forward"
 	}
 	return false
 }
@@ -223,10 +238,11 @@ func isAlphanumeric(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
 }
 
-// claims has the names, hyphened, that the rule of aboutClient does not have.
+// claims has the names, hyphened, that isClaim does not know.
 var claims = map[string]bool{
 	"cf-connecting-ipv6": true, "cf-pseudo-ipv4": true, "cloudfront-viewer-address": true, "x-azure-clientip": true, "x-azure-socketip": true,
-	"x-envoy-external-address": true, "x-original-for": true, "x-original-remote-addr": true, "x-real-port": true, "x-remote-addr": true,
+	"x-envoy-external-address": true, "x-original-for": true, "x-original-remote-addr": true, "x-proxyuser-ip": true, "x-real-port": true,
+	"x-remote-addr": true,
 
 	"cf-visitor": true, "fastly-ssl": true, "front-end-https": true, "wl-proxy-ssl": true, "x-arr-ssl": true, "x-https": true,
 	"x-original-proto": true, "x-original-scheme": true, "x-scheme": true, "x-url-scheme": true,

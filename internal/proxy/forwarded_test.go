@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"lastcall/internal/slowpeer"
 	"lastcall/internal/wiretest"
 )
 
@@ -184,11 +185,41 @@ func TestClaims(t *testing.T) {
 		}
 	}
 	// What only looks like one passes.
-	for _, name := range []string{"X-Forwardedness", "X-Real", "Proxy-Revalidate", "Forwarder", "Max-Forwards", "X-Request-Id", "X-Skip", "Ip", "Client", strings.Repeat("x", 100)} {
+	for _, name := range []string{"X-Forwardedness", "X-Real", "Proxy-Revalidate", "Forwarder", "Max-Forwards", "X-Request-Id", "X-Skip", "Ip", "Client",
+		"Server-Ip", "Device_ip", "Voice-Over-Ip", "Fast-Forward", "Forward-To", "X-Forward-Email", "X-Client-Ip-Version", strings.Repeat("x", 100)} {
 		wiretest.Exchange(t, addr, "GET", "GET / HTTP/1.1\r\nHost: h\r\n"+name+": kept\r\n\r\n")
 		r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(strings.Join(program.Requests(), ""))))
 		if err != nil || r.Header.Get(name) != "kept" {
 			t.Errorf("%s did not arrive: %v", name, err)
+		}
+	}
+}
+
+// TestAboutClientAllocates has names as browsers and programs send them.
+func TestAboutClientAllocates(t *testing.T) {
+	names := []string{"Accept", "Cookie", "Content-Type", "Cache-Control", "Priority", "Traceparent", "X-Request-Id", "Sec-Websocket-Key", "X-Real-Ip", "X-Forwarded-For", "Server-Ip"}
+	if n := testing.AllocsPerRun(100, func() {
+		for _, name := range names {
+			aboutClient(name)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations, want none", n)
+	}
+}
+
+// TestWithoutHost: a client of HTTP/1.0 without Host has asked for the address that it has
+// connected to.
+func TestWithoutHost(t *testing.T) {
+	for _, scheme := range []string{"http://", "h2c://"} {
+		hosts := make(chan string, 1)
+		program := serveHTTP2(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { hosts <- r.Host }), false)
+		addr := serve(t, newProxy(t, scheme+program, Config{}), slowpeer.Config{})
+		for _, header := range []string{"", "Host:\r\n"} {
+			if res, _ := wiretest.Exchange(t, addr, "GET", "GET / HTTP/1.0\r\n"+header+"\r\n"); res.StatusCode != 200 {
+				t.Errorf("%s %q: status %d, want 200", scheme, header, res.StatusCode)
+			} else if host := <-hosts; host != addr {
+				t.Errorf("%s %q: Host = %q at the program, want %q", scheme, header, host, addr)
+			}
 		}
 	}
 }

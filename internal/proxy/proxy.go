@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"net/netip"
 	"net/url"
 	"strings"
 	"sync"
@@ -136,7 +137,7 @@ func New(target string, cfg Config) (Handler, error) {
 			r.Out.URL.RawQuery = r.In.URL.RawQuery // unchanged, even if Go cannot parse it
 			trimValues(r.Out.Header)
 			if r.In.Host == "" { // of HTTP/1.0
-				r.Out.Host = noHost
+				r.Out.Host = localHost(r.In)
 			}
 			p.forwarded(r)
 			passTrailers(r)
@@ -152,10 +153,15 @@ func New(target string, cfg Config) (Handler, error) {
 	return p, nil
 }
 
-// noHost is a Host that is not valid: Request.Write sends an empty one in its place. If
-// it were empty, Request.Write would send the address of the program, and a client
-// without Host would pass for one on this machine.
-const noHost = "/"
+// localHost returns the address that a client without Host has connected to. (Without it
+// Request.Write would send the address of the program, and the client would pass for one
+// on this machine.)
+func localHost(r *http.Request) string {
+	if addr, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok {
+		return netip.AddrPortFrom(addr.AddrPort().Addr().WithZone(""), uint16(addr.Port)).String()
+	}
+	return "localhost" // it came by a unix socket
+}
 
 // proxy is a ReverseProxy that flushes early enough, and whose status tells
 // whose fault an error was.
@@ -294,7 +300,7 @@ func (p *proxy) handleError(w http.ResponseWriter, r *http.Request, err error) {
 		// does not wait for a client that has stalled there.
 		http.NewResponseController(a.ResponseWriter).SetReadDeadline(time.Now().Add(bodyGrace))
 	}
-	if status == accesslog.StatusClientClosed { // only the access log sees it
+	if status == accesslog.StatusClientClosed { // for the access log; a client may see it that has only sent its FIN
 		a.ResponseWriter.WriteHeader(status)
 		return
 	}

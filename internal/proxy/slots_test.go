@@ -63,7 +63,7 @@ func TestSlots(t *testing.T) {
 
 // TestBusy has a program that answers no more than two requests at a time.
 func TestBusy(t *testing.T) {
-	var at, most atomic.Int32
+	var at, most, failed atomic.Int32
 	let := make(chan struct{})
 	program := func(w http.ResponseWriter, r *http.Request) {
 		n := at.Add(1)
@@ -76,7 +76,7 @@ func TestBusy(t *testing.T) {
 	target := "http://" + serve(t, http.HandlerFunc(program), slowpeer.Config{Read: -1, Write: -1})
 	var out lines
 	addr := serve(t, newProxy(t, target, Config{MaxUpstream: 2, Logger: log.NewLogfmtLogger(&out), Failed: func(status int) {
-		if status != 503 {
+		if failed.Add(1); status != 503 {
 			t.Errorf("Failed(%d), want 503", status)
 		}
 	}}), slowpeer.Config{})
@@ -110,6 +110,9 @@ func TestBusy(t *testing.T) {
 	refused := got[answer{503, "1"}]
 	if refused+got[answer{200, ""}] != requests || refused < requests-4 || most.Load() > 2 {
 		t.Errorf("answers: %v, and at most %d at the program; want some 503 with Retry-After, the rest 200, and at most 2", got, most.Load())
+	}
+	if n := int(failed.Load()); n != refused {
+		t.Errorf("Failed was called %d times, want %d", n, refused)
 	}
 	if warned := out.logged("level=warn"); len(warned) < 1 || len(warned) > requests/2 {
 		t.Errorf("logged %q, want one warning a second", warned)

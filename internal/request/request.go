@@ -179,18 +179,41 @@ func decode(s string) string {
 	b := make([]byte, 0, len(s))
 	for i := range len(s) {
 		b = append(b, s[i])
-		for n := len(b); n >= 3 && b[n-3] == '%'; n = len(b) { // it may end another one
-			c, err := strconv.ParseUint(string(b[n-2:]), 16, 8)
-			if err != nil {
+		for { // what is decoded may end another one
+			c, n := lastEncoded(b)
+			if n == 0 {
 				break
 			}
-			b = append(b[:n-3], byte(c))
+			b = append(b[:len(b)-n], c)
 		}
 	}
-	return overlong.Replace(string(b))
+	return string(b)
 }
 
-var overlong = strings.NewReplacer("\xc0\xae", ".", "\xe0\x80\xae", ".", "\xc0\xaf", "/", "\xe0\x80\xaf", "/", "\xc1\x9c", `\`, "\xe0\x81\x9c", `\`)
+// lastEncoded returns the byte that the last n of b stand for: as %2E, or as ASCII in UTF-8
+// that is too long. n is 0 if they stand for themselves.
+func lastEncoded(b []byte) (c byte, n int) {
+	if n := len(b); n >= 3 && b[n-3] == '%' {
+		if c, err := strconv.ParseUint(string(b[n-2:]), 16, 8); err == nil {
+			return byte(c), 3
+		}
+	}
+	value, shift := 0, 0
+	for n := 1; n <= min(len(b), 6); n++ {
+		c := b[len(b)-n]
+		if c&0xc0 == 0x80 {
+			value |= int(c&0x3f) << shift
+			shift += 6
+			continue
+		}
+		leads := n > 1 && c>>(7-n) == 1<<(n+1)-2 // n ones, and a zero
+		if value |= int(c&(0x7f>>n)) << shift; leads && value < 0x80 {
+			return byte(value), n
+		}
+		break
+	}
+	return 0, 0
+}
 
 // IsToken reports whether s is a token of RFC 9110 section 5.6.2.
 func IsToken(s string) bool {

@@ -84,8 +84,12 @@ func New(target string, cfg Config) (*url.URL, http.RoundTripper, error) {
 		// as slowly as it wants.
 		return slowpeer.LimitWrites(nc, transport.ResponseHeaderTimeout, 1), nil
 	}
-	if max := len(syscall.RawSockaddrUnix{}.Path) - 1; unix && len(path) > max {
-		return nil, nil, fmt.Errorf("target %q: the path has %d bytes, want %d at most", target, len(path), max)
+	most := len(syscall.RawSockaddrUnix{}.Path)
+	if !strings.HasPrefix(path, "@") {
+		most-- // a NUL ends it
+	}
+	if unix && len(path) > most {
+		return nil, nil, fmt.Errorf("target %q: the path has %d bytes, want %d at most", target, len(path), most)
 	}
 	if unix && path != "" {
 		transport.Protocols.SetHTTP1(true)
@@ -93,8 +97,13 @@ func New(target string, cfg Config) (*url.URL, http.RoundTripper, error) {
 	}
 	to, err := url.Parse(target)
 	const want = "want http://HOST:PORT, https://HOST:PORT, h2c://HOST:PORT or unix:PATH"
-	if err != nil || to.Hostname() == "" || strings.ContainsAny(target, "?#") || hasDots(to.Path) || to.User != nil || !isPort(to.Port()) {
+	switch {
+	case err != nil || to.Hostname() == "" || to.User != nil || !isPort(to.Port()):
 		return nil, nil, fmt.Errorf("target %q: %s", target, want)
+	case strings.ContainsAny(target, "?#"):
+		return nil, nil, fmt.Errorf("target %q: has a query or a fragment, %s", target, want)
+	case hasDots(to.Path):
+		return nil, nil, fmt.Errorf("target %q: its path has . or .., %s", target, want)
 	}
 	switch to.Scheme {
 	case "http":
