@@ -326,7 +326,8 @@ func TestRestartThenStop(t *testing.T) {
 
 func init() { programs["upgradable"] = upgradable }
 
-// upgradable serves with the library alone, and is ready or never.
+// upgradable serves with the library alone. Its second argument is its answer, and may be
+// what it does besides: it is never ready, wraps its listener, or closes another one.
 func upgradable(_ *Work, args []string) error {
 	stop := actors.Stop{Logger: log.NewLogfmtLogger(log.NewSyncWriter(os.Stderr)), Grace: time.Hour}
 	up := actors.Upgrade{Stop: &stop, Restart: restart}
@@ -334,8 +335,19 @@ func upgradable(_ *Work, args []string) error {
 	if err != nil {
 		return err
 	}
+	served := l
+	switch args[1] {
+	case "wraps":
+		served = struct{ net.Listener }{l}
+	case "closes another":
+		other, err := up.Listen("127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		other.Close()
+	}
 	var g run.Group
-	g.Add(actors.HTTP(&stop, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, args[1]) })}, l))
+	g.Add(actors.HTTP(&stop, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, args[1]) })}, served))
 	if args[1] == "never" {
 		other, err := actors.Listen("127.0.0.1:0")
 		if err != nil {

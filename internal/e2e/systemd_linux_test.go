@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -395,14 +393,9 @@ func skipBeforeSystemd(t *testing.T, version int) {
 func TestSystemdStopAfterUpgrade(t *testing.T) {
 	for _, verb := range []string{"stop", "restart"} {
 		t.Run(verb, func(t *testing.T) {
-			begun, answer := make(chan struct{}), make(chan struct{})
-			program := &Process{Addr: wiretest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				close(begun)
-				<-answer
-				io.WriteString(w, "late")
-			}))}
+			program, begun, answer := serveLate(t)
 			addr := wiretest.FreeAddr(t)
-			m := startProxy(t, "restart", addr, program, "WatchdogSec=0\n")
+			m := startProxy(t, "restart", addr, &Process{Addr: program}, "WatchdogSec=0\n")
 			m.must("start", "lastcall.service")
 			v := visit(t, addr)
 			v.send(askWho)

@@ -13,9 +13,6 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/go-kit/log"
-	"github.com/oklog/run"
-
 	"lastcall/actors"
 	"lastcall/internal/wiretest"
 )
@@ -67,10 +64,7 @@ func pidOf(t *testing.T, p *Process) (pid int) {
 // TestHandoverBetweenUnits: what takes over at a path is of another unit, or of none.
 func TestHandoverBetweenUnits(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	if err := os.Chmod(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	dir := privateDir(t)
 	flags := []string{"-listen", "127.0.0.1:0", "-handover", "unix:" + dir + "/handover", "-dir", site(t, "here")}
 	blue := newStore(t, 100)
 	p := blue.launch(flags...)
@@ -87,16 +81,22 @@ func TestHandoverBetweenUnits(t *testing.T) {
 	next.stopCleanly(t)
 }
 
+// serveLate runs a program that answers its only request when answer is closed.
+func serveLate(t *testing.T) (addr string, begun <-chan struct{}, answer chan<- struct{}) {
+	began, let := make(chan struct{}), make(chan struct{})
+	addr = wiretest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		close(began)
+		<-let
+		io.WriteString(w, "late")
+	}))
+	return addr, began, let
+}
+
 // TestStopAfterUpgrade stops the successor of a process that still has a request to
 // answer. systemd would kill that when the main process has ended.
 func TestStopAfterUpgrade(t *testing.T) {
 	t.Parallel()
-	begun, answer := make(chan struct{}), make(chan struct{})
-	program := wiretest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		close(begun)
-		<-answer
-		io.WriteString(w, "late")
-	}))
+	program, begun, answer := serveLate(t)
 	s := newStore(t, 100)
 	p := s.launch("-listen", "127.0.0.1:0", "-proxy", "http://"+program)
 	p.killLast(t)
@@ -120,16 +120,8 @@ func TestStopAfterUpgrade(t *testing.T) {
 // answer is refused, and does not wait.
 func TestHandoverTwice(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	if err := os.Chmod(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	begun, answer := make(chan struct{}), make(chan struct{})
-	program := wiretest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		close(begun)
-		<-answer
-		io.WriteString(w, "late")
-	}))
+	dir := privateDir(t)
+	program, begun, answer := serveLate(t)
 	flags := []string{"-listen", "127.0.0.1:0", "-handover", "unix:" + dir + "/handover", "-proxy", "http://" + program}
 	first := Launch(t, Here, Lastcall(flags...))
 	v := visit(t, first.Addr)
@@ -232,43 +224,22 @@ func TestStopInRestart(t *testing.T) {
 	}
 }
 
-func init() {
-	programs["closes one"] = closesOne
-	programs["wraps"] = wraps
-}
-
-// wraps has a wrapper of its listener.
-func wraps(_ *Work, args []string) error {
-	stop := actors.Stop{Logger: log.NewLogfmtLogger(log.NewSyncWriter(os.Stderr))}
-	up := actors.Upgrade{Stop: &stop}
-	l, err := up.Listen(args[0])
-	if err != nil {
-		return err
-	}
-	var g run.Group
-	g.Add(actors.HTTP(&stop, &http.Server{}, struct{ net.Listener }{l}))
-	g.Add(up.Actor())
-	g.Add(actors.Signal(&stop))
-	fmt.Fprintf(os.Stderr, "msg=serving addr=%s pid=%d\n", l.Addr(), os.Getpid())
-	return stop.Err(g.Run())
-}
-
 // TestUpgradeWrappedListener: the path of a unix socket is the successor's, also if the
 // server has a wrapper of its listener.
 func TestUpgradeWrappedListener(t *testing.T) {
 	t.Parallel()
 	path := t.TempDir() + "/s"
-	p := Launch(t, Here, As("wraps", "unix:"+path))
+	p := Launch(t, Here, As("upgradable", "unix:"+path, "wraps"))
 	p.killLast(t)
 	v := visit(t, "unix:"+path)
 	v.send(askWho)
-	v.wantAnswer("404 page not found\n")
+	v.wantAnswer("wraps")
 	p.Signal(t, syscall.SIGUSR2)
 	p.WaitLog(t, `msg="upgrade: the predecessor has ended"`)
 	v.Close()
 	newcomer := visit(t, "unix:"+path)
 	newcomer.send(askWho)
-	newcomer.wantAnswer("404 page not found\n")
+	newcomer.wantAnswer("wraps")
 	newcomer.Close()
 	syscall.Kill(pidOf(t, p), syscall.SIGTERM)
 	if status := p.Wait(t); status != 0 {
@@ -276,39 +247,15 @@ func TestUpgradeWrappedListener(t *testing.T) {
 	}
 }
 
-// closesOne has a listener that it closes before it is upgraded.
-func closesOne(_ *Work, args []string) error {
-	stop := actors.Stop{Logger: log.NewLogfmtLogger(log.NewSyncWriter(os.Stderr))}
-	up := actors.Upgrade{Stop: &stop}
-	l, err := up.Listen(args[0])
-	if err != nil {
-		return err
-	}
-	other, err := up.Listen("127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	other.Close()
-	var g run.Group
-	g.Add(actors.HTTP(&stop, &http.Server{}, l))
-	g.Add(up.Actor())
-	g.Add(actors.Signal(&stop))
-	fmt.Fprintf(os.Stderr, "msg=serving addr=%s pid=%d\n", l.Addr(), os.Getpid())
-	return stop.Err(g.Run())
-}
-
 // TestUpgradeClosedListener: a listener that is closed is not given.
 func TestUpgradeClosedListener(t *testing.T) {
 	t.Parallel()
-	p := Launch(t, Here, As("closes one", "127.0.0.1:0"))
+	p := Launch(t, Here, As("upgradable", "127.0.0.1:0", "closes another"))
 	p.killLast(t)
-	WaitFor(t, "the actors to run", func() bool {
-		nc, err := net.Dial("tcp", p.Addr)
-		if err == nil {
-			nc.Close()
-		}
-		return err == nil
-	})
+	v := visit(t, p.Addr)
+	v.send(askWho)
+	v.wantAnswer("closes another")
+	v.Close()
 	p.Signal(t, syscall.SIGUSR2)
 	p.WaitLog(t, `msg="upgrade: the predecessor has ended"`)
 	syscall.Kill(pidOf(t, p), syscall.SIGTERM)
@@ -321,10 +268,7 @@ func TestUpgradeClosedListener(t *testing.T) {
 // taken over from afterwards.
 func TestHandoverWithoutDescriptors(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	if err := os.Chmod(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	dir := privateDir(t)
 	flags := []string{"-listen", "127.0.0.1:0", "-handover", "unix:" + dir + "/handover", "-dir", site(t, "here")}
 	p := Launch(t, Here, Lastcall(flags...))
 	pid := p.cmd.Process.Pid

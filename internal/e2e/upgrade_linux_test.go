@@ -372,14 +372,21 @@ func TestUpgradeFails(t *testing.T) {
 	}
 }
 
-// TestHandoverSocket lets a process take over that the test starts, as a supervisor
-// would, and then another one.
-func TestHandoverSocket(t *testing.T) {
-	t.Parallel()
+// privateDir returns a directory for -handover.
+func privateDir(t *testing.T) string {
+	t.Helper()
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
+	return dir
+}
+
+// TestHandoverSocket lets a process take over that the test starts, as a supervisor
+// would, and then another one.
+func TestHandoverSocket(t *testing.T) {
+	t.Parallel()
+	dir := privateDir(t)
 	flags := []string{"-listen", "127.0.0.1:0", "-handover", "unix:" + dir + "/handover"}
 	p := Launch(t, Here, Lastcall(append(flags, "-dir", site(t, "0"))...))
 	v := visit(t, p.Addr)
