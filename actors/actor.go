@@ -38,7 +38,7 @@ func newActor(stop *Stop, name, def string) *actor {
 
 // interrupt is the second function of an actor.
 func (a *actor) interrupt(cause error) {
-	a.stop.Begin(cause) // first: it sets the deadline
+	a.stop.begin(cause) // first: it sets the deadline
 	a.mu.Lock()
 	first, failed := !closed(a.stopping), a.lastErr
 	if first {

@@ -27,11 +27,8 @@ func isClean(err error, wrapped bool) bool {
 	if err == context.Canceled || err == http.ErrServerClosed {
 		return !wrapped
 	}
-	if _, ok := err.(*upgradedError); ok {
-		return true
-	}
 	is, ok := err.(interface{ Is(error) bool })
-	return err == run.ErrSignal || ok && is.Is(run.ErrSignal)
+	return err == run.ErrSignal || err == ErrUpgraded || ok && (is.Is(run.ErrSignal) || is.Is(ErrUpgraded))
 }
 
 // prune returns err without the parts for which drop returns true, or nil if no

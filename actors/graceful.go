@@ -130,7 +130,7 @@ func (g *graceful) execute() error {
 			g.stop.recordError(failed) // run.Group may have a signal first
 			fallthrough
 		case !interrupted:
-			g.stop.Begin(failed) // now, as work in flight may take up to the deadline
+			g.stop.begin(failed) // now, as work in flight may take up to the deadline
 		}
 	}
 	returned = true

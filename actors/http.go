@@ -38,10 +38,10 @@ const maxCutLogged = asynclog.MaxQueued / 2
 // runs the functions of RegisterOnShutdown, and Close. That is too late to tell
 // handlers that they should end: [Stop.Draining] does. If the program calls
 // srv.Shutdown itself, that begins the stop; execute returns
-// http.ErrServerClosed, which is clean, and HTTP does not call Shutdown again. So does
-// srv.Close, but the requests that it cuts are nowhere named: use [Stop.Begin]. An
-// http.Server that was shut down before it serves is an error of execute. A nil stop means
-// the defaults of [Stop].
+// http.ErrServerClosed, which is clean, and HTTP does not call Shutdown again. If it calls
+// srv.Close, the stop begins, too, but does not name the requests that Close cuts: use
+// [Stop.Begin] instead. An http.Server that was shut down before it serves is an error of
+// execute. A nil stop means the defaults of [Stop].
 //
 // # Listeners
 //
@@ -289,7 +289,7 @@ func (s *server) execute() error {
 			begun = true
 			if !closed(s.stop.begun) {
 				err = failure
-				s.stop.Begin(err)
+				s.stop.begin(err)
 			}
 		}
 	}
@@ -378,7 +378,7 @@ func (s *server) closeListeners() {
 // failStart begins the stop because of an error before anything was served.
 func (s *server) failStart(err error) error {
 	s.stop.recordError(err)
-	s.stop.Begin(err)
+	s.stop.begin(err)
 	s.stop.memberLameDuckDone(s.member, true)
 	return err
 }
@@ -442,7 +442,7 @@ func (s *server) interrupt(cause error) {
 		default: // a second interrupt
 		}
 	}
-	s.stop.Begin(cause)
+	s.stop.begin(cause)
 }
 
 // engines returns those of the servers that are executed.

@@ -8,8 +8,8 @@ import (
 
 // Drain begins a stop that [Stop.Undrain] can take back until draining begins: the
 // process is in the phase [LameDuck], and no actor is interrupted. At the end of the
-// lame-duck time the stop goes on as after [Stop.Begin] with the same cause. Without
-// Stop.LameDuck Drain is Begin. It changes nothing if a stop has begun. A signal, or
+// lame-duck time the stop goes on as after [Stop.Begin], but its cause is no failure.
+// Without Stop.LameDuck that is at once. It changes nothing if a stop has begun. A signal, or
 // any other call of Begin, in the meantime makes the stop final; the lame-duck time
 // then counts from Drain. Until the stop is final the channel of [Stop.Begun] is open, and
 // [Stop.Deadline] has none; Snapshot.Deadline is the one that it will have.
@@ -22,7 +22,7 @@ func (s *Stop) Drain(cause error) {
 		return
 	case s.LameDuck <= 0:
 		s.mu.Unlock()
-		s.Begin(cause)
+		s.begin(cause)
 		return
 	}
 	s.announced, s.cause = time.Now(), cause

@@ -180,7 +180,9 @@ func (p *process) runProgram() error {
 	if killed { // the time is over
 		delay = min(delay, logDelay)
 	}
-	copyErr := out.awaitCopies(delay)
+	ctx, cancel := p.workContext(0)
+	copyErr := out.awaitCopies(ctx, delay)
+	cancel()
 	elapsed := time.Since(began).Round(time.Millisecond)
 	out.finish(p.logger, func() {
 		if killed {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"io"
 	"io/fs"
@@ -126,9 +127,9 @@ func isSame(a, b io.Writer) bool {
 	return a == b
 }
 
-// awaitCopies waits until what the program wrote is copied, for delay at most, and returns
-// the first error. The program has ended: its input is not waited for.
-func (o *output) awaitCopies(delay time.Duration) (err error) {
+// awaitCopies waits until what the program wrote is copied, for delay at most and until ctx
+// ends, and returns the first error. The program has ended: its input is not waited for.
+func (o *output) awaitCopies(ctx context.Context, delay time.Duration) (err error) {
 	if o.copyInput != nil {
 		o.inputEnd.Close()
 		select {
@@ -136,13 +137,13 @@ func (o *output) awaitCopies(delay time.Duration) (err error) {
 		default:
 		}
 	}
-	timer := time.NewTimer(delay)
-	defer timer.Stop()
+	ctx, cancel := context.WithTimeout(ctx, delay)
+	defer cancel()
 	for range o.copies {
 		select {
 		case copyErr := <-o.copied:
 			err = cmp.Or(err, copyErr)
-		case <-timer.C:
+		case <-ctx.Done():
 			for _, end := range o.copyEnds {
 				end.Close()
 			}

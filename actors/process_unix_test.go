@@ -355,6 +355,7 @@ func TestProcessStreams(t *testing.T) {
 		"input blocks":    {"exit 3", func(c *exec.Cmd) { c.Stdin = stuck }, false, "sh: exit status 3", ""},
 		"input, stopped":  {forever, func(c *exec.Cmd) { c.Stdin = stuck }, true, "<nil>", ""},
 		"output blocks":   {"echo x; exit 3", func(c *exec.Cmd) { c.Stdout = stuck }, false, "sh: exit status 3", ""},
+		"ends, stopped":   {"trap '' TERM; echo ready >&2; echo x; exit 3", func(c *exec.Cmd) { c.Stdout = stuck }, true, "sh: exit status 3", ""},
 		"output, stopped": {"echo x; echo ready >&2; sleep 1000", func(c *exec.Cmd) { c.Stdout = stuck }, true, "<nil>", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -366,7 +367,11 @@ func TestProcessStreams(t *testing.T) {
 			if strings.HasPrefix(name, "output blocks") || strings.HasPrefix(name, "output, stopped") {
 				cmd.WaitDelay = 10 * time.Millisecond
 			}
-			execute, interrupt := actors.Process(&actors.Stop{Logger: &log}, cmd, actors.ProcessConfig{})
+			stop := &actors.Stop{Logger: &log}
+			if name == "ends, stopped" { // its end is not what the stop waits for
+				stop.Grace = time.Second
+			}
+			execute, interrupt := actors.Process(stop, cmd, actors.ProcessConfig{})
 			done := make(chan error, 1)
 			go func() { done <- execute() }()
 			if tt.interrupt {

@@ -83,7 +83,9 @@ func (s *Stop) runWithSignals(g *run.Group) error {
 	sigs := newSignals(s)
 	g.Add(sigs.execute, sigs.interrupt)
 	err := s.Err(g.Run())
-	sigs.giveBack()
+	if err != nil {
+		sigs.giveBack()
+	}
 	return err
 }
 
@@ -155,7 +157,7 @@ func (s *Stop) Serve(ctx context.Context, srv *http.Server, listeners ...net.Lis
 	interrupted, cancel := context.WithCancel(ctx)
 	g.Add(func() error {
 		<-interrupted.Done()
-		s.Begin(context.Cause(ctx))
+		s.begin(context.Cause(ctx))
 		return nil
 	}, func(error) { cancel() })
 	g.Add(HTTP(s, srv, listeners...))

@@ -42,7 +42,7 @@ import (
 // catches it itself. Check signal.Ignored first: nohup(1) works by ignoring it.
 //
 // With a nil stop the first signal ends execute. Signal then knows of no other actor:
-// a SIGINT more than 0.3 s later has its default action.
+// from then on, or from 0.3 s after a first SIGINT, SIGINT has its default action.
 func Signal(stop *Stop, signals ...os.Signal) (execute func() error, interrupt func(error)) {
 	s := newSignals(stop, signals...)
 	return s.execute, s.interrupt
@@ -95,28 +95,18 @@ func (s *signals) execute() error {
 		return nil
 	case <-s.stop.begun: // the group may not know
 		go s.watch()
-		select {
-		case <-s.stopping:
-		case <-awake.After(beginnerTime):
-		}
 		return nil
 	}
 	err := &run.SignalError{Signal: sig}
 	s.signalled.Store(true)
-	s.stop.Begin(err) // now: the group may have to wait for another interrupt
+	s.stop.begin(err) // now: the group may have to wait for another interrupt
 	go s.watch()
 	return err
 }
 
-const (
-	// sameInterrupt is how long after the first SIGINT another one is treated as
-	// the same.
-	sameInterrupt = 300 * time.Millisecond
-
-	// beginnerTime is how long the actor that has called Begin has to return: a
-	// run.Group keeps only the first error.
-	beginnerTime = 50 * time.Millisecond
-)
+// sameInterrupt is how long after the first SIGINT another one is treated as the
+// same.
+const sameInterrupt = 300 * time.Millisecond
 
 // watch waits for further signals until nothing is left to cut, and the first SIGINT
 // does not come once more.

@@ -207,13 +207,21 @@ func orDefault(d, def time.Duration) time.Duration {
 func (s *Stop) grace() time.Duration     { return orDefault(s.Grace, DefaultGrace) }
 func (s *Stop) idleGrace() time.Duration { return orDefault(s.IdleGrace, DefaultIdleGrace) }
 
-// Begin begins the stop. The actors of this package call it when they are
-// interrupted, so few programs need to. Only the first call counts. The cause is
-// shown in logs and snapshots, and may be nil. The actors of a group are interrupted
-// if it has an [HTTP] actor, when that has drained, a [Signal] or a [Supervisor].
-func (s *Stop) Begin(cause error) { s.begin(cause) }
+// Begin begins the stop. The actors of this package do so when they are interrupted, so
+// few programs need to. Only the first call counts. The cause is shown in logs and
+// snapshots, and may be nil. If it is an error that is not clean, [Stop.Err] returns it.
+//
+// A group learns of the stop by [Signal] or a [Supervisor] at once, and by [HTTP] when
+// that has drained. One that has none of them goes on.
+func (s *Stop) Begin(cause error) {
+	s.init()
+	if !closed(s.begun) && !isCleanResult(cause, true) {
+		s.recordError(cause)
+	}
+	s.begin(cause)
+}
 
-// begin is Begin, and reports whether this call was the first.
+// begin begins the stop, and reports whether this call was the first.
 func (s *Stop) begin(cause error) bool {
 	s.init()
 	s.mu.Lock()

@@ -119,6 +119,7 @@ type Upgrade struct {
 	keyAge    time.Duration // how long the first has been used
 	from      predecessor   // nil: there is none
 	fromStore bool          // from is the descriptor store
+	sameUnit  bool          // from has started this process, and systemd runs both
 	sole      chan struct{} // closed by soleOwner, or by noneLeft
 	soleOwner func()        // notes that the listeners are this process's alone
 	alone     chan struct{} // closed by noneLeft
@@ -179,7 +180,7 @@ func (u *Upgrade) init() error {
 			}
 		})
 		u.interrupt = func(cause error) {
-			u.stop.Begin(cause)
+			u.stop.begin(cause)
 			if isUnstarted(cause) {
 				u.noneLeft()
 			}
@@ -234,7 +235,7 @@ func (u *Upgrade) Listener(name string, listen func() (net.Listener, error)) (ne
 	for i := range u.offered {
 		if o := &u.offered[i]; o.taken == nil && !o.passed && o.name == name {
 			l, err := u.takeLocked(o)
-			if err == nil && u.fromStore && socket.Refuses(o.taken) {
+			if err == nil && u.fromStore && socket.Path(l.Addr()) != "" && socket.Refuses(l) {
 				if err := o.taken.renew(listen); err != nil {
 					return nil, err
 				}
@@ -309,7 +310,7 @@ func (u *Upgrade) addLocked(name string, passed bool, l net.Listener) *sharedLis
 // returns when a successor has taken over: the stop has begun then.
 func (u *Upgrade) Actor() (execute func() error, interrupt func(error)) {
 	if err := u.init(); err != nil {
-		return func() error { return err }, func(cause error) { u.stop.Begin(cause) }
+		return func() error { return err }, func(cause error) { u.stop.begin(cause) }
 	}
 	u.notify()
 	u.stop.upgrade.Store(u)

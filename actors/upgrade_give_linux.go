@@ -66,7 +66,7 @@ func (u *Upgrade) hand(nc net.Conn, takers chan<- net.Conn, upgrading *atomic.Bo
 // and connections in its descriptor store.
 func (u *Upgrade) keep() {
 	if u.stop.Phase() != Ready {
-		u.stop.Begin(restartError{})
+		u.stop.begin(restartError{})
 		return
 	}
 	if u.fromStore {
@@ -118,7 +118,7 @@ func (u *Upgrade) keep() {
 // keepNothing begins the stop of a restart with nothing stored.
 func (u *Upgrade) keepNothing(err error) {
 	level.Warn(u.logger).Log("msg", "restart: connections are drained, not kept", "err", err)
-	u.stop.Begin(restartError{})
+	u.stop.begin(restartError{})
 }
 
 // spawn starts a successor and lets it take over.
@@ -363,7 +363,7 @@ func (s *Stop) beginUpgrade(cause error, end func()) {
 	}
 	s.endUpgrade = end
 	s.mu.Unlock()
-	s.Begin(cause)
+	s.begin(cause)
 	s.mu.Lock()
 	over := s.allLocked(memberIsDone) // the last may not have seen it
 	s.mu.Unlock()

@@ -2,7 +2,6 @@ package actors
 
 import (
 	"fmt"
-	"io/fs"
 	"net"
 	"os"
 	"os/signal"
@@ -13,6 +12,7 @@ import (
 	"github.com/go-kit/log/level"
 
 	"lastcall/internal/handover"
+	"lastcall/internal/socket"
 )
 
 func (u *Upgrade) notify() {
@@ -24,6 +24,8 @@ func (u *Upgrade) notify() {
 
 func (u *Upgrade) execute() error {
 	u.stop.recordExecute()
+	var predecessor *os.Process // of the same unit; nil: there is none
+	defer func() { u.awaitEnd(predecessor) }()
 	takers := make(chan net.Conn)
 	var upgrading atomic.Bool
 	if u.Path != "" {
@@ -37,10 +39,13 @@ func (u *Upgrade) execute() error {
 	}
 	if u.from != nil {
 		t := u.from.(*handover.Taker)
-		if err := u.takeOver(t); err != nil {
+		taken, err := u.takeOver(t)
+		if err != nil {
 			return err
 		}
-		defer u.awaitEnd(t)
+		if taken && u.sameUnit {
+			predecessor, _ = os.FindProcess(t.PID) // a pidfd: another process may get the ID
+		}
 	}
 	for {
 		var err error
@@ -51,6 +56,7 @@ func (u *Upgrade) execute() error {
 			<-u.stopping
 			return nil
 		case err := <-u.failed:
+			predecessor = nil // it goes on, or has gone
 			return fmt.Errorf("upgrade: %w", err)
 		case <-u.restarts:
 			u.keep()
@@ -70,36 +76,33 @@ func (u *Upgrade) execute() error {
 	}
 }
 
-// awaitEnd has the stop of the main process of a unit wait for the predecessor, within
-// its deadline: with KillMode=mixed systemd kills what is left when the main process has
-// ended.
-func (u *Upgrade) awaitEnd(predecessor *handover.Taker) {
-	if u.fromStore || closed(u.alone) || os.Getenv("NOTIFY_SOCKET") == "" {
+// awaitEnd has the stop of the main process of a unit wait for the end of its predecessor,
+// within its deadline: with KillMode=mixed systemd kills what is left when the main process
+// has ended.
+func (u *Upgrade) awaitEnd(predecessor *os.Process) {
+	if predecessor == nil || !isRunning(predecessor) {
 		return
 	}
 	deadline, _ := u.stop.Deadline()
 	late := time.NewTimer(time.Until(deadline))
 	defer late.Stop()
-	level.Info(u.logger).Log("msg", "the predecessor has requests to answer, waiting for it", "pid", predecessor.PID)
-	select {
-	case <-u.alone:
-	case <-u.stop.cutting:
-		return
-	case <-late.C:
-		return
-	}
-	for end := time.Now().Add(returnTime); isRunning(predecessor.PID) && time.Now().Before(end); { // it logs its end
-		time.Sleep(5 * time.Millisecond)
+	level.Info(u.logger).Log("msg", "the predecessor has not ended, waiting for it", "pid", predecessor.Pid)
+	for isRunning(predecessor) {
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-u.stop.cutting:
+			return
+		case <-late.C:
+			return
+		}
 	}
 }
 
-func isRunning(pid int) bool { return syscall.Kill(pid, 0) == nil }
+func isRunning(p *os.Process) bool { return p.Signal(syscall.Signal(0)) == nil }
 
 // listenHandover listens at Path.
 func (u *Upgrade) listenHandover() (net.Listener, error) {
-	if found, err := os.Lstat(u.Path); err == nil && found.Mode()&fs.ModeSocket != 0 {
-		os.Remove(u.Path) // findPredecessor has found nobody there
-	}
+	socket.RemoveStale(u.Path)
 	return handover.Listen(u.Path)
 }
 

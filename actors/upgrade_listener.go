@@ -19,11 +19,11 @@ type sharedListener struct {
 	stored atomic.Bool // it is in the descriptor store
 	ours   func() bool // reports that no other process will have a shared one; nil: one will
 
-	mu     sync.Mutex // guards the rest
-	change sync.Cond
-	paused bool // Accept waits
-	closed bool
-	queued []net.Conn // accepted, and yet to be returned by Accept
+	mu      sync.Mutex // guards the rest
+	change  sync.Cond
+	paused  bool // Accept waits
+	closed  bool
+	renewed net.Listener // see renew; nil: nothing is to be replaced
 }
 
 func newSharedListener(name string, passed bool, l net.Listener) *sharedListener {
@@ -36,33 +36,38 @@ func newSharedListener(name string, passed bool, l net.Listener) *sharedListener
 }
 
 // renew replaces a listener that newcomers cannot reach any more: systemd may have removed
-// the path of a unix socket, with its RuntimeDirectory=. Those that are in its queue come
-// first.
+// the path of a unix socket, with its RuntimeDirectory=. Those that wait at the old one
+// come first.
 func (l *sharedListener) renew(listen func() (net.Listener, error)) error {
-	for {
-		if yes, err := socket.Acceptable(l); err != nil || !yes {
-			break
-		}
-		nc, err := l.Listener.Accept()
-		if err != nil {
-			break
-		}
-		l.queued = append(l.queued, nc)
-	}
 	l.SetUnlinkOnClose(false)
-	l.Listener.Close()
 	renewed, err := listen()
 	if err != nil {
-		for _, nc := range l.queued {
-			nc.Close()
-		}
-		l.queued = nil
 		l.Close() // no successor gets it
 		return err
 	}
-	l.Listener = renewed
+	l.renewed = renewed
 	l.shared.Store(false)
 	return nil
+}
+
+// current returns the listener, or the one that it replaces while connections wait there.
+func (l *sharedListener) current() net.Listener {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.renewed != nil {
+		if waits, _ := socket.Acceptable(l.Listener); !waits {
+			l.Listener.Close()
+			l.Listener, l.renewed = l.renewed, nil
+		}
+	}
+	return l.Listener
+}
+
+// Addr is that of both.
+func (l *sharedListener) Addr() net.Addr {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.Listener.Addr()
 }
 
 // Accept waits while the listener is paused. One that has begun before may still
@@ -72,14 +77,8 @@ func (l *sharedListener) Accept() (net.Conn, error) {
 	for l.paused && !l.closed {
 		l.change.Wait()
 	}
-	if len(l.queued) > 0 {
-		nc := l.queued[0]
-		l.queued = l.queued[1:]
-		l.mu.Unlock()
-		return nc, nil
-	}
 	l.mu.Unlock()
-	return l.Listener.Accept()
+	return l.current().Accept()
 }
 
 func (l *sharedListener) isClosed() bool {
@@ -97,6 +96,9 @@ func (l *sharedListener) Close() error {
 	}
 	l.closed = true
 	l.change.Broadcast()
+	if l.renewed != nil {
+		l.renewed.Close()
+	}
 	return l.Listener.Close()
 }
 
@@ -107,7 +109,7 @@ func (l *sharedListener) Inherited() bool {
 
 // SyscallConn returns the socket.
 func (l *sharedListener) SyscallConn() (syscall.RawConn, error) {
-	if sc, ok := l.Listener.(syscall.Conn); ok {
+	if sc, ok := l.current().(syscall.Conn); ok {
 		return sc.SyscallConn()
 	}
 	return nil, errors.ErrUnsupported
@@ -121,7 +123,11 @@ func (l *sharedListener) SetUnlinkOnClose(unlink bool) {
 }
 
 func (l *sharedListener) setUnlinkOnCloseLocked(unlink bool) {
-	if u, ok := l.Listener.(interface{ SetUnlinkOnClose(bool) }); ok {
+	path := l.Listener
+	if l.renewed != nil {
+		path = l.renewed
+	}
+	if u, ok := path.(interface{ SetUnlinkOnClose(bool) }); ok {
 		u.SetUnlinkOnClose(unlink)
 	}
 }

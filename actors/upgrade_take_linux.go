@@ -85,6 +85,7 @@ func (u *Upgrade) findPredecessor() (nc net.Conn, fromStore bool, err error) {
 		if err != nil || fd < 3 {
 			return nil, false, fmt.Errorf("upgrade: %s=%q: want a descriptor", upgradeVariable, v)
 		}
+		u.sameUnit = os.Getenv("NOTIFY_SOCKET") != ""
 		f := os.NewFile(uintptr(fd), upgradeVariable)
 		nc, err := net.FileConn(f)
 		f.Close()
@@ -132,12 +133,12 @@ func (u *Upgrade) giveStored(s *handover.Stored) (net.Conn, error) {
 }
 
 // takeOver says that this process is ready when it is, and takes connections from
-// then on.
-func (u *Upgrade) takeOver(t *handover.Taker) error {
+// then on. It reports false if the process stops before.
+func (u *Upgrade) takeOver(t *handover.Taker) (taken bool, err error) {
 	if !u.awaitReady() {
 		t.Fail(errors.New("the successor has stopped before it was ready"))
 		u.noneLeft() // a drain waits for that
-		return nil
+		return false, nil
 	}
 	engines := u.stop.engines()
 	adopts := func(a net.Addr) bool {
@@ -157,7 +158,7 @@ func (u *Upgrade) takeOver(t *handover.Taker) error {
 		}
 		reserve = func(net.Addr) func() { return func() {} }
 	}
-	var taken []handover.Taken
+	var list []handover.Taken
 	var addrs []net.Addr
 	var common []*sharedListener
 	u.mu.Lock()
@@ -171,12 +172,12 @@ func (u *Upgrade) takeOver(t *handover.Taker) error {
 			common = append(common, o.taken)
 		}
 		conns := o.release != nil || !u.fromStore && addr != nil && adopts(addr)
-		taken, addrs = append(taken, handover.Taken{Taken: addr != nil, Conns: conns}), append(addrs, addr)
+		list, addrs = append(list, handover.Taken{Taken: addr != nil, Conns: conns}), append(addrs, addr)
 	}
 	u.mu.Unlock()
-	if err := t.Ready(taken, addrs); err != nil {
+	if err := t.Ready(list, addrs); err != nil {
 		u.noneLeft()
-		return fmt.Errorf("upgrade: %w", err)
+		return false, fmt.Errorf("upgrade: %w", err)
 	}
 	go func() {
 		defer u.noneLeft()
@@ -213,7 +214,7 @@ func (u *Upgrade) takeOver(t *handover.Taker) error {
 		}
 		level.Info(u.logger).Log("msg", "upgrade: the predecessor has ended", "from", t.From(), "adopted", u.stop.Snapshot().Adopted)
 	}()
-	return nil
+	return true, nil
 }
 
 // awaitReady waits until this process is ready. It reports false if the process stops
@@ -224,7 +225,7 @@ func (u *Upgrade) awaitReady() bool {
 	for !u.stop.Snapshot().Ready {
 		select {
 		case <-u.restarts: // what is stored stays there
-			u.stop.Begin(restartError{})
+			u.stop.begin(restartError{})
 		case <-u.stop.begun:
 			if !u.fromStore || !u.stop.isLast() {
 				return false

@@ -662,6 +662,7 @@ func (r *relay) run(t *testing.T, until moment, alone func(), act func(packet)) 
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { taker.Close() })
+	r.listener.Close() // the taker is to listen at the path
 	giver, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Net: "unixpacket", Name: r.giver})
 	if err != nil {
 		t.Fatal(err)

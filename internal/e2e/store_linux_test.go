@@ -327,7 +327,8 @@ func TestRestartThenStop(t *testing.T) {
 func init() { programs["upgradable"] = upgradable }
 
 // upgradable serves with the library alone. Its second argument is its answer, and may be
-// what it does besides: it is never ready, wraps its listener, or closes another one.
+// what it does besides: it is never ready, wraps its listener, closes another one, or does
+// work behind its stop, until the file of a third argument exists.
 func upgradable(_ *Work, args []string) error {
 	stop := actors.Stop{Logger: log.NewLogfmtLogger(log.NewSyncWriter(os.Stderr)), Grace: time.Hour}
 	up := actors.Upgrade{Stop: &stop, Restart: restart}
@@ -348,6 +349,14 @@ func upgradable(_ *Work, args []string) error {
 	}
 	var g run.Group
 	g.Add(actors.HTTP(&stop, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, args[1]) })}, served))
+	if args[1] == "works until" {
+		interrupted := make(chan struct{})
+		g.Add(func() error {
+			<-interrupted
+			wiretest.MustWaitFor(args[2], func() bool { _, err := os.Stat(args[2]); return err == nil })
+			return nil
+		}, func(error) { close(interrupted) })
+	}
 	if args[1] == "never" {
 		other, err := actors.Listen("127.0.0.1:0")
 		if err != nil {

@@ -411,7 +411,7 @@ func TestSystemdStopAfterUpgrade(t *testing.T) {
 				done <- err
 			}()
 			WaitFor(t, "the main process to wait", func() bool {
-				return strings.Contains(m.log(), "the predecessor has requests to answer, waiting for it")
+				return strings.Contains(m.log(), "the predecessor has not ended, waiting for it")
 			})
 			close(answer)
 			v.wantAnswer("late")

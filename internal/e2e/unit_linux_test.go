@@ -61,24 +61,29 @@ func pidOf(t *testing.T, p *Process) (pid int) {
 	return pid
 }
 
-// TestHandoverBetweenUnits: what takes over at a path is of another unit, or of none.
+// TestHandoverBetweenUnits: what takes over at a path is of another unit, or of none. The
+// stop of one does not wait for the other.
 func TestHandoverBetweenUnits(t *testing.T) {
 	t.Parallel()
-	dir := privateDir(t)
-	flags := []string{"-listen", "127.0.0.1:0", "-handover", "unix:" + dir + "/handover", "-dir", site(t, "here")}
-	blue := newStore(t, 100)
+	program, begun, answer := serveLate(t)
+	flags := []string{"-listen", "127.0.0.1:0", "-handover", "unix:" + privateDir(t) + "/handover", "-proxy", "http://" + program}
+	blue, green := newStore(t, 100), newStore(t, 100)
 	p := blue.launch(flags...)
-	next := Launch(t, Here, Lastcall(flags...))
-	if status := p.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0", status)
-	}
+	v := visit(t, p.Addr)
+	v.send(askWho)
+	wiretest.Wait(t, begun, "the request")
+	next := green.launch(flags...)
+	p.WaitLog(t, `msg="upgrade done"`)
 	if blue.hears(fmt.Sprintf("MAINPID=%d", next.cmd.Process.Pid)) {
 		t.Error("the unit has a main process of another one")
 	}
-	if !blue.hears("STOPPING=1") {
-		t.Error("systemd has not heard that the unit stops")
-	}
+	WaitFor(t, "systemd to hear that the unit stops", func() bool { return blue.hears("STOPPING=1") })
 	next.stopCleanly(t)
+	close(answer)
+	v.wantAnswer("late")
+	if status := p.Wait(t); status != 0 {
+		t.Errorf("exit status = %d, want 0", status)
+	}
 }
 
 // serveLate runs a program that answers its only request when answer is closed.
@@ -107,10 +112,33 @@ func TestStopAfterUpgrade(t *testing.T) {
 	p.WaitLog(t, `msg="upgrade done"`)
 	next := pidOf(t, p)
 	syscall.Kill(next, syscall.SIGTERM)
-	p.WaitLog(t, `msg="the predecessor has requests to answer, waiting for it"`)
+	p.WaitLog(t, `msg="the predecessor has not ended, waiting for it"`)
 	close(answer)
 	v.wantAnswer("late")
 	v.Close()
+	if status := p.Wait(t); status != 0 {
+		t.Errorf("exit status = %d, want 0", status)
+	}
+}
+
+// TestStopAfterUpgradeWithWork: what the old process has left to do is not a request.
+func TestStopAfterUpgradeWithWork(t *testing.T) {
+	t.Parallel()
+	done := t.TempDir() + "/done"
+	s := newStore(t, 100)
+	p := s.run(As("upgradable", "127.0.0.1:0", "works until", done))
+	p.killLast(t)
+	v := visit(t, p.Addr)
+	v.send(askWho)
+	v.wantAnswer("works until")
+	v.Close()
+	p.Signal(t, syscall.SIGUSR2)
+	p.WaitLog(t, `msg="upgrade: the predecessor has ended"`)
+	syscall.Kill(pidOf(t, p), syscall.SIGTERM)
+	p.WaitLog(t, `msg="the predecessor has not ended, waiting for it"`)
+	if err := os.WriteFile(done, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if status := p.Wait(t); status != 0 {
 		t.Errorf("exit status = %d, want 0", status)
 	}

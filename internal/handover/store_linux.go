@@ -58,7 +58,7 @@ func addrName(a net.Addr) string { return a.Network() + " " + a.String() }
 
 // Keeps returns [ErrNoStore] if systemd does not keep so many listeners. It takes up to
 // closesWithin, and leaves nothing in the store.
-func (s *Store) Keeps(listeners int) error { return hasKept(1+listeners, closesWithin) }
+func (s *Store) Keeps(listeners int) error { return hasKept(2+listeners, closesWithin) }
 
 // Keep stores listeners, and the keys of TLS session tickets. It follows Keeps.
 func (s *Store) Keep(listeners []Listener, keys Keys) error {
