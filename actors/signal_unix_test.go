@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -25,10 +26,10 @@ import (
 func sendSelf(sig syscall.Signal) { syscall.Kill(os.Getpid(), sig) }
 
 // firstAt is when a child has sent itself the first SIGINT.
-var firstAt time.Time
+var firstAt atomic.Int64
 
 func sendFirst() {
-	firstAt = time.Now()
+	firstAt.Store(time.Now().UnixNano())
 	sendSelf(syscall.SIGINT)
 }
 
@@ -36,7 +37,7 @@ func sendFirst() {
 // returned. The first SIGINT comes once more meanwhile.
 func work() {
 	time.Sleep(20 * time.Millisecond)
-	if time.Since(firstAt) > 150*time.Millisecond { // on a busy machine
+	if time.Since(time.Unix(0, firstAt.Load())) > 150*time.Millisecond { // on a busy machine
 		fmt.Println("late")
 		os.Exit(0)
 	}
