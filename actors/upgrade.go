@@ -190,7 +190,7 @@ func (u *Upgrade) init() error {
 				close(u.stopping)
 			}
 		}
-		if u.setupErr = u.begin(); u.from == nil {
+		if u.setupErr = u.takeListeners(); u.from == nil {
 			u.noneLeft()
 		}
 	})

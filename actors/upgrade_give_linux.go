@@ -62,9 +62,9 @@ func (u *Upgrade) hand(nc net.Conn, takers chan<- net.Conn, upgrading *atomic.Bo
 	handover.Refuse(nc, ErrUpgrading)
 }
 
-// keep begins the stop of a process that systemd starts again, and leaves listeners
+// storeAndStop begins the stop of a process that systemd starts again, and leaves listeners
 // and connections in its descriptor store.
-func (u *Upgrade) keep() {
+func (u *Upgrade) storeAndStop() {
 	if u.stop.Phase() != Ready {
 		u.stop.begin(restartError{})
 		return
@@ -72,7 +72,7 @@ func (u *Upgrade) keep() {
 	if u.fromStore {
 		<-u.alone // soon: what is still in the store comes first
 	}
-	listeners, keys := u.has()
+	listeners, keys := u.openListeners()
 	var own []handover.Listener
 	var addrs []net.Addr
 	for _, l := range listeners {
@@ -83,7 +83,7 @@ func (u *Upgrade) keep() {
 	}
 	store := new(handover.Store)
 	if err := store.Keeps(len(own)); err != nil { // known before a stop leaves their sockets to others
-		u.keepNothing(err)
+		u.stopUnstored(err)
 		return
 	}
 	stored := func(yes bool) {
@@ -96,7 +96,7 @@ func (u *Upgrade) keep() {
 	}
 	if err := store.Keep(own, keys); err != nil {
 		stored(false)
-		u.keepNothing(err)
+		u.stopUnstored(err)
 		return
 	}
 	give := func(list []*drain.Transfer) (int, error) {
@@ -115,8 +115,8 @@ func (u *Upgrade) keep() {
 	})
 }
 
-// keepNothing begins the stop of a restart with nothing stored.
-func (u *Upgrade) keepNothing(err error) {
+// stopUnstored begins the stop of a restart with nothing stored.
+func (u *Upgrade) stopUnstored(err error) {
 	level.Warn(u.logger).Log("msg", "restart: connections are drained, not kept", "err", err)
 	u.stop.begin(restartError{})
 }
@@ -131,7 +131,7 @@ func (u *Upgrade) spawn() error {
 				return handover.ErrStopping
 			}
 		case sig := <-u.restarts:
-			u.restartLater(sig)
+			u.requeueRestart(sig)
 			return handover.ErrStopping
 		case <-u.stopping:
 			return handover.ErrStopping
@@ -225,7 +225,7 @@ func (u *Upgrade) upgrade(nc net.Conn, patience time.Duration, end func(mayServe
 	unwatch = u.watchStop(g.Abort)
 	defer unwatch()
 	began := time.Now()
-	listeners, keys := u.has()
+	listeners, keys := u.openListeners()
 	var offers []handover.Listener
 	for _, l := range listeners {
 		offers = append(offers, handover.Listener{Name: l.name, Passed: l.passed, Socket: l})
@@ -253,7 +253,7 @@ func (u *Upgrade) upgrade(nc net.Conn, patience time.Duration, end func(mayServe
 		err = g.Sole()
 	}
 	unwatch()
-	if err == nil && !u.stop.unlessBegun(func() { share(kept, true) }) {
+	if err == nil && !u.stop.unlessBegun(func() { setShared(kept, true) }) {
 		err = handover.ErrStopping
 	}
 	if err != nil {
@@ -284,8 +284,8 @@ func (u *Upgrade) upgrade(nc net.Conn, patience time.Duration, end func(mayServe
 	return nil
 }
 
-// has returns the listeners that are open, and the keys of session tickets.
-func (u *Upgrade) has() (open []*sharedListener, keys handover.Keys) {
+// openListeners returns the listeners that are open, and the keys of session tickets.
+func (u *Upgrade) openListeners() (open []*sharedListener, keys handover.Keys) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for _, l := range u.listeners {
@@ -307,7 +307,7 @@ func (u *Upgrade) watchStop(abort func()) (unwatch func()) {
 			abort()
 		case sig := <-u.restarts:
 			abort()
-			u.restartLater(sig)
+			u.requeueRestart(sig)
 		case <-over:
 		}
 	}()

@@ -59,7 +59,7 @@ func (u *Upgrade) execute() error {
 			predecessor = nil // it goes on, or has gone
 			return fmt.Errorf("upgrade: %w", err)
 		case <-u.restarts:
-			u.keep()
+			u.storeAndStop()
 			return nil
 		case <-u.signals:
 			upgrading.Store(true)
@@ -106,8 +106,8 @@ func (u *Upgrade) listenHandover() (net.Listener, error) {
 	return handover.Listen(u.Path)
 }
 
-// restartLater leaves the signal to execute.
-func (u *Upgrade) restartLater(sig os.Signal) {
+// requeueRestart leaves the signal to execute.
+func (u *Upgrade) requeueRestart(sig os.Signal) {
 	select {
 	case u.restarts <- sig:
 	default: // another one has come
@@ -122,8 +122,8 @@ func (l *sharedListener) pause(paused bool) {
 	l.change.Broadcast()
 }
 
-// share says of listeners whether another process has them, too.
-func share(list []*sharedListener, shared bool) {
+// setShared notes of listeners whether another process has them, too.
+func setShared(list []*sharedListener, shared bool) {
 	for _, l := range list {
 		l.shared.Store(shared)
 	}

@@ -4,7 +4,7 @@ package actors
 
 import "errors"
 
-func (u *Upgrade) begin() error {
+func (u *Upgrade) takeListeners() error {
 	if u.Path != "" {
 		return errors.New("upgrade: Path needs Linux")
 	}

@@ -24,9 +24,9 @@ import (
 // to its predecessor.
 const upgradeVariable = "HANDOVER_FD"
 
-// begin takes the listeners of a predecessor, if there is one, or of the descriptor
+// takeListeners takes the listeners of a predecessor, if there is one, or of the descriptor
 // store.
-func (u *Upgrade) begin() error {
+func (u *Upgrade) takeListeners() error {
 	nc, fromStore, err := u.findPredecessor()
 	if err != nil || nc == nil {
 		return err
@@ -190,7 +190,7 @@ func (u *Upgrade) takeOver(t *handover.Taker) (taken bool, err error) {
 			return drain.ErrNotAdopted
 		}
 		sole := func() error {
-			own := func() { share(common, false) }
+			own := func() { setShared(common, false) }
 			if u.fromStore {
 				own()
 			} else if !u.stop.unlessBegun(own) {
@@ -203,9 +203,9 @@ func (u *Upgrade) takeOver(t *handover.Taker) (taken bool, err error) {
 		if err := t.Run(reserve, adopt, sole); err != nil {
 			level.Warn(u.logger).Log("msg", "upgrade: the predecessor has ended early", "from", t.From(), "err", err, "adopted", u.stop.Snapshot().Adopted)
 			gone := errors.Is(err, handover.ErrGone)
-			share(common, !gone) // else the predecessor goes on with them
+			setShared(common, !gone) // else the predecessor goes on with them
 			if gone {
-				err = u.refuses()
+				err = u.checkListeners()
 			}
 			if err != nil {
 				u.failed <- err
@@ -249,9 +249,9 @@ func (s *Stop) serversStarted() bool {
 	})
 }
 
-// refuses returns an error if newcomers are refused at a listener: the predecessor has
+// checkListeners returns an error if newcomers are refused at a listener: the predecessor has
 // begun to close it.
-func (u *Upgrade) refuses() error {
+func (u *Upgrade) checkListeners() error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for _, l := range u.listeners {

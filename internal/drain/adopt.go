@@ -47,10 +47,9 @@ func (s *Server) adoptingDoor(addr net.Addr) *door {
 	return nil
 }
 
-// Adopt takes a connection over from another server. A server that has begun to
-// drain lets it go like the others. It is wrapped as the listener
-// wraps those that it accepts, if that has the method WrapConn. It does not count
-// for LimitConns, but those that are accepted later do.
+// Adopt takes a connection over from another server. A server that drains lets it go like
+// its others. The listener's method WrapConn wraps it, if there is one. LimitConns does
+// not keep it out, but counts it for those that are accepted later.
 //
 // A connection whose client has not begun its next request gets to net/http when it
 // does: then net/http's timeouts are right.

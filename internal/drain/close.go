@@ -181,7 +181,7 @@ func (s *Server) cutAll(list []*conn) {
 		c.awaitReaderLocked(end, func() bool {
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			return !c.mayBeAskedLocked()
+			return !c.mayHoldRequestLocked()
 		})
 		c.mu.Unlock()
 		s.cut(c, true)
@@ -201,11 +201,11 @@ func (s *Server) cut(c *conn, now bool) bool {
 	return ok
 }
 
-// mayBeAskedLocked reports whether what is yet to be read of HTTP/2 may be a request that
+// mayHoldRequestLocked reports whether what is yet to be read of HTTP/2 may be a request that
 // is lost if it is not answered.
-func (c *conn) mayBeAskedLocked() bool {
+func (c *conn) mayHoldRequestLocked() bool {
 	s := &c.streams
-	return c.state == stateHTTP2 && !s.broken && (s.served == maxStream || s.refusalEnd > c.bytesReadBy())
+	return c.state == stateHTTP2 && !s.broken && (s.served == maxStream || s.refusalEnd > c.bytesReadByClient())
 }
 
 // cut closes the connection at once, and returns the requests that were under way. The
@@ -219,21 +219,21 @@ func (c *conn) cut(now bool) (list []Request, ok bool) {
 	if http2 || c.state.in(stateNew, stateIdle, stateReleasing, stateAnswering) {
 		socket.DropData(c.Conn)
 	}
-	unread := c.mayBeAskedLocked() && !c.hasReadAllLocked()
+	unread := c.mayHoldRequestLocked() && !c.hasReadAllLocked()
 	if unread && !now {
 		return nil, false
 	}
 	if c.state == stateClosed {
 		for res := range c.streams.running {
-			if res.late {
-				res.late = false
+			if res.resetLate {
+				res.resetLate = false
 				c.server.failed.Add(1) // its handler may not return in time
 			}
 		}
 		return nil, true
 	}
 	list = c.inFlightLocked()
-	if c.nextInSightLocked() {
+	if c.nextArrivedLocked() {
 		list = append(list, Request{Class: HTTP1, Client: c.RemoteAddr().String()})
 	}
 	unsure := socket.Unacked(c.Conn) || c.hasUnwritten()
@@ -242,7 +242,7 @@ func (c *conn) cut(now bool) (list []Request, ok bool) {
 		// A reset, which bytes that were not read cause, may delete what the client has
 		// not read.
 		lately := socket.Arrived(c.Conn) || !c.streams.followed && (unsure || c.streams.open)
-		list = append(list, c.streams.unsure(c.RemoteAddr().String(), c.bytesReadBy(), lately)...)
+		list = append(list, c.streams.unsure(c.RemoteAddr().String(), c.bytesReadByClient(), lately)...)
 		if unread || len(list) == 0 && c.handshake.partial() { // a request, perhaps
 			list = append(list, Request{Class: HTTP2, Client: c.RemoteAddr().String()})
 		}
@@ -259,7 +259,7 @@ func (c *conn) cut(now bool) (list []Request, ok bool) {
 	}
 	for res := range c.streams.running {
 		res.finish(wasCut)
-		res.late = false // nor as failed
+		res.resetLate = false // nor as failed
 	}
 	c.streams.close()
 	c.setStateLocked(stateClosed)
@@ -281,10 +281,10 @@ func (c *conn) breakOff(res *response) {
 	}
 }
 
-// bytesReadBy is how many bytes the client of HTTP/2 has read, as far as is certain: not
+// bytesReadByClient is how many bytes the client of HTTP/2 has read, as far as is certain: not
 // more than it has acknowledged, nor than came before a PING that it has not answered.
 // One that cannot answer, because the connection is closed, may read no further.
-func (c *conn) bytesReadBy() int64 {
+func (c *conn) bytesReadByClient() int64 {
 	n := c.bytesAcked()
 	if fc := c.streams.frames; fc != nil {
 		if ping := fc.pingedAt.Load(); ping > 0 {

@@ -85,10 +85,10 @@ type conn struct {
 
 	context context.Context // from the hooks; set before the first request
 
-	written atomic.Int64          // bytes; those of a ReadFrom count when it returns
-	stalled atomic.Bool           // Close does not wait for the client: it has taken nothing for too long
-	late    atomic.Bool           // the handler wrote only after the write deadline; the client had everything before
-	batch   atomic.Pointer[batch] // what HTTP/2 has written and the socket has not got; nil: not HTTP/2
+	written   atomic.Int64          // bytes; those of a ReadFrom count when it returns
+	stalled   atomic.Bool           // Close does not wait for the client: it has taken nothing for too long
+	lateWrite atomic.Bool           // the handler wrote only after the write deadline; the client had everything before
+	batch     atomic.Pointer[batch] // what HTTP/2 has written and the socket has not got; nil: not HTTP/2
 
 	mu    sync.Mutex
 	state connState
@@ -391,7 +391,7 @@ func (c *conn) noteWrite(n int64, err error) {
 	c.written.Add(n)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		info, ok := socket.TCPInfo(c.Conn)
-		c.late.Store(ok && n == 0 && !info.Unacked) // the client has taken everything so far
+		c.lateWrite.Store(ok && n == 0 && !info.Unacked) // the client has taken everything so far
 		c.stalled.Store(true)
 	}
 }
@@ -408,7 +408,7 @@ func (c *conn) onActive() {
 	c.mu.Unlock()
 	if first && c.server.draining.Load() {
 		// net/http sends GOAWAY to the connections that it has registered
-		// by then only: golang/go issue 81153.
+		// by then only: https://go.dev/issue/81153.
 		c.goAway()
 	}
 }

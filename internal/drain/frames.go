@@ -159,7 +159,7 @@ func (fc *frameConn) writeDueLocked() {
 	b = append(b, 0, 0, 0, 0)                        // NO_ERROR
 	b = append(b, 0, 0, 8, framePing, 0, 0, 0, 0, 0) // the length, the type, flags, the stream
 	b = binary.BigEndian.AppendUint64(b, ping)
-	fc.Conn.Write(b) // after an error net/http learns of it by its own
+	fc.Conn.Write(b) // after an error the next Write of net/http fails, too
 }
 
 // frames follows what one side sends, to find where frames end, and what they do.

@@ -78,9 +78,9 @@ func (f *framing) split(p []byte) int {
 // end returns how much of p belongs together, and moves on by as much.
 func (f *framing) end(p []byte) int {
 	if f.records != nil {
-		n, _ := f.records.take(p)
+		n, _ := f.records.follow(p)
 		for f.body != 0 && n < len(p) { // this is slow, but finds what follows the body
-			m, _ := f.records.take(p[n:])
+			m, _ := f.records.follow(p[n:])
 			n += m
 		}
 		return n

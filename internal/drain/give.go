@@ -19,7 +19,8 @@ const (
 	maxBatch = 100
 
 	// maxHead is how much may have been read of the request of a connection that
-	// is given away, and maxBatchHead how much of all requests of a batch.
+	// is given away, and maxBatchHead how much of all requests of a batch: a packet has
+	// 128 KiB, and base64 makes four bytes of three.
 	maxHead      = 16 << 10
 	maxBatchHead = 32 << 10
 )
@@ -259,15 +260,15 @@ func (g *Giving) release() {
 	for _, c := range parked {
 		c.endParking(false)
 	}
-	s.poke()
+	s.resetReadDeadlines()
 	if s.draining.Load() {
 		s.release()
 	}
 }
 
-// poke sets the read deadlines, which depend on whether connections are given
+// resetReadDeadlines sets the read deadlines, which depend on whether connections are given
 // away.
-func (s *Server) poke() {
+func (s *Server) resetReadDeadlines() {
 	for _, c := range s.list() {
 		c.mu.Lock()
 		if c.state.in(stateNew, stateReading, stateIdle) {
@@ -428,8 +429,8 @@ func (c *conn) endParking(moved bool) {
 	}
 }
 
-// keptStateLocked is the state, or what it was before the connection was parked.
-func (c *conn) keptStateLocked() connState {
+// unparkedStateLocked is the state, or what it was before the connection was parked.
+func (c *conn) unparkedStateLocked() connState {
 	if c.state == stateParked {
 		return c.parking.from
 	}

@@ -17,15 +17,15 @@ type handshake struct {
 	records
 }
 
-// take follows p, and returns how much of it belongs to the handshake.
-func (h *handshake) take(p []byte) (n int) {
+// follow returns how much of p belongs to the handshake.
+func (h *handshake) follow(p []byte) (n int) {
 	const (
 		changeCipherSpec = 20
 		handshaking      = 22
 		applicationData  = 23
 	)
 	for n < len(p) && !h.over {
-		m, whole := h.records.take(p[n:])
+		m, whole := h.records.follow(p[n:])
 		n += m
 		if !whole {
 			break

@@ -172,7 +172,7 @@ type streams struct {
 	// order. They are here until the client has acknowledged the answer, and for
 	// minKeep.
 	unacked []*http2Response
-	full    int // at so many of these, those are removed that need not be here
+	full    int // the length at which those are removed that need not be here
 
 	served     uint32 // the last that net/http does not refuse
 	refused    int    // later ones
@@ -229,9 +229,9 @@ func (s *streams) lastUnknown() bool {
 	return len(s.unacked) > 0 && s.unacked[len(s.unacked)-1].id == 0
 }
 
-// unsure names those that inFlight does not, and whose answers the client may not
-// have: those that end behind the first bytes of the connection, and, if lately, those
-// of the last minKeep.
+// unsure returns the requests that inFlight does not, and whose answers the client may
+// lack: answers that end after so many bytes of the connection, and, if lately, those of
+// the last minKeep.
 func (s *streams) unsure(client string, bytes int64, lately bool) (list []Request) {
 	ended := s.unacked
 	if s.open && len(s.running) == 0 && s.lastUnknown() {
@@ -323,7 +323,7 @@ func (c *conn) onFramesWritten(events []event) {
 			}
 			continue
 		}
-		res, ok := s.take(e.stream)
+		res, ok := s.remove(e.stream)
 		if !ok {
 			continue
 		}
@@ -331,14 +331,14 @@ func (c *conn) onFramesWritten(events []event) {
 			now := time.Now()
 			res = &http2Response{id: e.stream, began: now, returned: now}
 		}
-		res.late = e.kind == resets && e.code == internalError && res.returned.IsZero()
+		res.resetLate = e.kind == resets && e.code == internalError && res.returned.IsZero()
 		c.onWrittenLocked(res)
 	}
 }
 
-// take removes a stream of which the answer has an end, and reports whether there was one.
+// remove removes a stream of which the answer has an end, and reports whether there was one.
 // It returns what answers it, or nil.
-func (s *streams) take(id uint32) (res *http2Response, ok bool) {
+func (s *streams) remove(id uint32) (res *http2Response, ok bool) {
 	res, ok = s.unanswered[id]
 	delete(s.unanswered, id)
 	return res, ok
@@ -373,13 +373,13 @@ func (c *conn) endStream(res *http2Response, r *http.Request) {
 	c.mu.Lock()
 	delete(c.streams.running, res)
 	res.returned = time.Now()
-	if res.late && res.outcome.Load() == answered {
-		res.finish(failed)
+	if res.resetLate {
+		res.outcome.CompareAndSwap(answered, failed)
 	}
-	// Closed, the request was cut, or its client has gone, or net/http has closed a
-	// second after it had reset the last stream.
+	// A closed connection was cut, or its client has gone, or net/http closed it a second
+	// after it had reset the last stream.
 	closed := c.state == stateClosed
-	if !closed || res.late {
+	if !closed || res.resetLate {
 		res.failed = c.server.countAnswer(&res.response)
 	}
 	switch {
@@ -408,7 +408,7 @@ type http2Response struct {
 	began       time.Time // when the handler was called
 	returned    time.Time // when it returned; zero before
 	written     int64     // the answer ends with that byte of the connection; 0: it is not written
-	late        bool      // the stream was reset at the write deadline
+	resetLate   bool      // the stream was reset at the write deadline
 	failed      bool      // it has counted as such in the stop
 	bodyWritten atomic.Int64
 }

@@ -66,7 +66,7 @@ func (s *Server) InFlight() (requests []Request) {
 
 // inFlightLocked names what is under way on the connection.
 func (c *conn) inFlightLocked() []Request {
-	switch c.keptStateLocked() {
+	switch c.unparkedStateLocked() {
 	case stateNew, stateIdle, stateReleasing:
 		if c.server.draining.Load() && (socket.Arrived(c.Conn) || c.readUnrecordedLocked()) { // too late to be read
 			return []Request{{Class: HTTP1, Client: c.RemoteAddr().String()}}
@@ -92,7 +92,7 @@ func (c *conn) readUnrecordedLocked() bool {
 // busy with.
 func (c *conn) requestLocked(class Class) Request {
 	r := Request{Class: class, Client: c.RemoteAddr().String(), Age: time.Since(c.since)}
-	if res := c.current; res != nil && c.keptStateLocked() != stateReading {
+	if res := c.current; res != nil && c.unparkedStateLocked() != stateReading {
 		r.Method, r.Path = res.method, res.path()
 		r.Sent = max(c.bytesAcked()-res.writtenBefore, 0)
 	}
@@ -106,7 +106,7 @@ func (s *Server) countAnswer(res *response) (hasFailed bool) {
 	}
 	closing := s.policy.Closing()
 	outcome := res.outcome.Load()
-	if res.conn != nil && res.conn.late.Load() {
+	if res.conn != nil && res.conn.lateWrite.Load() {
 		outcome = failed
 	}
 	switch {
@@ -134,7 +134,7 @@ func (s *Server) Stats() Stats {
 	for _, c := range list {
 		c.mu.Lock()
 		running := len(c.streams.running)
-		switch state := c.keptStateLocked(); {
+		switch state := c.unparkedStateLocked(); {
 		case state == stateNew:
 			n.New++
 		case state == stateHijacked:

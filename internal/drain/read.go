@@ -90,7 +90,7 @@ func (c *conn) onReadLocked(p []byte, size int) (n int) {
 	c.bytesRead += int64(len(p))
 	c.reader.waits = false
 	if !c.handshake.over {
-		if n = c.handshake.take(p); n == len(p) {
+		if n = c.handshake.follow(p); n == len(p) {
 			c.onHandshakeLocked()
 			return n
 		}
@@ -148,7 +148,7 @@ func (c *conn) beginLocked(state connState) {
 func (c *conn) nextRequestArrived(w http.ResponseWriter) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.nextInSightLocked() {
+	if c.nextArrivedLocked() {
 		return true
 	}
 	if !c.tls || c.state != stateAnswering || c.framing.body != 0 { // after Hijack the buffer is the handler's
@@ -162,9 +162,9 @@ func (c *conn) nextRequestArrived(w http.ResponseWriter) bool {
 	return c.state == stateAnsweringNext || c.nextReadLocked(w)
 }
 
-// nextInSightLocked reports whether a part of the next request has arrived behind the one
+// nextArrivedLocked reports whether a part of the next request has arrived behind the one
 // that is being answered. It does not look into the buffers of crypto/tls and net/http.
-func (c *conn) nextInSightLocked() bool {
+func (c *conn) nextArrivedLocked() bool {
 	if c.state != stateAnswering {
 		return c.state == stateAnsweringNext
 	}

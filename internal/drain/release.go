@@ -77,7 +77,7 @@ func (c *conn) releaseLocked() {
 // timeout, or by a tail loss probe, up to a round trip later (RFC 8985 section
 // 7.2); if that one is lost, too, after twice that time, and so on. One loss is
 // allowed for, two where a request is expected, and three on a connection that
-// has lost packets before: with 2 % of them lost, that is one in 100,000.
+// has lost packets before: with 2 % of them lost, four in a row are one in six million.
 func (c *conn) scheduleCloseLocked() {
 	info, _ := socket.TCPInfo(c.Conn)
 	wait, losses := info.RTT, 1

@@ -161,7 +161,7 @@ func (w *response) serve(handler http.Handler, rw http.ResponseWriter, r *http.R
 }
 
 // isReset reports whether net/http has reset the stream because the handler was still
-// running at the write deadline. Once the connection is closed, http2Response.late says so
+// running at the write deadline. Once the connection is closed, http2Response.resetLate says so
 // instead. isReset does not ask if the program has ended the context of the connection,
 // because Flush would send a part of an answer that is to be whole.
 func (w *response) isReset(r *http.Request) bool {

@@ -28,9 +28,9 @@ type records struct {
 	left   int     // bytes of the content yet to come
 }
 
-// take follows p to the end of a record, and returns how much that is. It reports
+// follow follows p to the end of a record, and returns how much that is. It reports
 // whether the record is whole.
-func (r *records) take(p []byte) (n int, whole bool) {
+func (r *records) follow(p []byte) (n int, whole bool) {
 	if r.have < len(r.header) {
 		n = copy(r.header[r.have:], p)
 		r.have += n
@@ -129,9 +129,9 @@ func readerOf(v reflect.Value) *readerPaths {
 }
 
 // bufferedBy returns what net/http has read behind the header of the request that w
-// answers, or of the body behind what has been read of it. It is called before the handler
-// is, when the body has been read, or in the hook ConnState: otherwise others may use the
-// buffer.
+// answers, or of the body behind what has been read of it. It is called before the
+// handler, after the body was read, or in the hook ConnState: at other times net/http may
+// use the buffer.
 func bufferedBy(w http.ResponseWriter) []byte {
 	v := reflect.ValueOf(w)
 	if v = readerOf(v).buffer.follow(v); !v.IsValid() || v.IsNil() {
