@@ -296,6 +296,12 @@ func (u *Upgrade) openListeners() (open []*sharedListener, keys handover.Keys) {
 	return open, u.tickets.list()
 }
 
+func (l *sharedListener) isClosed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.closed
+}
+
 // watchStop calls abort when this process stops or is restarted, until unwatch is
 // called.
 func (u *Upgrade) watchStop(abort func()) (unwatch func()) {

@@ -80,7 +80,7 @@ func (u *Upgrade) execute() error {
 // within its deadline: with KillMode=mixed systemd kills what is left when the main process
 // has ended.
 func (u *Upgrade) awaitEnd(predecessor *os.Process) {
-	if predecessor == nil || !isRunning(predecessor) {
+	if predecessor == nil || len(u.failed) > 0 || !isRunning(predecessor) { // failed: it goes on
 		return
 	}
 	deadline, _ := u.stop.Deadline()

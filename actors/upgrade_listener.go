@@ -81,12 +81,6 @@ func (l *sharedListener) Accept() (net.Conn, error) {
 	return l.current().Accept()
 }
 
-func (l *sharedListener) isClosed() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.closed
-}
-
 // Close leaves the socket and its path to the other process, if there is one.
 func (l *sharedListener) Close() error {
 	l.mu.Lock()
