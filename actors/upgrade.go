@@ -119,7 +119,6 @@ type Upgrade struct {
 	keyAge    time.Duration // how long the first has been used
 	from      predecessor   // nil: there is none
 	fromStore bool          // from is the descriptor store
-	sameUnit  bool          // from has started this process, and systemd runs both
 	sole      chan struct{} // closed by soleOwner, or by noneLeft
 	soleOwner func()        // notes that the listeners are this process's alone
 	alone     chan struct{} // closed by noneLeft
@@ -147,13 +146,6 @@ var ErrUpgrading = errors.New("an upgrade is under way")
 // ErrUpgraded matches, by errors.Is, the cause (see [Snapshot]) of the stop of a
 // process that has a successor.
 var ErrUpgraded = errors.New("upgraded")
-
-// upgradedError is the cause of the stop of a process that has a successor.
-type upgradedError struct{ pid int }
-
-func (e *upgradedError) Error() string { return fmt.Sprintf("upgraded to process %d", e.pid) }
-
-func (e *upgradedError) Is(target error) bool { return target == ErrUpgraded }
 
 func (u *Upgrade) init() error {
 	u.setup.Do(func() {

@@ -302,6 +302,13 @@ func (l *sharedListener) isClosed() bool {
 	return l.closed
 }
 
+// upgradedError is the cause of the stop of a process that has a successor.
+type upgradedError struct{ pid int }
+
+func (e *upgradedError) Error() string { return fmt.Sprintf("upgraded to process %d", e.pid) }
+
+func (e *upgradedError) Is(target error) bool { return target == ErrUpgraded }
+
 // watchStop calls abort when this process stops or is restarted, until unwatch is
 // called.
 func (u *Upgrade) watchStop(abort func()) (unwatch func()) {

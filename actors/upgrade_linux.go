@@ -43,7 +43,7 @@ func (u *Upgrade) execute() error {
 		if err != nil {
 			return err
 		}
-		if taken && u.sameUnit {
+		if taken && t.Spawned && os.Getenv("NOTIFY_SOCKET") != "" {
 			predecessor, _ = os.FindProcess(t.PID) // a pidfd: another process may get the ID
 		}
 	}

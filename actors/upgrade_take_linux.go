@@ -27,6 +27,7 @@ const upgradeVariable = "HANDOVER_FD"
 // takeListeners takes the listeners of a predecessor, if there is one, or of the descriptor
 // store.
 func (u *Upgrade) takeListeners() error {
+	spawned := os.Getenv(upgradeVariable) != ""
 	nc, fromStore, err := u.findPredecessor()
 	if err != nil || nc == nil {
 		return err
@@ -35,7 +36,7 @@ func (u *Upgrade) takeListeners() error {
 	if err != nil {
 		return fmt.Errorf("upgrade: %w", err)
 	}
-	t.FromStore = fromStore
+	t.FromStore, t.Spawned = fromStore, spawned
 	u.from, u.fromStore, u.keys, u.keyAge = t, fromStore, t.Keys.List, t.Keys.Age
 	for _, l := range t.Listeners {
 		u.offered = append(u.offered, offered{name: l.Name, passed: l.Passed, file: l.File})
@@ -85,7 +86,6 @@ func (u *Upgrade) findPredecessor() (nc net.Conn, fromStore bool, err error) {
 		if err != nil || fd < 3 {
 			return nil, false, fmt.Errorf("upgrade: %s=%q: want a descriptor", upgradeVariable, v)
 		}
-		u.sameUnit = os.Getenv("NOTIFY_SOCKET") != ""
 		f := os.NewFile(uintptr(fd), upgradeVariable)
 		nc, err := net.FileConn(f)
 		f.Close()

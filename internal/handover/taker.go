@@ -27,6 +27,8 @@ type Taker struct {
 	// is needed, such as connections to a program.
 	FromStore bool
 
+	Spawned bool // the giver has started this process
+
 	addrs []net.Addr // of those that were taken, for Run
 }
 
