@@ -28,8 +28,8 @@ const (
 	watching // what shows the stop until its end
 )
 
-// serve does what the settings say until a signal stops it. It has written what
-// went wrong to stderr when it returns.
+// serve does what the settings say until a signal stops it. Before it returns it
+// writes what went wrong to stderr.
 func serve(args []string, stdout, stderr io.Writer) error {
 	settings, err := app.ReadSettings(args, stdout)
 	if err != nil {

@@ -43,9 +43,8 @@ type ActorConfig struct {
 	//
 	// In every stage but the first this time is also reserved: the deadline of the
 	// earlier stages comes earlier by the longest Within of the stage. So the actor
-	// has its time whatever they take, less the second that an actor which hangs
-	// takes beyond its deadline. At most half of Stop.Grace is reserved. If the
-	// stages want more, each gets its share.
+	// has its time whatever they take, less one second if one of them hangs. At most
+	// half of Stop.Grace is reserved. If the stages want more, each gets its share.
 	//
 	// The actors of this package cut what is left at that deadline. The interrupt of
 	// every actor, also of your own, gets an error that wraps the cause and has the

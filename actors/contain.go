@@ -31,9 +31,7 @@ func (a *supervised) call(f func() error) (err error) {
 	}
 	returned := false
 	defer func() {
-		switch {
-		case returned:
-		case isPanicking():
+		if !returned && isPanicking() {
 			a.crashing.Store(true)
 			// Not with the logger, which may have panicked with a lock held.
 			print("panic in actor ", strconv.Quote(a.name), ":\n")

@@ -41,8 +41,8 @@ func (e *DeployError) Unwrap() error { return e.Err }
 // Each step is logged, and passed to step, which may be nil: a line without its
 // end, such as "switched generation=2". Deploy returns [ErrDeploying] during
 // another deploy, and [ErrStopping] when the stop has begun or begins before the
-// Trial is over. If ctx ends before requests are switched, Deploy ends the new
-// generation. Later it is ignored.
+// Trial is over. If ctx ends before the new generation is
+// ready, Deploy ends that. Later ctx is ignored.
 func (g *Generations) Deploy(ctx context.Context, command Command, step func(string)) error {
 	g.init()
 	g.mu.Lock()
@@ -64,7 +64,6 @@ func (g *Generations) Deploy(ctx context.Context, command Command, step func(str
 		command = d.old.command
 	}
 	d.new = g.add(command)
-	d.logger = log.With(g.actor.logger)
 	defer func() {
 		g.mu.Lock()
 		g.deploying, g.holding, d.new.trial = false, false, false
@@ -73,7 +72,7 @@ func (g *Generations) Deploy(ctx context.Context, command Command, step func(str
 	}()
 	err := d.run(ctx)
 	if err != nil {
-		d.log(level.Error(d.logger), "failed", "generation", d.new.number, "err", err)
+		d.log(level.Error(d.actor.logger), "failed", "generation", d.new.number, "err", err)
 	}
 	return err
 }
@@ -82,13 +81,12 @@ func (g *Generations) Deploy(ctx context.Context, command Command, step func(str
 type deploy struct {
 	*Generations
 	old, new *generation
-	logger   log.Logger
 	progress func(string)
 }
 
 // step logs a step, and tells the caller of it.
 func (d *deploy) step(text string, keyvals ...any) {
-	d.log(level.Info(d.logger), text, keyvals...)
+	d.log(level.Info(d.actor.logger), text, keyvals...)
 	if d.progress != nil {
 		var b bytes.Buffer
 		log.NewLogfmtLogger(&b).Log(keyvals...)
@@ -214,9 +212,7 @@ func (d *deploy) endGeneration(gen *generation) {
 	d.mu.Lock()
 	gen.retired = true
 	l := gen.life
-	if gen.state != GenerationEnded && gen.state != GenerationFailed {
-		gen.state = GenerationStopping
-	}
+	gen.markStoppingLocked()
 	d.mu.Unlock()
 	l.end()
 	<-l.done
@@ -229,6 +225,9 @@ func (d *deploy) fail(l *life, err error) error {
 	failure := &DeployError{Err: err}
 	if l != nil {
 		d.goBack()
+		d.mu.Lock()
+		d.new.markStoppingLocked()
+		d.mu.Unlock()
 		l.end()
 		<-l.done
 		failure.Output = l.tail.get()

@@ -28,8 +28,11 @@ var (
 // when a second signal came. It matches [ErrCut].
 type CutError struct {
 	Requests []Request // and hijacked connections
-	Actors   []string  // the names of the [Graceful], [Every], [Once] and [Process] actors that did not end in time, and "http" for a serve of [HTTPFunc]
 	Signal   os.Signal // the second signal; nil: the deadline
+
+	// Actors has the names of the [Graceful], [Every], [Once], [Process] and
+	// [Generations] actors that did not end in time, and "http" for a serve of [HTTPFunc].
+	Actors []string
 
 	stop *Stop
 }
@@ -53,12 +56,12 @@ func (e *CutError) Error() string {
 // Is makes errors.Is(err, ErrCut) true.
 func (e *CutError) Is(target error) bool { return target == ErrCut }
 
-// Err returns how the stop went. Its argument is what run.Group.Run returned. It
-// returns nil if the stop was clean; a [*CutError] if work was cut, or a second
-// signal asked for that; an error that matches [ErrFailed] if requests failed;
-// and the errors of actors that failed. It joins several of these. The errors of
-// signals, context.Canceled and http.ErrServerClosed are clean. Of joined errors
-// each is judged by itself.
+// Err returns how the stop went. err is what run.Group.Run returned. The result is
+// nil if the stop was clean; a [*CutError] if work was cut, or a second signal
+// asked for that; an error that matches [ErrFailed] if requests failed; and the
+// errors of actors that failed. Several of these are joined. The errors of signals,
+// context.Canceled and http.ErrServerClosed are clean. Each part of a joined error
+// counts by itself.
 //
 // run.Group.Run returns only the error of the actor that returned first. If that
 // is a signal, it has nothing of a stop that fails afterwards. Err has the errors

@@ -135,8 +135,8 @@ func (e *every) runJobs() error {
 }
 
 // readClock returns the present time of the schedule, which for an Interval has a
-// monotonic reading, and by how much the clock has jumped since the last call: what it
-// has moved and the time that has passed differ by more than maxJump.
+// monotonic reading. jump is by how much more the clock has moved since the last call
+// than time has passed, or 0 if that is at most maxJump.
 func (e *every) readClock() (now time.Time, jump time.Duration) {
 	if _, interval := e.schedule.(Interval); interval {
 		return time.Now(), 0

@@ -102,7 +102,6 @@ func (g *Generations) keepRunning(gen *generation, l *life) {
 			gen.lastErr = endError(err)
 		}
 		g.mu.Unlock()
-		g.setState(gen, GenerationRestarting)
 		again, err := g.awaitRestart(gen, l, logger, counter, began, err)
 		if again {
 			g.mu.Lock()
@@ -126,6 +125,13 @@ func (g *Generations) setState(gen *generation, s GenerationState) {
 	gen.state = s
 	g.mu.Unlock()
 	g.notify()
+}
+
+// markStoppingLocked records that the generation was asked to end, unless it has.
+func (gen *generation) markStoppingLocked() {
+	if gen.state != GenerationEnded && gen.state != GenerationFailed {
+		gen.state = GenerationStopping
+	}
 }
 
 // errNotReady is an ErrNotReady with the details.
@@ -322,6 +328,7 @@ func (g *Generations) awaitRestart(gen *generation, l *life, logger log.Logger, 
 	if closed(l.quit) || !ours {
 		return false, err
 	}
+	g.setState(gen, GenerationRestarting)
 	wanted := g.When == RestartAlways || g.When == RestartOnFailure && err != nil
 	pause := groupTime
 	if wanted && !closed(stop.begun) {
@@ -379,8 +386,8 @@ func (g *Generations) address() (addr string, release func(), err error) {
 // connections: one of these could get it before the program does, and a connection that
 // is tried before the program listens could be made to itself.
 //
-// On Linux it is reserved until release is called: a process of this package that starts
-// a program meanwhile would take it, and each could take the other's program for its own.
+// On Linux the address is reserved until release is called. Otherwise two processes of
+// this package could choose the same one, and each treat the other's program as its own.
 func freeAddress(first, n int) (addr string, release func(), err error) {
 	for range 100 {
 		addr = net.JoinHostPort("127.0.0.1", strconv.Itoa(first+rand.IntN(n)))

@@ -67,8 +67,8 @@ type Generations struct {
 	Addr string
 
 	// Replace makes a deploy end the old generation before it starts the new
-	// one, for a program that cannot run twice. Requests are held meanwhile. It
-	// is always so with Addr.
+	// one, for a program that cannot run twice. Requests are held meanwhile.
+	// Addr implies it.
 	Replace bool
 
 	// Check returns nil if the program is ready at addr. It is called until then,
@@ -103,8 +103,8 @@ type Generations struct {
 	deploying bool
 	holding   bool          // no generation may get requests: a deploy replaces one
 	current   *generation   // gets new requests while it is ready
-	routed    route         // what the Router was told last
-	rerouting bool          // it is being told something else
+	routed    route         // of the last call of Router.Switch
+	rerouting bool          // Router.Switch is being called
 	rerouted  chan struct{} // closed when routed changes
 	all       []*generation // the last few that have ended, and all others
 }
@@ -147,11 +147,11 @@ var (
 	// ErrStopping is the error of a deploy when a stop has begun.
 	ErrStopping = errors.New("the process is stopping")
 
-	// ErrNotReady is that of a process which was not ready in StartTimeout. See
-	// Generation.LastErr.
+	// ErrNotReady matches the error of a process that was not ready within
+	// StartTimeout; see Generation.LastErr.
 	ErrNotReady = errors.New("not ready")
 
-	// ErrStoppedServing is that of a process which runs, but accepts no
+	// ErrStoppedServing matches the error of a process that runs, but accepts no
 	// connections any more. Another was started in its place.
 	ErrStoppedServing = errors.New("stopped serving")
 )
@@ -319,6 +319,7 @@ func (g *Generations) end() error {
 	for _, gen := range g.all {
 		if gen == g.current || !closed(gen.life.done) {
 			lives = append(lives, gen.life)
+			gen.markStoppingLocked()
 		}
 	}
 	close(g.rerouted)

@@ -18,6 +18,7 @@ import (
 
 	"lastcall/actors"
 	"lastcall/internal/servetest"
+	"lastcall/internal/wiretest"
 )
 
 // recordingRouter notes what it is told.
@@ -123,6 +124,33 @@ func (g *generations) end(t testing.TB) error {
 	t.Helper()
 	g.interrupt(nil)
 	return awaitError(t, g.done, "execute")
+}
+
+// TestGenerationIsStopping: a program that has been asked to end is not ready.
+func TestGenerationIsStopping(t *testing.T) {
+	t.Parallel()
+	g := startGenerations(t, `trap ': > $SWITCHED.asked; while ! [ -e $SWITCHED.end ]; do sleep 0.01; done; exit' TERM; : > $UP; while :; do sleep 0.01; done`, nil)
+	state := func() actors.GenerationState {
+		if list := g.Snapshot(); len(list) > 0 {
+			return list[0].State
+		}
+		return actors.GenerationStarting
+	}
+	wiretest.WaitFor(t, "the program", func() bool { return state() == actors.GenerationReady })
+	g.interrupt(nil)
+	wiretest.WaitFor(t, "SIGTERM", func() bool { _, err := os.Stat(g.switched + ".asked"); return err == nil })
+	if got := state(); got != actors.GenerationStopping {
+		t.Errorf("the state is %v, want stopping", got)
+	}
+	if err := os.WriteFile(g.switched+".end", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := awaitError(t, g.done, "execute"); err != nil {
+		t.Errorf("execute() = %v, want nil", err)
+	}
+	if got := state(); got != actors.GenerationEnded {
+		t.Errorf("the state is %v, want ended", got)
+	}
 }
 
 func TestGenerations(t *testing.T) {

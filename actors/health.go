@@ -18,8 +18,8 @@ import (
 // it has drained.
 //
 // The methods are GET and HEAD. The body of the answer is one line: the phase,
-// "out of service" or "program not ready". With an empty prefix the paths are "/healthz" and so on. A nil
-// stop is never ready.
+// "out of service" or "program not ready". With an empty prefix the paths are
+// "/healthz" and so on. A nil stop is never ready.
 func Health(stop *Stop, prefix string, next http.Handler) http.Handler {
 	if stop == nil {
 		stop = new(Stop)

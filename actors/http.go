@@ -104,8 +104,8 @@ const maxCutLogged = asynclog.MaxQueued / 2
 // [Stop.OnDraining]. A second after the drain has begun, lines of the log (warn)
 // name the hijacked connections, and the requests that have taken more than five
 // seconds. What Hijack returns is not a *net.TCPConn. Its method NetConn returns
-// the connection that the listener accepted. Close what Hijack returned: of a
-// Close of what NetConn returns HTTP does not learn.
+// the connection that the listener accepted. Close what Hijack returned: HTTP
+// does not notice if what NetConn returned is closed.
 //
 // An HTTP/1 request with Expect: 100-continue that comes while draining is
 // answered 503, and the handler is not called.
@@ -118,8 +118,7 @@ const maxCutLogged = asynclog.MaxQueued / 2
 // has acknowledged nothing for five seconds, as when the handler writes nothing.
 //
 // A connection that was never used is closed 250 ms after the drain has begun, or
-// after a little more than a retransmission takes;
-// Shutdown would wait for five seconds.
+// after a retransmission if that takes longer. Shutdown would wait for five seconds.
 //
 // [http.MaxBytesReader] cannot reach the ResponseWriter of net/http, which it
 // asks to close the connection after a body that is too large. HTTP closes the
@@ -136,11 +135,11 @@ func HTTP(stop *Stop, srv *http.Server, listeners ...net.Listener) (execute func
 // serve must get at srv.Serve or srv.ServeTLS with that listener, and may change
 // the handler and the hooks of srv before, but not BaseContext. It returns when
 // srv.Serve does, which is at the beginning of a drain, or when it cannot serve;
-// its error begins the stop then. It is an error to return without having called Accept of the
-// listener. The process is ready when the server accepts on
-// every listener; after five seconds without it, a line of the log (warn) says so. A serve
-// that has not returned half a second after the deadline is left behind, and "http" is in
-// the [CutError] of the stop. Frameworks whose router is an http.Handler (gin, echo, chi)
+// then its error begins the stop. To return before a call of the listener's Accept is
+// an error. The process is ready when the server accepts on every listener; if it does
+// not within five seconds, a line of the log (warn) says so. A serve that has not
+// returned half a second after the deadline is left behind, and "http" is in the
+// [CutError] of the stop. Frameworks whose router is an http.Handler (gin, echo, chi)
 // need no HTTPFunc: give the router to the http.Server of HTTP. A nil serve is
 // that of HTTP.
 func HTTPFunc(stop *Stop, srv *http.Server, serve func(net.Listener) error, listeners ...net.Listener) (execute func() error, interrupt func(error)) {

@@ -38,8 +38,8 @@ func (s *Stop) Drain(cause error) {
 
 // Undrain takes back a stop that [Stop.Drain] has begun, and reports whether it has.
 // It has not if no stop has begun, if draining has, or if a signal or another actor
-// has made the stop final. Connections whose clients were told that they end do
-// end; new ones are served as before.
+// has made the stop final. Connections whose clients have learned that they end
+// still end; new ones are served as before.
 func (s *Stop) Undrain() bool {
 	s.init()
 	s.entering <- struct{}{}

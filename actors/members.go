@@ -105,8 +105,8 @@ func (s *Stop) skipUnstarted() {
 	}
 }
 
-// addWaiting adds n, which may be negative, to the actors that wait to start, or
-// for their interrupt instead.
+// addWaiting adds n, which may be negative, to the number of actors that wait to
+// start, or, if they never start, for their interrupt.
 func (s *Stop) addWaiting(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

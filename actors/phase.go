@@ -66,7 +66,8 @@ func (s *Stop) enterLocked(p Phase) bool {
 	return true
 }
 
-// beginDrainingLocked has everybody know who waits for it.
+// beginDrainingLocked closes the channel of Draining, and has the functions of
+// OnDraining called.
 func (s *Stop) beginDrainingLocked() {
 	close(s.draining)
 	s.callDrainFuncsLocked()

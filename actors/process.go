@@ -208,7 +208,7 @@ func (p *process) runProgram() error {
 	return nil
 }
 
-// check finds what the system would not name as the reason, or not refuse.
+// check finds errors that the system does not name, or does not refuse.
 func (p *process) check(cmd *exec.Cmd) error {
 	if p.Signal < 0 || p.Signal > maxSignal {
 		return fmt.Errorf("end it by signal %d: there is no such signal", int(p.Signal))

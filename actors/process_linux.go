@@ -91,7 +91,7 @@ func (p *process) startReaping() (stop func(), err error) {
 	}, nil
 }
 
-// adopts reports whether orphans become children of this process.
+// adoptsOrphans reports whether orphans become children of this process.
 func adoptsOrphans() bool {
 	if os.Getpid() == 1 {
 		return true

@@ -11,8 +11,8 @@ import (
 	"github.com/go-kit/log/level"
 )
 
-// Restart says how an actor is executed again when it fails. The pause
-// before that grows by half each time, from MinPause to MaxPause, and varies at
+// Restart says how an actor is executed again when it fails. The pause before
+// each restart grows by half each time, from MinPause to MaxPause, and varies at
 // random by up to half of it either way, so that many actors do not restart at
 // once. It begins at MinPause again when the actor has run for Window.
 //
@@ -49,7 +49,7 @@ type restarts struct {
 	recent []time.Time // the restarts within the window
 }
 
-// maxRestartPause is a pause that half of it may be added to.
+// maxRestartPause leaves room to add half of the pause to it.
 const maxRestartPause = math.MaxInt64 / 2
 
 func (r Restart) counter() *restarts {
@@ -73,9 +73,9 @@ func (r Restart) counter() *restarts {
 	return &restarts{Restart: r, pauses: pauses}
 }
 
-// next counts a restart after a failure, or, where that is nil, after an end, and
-// returns the pause before it. began is when the actor was executed last. An error
-// says that there was one restart too many already.
+// next counts a restart, and returns the pause before it. began is when the actor
+// was executed last. failure is what it returned; nil is a clean end. The error of
+// next says that the budget is used up.
 func (r *restarts) next(began time.Time, failure error) (time.Duration, error) {
 	now := time.Now()
 	r.recent = slices.DeleteFunc(r.recent, func(t time.Time) bool { return now.Sub(t) >= r.Window })

@@ -47,7 +47,7 @@ func Cron(expr string, loc *time.Location) (Schedule, error) {
 	// The parser gets times in UTC only: in other zones it misses days and has
 	// times twice.
 	var parsed cron.Schedule
-	err := errors.New("a time zone or an interval is not for the expression")
+	err := errors.New("want the time zone as loc, not in the expression")
 	if !strings.Contains(expr, "TZ=") {
 		parser := cron.MustNewParser(cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow | cron.Descriptor)
 		parsed, err = parser.Parse(expr)

@@ -24,9 +24,9 @@ import (
 // timeout(1), npm and some terminals send it both to a process and to its group. Every
 // other signal that comes after the first is logged and changes nothing: orchestrators
 // and process groups send SIGTERM twice. When the actors of this package and those of
-// a [Supervisor] have returned, but not in these 0.3 s, SIGINT has its default action
-// again, so that Ctrl-C ends a process that another actor holds; SIGTERM is ignored
-// then.
+// a [Supervisor] have returned, and these 0.3 s are over, SIGINT has its default
+// action again, so that Ctrl-C ends a process that another actor holds. SIGTERM is
+// still ignored.
 //
 // Signals are caught from the call of Signal on, not only from execute on as with
 // run.SignalHandler. Call it early in the program.

@@ -15,11 +15,12 @@ import (
 //
 //	stop := actors.Stop{Logger: actors.Slog(logger)}
 //
-// The value of msg is the message, level the level, also as a string; a line without a level is
-// info. All else is an attribute, in the group of logger if it has one
-// (slog.Logger.WithGroup). Errors, times, durations and the values of slog keep
-// their kind (a []slog.Attr is a group), and a fmt.Stringer becomes its text. The
-// time of a record is that of its line. The source of a record is not known.
+// The value of msg becomes the message. The value of level, which may be a string,
+// becomes the level; a line without it is info. All else is an attribute, in the
+// group of logger if it has one (slog.Logger.WithGroup). Errors, times, durations
+// and the values of slog keep their kind (a []slog.Attr is a group), and a
+// fmt.Stringer becomes its text. The time of a record is that of its line. The
+// source of a record is not known.
 //
 // zap, zerolog, OpenTelemetry and others have handlers for slog: pass
 // slog.New(handler).

@@ -2,16 +2,20 @@ package actors
 
 import (
 	"cmp"
-	"lastcall/internal/drain"
 	"slices"
 	"time"
+
+	"lastcall/internal/drain"
 )
 
 // Snapshot is the state of a [Stop] at one moment.
 type Snapshot struct {
 	Phase Phase
 	Since time.Time // when the phase began
-	Ready bool      // whether the phase is Ready, the process is in service, and so are the programs of [Generations], as [Health] answers
+	// Ready reports whether the phase is Ready, the process is in service, and all
+	// programs of [Generations] are ready. /readyz answers the same (see [Health]),
+	// but 200 after an [Upgrade], too.
+	Ready bool
 
 	OutOfService bool // because of [Stop.SetReady]
 

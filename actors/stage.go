@@ -51,11 +51,11 @@ func (s *Supervisor) reservedLocked(stages []*stage) (sum time.Duration) {
 	return sum
 }
 
-// giveTurns gives each stage its turn to stop whose lower stages have ended, if
-// the stop has begun.
+// giveTurns, once the stop has begun, gives its turn to each stage whose lower
+// stages have ended.
 func (s *Supervisor) giveTurns() {
 	var turned []*stage
-	var before *stage // turned
+	var before *stage // the last one that has had its turn
 	s.mu.Lock()
 	if s.stopBegan.IsZero() {
 		s.mu.Unlock()

@@ -9,8 +9,8 @@ import (
 	"github.com/go-kit/log/level"
 )
 
-// startStagesLocked lets the stages start for which no actor of a higher stage
-// must become ready first.
+// startStagesLocked lets a stage start if every actor with StartFirst in the higher
+// stages is ready.
 func (s *Supervisor) startStagesLocked() {
 	for i := len(s.stages) - 1; i >= 0; i-- {
 		st := s.stages[i]
@@ -30,7 +30,7 @@ func (a *supervised) awaitStart() bool {
 	s := a.sup
 	if !closed(a.stage.mayStart) {
 		s.stop.addWaiting(1)
-		level.Info(a.logger).Log("msg", "waiting to start", "for", s.holding(a.stage))
+		level.Info(a.logger).Log("msg", "waiting to start", "for", s.blockers(a.stage))
 		select {
 		case <-a.stage.mayStart:
 		case <-s.stop.begun:
@@ -48,8 +48,8 @@ func (a *supervised) awaitStart() bool {
 	return true
 }
 
-// holding returns the names of the actors for which a stage waits to start.
-func (s *Supervisor) holding(st *stage) string {
+// blockers returns the names of the actors for which a stage waits to start.
+func (s *Supervisor) blockers(st *stage) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var names []string
@@ -123,7 +123,7 @@ func (a *supervised) setReady() {
 	if !first {
 		return
 	}
-	s.stop.addUnready(-1) // first: who serves from now on is asked whether the process is ready
+	s.stop.addUnready(-1) // first: a server that starts now may be probed at once
 	s.mu.Lock()
 	a.stage.unready--
 	s.startStagesLocked()
@@ -182,9 +182,7 @@ func isUnstarted(cause error) bool {
 
 // endUnstarted ends a server that never starts.
 func (s *server) endUnstarted() {
-	for _, l := range s.listeners {
-		l.Close()
-	}
+	s.closeListeners()
 	s.stop.memberLameDuckDone(s.member, true)
 	s.stop.memberDone(s.member, nil)
 }

@@ -37,10 +37,10 @@ type Stop struct {
 	// the output of its program.) A Logger that blocks delays a stop by 100 ms
 	// in all, and the end of the process by up to a second. From then on up to
 	// a thousand lines wait for it. Further lines are dropped, and a line
-	// (log_lines_dropped) and Snapshot.LogLinesDropped count them. Because of the goroutine, a
-	// log.Valuer in the Logger's context (a timestamp) is called when the line
-	// is written, and log.Caller does not find the caller. What the context
-	// holds comes first in a line, before the level.
+	// (log_lines_dropped) and Snapshot.LogLinesDropped count them. Because of the
+	// goroutine, a log.Valuer in the Logger's context (a timestamp) is called when
+	// the line is written, and log.Caller does not find the caller. The context
+	// comes first in a line, before the level.
 	Logger log.Logger
 
 	// LameDuck is how long the process still accepts connections after the
@@ -67,8 +67,9 @@ type Stop struct {
 	// IdleGrace is the longest that a draining server keeps a connection that
 	// has no request on it. Most are closed much earlier: a connection is kept
 	// for three times the longest recent pause of its client and some 0.6 s more,
-	// or for 250 ms if the client is quiet for longer already; see [HTTP]. Zero means DefaultIdleGrace. A negative value keeps none, and
-	// loses the requests that are on their way.
+	// or for 250 ms if the client has been quiet for longer already; see [HTTP].
+	// Zero means DefaultIdleGrace. A negative value keeps none, and loses the
+	// requests that are on their way.
 	IdleGrace time.Duration
 
 	// MaxConns is how many connections each HTTP actor has at once. At the limit
@@ -112,8 +113,8 @@ type Stop struct {
 	drainAt      atomic.Pointer[time.Time] // when the lame-duck time ends, at the latest; nil: no stop has begun
 
 	// entering has an element while a phase is entered and logged, so that the log has
-	// them in their order. No lock is held then, and one who waits is durably blocked,
-	// as synctest has it.
+	// the phases in their order. It is no mutex, because synctest does not see a
+	// goroutine that waits for a mutex as durably blocked.
 	entering chan struct{}
 
 	// mu guards the rest. The order of the locks is Supervisor.mu, Upgrade.mu, Stop.mu,
@@ -132,7 +133,7 @@ type Stop struct {
 
 	drainFuncs map[*drainFunc]struct{} // see OnDraining
 
-	// The account.
+	// What was cut, and what failed.
 	cutSignal   os.Signal // the signal that asked for the cut; nil: none
 	cutRequests []Request
 	cutActors   []string // those that did not end in time
@@ -284,9 +285,9 @@ func (s *Stop) reserve(d time.Duration) {
 	s.reserved = d
 }
 
-// extendDeadline moves the deadline to that of the next stage, and returns it.
-// all is the time that is reserved for all stages, and later the part of it for
-// the stages after the next.
+// extendDeadline moves the deadline to that of the stage whose turn it is, and
+// returns it. later is the time that is reserved for the stages after that one, and
+// all the time that is reserved for all stages.
 func (s *Stop) extendDeadline(later, all time.Duration) time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -167,11 +167,11 @@ func (s *Supervisor) beginStop(a *supervised, cause error) {
 	s.giveTurns()
 }
 
-// Err returns how the stop went, as [Stop.Err] does. Its argument is what
-// run.Group.Run returned. It has the error of every actor that failed, before or
-// during the stop, with the actor's name. Nil, a signal, context.Canceled and
-// http.ErrServerClosed are clean. From an actor that returns once the stop has begun
-// they are clean also if they are wrapped.
+// Err returns how the stop went, as [Stop.Err] does. err is what run.Group.Run
+// returned. The result has the error of every actor that failed, before or during
+// the stop, with the actor's name. Nil, a signal, context.Canceled and
+// http.ErrServerClosed are clean. If an actor returns them after the stop has
+// begun, they are clean also if they are wrapped.
 func (s *Supervisor) Err(err error) error {
 	s.init()
 	return s.stop.Err(err)

@@ -25,13 +25,6 @@ func (drainError) Is(target error) bool { return target == run.ErrSignal }
 // step, and once a second if something has changed, until the stop is over or is
 // taken back. A client that goes away changes nothing.
 func (a *admin) drain(w http.ResponseWriter, r *http.Request) {
-	select {
-	case a.viewers <- struct{}{}:
-		defer func() { <-a.viewers }()
-	default:
-		http.Error(w, "too many clients follow the status", http.StatusServiceUnavailable)
-		return
-	}
 	level.Info(a.logger).Log("msg", "asked to drain", "client", r.RemoteAddr)
 	a.stop.Drain(drainError{})
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -59,6 +58,5 @@ func (a *admin) isKnownHost(host string) bool {
 	if !strings.Contains(host, ".") || strings.HasSuffix(host, ".localhost") {
 		return true
 	}
-	own, _ := os.Hostname()
-	return slices.ContainsFunc(append(slices.Clone(a.Hosts), own), func(name string) bool { return strings.EqualFold(host, name) })
+	return slices.ContainsFunc(append(slices.Clone(a.Hosts), a.host), func(name string) bool { return strings.EqualFold(host, name) })
 }

@@ -124,9 +124,9 @@ func (s status) Elapsed() float64  { return min(s.Now.Sub(s.Began).Seconds(), s.
 func (s status) Headline() string  { text, _ := s.headline(); return text }
 func (s status) Level() string     { _, level := s.headline(); return level }
 
-// headline returns the phase or, if the process is not ready in it, that, or, at
-// the end, how the stop went. level is its color: good, warn, bad, or now for
-// what goes on.
+// headline returns the phase; in the phase Ready, why the process is not ready, if
+// it is not; in the phase Stopped, how the stop went. level is its color: good,
+// warn, bad, or now in the other phases.
 func (s status) headline() (text, level string) {
 	switch {
 	case s.Phase == actors.Stopped.String():
@@ -135,7 +135,7 @@ func (s status) headline() (text, level string) {
 		return s.Phase, "now"
 	case s.OutOfService:
 		return "out of service", "warn"
-	case s.Program.fails():
+	case s.Program.hasFailed():
 		return "not ready: the program has failed and is started again", "bad"
 	case !s.Ready:
 		return "not ready", "warn"
@@ -205,8 +205,8 @@ func (s status) Phases() (list [][2]string) {
 	return list
 }
 
-// fails reports whether the program is down because it has failed.
-func (p *statusProgram) fails() bool {
+// hasFailed reports whether the program is down because it has failed.
+func (p *statusProgram) hasFailed() bool {
 	if p == nil {
 		return false
 	}
@@ -234,10 +234,10 @@ func (a *admin) status() status {
 		Open: s.Open, New: s.New, Idle: s.Idle, Busy: s.Busy, Hijacked: s.Hijacked,
 		InFlight: s.InFlight, Streams: s.Streams,
 		Served: s.Served, Drained: s.Drained, DrainedHTTP2: s.DrainedHTTP2, HijackedEnded: s.HijackedEnded, Moved: s.Moved, Adopted: s.Adopted,
-		Failed: s.Snapshot.Failed, Cut: len(s.Snapshot.Cut), CutHijacked: s.CutHijacked,
+		Failed: s.Failed, Cut: len(s.Cut), CutHijacked: s.CutHijacked,
 		LogLinesDropped: s.LogLinesDropped,
 		Longest:         requests(all, 10),
-		CutRequests:     requests(s.Snapshot.Cut, 20),
+		CutRequests:     requests(s.Cut, 20),
 		CutActors:       s.CutActors,
 		Actors:          []statusActor{},
 		hasLameDuck:     a.stop.LameDuck > 0,

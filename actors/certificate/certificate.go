@@ -60,7 +60,7 @@ type Pair struct {
 //
 // Others are all users but the owner, and the group unless root owns the file: a
 // key of root:GROUP with mode 0640 is how Debian and Kubernetes hand it to one
-// program. On Windows nothing is said of it.
+// program. Windows has no such warning.
 func Load(certFile, keyFile string, logger log.Logger) (*Pair, error) {
 	if logger == nil {
 		logger = log.NewNopLogger()
@@ -164,7 +164,8 @@ func same(a, b [2]fs.FileInfo) bool {
 	})
 }
 
-// reload reads the files again. It logs that nothing is new only if asked.
+// reload reads the files again. It logs that nothing is new only if asked, or if the
+// last reading failed.
 func (c *Pair) reload(asked bool) {
 	c.read = c.seen
 	before := c.failed

@@ -51,7 +51,8 @@ type Config struct {
 //
 //	READY                  when Snapshot.Ready of the stop becomes true
 //	RELOADING, then READY  when SIGHUP comes, with Config.Reload
-//	STOPPING               when the stop begins
+//	STOPPING               when the stop begins for good: [actors.Stop.Undrain] cannot
+//	                       take it back
 //	EXTEND_TIMEOUT_USEC    during the stop, until its deadline: systemd waits longer
 //	                       than TimeoutStopSec, but not for a process that hangs
 //	STATUS                 the phase, and in a stop how much is left, once a second
@@ -65,7 +66,8 @@ type Config struct {
 //
 // Nothing depends on systemd. A message that cannot be sent is logged (warn), the
 // first time, and changes nothing; a stop waits up to 100 ms for a message that
-// systemd does not take, and for calls of Check and Reload. Without [Enabled] the actor only waits for its interrupt.
+// systemd does not take, and for calls of Check and Reload. Unless [Enabled], the
+// actor only waits for its interrupt.
 //
 // A nil stop means the defaults of [actors.Stop].
 func Notify(stop *actors.Stop, cfg Config) (execute func() error, interrupt func(error)) {
@@ -193,7 +195,7 @@ func (n *notifier) execute() error {
 			if !n.ready {
 				continue
 			}
-			if !n.asks() {
+			if !n.shouldCheck() {
 				n.send(daemon.SdNotifyWatchdog)
 				continue
 			}
@@ -202,7 +204,7 @@ func (n *notifier) execute() error {
 				ctx, cancel := context.WithTimeout(ctx, n.watchdog/2)
 				defer cancel()
 				err := n.Check(ctx)
-				if err != nil && n.asks() { // the stop has not closed the listener
+				if err != nil && n.shouldCheck() { // the stop has not closed the listener
 					level.Warn(n.logger).Log("msg", "the check of the watchdog has failed", "err", err, "watchdog", n.watchdog)
 				} else {
 					n.send(daemon.SdNotifyWatchdog)
@@ -224,19 +226,18 @@ func (n *notifier) execute() error {
 	}
 }
 
-// asks reports whether Check is to be called.
-func (n *notifier) asks() bool {
+// shouldCheck reports whether Check should be called.
+func (n *notifier) shouldCheck() bool {
 	s := n.stop.Snapshot()
 	full := n.stop.MaxConns > 0 && s.Open >= n.stop.MaxConns
 	return n.Check != nil && !full && s.Phase < actors.Draining
 }
 
-// update tells systemd what has changed, and reports whether the process has
-// become ready before.
+// update tells systemd what has changed, and reports whether READY was sent.
 func (n *notifier) update() (ready bool) {
 	s := n.stop.Snapshot()
 	var lines []string
-	if !s.Began.IsZero() {
+	if !s.Began.IsZero() && !s.CanUndrain { // systemd has no way back from STOPPING
 		if !n.stopping {
 			n.stopping = true
 			lines = append(lines, daemon.SdNotifyStopping)

@@ -240,6 +240,34 @@ func TestUpgraded(t *testing.T) {
 	}
 }
 
+// systemd has no way back from STOPPING: it hears of a drain that can be taken back by the
+// status alone.
+func TestNotifyUndrain(t *testing.T) {
+	m := listenAsSystemd(t)
+	stop := &actors.Stop{LameDuck: time.Hour}
+	serving, done := make(chan struct{}), make(chan error, 1)
+	var g run.Group
+	g.Add(systemd.Notify(stop, systemd.Config{}))
+	g.Add(actors.Graceful(stop, func() error { <-serving; return nil }, func(context.Context) error { return nil }, actors.GracefulConfig{}))
+	go func() { done <- stop.Err(g.Run()) }()
+	m.wait("STATUS=ready")
+	m.clear()
+	stop.Drain(nil)
+	m.wait("STATUS=lame duck")
+	if !stop.Undrain() {
+		t.Error("the drain cannot be taken back")
+	}
+	m.wait("STATUS=ready")
+	if m.index("STOPPING=1") >= 0 || m.index("EXTEND_TIMEOUT_USEC") >= 0 {
+		t.Error("systemd has heard of a stop")
+	}
+	close(serving)
+	m.wait("STOPPING=1")
+	if err := wiretest.Wait(t, done, "the group"); err != nil {
+		t.Errorf("Err = %v, want nil", err)
+	}
+}
+
 func TestNotifyReload(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("no SIGHUP")

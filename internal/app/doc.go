@@ -1,4 +1,4 @@
-// Package app is what the binary is made of beside its actors. main.go reads in
-// its order: Settings, a Log and a Service that are made of them, the run.Group,
-// the exit Status.
+// Package app has the parts of the binary that are not actors. main.go uses them in
+// this order: Settings, the Log and the Service that they describe, and the exit
+// Status.
 package app

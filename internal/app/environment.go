@@ -39,9 +39,9 @@ func variable(name string) string {
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
 }
 
-// setFromEnvironment sets the flags that are not set yet from variables. One that
-// is empty is as good as none. It returns the variables that look like settings
-// and are none, each with the nearest name.
+// setFromEnvironment sets the flags that are not set yet from variables. It ignores
+// empty ones. It returns the variables that look like settings but are not, each with
+// the nearest name.
 func setFromEnvironment(fs *flag.FlagSet, environ []string) (unknown [][2]string, err error) {
 	given := given(fs)
 	names := make(map[string]string) // by variable
@@ -55,7 +55,7 @@ func setFromEnvironment(fs *flag.FlagSet, environ []string) (unknown [][2]string
 		}
 		name, ok := names[v]
 		switch {
-		case !ok && v != "LASTCALL_VERSION" && !ofKubernetes(v, value): // images name the version that they hold so
+		case !ok && v != "LASTCALL_VERSION" && !ofKubernetes(v, value): // images set it to their own version
 			near := nearest(strings.ReplaceAll(v[len(envPrefix):], "_", "-"), settingNames(fs))
 			if near != "" {
 				near = variable(near)

@@ -27,9 +27,9 @@ func PrintError(w io.Writer, err error) error {
 	return err
 }
 
-// Status is the status of the process, as shells show it: 2 is usage, 130 a stop
-// that a second SIGINT cut, then that of a program after -- that has failed; 3 is
-// also a deploy that was not tried; the others are those of actors.ExitStatus.
+// Status returns the status of the process, as shells show it: 2 after an error of
+// usage, 130 if a second SIGINT cut the stop, 3 for a deploy that was not tried, that
+// of the program after -- if it failed, and otherwise that of [actors.ExitStatus].
 func Status(err error) int {
 	var program *exec.ExitError
 	switch {

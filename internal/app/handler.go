@@ -42,7 +42,7 @@ func (s *Service) newHandler() (h http.Handler, err error) {
 			ResponseTimeout: orNone(cfg.proxyTimeout),
 			Upgrades:        cfg.proxyUpgrade,
 			Trust:           cfg.trust.Trust,
-			MaxUpstream:     limitOrNone(cfg.maxUpstream),
+			MaxUpstream:     orNone(cfg.maxUpstream),
 			Spread:          orNone(cfg.wsSpread),
 			Hold:            orNone(cfg.proxyHold),
 		}

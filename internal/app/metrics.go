@@ -41,7 +41,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 var (
 	// A name has the key of the log and the report, with the unit after it.
 	phaseDesc           = desc("phase", "1 for the phase in which the process is.", "phase")
-	readyDesc           = desc("ready", "1 if /readyz answers 200.")
+	readyDesc           = desc("ready", "1 if the process is ready and in service.")
 	connectionsDesc     = desc("connections", "Open connections by state.", "state")
 	hijackedDesc        = desc("connections_hijacked", "Busy connections that a handler has taken over (WebSocket).")
 	inFlightDesc        = desc("requests_inflight", "Requests being answered.")
@@ -92,8 +92,8 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	send(servedDesc, counter, float64(s.Served))
 	send(drainedDesc, counter, float64(s.Drained))
 	send(drainedHTTP2Desc, counter, float64(s.DrainedHTTP2))
-	send(failedDesc, counter, float64(s.Snapshot.Failed))
-	send(cutDesc, counter, float64(len(s.Snapshot.Cut)))
+	send(failedDesc, counter, float64(s.Failed))
+	send(cutDesc, counter, float64(len(s.Cut)))
 	send(cutHijackedDesc, counter, float64(s.CutHijacked))
 	send(hijackedEndedDesc, counter, float64(s.HijackedEnded))
 	send(logDroppedDesc, counter, float64(s.LogLinesDropped))

@@ -43,6 +43,10 @@ type Service struct {
 func NewService(cfg *Settings, stop *actors.Stop, l Log) (s Service, err error) {
 	defer func() {
 		if err != nil {
+			closeAll(s.Listeners)
+			if s.Admin != nil {
+				s.Admin.Close()
+			}
 			stop.Err(nil) // waits until the log is written
 		}
 	}()
@@ -58,7 +62,6 @@ func NewService(cfg *Settings, stop *actors.Stop, l Log) (s Service, err error) 
 	if cfg.admin != "" {
 		s.Admin, err = s.Upgrade.Listener("admin "+cfg.admin, func() (net.Listener, error) { return listenAdmin(cfg.admin, l.logger) })
 		if err != nil {
-			closeAll(s.Listeners)
 			return s, fmt.Errorf("-admin %s: %w", cfg.admin, err)
 		}
 	}
@@ -181,10 +184,9 @@ func timeouts(cfg *Settings) slowpeer.Config {
 	return slowpeer.Config{Read: orNone(cfg.readTimeout), Write: orNone(cfg.writeTimeout)}
 }
 
-// listen returns listeners on the sockets that were passed to the process and on
-// all of the addresses, or an error and nothing left open. Those of a predecessor
-// are taken over. Passed sockets replace
-// the default address, but not one that is set.
+// listen returns listeners on the sockets that were passed to the process and on all
+// of the addresses, those of a predecessor if it has them. After an error nothing is
+// left open. Passed sockets replace the default address, but not one that is set.
 func listen(up *actors.Upgrade, addrs addresses, mode mode) (listeners []net.Listener, err error) {
 	defer func() {
 		if err != nil {

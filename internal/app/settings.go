@@ -189,9 +189,9 @@ func (c *Settings) flags() *flag.FlagSet {
 	return fs
 }
 
-// ReadSettings reads the settings from args, the environment and the file, in
-// falling order of priority. It returns nil if args ask for help or the version,
-// which it writes to stdout. An error is one of usage.
+// ReadSettings reads the settings from args, the environment and the file. The earlier
+// of these win. It returns nil if args ask for help or the version, which it writes to
+// stdout. Its error is a usageError.
 func ReadSettings(args []string, stdout io.Writer) (*Settings, error) {
 	c, err := parse(args, os.Environ())
 	switch {

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// terminalOf returns w as a terminal, or nil if it is none. A terminal has a size,
-// and a name other than dumb.
+// terminalOf returns w as a terminal, or nil if it is not one. A terminal has a
+// size, and TERM is set to a name other than dumb.
 func terminalOf(w io.Writer) *terminal {
 	f, ok := w.(*os.File)
 	if !ok || os.Getenv("TERM") == "dumb" || os.Getenv("TERM") == "" {

@@ -22,7 +22,7 @@ func (c *Settings) newUpgrade(stop *actors.Stop) *actors.Upgrade {
 }
 
 // restartSignal is RTMIN+1, if systemd runs the process. A unit may say that systemd
-// sends it in a restart. It is none that others send for something else.
+// sends it in a restart. Nothing else uses it.
 func restartSignal() os.Signal {
 	if !systemd.Enabled() {
 		return nil

@@ -266,17 +266,9 @@ func (l *lameDuck) Set(s string) error {
 
 // orNone returns a setting as fields of the library have it: there 0 means the
 // default, and less than 0 means none.
-func orNone(d time.Duration) time.Duration {
-	if d == 0 {
+func orNone[T int | time.Duration](v T) T {
+	if v == 0 {
 		return -1
 	}
-	return d
-}
-
-// limitOrNone is orNone for a number.
-func limitOrNone(n int) int {
-	if n == 0 {
-		return -1
-	}
-	return n
+	return v
 }
