@@ -125,7 +125,7 @@ func (b *followedBody) Close() error {
 // mayGoOnLocked reports whether the connection can go on behind a rest that the handler
 // leaves: net/http reads it.
 func (b *followedBody) mayGoOnLocked() bool {
-	return !b.last && b.left <= mostLeft
+	return b.left == 0 || !b.last && b.left <= mostLeft
 }
 
 // ahead is a Read of readAhead, as far as the connection knows of it.
@@ -156,6 +156,9 @@ func (b *followedBody) readAhead() {
 		return
 	}
 	c.ahead.bodyEnds = false
+	if c.reader.ended { // net/http's background read; ours is to begin
+		c.reader.waits = false
+	}
 	r := &aheadReader{done: make(chan struct{})}
 	b.reader = r
 	go func() {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -14,7 +15,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"lastcall/actors"
 	"lastcall/internal/drain"
+	"lastcall/internal/servetest"
 )
 
 // A client that asks whether to send its body learns it at once: 100 where the
@@ -172,5 +175,41 @@ func TestTooLargeIsRefusedAtOnce(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// In a stop a client that does not wait for 100 (Continue) gets its answers, also that to
+// a request behind the body.
+func TestExpectIsNotAwaited(t *testing.T) {
+	t.Parallel()
+	for _, overTLS := range []bool{false, true} {
+		stop := new(actors.Stop)
+		s := servetest.Start(t, stop, server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
+			io.Copy(w, r.Body)
+			io.WriteString(w, r.URL.Path)
+		}))
+		c := net.Conn(s.Dial(t).Conn)
+		if overTLS {
+			c = tls.Client(c, &tls.Config{InsecureSkipVerify: true})
+		}
+		io.WriteString(c, "POST /a HTTP/1.1\r\nHost: x\r\n")
+		servetest.WaitFor(t, "the first line", func() bool { return stop.Snapshot().Busy == 1 })
+		stop.Begin(nil)
+		<-stop.Draining()
+		io.WriteString(c, "Expect: 100-continue\r\nContent-Length: 3\r\n\r\nabcGET /b HTTP/1.1\r\nHost: x\r\n\r\n")
+		br := bufio.NewReader(c)
+		for _, want := range []string{"abc/a", "/b"} {
+			res, err := http.ReadResponse(br, nil)
+			for err == nil && res.StatusCode == http.StatusContinue {
+				res, err = http.ReadResponse(br, nil)
+			}
+			if err != nil {
+				t.Fatalf("TLS %v: %v, want %q", overTLS, err, want)
+			}
+			if b, err := io.ReadAll(res.Body); string(b) != want || err != nil {
+				t.Errorf("TLS %v: answer = %q, %v, want %q", overTLS, b, err, want)
+			}
+		}
+		c.Close()
 	}
 }

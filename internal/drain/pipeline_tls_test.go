@@ -282,3 +282,73 @@ func TestPipelinedInOnePacketOverTLS(t *testing.T) {
 		}
 	}
 }
+
+// In a stop a request is answered that came in one record with others: behind a body that
+// its handler does not read.
+func TestUnreadBodyInOneRecord(t *testing.T) {
+	t.Parallel()
+	for name, post := range map[string]string{
+		"length": "POST /noread HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc",
+		"chunks": "POST /noread HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			stop := new(actors.Stop)
+			entered, proceed := make(chan struct{}), make(chan struct{})
+			s := servetest.Start(t, stop, server2(t, true, func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/a" {
+					close(entered)
+					<-proceed
+				}
+				io.WriteString(w, r.URL.Path)
+			}))
+			raw := s.Dial(t)
+			tc := tls.Client(raw.Conn, &tls.Config{InsecureSkipVerify: true})
+			io.WriteString(tc, "GET /a HTTP/1.1\r\nHost: x\r\n\r\n"+post+"GET /b HTTP/1.1\r\nHost: x\r\n\r\n")
+			<-entered
+			stop.Begin(nil)
+			<-stop.Draining()
+			close(proceed)
+			c := &servetest.Client{T: t, Conn: tc, R: bufio.NewReader(tc)}
+			for _, want := range []string{"/a", "/noread", "/b"} {
+				if got, _ := c.Answer(); got != want {
+					t.Errorf("answer = %q, want %q", got, want)
+				}
+			}
+			tc.Close()
+		})
+	}
+}
+
+// In a stop a connection of TLS is kept for the least time on which, long ago, came what is
+// no request: an empty line, say.
+func TestEmptyLineOverTLS(t *testing.T) {
+	t.Parallel()
+	for range 10 {
+		stop := new(actors.Stop)
+		srv := server2(t, true, servetest.Hello)
+		srv.ReadHeaderTimeout = 200 * time.Millisecond
+		s := servetest.Start(t, stop, srv)
+		raw := s.Dial(t)
+		tc := tls.Client(raw.Conn, &tls.Config{InsecureSkipVerify: true})
+		c := &servetest.Client{T: t, Conn: tc, R: bufio.NewReader(tc)}
+		c.Send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
+		c.Answer()
+		c.Send("\r\n")
+		time.Sleep(300 * time.Millisecond) // it is long ago
+		begun := time.Now()
+		stop.Begin(nil)
+		<-stop.Draining()
+		time.Sleep(10 * time.Millisecond)
+		io.WriteString(tc, servetest.Get)
+		if time.Since(begun) > 100*time.Millisecond { // on a busy machine
+			tc.Close()
+			continue
+		}
+		if got, _ := c.Answer(); got != "hello" {
+			t.Errorf("answer = %q, want hello", got)
+		}
+		tc.Close()
+		return
+	}
+}

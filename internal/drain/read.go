@@ -236,7 +236,8 @@ func (c *conn) bytesAcked() int64 {
 // moment. It is read.
 func (c *conn) lastRead(p []byte, err error) (int, error) {
 	c.mu.Lock()
-	unasked := c.state.in(stateNew, stateIdle, stateReleasing) || c.state == stateHTTP2 && !c.streams.registered
+	c.reader.ended = true
+	unasked := c.state.in(stateNew, stateIdle, stateReleasing) || c.state == stateHTTP2 && !c.streams.registered || c.tls && c.state == stateReading
 	c.mu.Unlock()
 	if !unasked || !c.server.draining.Load() || !errors.Is(err, os.ErrDeadlineExceeded) {
 		return 0, err
@@ -261,6 +262,9 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	defer c.mu.Unlock()
 	c.deadline = t
 	c.ahead.bodyEnds = c.ahead.bodyEnds || t.IsZero()
+	if t.IsZero() && c.tls && c.bytesRead > 0 { // net/http takes back the deadline of the handshake
+		c.handshake.over = true
+	}
 	if passed(t) {
 		c.endHalfClosedLocked()
 		c.ahead.wake()
@@ -292,7 +296,12 @@ func (c *conn) readDeadlineLocked() time.Time {
 		return aLongTimeAgo
 	case c.state == stateReading:
 		if d := c.server.headerTimeout(); d > 0 && c.server.draining.Load() {
-			if t := c.since.Add(d); c.deadline.IsZero() || t.Before(c.deadline) {
+			t := c.since.Add(d)
+			// Under TLS it may be no request (KeyUpdate, an empty line), and the connection idle.
+			if least := c.server.policy.DrainingSince().Add(minKeep); c.tls && t.Before(least) {
+				t = least
+			}
+			if c.deadline.IsZero() || t.Before(c.deadline) {
 				return t
 			}
 		}

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"lastcall/internal/socket"
 )
 
 // ServeHTTP puts the caller's handler behind a response that says
@@ -34,7 +36,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		res.serve(handler, res, r)
 		return
 	}
-	if s.draining.Load() && !c.isMoving() && r.ProtoAtLeast(1, 1) && r.ContentLength != 0 && strings.EqualFold(r.Header.Get("Expect"), "100-continue") {
+	expects := r.ProtoAtLeast(1, 1) && r.ContentLength != 0 && strings.EqualFold(r.Header.Get("Expect"), "100-continue") && !c.hasMore(w)
+	if expects && s.draining.Load() && !c.isMoving() {
 		handler = http.HandlerFunc(refuseBody)
 	}
 	res := &http1Response{response: response{ResponseWriter: w, conn: c, server: s, method: r.Method, uri: r.RequestURI, http10: !r.ProtoAtLeast(1, 1)}}
@@ -49,13 +52,24 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// of its own Request.Body: the handler gets a copy of the Request.
 	inner := r.WithContext(r.Context())
 	res.body = &followedBody{ReadCloser: r.Body, res: &res.response, outer: r, inner: inner, left: r.ContentLength,
-		last: r.Close || r.Header.Get("Expect") != ""}
+		last: r.Close || expects}
 	inner.Body, inner.Trailer = res.body, r.Trailer.Clone()
 	defer func() {
 		res.body.endReadAhead()
 		r.MultipartForm = inner.MultipartForm // net/http removes its files
 	}()
 	res.serve(handler, res, inner)
+}
+
+// hasMore reports whether something has arrived behind the header of the request that w
+// answers, whose body has not been read: the client does not wait for 100 (Continue).
+func (c *conn) hasMore(w http.ResponseWriter) bool {
+	if c == nil {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.framing.pending) > 0 || c.tls && (len(bufferedBy(w)) > 0 || c.handshake.partial()) || socket.Unread(c.Conn, c.bytesRead) > 0
 }
 
 // refuseBody answers 503 without the body that the client offers.

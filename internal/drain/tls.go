@@ -98,12 +98,13 @@ func (c *conn) hasReadAllLocked() bool {
 // reader is the caller of Read: crypto/tls or net/http.
 type reader struct {
 	waits bool          // the latest Read found nothing pending, and has not got anything
+	ended bool          // that Read has failed since: nobody waits
 	asks  chan struct{} // closed when waits becomes true; nil: nobody waits for that
 }
 
 // wait notes that a Read is about to wait for more than has come.
 func (r *reader) wait() {
-	r.waits = true
+	r.waits, r.ended = true, false
 	if r.asks != nil {
 		close(r.asks)
 		r.asks = nil
