@@ -224,12 +224,17 @@ func (d *deploy) endGeneration(gen *generation) {
 func (d *deploy) fail(l *life, err error) error {
 	failure := &DeployError{Err: err}
 	if l != nil {
-		d.goBack()
+		if !d.Replace {
+			d.goBack()
+		}
 		d.mu.Lock()
 		d.new.markStoppingLocked()
 		d.mu.Unlock()
 		l.end()
 		<-l.done
+		if d.Replace { // the two cannot run at once
+			d.goBack()
+		}
 		failure.Output = l.tail.get()
 	}
 	if errors.Is(err, ErrStopping) || closed(d.actor.stopping) {

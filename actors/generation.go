@@ -328,6 +328,9 @@ func (g *Generations) awaitRestart(gen *generation, l *life, logger log.Logger, 
 	if closed(l.quit) || !ours {
 		return false, err
 	}
+	if err == nil && !closed(l.ready) && g.When == RestartOnFailure && !closed(stop.begun) {
+		return false, errors.New("exit status 0 before it was ready: it has to stay in the foreground")
+	}
 	g.setState(gen, GenerationRestarting)
 	wanted := g.When == RestartAlways || g.When == RestartOnFailure && err != nil
 	pause := groupTime
@@ -363,11 +366,17 @@ func (g *Generations) awaitNeed(l *life, logger log.Logger, counter *restarts, b
 		case <-time.After(heldPoll):
 		}
 	}
-	if _, gaveUp := counter.next(began, err); gaveUp != nil {
+	pause, gaveUp := counter.next(began, err)
+	if gaveUp != nil {
 		return false, gaveUp
 	}
-	level.Warn(logger).Log("msg", "program ended before the last request was answered, starting it again", "err", endError(err))
-	return true, nil
+	level.Warn(logger).Log("msg", "program ended before the last request was answered, starting it again", "err", endError(err), "in", pause.Round(time.Millisecond))
+	select {
+	case <-time.After(pause):
+		return true, nil
+	case <-l.quit:
+		return false, nil
+	}
 }
 
 // address returns where a program is to listen, until release is called.

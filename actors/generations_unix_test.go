@@ -362,6 +362,43 @@ func TestGenerationsRestart(t *testing.T) {
 	}
 }
 
+// TestReplaceInAStop has a stop begin while the new one of a deploy starts that replaces:
+// the old one is not started while that runs.
+func TestReplaceInAStop(t *testing.T) {
+	t.Parallel()
+	g := startGenerations(t, serves, func(g *actors.Generations) { g.Replace = true })
+	g.router.did(t, "switch 1")
+	deployed := make(chan error, 1)
+	go func() {
+		deployed <- g.Deploy(context.Background(), g.script(`trap 'while ! [ -e $SWITCHED.end ]; do sleep 0.01; done; exit' TERM; echo new runs; while :; do sleep 0.01; done`), nil)
+	}()
+	g.log.until(t, "new runs")
+	g.router.hold(1) // a request needs a program
+	g.stop.Begin(nil)
+	servetest.WaitFor(t, "the new one to be asked to end", func() bool { s := g.Snapshot(); return len(s) == 2 && s[1].State == actors.GenerationStopping })
+	time.Sleep(50 * time.Millisecond) // in which the old one would start
+	if n := g.log.count("msg=serving"); n != 1 {
+		t.Errorf("the old one was started %d times, want 1, as the new one runs", n)
+	}
+	g.router.hold(0)
+	if err := os.WriteFile(g.switched+".end", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := awaitError(t, deployed, "Deploy"); !errors.Is(err, actors.ErrStopping) {
+		t.Errorf("Deploy() = %v, want %v", err, actors.ErrStopping)
+	}
+	g.end(t)
+}
+
+// TestGenerationInBackground: a program that leaves its work to another one, and ends.
+func TestGenerationInBackground(t *testing.T) {
+	t.Parallel()
+	g := startGenerations(t, "exit 0", nil)
+	if err := awaitError(t, g.done, "execute"); err == nil || !strings.Contains(err.Error(), "has to stay in the foreground") {
+		t.Errorf("execute() = %v, want that it has to stay in the foreground", err)
+	}
+}
+
 // TestGenerationsInAStop starts a program that a signal to all has ended only if a
 // request needs it.
 func TestGenerationsInAStop(t *testing.T) {
