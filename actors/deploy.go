@@ -41,8 +41,8 @@ func (e *DeployError) Unwrap() error { return e.Err }
 // Each step is logged, and passed to step, which may be nil: a line without its
 // end, such as "switched generation=2". Deploy returns [ErrDeploying] during
 // another deploy, and [ErrStopping] when the stop has begun or begins before the
-// Trial is over. If ctx ends before the new generation is
-// ready, Deploy ends that. Later ctx is ignored.
+// Trial is over. If ctx ends before the new generation is ready, Deploy ends that. Later
+// ctx is ignored.
 func (g *Generations) Deploy(ctx context.Context, command Command, step func(string)) error {
 	g.init()
 	g.mu.Lock()

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"lastcall/internal/unwrap"
 )
 
 // StatusClientClosed is the status that nginx logs for a request whose client went away
@@ -62,7 +64,8 @@ func By(name string, next http.Handler) http.Handler {
 }
 
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	rec := &recorder{ResponseWriter: w, wasCut: findWasCut(w), start: time.Now(), isHead: r.Method == http.MethodHead}
+	rec := &recorder{ResponseWriter: w, start: time.Now(), isHead: r.Method == http.MethodHead}
+	rec.server, _ = unwrap.Find[cuttable](w)
 	rec.request = Request{ // handlers may change what is in r
 		Method: r.Method, URI: r.RequestURI, Proto: r.Proto, Client: r.RemoteAddr, Host: r.Host, Agent: r.UserAgent(), By: h.by,
 	}
@@ -78,20 +81,6 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}()
 	h.next.ServeHTTP(rec, r)
 	aborted = false
-}
-
-// findWasCut returns the method WasCut of the ResponseWriter that the server has made.
-func findWasCut(w http.ResponseWriter) func() bool {
-	for {
-		if c, ok := w.(interface{ WasCut() bool }); ok {
-			return c.WasCut
-		}
-		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
-		if !ok {
-			return func() bool { return false }
-		}
-		w = u.Unwrap()
-	}
 }
 
 // Close records the requests that have not ended when patience has passed. What their
@@ -135,16 +124,21 @@ func (h *Handler) end(rec *recorder, aborted bool) {
 	}
 }
 
+// cuttable is the ResponseWriter that the server has made.
+type cuttable interface{ WasCut() bool }
+
 // recorder records the status and the size of a response.
 type recorder struct {
 	http.ResponseWriter
-	wasCut func() bool
+	server cuttable // nil: it does not say
 	start  time.Time
 	isHead bool // what the handler writes as a body is not sent
 
 	mu      sync.Mutex // Close may come while the handler runs
 	request Request
 }
+
+func (r *recorder) wasCut() bool { return r.server != nil && r.server.WasCut() }
 
 func (r *recorder) setBy(name string) {
 	r.mu.Lock()

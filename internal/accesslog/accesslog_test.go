@@ -141,7 +141,7 @@ func TestUnwrap(t *testing.T) {
 	if resp, err := http.ReadResponse(bufio.NewReader(nc), nil); err != nil || resp.StatusCode != 200 {
 		t.Errorf("answer = %v, %v", resp, err)
 	}
-	bare := &recorder{ResponseWriter: struct{ http.ResponseWriter }{}, wasCut: findWasCut(nil)}
+	bare := &recorder{ResponseWriter: struct{ http.ResponseWriter }{}}
 	if err := bare.FlushError(); !errors.Is(err, http.ErrNotSupported) {
 		t.Errorf("Flush of what cannot = %v, want %v", err, http.ErrNotSupported)
 	}
@@ -181,13 +181,13 @@ func TestClientClosed(t *testing.T) {
 	}
 }
 
-// cuttable is the ResponseWriter of a request that may be cut.
-type cuttable struct {
+// mayBeCut is the ResponseWriter of a request that may be cut.
+type mayBeCut struct {
 	http.ResponseWriter
 	isCut *atomic.Bool
 }
 
-func (c cuttable) WasCut() bool { return c.isCut.Load() }
+func (c mayBeCut) WasCut() bool { return c.isCut.Load() }
 
 // TestCut has a request that is cut, and whose handler then answers, or panics.
 func TestCut(t *testing.T) {
@@ -202,7 +202,7 @@ func TestCut(t *testing.T) {
 		}))
 		func() {
 			defer func() { recover() }()
-			h.ServeHTTP(wrapped{cuttable{httptest.NewRecorder(), isCut}}, httptest.NewRequest("GET", "/", nil))
+			h.ServeHTTP(wrapped{mayBeCut{httptest.NewRecorder(), isCut}}, httptest.NewRequest("GET", "/", nil))
 		}()
 		if r := <-records; !r.Cut || r.Aborted || r.Status != 0 || r.Bytes != 0 || r.TTFB != 0 {
 			t.Errorf("panics %v: record = %+v, want a request that was cut, without an answer", panics, r)
@@ -235,7 +235,7 @@ func testClose(t *testing.T, cut bool) {
 		}))
 		isCut := new(atomic.Bool)
 		for _, path := range []string{"/begun", "/silent"} {
-			go h.ServeHTTP(cuttable{httptest.NewRecorder(), isCut}, httptest.NewRequest("GET", path, nil))
+			go h.ServeHTTP(mayBeCut{httptest.NewRecorder(), isCut}, httptest.NewRequest("GET", path, nil))
 		}
 		synctest.Wait()
 		isCut.Store(cut)

@@ -3,6 +3,7 @@ package app
 import (
 	"fmt"
 	"net/http"
+	"path"
 	"runtime/debug"
 
 	"github.com/go-kit/log"
@@ -87,9 +88,12 @@ func (s *Service) newHandler() (h http.Handler, err error) {
 func probes(stop *actors.Stop, prefix string, next http.Handler) http.Handler {
 	health := actors.Health(stop, prefix, next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if _, err := request.Check(r); err != nil {
-			next.ServeHTTP(w, r)
-			return
+		switch path.Base(r.URL.Path) {
+		case "healthz", "livez", "readyz":
+			if _, err := request.Check(r); err != nil {
+				next.ServeHTTP(w, r)
+				return
+			}
 		}
 		health.ServeHTTP(w, r)
 	})

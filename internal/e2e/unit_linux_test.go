@@ -61,6 +61,15 @@ func pidOf(t *testing.T, p *Process) (pid int) {
 	return pid
 }
 
+// stopUpgraded stops the successor of an upgrade. Both must exit with status 0.
+func (p *Process) stopUpgraded(t *testing.T) {
+	t.Helper()
+	syscall.Kill(pidOf(t, p), syscall.SIGTERM)
+	if status := p.Wait(t); status != 0 {
+		t.Errorf("exit status = %d, want 0", status)
+	}
+}
+
 // TestHandoverBetweenUnits: what takes over at a path is of another unit, or of none. The
 // stop of one does not wait for the other.
 func TestHandoverBetweenUnits(t *testing.T) {
@@ -269,10 +278,7 @@ func TestUpgradeWrappedListener(t *testing.T) {
 	newcomer.send(askWho)
 	newcomer.wantAnswer("wraps")
 	newcomer.Close()
-	syscall.Kill(pidOf(t, p), syscall.SIGTERM)
-	if status := p.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0", status)
-	}
+	p.stopUpgraded(t)
 }
 
 // TestUpgradeClosedListener: a listener that is closed is not given.
@@ -286,10 +292,7 @@ func TestUpgradeClosedListener(t *testing.T) {
 	v.Close()
 	p.Signal(t, syscall.SIGUSR2)
 	p.WaitLog(t, `msg="upgrade: the predecessor has ended"`)
-	syscall.Kill(pidOf(t, p), syscall.SIGTERM)
-	if status := p.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0", status)
-	}
+	p.stopUpgraded(t)
 }
 
 // TestHandoverWithoutDescriptors: a process that is out of descriptors for a while can be

@@ -24,6 +24,7 @@ import (
 	"lastcall/internal/request"
 	"lastcall/internal/socket"
 	"lastcall/internal/throttle"
+	"lastcall/internal/unwrap"
 	"lastcall/internal/upstream"
 )
 
@@ -318,16 +319,8 @@ func mayAwaitAnswer(r *http.Request, cause error) bool {
 // markFailed has a stop count the request as one that failed, which its status does
 // not say.
 func markFailed(w http.ResponseWriter) {
-	for {
-		if m, ok := w.(interface{ MarkFailed() }); ok {
-			m.MarkFailed()
-			return
-		}
-		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
-		if !ok {
-			return
-		}
-		w = u.Unwrap()
+	if m, ok := unwrap.Find[interface{ MarkFailed() }](w); ok {
+		m.MarkFailed()
 	}
 }
 
