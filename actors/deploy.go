@@ -32,7 +32,7 @@ func (e *DeployError) Unwrap() error { return e.Err }
 //   - ends the old generation.
 //
 // If the new generation does not become ready, requests stay with the old one. If
-// it ends within the Trial, they go back to the old one, which is started again if
+// it ends or stops serving within the Trial, they go back to the old one, which is started again if
 // it has ended in the meantime. Deploy then returns a [*DeployError].
 //
 // With Replace the order is another: requests are held, the old generation answers
@@ -153,16 +153,23 @@ func (d *deploy) try(l *life) error {
 		}
 	}()
 	defer func() { cancel(); <-drained }()
-	trial := time.NewTimer(d.Trial)
-	defer trial.Stop()
-	waiting := drained
+	trial, endTrial := context.WithTimeout(context.Background(), d.Trial)
+	defer endTrial()
+	stopped := make(chan error, 1)
+	go d.awaitStopped(trial, stopped)
+	waiting, expired := drained, trial.Done()
 	for over := false; waiting != nil || !over; {
 		select {
 		case <-l.done:
 			cancel()
 			<-drained // or the streams of the generation that comes back would be ended
 			return d.fail(l, fmt.Errorf("ended within %v after the switch: %w", d.Trial, endError(l.err)))
-		case <-trial.C:
+		case err := <-stopped:
+			cancel()
+			<-drained
+			return d.fail(l, fmt.Errorf("%w within %v after the switch: %w", ErrStoppedServing, d.Trial, err))
+		case <-expired:
+			expired = nil
 			d.mu.Lock()
 			over = !l.failed
 			d.new.trial = !over // from now on it is started again
@@ -185,6 +192,29 @@ func (d *deploy) try(l *life) error {
 	}
 	d.step("done", "generation", d.new.number)
 	return nil
+}
+
+// awaitStopped checks the new generation until the trial ends, and sends an error if it
+// has stopped serving.
+func (d *deploy) awaitStopped(trial context.Context, stopped chan<- error) {
+	d.mu.Lock()
+	addr := d.new.addr
+	d.mu.Unlock()
+	for failed := 0; ; {
+		select {
+		case <-trial.Done():
+			return
+		case <-time.After(checkEvery):
+		}
+		err := d.Check(trial, addr)
+		switch failed++; {
+		case err == nil:
+			failed = 0
+		case failed == stoppedChecks && trial.Err() == nil:
+			stopped <- err
+			return
+		}
+	}
 }
 
 // endOld ends the old generation. Requests are held.

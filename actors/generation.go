@@ -154,12 +154,23 @@ func (g *Generations) runOnce(gen *generation, l *life) error {
 	p := newProcess(newActor(own, g.actor.name, ""), cmd, ProcessConfig{})
 	p.logger = log.With(g.actor.stop.waitingLogger(), "actor", g.actor.name, "generation", gen.number)
 	p.onLine = l.tail.add
-	started := make(chan struct{})
+	p.restGrace = unreadyGrace
+	started, exited := make(chan struct{}), make(chan struct{})
 	p.onStart = func(pid int) {
 		g.mu.Lock()
 		gen.pid = pid
 		g.mu.Unlock()
 		close(started)
+	}
+	p.onExit = func() {
+		close(exited)
+		g.mu.Lock()
+		gen.pid, gen.state = 0, GenerationStopping // others of its group may run for a while
+		if !gen.trial && !gen.retired && !closed(l.quit) {
+			gen.state = GenerationRestarting
+		}
+		g.mu.Unlock()
+		g.notify()
 	}
 	g.mu.Lock()
 	gen.state, gen.since, gen.addr, gen.args = GenerationStarting, time.Now(), addr, cmd.Args
@@ -173,16 +184,24 @@ func (g *Generations) runOnce(gen *generation, l *life) error {
 	go func() {
 		defer close(ended)
 		result = p.actor.execute(p.runProgram)()
+		if !closed(started) {
+			close(exited)
+		}
 	}()
 	select {
 	case <-started: // or a generation could be ready without a PID
 	case <-ended:
 	}
-	err = g.awaitReady(l, addr, ended)
+	err = g.awaitReady(l, addr, exited)
 	switch {
 	case err == nil:
 		level.Info(logger).Log("msg", "program ready", "elapsed", time.Since(gen.since).Round(time.Millisecond))
-		g.setState(gen, GenerationReady)
+		g.mu.Lock()
+		if gen.pid != 0 {
+			gen.state = GenerationReady
+		}
+		g.mu.Unlock()
+		g.notify()
 		select {
 		case <-l.ready:
 		default:
@@ -280,7 +299,7 @@ func (g *Generations) endProcess(p *process, l *life, abandon, ended <-chan stru
 
 // awaitReady waits until the program is ready. It returns an errNotReady if that
 // takes too long, and another error if the program has ended or should end.
-func (g *Generations) awaitReady(l *life, addr string, ended <-chan struct{}) error {
+func (g *Generations) awaitReady(l *life, addr string, exited <-chan struct{}) error {
 	ctx, cancel := context.WithTimeout(context.Background(), g.StartTimeout)
 	defer cancel()
 	done := make(chan struct{})
@@ -288,7 +307,7 @@ func (g *Generations) awaitReady(l *life, addr string, ended <-chan struct{}) er
 	go func() {
 		defer close(done)
 		select {
-		case <-ended:
+		case <-exited:
 		case <-l.quit:
 		case <-ctx.Done():
 		}
@@ -299,7 +318,7 @@ func (g *Generations) awaitReady(l *life, addr string, ended <-chan struct{}) er
 	for pause := firstCheck; ; pause = min(2*pause, checkEvery) {
 		err := g.Check(ctx, addr)
 		switch {
-		case closed(ended), closed(l.quit):
+		case closed(exited), closed(l.quit):
 			return ErrStopping
 		case err == nil:
 			return nil
@@ -308,7 +327,7 @@ func (g *Generations) awaitReady(l *life, addr string, ended <-chan struct{}) er
 		}
 		select {
 		case <-ctx.Done():
-			if closed(ended) || closed(l.quit) {
+			if closed(exited) || closed(l.quit) {
 				return ErrStopping
 			}
 			return errNotReady{fmt.Errorf("not ready after %v: %w", g.StartTimeout, last)}

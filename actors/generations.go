@@ -27,7 +27,8 @@ import (
 //	g.Add(sup.Actor("program", actors.ActorConfig{Stage: 1})(program.Actor()))
 //
 // The program runs as the one of [Process] does: in a process group of its own,
-// with its output in the log. It is ready when Check returns nil. Until then, and
+// with its output in the log. If it ends before other processes of its group, these
+// are killed after 5 s. It is ready when Check returns nil. Until then, and
 // while it is started again, /readyz answers 503 (see [Health]) and the Router
 // holds requests.
 //
@@ -72,7 +73,7 @@ type Generations struct {
 	Replace bool
 
 	// Check returns nil if the program is ready at addr. It is called until then,
-	// at first after 20 ms and then every 200 ms. Nil means that the program is
+	// at first after 20 ms and then every 200 ms, and during the Trial. Nil means that the program is
 	// ready when it accepts a TCP connection.
 	Check func(ctx context.Context, addr string) error
 
@@ -81,7 +82,7 @@ type Generations struct {
 	StartTimeout time.Duration
 
 	// Trial is how long a new generation must run before a deploy has succeeded.
-	// Zero means 10 s. A negative value means not at all.
+	// The deploy fails if Check does five times in a row. Zero means 10 s. A negative value means not at all.
 	Trial time.Duration
 
 	// Router sends requests to the program. Nil means no router.
@@ -167,8 +168,8 @@ const (
 	checkEvery = 200 * time.Millisecond
 	heldPoll   = 20 * time.Millisecond
 
-	// stoppedChecks is how often in a row a running program must accept no
-	// connection, while requests need it, until another is started.
+	// stoppedChecks is how often in a row the check of a running program must fail
+	// until it counts as one that has stopped serving.
 	stoppedChecks = 5
 
 	// groupTime is how much later than a program its parent may get a signal that
@@ -176,7 +177,7 @@ const (
 	groupTime = 250 * time.Millisecond
 
 	// unreadyGrace is how long a program may take to end that was not ready in
-	// time.
+	// time, and what is left of the group of one that has ended by itself.
 	unreadyGrace = 5 * time.Second
 
 	// keptEnded is how many generations are shown after their end.

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -200,6 +201,8 @@ func TestGenerationsDeployFails(t *testing.T) {
 		{"missing", "", nil, "program: exec: \"\"", []string{"switch 1"}},
 		{"in the trial", "echo broken; : > $UP; while [ ! -e $SWITCHED ]; do sleep 0.01; done; exit 3", func(g *actors.Generations) { g.Trial = time.Minute },
 			"ended within 1m0s after the switch: program: exit status 3", []string{"switch 1", "switch 2", "drain 1", "switch 0", "switch 1"}},
+		{"stops serving in the trial", "echo broken; : > $UP; while [ ! -e $SWITCHED ]; do sleep 0.01; done; rm $UP; exec sleep 1000", func(g *actors.Generations) { g.Trial = time.Minute },
+			"stopped serving within 1m0s after the switch: ", []string{"switch 1", "switch 2", "drain 1", "switch 1"}},
 		{"replacing", "echo broken; exit 3", func(g *actors.Generations) { g.Replace = true },
 			"program: exit status 3", []string{"switch 1", "switch 0", "drain 1", "switch 1"}},
 	} {
@@ -237,6 +240,38 @@ func TestGenerationsDeployFails(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// TestTrialForgives: a deploy does not fail because checks do now and then.
+func TestTrialForgives(t *testing.T) {
+	t.Parallel()
+	var inTrial, failed atomic.Int32
+	g := startGenerations(t, serves, func(g *actors.Generations) {
+		g.Trial = 2500 * time.Millisecond
+		ready := g.Check
+		g.Check = func(ctx context.Context, addr string) error {
+			if n := inTrial.Load(); n > 0 && inTrial.Add(1)%4 != 0 {
+				failed.Add(1)
+				return errors.New("busy")
+			}
+			return ready(ctx, addr)
+		}
+	})
+	g.router.did(t, "switch 1")
+	err := g.Deploy(context.Background(), nil, func(step string) {
+		if strings.HasPrefix(step, "switched") {
+			inTrial.Store(1)
+		}
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if n := failed.Load(); n < 5 {
+		t.Errorf("%d checks failed, want 5 or more", n)
+	}
+	if err := g.end(t); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -388,6 +423,42 @@ func TestReplaceInAStop(t *testing.T) {
 		t.Errorf("Deploy() = %v, want %v", err, actors.ErrStopping)
 	}
 	g.end(t)
+}
+
+// TestGenerationLeavesChild: a program crashes, and a child of it ignores the signal. No
+// request is sent there, and the program is started again within a bound of its own.
+func TestGenerationLeavesChild(t *testing.T) {
+	t.Parallel()
+	g := startGenerations(t, `: > $UP
+		if ! [ -e $SWITCHED.child ]; then
+			(trap '' TERM; exec sleep 1000) &
+			echo $! > $SWITCHED.part; mv $SWITCHED.part $SWITCHED.child
+			while ! [ -e $SWITCHED.crash ]; do sleep 0.01; done
+			exit 1
+		fi
+		exec sleep 1000`, func(g *actors.Generations) { g.Stop.Grace = time.Hour })
+	g.router.did(t, "switch 1")
+	var child int
+	servetest.WaitFor(t, "the child", func() bool {
+		b, _ := os.ReadFile(g.switched + ".child")
+		n, _ := fmt.Sscan(string(b), &child)
+		return n == 1
+	})
+	if err := os.WriteFile(g.switched+".crash", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g.router.did(t, "switch 1", "switch 0")
+	if s := g.Snapshot()[0]; s.State != actors.GenerationRestarting || s.PID != 0 {
+		t.Errorf("after the crash it is %s with PID %d, want %s and none", s.State, s.PID, actors.GenerationRestarting)
+	}
+	if err := syscall.Kill(child, 0); err != nil {
+		t.Errorf("the child has ended first: %v", err)
+	}
+	g.router.did(t, "switch 1", "switch 0", "switch 1")
+	servetest.WaitFor(t, "the end of the child", func() bool { return syscall.Kill(child, 0) != nil })
+	if err := g.end(t); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestGenerationInBackground: a program that leaves its work to another one, and ends.

@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"os/exec"
@@ -119,7 +120,13 @@ type process struct {
 	*actor
 	ProcessConfig
 	template *exec.Cmd
+
+	// restGrace is the Grace of what is left of the group when the program has
+	// ended by itself. Zero means Grace.
+	restGrace time.Duration
+
 	onStart  func(pid int)     // optional: called when the program has been started
+	onExit   func()            // optional: called when it has ended, and perhaps others of its group have not
 	onLine   func(line string) // optional: called with each line of output, concurrently
 }
 
@@ -170,12 +177,17 @@ func (p *process) runProgram() error {
 	go func() {
 		defer close(exited)
 		err = cmd.Wait()
+		if p.onExit != nil {
+			p.onExit()
+		}
 	}()
+	grace := p.Grace
 	select {
 	case <-exited:
+		grace = cmp.Or(p.restGrace, grace)
 	case <-p.stopping:
 	}
-	killed := p.endGroup(cmd, exited)
+	killed := p.endGroup(cmd, exited, grace)
 	delay := cmd.WaitDelay
 	if killed { // the time is over
 		delay = min(delay, logDelay)
@@ -246,15 +258,15 @@ func (p *process) command() *exec.Cmd {
 }
 
 // endGroup ends the process group, and reports whether any process had to be
-// killed. It returns when the program has exited.
-func (p *process) endGroup(cmd *exec.Cmd, exited <-chan struct{}) (killed bool) {
+// killed. It returns when the program has exited. grace is as in ProcessConfig.
+func (p *process) endGroup(cmd *exec.Cmd, exited <-chan struct{}, grace time.Duration) (killed bool) {
 	pid := cmd.Process.Pid
 	signalGroup(cmd.Process, p.Signal)
 	continueGroup(cmd.Process)
-	own := time.Now().Add(max(p.Grace, 0))
+	own := time.Now().Add(max(grace, 0))
 	left := func() time.Duration { // the deadline of the stop may be another one later
 		deadline := p.deadlineWithin(0)
-		if p.Grace != 0 && own.Before(deadline) {
+		if grace != 0 && own.Before(deadline) {
 			deadline = own
 		}
 		return time.Until(deadline)
