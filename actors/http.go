@@ -71,7 +71,8 @@ const maxCutLogged = asynclog.MaxQueued / 2
 // HTTP serves TLS if srv.TLSConfig has certificates or a function that gets them,
 // as [http.Server.ServeTLS] does, and otherwise plain HTTP. A listener of [Plain]
 // is served without TLS in any case. Give HTTP listeners that do not speak TLS:
-// one of tls.NewListener is an error of execute. Certificates that are loaded
+// one of tls.NewListener is an error of execute, and behind another one that does TLS itself
+// (autocert.NewListener) HTTP/2 is not served, of which a line (warn) tells. Certificates that are loaded
 // again when their files change are in lastcall/actors/certificate.
 //
 // HTTP/2 is net/http's own, as srv.Protocols, srv.HTTP2 and srv.TLSNextProto

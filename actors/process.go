@@ -125,9 +125,9 @@ type process struct {
 	// ended by itself. Zero means Grace.
 	restGrace time.Duration
 
-	onStart  func(pid int)     // optional: called when the program has been started
-	onExit   func()            // optional: called when it has ended, and perhaps others of its group have not
-	onLine   func(line string) // optional: called with each line of output, concurrently
+	onStart func(pid int)     // optional: called when the program has been started
+	onExit  func()            // optional: called when it has ended, and perhaps others of its group have not
+	onLine  func(line string) // optional: called with each line of output, concurrently
 }
 
 func newProcess(a *actor, cmd *exec.Cmd, cfg ProcessConfig) *process {

@@ -64,7 +64,7 @@ func (s *Server) Adopt(t *Transfer) error {
 		nc = w.WrapConn(nc)
 	}
 	c := d.newConn(nc)
-	c.setTLS(false)
+	c.setTLS(nil)
 	c.since = c.since.Add(-max(t.Quiet, 0))
 	c.maxPause = max(t.MaxPause, 0)
 	c.bytesRead = t.Read

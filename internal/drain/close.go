@@ -118,7 +118,7 @@ const quietFor = time.Second
 // its FIN, or has been quiet for quietFor (if net/http was kept from reading its body: for
 // stallTimeout). It gives up when the client has taken nothing for stallTimeout.
 func (c *conn) linger(sending bool) {
-	if !c.flush() || c.CloseWrite() != nil {
+	if !c.flush(stallTimeout) || c.CloseWrite() != nil {
 		return
 	}
 	var buf [4096]byte
@@ -215,7 +215,8 @@ func (c *conn) cut(now bool) (list []Request, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	// A unix socket would come to its end, at which net/http closes the connection.
-	http2 := c.state == stateHTTP2 && c.LocalAddr().Network() != "unix"
+	local := c.LocalAddr()
+	http2 := c.state == stateHTTP2 && (local == nil || local.Network() != "unix")
 	if http2 || c.state.in(stateNew, stateIdle, stateReleasing, stateAnswering) {
 		socket.DropData(c.Conn)
 	}
@@ -234,7 +235,7 @@ func (c *conn) cut(now bool) (list []Request, ok bool) {
 	}
 	list = c.inFlightLocked()
 	if c.nextArrivedLocked() {
-		list = append(list, Request{Class: HTTP1, Client: c.RemoteAddr().String()})
+		list = append(list, Request{Class: HTTP1, Client: c.client()})
 	}
 	unsure := socket.Unacked(c.Conn) || c.hasUnwritten()
 	switch {
@@ -242,9 +243,9 @@ func (c *conn) cut(now bool) (list []Request, ok bool) {
 		// A reset, which bytes that were not read cause, may delete what the client has
 		// not read.
 		lately := socket.Arrived(c.Conn) || !c.streams.followed && (unsure || c.streams.open)
-		list = append(list, c.streams.unsure(c.RemoteAddr().String(), c.bytesReadByClient(), lately)...)
-		if unread || len(list) == 0 && c.handshake.partial() { // a request, perhaps
-			list = append(list, Request{Class: HTTP2, Client: c.RemoteAddr().String()})
+		list = append(list, c.streams.unsure(c.client(), c.bytesReadByClient(), lately)...)
+		if unread || len(list) == 0 && c.records.partial() { // a request, perhaps
+			list = append(list, Request{Class: HTTP2, Client: c.client()})
 		}
 	case unsure && c.state != stateNew && len(list) == 0: // the last bytes are on their way, and may be lost
 		list = append(list, c.requestLocked(HTTP1))

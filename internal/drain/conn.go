@@ -26,6 +26,7 @@ import (
 //	               handshake has arrived                 to be given away          parked
 //	                                                     its time is over          releasing
 //	                                                     HTTP/2 was agreed on      http2
+//	                                                     another protocol was      hijacked
 //	reading        a request has begun to arrive         its handler is called     answering
 //	                                                     first byte of the next    answeringNext
 //	                                                     to be given away          parked
@@ -41,9 +42,10 @@ import (
 //	                                                     to be given away          parked
 //	releasing      the read deadline is in the past:     first byte, just then     reading
 //	               net/http closes it if nothing is      a part of a TLS handshake  new
-//	               there
+//	               there                                 another protocol          hijacked
 //	http2          its streams count, see streams
-//	hijacked       a handler has taken it over
+//	hijacked       a handler has taken it over, or
+//	               one of Server.TLSNextProto
 //	parked         net/http's Read is held while the     kept, and it was new       new
 //	               connection is offered to a            kept, and it was reading   reading
 //	               successor, see Give                   kept, and it was idle      idle
@@ -55,10 +57,8 @@ import (
 //	closed         the socket is closed
 //
 // Any state but closed may become closed, and any but moved and closed may become
-// lingering. Where the end of a TLS handshake was not seen, a request is seen only when its
-// handler is called: new and releasing may become answering. net/http reads ahead just
-// before it calls the handler, so that the first byte of the next request may come before
-// that.
+// lingering. net/http reads ahead just before it calls the handler, so that the first byte
+// of the next request may come before that.
 //
 // net/http's own StateIdle is not enough: it lasts until a request's whole
 // header has been read, and so includes requests on their way in. Only Read
@@ -96,6 +96,7 @@ type conn struct {
 
 	// What the client sends.
 	handshake handshake // under TLS, which begins with it
+	records   records   // of TLS
 	framing   framing   // where requests end, or records
 	bytesRead int64
 	reader    reader // crypto/tls or net/http
@@ -147,12 +148,12 @@ func (s connState) in(states ...connState) bool {
 
 // legalSteps are those of the table above, from what to what.
 var legalSteps = [...][]connState{
-	stateNew:           {stateReading, stateAnswering, stateReleasing, stateHTTP2, stateParked},
+	stateNew:           {stateReading, stateReleasing, stateHTTP2, stateHijacked, stateParked},
 	stateReading:       {stateAnswering, stateAnsweringNext, stateHTTP2, stateParked},
 	stateAnswering:     {stateAnsweringNext, stateIdle, stateReading, stateHijacked},
 	stateAnsweringNext: {stateReading, stateHijacked},
 	stateIdle:          {stateReading, stateReleasing, stateParked},
-	stateReleasing:     {stateNew, stateReading, stateAnswering},
+	stateReleasing:     {stateNew, stateReading, stateHijacked},
 	stateHTTP2:         {},
 	stateHijacked:      {},
 	stateParked:        {stateNew, stateReading, stateIdle, stateMoved},
@@ -185,9 +186,6 @@ func (c *conn) setStateLocked(to connState) {
 		}
 	case stateAnswering:
 		c.framing.head = nil
-		if from != stateReading { // its first byte was not seen
-			c.since = time.Now()
-		}
 	case stateLingering, stateClosed:
 		c.endHalfClosedLocked()
 		c.ahead.wake()
@@ -208,7 +206,6 @@ func (d *door) newConn(nc net.Conn) *conn {
 	if s.maxAge > 0 {
 		c.age.endsAt = c.since.Add(jitter(s.maxAge))
 	}
-	c.handshake.clientCerts = s.clientCerts
 	return c
 }
 
@@ -235,16 +232,17 @@ func (c *conn) scheduleClose() {
 	}
 }
 
-// setTLS notes whether net/http serves the connection over TLS, before that reads.
-func (c *conn) setTLS(tls bool) {
+// setTLS notes whether net/http serves the connection over TLS, before that reads: tc is
+// nil if not.
+func (c *conn) setTLS(tc *tls.Conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.tls = tls
-	c.framing.on = !tls
-	if tls {
-		c.framing.records = &c.handshake.records
+	c.tls = tc != nil
+	c.framing.on = !c.tls
+	if c.tls {
+		c.framing.records = &c.records
+		c.handshake.begin(tc)
 	}
-	c.handshake.over = !tls
 }
 
 type connKey struct{}
@@ -314,7 +312,7 @@ func (c *conn) Write(p []byte) (int, error) {
 	c.noteWrite(int64(n), err)
 	if c.tls && c.server.draining.Load() {
 		c.mu.Lock()
-		if !c.handshake.over && c.bytesRead > 0 { // it is the client's turn
+		if c.inHandshakeLocked() && c.bytesRead > 0 { // it is the client's turn
 			c.onHandshakeLocked()
 		}
 		c.mu.Unlock()
@@ -359,8 +357,8 @@ func (c *conn) writeBatch(p []byte) error {
 func (c *conn) hasUnwritten() bool { return c.batch.Load().unwritten() != nil }
 
 // flush waits until the socket has everything that HTTP/2 has written. It reports false
-// if the client has taken nothing for stallTimeout.
-func (c *conn) flush() bool {
+// if the client has taken nothing for so long.
+func (c *conn) flush(patience time.Duration) bool {
 	unwritten := c.batch.Load().unwritten()
 	if unwritten == nil {
 		return true
@@ -370,7 +368,7 @@ func (c *conn) flush() bool {
 		select {
 		case <-unwritten:
 			return true
-		case <-time.After(stallTimeout):
+		case <-time.After(patience):
 		}
 		if c.stalled.Load() || c.bytesAcked() == acked {
 			return false
@@ -379,10 +377,15 @@ func (c *conn) flush() bool {
 }
 
 // SetWriteDeadline flushes first: crypto/tls sets a deadline before its last write, and
-// one in the past after it.
+// one in the past after it. So does net/http with HTTP2Config.WriteByteTimeout before each
+// one: a client that has taken nothing until then has missed it.
 func (c *conn) SetWriteDeadline(t time.Time) error {
 	if !t.IsZero() {
-		c.flush()
+		patience := stallTimeout
+		if left := time.Until(t); left > 0 {
+			patience = min(patience, left)
+		}
+		c.flush(patience)
 	}
 	return c.Conn.SetWriteDeadline(t)
 }
@@ -441,11 +444,12 @@ func (c *conn) onIdle() {
 	}
 }
 
-// onHijack notes that a handler has taken the connection over.
+// onHijack notes that a handler has taken the connection over, or a protocol of the
+// program's own has begun on it.
 func (c *conn) onHijack() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.state.in(stateAnswering, stateAnsweringNext) {
+	if c.state.in(stateNew, stateReleasing, stateAnswering, stateAnsweringNext) {
 		c.setStateLocked(stateHijacked)
 		c.framing.stop()
 	}

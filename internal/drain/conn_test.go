@@ -94,7 +94,6 @@ func stepsOfComment(t *testing.T) map[string]bool {
 		from, to []string
 	}{
 		{"Any state but closed may become closed, and any but moved and closed may become lingering.", stateNames[:stateClosed], []string{"lingering", "closed"}},
-		{"new and releasing may become answering.", []string{"new", "releasing"}, []string{"answering"}},
 	} {
 		if !strings.Contains(words, rule.words) {
 			t.Errorf("conn's comment lacks %q", rule.words)
@@ -114,7 +113,7 @@ func TestNextBeforeHandler(t *testing.T) {
 	a, b := net.Pipe()
 	defer a.Close()
 	defer b.Close()
-	c := &conn{Conn: a, server: &Server{http: new(http.Server)}, framing: framing{on: true}, handshake: handshake{over: true}}
+	c := &conn{Conn: a, server: &Server{http: new(http.Server)}, framing: framing{on: true}}
 	const request = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 	if n := c.onRead([]byte(request), 4096); n != len(request) {
 		t.Fatalf("%d bytes are handed out, want %d", n, len(request))

@@ -2,6 +2,7 @@ package drain
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io/fs"
 	"net"
@@ -34,6 +35,7 @@ type door struct {
 	over          chan struct{} // closed when the listener is not served any more
 	plain         bool          // served without TLS
 	arrived       sync.Once     // Accept was called
+	onceTLS       sync.Once     // it accepts connections of crypto/tls
 	giving        atomic.Bool   // its connections are given away
 	adopted       adoptions
 
@@ -78,6 +80,11 @@ func (d *door) Accept() (net.Conn, error) {
 	}
 	c := d.newConn(nc)
 	d.server.track(c)
+	if _, is := nc.(*tls.Conn); is {
+		d.onceTLS.Do(func() {
+			level.Warn(d.logger).Log("msg", "the listener does TLS itself: HTTP/2 is not served; give the one that is inside it, and its tls.Config to http.Server.TLSConfig")
+		})
+	}
 	if stater, ok := nc.(connectionStater); ok {
 		return tlsConn{c, stater}, nil
 	}

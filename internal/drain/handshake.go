@@ -1,45 +1,35 @@
 package drain
 
-// handshake follows the records that a TLS client sends just closely enough to
-// know when the handshake is over, so that a connection without a request does not
-// count as busy. net/http does not report it.
-//
-// It is over with the client's Finished (RFC 8446 section 5 and appendix D.4,
-// RFC 5246 section 7.3). In TLS 1.2 that is the first record of type handshake
-// behind the change of cipher; a longer one is a second ClientHello of TLS 1.3.
-// In TLS 1.3 it is the first record of type application data, or, where the
-// client may send a certificate before it, the first that is as long as a
-// Finished. If none is, the handshake is over when the first handler is called.
+import (
+	"crypto/tls"
+	"reflect"
+	"sync/atomic"
+)
+
+// handshake is that of TLS. A connection without a request must not count as busy
+// because of it, and net/http does not report its end. crypto/tls gets one record at a
+// time, so what it has read is of the handshake if that is not over when it calls Read
+// for the next.
 type handshake struct {
-	over        bool
-	clientCerts bool // the client may send a certificate
-	ciphers     bool // the change of cipher has been seen
-	records
+	tls  *tls.Conn // nil: there is none
+	over bool
 }
 
-// follow returns how much of p belongs to the handshake.
-func (h *handshake) follow(p []byte) (n int) {
-	const (
-		changeCipherSpec = 20
-		handshaking      = 22
-		applicationData  = 23
-	)
-	for n < len(p) && !h.over {
-		m, whole := h.records.follow(p[n:])
-		n += m
-		if !whole {
-			break
-		}
-		switch h.header[0] {
-		case changeCipherSpec:
-			h.ciphers = true
-		case handshaking:
-			h.over = h.ciphers && h.length < 128 // Finished has 96 at most: IV 16, message 16, MAC 48, padding 16
-		case applicationData:
-			// Hash, header, content type and tag; the hash is that of the
-			// cipher suite.
-			h.over = !h.clientCerts || h.length == 32+4+1+16 || h.length == 48+4+1+16
-		}
+// handshakeOver is where crypto/tls notes that a handshake is over.
+var handshakeOver = findField(reflect.TypeFor[*tls.Conn](), reflect.TypeFor[atomic.Bool](), "isHandshakeComplete")
+
+// begin notes that a handshake is to come. Where its end cannot be seen, it counts as over:
+// then no request is taken for a part of it.
+func (h *handshake) begin(tc *tls.Conn) {
+	h.tls, h.over = tc, !handshakeOver.known()
+}
+
+// end looks whether the handshake has ended. It reports true once.
+func (h *handshake) end() (now bool) {
+	if h.over || h.tls == nil {
+		return false
 	}
-	return n
+	over := handshakeOver.follow(reflect.ValueOf(h.tls))
+	h.over = (*atomic.Bool)(over.Addr().UnsafePointer()).Load()
+	return h.over
 }

@@ -79,8 +79,10 @@ func (s *Server) wrapHTTP2(servesFrameConn func(http2Table) bool) {
 				c.markHTTP2(goAwayer, nil)
 				goAwayer.TLSNextProto[proto](hs, tc, h)
 				return
-			default:
+			case proto == protoHTTP2 || proto == protoUnencrypted:
 				c.markHTTP2(nil, nil)
+			default:
+				c.onHijack()
 			}
 			serve(hs, tc, h)
 		}

@@ -69,16 +69,25 @@ func (c *conn) inFlightLocked() []Request {
 	switch c.unparkedStateLocked() {
 	case stateNew, stateIdle, stateReleasing:
 		if c.server.draining.Load() && (socket.Arrived(c.Conn) || c.readUnrecordedLocked()) { // too late to be read
-			return []Request{{Class: HTTP1, Client: c.RemoteAddr().String()}}
+			return []Request{{Class: HTTP1, Client: c.client()}}
 		}
 	case stateReading, stateAnswering, stateAnsweringNext:
 		return []Request{c.requestLocked(HTTP1)}
 	case stateHijacked:
 		return []Request{c.requestLocked(Hijacked)}
 	case stateHTTP2, stateLingering, stateClosed: // handlers of a closed one may not know yet
-		return c.streams.inFlight(c.RemoteAddr().String())
+		return c.streams.inFlight(c.client())
 	}
 	return nil
+}
+
+// client is the client's address, or "" if the connection knows none, as those of some
+// listeners do not.
+func (c *conn) client() string {
+	if addr := c.RemoteAddr(); addr != nil {
+		return addr.String()
+	}
+	return ""
 }
 
 // readUnrecordedLocked reports whether a Read has got bytes of which onRead does not know
@@ -91,7 +100,7 @@ func (c *conn) readUnrecordedLocked() bool {
 // requestLocked names the request of HTTP/1 that the connection is, or was last,
 // busy with.
 func (c *conn) requestLocked(class Class) Request {
-	r := Request{Class: class, Client: c.RemoteAddr().String(), Age: time.Since(c.since)}
+	r := Request{Class: class, Client: c.client(), Age: time.Since(c.since)}
 	if res := c.current; res != nil && c.unparkedStateLocked() != stateReading {
 		r.Method, r.Path = res.method, res.path()
 		r.Sent = max(c.bytesAcked()-res.writtenBefore, 0)

@@ -67,8 +67,9 @@ const (
 // aLongTimeAgo is a deadline by which a Read ends at once.
 var aLongTimeAgo = time.Unix(1, 0)
 
-// fieldPath is where a field is in a ResponseWriter: that of a struct that a field of
-// another one points to, and so on. It has none where it is not known.
+// fieldPath is where a field is in a struct, such as that of a ResponseWriter: a field of a
+// struct that a field of another one points to, and so on. It has none where it is not
+// known.
 type fieldPath struct {
 	of     reflect.Type
 	fields []int
@@ -93,9 +94,12 @@ func findField(of, want reflect.Type, names ...string) *fieldPath {
 	return path
 }
 
-// follow returns the field of the ResponseWriter, or the zero Value if there is none.
+// known reports whether there is such a field.
+func (p *fieldPath) known() bool { return len(p.fields) > 0 }
+
+// follow returns the field of v, or the zero Value if there is none.
 func (p *fieldPath) follow(v reflect.Value) reflect.Value {
-	if len(p.fields) == 0 {
+	if !p.known() {
 		return reflect.Value{}
 	}
 	for _, i := range p.fields {

@@ -48,6 +48,9 @@ func (c *conn) beforeRead(p []byte) (n, limit int, wanted <-chan struct{}) {
 	if next {
 		c.framing.endBody()
 	}
+	if c.handshake.end() {
+		c.onHandshakeLocked()
+	}
 	n, limit = c.framing.take(p)
 	if n > 0 {
 		c.reader.waits = false
@@ -89,17 +92,13 @@ func (c *conn) onRead(p []byte, size int) (n int) {
 func (c *conn) onReadLocked(p []byte, size int) (n int) {
 	c.bytesRead += int64(len(p))
 	c.reader.waits = false
-	if !c.handshake.over {
-		if n = c.handshake.follow(p); n == len(p) {
-			c.onHandshakeLocked()
-			return n
-		}
-	}
 	next := c.isBackgroundReadLocked(size)
-	n += c.framing.split(p[n:])
+	n = c.framing.split(p)
 	c.onBytesLocked(p[:n], next)
 	return n
 }
+
+func (c *conn) inHandshakeLocked() bool { return c.tls && !c.handshake.over }
 
 // onHandshakeLocked notes a step of a TLS handshake; no request has begun. The client's
 // time starts again: the server may have been slow, and about to release the connection.
@@ -119,6 +118,10 @@ func (c *conn) onHandshakeLocked() {
 // onBytesLocked notes that bytes are handed out. Empty lines may precede a
 // request (RFC 9112 section 2.2) and are not part of one.
 func (c *conn) onBytesLocked(p []byte, next bool) {
+	if c.inHandshakeLocked() {
+		c.onHandshakeLocked()
+		return
+	}
 	if c.framing.on {
 		c.recordHeadLocked(p, next)
 		if onlyEmptyLines(p) {
@@ -128,7 +131,7 @@ func (c *conn) onBytesLocked(p []byte, next bool) {
 	switch {
 	case c.state.in(stateNew, stateIdle, stateReleasing):
 		c.beginLocked(stateReading)
-	case next && !c.handshake.isAlert() && c.state.in(stateReading, stateAnswering): // reading: the handler is about to be called
+	case next && !c.records.isAlert() && c.state.in(stateReading, stateAnswering): // reading: the handler is about to be called
 		c.setStateLocked(stateAnsweringNext)
 	}
 }
@@ -151,7 +154,7 @@ func (c *conn) nextRequestArrived(w http.ResponseWriter) bool {
 	if c.nextArrivedLocked() {
 		return true
 	}
-	if !c.tls || c.state != stateAnswering || c.framing.body != 0 { // after Hijack the buffer is the handler's
+	if !c.tls && socket.ReadsAsReceived(c.Conn) || c.state != stateAnswering || c.framing.body != 0 { // after Hijack the buffer is the handler's
 		return false
 	}
 	if onlyEmptyLines(bufferedBy(w)) {
@@ -262,9 +265,6 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	defer c.mu.Unlock()
 	c.deadline = t
 	c.ahead.bodyEnds = c.ahead.bodyEnds || t.IsZero()
-	if t.IsZero() && c.tls && c.bytesRead > 0 { // net/http takes back the deadline of the handshake
-		c.handshake.over = true
-	}
 	if passed(t) {
 		c.endHalfClosedLocked()
 		c.ahead.wake()

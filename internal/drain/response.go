@@ -69,7 +69,7 @@ func (c *conn) hasMore(w http.ResponseWriter) bool {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.framing.pending) > 0 || c.tls && (len(bufferedBy(w)) > 0 || c.handshake.partial()) || socket.Unread(c.Conn, c.bytesRead) > 0
+	return len(c.framing.pending) > 0 || c.tls && (len(bufferedBy(w)) > 0 || c.records.partial()) || socket.Unread(c.Conn, c.bytesRead) > 0
 }
 
 // refuseBody answers 503 without the body that the client offers.
@@ -95,13 +95,10 @@ func (c *conn) begin(res *response, r *http.Request) (ok bool) {
 		return false
 	case c.state == stateReading:
 		c.setStateLocked(stateAnswering)
-	case c.state.in(stateNew, stateReleasing): // the end of the TLS handshake was not seen
-		c.beginLocked(stateAnswering)
 	case c.state == stateAnsweringNext && c.current == nil: // the next request came first
 	default:
 		return true
 	}
-	c.handshake.over = true
 	c.countLocked(r)
 	c.current, res.writtenBefore = res, c.written.Load()
 	res.ambiguous = c.framing.length && len(r.TransferEncoding) > 0

@@ -67,8 +67,6 @@ type Server struct {
 	endWait  func()        // closes serving
 	wrap     func()        // wrapHooks, once
 
-	clientCerts bool // TLS clients may be asked for a certificate
-
 	handler        http.Handler // the caller's
 	generalOptions bool         // OPTIONS * is answered for it
 
@@ -264,9 +262,6 @@ func (s *Server) wrapHooks() {
 	if s.handler == nil {
 		s.handler = http.DefaultServeMux
 	}
-	if c := s.http.TLSConfig; c != nil {
-		s.clientCerts = c.ClientAuth != tls.NoClientCert || c.GetConfigForClient != nil
-	}
 	s.generalOptions = !s.http.DisableGeneralOptionsHandler
 	s.http.Handler, s.http.DisableGeneralOptionsHandler = s, true
 
@@ -274,8 +269,8 @@ func (s *Server) wrapHooks() {
 	s.http.ConnContext = func(ctx context.Context, nc net.Conn) context.Context {
 		c := connOf(nc)
 		if c != nil {
-			_, tls := nc.(*tls.Conn)
-			c.setTLS(tls)
+			tc, _ := nc.(*tls.Conn)
+			c.setTLS(tc)
 		} else {
 			s.warnUnfollowed()
 		}
