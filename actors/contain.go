@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
-	"strconv"
 	"strings"
 )
 
@@ -22,24 +21,6 @@ type PanicError struct {
 func (e *PanicError) Error() string {
 	value := strings.ReplaceAll(strings.TrimSpace(fmt.Sprint(e.Value)), "\n", "; ")
 	return fmt.Sprintf("%s: panic: %s", e.Actor, value)
-}
-
-// call calls f, the actor's execute or interrupt.
-func (a *supervised) call(f func() error) (err error) {
-	if a.cfg.Contain {
-		return contain(a.name, f)
-	}
-	returned := false
-	defer func() {
-		if !returned && isPanicking() {
-			a.crashing.Store(true)
-			// Not with the logger, which may have panicked with a lock held.
-			print("panic in actor ", strconv.Quote(a.name), ":\n")
-		}
-	}()
-	err = f()
-	returned = true
-	return err
 }
 
 // contain calls f, recovers a panic, and returns that as an error.

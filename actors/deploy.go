@@ -292,11 +292,3 @@ func (d *deploy) goBack() {
 		d.launch(old)
 	}
 }
-
-// endError returns err, or what the end of a program means that was to stay.
-func endError(err error) error {
-	if err == nil {
-		return errors.New("exit status 0")
-	}
-	return err
-}

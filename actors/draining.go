@@ -128,15 +128,3 @@ func (s *Stop) callDrainFuncsLocked() {
 	}
 	s.drainFuncs = nil
 }
-
-// Deadline returns when what is left is cut. ok is false if no stop has begun, and
-// on a nil Stop. A second SIGINT may cut earlier, see [Signal]. In a [Supervisor]
-// the deadline moves, see ActorConfig.Stage.
-func (s *Stop) Deadline() (deadline time.Time, ok bool) {
-	if s == nil {
-		return time.Time{}, false
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.deadline, !s.deadline.IsZero()
-}

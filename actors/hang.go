@@ -13,10 +13,6 @@ import (
 	"lastcall/internal/awake"
 )
 
-// returnTime is how long after its deadline an actor may still return: the actors
-// of this package begin to cut at the deadline.
-const returnTime = time.Second
-
 // HangError says that an actor in a [Supervisor] had not returned one second after
 // its deadline, or one second after a second SIGINT (see [Signal]). The function
 // that the group executes has then returned without it, and nothing waits for it

@@ -361,14 +361,6 @@ func (s *server) warnWaiting() {
 	}
 }
 
-// convertRequests returns the engine's requests as those of this package.
-func convertRequests(requests []drain.Request) (list []Request) {
-	for _, r := range requests {
-		list = append(list, Request{Class(r.Class), r.Method, r.Path, r.Client, r.Age, r.Sent})
-	}
-	return list
-}
-
 func (s *server) closeListeners() {
 	for _, l := range s.listeners {
 		l.Close()
@@ -445,20 +437,11 @@ func (s *server) interrupt(cause error) {
 	s.stop.begin(cause)
 }
 
-// engines returns those of the servers that are executed.
-func (s *Stop) engines() []*drain.Server {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.enginesLocked()
-}
-
-func (s *Stop) enginesLocked() (list []*drain.Server) {
-	for _, srv := range s.servers {
-		if engine := srv.engine.Load(); engine != nil {
-			list = append(list, engine)
-		}
-	}
-	return list
+// endUnstarted ends a server that never starts.
+func (s *server) endUnstarted() {
+	s.closeListeners()
+	s.stop.memberLameDuckDone(s.member, true)
+	s.stop.memberDone(s.member, nil)
 }
 
 // policy is what the engine learns of the stop.

@@ -6,6 +6,8 @@ import (
 
 	"github.com/go-kit/log"
 	"github.com/go-kit/log/level"
+
+	"lastcall/internal/drain"
 )
 
 // member is an actor that serves.
@@ -43,6 +45,22 @@ func (s *Stop) register(logger log.Logger, srv *server) *member {
 		s.servers = append(s.servers, srv)
 	}
 	return m
+}
+
+// engines returns those of the servers that are executed.
+func (s *Stop) engines() []*drain.Server {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.enginesLocked()
+}
+
+func (s *Stop) enginesLocked() (list []*drain.Server) {
+	for _, srv := range s.servers {
+		if engine := srv.engine.Load(); engine != nil {
+			list = append(list, engine)
+		}
+	}
+	return list
 }
 
 // isUsed reports whether the group of this Stop has begun to stop. An actor that
@@ -128,6 +146,43 @@ func (s *Stop) checkReadyLocked() {
 	started := slices.ContainsFunc(s.members, func(m *member) bool { return m.step >= memberIsReady })
 	if started && s.allLocked(memberIsReady) && s.unready == 0 && s.began.IsZero() {
 		s.enterLocked(Ready)
+	}
+}
+
+// addUnready adds n, which may be negative, to the actors with StartFirst that are
+// not ready. The process is not ready before that is zero.
+func (s *Stop) addUnready(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unready += n
+	s.checkReadyLocked()
+}
+
+// onReady arranges that f is called when the actor that executes on that goroutine
+// reports that it is ready. Supervisor.Actor gets two functions, and nothing but
+// the goroutine says whose they are.
+func (s *Stop) onReady(goroutine uint64, f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.readyFuncs == nil {
+		s.readyFuncs = make(map[uint64]func())
+	}
+	s.readyFuncs[goroutine] = f
+}
+
+// reportReady reports that an actor is ready. The actor calls it on the goroutine
+// of its execute.
+func (s *Stop) reportReady() {
+	s.mu.Lock()
+	var f func()
+	if len(s.readyFuncs) > 0 {
+		id := goroutine()
+		f = s.readyFuncs[id]
+		delete(s.readyFuncs, id)
+	}
+	s.mu.Unlock()
+	if f != nil {
+		f()
 	}
 }
 

@@ -89,6 +89,14 @@ func (r *restarts) next(began time.Time, failure error) (time.Duration, error) {
 	return r.pauses.NextBackOff(), nil
 }
 
+// endError returns err, or what the end of a program means that was to stay.
+func endError(err error) error {
+	if err == nil {
+		return errors.New("exit status 0")
+	}
+	return err
+}
+
 // runWithRestarts executes the actor, and again after failures that Restart
 // allows.
 func (a *supervised) runWithRestarts() error {

@@ -121,6 +121,14 @@ func (s *Stop) InFlight() []Request {
 	return all
 }
 
+// convertRequests returns the engine's requests as those of this package.
+func convertRequests(requests []drain.Request) (list []Request) {
+	for _, r := range requests {
+		list = append(list, Request{Class(r.Class), r.Method, r.Path, r.Client, r.Age, r.Sent})
+	}
+	return list
+}
+
 // countHijacked returns how many of the requests are hijacked connections.
 func countHijacked(requests []Request) (n int) {
 	for _, r := range requests {

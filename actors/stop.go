@@ -20,6 +20,10 @@ const (
 	DefaultIdleGrace = 5 * time.Second
 )
 
+// returnTime is how long after its deadline an actor may still return: the actors
+// of this package begin to cut at the deadline.
+const returnTime = time.Second
+
 // Stop is the stop of one process: its settings, and the state that its actors
 // share. The zero value works. Set the fields before the first actor is made,
 // and do not copy a Stop.
@@ -276,6 +280,18 @@ func (s *Stop) beginCause() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.cause
+}
+
+// Deadline returns when what is left is cut. ok is false if no stop has begun, and
+// on a nil Stop. A second SIGINT may cut earlier, see [Signal]. In a [Supervisor]
+// the deadline moves, see ActorConfig.Stage.
+func (s *Stop) Deadline() (deadline time.Time, ok bool) {
+	if s == nil {
+		return time.Time{}, false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.deadline, !s.deadline.IsZero()
 }
 
 // reserve reserves a part of Grace, at most half of it, for later stages.

@@ -3,6 +3,7 @@ package actors
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -195,6 +196,24 @@ func (a *supervised) callInterrupt() {
 		s.stop.recordActorError(err, a.withName)
 		level.Error(a.logger).Log(withStack(err, "msg", "interrupt failed", "err", err)...)
 	}
+}
+
+// call calls f, the actor's execute or interrupt.
+func (a *supervised) call(f func() error) (err error) {
+	if a.cfg.Contain {
+		return contain(a.name, f)
+	}
+	returned := false
+	defer func() {
+		if !returned && isPanicking() {
+			a.crashing.Store(true)
+			// Not with the logger, which may have panicked with a lock held.
+			print("panic in actor ", strconv.Quote(a.name), ":\n")
+		}
+	}()
+	err = f()
+	returned = true
+	return err
 }
 
 // addResultLocked adds an error of execute or interrupt to the actor's.

@@ -28,3 +28,15 @@ func deadlineIn(cause error) time.Time {
 	}
 	return time.Time{}
 }
+
+// unstartedCause is the cause with which an actor is interrupted whose execute is
+// never called.
+type unstartedCause struct{ cause error }
+
+func (u *unstartedCause) Error() string { return causeText(u.cause) }
+func (u *unstartedCause) Unwrap() error { return u.cause }
+
+func isUnstarted(cause error) bool {
+	_, ok := cause.(*unstartedCause)
+	return ok
+}
