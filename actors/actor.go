@@ -42,7 +42,7 @@ func (a *actor) interrupt(cause error) {
 	a.mu.Lock()
 	first, failed := !closed(a.stopping), a.lastErr
 	if first {
-		a.ownDeadline = deadlineIn(cause)
+		a.ownDeadline, _ = DeadlineOf(cause)
 		close(a.stopping)
 	}
 	a.mu.Unlock()

@@ -278,7 +278,7 @@ func (g *Generations) endProcess(p *process, l *life, abandon, ended <-chan stru
 			deadline = g.actor.deadlineWithin(unreadyGrace)
 		}
 	}
-	p.interrupt(&deadlineCause{nil, deadline})
+	p.interrupt(&interruptCause{deadline: deadline})
 	late, stopping := (<-chan time.Time)(nil), g.actor.stopping
 	for {
 		select {

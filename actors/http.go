@@ -428,7 +428,7 @@ func (s *server) interrupt(cause error) {
 		s.endUnstarted()
 		return
 	}
-	if deadline := deadlineIn(cause); !deadline.IsZero() {
+	if deadline, ok := DeadlineOf(cause); ok {
 		select {
 		case s.ownDeadline <- deadline:
 		default: // a second interrupt

@@ -374,3 +374,27 @@ func ExampleActorConfig_startFirst() {
 	// pool closed
 	// <nil>
 }
+
+// An actor that never starts has the time of its Within, too.
+func TestUnstartedWithin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stop := actors.Stop{Grace: 10 * time.Second}
+		sup := &actors.Supervisor{Stop: &stop}
+		var g run.Group
+		var within time.Duration
+		shutdown := func(ctx context.Context) error {
+			deadline, _ := ctx.Deadline()
+			within = time.Until(deadline)
+			return nil
+		}
+		g.Add(sup.Actor("graceful", actors.ActorConfig{Within: 2 * time.Second})(actors.Graceful(&stop, nil, shutdown, actors.GracefulConfig{})))
+		var ok bool
+		g.Add(sup.Actor("own", actors.ActorConfig{Within: 2 * time.Second})(func() error { return nil }, func(cause error) { _, ok = actors.DeadlineOf(cause) }))
+		fails := func(context.Context) error { return errors.New("bad") }
+		g.Add(sup.Actor("migrate", actors.ActorConfig{Stage: 1, StartFirst: true})(actors.Once(&stop, fails, actors.OnceConfig{})))
+		g.Run()
+		if within != 2*time.Second || !ok {
+			t.Errorf("shutdown had %v, want 2s; DeadlineOf(cause) = %v, want true", within, ok)
+		}
+	})
+}

@@ -182,11 +182,12 @@ func (a *supervised) callInterrupt() {
 	if a.err != nil { // execute has returned by itself
 		cause = a.err
 	}
-	if deadline := a.deadlineLocked(); a.cfg.Within > 0 && !deadline.IsZero() {
-		cause = &deadlineCause{cause, deadline}
+	own := &interruptCause{cause: cause, unstarted: a.startedAt.IsZero()}
+	if a.cfg.Within > 0 {
+		own.deadline = a.deadlineLocked()
 	}
-	if a.startedAt.IsZero() {
-		cause = &unstartedCause{cause}
+	if own.unstarted || !own.deadline.IsZero() {
+		cause = own
 	}
 	s.mu.Unlock()
 	if err := a.call(func() error { a.interrupt(cause); return nil }); err != nil {
