@@ -167,7 +167,7 @@ func (g *graceful) shutDown(served <-chan struct{}) error {
 	case <-g.stopping:
 	case <-served:
 	}
-	g.stop.memberLameDuckDone(g.member, g.awaitLameDuck(served))
+	g.stop.awaitMemberLameDuck(g.member, served)
 
 	ctx, cancel := context.WithDeadline(context.Background(), g.deadlineWithin(g.Grace))
 	defer cancel()
@@ -222,16 +222,4 @@ func (g *graceful) shutDown(served <-chan struct{}) error {
 	}
 	<-served
 	return err
-}
-
-// awaitLameDuck waits for the end of the lame-duck time, in which serve runs, and
-// reports whether serve has returned earlier.
-func (g *graceful) awaitLameDuck(served <-chan struct{}) (early bool) {
-	select {
-	case <-g.stop.draining:
-	case <-g.stop.cutting:
-	case <-served:
-		return !closed(g.stop.draining)
-	}
-	return false
 }

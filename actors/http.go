@@ -294,7 +294,7 @@ func (s *server) execute() error {
 		}
 	}
 	engine.GoAway()
-	s.stop.memberLameDuckDone(s.member, s.awaitLameDuck(over))
+	s.stop.awaitMemberLameDuck(s.member, over)
 
 	ctx, cancel := s.drainContext()
 	defer cancel()
@@ -373,19 +373,6 @@ func (s *server) failStart(err error) error {
 	s.stop.begin(err)
 	s.stop.memberLameDuckDone(s.member, true)
 	return err
-}
-
-// awaitLameDuck waits for the end of the lame-duck time, in which the server
-// serves, and reports whether every listener has ended earlier.
-func (s *server) awaitLameDuck(over <-chan struct{}) (early bool) {
-	select {
-	case <-s.stop.draining:
-		return false
-	case <-s.stop.cutting:
-		return false
-	case <-over:
-		return true
-	}
 }
 
 // recordError records the error of a listener. The server was shut down by

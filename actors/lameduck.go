@@ -33,7 +33,7 @@ func (s *Stop) Drain(cause error) {
 	for _, engine := range s.engines() {
 		engine.GoAway()
 	}
-	s.awaitLameDuck()
+	s.drainAfterLameDuck()
 }
 
 // Undrain takes back a stop that [Stop.Drain] has begun, and reports whether it has.
@@ -68,9 +68,9 @@ func (s *Stop) drainTime() time.Time {
 	return time.Time{}
 }
 
-// awaitLameDuck enters Draining at the end of the lame-duck time. If Drain has begun
+// drainAfterLameDuck enters Draining at the end of the lame-duck time. If Drain has begun
 // the stop, it first becomes final.
-func (s *Stop) awaitLameDuck() {
+func (s *Stop) drainAfterLameDuck() {
 	s.mu.Lock()
 	if s.phase != LameDuck { // Undrain has ended it, or the stop goes on
 		s.mu.Unlock()
@@ -103,9 +103,9 @@ func (s *Stop) awaitLameDuck() {
 	s.mu.Unlock()
 	switch {
 	case left > 0:
-		time.AfterFunc(left, s.awaitLameDuck)
+		time.AfterFunc(left, s.drainAfterLameDuck)
 	case !final:
-		s.enterFirst(next) // which calls awaitLameDuck
+		s.enterFirst(next) // which calls drainAfterLameDuck
 	default:
 		s.advance(Draining)
 	}

@@ -211,6 +211,19 @@ func (s *Stop) memberReady(m *member) {
 	s.reportReady()
 }
 
+// awaitMemberLameDuck waits for the end of the lame-duck time, in which a member
+// serves: early if the member has ended, see over.
+func (s *Stop) awaitMemberLameDuck(m *member, over <-chan struct{}) {
+	early := false
+	select {
+	case <-s.draining:
+	case <-s.cutting:
+	case <-over:
+		early = true
+	}
+	s.memberLameDuckDone(m, early)
+}
+
 // memberLameDuckDone records that the lame-duck time of a member has ended. It
 // ends early if the member has stopped accepting by itself; the phase then lasts
 // until it has ended for every member.

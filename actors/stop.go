@@ -270,7 +270,7 @@ func (s *Stop) beginLocked(cause error) Phase {
 func (s *Stop) enterFirst(p Phase) {
 	s.advance(p)
 	if p == LameDuck {
-		s.awaitLameDuck()
+		s.drainAfterLameDuck()
 	}
 	close(s.beginLogged)
 }
