@@ -17,6 +17,7 @@ import (
 	"github.com/oklog/run"
 
 	"lastcall/internal/drain"
+	"lastcall/internal/handover"
 	"lastcall/internal/socket"
 )
 
@@ -115,9 +116,8 @@ type Upgrade struct {
 	offered   []offered  // by a predecessor
 	listeners []*sharedListener
 	tickets   *tickets      // nil: none
-	keys      [][]byte      // of tickets, of the predecessor
-	keyAge    time.Duration // how long the first has been used
-	from      predecessor   // nil: there is none
+	keys      handover.Keys // of tickets, of the predecessor
+	from      *predecessor  // nil: there is none
 	fromStore bool          // from is the descriptor store
 	sole      chan struct{} // closed by soleOwner, or by noneLeft
 	soleOwner func()        // notes that the listeners are this process's alone
@@ -134,9 +134,6 @@ type offered struct {
 
 	release func() // ends what reserveStored has reserved; nil: nothing is
 }
-
-// predecessor is the process that this one takes over from.
-type predecessor interface{ Close() error }
 
 const defaultUpgradeTimeout = time.Minute
 

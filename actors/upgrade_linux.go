@@ -15,6 +15,9 @@ import (
 	"lastcall/internal/socket"
 )
 
+// predecessor is the process that this one takes over from.
+type predecessor = handover.Taker
+
 func (u *Upgrade) notify() {
 	signal.Notify(u.signals, syscall.SIGUSR2)
 	if u.Restart != nil {
@@ -38,13 +41,12 @@ func (u *Upgrade) execute() error {
 		go u.acceptTakers(l, takers, &upgrading)
 	}
 	if u.from != nil {
-		t := u.from.(*handover.Taker)
-		taken, err := u.takeOver(t)
+		taken, err := u.takeOver(u.from)
 		if err != nil {
 			return err
 		}
-		if taken && t.Spawned && os.Getenv("NOTIFY_SOCKET") != "" {
-			predecessor, _ = os.FindProcess(t.PID) // a pidfd: another process may get the ID
+		if taken && u.from.Spawned && os.Getenv("NOTIFY_SOCKET") != "" {
+			predecessor, _ = os.FindProcess(u.from.PID) // a pidfd: another process may get the ID
 		}
 	}
 	for {

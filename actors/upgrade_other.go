@@ -4,6 +4,8 @@ package actors
 
 import "errors"
 
+type predecessor struct{}
+
 func (u *Upgrade) takeListeners() error {
 	if u.Path != "" {
 		return errors.New("upgrade: Path needs Linux")

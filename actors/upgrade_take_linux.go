@@ -37,7 +37,7 @@ func (u *Upgrade) takeListeners() error {
 		return fmt.Errorf("upgrade: %w", err)
 	}
 	t.FromStore, t.Spawned = fromStore, spawned
-	u.from, u.fromStore, u.keys, u.keyAge = t, fromStore, t.Keys.List, t.Keys.Age
+	u.from, u.fromStore, u.keys = t, fromStore, t.Keys
 	for _, l := range t.Listeners {
 		u.offered = append(u.offered, offered{name: l.Name, passed: l.Passed, file: l.File})
 	}

@@ -5,6 +5,8 @@ import (
 	"crypto/tls"
 	"sync"
 	"time"
+
+	"lastcall/internal/handover"
 )
 
 // Tickets lets clients resume their TLS sessions with a successor, instead of making
@@ -17,7 +19,7 @@ func (u *Upgrade) Tickets(c *tls.Config) error {
 	}
 	u.mu.Lock()
 	if u.tickets == nil {
-		u.tickets = newTickets(u.keys, u.keyAge)
+		u.tickets = newTickets(u.keys)
 	}
 	t := u.tickets
 	u.mu.Unlock()
@@ -45,16 +47,16 @@ type tickets struct {
 	since time.Time  // when that began to
 }
 
-// newTickets begins with those of a predecessor, the first of which has been used for age.
-func newTickets(keys [][]byte, age time.Duration) *tickets {
+// newTickets begins with those of a predecessor.
+func newTickets(keys handover.Keys) *tickets {
 	t := &tickets{config: new(tls.Config)}
-	for _, k := range keys {
+	for _, k := range keys.List {
 		if len(k) == 32 {
 			t.keys = append(t.keys, [32]byte(k))
 		}
 	}
 	if len(t.keys) > 0 {
-		t.since = time.Now().Add(-max(age, 0))
+		t.since = time.Now().Add(-max(keys.Age, 0))
 		t.config.SetSessionTicketKeys(t.keys)
 	}
 	t.rotate()

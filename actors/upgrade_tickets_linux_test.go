@@ -5,18 +5,19 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"lastcall/internal/handover"
 )
 
 // A key of session tickets is used for a day, also if the process has successors
 // meanwhile, and known to them from then on.
 func TestTicketKeysAge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		process := newTickets(nil, 0)
+		process := newTickets(handover.Keys{})
 		first := process.list().List[0]
 		for i := range 5 {
 			time.Sleep(ticketKeyUse / 4)
-			keys := process.list()
-			process = newTickets(keys.List, keys.Age)
+			process = newTickets(process.list())
 			if used, want := bytes.Equal(process.list().List[0], first), i < 3; used != want {
 				t.Errorf("after %d quarters of a day the first key is used: %v, want %v", i+1, used, want)
 			}

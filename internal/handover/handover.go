@@ -30,6 +30,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"time"
 )
 
 // Version is that of the protocol. A peer that has another one is refused.
@@ -65,4 +66,10 @@ type Listener struct {
 type Taken struct {
 	Taken bool `json:"taken"` // it accepts on it
 	Conns bool `json:"conns"` // it takes connections over that came by it
+}
+
+// Keys are those of TLS session tickets. The first one encrypts, for so long already.
+type Keys struct {
+	List [][]byte      `json:"keys,omitempty"`
+	Age  time.Duration `json:"keys_age,omitempty"`
 }

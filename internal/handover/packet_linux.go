@@ -32,12 +32,6 @@ type packet struct {
 	Error string  `json:"error,omitempty"`
 }
 
-// Keys are those of TLS session tickets. The first one encrypts, for so long already.
-type Keys struct {
-	List [][]byte      `json:"keys,omitempty"`
-	Age  time.Duration `json:"keys_age,omitempty"`
-}
-
 // conn is a connection, and the listener that it came by.
 type conn struct {
 	Listener int             `json:"listener"`
