@@ -242,7 +242,7 @@ func (c *conn) cut(now bool) (list []Request, ok bool) {
 	case c.state == stateHTTP2 || c.streams.registered:
 		// A reset, which bytes that were not read cause, may delete what the client has
 		// not read.
-		lately := socket.Arrived(c.Conn) || !c.streams.followed && (unsure || c.streams.open)
+		lately := socket.Arrived(c.Conn) || !c.streams.follows() && (unsure || c.streams.open)
 		list = append(list, c.streams.unsure(c.client(), c.bytesReadByClient(), lately)...)
 		if unread || len(list) == 0 && c.records.partial() { // a request, perhaps
 			list = append(list, Request{Class: HTTP2, Client: c.client()})

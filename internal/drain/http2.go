@@ -139,7 +139,7 @@ func (c *conn) markHTTP2(goAwayer *http.Server, fc *frameConn) {
 		c.streams.max = defaultStreams
 	}
 	if fc != nil {
-		c.streams.unanswered, c.streams.followed = make(map[uint32]*http2Response), true
+		c.streams.unanswered = make(map[uint32]*http2Response)
 	}
 	if c.state == stateReleasing { // HTTP/2 without TLS: its preface came just then
 		c.beginLocked(stateReading)
@@ -164,9 +164,8 @@ type streams struct {
 
 	// By ID, those that the client has opened and whose answers net/http has not written
 	// to the end; nil: its handler is not called yet, or net/http answers itself. Those
-	// that somebody has reset are not here.
+	// that somebody has reset are not here. A nil map: nothing is known of IDs.
 	unanswered map[uint32]*http2Response
-	followed   bool   // else nothing is known of IDs
 	max        int    // so many may a client open that heeds SETTINGS
 	latest     uint32 // that the client has opened
 
@@ -196,10 +195,11 @@ func (s *streams) close() {
 	s.unfollow()
 }
 
+// follows reports whether streams are told apart.
+func (s *streams) follows() bool { return s.unanswered != nil }
+
 // unfollow gives up to tell streams apart.
-func (s *streams) unfollow() {
-	s.followed, s.unanswered = false, nil
-}
+func (s *streams) unfollow() { s.unanswered = nil }
 
 func (s *streams) inFlight(client string) (list []Request) {
 	for res := range s.running {
@@ -216,7 +216,7 @@ func (s *streams) inFlight(client string) (list []Request) {
 		}
 	}
 	switch {
-	case len(list) > 0 || !s.open || s.followed:
+	case len(list) > 0 || !s.open || s.follows():
 	case s.lastUnknown():
 		list = append(list, s.unacked[len(s.unacked)-1].request(client))
 	default: // one whose handler was not called
@@ -265,7 +265,7 @@ func (c *conn) beginStream(res *http2Response, r *http.Request) (ok bool) {
 		c.streams.running = make(map[*http2Response]struct{})
 	}
 	c.streams.running[res] = struct{}{}
-	if c.streams.followed {
+	if c.streams.follows() {
 		c.followLocked(res)
 	}
 	c.countLocked(r)
@@ -291,7 +291,7 @@ func (c *conn) onFramesRead(events []event) {
 	s := &c.streams
 	for _, e := range events {
 		switch {
-		case !s.followed:
+		case !s.follows():
 		case e.kind == resets:
 			delete(s.unanswered, e.stream)
 		case e.stream <= s.latest: // a trailer
@@ -385,7 +385,7 @@ func (c *conn) endStream(res *http2Response, r *http.Request) {
 		res.failed = c.server.countAnswer(&res.response)
 	}
 	switch {
-	case !c.streams.followed:
+	case !c.streams.follows():
 		if c.streams.open && r.Context().Err() == nil { // else the client has given it up
 			res.id = 0
 			c.onWrittenLocked(res)
