@@ -1,11 +1,11 @@
 package socket
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"syscall"
@@ -222,32 +222,15 @@ func findHandshakes(file string, port int, found map[ends]bool) {
 	}
 }
 
-// dumpHandshakes is Handshakes by the older form of a request to sock_diag: that
-// one covers IPv4 and IPv6 in one walk through the kernel's table, which takes a
-// millisecond or two.
+// dumpHandshakes is Handshakes by sock_diag, in one walk through the kernel's table for
+// IPv4 and IPv6, which takes a millisecond or two.
 func dumpHandshakes(port int) (n int, err error) {
-	const (
-		getSock = 18           // TCPDIAG_GETSOCK in linux/inet_diag.h
-		length  = 16 + 60      // struct nlmsghdr, struct inet_diag_req
-		states  = 1<<3 | 1<<12 // TCP_SYN_RECV, TCP_NEW_SYN_RECV
-	)
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_INET_DIAG)
+	const states = 1<<3 | 1<<12 // TCP_SYN_RECV, TCP_NEW_SYN_RECV
+	fd, err := askDiag(unix.NLM_F_DUMP, states, unix.AF_UNSPEC, netip.AddrPortFrom(netip.Addr{}, uint16(port)))
 	if err != nil {
 		return 0, err
 	}
 	defer unix.Close(fd)
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 1}); err != nil {
-		return 0, err
-	}
-	req := make([]byte, length)
-	binary.NativeEndian.PutUint32(req[0:], length)
-	binary.NativeEndian.PutUint16(req[4:], getSock)
-	binary.NativeEndian.PutUint16(req[6:], unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
-	binary.BigEndian.PutUint16(req[20:], uint16(port))
-	binary.NativeEndian.PutUint32(req[68:], states)
-	if err := unix.Sendto(fd, req, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return 0, err
-	}
 	buf := make([]byte, 32<<10)
 	for {
 		m, _, err := unix.Recvfrom(fd, buf, 0)
