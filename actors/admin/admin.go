@@ -200,10 +200,6 @@ func (a *admin) handler() http.Handler {
 	mux := http.NewServeMux()
 	a.handleStatus(mux)
 	handleProfiles(mux, a.closing)
-	health := actors.Health(a.stop, "/", nil)
-	for _, path := range []string{"/healthz", "/livez", "/readyz"} {
-		mux.Handle(path, health)
-	}
 	a.handleSetting(mux, "/ready", readySetting{a.stop})
 	mux.HandleFunc("PUT /drain", a.drain)
 	mux.HandleFunc("DELETE /drain", a.undrain)
@@ -213,7 +209,7 @@ func (a *admin) handler() http.Handler {
 	for pattern, h := range a.Handlers {
 		mux.Handle(pattern, h)
 	}
-	return a.guard(mux)
+	return a.guard(actors.Health(a.stop, "", mux))
 }
 
 // handleSetting serves a value that clients can get and set.
