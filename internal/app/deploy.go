@@ -10,10 +10,15 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
+
+	"github.com/go-kit/log"
+	"github.com/go-kit/log/level"
 
 	"lastcall/actors"
 	"lastcall/internal/printable"
@@ -75,6 +80,32 @@ func (s Service) serveDeploy(w http.ResponseWriter, r *http.Request) {
 	default:
 		w.Header().Set(resultTrailer, "done")
 	}
+}
+
+// DeployOnSignal returns an actor that deploys the program at each SIGUSR1.
+func (s Service) DeployOnSignal() (execute func() error, interrupt func(error)) {
+	signals, stopping := make(chan os.Signal, 1), make(chan struct{})
+	notifyDeploy(signals)
+	var once sync.Once
+	logger := log.With(s.log.logger, "actor", "deploy")
+	return func() error {
+			var deploys sync.WaitGroup
+			defer deploys.Wait()
+			for {
+				select {
+				case sig := <-signals:
+					deploys.Go(func() {
+						if err := s.Program.Deploy(context.Background(), nil, nil); err != nil {
+							level.Warn(logger).Log("msg", "not deployed", "signal", sig, "err", err)
+						}
+					})
+				case <-stopping:
+					return nil
+				}
+			}
+		}, func(error) {
+			once.Do(func() { close(stopping) })
+		}
 }
 
 // deployCommand returns the command that a request asks to deploy, or nil for that

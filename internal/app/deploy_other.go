@@ -2,11 +2,7 @@
 
 package app
 
-import "sync"
+import "os"
 
-// DeployOnSignal returns an actor that does nothing: there is no SIGUSR1.
-func (s Service) DeployOnSignal() (execute func() error, interrupt func(error)) {
-	stopping := make(chan struct{})
-	var once sync.Once
-	return func() error { <-stopping; return nil }, func(error) { once.Do(func() { close(stopping) }) }
-}
+// notifyDeploy does nothing: there is no SIGUSR1.
+func notifyDeploy(chan<- os.Signal) {}
