@@ -8,6 +8,7 @@ import (
 
 	"github.com/go-kit/log"
 
+	"lastcall/internal/tty"
 	"lastcall/stoptest/load"
 	"lastcall/stoptest/report"
 )
@@ -32,7 +33,7 @@ type progress struct {
 }
 
 func newProgress(w io.Writer, stops int) *progress {
-	p := &progress{w: w, terminal: isTerminal(w), logger: log.With(log.NewLogfmtLogger(log.NewSyncWriter(w)), "ts", log.DefaultTimestampUTC),
+	p := &progress{w: w, terminal: tty.Is(w), logger: log.With(log.NewLogfmtLogger(log.NewSyncWriter(w)), "ts", log.DefaultTimestampUTC),
 		stops: stops, began: time.Now(), stop: make(chan struct{}), stopped: make(chan struct{})}
 	go p.run()
 	return p

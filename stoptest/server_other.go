@@ -4,7 +4,6 @@ package main
 
 import (
 	"errors"
-	"io"
 	"os"
 	"runtime"
 	"syscall"
@@ -35,4 +34,3 @@ func parseSignal(string) (syscall.Signal, error)                      { return s
 func signalName(syscall.Signal) string                                { return "TERM" }
 func kernel() string                                                  { return runtime.GOOS }
 func cpuTime() time.Duration                                          { return 0 }
-func isTerminal(io.Writer) bool                                       { return false }

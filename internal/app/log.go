@@ -11,6 +11,7 @@ import (
 	"github.com/go-kit/log/level"
 
 	"lastcall/internal/asynclog"
+	"lastcall/internal/tty"
 )
 
 // logLevel is the least level that is logged, as a flag.Value.
@@ -32,9 +33,10 @@ type Log struct {
 // NewLog returns a log as the settings ask for it, written to w. If w is a
 // terminal, nothing else may write to it.
 func NewLog(cfg *Settings, w io.Writer) Log {
-	terminal := terminalOf(w)
-	if terminal != nil {
-		w = terminal
+	var t *terminal
+	if tty.Is(w) {
+		t = &terminal{w: w}
+		w = t
 	}
 	w = log.NewSyncWriter(w)
 	logger := log.NewLogfmtLogger(w)
@@ -43,7 +45,7 @@ func NewLog(cfg *Settings, w io.Writer) Log {
 	}
 	l := &logLevel{logger: logger}
 	l.Set(cfg.logLevel) // which was checked
-	return Log{asynclog.New(&l.swap, "ts", log.DefaultTimestampUTC), l, terminal}
+	return Log{asynclog.New(&l.swap, "ts", log.DefaultTimestampUTC), l, t}
 }
 
 // CaptureStandard has lines of the standard library's log become warnings of this one.

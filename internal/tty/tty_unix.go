@@ -1,6 +1,7 @@
 //go:build unix
 
-package app
+// Package tty finds terminals.
+package tty
 
 import (
 	"io"
@@ -9,24 +10,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// terminalOf returns w as a terminal, or nil if it is not one. A terminal has a
-// size, and TERM is set to a name other than dumb.
-func terminalOf(w io.Writer) *terminal {
+// Is reports whether w is a terminal that can move its cursor: it has a size, and TERM is
+// neither empty nor "dumb".
+func Is(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok || os.Getenv("TERM") == "dumb" || os.Getenv("TERM") == "" {
-		return nil
+		return false
 	}
 	rc, err := f.SyscallConn()
 	if err != nil {
-		return nil
+		return false
 	}
 	is := false
 	rc.Control(func(fd uintptr) {
 		_, err := unix.IoctlGetWinsize(int(fd), unix.TIOCGWINSZ)
 		is = err == nil
 	})
-	if !is {
-		return nil
-	}
-	return &terminal{w: w}
+	return is
 }

@@ -1,7 +1,0 @@
-//go:build !unix
-
-package app
-
-import "io"
-
-func terminalOf(io.Writer) *terminal { return nil }
