@@ -31,12 +31,12 @@ func Accept(nc net.Conn, timeout time.Duration) (*Giver, error) {
 	}
 	g := &Giver{link: l}
 	hello, err := l.expect("hello", timeout)
-	if err == nil && hello.Version != Version {
-		err = fmt.Errorf("the other process speaks version %d of the protocol, this one %d", hello.Version, Version)
+	if err == nil && hello.Version != version {
+		err = fmt.Errorf("the other process speaks version %d of the protocol, this one %d", hello.Version, version)
 	}
 	if err == nil {
 		l.PID = hello.PID
-		err = l.send(&packet{Type: "hello", Version: Version, PID: os.Getpid()})
+		err = l.send(&packet{Type: "hello", Version: version, PID: os.Getpid()})
 	}
 	if err != nil {
 		g.Fail(err)

@@ -33,9 +33,6 @@ import (
 	"time"
 )
 
-// Version is that of the protocol. A peer that has another one is refused.
-const Version = 1
-
 var (
 	// ErrGone is returned when the other side has closed the socket, as it does
 	// when it ends.

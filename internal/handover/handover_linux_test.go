@@ -186,7 +186,7 @@ func TestTakerGoes(t *testing.T) {
 				for _, step := range steps[1 : i+1] {
 					switch step {
 					case "hello":
-						l.send(&packet{Type: "hello", Version: Version, PID: 1})
+						l.send(&packet{Type: "hello", Version: version, PID: 1})
 						l.receive(0)
 					case "ready":
 						l.send(&packet{Type: "ready", Taken: []Taken{{true, true}}})
@@ -234,7 +234,7 @@ func TestGiverGoes(t *testing.T) {
 						switch step {
 						case "hello":
 							l.receive(0)
-							l.send(&packet{Type: "hello", Version: Version, PID: 1})
+							l.send(&packet{Type: "hello", Version: version, PID: 1})
 						case "listeners":
 							l.send(&packet{Type: "listeners", Listeners: []Listener{{Name: "x"}}}, s.listener)
 						case "conns":
@@ -290,7 +290,7 @@ func TestGiverFails(t *testing.T) {
 				go func() {
 					defer giver.Close()
 					l.receive(0)
-					l.send(&packet{Type: "hello", Version: Version, PID: 1})
+					l.send(&packet{Type: "hello", Version: version, PID: 1})
 					l.send(&packet{Type: "listeners", Listeners: []Listener{{Name: "x"}}}, s.listener)
 					l.receive(0)
 					s.sendConns(l)
@@ -340,7 +340,7 @@ func TestReasons(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l.send(&packet{Type: "hello", Version: Version})
+		l.send(&packet{Type: "hello", Version: version})
 		g, err := Accept(giver, 10*time.Second)
 		if err != nil {
 			t.Fatal(err)
@@ -402,7 +402,7 @@ func TestGiverKeeps(t *testing.T) {
 	}
 	done := make(chan string, 1)
 	go func() {
-		l.send(&packet{Type: "hello", Version: Version, PID: 1})
+		l.send(&packet{Type: "hello", Version: version, PID: 1})
 		l.receive(0)
 		l.receive(0)
 		l.send(&packet{Type: "ready", Taken: []Taken{{true, true}}})
@@ -452,7 +452,7 @@ func TestGarbageForConns(t *testing.T) {
 		go func() {
 			defer giver.Close()
 			l.receive(0)
-			l.send(&packet{Type: "hello", Version: Version})
+			l.send(&packet{Type: "hello", Version: version})
 			l.send(&packet{Type: "listeners", Listeners: []Listener{{Name: "x"}}}, s.listener)
 			l.receive(0)
 			giver.Write([]byte(garbage))
@@ -472,7 +472,7 @@ func TestVersion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go l.send(&packet{Type: "hello", Version: Version + 1})
+	go l.send(&packet{Type: "hello", Version: version + 1})
 	if _, err := Accept(giver, 10*time.Second); err == nil {
 		t.Error("Accept() = nil, want an error")
 	}
@@ -487,7 +487,7 @@ func TestAbort(t *testing.T) {
 	s := newScene(t, 0)
 	giver, taker := s.links()
 	l, _ := newLink(taker)
-	go l.send(&packet{Type: "hello", Version: Version})
+	go l.send(&packet{Type: "hello", Version: version})
 	g, err := Accept(giver, 10*time.Second)
 	if err != nil {
 		t.Fatal(err)

@@ -1,7 +1,6 @@
 package handover
 
 import (
-	"encoding/json"
 	"time"
 
 	"lastcall/internal/drain"
@@ -18,6 +17,9 @@ const (
 	// maxDescriptors is how many the kernel passes in one packet (SCM_MAX_FD).
 	maxDescriptors = 253
 )
+
+// version is that of the protocol. A peer that has another one is refused.
+const version = 1
 
 // packet is what is sent.
 type packet struct {
@@ -37,5 +39,3 @@ type conn struct {
 	Listener int             `json:"listener"`
 	State    *drain.Transfer `json:"state"`
 }
-
-func (p *packet) encode() ([]byte, error) { return json.Marshal(p) }

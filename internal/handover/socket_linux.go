@@ -97,7 +97,7 @@ func (l *link) Fail(err error) {
 
 // send sends a packet with the descriptors of sockets.
 func (l *link) send(p *packet, sockets ...any) error {
-	b, err := p.encode()
+	b, err := json.Marshal(p)
 	if err != nil {
 		return err
 	}

@@ -48,7 +48,7 @@ func Take(nc net.Conn) (*Taker, error) {
 }
 
 func (t *Taker) begin() error {
-	if err := t.tell(&packet{Type: "hello", Version: Version, PID: os.Getpid()}); err != nil {
+	if err := t.tell(&packet{Type: "hello", Version: version, PID: os.Getpid()}); err != nil {
 		return err
 	}
 	hello, err := t.expect("hello", stepTimeout)
@@ -91,7 +91,7 @@ func (t *Taker) Run(reserve func(net.Addr) (release func()), adopt func(*drain.T
 	var held []holding
 	take := func(n int) {
 		for i, h := range held {
-			if i >= n || IsGone(h.Transfer) || adopt(h.Transfer) != nil {
+			if i >= n || isGone(h.Transfer) || adopt(h.Transfer) != nil {
 				h.Conn.Close()
 			}
 			h.release()
@@ -215,8 +215,8 @@ type gone struct{ net.Conn }
 
 func (gone) Close() error { return nil }
 
-// IsGone reports whether the client of a connection has reset it.
-func IsGone(t *drain.Transfer) bool {
+// isGone reports whether the client of a connection has reset it.
+func isGone(t *drain.Transfer) bool {
 	_, ok := t.Conn.(gone)
 	return ok
 }
