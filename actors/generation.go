@@ -134,11 +134,6 @@ func (gen *generation) markStoppingLocked() {
 	}
 }
 
-// errNotReady is an ErrNotReady with the details.
-type errNotReady struct{ error }
-
-func (errNotReady) Is(target error) bool { return target == ErrNotReady }
-
 // runOnce starts the program, and returns when it has ended.
 func (g *Generations) runOnce(gen *generation, l *life) error {
 	if closed(l.quit) {
@@ -213,7 +208,7 @@ func (g *Generations) runOnce(gen *generation, l *life) error {
 			g.loops.Go(watching.Wait)
 			return fmt.Errorf("%s: %w", g.actor.name, ErrStoppedServing)
 		}
-	case errors.As(err, new(errNotReady)):
+	case errors.Is(err, ErrNotReady):
 		level.Error(logger).Log("msg", "program not ready, ending it", "err", err)
 		close(abandon)
 		<-ended
@@ -297,7 +292,7 @@ func (g *Generations) endProcess(p *process, l *life, abandon, ended <-chan stru
 	}
 }
 
-// awaitReady waits until the program is ready. It returns an errNotReady if that
+// awaitReady waits until the program is ready. It returns an ErrNotReady if that
 // takes too long, and another error if the program has ended or should end.
 func (g *Generations) awaitReady(l *life, addr string, exited <-chan struct{}) error {
 	ctx, cancel := context.WithTimeout(context.Background(), g.StartTimeout)
@@ -330,7 +325,7 @@ func (g *Generations) awaitReady(l *life, addr string, exited <-chan struct{}) e
 			if closed(exited) || closed(l.quit) {
 				return ErrStopping
 			}
-			return errNotReady{fmt.Errorf("not ready after %v: %w", g.StartTimeout, last)}
+			return fmt.Errorf("%w after %v: %w", ErrNotReady, g.StartTimeout, last)
 		case <-time.After(pause):
 		}
 	}

@@ -26,7 +26,7 @@ type client struct {
 	id     []byte      // of the present request
 	req    []byte      // all of it, or its header if the body is large
 	conn   *conn       // nil: to be dialled
-	shared *sharedConn // instead of cn, over HTTP/2
+	shared *sharedConn // instead of conn, over HTTP/2
 
 	mu       sync.Mutex
 	outcomes []Outcome // by sequence number; only appended to
