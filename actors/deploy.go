@@ -41,7 +41,8 @@ func (e *DeployError) Unwrap() error { return e.Err }
 // Each step is logged, and passed to step, which may be nil: a line without its
 // end, such as "switched generation=2". Deploy returns [ErrDeploying] during
 // another deploy, and [ErrStopping] when the stop has begun or begins before the
-// Trial is over. If ctx ends before the new generation is ready, Deploy ends that. Later
+// Trial is over; with Replace the new generation is started all the same, if the old one
+// has ended. If ctx ends before the new generation is ready, Deploy ends that. Later
 // ctx is ignored.
 func (g *Generations) Deploy(ctx context.Context, command Command, step func(string)) error {
 	g.init()
@@ -110,13 +111,17 @@ func (d *deploy) run(ctx context.Context) error {
 	began := time.Now()
 	d.step("starting", "generation", d.new.number)
 	l := d.launch(d.new)
+	begun := d.actor.stop.begun
+	if d.Replace {
+		begun = nil // the old one has ended: only this one can answer what is held
+	}
 	select {
 	case <-l.ready:
 	case <-l.done:
 		return d.fail(l, endError(l.err))
 	case <-ctx.Done():
 		return d.fail(l, ctx.Err())
-	case <-d.actor.stop.begun:
+	case <-begun:
 		return d.fail(l, ErrStopping)
 	}
 	d.mu.Lock()
@@ -278,16 +283,19 @@ func (d *deploy) goBack() {
 	d.mu.Lock()
 	old, was := d.old, d.current
 	d.current, d.holding, old.retired = old, false, false
-	if old.state == GenerationDraining {
+	done, ends := old.life.done, old.life.failed
+	if old.state == GenerationDraining && !ends {
 		old.state = GenerationReady
 	}
-	done := old.life.done
 	d.mu.Unlock()
+	if ends {
+		<-done
+	}
 	if was != old && !closed(done) && d.awaitRoute(old.number, done) {
 		d.step("went back", "generation", old.number)
 		return
 	}
-	if closed(done) {
+	if closed(done) && !closed(d.actor.stopping) {
 		d.step("starting the old again", "generation", old.number)
 		d.launch(old)
 	}

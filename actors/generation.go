@@ -192,7 +192,11 @@ func (g *Generations) runOnce(gen *generation, l *life) error {
 	case err == nil:
 		level.Info(logger).Log("msg", "program ready", "elapsed", time.Since(gen.since).Round(time.Millisecond))
 		g.mu.Lock()
-		if gen.pid != 0 {
+		switch {
+		case gen.pid == 0:
+		case gen.retired: // by a deploy, while it was started again
+			gen.state = GenerationDraining
+		default:
 			gen.state = GenerationReady
 		}
 		g.mu.Unlock()
@@ -362,7 +366,10 @@ func (g *Generations) awaitRestart(gen *generation, l *life, logger log.Logger, 
 	select {
 	case <-timer.C:
 		if !closed(stop.begun) {
-			return wanted, err
+			g.mu.Lock()
+			l.failed = gen.retired // a deploy has replaced it
+			g.mu.Unlock()
+			return wanted && !l.failed, err
 		}
 	case <-l.quit:
 		return false, nil

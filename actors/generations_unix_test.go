@@ -398,31 +398,112 @@ func TestGenerationsRestart(t *testing.T) {
 }
 
 // TestReplaceInAStop has a stop begin while the new one of a deploy starts that replaces:
-// the old one is not started while that runs.
+// it alone can answer what is held.
 func TestReplaceInAStop(t *testing.T) {
 	t.Parallel()
 	g := startGenerations(t, serves, func(g *actors.Generations) { g.Replace = true })
 	g.router.did(t, "switch 1")
 	deployed := make(chan error, 1)
 	go func() {
-		deployed <- g.Deploy(context.Background(), g.script(`trap 'while ! [ -e $SWITCHED.end ]; do sleep 0.01; done; exit' TERM; echo new runs; while :; do sleep 0.01; done`), nil)
+		deployed <- g.Deploy(context.Background(), g.script(`echo new runs; while ! [ -e $SWITCHED.go ]; do sleep 0.01; done; : > $UP; exec sleep 1000`), nil)
 	}()
 	g.log.until(t, "new runs")
 	g.router.hold(1) // a request needs a program
 	g.stop.Begin(nil)
-	servetest.WaitFor(t, "the new one to be asked to end", func() bool { s := g.Snapshot(); return len(s) == 2 && s[1].State == actors.GenerationStopping })
-	time.Sleep(50 * time.Millisecond) // in which the old one would start
-	if n := g.log.count("msg=serving"); n != 1 {
-		t.Errorf("the old one was started %d times, want 1, as the new one runs", n)
+	time.Sleep(50 * time.Millisecond) // in which it would be ended
+	if s := g.Snapshot()[1]; s.State != actors.GenerationStarting {
+		t.Errorf("the new one is %s, want %s", s.State, actors.GenerationStarting)
 	}
-	g.router.hold(0)
-	if err := os.WriteFile(g.switched+".end", nil, 0o600); err != nil {
+	if err := os.WriteFile(g.switched+".go", nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	g.router.did(t, "switch 1", "switch 0", "drain 1", "switch 2")
 	if err := awaitError(t, deployed, "Deploy"); !errors.Is(err, actors.ErrStopping) {
 		t.Errorf("Deploy() = %v, want %v", err, actors.ErrStopping)
 	}
+	if n := g.log.count("msg=serving"); n != 1 {
+		t.Errorf("the old one was started %d times, want 1", n)
+	}
+	if err := g.end(t); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestReplaceBroken: the old one of a deploy that replaces is started again when the new
+// one has ended, and not beside it; and not at all when the actor was interrupted.
+func TestReplaceBroken(t *testing.T) {
+	t.Parallel()
+	for _, interrupted := range []bool{false, true} {
+		t.Run(fmt.Sprint(interrupted), func(t *testing.T) {
+			t.Parallel()
+			g := startGenerations(t, serves, func(g *actors.Generations) { g.Replace = true })
+			g.router.did(t, "switch 1")
+			ctx, breakOff := context.WithCancel(context.Background())
+			defer breakOff()
+			deployed := make(chan error, 1)
+			go func() {
+				deployed <- g.Deploy(ctx, g.script(`trap 'while ! [ -e $SWITCHED.end ]; do sleep 0.01; done; exit' TERM; echo new runs; while :; do sleep 0.01; done`), nil)
+			}()
+			g.log.until(t, "new runs")
+			if interrupted {
+				g.interrupt(nil)
+			} else {
+				breakOff()
+			}
+			servetest.WaitFor(t, "the new one to be asked to end", func() bool { s := g.Snapshot(); return len(s) == 2 && s[1].State == actors.GenerationStopping })
+			time.Sleep(50 * time.Millisecond) // in which the old one would start
+			if n := g.log.count("msg=serving"); n != 1 {
+				t.Errorf("the old one was started %d times, want 1, as the new one runs", n)
+			}
+			if err := os.WriteFile(g.switched+".end", nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			want, starts := context.Canceled, 1
+			if interrupted {
+				want, starts = actors.ErrStopping, 0
+			}
+			if err := awaitError(t, deployed, "Deploy"); !errors.Is(err, want) {
+				t.Errorf("Deploy() = %v, want %v", err, want)
+			}
+			if n := g.log.count("starting the old again"); n != starts {
+				t.Errorf("the log says %d times that the old one is started again, want %d", n, starts)
+			}
+			g.end(t)
+		})
+	}
+}
+
+// TestRetiredRestart: an old program that is started again while a deploy goes on is not
+// shown as if it had the requests.
+func TestRetiredRestart(t *testing.T) {
+	t.Parallel()
+	g := startGenerations(t, `if [ -e $SWITCHED.again ]; then while ! [ -e $SWITCHED.up ]; do sleep 0.01; done; fi; : > $SWITCHED.again; : > $UP; while ! [ -e $SWITCHED.crash ]; do sleep 0.01; done; rm $SWITCHED.crash; exit 1`,
+		func(g *actors.Generations) { g.Trial = time.Minute })
+	g.router.did(t, "switch 1")
+	file := func(name string) {
+		if err := os.WriteFile(g.switched+name, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file(".crash")
+	g.router.did(t, "switch 1", "switch 0")
+	switched, deployed := make(chan struct{}), make(chan error, 1)
+	go func() {
+		deployed <- g.Deploy(context.Background(), g.script(serves), func(step string) {
+			if strings.HasPrefix(step, "switched") {
+				close(switched)
+			}
+		})
+	}()
+	select {
+	case <-switched:
+	case err := <-deployed:
+		t.Fatal(err)
+	}
+	file(".up")
+	servetest.WaitFor(t, "the old one to be ready again, without requests", func() bool { return g.Snapshot()[0].State == actors.GenerationDraining })
 	g.end(t)
+	awaitError(t, deployed, "Deploy")
 }
 
 // TestGenerationLeavesChild: a program crashes, and a child of it ignores the signal. No
