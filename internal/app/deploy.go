@@ -28,6 +28,9 @@ const (
 	// resultTrailer says how a deploy went, after its steps.
 	resultTrailer = "Deploy-Result"
 
+	// brokenOff is the result of one that a stop has ended.
+	brokenOff = "broken off"
+
 	// stepTimeout is how long the client may take to receive a step.
 	stepTimeout = 5 * time.Second
 
@@ -40,6 +43,10 @@ const (
 
 // notTried is the error of a deploy for which nothing was started.
 type notTried struct{ error }
+
+// notKnown is the error of a deploy that a stop has broken off, or of which the answer
+// has: it is not known which version the next lastcall starts.
+type notKnown struct{ error }
 
 // serveDeploy deploys the program, and answers with the steps, a line each. The
 // body may have another command line, as a JSON array of strings.
@@ -76,7 +83,11 @@ func (s Service) serveDeploy(w http.ResponseWriter, r *http.Request) {
 				line("| " + l)
 			}
 		}
-		w.Header().Set(resultTrailer, "failed: "+printable.Escape(strings.ReplaceAll(err.Error(), "\n", "; ")))
+		result := "failed"
+		if errors.Is(err, actors.ErrStopping) {
+			result = brokenOff
+		}
+		w.Header().Set(resultTrailer, result+": "+printable.Escape(strings.ReplaceAll(err.Error(), "\n", "; ")))
 	default:
 		w.Header().Set(resultTrailer, "done")
 	}
@@ -137,8 +148,8 @@ func (c *Settings) DeployOnly() bool { return c.deployOnly }
 
 // Deploy asks the lastcall with the address of -admin for a deploy, and writes its
 // steps to stdout. The [Status] of its error is 3 if nothing was started, because
-// another deploy is under way, the other lastcall stops, or nobody answers; and
-// otherwise 1.
+// another deploy is under way, the other lastcall stops, or nobody answers; 4 if it is not
+// known how the deploy has ended; and otherwise 1.
 func (c *Settings) Deploy(stdout io.Writer) error {
 	var body []byte
 	if len(c.program) > 0 {
@@ -189,10 +200,14 @@ func (c *Settings) Deploy(stdout io.Writer) error {
 		fmt.Fprintln(stdout, printable.Escape(lines.Text())) // what the program says is in them
 	}
 	if err := lines.Err(); err != nil {
-		return fmt.Errorf("deploy: the answer broke off: %w", err)
+		return notKnown{fmt.Errorf("deploy: the answer broke off: %w", err)}
 	}
-	if result := res.Trailer.Get(resultTrailer); result != "done" {
+	switch result := res.Trailer.Get(resultTrailer); {
+	case result == "done":
+		return nil
+	case strings.HasPrefix(result, brokenOff):
+		return notKnown{fmt.Errorf("deploy %s", result)}
+	default:
 		return fmt.Errorf("deploy %s", result)
 	}
-	return nil
 }

@@ -28,8 +28,8 @@ func PrintError(w io.Writer, err error) error {
 }
 
 // Status returns the status of the process, as shells show it: 2 after an error of
-// usage, 130 if a second SIGINT cut the stop, 3 for a deploy that was not tried, that
-// of the program after -- if it failed, and otherwise that of [actors.ExitStatus].
+// usage, 130 if a second SIGINT cut the stop, 3 for a deploy that was not tried, 4
+// for one of which the end is not known, that of the program after -- if it failed, and otherwise that of [actors.ExitStatus].
 func Status(err error) int {
 	var program *exec.ExitError
 	switch {
@@ -39,6 +39,8 @@ func Status(err error) int {
 		return 130
 	case errors.As(err, new(notTried)):
 		return 3
+	case errors.As(err, new(notKnown)):
+		return 4
 	case errors.As(err, &program):
 		if ws, ok := program.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
 			return 128 + int(ws.Signal())

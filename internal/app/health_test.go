@@ -130,6 +130,20 @@ func TestDeployEscapes(t *testing.T) {
 	}
 }
 
+// TestDeployStatus has deploys that end in all ways.
+func TestDeployStatus(t *testing.T) {
+	for result, want := range map[string]int{"done": 0, "failed: x": 1, "broken off: x": 4, "": 4} {
+		last := "0\r\nDeploy-Result: " + result + "\r\n\r\n"
+		if result == "" {
+			last = "" // lastcall is killed
+		}
+		socket := raw(t, "HTTP/1.1 200 OK\r\nTrailer: Deploy-Result\r\nTransfer-Encoding: chunked\r\n\r\n2\r\na\n\r\n"+last)
+		if status, _, stderr := runArgs("deploy", "-admin", "unix:"+socket); status != want || (stderr == "") != (want == 0) {
+			t.Errorf("%q: status %d, %q, want %d", result, status, stderr, want)
+		}
+	}
+}
+
 // TestHealthTimeout asks where nobody answers.
 func TestHealthTimeout(t *testing.T) {
 	deaf, err := net.Listen("tcp", "127.0.0.1:0") // nobody accepts, and nobody else can have its port

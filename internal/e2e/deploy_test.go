@@ -423,8 +423,8 @@ func TestDeployRefused(t *testing.T) {
 	go func() { answer <- status(t, "http://"+d.Addr+"/slow?long") }() // keeps the stop
 	d.WaitLog(t, `msg="msg=begun path=/slow"`)
 	d.Signal(t, syscall.SIGTERM)
-	if status := <-first; status != 1 {
-		t.Errorf("a deploy that a stop interrupts = %d, want 1", status)
+	if status := <-first; status != 4 {
+		t.Errorf("a deploy that a stop interrupts = %d, want 4", status)
 	}
 	if _, errs, status := d.deploy(t); status != 3 || !strings.Contains(errs, "deploy: the process is stopping") {
 		t.Errorf("a deploy during a stop = %d, %s", status, errs)
