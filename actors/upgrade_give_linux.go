@@ -250,13 +250,16 @@ func (u *Upgrade) upgrade(nc net.Conn, patience time.Duration, end func(mayServe
 	}
 	givings, err := u.give(g, addrs)
 	if err == nil {
-		err = g.Sole()
+		err = g.Sole(func() error {
+			if !u.stop.unlessBegun(func() { setShared(kept, true) }) {
+				return handover.ErrStopping
+			}
+			return nil
+		})
 	}
 	unwatch()
-	if err == nil && !u.stop.unlessBegun(func() { setShared(kept, true) }) {
-		err = handover.ErrStopping
-	}
 	if err != nil {
+		setShared(kept, false)
 		for _, gv := range givings {
 			gv.End()
 		}

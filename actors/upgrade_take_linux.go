@@ -189,18 +189,18 @@ func (u *Upgrade) takeOver(t *handover.Taker) (taken bool, err error) {
 			}
 			return drain.ErrNotAdopted
 		}
-		sole := func() error {
-			own := func() { setShared(common, false) }
-			if u.fromStore {
-				own()
-			} else if !u.stop.unlessBegun(own) {
+		agree := func() error {
+			if !u.fromStore && closed(u.stop.begun) {
 				return errors.New("the successor stops")
 			}
-			u.soleOwner()
-			level.Info(u.logger).Log("msg", "upgrade: the listeners are this process's alone", "from", t.From(), "adopted", u.stop.Snapshot().Adopted)
 			return nil
 		}
-		if err := t.Run(reserve, adopt, sole); err != nil {
+		own := func() {
+			setShared(common, false)
+			u.soleOwner()
+			level.Info(u.logger).Log("msg", "upgrade: the listeners are this process's alone", "from", t.From(), "adopted", u.stop.Snapshot().Adopted)
+		}
+		if err := t.Run(reserve, adopt, agree, own); err != nil {
 			level.Warn(u.logger).Log("msg", "upgrade: the predecessor has ended early", "from", t.From(), "err", err, "adopted", u.stop.Snapshot().Adopted)
 			gone := errors.Is(err, handover.ErrGone)
 			setShared(common, !gone) // else the predecessor goes on with them

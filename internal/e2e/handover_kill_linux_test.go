@@ -26,7 +26,7 @@ import (
 
 // handoverSteps are the packets of a handover, in their order. Behind alone the giver
 // gives a connection that was busy until then.
-var handoverSteps = []string{"taker's hello", "giver's hello", "listeners", "ready", "conns", "have", "yours", "sole", "alone", "conns 2", "have 2", "yours 2", "end"}
+var handoverSteps = []string{"taker's hello", "giver's hello", "listeners", "ready", "conns", "have", "yours", "sole", "alone", "yours alone", "conns 2", "have 2", "yours 2", "end"}
 
 // A moment is just before or after a packet is passed on.
 type moment int
@@ -72,7 +72,7 @@ func takerKilled(at moment) killing {
 	if at >= before("yours 2") {
 		k.behind = lost
 	}
-	if at >= after("alone") { // it was the last that accepted
+	if at >= before("yours alone") { // it was the last that accepted
 		k.newcomer = lost
 	}
 	return k
@@ -213,7 +213,7 @@ func (k killing) test(t *testing.T, program *counter) {
 			t.Error("exit status of the taker = 0, want that of an error")
 		}
 	}
-	if failed := strings.Contains(u.giver.Log(), `msg="upgrade failed, going on as before"`); !k.giver && failed != (k.at < after("alone")) {
+	if failed := strings.Contains(u.giver.Log(), `msg="upgrade failed, going on as before"`); !k.giver && failed != (k.at < before("yours alone")) {
 		t.Errorf("the giver says that the upgrade has failed: %v", failed)
 	}
 }
@@ -654,7 +654,7 @@ func (p packet) close() {
 }
 
 // run passes packets on until the moment, and then calls act with the packet of that
-// moment. It calls alone when it has passed alone on.
+// moment. It calls alone when it has passed "yours alone" on.
 func (r *relay) run(t *testing.T, until moment, alone func(), act func(packet)) {
 	t.Helper()
 	taker, err := r.listener.AcceptUnix()
@@ -689,7 +689,7 @@ func (r *relay) run(t *testing.T, until moment, alone func(), act func(packet)) 
 		}
 		p.pass(t)
 		p.close()
-		if step == "alone" {
+		if step == "yours alone" {
 			alone()
 		}
 	}

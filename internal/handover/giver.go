@@ -18,7 +18,8 @@ type Giver struct {
 	*link
 	listeners []Listener
 
-	mu sync.Mutex // held for one step
+	mu     sync.Mutex // held for one step
+	broken error      // a step has failed: what the taker says next may be its answer to that
 }
 
 // Accept begins as the giver on a new connection. The taker may take so long for its
@@ -99,6 +100,9 @@ func (g *Giver) Give(list []*drain.Transfer) (taken int, err error) {
 func (g *Giver) give(p *packet, sockets []any) (taken int, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.broken != nil {
+		return 0, g.broken
+	}
 	if err := g.tell(p, sockets...); err != nil {
 		return 0, err
 	}
@@ -107,6 +111,7 @@ func (g *Giver) give(p *packet, sockets []any) (taken int, err error) {
 		err = fmt.Errorf("%w: has %d of %d", ErrProtocol, have.N, len(sockets))
 	}
 	if err != nil {
+		g.broken = err
 		g.send(&packet{Type: "keep"})
 		return 0, err
 	}
@@ -125,16 +130,25 @@ func (g *Giver) Abort() {
 	g.u.SetReadDeadline(time.Unix(1, 0))
 }
 
-// Sole says that the listeners are the taker's alone from now on. It returns when
-// the taker knows.
-func (g *Giver) Sole() error {
+// Sole says that the listeners are the taker's alone from now on. When the taker agrees it
+// calls commit, whose error is that of Sole, and tells the taker, which has gone if Sole
+// fails behind that.
+func (g *Giver) Sole(commit func() error) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.broken != nil {
+		return g.broken
+	}
 	if err := g.tell(&packet{Type: "sole"}); err != nil {
 		return err
 	}
-	_, err := g.expect("alone", stepTimeout)
-	return err
+	if _, err := g.expect("alone", stepTimeout); err != nil {
+		return err
+	}
+	if err := commit(); err != nil {
+		return err
+	}
+	return g.send(&packet{Type: "yours"})
 }
 
 // End says that everything is over, and closes.

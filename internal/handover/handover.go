@@ -13,8 +13,9 @@
 //	have (how many of them)
 //	                             yours (how many), or keep
 //	                             ... more conns, yours ...
-//	                             sole: the listeners are the taker's alone
-//	alone
+//	                             sole: the listeners are to be the taker's alone
+//	alone: it agrees
+//	                             yours
 //	                             ... more conns, yours ...
 //	                             end
 //
@@ -24,6 +25,9 @@
 // the moment when yours is sent, and the taker's from then on. If the giver closes
 // the socket, as when it ends, and says nothing behind conns, what the taker has is
 // its own. Anything that it says instead of yours means that it keeps them.
+//
+// The listeners are the taker's alone when the giver has said something behind alone that
+// is not failed, or has gone. Up to then a taker that ends leaves them as they are.
 package handover
 
 import (

@@ -87,12 +87,13 @@ func (s *scene) adopt(t *drain.Transfer) error {
 	return nil
 }
 
-func (s *scene) owns() error {
+func (s *scene) owns() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sole = true
-	return nil
 }
+
+func agree() error { return nil }
 
 // reserve counts what was not released.
 func (s *scene) reserve(net.Addr) (release func()) {
@@ -115,7 +116,7 @@ func (s *scene) take(nc net.Conn) error {
 	if err := t.Ready(taken, addrs); err != nil {
 		return err
 	}
-	err = t.Run(s.reserve, s.adopt, s.owns)
+	err = t.Run(s.reserve, s.adopt, agree, s.owns)
 	if n := s.reserved.Load(); n != 0 {
 		s.t.Errorf("at the end %d connections are awaited", n)
 	}
@@ -133,7 +134,7 @@ func (s *scene) give(nc net.Conn) (given int, sole bool, err error) {
 		given, err = g.Give(s.transfers())
 	}
 	if err == nil {
-		if err = g.Sole(); err == nil {
+		if err = g.Sole(agree); err == nil {
 			return given, true, g.End()
 		}
 	}
@@ -323,6 +324,77 @@ func TestGiverFails(t *testing.T) {
 	}
 }
 
+// TestSoleOwner: the listeners are the taker's when the giver has heard that it agrees, and
+// not before: it may have given up.
+func TestSoleOwner(t *testing.T) {
+	t.Parallel()
+	failed := packet{Type: "failed", Error: "no answer"}
+	for name, tt := range map[string]struct {
+		before, behind []packet // what is sent behind sole, before and after alone has come
+		want           bool
+	}{
+		"given up":         {before: []packet{failed}},
+		"given up just so": {behind: []packet{failed}},
+		"garbage":          {behind: []packet{{Type: "hello"}}, want: true}, // it has heard it
+		"yours":            {behind: []packet{{Type: "yours"}}, want: true},
+		"more connections": {behind: []packet{{Type: "conns"}}, want: true}, // from one that knows no yours here
+		"over":             {behind: []packet{{Type: "end"}}, want: true},
+		"gone":             {want: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, 1)
+			giver, taker := s.links()
+			l, err := newLink(giver)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tk := &Taker{link: &link{u: taker.(*net.UnixConn)}}
+			l.send(&packet{Type: "sole"})
+			for _, p := range tt.before { // the taker stands still
+				l.send(&p)
+			}
+			done := make(chan error, 1)
+			go func() { done <- tk.Run(s.reserve, s.adopt, agree, s.owns) }()
+			if _, err := l.expect("alone", 10*time.Second); err != nil {
+				t.Error(err)
+			}
+			for _, p := range tt.behind {
+				l.send(&p)
+			}
+			giver.Close()
+			<-done
+			if s.sole != tt.want {
+				t.Errorf("the listeners are the taker's: %v, want %v", s.sole, tt.want)
+			}
+		})
+	}
+}
+
+// TestBrokenStep: behind a step that has failed the giver does not go on. What comes may be
+// the answer to that.
+func TestBrokenStep(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, 1)
+	giver, taker := s.links()
+	l, err := newLink(taker)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &Giver{link: &link{u: giver.(*net.UnixConn)}, listeners: []Listener{{Name: "x", Socket: s.listener}}}
+	l.send(&packet{Type: "garbage"})
+	l.send(&packet{Type: "alone"})
+	if _, err := g.Give(s.transfers()); !errors.Is(err, ErrProtocol) {
+		t.Fatalf("Give() = %v, want %v", err, ErrProtocol)
+	}
+	if err := g.Sole(func() error { t.Error("Sole goes on"); return nil }); !errors.Is(err, ErrProtocol) {
+		t.Errorf("Sole() = %v, want %v", err, ErrProtocol)
+	}
+	if _, err := g.Give(s.transfers()); !errors.Is(err, ErrProtocol) {
+		t.Errorf("Give() = %v, want %v", err, ErrProtocol)
+	}
+}
+
 // TestReasons: why the other side has closed is heard, also by a process that was
 // about to say something.
 func TestReasons(t *testing.T) {
@@ -358,7 +430,7 @@ func TestReasons(t *testing.T) {
 		case "conns":
 			_, err = g.Give(s.transfers())
 		case "sole":
-			err = g.Sole()
+			err = g.Sole(agree)
 		}
 		if err == nil || !strings.Contains(err.Error(), "not now") {
 			t.Errorf("the giver of %s hears %v, want why the taker has closed", step, err)

@@ -83,12 +83,13 @@ func (t *Taker) Ready(taken []Taken, addrs []net.Addr) error {
 
 // Run takes connections until the giver says that everything is over, or has gone.
 // For each that comes by a listener it calls reserve, which returns nil if it cannot be
-// taken, and then, perhaps, adopt, and release in any case. It calls sole when the
-// listeners are to be the taker's alone; with an error of that they stay the giver's,
-// too.
-func (t *Taker) Run(reserve func(net.Addr) (release func()), adopt func(*drain.Transfer) error, sole func() error) error {
+// taken, and then, perhaps, adopt, and release in any case. It calls agree when the
+// listeners are to be the taker's alone, with an error of which they stay the giver's, and
+// own when they are.
+func (t *Taker) Run(reserve func(net.Addr) (release func()), adopt func(*drain.Transfer) error, agree func() error, own func()) error {
 	defer t.Close()
 	var held []holding
+	agreed := false
 	take := func(n int) {
 		for i, h := range held {
 			if i >= n || isGone(h.Transfer) || adopt(h.Transfer) != nil {
@@ -108,10 +109,11 @@ func (t *Taker) Run(reserve func(net.Addr) (release func()), adopt func(*drain.T
 		default:
 			take(0)
 		}
+		if errors.Is(err, ErrGone) || agreed && err == nil { // nobody else has the listeners
+			own()
+			agreed = false
+		}
 		if err != nil {
-			if errors.Is(err, ErrGone) { // nobody else has the listeners
-				sole()
-			}
 			return err
 		}
 		switch p.Type {
@@ -125,10 +127,11 @@ func (t *Taker) Run(reserve func(net.Addr) (release func()), adopt func(*drain.T
 			}
 			t.send(have) // if it fails the giver has gone, or says keep
 		case "sole":
-			if err := sole(); err != nil {
+			if err := agree(); err != nil {
 				t.Fail(err)
 				return err
 			}
+			agreed = true
 			t.send(&packet{Type: "alone"})
 		case "end":
 			return nil
