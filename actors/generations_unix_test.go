@@ -486,7 +486,10 @@ func TestRetiredRestart(t *testing.T) {
 		}
 	}
 	file(".crash")
-	g.router.did(t, "switch 1", "switch 0")
+	servetest.WaitFor(t, "another process of it", func() bool {
+		s := g.Snapshot()[0]
+		return s.State == actors.GenerationStarting && s.Restarts == 1
+	})
 	switched, deployed := make(chan struct{}), make(chan error, 1)
 	go func() {
 		deployed <- g.Deploy(context.Background(), g.script(serves), func(step string) {

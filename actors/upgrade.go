@@ -81,7 +81,8 @@ type Upgrade struct {
 
 	// Command makes the command that starts a successor when the process gets
 	// SIGUSR2. Nil means the program at the path by which this one was started,
-	// with the same arguments, in the present directory.
+	// with the same arguments, in the present directory. A command without a Path has that
+	// one.
 	Command func() *exec.Cmd
 
 	// Allow returns why there can be no upgrade now, or nil. Nil allows it.
@@ -224,7 +225,7 @@ func (u *Upgrade) Listener(name string, listen func() (net.Listener, error)) (ne
 	for i := range u.offered {
 		if o := &u.offered[i]; o.taken == nil && !o.passed && o.name == name {
 			l, err := u.takeLocked(o)
-			if err == nil && u.fromStore && socket.Path(l.Addr()) != "" && socket.Refuses(l) {
+			if err == nil && socket.Path(l.Addr()) != "" && socket.Refuses(l) {
 				if err := o.taken.renew(listen); err != nil {
 					return nil, err
 				}
@@ -240,8 +241,7 @@ func (u *Upgrade) Listener(name string, listen func() (net.Listener, error)) (ne
 }
 
 // Passed returns the listeners that a supervisor has passed to the program: those
-// of the predecessor, or those that passed returns if there is no predecessor. They
-// are as [Inherited] says.
+// of the predecessor, and those that passed returns. They are as [Inherited] says.
 func (u *Upgrade) Passed(passed func() ([]net.Listener, error)) ([]net.Listener, error) {
 	if err := u.init(); err != nil {
 		return nil, err
@@ -249,17 +249,14 @@ func (u *Upgrade) Passed(passed func() ([]net.Listener, error)) ([]net.Listener,
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	var list []net.Listener
-	if u.from != nil {
-		for i := range u.offered {
-			if o := &u.offered[i]; o.taken == nil && o.passed {
-				l, err := u.takeLocked(o)
-				if err != nil {
-					return list, err
-				}
-				list = append(list, l)
+	for i := range u.offered {
+		if o := &u.offered[i]; o.taken == nil && o.passed {
+			l, err := u.takeLocked(o)
+			if err != nil {
+				return list, err
 			}
+			list = append(list, l)
 		}
-		return list, nil
 	}
 	own, err := passed()
 	for _, l := range own {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/go-kit/log/level"
+	"golang.org/x/sys/unix"
 
 	"lastcall/internal/drain"
 	"lastcall/internal/handover"
@@ -137,22 +138,31 @@ func (u *Upgrade) spawn() error {
 			return handover.ErrStopping
 		}
 	}
-	if u.Allow != nil {
-		if err := u.Allow(); err != nil {
-			return err
-		}
+	err := u.mayGive()
+	if err == nil && u.Allow != nil {
+		err = u.Allow()
+	}
+	if err != nil {
+		return err
 	}
 	own, theirs, err := handover.Pair()
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(u.program, os.Args[1:]...)
-	cmd.Args[0] = os.Args[0]
+	cmd := &exec.Cmd{Args: os.Args}
 	if u.Command != nil {
 		cmd = u.Command()
 	}
+	if cmd.Path == "" && cmd.Err == nil {
+		cmd.Path = u.program
+	}
 	if cmd.Env == nil {
 		cmd.Env = os.Environ()
+	}
+	if len(cmd.ExtraFiles) == 0 {
+		inherited := inheritedFiles()
+		defer closeAll(inherited)
+		cmd.ExtraFiles = inherited
 	}
 	cmd.Env = append(slices.Clip(cmd.Env), fmt.Sprintf("%s=%d", upgradeVariable, 3+len(cmd.ExtraFiles)))
 	cmd.ExtraFiles = append(slices.Clip(cmd.ExtraFiles), theirs)
@@ -181,7 +191,7 @@ func (u *Upgrade) spawn() error {
 	level.Info(u.logger).Log("msg", "upgrade begins", "program", cmd.Path, "pid", cmd.Process.Pid)
 	ended := make(chan error, 1)
 	go func() {
-		err := cmd.Wait()
+		err := endError(cmd.Wait())
 		if errors.Is(err, syscall.ECHILD) {
 			err = nil // the manager knows how it ended
 		}
@@ -196,6 +206,45 @@ func (u *Upgrade) spawn() error {
 		cmd.Process.Kill()
 		return <-ended
 	})
+}
+
+// inheritedFiles returns the descriptors from 3 on that a program inherits, such as a lock of
+// the shell that has started this one, up to the first that it does not. That is free for
+// another file.
+func inheritedFiles() (files []*os.File) {
+	for fd := uintptr(3); ; fd++ {
+		flags, err := unix.FcntlInt(fd, unix.F_GETFD, 0)
+		if err != nil || flags&unix.FD_CLOEXEC != 0 {
+			return files
+		}
+		own, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 3)
+		if err != nil {
+			return files
+		}
+		files = append(files, os.NewFile(uintptr(own), "inherited"))
+	}
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
+
+// errOutOfService is the error of an upgrade after SetReady(false): the successor would not
+// know of it.
+var errOutOfService = errors.New("out of service: put it back first (SetReady, PUT /ready), or restart it")
+
+// mayGive returns why there is nothing for a successor: it would undo what this process was
+// told.
+func (u *Upgrade) mayGive() error {
+	switch {
+	case u.stop.Phase() > Ready:
+		return handover.ErrStopping
+	case u.stop.outOfService.Load():
+		return errOutOfService
+	}
+	return nil
 }
 
 // upgrade lets the successor at the other end of nc take over. It returns nil when
@@ -251,10 +300,11 @@ func (u *Upgrade) upgrade(nc net.Conn, patience time.Duration, end func(mayServe
 	givings, err := u.give(g, addrs)
 	if err == nil {
 		err = g.Sole(func() error {
-			if !u.stop.unlessBegun(func() { setShared(kept, true) }) {
-				return handover.ErrStopping
+			err := u.mayGive()
+			if err == nil && !u.stop.unlessBegun(func() { setShared(kept, true) }) {
+				err = handover.ErrStopping
 			}
-			return nil
+			return err
 		})
 	}
 	unwatch()

@@ -68,7 +68,11 @@ func (u *Upgrade) execute() error {
 			err = u.spawn()
 		case nc := <-takers:
 			upgrading.Store(true)
-			err = u.upgrade(nc, handoverPatience, nil)
+			if err = u.mayGive(); err != nil {
+				handover.Refuse(nc, err)
+			} else {
+				err = u.upgrade(nc, handoverPatience, nil)
+			}
 		}
 		if err == nil {
 			return nil

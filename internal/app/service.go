@@ -55,7 +55,7 @@ func NewService(cfg *Settings, stop *actors.Stop, l Log) (s Service, err error) 
 	if err != nil {
 		return s, usageError{err}
 	}
-	s.Upgrade = cfg.newUpgrade(stop)
+	s.Upgrade = cfg.newUpgrade(stop, s.Program)
 	if s.Listeners, err = listen(s.Upgrade, cfg.listen, cfg.unixMode); err != nil {
 		return s, err
 	}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -12,13 +14,41 @@ import (
 )
 
 // newUpgrade returns what replaces this process by a successor, as the settings ask.
-func (c *Settings) newUpgrade(stop *actors.Stop) *actors.Upgrade {
-	return &actors.Upgrade{
+// program may be nil.
+func (c *Settings) newUpgrade(stop *actors.Stop, program *actors.Generations) *actors.Upgrade {
+	u := &actors.Upgrade{
 		Stop:    stop,
 		Path:    strings.TrimPrefix(c.handover, "unix:"),
 		Allow:   c.allowUpgrade,
 		Restart: restartSignal(),
 	}
+	if program != nil {
+		u.Allow = func() error { return errors.Join(c.allowUpgrade(), notDeploying(program)) }
+		u.Command = func() *exec.Cmd { return &exec.Cmd{Args: c.successorArgs(program)} }
+	}
+	return u
+}
+
+// notDeploying returns an error during a deploy, which an upgrade would break off.
+func notDeploying(program *actors.Generations) error {
+	for _, g := range program.Snapshot() {
+		if !g.Current && g.State != actors.GenerationEnded && g.State != actors.GenerationFailed {
+			return actors.ErrDeploying
+		}
+	}
+	return nil
+}
+
+// successorArgs returns the arguments of this process, with the command line of the program
+// that was deployed last.
+func (c *Settings) successorArgs(program *actors.Generations) []string {
+	own := os.Args[:len(os.Args)-len(c.program)]
+	for _, g := range program.Snapshot() {
+		if g.Current && len(g.Command) > 0 {
+			return slices.Concat(own, g.Command)
+		}
+	}
+	return os.Args
 }
 
 // restartSignal is RTMIN+1, if systemd runs the process. A unit may say that systemd

@@ -328,6 +328,7 @@ func TestUpgradeKeeps(t *testing.T) {
 func TestUpgradeFails(t *testing.T) {
 	t.Parallel()
 	for name, script := range map[string]string{
+		"exits":   "#!/bin/sh\nexit 0\n",
 		"ends":    "#!/bin/sh\necho out of order >&2\nexit 7\n",
 		"garbage": "#!/bin/bash\necho garbage >&3\nsleep 1\n",
 		"no file": "",
@@ -363,8 +364,8 @@ func TestUpgradeFails(t *testing.T) {
 				v.send(askWho)
 				v.wantAnswer("old")
 			}
-			if name == "ends" && !strings.Contains(p.Log(), "exit status 7") {
-				t.Error("the log does not say how the successor ended")
+			if how := map[string]string{"ends": "exit status 7", "exits": "exit status 0"}[name]; !strings.Contains(p.Log(), how) {
+				t.Errorf("the log does not say that the successor ended with %s", how)
 			}
 			v.Close()
 			p.stopCleanly(t)
