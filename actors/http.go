@@ -61,7 +61,7 @@ const maxCutLogged = asynclog.MaxQueued / 2
 // interface already, a filter drops the first packet of new connections: their
 // clients are refused when they send it again, a second later. If the filter
 // cannot be set either, because the kernel is not Linux, the listener has no
-// method SyscallConn (as that of netutil.LimitListener), or the socket uses
+// method SyscallConn, nor has the one in its field Listener, or the socket uses
 // multipath TCP, HTTP accepts until the queue is empty, and closes. A stop may
 // then reset a connection that is just being made. A line (warn) says so at the
 // start.

@@ -243,7 +243,7 @@ func TestServeWarns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := actors.Serve(ctx, new(http.Server), struct{ net.Listener }{l}); err != nil { // without SyscallConn
+	if err := actors.Serve(ctx, new(http.Server), hiding{l}); err != nil {
 		t.Fatal(err)
 	}
 	mu.Lock()
@@ -252,6 +252,13 @@ func TestServeWarns(t *testing.T) {
 		t.Errorf("logged:\n%s\nwant one warning", got)
 	}
 }
+
+// hiding hides the socket of a listener.
+type hiding struct{ hidden net.Listener }
+
+func (l hiding) Accept() (net.Conn, error) { return l.hidden.Accept() }
+func (l hiding) Close() error              { return l.hidden.Close() }
+func (l hiding) Addr() net.Addr            { return l.hidden.Addr() }
 
 type lockedWriter struct {
 	mu *sync.Mutex

@@ -9,6 +9,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/go-kit/log"
@@ -257,10 +258,12 @@ func (d *door) handshaking(open time.Duration) bool {
 // queued reports whether a connection waits to be accepted.
 func (d *door) queued() bool {
 	waiting, err := socket.Acceptable(d.Listener)
-	if err != nil { // the system cannot tell: look whether Accept has got one lately
-		d.server.mu.Lock()
-		defer d.server.mu.Unlock()
-		return d.full || time.Now().UnixNano()-d.waits.Load() < int64(100*time.Millisecond)
+	if _, all := d.Listener.(syscall.Conn); waiting || err == nil && all {
+		return waiting
 	}
-	return waiting
+	// The system cannot tell, or a wrapper may have some: look whether Accept has got one
+	// lately.
+	d.server.mu.Lock()
+	defer d.server.mu.Unlock()
+	return d.full || time.Now().UnixNano()-d.waits.Load() < int64(100*time.Millisecond)
 }

@@ -15,6 +15,8 @@ import (
 
 	"github.com/go-kit/log"
 
+	"golang.org/x/net/netutil"
+
 	"lastcall/actors"
 	"lastcall/internal/drain"
 	"lastcall/internal/wiretest"
@@ -113,8 +115,12 @@ func TestTLSListenerIsAnError(t *testing.T) {
 	}
 }
 
-// noDescriptor hides the listener's descriptor, as many wrappers do.
-type noDescriptor struct{ net.Listener }
+// noDescriptor hides the listener's descriptor, as some wrappers do.
+type noDescriptor struct{ hidden net.Listener }
+
+func (l noDescriptor) Accept() (net.Conn, error) { return l.hidden.Accept() }
+func (l noDescriptor) Close() error              { return l.hidden.Close() }
+func (l noDescriptor) Addr() net.Addr            { return l.hidden.Addr() }
 
 func TestListenerThatCannotRefuseIsWarnedOf(t *testing.T) {
 	for _, tt := range []struct {
@@ -124,6 +130,7 @@ func TestListenerThatCannotRefuseIsWarnedOf(t *testing.T) {
 	}{
 		{"net.Listen", listen(t), 0},
 		{"without descriptor", noDescriptor{listen(t)}, 1},
+		{"LimitListener", netutil.LimitListener(listen(t), 1), 0},
 		{"inherited", actors.Inherited(listen(t)), 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

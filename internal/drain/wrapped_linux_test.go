@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+	"golang.org/x/net/netutil"
 
 	"lastcall/actors"
 	"lastcall/internal/servetest"
@@ -79,6 +80,43 @@ func TestPipelinedBehindWrapper(t *testing.T) {
 			}
 			nc.Close()
 		})
+	}
+}
+
+// What waits in the queue behind a listener that lets one in at a time is served in a stop.
+func TestQueueBehindLimitListener(t *testing.T) {
+	t.Parallel()
+	entered, proceed := make(chan struct{}, 2), make(chan struct{})
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		entered <- struct{}{}
+		<-proceed
+		io.WriteString(w, "hello")
+	})}
+	s := servetest.StartOn(t, new(actors.Stop), srv, netutil.LimitListener(listen(t), 1))
+	first := s.Dial(t)
+	first.Send(servetest.Get)
+	<-entered
+	second := s.Dial(t)
+	second.Send(servetest.Get)
+	awaitArrival(t, second)
+	s.End()
+	s.Until(t, actors.Draining)
+	wiretest.WaitFor(t, "newcomers to be refused", func() bool {
+		nc, err := net.Dial("tcp", s.Addr)
+		if err == nil {
+			nc.Close()
+		}
+		return err != nil
+	})
+	close(proceed)
+	for _, c := range []*servetest.Client{first, second} {
+		if body, last := c.Answer(); body != "hello" || !last {
+			t.Errorf("answer = %q, last %v", body, last)
+		}
+		c.Close()
+	}
+	if err := s.Wait(t); err != nil {
+		t.Error(err)
 	}
 }
 

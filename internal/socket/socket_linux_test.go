@@ -223,7 +223,11 @@ func TestHideNot(t *testing.T) {
 	}
 }
 
-type noDescriptor struct{ net.Listener }
+type noDescriptor struct{ hidden net.Listener }
+
+func (l noDescriptor) Accept() (net.Conn, error) { return l.hidden.Accept() }
+func (l noDescriptor) Close() error              { return l.hidden.Close() }
+func (l noDescriptor) Addr() net.Addr            { return l.hidden.Addr() }
 
 // pairOn returns both ends of a connection to the listener, for the time of the test.
 func pairOn(t *testing.T, l net.Listener) (client, server net.Conn) {

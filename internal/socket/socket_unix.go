@@ -5,6 +5,7 @@ package socket
 import (
 	"fmt"
 	"net"
+	"reflect"
 	"syscall"
 	"time"
 
@@ -15,7 +16,25 @@ func rawConn(x any) (syscall.RawConn, error) {
 	if sc, ok := x.(syscall.Conn); ok {
 		return sc.SyscallConn()
 	}
+	if l, ok := x.(net.Listener); ok && wrapped(l) != nil {
+		return rawConn(wrapped(l))
+	}
 	return nil, fmt.Errorf("%T has no method SyscallConn", x)
+}
+
+// wrapped returns the listener that is embedded in another one, or that it has in a field
+// named Listener, as most wrappers have it; or nil.
+func wrapped(l net.Listener) net.Listener {
+	v := reflect.Indirect(reflect.ValueOf(l))
+	if v.Kind() != reflect.Struct {
+		return nil
+	}
+	f, ok := v.Type().FieldByName("Listener")
+	if !ok || len(f.Index) > 1 {
+		return nil
+	}
+	inner, _ := v.FieldByIndex(f.Index).Interface().(net.Listener)
+	return inner
 }
 
 // control calls f with the descriptor of a connection or listener.
