@@ -73,8 +73,8 @@ func (a *actor) execute(f func() error) func() error {
 // enter notes that the actor is executed. It returns an error if the actor belongs to
 // another group than the one that the Stop serves.
 func (a *actor) enter() error {
-	a.stop.recordExecute()
-	if a.used || !a.isInterrupted() && a.stop.hasEnded() && !a.awaitInterrupt() {
+	ended := a.stop.recordExecute()
+	if a.used || ended && !a.awaitInterrupt() {
 		return fmt.Errorf("%s: %w", a.name, ErrStopUsed)
 	}
 	return nil
@@ -104,7 +104,7 @@ func (a *actor) awaitInterrupt() bool {
 	case <-a.stopping:
 		return true
 	case <-timer.C:
-		return false
+		return a.isInterrupted()
 	}
 }
 

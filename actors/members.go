@@ -71,25 +71,19 @@ func (s *Stop) isUsed() bool {
 	return s.executed && !s.began.IsZero()
 }
 
-// hasEnded reports whether the group of this Stop has ended. An actor that is
-// executed only now belongs to another group, or it is about to be interrupted.
-func (s *Stop) hasEnded() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.executedBefore && closed(s.finished)
-}
-
 // recordExecute records that an actor is executed, so the group runs. Members
 // that are not executed within returnTime of the first actor are not in the
-// group.
-func (s *Stop) recordExecute() {
+// group. It reports whether the group of this Stop has ended before: the actor belongs
+// to another one, or it is about to be interrupted.
+func (s *Stop) recordExecute() (ended bool) {
 	s.mu.Lock()
 	first := !s.executed
-	s.executed = true
+	s.executed, ended = true, s.executedBefore && closed(s.finished)
 	s.mu.Unlock()
 	if first {
 		time.AfterFunc(returnTime, s.skipUnstarted)
 	}
+	return ended
 }
 
 // skipUnstarted stops waiting for the members that have not been executed, unless
