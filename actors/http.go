@@ -80,7 +80,8 @@ const maxCutLogged = asynclog.MaxQueued / 2
 // streams. When a client has answered a PING that follows, or by three seconds
 // later, it gets a second one, which names the last stream that is served. The same
 // happens after the idle timeout, and instead of net/http's only GOAWAY if a handler
-// sets "Connection: close".
+// sets "Connection: close". A connection on which TLS has agreed on another protocol of
+// TLSNextProto is waited for like one that was hijacked.
 //
 // If TLSNextProto has another implementation (golang.org/x/net/http2), its clients get
 // the first GOAWAY, and the second with their next answer. If a client stays and asks
