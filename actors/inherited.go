@@ -14,7 +14,7 @@ func Inherited(l net.Listener) net.Listener {
 	if p, ok := l.(plain); ok {
 		return plain{Inherited(p.Listener)}
 	}
-	if u, ok := l.(interface{ SetUnlinkOnClose(bool) }); ok {
+	if u, ok := l.(interface{ SetUnlinkOnClose(bool) }); ok && !isNil(l) {
 		u.SetUnlinkOnClose(false)
 	}
 	return inherited{l}

@@ -73,23 +73,35 @@ func Cron(expr string, loc *time.Location) (Schedule, error) {
 }
 
 // checkLists refuses what crontab(5) does not have and the parser accepts: an empty part
-// of a list, and a range whose end is before its beginning.
+// of a list, and a range whose end is before its beginning, as in FRI-MON. SUN may be an
+// end, being 7 as well as 0; but not with a step, which the parser gets wrong there.
 func checkLists(expr string) error {
 	for field := range strings.FieldsSeq(expr) {
 		for part := range strings.SplitSeq(field, ",") {
-			bounds, _, _ := strings.Cut(part, "/")
-			low, high, _ := strings.Cut(bounds, "-")
-			from, fromErr := strconv.Atoi(low)
-			to, toErr := strconv.Atoi(high)
+			bounds, _, step := strings.Cut(part, "/")
+			low, high, isRange := strings.Cut(bounds, "-")
+			sunday := strings.EqualFold(high, "sun") && !step
 			switch {
 			case part == "":
 				return fmt.Errorf("a part of the list is empty: %q", field)
-			case fromErr == nil && toErr == nil && from > to:
+			case isRange && cronValue(low) > cronValue(high) && !sunday:
 				return fmt.Errorf("the range ends before it begins: %q", part)
 			}
 		}
 	}
 	return nil
+}
+
+// cronValue returns the value of a number, or of the name of a day or a month, which the
+// parser has accepted.
+func cronValue(s string) int {
+	for n := range 13 {
+		if strings.EqualFold(s, time.Weekday(n).String()[:3]) || strings.EqualFold(s, time.Month(n).String()[:3]) {
+			return n
+		}
+	}
+	n, _ := strconv.Atoi(s)
+	return n
 }
 
 // cronSchedule maps an expression onto the time of a zone. A wall time is what

@@ -172,6 +172,15 @@ func TestServeErrors(t *testing.T) {
 		"no certificate file": {func(s *actors.Stop) error { return s.ListenAndServeTLS(&http.Server{}, "", "k.pem") }, "k.pem without a certificate file"},
 		"no path":             {func(s *actors.Stop) error { return s.ListenAndServe(&http.Server{Addr: "unix:"}) }, `listen on "unix:": no path`},
 		"no listener":         {func(s *actors.Stop) error { return s.Serve(context.Background(), &http.Server{}, nil) }, "http: listener 0 is nil"},
+		"nil pointer": {func(s *actors.Stop) error {
+			return s.Serve(t.Context(), &http.Server{}, (*net.TCPListener)(nil))
+		}, "http: listener 0 is nil"},
+		"Plain of none": {func(s *actors.Stop) error {
+			return s.Serve(t.Context(), &http.Server{}, actors.Plain(nil))
+		}, "http: listener 0 is nil"},
+		"Inherited of a nil pointer": {func(s *actors.Stop) error {
+			return s.Serve(t.Context(), &http.Server{}, actors.Inherited((*net.UnixListener)(nil)))
+		}, "http: listener 0 is nil"},
 		"Serve": {func(s *actors.Stop) error {
 			return s.Serve(context.Background(), &http.Server{Addr: l.Addr().String()})
 		}, "address already in use"},
