@@ -249,7 +249,7 @@ func (s *server) execute() error {
 			s.listeners[i], isPlain[i] = p.Listener, true
 		}
 	}
-	engine, err := drain.NewFunc(s.http, s.serve, s.listeners, policy{s.stop}, s.logger)
+	engine, err := drain.New(s.http, s.serve, s.listeners, policy{s.stop}, s.logger)
 	if err != nil {
 		s.closeListeners()
 		return s.failStart(err)
@@ -315,11 +315,11 @@ func (s *server) execute() error {
 	defer cancel()
 	warned := make(chan struct{})
 	warn := time.AfterFunc(waitingTime, func() { defer close(warned); s.warnWaiting() })
-	requests := engine.Drain(ctx)
+	requests, hung := engine.Drain(ctx)
 	if !warn.Stop() {
 		<-warned
 	}
-	if engine.Hung() {
+	if hung {
 		level.Warn(s.logger).Log("msg", "serve has not returned, leaving it behind: srv.Serve was not called with its listener, or has not ended it")
 		s.stop.recordForced("http")
 	} else {

@@ -128,7 +128,7 @@ func (b *followedBody) mayGoOnLocked() bool {
 	return b.left == 0 || !b.last && b.left <= mostLeft
 }
 
-// ahead is a Read of readAhead, as far as the connection knows of it.
+// ahead is what the connection knows of a Read of readAhead.
 type ahead struct {
 	reads    bool          // a Read that would wait does so without the socket
 	wanted   chan struct{} // ends that; nil: no Read waits so

@@ -124,8 +124,9 @@ func (temporaryError) Temporary() bool { return true }
 func (temporaryError) Timeout() bool   { return false }
 func (e temporaryError) Unwrap() error { return e.error }
 
-// SetInherited sets what knows, beside the listeners themselves, whether other processes
-// hold the socket that listens at an address. It is called before Start.
+// SetInherited sets a function that reports whether other processes hold the socket that
+// listens at an address. A listener with a method Inherited answers by itself. It is
+// called before Start.
 func (s *Server) SetInherited(is func(net.Addr) bool) { s.isInherited = is }
 
 // inherited reports whether other processes hold the socket, too.

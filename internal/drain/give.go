@@ -98,8 +98,11 @@ func (s *Server) Give(addrs []net.Addr, take func([]*Transfer) (taken int, err e
 	return g
 }
 
-// SameAddr reports whether two listeners have the same address.
+// SameAddr reports whether two listeners have the same address. It may be nil.
 func SameAddr(a, b net.Addr) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
 	return a.Network() == b.Network() && a.String() == b.String()
 }
 

@@ -64,7 +64,7 @@ func newParty(t *testing.T, srv *http.Server, listeners ...net.Listener) *party 
 		p.addrs = append(p.addrs, c.Addr())
 	}
 	srv.ErrorLog = stdlog.New(io.Discard, "", 0)
-	s, err := New(srv, own, p.policy, log.NewNopLogger())
+	s, err := New(srv, nil, own, p.policy, log.NewNopLogger())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +88,7 @@ func (p *party) stop() {
 	p.policy.closing.Store(true)
 	ctx, cancel := context.WithTimeout(context.Background(), wiretest.Patience)
 	defer cancel()
-	if cut := p.Drain(ctx); len(cut) > 0 {
+	if cut, _ := p.Drain(ctx); len(cut) > 0 {
 		p.t.Errorf("cut: %v", cut)
 	}
 }

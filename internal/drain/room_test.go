@@ -62,7 +62,7 @@ func newLimited(t *testing.T) *limited {
 	})}
 	listener := listenTCP(t)
 	var err error
-	l.Server, err = drain.New(l.srv, []net.Listener{listener}, l.policy, log.NewLogfmtLogger(&l.log))
+	l.Server, err = drain.New(l.srv, nil, []net.Listener{listener}, l.policy, log.NewLogfmtLogger(&l.log))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,8 @@ func (l *limited) drain(d time.Duration) <-chan []drain.Request {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	go func() {
 		defer cancel()
-		cut <- l.Drain(ctx)
+		requests, _ := l.Drain(ctx)
+		cut <- requests
 	}()
 	return cut
 }
@@ -174,7 +175,7 @@ func TestExhausted(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			var b logBuffer
 			policy := &stop{}
-			s, err := drain.New(&http.Server{ErrorLog: stdlog.New(io.Discard, "", 0)}, []net.Listener{&exhaustedListener{err: errno, closed: make(chan struct{})}}, policy, log.NewLogfmtLogger(&b))
+			s, err := drain.New(&http.Server{ErrorLog: stdlog.New(io.Discard, "", 0)}, nil, []net.Listener{&exhaustedListener{err: errno, closed: make(chan struct{})}}, policy, log.NewLogfmtLogger(&b))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -99,7 +99,6 @@ type Server struct {
 	unfollowed              sync.Once       // see warnUnfollowed
 
 	over chan struct{} // closed when no door is served
-	hung bool          // see Hung
 
 	mu       sync.Mutex
 	conns    map[*conn]struct{}
@@ -114,14 +113,11 @@ type Server struct {
 // New returns a server of srv on the listeners, which it closes in the end. It
 // speaks TLS if [SpeaksTLS]. The handler and the hooks of srv are wrapped, for
 // good. The error wraps ErrTLSListener.
-func New(srv *http.Server, listeners []net.Listener, policy Policy, logger log.Logger) (*Server, error) {
-	return NewFunc(srv, nil, listeners, policy, logger)
-}
-
-// NewFunc is New for a server that others serve: Start calls serve for each
-// listener, which calls srv.Serve or srv.ServeTLS with it. Until then it may set
-// the handler of srv and its hooks. Nil means srv's own, as in New.
-func NewFunc(srv *http.Server, serve func(net.Listener) error, listeners []net.Listener, policy Policy, logger log.Logger) (*Server, error) {
+//
+// If others serve srv, Start calls serve for each listener, which calls srv.Serve or
+// srv.ServeTLS with it. Until then it may set the handler of srv and its hooks. Nil
+// means srv's own.
+func New(srv *http.Server, serve func(net.Listener) error, listeners []net.Listener, policy Policy, logger log.Logger) (*Server, error) {
 	s := &Server{
 		policy:  policy,
 		http:    srv,
@@ -241,7 +237,7 @@ func (s *Server) serveDoor(d *door) error {
 // address: the listeners of a cmux have one root, and end together.
 func (s *Server) hasClosed(d *door) bool {
 	return slices.ContainsFunc(s.doors, func(other *door) bool {
-		return other.closedByDrain.Load() && fmt.Sprint(other.Addr()) == fmt.Sprint(d.Addr())
+		return other.closedByDrain.Load() && SameAddr(other.Addr(), d.Addr())
 	})
 }
 
@@ -347,8 +343,9 @@ func accepted(nc net.Conn) net.Conn {
 }
 
 // Drain lets every connection go, and returns when none is left. When ctx ends,
-// what is left is cut, and returned.
-func (s *Server) Drain(ctx context.Context) (cut []Request) {
+// what is left is cut, and returned. If serve does not return although everything that it
+// serves is closed, it is left behind: hung.
+func (s *Server) Drain(ctx context.Context) (cut []Request, hung bool) {
 	var doors sync.WaitGroup
 	for _, d := range s.doors {
 		doors.Go(func() { d.drain(ctx, s.policy.IdleGrace()) })
@@ -385,17 +382,13 @@ func (s *Server) Drain(ctx context.Context) (cut []Request) {
 		select {
 		case <-ended:
 		case <-awake.After(serveTime):
-			s.hung = true
+			hung = true
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.requests
+	return s.requests, hung
 }
-
-// Hung reports whether serve has not returned although Drain had closed everything that
-// it serves.
-func (s *Server) Hung() bool { return s.hung }
 
 // awaitGone waits until no connection is left. It reports false if ctx ends first.
 func (s *Server) awaitGone(ctx context.Context) bool {

@@ -161,7 +161,7 @@ func (m *moves) newServer(t *testing.T) *mover {
 	}
 	p := &mover{listener: &movesListener{m: m, shut: make(chan struct{})}}
 	var err error
-	if p.Server, err = drain.New(srv, []net.Listener{p.listener}, p, log.NewNopLogger()); err != nil {
+	if p.Server, err = drain.New(srv, nil, []net.Listener{p.listener}, p, log.NewNopLogger()); err != nil {
 		t.Fatal(err)
 	}
 	p.Start()
@@ -178,7 +178,7 @@ func (p *mover) stop(t *testing.T) {
 	p.closing.Store(true)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
 	defer cancel()
-	if cut := p.Drain(ctx); len(cut) > 0 {
+	if cut, _ := p.Drain(ctx); len(cut) > 0 {
 		t.Errorf("cut: %v", cut)
 	}
 }
