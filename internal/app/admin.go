@@ -32,7 +32,7 @@ func listenAdmin(addr string, logger log.Logger) (l net.Listener, err error) {
 	}
 	level.Info(logger).Log("msg", "status page", "addr", l.Addr())
 	if tcp, ok := l.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() {
-		level.Warn(logger).Log("msg", "whoever reaches this address may use it: want a loopback address or unix:PATH", "addr", l.Addr())
+		level.Warn(logger).Log("msg", "any client that can connect may use it: want a loopback address or unix:PATH", "addr", l.Addr())
 	}
 	return l, nil
 }
