@@ -42,7 +42,7 @@ func (a *actor) interrupt(cause error) {
 	a.mu.Lock()
 	first, failed := !closed(a.stopping), a.lastErr
 	if first {
-		a.ownDeadline, _ = DeadlineOf(cause)
+		a.ownDeadline = ownDeadline(cause)
 		close(a.stopping)
 	}
 	a.mu.Unlock()

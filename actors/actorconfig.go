@@ -48,7 +48,7 @@ type ActorConfig struct {
 	//
 	// The actors of this package cut what is left at that deadline. The interrupt of
 	// every actor, also of your own, gets an error that wraps the cause and has the
-	// deadline: see [DeadlineOf].
+	// deadline: see [Stop.DeadlineOf].
 	//
 	//	// Grace is 30 s: cuts after 25 s.
 	//	g.Add(sup.Actor("http", actors.ActorConfig{})(actors.HTTP(&stop, srv, l)))

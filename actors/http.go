@@ -430,7 +430,7 @@ func (s *server) interrupt(cause error) {
 		s.endUnstarted()
 		return
 	}
-	if deadline, ok := DeadlineOf(cause); ok {
+	if deadline := ownDeadline(cause); !deadline.IsZero() {
 		select {
 		case s.ownDeadline <- deadline:
 		default: // a second interrupt

@@ -362,3 +362,16 @@ func TestTwoServersOneStop(t *testing.T) {
 		t.Errorf("phase = %v, want stopped", p)
 	}
 }
+
+// A stop without a cause says the same everywhere.
+func TestSnapshotCause(t *testing.T) {
+	var log lines
+	stop := &actors.Stop{Logger: &log}
+	if got := stop.Snapshot().Cause; got != nil {
+		t.Errorf("before the stop: Cause = %v, want nil", got)
+	}
+	stop.Begin(nil)
+	if got := fmt.Sprint(stop.Snapshot().Cause); got != "an actor returned" || log.count(`cause="an actor returned"`) == 0 {
+		t.Errorf("Cause = %v, want that of the log, an actor returned", got)
+	}
+}

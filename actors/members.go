@@ -81,14 +81,14 @@ func (s *Stop) recordExecute() (ended bool) {
 	s.executed, ended = true, s.executedBefore && closed(s.finished)
 	s.mu.Unlock()
 	if first {
-		time.AfterFunc(returnTime, s.skipUnstarted)
+		time.AfterFunc(returnTime, s.skipUnstartedMembers)
 	}
 	return ended
 }
 
-// skipUnstarted stops waiting for the members that have not been executed, unless
+// skipUnstartedMembers stops waiting for the members that have not been executed, unless
 // an actor waits to start, which may be one of them.
-func (s *Stop) skipUnstarted() {
+func (s *Stop) skipUnstartedMembers() {
 	var skipped []*member
 	s.mu.Lock()
 	if s.waiting > 0 || time.Since(s.waited) < returnTime || !s.began.IsZero() && time.Since(s.began) < returnTime {
@@ -125,7 +125,7 @@ func (s *Stop) addWaiting(n int) {
 	s.waiting += n
 	if s.waiting == 0 {
 		s.waited = time.Now()
-		time.AfterFunc(returnTime, s.skipUnstarted)
+		time.AfterFunc(returnTime, s.skipUnstartedMembers)
 	}
 }
 

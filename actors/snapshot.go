@@ -21,7 +21,7 @@ type Snapshot struct {
 
 	Began      time.Time // when the stop began; zero before
 	CanUndrain bool      // Stop.Undrain can take it back
-	Cause      error     // why it began; may be nil
+	Cause      error     // why it began; nil before
 	Deadline   time.Time // when what is left is cut; zero before the stop
 
 	// Connections now. Open is the sum of New, Idle and Busy.
@@ -61,6 +61,18 @@ type Snapshot struct {
 	LogLinesDropped uint64
 }
 
+// Elapsed returns how long the stop has taken: until now, or until it was done. It is
+// zero before.
+func (s Snapshot) Elapsed() time.Duration {
+	switch {
+	case s.Began.IsZero():
+		return 0
+	case s.Phase == Stopped:
+		return s.Since.Sub(s.Began)
+	}
+	return time.Since(s.Began)
+}
+
 // Request describes a request that is in flight or was cut, or the one by which a
 // hijacked connection began.
 type Request struct {
@@ -91,9 +103,12 @@ func (s *Stop) Snapshot() Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n, out := s.countLocked(), s.outOfService.Load()
-	began, deadline := s.began, s.deadline
+	began, cause, deadline := s.began, s.cause, s.deadline
 	if s.canUndrainLocked() {
 		began, deadline = s.announced, s.drainTime().Add(s.grace())
+	}
+	if !began.IsZero() {
+		cause = cmp.Or(cause, errReturned)
 	}
 	var dropped uint64
 	if s.log != nil {
@@ -101,7 +116,7 @@ func (s *Stop) Snapshot() Snapshot {
 	}
 	return Snapshot{
 		Phase: s.phase, Since: s.since, Ready: s.phase == Ready && !out && s.downPrograms.Load() == 0, OutOfService: out,
-		Began: began, CanUndrain: s.canUndrainLocked(), Cause: s.cause, Deadline: deadline,
+		Began: began, CanUndrain: s.canUndrainLocked(), Cause: cause, Deadline: deadline,
 		Open: n.Open, New: n.New, Idle: n.Idle, Busy: n.Busy, Hijacked: n.Hijacked, InFlight: n.InFlight,
 		Streams: n.Streams,
 		Served:  n.Served, Drained: n.Drained, DrainedHTTP2: n.DrainedHTTP2, HijackedEnded: n.HijackedEnded,

@@ -388,13 +388,13 @@ func TestUnstartedWithin(t *testing.T) {
 			return nil
 		}
 		g.Add(sup.Actor("graceful", actors.ActorConfig{Within: 2 * time.Second})(actors.Graceful(&stop, nil, shutdown, actors.GracefulConfig{})))
-		var ok bool
-		g.Add(sup.Actor("own", actors.ActorConfig{Within: 2 * time.Second})(func() error { return nil }, func(cause error) { _, ok = actors.DeadlineOf(cause) }))
+		var own time.Duration
+		g.Add(sup.Actor("own", actors.ActorConfig{Within: 2 * time.Second})(func() error { return nil }, func(cause error) { own = time.Until(stop.DeadlineOf(cause)) }))
 		fails := func(context.Context) error { return errors.New("bad") }
 		g.Add(sup.Actor("migrate", actors.ActorConfig{Stage: 1, StartFirst: true})(actors.Once(&stop, fails, actors.OnceConfig{})))
 		g.Run()
-		if within != 2*time.Second || !ok {
-			t.Errorf("shutdown had %v, want 2s; DeadlineOf(cause) = %v, want true", within, ok)
+		if within != 2*time.Second || own != 2*time.Second {
+			t.Errorf("shutdown had %v, want 2s; DeadlineOf(cause) leaves %v, want 2s", within, own)
 		}
 	})
 }

@@ -1,7 +1,9 @@
 package actors
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"os"
 	"slices"
 	"sync"
@@ -255,7 +257,7 @@ func (s *Stop) beginLocked(cause error) Phase {
 	s.deadline = drainAt.Add(s.grace() - min(s.reserved, s.grace()/2))
 	close(s.begun)
 	if s.executed && !s.allLocked(memberIsStarted) {
-		time.AfterFunc(returnTime, s.skipUnstarted)
+		time.AfterFunc(returnTime, s.skipUnstartedMembers)
 	}
 	switch serves := slices.ContainsFunc(s.members, func(m *member) bool { return !m.skipped }); {
 	case !serves:
@@ -326,13 +328,11 @@ func (s *Stop) cutNow(sig os.Signal) {
 	}
 }
 
+// errReturned is what is shown as the cause of a stop that has none.
+var errReturned = errors.New("an actor returned")
+
 // causeText returns the text of a cause for a log line.
-func causeText(cause error) string {
-	if cause == nil {
-		return "an actor returned"
-	}
-	return cause.Error()
-}
+func causeText(cause error) string { return cmp.Or(cause, errReturned).Error() }
 
 // SetReady takes the process out of service (false) or puts it back (true). While
 // it is out of service, readiness fails ([Health]), so that load balancers choose

@@ -132,14 +132,8 @@ type admin struct {
 }
 
 func (a *admin) interrupt(cause error) {
-	a.stop.Begin(cause) // before Deadline, which it sets
-	a.once.Do(func() {
-		deadline, _ := a.stop.Deadline()
-		if own, ok := actors.DeadlineOf(cause); ok && own.Before(deadline) {
-			deadline = own
-		}
-		a.interrupted <- deadline
-	})
+	a.stop.Begin(cause) // before DeadlineOf, which needs it
+	a.once.Do(func() { a.interrupted <- a.stop.DeadlineOf(cause) })
 }
 
 func (a *admin) execute(h http.Handler) error {

@@ -76,7 +76,7 @@ func drainStep(s actors.Snapshot) string {
 	case s.Began.IsZero():
 		return "taken back"
 	case s.Phase == actors.Stopped:
-		return fmt.Sprintf("stopped after %s, %d requests drained, %d failed, %s cut", formatDuration(s.Since.Sub(s.Began)), s.Drained, s.Failed, countCut(len(s.Cut), s.CutHijacked))
+		return fmt.Sprintf("stopped after %s, %d requests drained, %d failed, %s cut", formatDuration(s.Elapsed()), s.Drained, s.Failed, countCut(len(s.Cut), s.CutHijacked))
 	case s.CanUndrain:
 		return fmt.Sprintf("%v: not ready, still accepting; DELETE /drain takes it back", s.Phase)
 	}

@@ -230,7 +230,7 @@ func (a *admin) status() status {
 		Service: a.Service, Host: a.host, Addr: a.Addr,
 		Now: time.Now(), PID: os.Getpid(),
 		Phase: s.Phase.String(), Since: s.Since, Ready: s.Ready, OutOfService: s.OutOfService,
-		Began: s.Began, CanUndrain: s.CanUndrain, First: s.First, Deadline: s.Deadline,
+		Began: s.Began, Took: s.Elapsed().Seconds(), CanUndrain: s.CanUndrain, First: s.First, Deadline: s.Deadline,
 		Open: s.Open, New: s.New, Idle: s.Idle, Busy: s.Busy, Hijacked: s.Hijacked,
 		InFlight: s.InFlight, Streams: s.Streams,
 		Served: s.Served, Drained: s.Drained, DrainedHTTP2: s.DrainedHTTP2, HijackedEnded: s.HijackedEnded, Moved: s.Moved, Adopted: s.Adopted,
@@ -247,21 +247,10 @@ func (a *admin) status() status {
 	if len(st.Longest) > 0 {
 		st.Oldest = st.Longest[0].Age
 	}
-	switch {
-	case s.Began.IsZero():
-	case s.Phase == actors.Stopped:
-		st.Took = s.Since.Sub(s.Began).Seconds()
-	default:
-		st.Took = st.Now.Sub(s.Began).Seconds()
-	}
 	if a.LogLevel != nil {
 		st.LogLevel = a.LogLevel.String()
 	}
-	switch {
-	case s.Began.IsZero():
-	case s.Cause == nil:
-		st.Cause = "an actor returned"
-	default:
+	if s.Cause != nil {
 		st.Cause = s.Cause.Error()
 	}
 	for _, b := range s.Actors {

@@ -130,14 +130,8 @@ type notifier struct {
 }
 
 func (n *notifier) interrupt(cause error) {
-	n.stop.Begin(cause) // before Deadline, which it sets
-	n.once.Do(func() {
-		deadline, _ := n.stop.Deadline()
-		if own, ok := actors.DeadlineOf(cause); ok && own.Before(deadline) {
-			deadline = own
-		}
-		n.interrupted <- deadline
-	})
+	n.stop.Begin(cause) // before DeadlineOf, which needs it
+	n.once.Do(func() { n.interrupted <- n.stop.DeadlineOf(cause) })
 }
 
 func (n *notifier) execute() error {

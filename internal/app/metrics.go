@@ -97,14 +97,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	send(cutHijackedDesc, counter, float64(s.CutHijacked))
 	send(hijackedEndedDesc, counter, float64(s.HijackedEnded))
 	send(logDroppedDesc, counter, float64(s.LogLinesDropped))
-	var elapsed time.Duration
-	switch {
-	case s.Phase == actors.Stopped:
-		elapsed = s.Since.Sub(s.Began)
-	case !s.Began.IsZero():
-		elapsed = time.Since(s.Began)
-	}
-	send(elapsedDesc, gauge, elapsed.Seconds())
+	send(elapsedDesc, gauge, s.Elapsed().Seconds())
 	remaining := time.Duration(0)
 	if !s.Began.IsZero() && s.Phase != actors.Stopped {
 		remaining = max(0, time.Until(s.Deadline))

@@ -45,7 +45,7 @@ type cutRequest struct {
 // lacks so many lines.
 func newReport(s actors.Snapshot, err error, logDropped uint64) report {
 	r := report{
-		Began: s.Began.UTC(), Elapsed: s.Since.Sub(s.Began).Seconds(),
+		Began: s.Began.UTC(), Elapsed: s.Elapsed().Seconds(),
 		Served: s.Served, Drained: s.Drained, DrainedHTTP2: s.DrainedHTTP2, Hijacked: s.HijackedEnded, Moved: s.Moved, Failed: s.Failed, Cut: len(s.Cut), CutHijacked: s.CutHijacked,
 		LogDropped: logDropped, Status: Status(err),
 	}
