@@ -14,6 +14,7 @@ import (
 	"github.com/go-kit/log/level"
 
 	"lastcall/internal/asynclog"
+	"lastcall/internal/clock"
 )
 
 // Defaults for the fields of [Stop].
@@ -203,13 +204,8 @@ func (s *Stop) waitingLogger() log.Logger {
 	return s.Logger
 }
 
-// orDefault returns d, the default if d is zero, or zero if d is negative.
-func orDefault(d, def time.Duration) time.Duration {
-	if d == 0 {
-		return def
-	}
-	return max(d, 0)
-}
+// orDefault returns the value of a setting, see [clock.OrDefault].
+func orDefault(d, def time.Duration) time.Duration { return clock.OrDefault(d, def) }
 
 func (s *Stop) grace() time.Duration     { return orDefault(s.Grace, DefaultGrace) }
 func (s *Stop) idleGrace() time.Duration { return orDefault(s.IdleGrace, DefaultIdleGrace) }

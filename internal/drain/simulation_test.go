@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"lastcall/actors"
+	"lastcall/internal/clock"
 )
 
 var (
@@ -210,19 +211,12 @@ func newSimulation(seed uint64) (*simulation, error) {
 	s.Logger = s
 	s.begun = time.Now().Add(s.stopAt)
 	s.drain = s.begun.Add(s.LameDuck)
-	s.deadline = s.drain.Add(orDefault(s.Grace, actors.DefaultGrace))
+	s.deadline = s.drain.Add(clock.OrDefault(s.Grace, actors.DefaultGrace))
 	return s, nil
 }
 
-func orDefault(d, def time.Duration) time.Duration {
-	if d == 0 {
-		return def
-	}
-	return max(d, 0)
-}
-
 func (s *simulation) idleGrace() time.Duration {
-	return orDefault(s.IdleGrace, actors.DefaultIdleGrace)
+	return clock.OrDefault(s.IdleGrace, actors.DefaultIdleGrace)
 }
 
 func (s *simulation) faultf(format string, args ...any) {

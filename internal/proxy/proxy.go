@@ -440,19 +440,5 @@ func (l errorLog) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// timeout returns d, or fallback if d is zero, or 0 (no limit) if d is
-// negative.
-func timeout(d, fallback time.Duration) time.Duration {
-	if d == 0 {
-		return fallback
-	}
-	return max(d, 0)
-}
-
-// now is a clock that costs less than time.Now: it leaves out the time of day.
-func now() time.Duration { return time.Since(epoch) }
-
-var epoch = time.Now()
-
 // aLongTimeAgo is a deadline that makes a blocked Read return.
 var aLongTimeAgo = time.Unix(1, 0)

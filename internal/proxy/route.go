@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"lastcall/actors"
+	"lastcall/internal/clock"
 	"lastcall/internal/upstream"
 )
 
@@ -58,7 +59,7 @@ type route struct {
 }
 
 func newRoute(cfg Config) *route {
-	return &route{hold: timeout(cfg.Hold, DefaultHold), config: cfg, backends: make(map[int]*backend), changed: make(chan struct{})}
+	return &route{hold: clock.OrDefault(cfg.Hold, DefaultHold), config: cfg, backends: make(map[int]*backend), changed: make(chan struct{})}
 }
 
 // backend is a program, or a generation of one.
@@ -132,7 +133,7 @@ func (t *route) backendLocked(generation int, target string) *backend {
 }
 
 func (t *route) newSpread() *spread {
-	return &spread{max: timeout(t.config.Spread, DefaultSpread), draining: make(chan struct{})}
+	return &spread{max: clock.OrDefault(t.config.Spread, DefaultSpread), draining: make(chan struct{})}
 }
 
 func closeIdle(transport http.RoundTripper) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"lastcall/actors"
+	"lastcall/internal/clock"
 )
 
 const (
@@ -41,7 +42,7 @@ type webSocket struct {
 	goneOnce sync.Once
 	gone     chan struct{} // closed by Close
 
-	last        atomic.Int64 // when anything passed, by now()
+	last        atomic.Int64 // when anything passed, by clock.Now()
 	closePassed atomic.Bool  // the program got a Close frame
 
 	fromClient     frameParser // used by Read only
@@ -73,15 +74,15 @@ func (s *spread) webSocket(ctx context.Context, nc, raw net.Conn) net.Conn {
 func newWebSocket(ctx context.Context, nc, raw net.Conn) *webSocket {
 	c := &webSocket{Conn: nc, raw: raw, ctx: ctx,
 		gone: make(chan struct{}), closing: make(chan struct{}), programClosed: make(chan struct{})}
-	c.last.Store(int64(now()))
+	c.last.Store(int64(clock.Now()))
 	return c
 }
 
 // end closes the WebSocket when it is quiet, at the end of the current message.
 func (c *webSocket) end() {
-	until := now() + patience(c.ctx, maxQuietWait)
+	until := clock.Now() + patience(c.ctx, maxQuietWait)
 	for {
-		wait := min(time.Duration(c.last.Load())+quietTime, until) - now()
+		wait := min(time.Duration(c.last.Load())+quietTime, until) - clock.Now()
 		if wait <= 0 {
 			break
 		}
@@ -127,7 +128,7 @@ func (c *webSocket) closedHere() bool { return c.closeSent.Load() }
 func (c *webSocket) Write(p []byte) (n int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.last.Store(int64(now()))
+	c.last.Store(int64(clock.Now()))
 	for n < len(p) && !c.closeSent.Load() {
 		to := n
 		for to < len(p) && !c.closeNowLocked() {
@@ -168,7 +169,7 @@ func (c *webSocket) Read(p []byte) (int, error) {
 	}
 	n, err := c.Conn.Read(p)
 	if n > 0 {
-		c.last.Store(int64(now()))
+		c.last.Store(int64(clock.Now()))
 	}
 	for k := 0; k < n; {
 		k += c.fromClient.advance(p[k:n])

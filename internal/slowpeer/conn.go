@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"lastcall/internal/buffers"
+	"lastcall/internal/clock"
 	"lastcall/internal/socket"
 )
 
@@ -52,7 +53,7 @@ type conn struct {
 	renewing bool       // Read sets the read deadline
 	in       budget
 	reading  bool          // Read waits
-	since    time.Duration // when the wait began, by now()
+	since    time.Duration // when the wait began, by clock.Now()
 
 	wmu          sync.Mutex // held while writing; guards the following
 	out          budget
@@ -61,7 +62,7 @@ type conn struct {
 	waited       time.Duration // in Write since last settled
 
 	dmu            sync.Mutex    // guards the following
-	deadline       time.Duration // the socket's write deadline, by now()
+	deadline       time.Duration // the socket's write deadline, by clock.Now()
 	callerDeadline time.Time     // set by SetWriteDeadline; zero: none
 }
 
@@ -69,11 +70,6 @@ func newConn(nc net.Conn, in, out budget) *conn {
 	in.left, out.left = in.limit, out.limit
 	return &conn{Conn: nc, unacknowledged: socket.SendQueue, in: in, out: out}
 }
-
-// now is a clock that costs less than time.Now: it leaves out the time of day.
-func now() time.Duration { return time.Since(epoch) }
-
-var epoch = time.Now()
 
 func (c *conn) Read(p []byte) (int, error) {
 	c.rmu.Lock()
@@ -86,14 +82,14 @@ func (c *conn) Read(p []byte) (int, error) {
 		return 0, os.ErrDeadlineExceeded
 	}
 	c.Conn.SetReadDeadline(time.Now().Add(c.in.left))
-	c.reading, c.since = true, now()
+	c.reading, c.since = true, clock.Now()
 	c.rmu.Unlock()
 
 	n, err := c.Conn.Read(p)
 
 	c.rmu.Lock()
 	c.reading = false
-	c.in.settle(now()-c.since, int64(n))
+	c.in.settle(clock.Now()-c.since, int64(n))
 	c.rmu.Unlock()
 	return n, err
 }
@@ -108,7 +104,7 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 		if !c.reading {
 			return nil
 		}
-		c.since, t = now(), time.Now().Add(c.in.left)
+		c.since, t = clock.Now(), time.Now().Add(c.in.left)
 	}
 	return c.Conn.SetReadDeadline(t)
 }
@@ -200,7 +196,7 @@ func (c *conn) beforeWriteLocked() (time.Duration, error) {
 	step := c.out.limit / 8
 	c.dmu.Lock()
 	defer c.dmu.Unlock()
-	t := now()
+	t := clock.Now()
 	if to := c.deadline - t; to >= min(step, c.out.left) && to <= c.out.left {
 		return t, nil
 	}
@@ -217,7 +213,7 @@ func (c *conn) beforeWriteLocked() (time.Duration, error) {
 func (c *conn) afterWriteLocked(start time.Duration, moved int64, err error) bool {
 	c.bytesWritten += moved
 	c.moved.Store(c.bytesWritten)
-	c.waited += now() - start
+	c.waited += clock.Now() - start
 	expired := err != nil && errors.Is(err, os.ErrDeadlineExceeded)
 	if expired || c.waited >= c.out.limit/8 {
 		c.settleLocked()
@@ -252,7 +248,7 @@ func (c *conn) SetWriteDeadline(t time.Time) error {
 	if t.IsZero() {
 		return nil // Write sets its own; net/http does this after each request
 	}
-	tick := now()
+	tick := clock.Now()
 	at := tick + time.Until(t)
 	if c.deadline > tick && c.deadline <= at {
 		return nil // the earlier one comes first; Write then checks callerDeadline

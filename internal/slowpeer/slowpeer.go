@@ -23,6 +23,7 @@ import (
 	"syscall"
 	"time"
 
+	"lastcall/internal/clock"
 	"lastcall/internal/request"
 )
 
@@ -46,15 +47,6 @@ type Config struct {
 // averaged over the time for which the server waits for it.
 const MinRate = 500
 
-// timeout returns d, or fallback if d is zero, or 0 (no limit) if d is
-// negative.
-func timeout(d, fallback time.Duration) time.Duration {
-	if d == 0 {
-		return fallback
-	}
-	return max(d, 0)
-}
-
 // renewMarker is a read deadline by which [Handler] tells a connection of a
 // [Listener] to renew its read deadline with each Read from now on.
 //
@@ -75,7 +67,7 @@ var aLongTimeAgo = time.Unix(1, 0)
 // Handler does nothing. It does not touch an HTTP/1 request or its body. An
 // HTTP/1 request without a body costs nothing.
 func Handler(next http.Handler, cfg Config) http.Handler {
-	read, write := timeout(cfg.Read, defaultRead), timeout(cfg.Write, defaultWrite)
+	read, write := clock.OrDefault(cfg.Read, defaultRead), clock.OrDefault(cfg.Write, defaultWrite)
 	if read == 0 && write == 0 {
 		return next
 	}
@@ -139,7 +131,7 @@ const (
 // Only Write and ReadFrom know the timeouts. The descriptor behind SyscallConn
 // may have a deadline that has passed.
 func Listener(l net.Listener, cfg Config) net.Listener {
-	read, write := timeout(cfg.Read, defaultRead), timeout(cfg.Write, defaultWrite)
+	read, write := clock.OrDefault(cfg.Read, defaultRead), clock.OrDefault(cfg.Write, defaultWrite)
 	if read == 0 && write == 0 {
 		return l
 	}

@@ -6,6 +6,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"lastcall/internal/clock"
 )
 
 // stream applies the read timeout to the body of one request over HTTP/2, whose
@@ -21,8 +23,8 @@ type stream struct {
 
 	mu          sync.Mutex
 	timer       *time.Timer
-	since       time.Duration // when the current Read began to wait, by now()
-	due         time.Duration // when the budget is spent, by now(); 0: no Read waits
+	since       time.Duration // when the current Read began to wait, by clock.Now()
+	due         time.Duration // when the budget is spent, by clock.Now(); 0: no Read waits
 	handlerDone bool          // the handler has returned; rc must not be used
 }
 
@@ -36,7 +38,7 @@ func (s *stream) Read(p []byte) (int, error) {
 	defer s.mu.Unlock()
 	s.timer.Stop()
 	s.due = 0
-	s.in.settle(now()-s.since, int64(n))
+	s.in.settle(clock.Now()-s.since, int64(n))
 	return n, err
 }
 
@@ -53,7 +55,7 @@ func (s *stream) beginRead() bool {
 
 // startTimerLocked starts the timer with what is left of the budget.
 func (s *stream) startTimerLocked() {
-	s.since = now()
+	s.since = clock.Now()
 	s.due = s.since + s.in.left
 	if s.timer == nil {
 		s.timer = time.AfterFunc(s.in.left, s.onTimer)
@@ -76,7 +78,7 @@ func (s *stream) renew() {
 func (s *stream) onTimer() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.due != 0 && now() >= s.due && !s.handlerDone {
+	if s.due != 0 && clock.Now() >= s.due && !s.handlerDone {
 		s.rc.SetReadDeadline(aLongTimeAgo)
 	}
 }

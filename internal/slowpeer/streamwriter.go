@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"lastcall/internal/clock"
 )
 
 // maxWrite is the longest part of a response over HTTP/2 that is written at
@@ -56,7 +58,7 @@ type streamWriter struct {
 	writing     bool
 	timer       *time.Timer
 	timerSet    bool
-	tick        time.Duration // when the budget was last charged, by now()
+	tick        time.Duration // when the budget was last charged, by clock.Now()
 	worth       time.Duration // of the bytes that are being written
 	movedBefore int64         // on the connection, when the write began
 	handlerDone bool          // the handler has returned; rc must not be used
@@ -104,7 +106,7 @@ func (s *streamWriter) begin(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.conn.streamsWriting.Add(1)
-	s.writing, s.tick, s.worth = true, now(), time.Duration(n)*time.Second/time.Duration(s.out.rate)
+	s.writing, s.tick, s.worth = true, clock.Now(), time.Duration(n)*time.Second/time.Duration(s.out.rate)
 	s.movedBefore = s.conn.moved.Load()
 	if s.timerSet {
 		return
@@ -129,7 +131,7 @@ func (s *streamWriter) end() {
 
 // chargeLocked charges the budget for the time since it was last charged.
 func (s *streamWriter) chargeLocked() {
-	t := now()
+	t := clock.Now()
 	waited := t - s.tick
 	s.tick = t
 	if waited < s.out.limit/16 {

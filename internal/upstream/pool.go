@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"lastcall/internal/clock"
 )
 
 // pool holds up to maxIdle idle connections to the program, each for its
@@ -36,7 +38,7 @@ func (p *pool) get(ctx context.Context, fresh bool) (c *conn, reused bool, err e
 		c, p.idle[n-1] = p.idle[n-1], nil
 		p.idle = p.idle[:n-1]
 		p.mu.Unlock()
-		expired := c.idleLimit < idleTimeout && now()-c.idleSince >= c.idleLimit // the timer may be set to a later one
+		expired := c.idleLimit < idleTimeout && clock.Now()-c.idleSince >= c.idleLimit // the timer may be set to a later one
 		if !expired && c.noPendingInput() {
 			return c, true, nil
 		}
@@ -57,7 +59,7 @@ func (p *pool) put(c *conn) {
 		c.Close()
 		return
 	}
-	c.idleSince = now()
+	c.idleSince = clock.Now()
 	p.idle = append(p.idle, c)
 	if !p.timerSet {
 		p.timerSet = true
@@ -73,7 +75,7 @@ func (p *pool) put(c *conn) {
 func (p *pool) sweep() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	t, next := now(), time.Duration(math.MaxInt64)
+	t, next := clock.Now(), time.Duration(math.MaxInt64)
 	p.idle = slices.DeleteFunc(p.idle, func(c *conn) bool {
 		left := c.idleLimit - (t - c.idleSince)
 		if left <= 0 {

@@ -16,6 +16,7 @@ import (
 	"unicode"
 
 	"lastcall/internal/buffers"
+	"lastcall/internal/clock"
 	"lastcall/internal/slowpeer"
 )
 
@@ -50,10 +51,10 @@ const (
 // a unix socket). The error says what a target looks like. New does not
 // connect.
 func New(target string, cfg Config) (*url.URL, http.RoundTripper, error) {
-	dialer := &net.Dialer{Timeout: timeout(cfg.DialTimeout, 5*time.Second), KeepAlive: 30 * time.Second}
+	dialer := &net.Dialer{Timeout: clock.OrDefault(cfg.DialTimeout, 5*time.Second), KeepAlive: 30 * time.Second}
 	transport := &http.Transport{
-		TLSHandshakeTimeout:   timeout(cfg.DialTimeout, 5*time.Second),
-		ResponseHeaderTimeout: timeout(cfg.ResponseTimeout, time.Minute),
+		TLSHandshakeTimeout:   clock.OrDefault(cfg.DialTimeout, 5*time.Second),
+		ResponseHeaderTimeout: clock.OrDefault(cfg.ResponseTimeout, time.Minute),
 		MaxIdleConnsPerHost:   maxIdle,
 		IdleConnTimeout:       idleTimeout,
 		DisableCompression:    true, // client and program agree on it
@@ -135,20 +136,6 @@ func isPort(port string) bool {
 	n, err := strconv.ParseUint(port, 10, 16)
 	return port == "" || err == nil && n > 0
 }
-
-// timeout returns d, or fallback if d is zero, or 0 (no limit) if d is
-// negative.
-func timeout(d, fallback time.Duration) time.Duration {
-	if d == 0 {
-		return fallback
-	}
-	return max(d, 0)
-}
-
-// now is a clock that costs less than time.Now: it leaves out the time of day.
-func now() time.Duration { return time.Since(epoch) }
-
-var epoch = time.Now()
 
 func isTimeout(err error) bool {
 	var timeout net.Error

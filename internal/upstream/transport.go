@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"lastcall/internal/buffers"
+	"lastcall/internal/clock"
 	"lastcall/internal/socket"
 )
 
@@ -107,7 +108,7 @@ type conn struct {
 	pool           *pool
 	noPendingInput func() bool   // nothing waits to be read, not even the end
 	close          func()        // Close
-	idleSince      time.Duration // when it came into the pool, by now()
+	idleSince      time.Duration // when it came into the pool, by clock.Now()
 	idleLimit      time.Duration // how long it may stay there
 
 	br        *bufio.Reader
@@ -122,13 +123,13 @@ type conn struct {
 	ctx  context.Context // of the request
 	stop func() bool     // stops watching ctx; nil: not watching
 
-	progress atomic.Int64 // when a Read began, or a part of the request was written, by now()
+	progress atomic.Int64 // when a Read began, or a part of the request was written, by clock.Now()
 
 	mu            sync.Mutex
 	responseBegun bool          // the header was read
-	responseDue   time.Duration // when the response timeout ends, by now(); 0: no limit
+	responseDue   time.Duration // when the response timeout ends, by clock.Now(); 0: no limit
 	silence       time.Duration // how long the program may say nothing in the response; 0: no limit
-	readDeadline  time.Duration // the socket's, by now(); 0: none
+	readDeadline  time.Duration // the socket's, by clock.Now(); 0: none
 }
 
 func newConn(nc net.Conn, p *pool) *conn {
@@ -294,7 +295,7 @@ func (c *conn) awaitResponse(timeout time.Duration) {
 	if c.responseBegun {
 		return // before the whole request was written
 	}
-	t, wait := now(), firstWait
+	t, wait := clock.Now(), firstWait
 	if timeout > 0 {
 		c.responseDue, wait = t+timeout, min(wait, timeout)
 	}
@@ -305,7 +306,7 @@ func (c *conn) awaitResponse(timeout time.Duration) {
 
 // setReadDeadlineLocked sets the read deadline of the socket.
 func (c *conn) setReadDeadlineLocked(wait time.Duration) {
-	c.readDeadline = now() + wait
+	c.readDeadline = clock.Now() + wait
 	c.SetReadDeadline(time.Now().Add(wait))
 }
 
@@ -336,7 +337,7 @@ func (c *conn) onReadDeadline() bool {
 	if c.silence > 0 {
 		due = time.Duration(c.progress.Load()) + c.silence
 	}
-	switch left := due - now(); {
+	switch left := due - clock.Now(); {
 	case due == 0:
 		c.readDeadline = 0
 		c.SetReadDeadline(time.Time{})
@@ -356,7 +357,7 @@ func (c connReader) Read(p []byte) (int, error) {
 		return 0, io.ErrUnexpectedEOF
 	}
 	if c.silence > 0 {
-		c.progress.Store(int64(now()))
+		c.progress.Store(int64(clock.Now()))
 	}
 	for {
 		n, err := c.Conn.Read(p[:min(int64(len(p)), c.readLimit)])
@@ -375,7 +376,7 @@ type connWriter struct{ *conn }
 func (c connWriter) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	if c.writeDone != nil {
-		c.progress.Store(int64(now()))
+		c.progress.Store(int64(clock.Now()))
 	}
 	c.bytesWritten += int64(n)
 	c.writeErr = err

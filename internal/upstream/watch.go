@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"lastcall/internal/clock"
 )
 
 // errSilent is the error of a program that stalls within an exchange.
@@ -40,7 +42,7 @@ type watch struct {
 	mu       sync.Mutex
 	timer    *time.Timer
 	timerSet bool
-	since    time.Duration // the last progress, by now()
+	since    time.Duration // the last progress, by clock.Now()
 	sending  bool          // the program has not taken all that it was sent
 	reading  bool          // the next part of the response is awaited
 	begun    bool          // the response has begun
@@ -55,7 +57,7 @@ func (w *watch) waitingLocked() bool { return !w.stopped && (w.reading || w.send
 
 // progressLocked begins to wait, or to wait anew.
 func (w *watch) progressLocked() {
-	w.since = now()
+	w.since = clock.Now()
 	if w.timerSet || !w.waitingLocked() {
 		return
 	}
@@ -74,7 +76,7 @@ func (w *watch) onTimer() {
 		w.mu.Unlock()
 		return
 	}
-	if left := w.limit - (now() - w.since); left > 0 {
+	if left := w.limit - (clock.Now() - w.since); left > 0 {
 		w.timerSet = true
 		w.timer.Reset(left)
 		w.mu.Unlock()
