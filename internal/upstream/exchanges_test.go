@@ -34,7 +34,7 @@ type row struct {
 	line          string
 }
 
-// pause is longer than what Transport waits for an answer as if it came at once.
+// pause is longer than what transport waits for an answer as if it came at once.
 const pause = firstWait + firstWait/2
 
 // pauseMark stands for a pause in an answer.
@@ -221,7 +221,7 @@ func (p *peer) sayParts(parts []string) {
 func outcomeText(s string) string { return s[:strings.LastIndex(s, " x")] }
 
 // TestExchanges holds the answers of testdata/exchanges.txt, in several ways,
-// against Transport and http.Transport.
+// against transport and http.Transport.
 func TestExchanges(t *testing.T) {
 	t.Parallel()
 	comment, rows := readRows(t)

@@ -82,7 +82,7 @@ func FuzzAnswer(f *testing.F) {
 	f.Fuzz(func(t *testing.T, answer []byte, how byte) {
 		const own = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown"
 		method := []string{"GET", "HEAD", "POST", "DELETE"}[how>>1&3]
-		d := &Transport{responseTimeout: time.Millisecond}
+		d := &transport{responseTimeout: time.Millisecond}
 		d.timer = time.AfterFunc(time.Hour, d.sweep)
 		defer d.timer.Stop()
 		connect := func(nc *answerConn) *conn {

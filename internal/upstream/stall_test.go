@@ -52,7 +52,7 @@ func withTransport(t *testing.T, way string, h http.HandlerFunc, f func(t *testi
 			return slowpeer.LimitWrites(nc, limit, 1), err
 		}
 		if way == "Transport" {
-			d := &Transport{responseTimeout: limit, pool: pool{dial: func(ctx context.Context) (net.Conn, error) { return dial(ctx, "", "") }}}
+			d := &transport{responseTimeout: limit, pool: pool{dial: func(ctx context.Context) (net.Conn, error) { return dial(ctx, "", "") }}}
 			f(t, d)
 			return
 		}

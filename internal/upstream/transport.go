@@ -37,30 +37,30 @@ const (
 	firstWait = 50 * time.Millisecond
 )
 
-// Transport is an http.RoundTripper for HTTP/1.1 without TLS. It writes and
+// transport is an http.RoundTripper for HTTP/1.1 without TLS. It writes and
 // reads on the goroutine of the request. http.Transport has two more goroutines
 // a connection, and the hand-over between the three costs more than everything
 // else that a proxy does.
 //
-// Transport behaves as [Standard] does, with two differences. It does not check
+// transport behaves as [Standard] does, with two differences. It does not check
 // the header of the request, because http.Server has done so. And it leaves
 // upgrades, and requests that wait for 100 (Continue), to a Standard.
 //
 // The body of a request is sent by another goroutine, because the response may
 // come before its end.
-type Transport struct {
+type transport struct {
 	pool
 	responseTimeout time.Duration // of silence, before and in the response; 0: no limit
 	fallback        *Standard
 }
 
-// newTransport returns a Transport to addr, or t itself where the system cannot
+// newTransport returns a transport to addr, or t itself where the system cannot
 // tell whether an idle connection is still good.
 func newTransport(t *Standard, addr string) http.RoundTripper {
 	if !socket.CanPeek {
 		return t
 	}
-	return &Transport{
+	return &transport{
 		pool: pool{dial: func(ctx context.Context) (net.Conn, error) {
 			return t.DialContext(ctx, "tcp", addr)
 		}},
@@ -70,7 +70,7 @@ func newTransport(t *Standard, addr string) http.RoundTripper {
 }
 
 // CloseIdleConnections closes the connections that no request uses.
-func (d *Transport) CloseIdleConnections() {
+func (d *transport) CloseIdleConnections() {
 	d.pool.close()
 	d.fallback.CloseIdleConnections()
 }
@@ -78,7 +78,7 @@ func (d *Transport) CloseIdleConnections() {
 // RoundTrip sends the request once more, on a new connection, if the program
 // closed an idle connection at the same moment. More often would let a request
 // that crashes the program do so for each connection.
-func (d *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
+func (d *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.Header["Upgrade"] != nil || r.Header["Expect"] != nil || r.Method == http.MethodConnect {
 		return d.fallback.RoundTrip(r)
 	}

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// BenchmarkRoundTrip measures a request to the program by Transport, by Standard, and by
+// BenchmarkRoundTrip measures a request to the program by transport, by Standard, and by
 // bare http.Transport, in turns. The program, in the same process, does as little as
 // possible. cpu-ns/op is the processor time of both, which other processes on the
 // machine hardly change; docs/figures.md has what came of it.

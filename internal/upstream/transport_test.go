@@ -27,10 +27,10 @@ import (
 	"lastcall/internal/wiretest"
 )
 
-// testTransport returns a Transport to the program at addr. Its connections end
+// testTransport returns a transport to the program at addr. Its connections end
 // with the test.
-func testTransport(t testing.TB, addr string) *Transport {
-	d := &Transport{responseTimeout: time.Minute}
+func testTransport(t testing.TB, addr string) *transport {
+	d := &transport{responseTimeout: time.Minute}
 	d.dial = func(ctx context.Context) (net.Conn, error) {
 		nc, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 		if err != nil {
@@ -110,7 +110,7 @@ func perform(t *testing.T, f script) (addr string, made *atomic.Int32) {
 	return l.Addr().String(), made
 }
 
-// transports runs f with Transport and with Standard, which must do the same.
+// transports runs f with transport and with Standard, which must do the same.
 func transports(t *testing.T, f func(t *testing.T, to func(addr string) http.RoundTripper)) {
 	t.Run("upstream", func(t *testing.T) {
 		f(t, func(addr string) http.RoundTripper { return testTransport(t, addr) })
@@ -346,7 +346,7 @@ func TestTransportReuse(t *testing.T) {
 	for _, body := range []string{"body", strings.Repeat("body", 100_000)} {
 		synctest.Test(t, func(t *testing.T) {
 			nc, program := net.Pipe()
-			d := &Transport{responseTimeout: time.Minute}
+			d := &transport{responseTimeout: time.Minute}
 			d.dial = func(context.Context) (net.Conn, error) { return nil, errors.New("no other") }
 			c := newConn(slowpeer.LimitWrites(nc, time.Minute, 1), &d.pool)
 			c.noPendingInput = func() bool { return true }
@@ -595,7 +595,7 @@ func TestTransportTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const limit = 10 * time.Second
 		nc, program := net.Pipe()
-		d := &Transport{responseTimeout: limit}
+		d := &transport{responseTimeout: limit}
 		c := newConn(slowpeer.LimitWrites(nc, limit, 1), &d.pool)
 		c.noPendingInput = func() bool { return true }
 		d.idle = []*conn{c}
@@ -735,7 +735,7 @@ func TestTransportUnsent(t *testing.T) {
 func TestTransportSlowEarlyAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		nc, program := net.Pipe()
-		d := &Transport{responseTimeout: 10 * time.Second}
+		d := &transport{responseTimeout: 10 * time.Second}
 		d.dial = func(context.Context) (net.Conn, error) { return nc, nil }
 		go func() {
 			defer program.Close()
