@@ -3,13 +3,13 @@ package app
 import (
 	"fmt"
 	"net/http"
-	"path"
 	"runtime/debug"
 
 	"github.com/go-kit/log"
 
 	"lastcall/actors"
 	"lastcall/internal/accesslog"
+	"lastcall/internal/drain"
 	"lastcall/internal/files"
 	"lastcall/internal/proxy"
 	"lastcall/internal/request"
@@ -88,8 +88,7 @@ func (s *Service) newHandler() (h http.Handler, err error) {
 func probes(stop *actors.Stop, prefix string, next http.Handler) http.Handler {
 	health := actors.Health(stop, prefix, next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch path.Base(r.URL.Path) {
-		case "healthz", "livez", "readyz":
+		if drain.IsProbePath(r.URL.Path) {
 			if _, err := request.Check(r); err != nil {
 				next.ServeHTTP(w, r)
 				return

@@ -39,10 +39,18 @@ var probes = [...]string{
 	"Datadog Agent/",
 }
 
+// IsProbePath reports whether a path is one at which a probe looks, see actors.Health.
+func IsProbePath(p string) bool {
+	switch path.Base(p) {
+	case "healthz", "livez", "readyz":
+		return true
+	}
+	return false
+}
+
 // isProbe reports whether a request is that of a probe or a scrape.
 func isProbe(r *http.Request) bool {
-	switch path.Base(r.URL.Path) {
-	case "healthz", "livez", "readyz":
+	if IsProbePath(r.URL.Path) {
 		return true
 	}
 	agent := r.UserAgent()
