@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -24,7 +25,14 @@ import (
 	"lastcall/internal/wiretest"
 )
 
+// runHelper is what a process does that a test starts with HELPER set; nil: no test does.
+var runHelper func(name string)
+
 func TestMain(m *testing.M) {
+	if name := os.Getenv("HELPER"); name != "" && runHelper != nil {
+		runHelper(name)
+		return
+	}
 	flag.Parse()
 	flag.Set("test.parallel", "12") // these wait, more than they work
 	// net/http's pause before it closes what the client may still write to.
