@@ -45,8 +45,8 @@ func TestStopWithLongThinkTime(t *testing.T) {
 		think = 1500 * time.Millisecond
 	}
 	tr := e2e.Traffic{Warm: 3, Groups: []load.Group{
-		{Name: "blind", Kind: load.Blind, N: 500, Think: think, Method: "POST", Body: 16},
-		{Name: "looking", Kind: load.Looking, N: 500, Think: think, Method: "POST", Body: 16},
+		{Name: "blind", Kind: load.Reuse, N: 500, Think: think, Method: "POST", Body: 16},
+		{Name: "looking", Kind: load.Look, N: 500, Think: think, Method: "POST", Body: 16},
 	}}.Few()
 	for range *e2e.Stops {
 		ledger, served := e2e.StopUnderLoad(t, e2e.StartProxy, nil, tr)

@@ -93,9 +93,9 @@ func TestHTTPFunc(t *testing.T) {
 	dir := t.TempDir()
 	config := &tls.Config{RootCAs: writeCertificate(t, dir), ServerName: "127.0.0.1"}
 	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	http1 := load.Group{Name: "1", Kind: load.Blind, N: 20, Think: 5 * time.Millisecond}
+	http1 := load.Group{Name: "1", Kind: load.Reuse, N: 20, Think: 5 * time.Millisecond}
 	http2 := load.Group{Name: "2", Kind: load.HTTP2, N: 4, Streams: 5, Think: 5 * time.Millisecond}
-	fresh := load.Group{Name: "fresh", Kind: load.Fresh, N: 2, Think: 10 * time.Millisecond}
+	fresh := load.Group{Name: "fresh", Kind: load.Connect, N: 2, Think: 10 * time.Millisecond}
 	over := func(g load.Group) load.Group { g.TLS = config; return g }
 
 	for name, tt := range map[string]struct {
@@ -339,8 +339,8 @@ func TestPlain(t *testing.T) {
 	served := serve(&stop)(actors.HTTP(&stop, srv, actors.Plain(clear), encrypted))
 	config := &tls.Config{RootCAs: roots, ServerName: "127.0.0.1"}
 	loseNone(t, &stop, clear.Addr().String(),
-		load.Group{Name: "clear", Kind: load.Blind, N: 20, Think: 5 * time.Millisecond},
-		load.Group{Name: "tls", Addr: encrypted.Addr().String(), TLS: config, Kind: load.Blind, N: 20, Think: 5 * time.Millisecond},
+		load.Group{Name: "clear", Kind: load.Reuse, N: 20, Think: 5 * time.Millisecond},
+		load.Group{Name: "tls", Addr: encrypted.Addr().String(), TLS: config, Kind: load.Reuse, N: 20, Think: 5 * time.Millisecond},
 		load.Group{Name: "h2", Addr: encrypted.Addr().String(), TLS: config, Kind: load.HTTP2, N: 4, Streams: 5, Think: 5 * time.Millisecond})
 	if err := await(t, served); err != nil {
 		t.Errorf("Err() = %v, want nil", err)

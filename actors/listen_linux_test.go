@@ -58,9 +58,9 @@ func TestMultipathListener(t *testing.T) {
 			go func() { returned <- execute() }()
 
 			cfg := load.Config{Addr: addr, EchoBody: true, MaxUnused: 250 * time.Millisecond, Groups: []load.Group{
-				{Kind: load.Blind, N: 20, Think: 20 * time.Millisecond},
-				{Kind: load.Looking, N: 20, Think: 20 * time.Millisecond},
-				{Kind: load.Fresh, N: 4, Think: 4 * time.Millisecond},
+				{Kind: load.Reuse, N: 20, Think: 20 * time.Millisecond},
+				{Kind: load.Look, N: 20, Think: 20 * time.Millisecond},
+				{Kind: load.Connect, N: 4, Think: 4 * time.Millisecond},
 			}}
 			if tt.dial != nil {
 				cfg.Dial = func(ctx context.Context, _ int) (net.Conn, error) { return tt.dial(ctx, addr) }

@@ -88,8 +88,8 @@ func TestOneLine(t *testing.T) {
 			if err != nil {
 				t.Fatalf("no address: %v\n%s", err, &stderr)
 			}
-			group := load.Group{Kind: load.Blind, N: 20, Think: 5 * time.Millisecond}
-			fresh := load.Group{Kind: load.Fresh, N: 2, Think: 10 * time.Millisecond}
+			group := load.Group{Kind: load.Reuse, N: 20, Think: 5 * time.Millisecond}
+			fresh := load.Group{Kind: load.Connect, N: 2, Think: 10 * time.Millisecond}
 			if strings.HasSuffix(name, "TLS") {
 				group.TLS = &tls.Config{RootCAs: roots, ServerName: "127.0.0.1"}
 				fresh.TLS = group.TLS

@@ -77,9 +77,9 @@ func TestPoolOutlivesHTTP(t *testing.T) {
 	go func() { ran <- g.Run() }()
 
 	clients, err := load.Start(load.Config{Addr: l.Addr().String(), EchoBody: true, MaxUnused: 250 * time.Millisecond, Groups: []load.Group{
-		{Kind: load.Blind, N: 50, Think: 5 * time.Millisecond},
-		{Kind: load.Looking, N: 50, Think: 5 * time.Millisecond},
-		{Kind: load.Fresh, N: 8},
+		{Kind: load.Reuse, N: 50, Think: 5 * time.Millisecond},
+		{Kind: load.Look, N: 50, Think: 5 * time.Millisecond},
+		{Kind: load.Connect, N: 8},
 	}})
 	if err != nil {
 		t.Fatal(err)

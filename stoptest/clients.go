@@ -112,11 +112,11 @@ func (c *config) groups(ln *line.Line) (start, late []load.Group) {
 		get := func() { g.Method, g.Body = "GET", 0 }
 		switch class {
 		case "reuse":
-			g.Kind = load.Blind
+			g.Kind = load.Reuse
 		case "look":
-			g.Kind = load.Looking
+			g.Kind = load.Look
 		case "connect":
-			g.Kind, g.Think, g.Jitter = load.Fresh, 0, 0
+			g.Kind, g.Think, g.Jitter = load.Connect, 0, 0
 		case "h2":
 			if c.h2 == "off" {
 				continue
@@ -130,9 +130,9 @@ func (c *config) groups(ln *line.Line) (start, late []load.Group) {
 		case "unused":
 			g.Kind = load.Idle
 		case "slow":
-			g.Kind, g.Requests, g.Delay, u, then = load.Fresh, 1, -1, c.slow, &late
+			g.Kind, g.Requests, g.Delay, u, then = load.Connect, 1, -1, c.slow, &late
 		case "upload":
-			g.Kind, g.Requests, g.Delay, u, then = load.Fresh, 1, -1, c.upload, &late
+			g.Kind, g.Requests, g.Delay, u, then = load.Connect, 1, -1, c.upload, &late
 			g.Method, g.Body, g.BodyTime = c.uploadMethod(), uploadBody, c.pauses.upload
 		case "sse":
 			g.Kind, g.Think, g.Jitter, u = load.Events, streamThink, 0, c.sse
@@ -153,7 +153,7 @@ func (c *config) groups(ln *line.Line) (start, late []load.Group) {
 // heldGroup returns a client whose request is in flight during the whole stop: a
 // slow upload.
 func (c *config) heldGroup(ln *line.Line) load.Group {
-	g := load.Group{Name: "held", Kind: load.Fresh, N: 1, Requests: 1, Delay: -1, Method: c.uploadMethod(), Body: 10 << 10, BodyTime: c.pauses.held}
+	g := load.Group{Name: "held", Kind: load.Connect, N: 1, Requests: 1, Delay: -1, Method: c.uploadMethod(), Body: 10 << 10, BodyTime: c.pauses.held}
 	u := c.url
 	if c.upload.URL != nil {
 		u = c.upload

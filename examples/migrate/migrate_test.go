@@ -147,9 +147,9 @@ func stop(t *testing.T, name string, loaded, loses bool) {
 		return
 	}
 	l, err := load.Start(load.Config{Addr: p.addr, EchoBody: true, MaxUnused: 250 * time.Millisecond, Groups: []load.Group{
-		{Kind: load.Blind, N: 40, Think: 20 * time.Millisecond},
-		{Kind: load.Looking, N: 20, Think: 20 * time.Millisecond},
-		{Kind: load.Fresh, N: 4, Think: 4 * time.Millisecond},
+		{Kind: load.Reuse, N: 40, Think: 20 * time.Millisecond},
+		{Kind: load.Look, N: 20, Think: 20 * time.Millisecond},
+		{Kind: load.Connect, N: 4, Think: 4 * time.Millisecond},
 	}})
 	if err != nil {
 		t.Fatal(err)

@@ -495,10 +495,10 @@ func TestGiveUnderLoad(t *testing.T) {
 			return new(net.Dialer).DialContext(ctx, "tcp", l.Addr().String())
 		},
 		Groups: []load.Group{
-			{Name: "busy", Kind: load.Blind, N: n},
-			{Name: "posts", Kind: load.Looking, N: n, Body: 5000, Think: time.Millisecond},
-			{Name: "slow", Kind: load.Blind, N: n, Path: "/slow", Think: 5 * time.Millisecond},
-			{Name: "uploads", Kind: load.Blind, N: n, Body: 50000, BodyTime: 5 * time.Millisecond, Think: time.Millisecond},
+			{Name: "busy", Kind: load.Reuse, N: n},
+			{Name: "posts", Kind: load.Look, N: n, Body: 5000, Think: time.Millisecond},
+			{Name: "slow", Kind: load.Reuse, N: n, Path: "/slow", Think: 5 * time.Millisecond},
+			{Name: "uploads", Kind: load.Reuse, N: n, Body: 50000, BodyTime: 5 * time.Millisecond, Think: time.Millisecond},
 		},
 	}
 	clients, err := load.Start(cfg)

@@ -354,7 +354,7 @@ func TestDrainOfWrappedListener(t *testing.T) {
 				net.Listener
 				syscall.Conn
 			}{notedListener{l, func(nc net.Conn) net.Conn { return &proxied{TCPConn: nc.(*net.TCPConn)} }}, l.(syscall.Conn)}
-		}, true, false, []load.Group{{Name: "blind", Kind: load.Blind, N: 16}, {Name: "fresh", Kind: load.Fresh, N: 2}}},
+		}, true, false, []load.Group{{Name: "blind", Kind: load.Reuse, N: 16}, {Name: "fresh", Kind: load.Connect, N: 2}}},
 		{"LimitListener", func(l net.Listener) net.Listener { return netutil.LimitListener(l, 32) },
 			false, true, nil},
 	} {

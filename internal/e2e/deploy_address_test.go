@@ -37,8 +37,8 @@ func loadOf(t testing.TB, addr string, body int) *load.Load {
 	t.Helper()
 	think := pause(5*time.Millisecond, 50*time.Millisecond)
 	l := startLoad(t, load.Config{Addr: addr, EchoHeader: "X-Request-Id", MaxTime: 2 * time.Minute, MaxUnused: keepsUnused, Groups: []load.Group{
-		{Name: "blind", Kind: load.Blind, N: Few(40), Think: think, Body: body},
-		{Name: "fresh", Kind: load.Fresh, N: Few(16), Think: think, Body: body},
+		{Name: "blind", Kind: load.Reuse, N: Few(40), Think: think, Body: body},
+		{Name: "fresh", Kind: load.Connect, N: Few(16), Think: think, Body: body},
 	}}, 1)
 	return l
 }

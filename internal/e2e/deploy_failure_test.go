@@ -93,7 +93,7 @@ func TestDeployCrashes(t *testing.T) {
 	d := startDeployable(t)
 	before := d.pid(t)
 	l := loadOf(t, d.Addr, 16)
-	if err := l.Add(load.Group{Name: "drip", Kind: load.Fresh, N: Few(64), Path: "/drip"}); err != nil {
+	if err := l.Add(load.Group{Name: "drip", Kind: load.Connect, N: Few(64), Path: "/drip"}); err != nil {
 		t.Fatal(err)
 	}
 	moments := []string{"1ms", "20ms", "100ms"}

@@ -214,10 +214,10 @@ func TestDeployUnderLoad(t *testing.T) {
 			defer client.CloseIdleConnections()
 			fresh := freshUsage(t, d.Process, client, "localhost")
 			l := startLoad(t, load.Config{Addr: d.Addr, EchoHeader: "X-Request-Id", MaxTime: 2 * time.Minute, MaxUnused: keepsUnused, Groups: []load.Group{
-				{Name: "blind", Kind: load.Blind, N: Few(40), Think: think, Method: "POST", Body: 16},
-				{Name: "looking", Kind: load.Looking, N: Few(40), Think: think, Method: "POST", Body: 16},
-				{Name: "fresh", Kind: load.Fresh, N: Few(16), Think: think, Method: "POST", Body: 16},
-				{Name: "slow", Kind: load.Fresh, N: 4, Path: "/slow"},
+				{Name: "blind", Kind: load.Reuse, N: Few(40), Think: think, Method: "POST", Body: 16},
+				{Name: "looking", Kind: load.Look, N: Few(40), Think: think, Method: "POST", Body: 16},
+				{Name: "fresh", Kind: load.Connect, N: Few(16), Think: think, Method: "POST", Body: 16},
+				{Name: "slow", Kind: load.Connect, N: 4, Path: "/slow"},
 			}}, 1)
 			generation := 1
 			for range *Stops {

@@ -145,9 +145,9 @@ func atOnce(prefix, addr string, cfg *tls.Config, keepAlive, fresh int) (warm, i
 	some := max(2, Few(5))
 	long, bodyTime := pause(time.Second, 300*time.Millisecond), pause(3*time.Second, time.Second)
 	for _, g := range []load.Group{
-		{Name: "blind", Kind: load.Blind, N: keepAlive / 2, Think: think, Method: "POST", Body: 16},
-		{Name: "looking", Kind: load.Looking, N: keepAlive / 2, Think: think, Method: "POST", Body: 16},
-		{Name: "fresh", Kind: load.Fresh, N: fresh, Think: pause(0, 20*time.Millisecond), Method: "POST", Body: 16},
+		{Name: "blind", Kind: load.Reuse, N: keepAlive / 2, Think: think, Method: "POST", Body: 16},
+		{Name: "looking", Kind: load.Look, N: keepAlive / 2, Think: think, Method: "POST", Body: 16},
+		{Name: "fresh", Kind: load.Connect, N: fresh, Think: pause(0, 20*time.Millisecond), Method: "POST", Body: 16},
 		{Name: "h2", Kind: load.HTTP2, N: Few(8), Streams: 16, Think: think, Method: "POST", Body: 16},
 		{Name: "events", Kind: load.Events, N: some, Path: "/events", Think: think},
 		{Name: "events h2", Kind: load.Events, Streams: some, Path: "/events", Think: think},
@@ -157,9 +157,9 @@ func atOnce(prefix, addr string, cfg *tls.Config, keepAlive, fresh int) (warm, i
 		warm = append(warm, group(g))
 	}
 	for _, g := range []load.Group{
-		{Name: "slow", Kind: load.Fresh, N: 20, Requests: 1, Path: "/slow?long", Delay: -1},
+		{Name: "slow", Kind: load.Connect, N: 20, Requests: 1, Path: "/slow?long", Delay: -1},
 		{Name: "slow h2", Kind: load.HTTP2, Streams: 20, Requests: 1, Path: "/slow?long", Delay: -1},
-		{Name: "upload", Kind: load.Fresh, N: 5, Requests: 1, Path: "/upload?long", Body: 1 << 20, BodyTime: bodyTime, Delay: -1},
+		{Name: "upload", Kind: load.Connect, N: 5, Requests: 1, Path: "/upload?long", Body: 1 << 20, BodyTime: bodyTime, Delay: -1},
 		{Name: "upload h2", Kind: load.HTTP2, Streams: 5, Requests: 1, Path: "/upload?long", Body: 1 << 20, BodyTime: bodyTime, Delay: -1},
 	} {
 		inFlight = append(inFlight, group(g))

@@ -92,9 +92,9 @@ const slack = 5 * time.Second
 func underAttack(t *testing.T, attacks []attack, p *Process, overTLS *tls.Config, grace time.Duration, want int) {
 	t.Helper()
 	cfg := load.Config{Addr: p.Addr, EchoHeader: "X-Request-Id", MaxTime: time.Minute, MaxUnused: keepsUnused, Groups: []load.Group{
-		{Name: "blind", Kind: load.Blind, N: 10},
-		{Name: "looking", Kind: load.Looking, N: 10},
-		{Name: "fresh", Kind: load.Fresh, N: 2},
+		{Name: "blind", Kind: load.Reuse, N: 10},
+		{Name: "looking", Kind: load.Look, N: 10},
+		{Name: "fresh", Kind: load.Connect, N: 2},
 		{Name: "h2", Kind: load.HTTP2, N: 2, Streams: 4},
 	}}
 	for i := range cfg.Groups {

@@ -148,7 +148,7 @@ func TestHandOver(t *testing.T) {
 			handovers := *Stops
 			for i := range handovers {
 				slow := fmt.Sprintf("slow %d", i)
-				if err := l.Add(load.Group{Name: slow, Kind: load.Fresh, N: 5, Requests: 1, Path: fmt.Sprintf("/slow?long=%d", i+1), Delay: -1}); err != nil {
+				if err := l.Add(load.Group{Name: slow, Kind: load.Connect, N: 5, Requests: 1, Path: fmt.Sprintf("/slow?long=%d", i+1), Delay: -1}); err != nil {
 					t.Fatal(err)
 				}
 				WaitFor(t, "slow requests to be in flight", func() bool {

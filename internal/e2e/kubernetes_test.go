@@ -161,10 +161,10 @@ func (c *cluster) load() *load.Load {
 	c.t.Helper()
 	const think = 20 * time.Millisecond
 	l, err := load.Start(load.Config{Addr: c.addr, EchoHeader: "X-Request-Id", GoesOn: true, MaxTime: 9 * time.Minute, MaxUnused: keepsUnused, Groups: []load.Group{
-		{Name: "blind", Kind: load.Blind, N: 6, Think: think, Method: "POST", Body: 16},
-		{Name: "looking", Kind: load.Looking, N: 6, Think: think, Method: "POST", Body: 16},
-		{Name: "fresh", Kind: load.Fresh, N: 4, Think: think / 2, Method: "POST", Body: 16},
-		{Name: "slow", Kind: load.Fresh, N: 3, Path: "/slow"},
+		{Name: "blind", Kind: load.Reuse, N: 6, Think: think, Method: "POST", Body: 16},
+		{Name: "looking", Kind: load.Look, N: 6, Think: think, Method: "POST", Body: 16},
+		{Name: "fresh", Kind: load.Connect, N: 4, Think: think / 2, Method: "POST", Body: 16},
+		{Name: "slow", Kind: load.Connect, N: 3, Path: "/slow"},
 	}})
 	if err != nil {
 		c.t.Fatal(err)

@@ -79,9 +79,9 @@ type Traffic struct {
 // at once, as fast as the machine can.
 func Mixed(think time.Duration) Traffic {
 	return Traffic{Warm: 5, Slow: 20, Groups: []load.Group{
-		{Name: "blind", Kind: load.Blind, N: 100, Think: think, Method: "POST", Body: 16},
-		{Name: "looking", Kind: load.Looking, N: 100, Think: think, Method: "POST", Body: 16},
-		{Name: "fresh", Kind: load.Fresh, N: 16, Method: "POST", Body: 16},
+		{Name: "blind", Kind: load.Reuse, N: 100, Think: think, Method: "POST", Body: 16},
+		{Name: "looking", Kind: load.Look, N: 100, Think: think, Method: "POST", Body: 16},
+		{Name: "fresh", Kind: load.Connect, N: 16, Method: "POST", Body: 16},
 	}}
 }
 
@@ -93,7 +93,7 @@ func (tr Traffic) Few() Traffic {
 	for i := range tr.Groups {
 		g := &tr.Groups[i]
 		g.N = Few(g.N)
-		if g.Kind != load.Fresh {
+		if g.Kind != load.Connect {
 			g.Think = Think(g.Think)
 		} else if !*Long {
 			g.Think = max(g.Think, 25*time.Millisecond)
@@ -107,7 +107,7 @@ func (tr Traffic) Few() Traffic {
 func StopUnderLoad(t testing.TB, start Starter, over *line.Line, tr Traffic) (load.Ledger, load.Served) {
 	t.Helper()
 	cfg := load.Config{EchoHeader: "X-Request-Id", Groups: slices.Clone(tr.Groups), MaxTime: 2 * time.Minute, MaxUnused: keepsUnused}
-	slow := load.Group{Name: "slow", Kind: load.Fresh, N: tr.Slow, Requests: 1, Path: "/slow?long", Delay: -1, TLS: tr.TLS}
+	slow := load.Group{Name: "slow", Kind: load.Connect, N: tr.Slow, Requests: 1, Path: "/slow?long", Delay: -1, TLS: tr.TLS}
 	for i := range cfg.Groups {
 		cfg.Groups[i].TLS = cmp.Or(tr.TLS, cfg.Groups[i].TLS)
 	}

@@ -56,7 +56,7 @@ var stopTimes = []struct {
 	}},
 	{"one request with 2s to go", func(t testing.TB, s Subject) time.Duration {
 		l, err := load.Start(load.Config{Addr: s.Server.Addr, EchoHeader: "X-Request-Id",
-			Groups: []load.Group{{Kind: load.Fresh, Requests: 1, Path: "/slow", Delay: -1}}})
+			Groups: []load.Group{{Kind: load.Connect, Requests: 1, Path: "/slow", Delay: -1}}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -160,7 +160,7 @@ func BenchmarkAgeing(b *testing.B) {
 		b.Run(tt.name, func(b *testing.B) {
 			var took time.Duration
 			var conns, answered float64
-			tr := Traffic{Warm: 4, Groups: []load.Group{{Name: "pausing", Kind: load.Looking, N: 100, Think: time.Second, Method: "POST", Body: 16}}}
+			tr := Traffic{Warm: 4, Groups: []load.Group{{Name: "pausing", Kind: load.Look, N: 100, Think: time.Second, Method: "POST", Body: 16}}}
 			for b.Loop() {
 				var s Subject
 				start := func(t testing.TB, in Place, ip string) Subject {

@@ -82,11 +82,11 @@ func TestUpgradeUnderLoad(t *testing.T) {
 					return new(net.Dialer).DialContext(ctx, network, p.Addr)
 				},
 				Groups: []load.Group{
-					{Name: "blind", Kind: load.Blind, N: n, Think: think, Body: 16},
-					{Name: "looking", Kind: load.Looking, N: n, Think: think, Body: 16},
-					{Name: "thinking", Kind: load.Blind, N: n, Think: time.Second, Jitter: time.Second},
-					{Name: "uploads", Kind: load.Blind, N: n, Think: Think(100 * time.Millisecond), Body: 20000, BodyTime: 50 * time.Millisecond},
-					{Name: "fresh", Kind: load.Fresh, N: Few(16), Think: Think(4 * time.Millisecond)},
+					{Name: "blind", Kind: load.Reuse, N: n, Think: think, Body: 16},
+					{Name: "looking", Kind: load.Look, N: n, Think: think, Body: 16},
+					{Name: "thinking", Kind: load.Reuse, N: n, Think: time.Second, Jitter: time.Second},
+					{Name: "uploads", Kind: load.Reuse, N: n, Think: Think(100 * time.Millisecond), Body: 20000, BodyTime: 50 * time.Millisecond},
+					{Name: "fresh", Kind: load.Connect, N: Few(16), Think: Think(4 * time.Millisecond)},
 				}}
 			l, err := load.Start(cfg)
 			if err != nil {
@@ -100,7 +100,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 			pipelined := startPipeliners(t, n, network, p.Addr)
 			for i := range upgrades {
 				slow := fmt.Sprintf("slow %d", i)
-				if err := l.Add(load.Group{Name: slow, Kind: load.Fresh, N: 5, Requests: 1, Path: fmt.Sprintf("/slow?long=%d", i+1), Delay: -1}); err != nil {
+				if err := l.Add(load.Group{Name: slow, Kind: load.Connect, N: 5, Requests: 1, Path: fmt.Sprintf("/slow?long=%d", i+1), Delay: -1}); err != nil {
 					t.Fatal(err)
 				}
 				WaitFor(t, "slow requests to be in flight", func() bool {
@@ -208,7 +208,7 @@ func TestUpgradeMany(t *testing.T) {
 	p.killLast(t)
 	l, dials := keepAlive(t, p.Addr,
 		load.Group{Name: "idle", Kind: load.Idle, N: clients / 2, Requests: 1, Think: 20 * time.Second},
-		load.Group{Name: "looking", Kind: load.Looking, N: clients / 2, Think: 20 * time.Second, Jitter: 10 * time.Second})
+		load.Group{Name: "looking", Kind: load.Look, N: clients / 2, Think: 20 * time.Second, Jitter: 10 * time.Second})
 	for i := range 2 {
 		pid, _ := p.lastPID()
 		memory := memoryOf(pid)
@@ -258,7 +258,7 @@ func TestUpgradeFewDescriptors(t *testing.T) {
 	p.killLast(t)
 	l, dials := keepAlive(t, p.Addr,
 		load.Group{Name: "idle", Kind: load.Idle, N: 600, Requests: 1, Think: time.Second},
-		load.Group{Name: "looking", Kind: load.Looking, N: 20, Think: 100 * time.Millisecond})
+		load.Group{Name: "looking", Kind: load.Look, N: 20, Think: 100 * time.Millisecond})
 	before := dials.Load()
 	if err := os.Rename(path+".next", path); err != nil {
 		t.Fatal(err)

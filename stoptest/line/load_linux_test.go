@@ -78,8 +78,8 @@ func TestPlainShutdownOverALine(t *testing.T) {
 		Addr: ln.Addr().String(),
 		Dial: func(ctx context.Context, _ int) (net.Conn, error) { return l.Dial(ctx, port) },
 		Groups: []load.Group{
-			{Kind: load.Blind, N: 50, Think: 5 * time.Millisecond, Body: 64},
-			{Kind: load.Looking, N: 50, Think: 5 * time.Millisecond, Body: 64},
+			{Kind: load.Reuse, N: 50, Think: 5 * time.Millisecond, Body: 64},
+			{Kind: load.Look, N: 50, Think: 5 * time.Millisecond, Body: 64},
 		},
 	})
 	if err != nil {
@@ -98,8 +98,8 @@ func TestPlainShutdownOverALine(t *testing.T) {
 	}
 	led := traffic.Wait()
 	t.Logf("\n%s\n%+v", led, l.Stats())
-	if led.Total.Lost != 100 || led.Row("looking").Lost != 50 {
-		t.Errorf("lost %d of 100, the looking ones %d of 50; want all", led.Total.Lost, led.Row("looking").Lost)
+	if led.Total.Lost != 100 || led.Row("look").Lost != 50 {
+		t.Errorf("lost %d of 100, the looking ones %d of 50; want all", led.Total.Lost, led.Row("look").Lost)
 	}
 	for _, s := range led.Losses {
 		if s.Before == load.Unknown {

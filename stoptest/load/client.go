@@ -145,7 +145,7 @@ func (c *client) request() bool {
 	if c.shared != nil {
 		return c.stream()
 	}
-	looks := c.Kind == Looking || c.Kind == Events
+	looks := c.Kind == Look || c.Kind == Events
 	if c.conn != nil && looks {
 		if p := c.conn.pending(); p != Nothing && p != Unknown {
 			c.dropConn()

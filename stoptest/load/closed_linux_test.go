@@ -22,8 +22,8 @@ func TestAnswerBeforeItsRequest(t *testing.T) {
 		}
 	})
 	for kind, want := range map[Kind]Counts{
-		Blind:   {Clients: 2, Requests: 8, Answered: 4, WrongAnswer: 4, Conns: 4},
-		Looking: {Clients: 2, Requests: 8, Answered: 8, ClosedIdle: 6, Conns: 8},
+		Reuse: {Clients: 2, Requests: 8, Answered: 4, WrongAnswer: 4, Conns: 4},
+		Look:  {Clients: 2, Requests: 8, Answered: 8, ClosedIdle: 6, Conns: 8},
 	} {
 		l := start(t, Config{Addr: addr, Dial: taken.dial(addr, PendingBytes), Groups: []Group{{Kind: kind, N: 2, Requests: 4}}})
 		led := l.Wait()
@@ -44,8 +44,8 @@ func TestServerThatClosesIdleConnections(t *testing.T) {
 			}
 		})
 		for kind, want := range map[Kind]Counts{
-			Blind:   {Clients: 3, Requests: 60, Answered: 30, Lost: 30, Conns: 30},
-			Looking: {Clients: 3, Requests: 60, Answered: 60, ClosedIdle: 57, Conns: 60},
+			Reuse: {Clients: 3, Requests: 60, Answered: 30, Lost: 30, Conns: 30},
+			Look:  {Clients: 3, Requests: 60, Answered: 60, ClosedIdle: 57, Conns: 60},
 		} {
 			t.Run(fmt.Sprint(kind, " ", end), func(t *testing.T) {
 				l := start(t, Config{Addr: addr, Dial: taken.dial(addr, end), Groups: []Group{{Kind: kind, N: 3, Requests: 20}}})
@@ -72,12 +72,12 @@ func TestServerThatEndsNewConnections(t *testing.T) {
 		hide bool // the connection can't be peeked at
 		want Counts
 	}{
-		{PendingRST, Blind, false, Counts{Requests: 9, ResetOnConnect: 9}},
-		{PendingRST, Looking, false, Counts{Requests: 9, ResetOnConnect: 9}},
-		{PendingRST, Fresh, true, Counts{Requests: 9, ResetOnConnect: 9}},
-		{PendingFIN, Looking, false, Counts{Requests: 9, ResetOnConnect: 9}},
-		{PendingFIN, Blind, false, Counts{Requests: 9, Lost: 9}},
-		{PendingFIN, Fresh, false, Counts{Requests: 9, Lost: 9}},
+		{PendingRST, Reuse, false, Counts{Requests: 9, ResetOnConnect: 9}},
+		{PendingRST, Look, false, Counts{Requests: 9, ResetOnConnect: 9}},
+		{PendingRST, Connect, true, Counts{Requests: 9, ResetOnConnect: 9}},
+		{PendingFIN, Look, false, Counts{Requests: 9, ResetOnConnect: 9}},
+		{PendingFIN, Reuse, false, Counts{Requests: 9, Lost: 9}},
+		{PendingFIN, Connect, false, Counts{Requests: 9, Lost: 9}},
 	} {
 		t.Run(fmt.Sprint(test.kind, " ", test.end, " ", test.hide), func(t *testing.T) {
 			addr := rawServer(t, func(c *serverConn) {
@@ -152,7 +152,7 @@ func TestServerThatEndsUnusedConnections(t *testing.T) {
 				}
 				return nc, err
 			}
-			l := start(t, Config{Addr: answers, Dial: dial, MaxUnused: test.limit, Groups: []Group{{Kind: Fresh, N: 3, Requests: 2}}})
+			l := start(t, Config{Addr: answers, Dial: dial, MaxUnused: test.limit, Groups: []Group{{Kind: Connect, N: 3, Requests: 2}}})
 			led := l.Wait()
 			got := led.Total
 			if late := test.limit == keeps && test.first == ends; late != (got.Unused >= 3) || !late && test.limit != keeps && got.Unused > 0 {
@@ -223,7 +223,7 @@ func TestServerThatEndsUnusedConnectionsUnderTLS(t *testing.T) {
 				}
 				return c, err
 			}
-			l := start(t, Config{Addr: answers, Dial: dial, MaxUnused: test.limit, Groups: []Group{{Kind: Fresh, TLS: client, N: 3, Requests: 2}}})
+			l := start(t, Config{Addr: answers, Dial: dial, MaxUnused: test.limit, Groups: []Group{{Kind: Connect, TLS: client, N: 3, Requests: 2}}})
 			got := l.Wait()
 			got.Total.Unused = 0
 			wantCounts(t, got, got.Total, test.want)

@@ -19,7 +19,7 @@ type Config struct {
 	Addr string
 	// Dial connects the client with that number, counted from 0 over all groups.
 	// Nil dials Addr; if that is in 127/8, from an address of the client's own,
-	// so that there are enough ports. Looking clients need connections that are
+	// so that there are enough ports. Look clients need connections that are
 	// a [syscall.Conn].
 	Dial func(ctx context.Context, client int) (net.Conn, error)
 	// Host is the Host header; the address if empty.
@@ -127,7 +127,7 @@ func (g *Group) check() error {
 		g.Streams = cmp.Or(g.Streams, 1)
 	}
 	switch {
-	case g.Kind < Blind || g.Kind > WebSocket:
+	case g.Kind < Reuse || g.Kind > WebSocket:
 		return fmt.Errorf("kind %d: no such kind", int(g.Kind))
 	case g.N < 0 || g.Streams < 0 || g.Requests < 0 || g.Body < 0 || g.BodyTime < 0 || g.Think < 0 || g.Jitter < 0:
 		return errors.New("a number or a pause below 0")
@@ -143,28 +143,27 @@ func (g *Group) check() error {
 	return nil
 }
 
-// Kind is what a client does, and what it knows of its connection. Command stoptest calls
-// Blind clients reuse, Looking ones look, and Fresh ones connect.
+// Kind is what a client does, and what it knows of its connection.
 type Kind int
 
 const (
-	Blind     Kind = iota // keep-alive; writes its next request without looking
-	Looking               // keep-alive; looks for a pending FIN or RST before each request, as pools do
-	Fresh                 // a new connection for each request; closes it after the whole answer
+	Reuse     Kind = iota // keep-alive; writes its next request without looking
+	Look                  // keep-alive; looks for a pending FIN or RST before each request, as pools do
+	Connect               // a new connection for each request; closes it after the whole answer
 	Idle                  // connects, makes Group.Requests requests, is silent until the server closes
 	HTTP2                 // streams on connections that Group.Streams clients share; a new one after GOAWAY or an end
-	Events                // event streams, one after another, on connections that are looked at as those of Looking
+	Events                // event streams, one after another, on connections that are looked at as those of Look
 	WebSocket             // sends messages, with Think between them, and wants each echoed; a new connection each time
 )
 
 func (k Kind) String() string {
 	switch k {
-	case Blind:
-		return "blind"
-	case Looking:
-		return "looking"
-	case Fresh:
-		return "fresh"
+	case Reuse:
+		return "reuse"
+	case Look:
+		return "look"
+	case Connect:
+		return "connect"
 	case Idle:
 		return "idle"
 	case HTTP2:

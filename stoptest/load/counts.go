@@ -40,7 +40,7 @@ type Counts struct {
 	// looks as a whole one; under TLS, one without a close_notify is Lost.
 	EndedByClose  int `json:"ended_by_close"`
 	AnsweredAfter int `json:"answered_after"` // whole answers of any status after the signal
-	ClosedIdle    int `json:"closed_idle"`    // connections that a Looking client found closed, and left: nothing lost
+	ClosedIdle    int `json:"closed_idle"`    // connections that a Look client found closed, and left: nothing lost
 	Conns         int `json:"-"`              // connections that were established
 	Unused        int `json:"-"`              // connections that were closed on account of Config.MaxUnused
 
@@ -50,7 +50,7 @@ type Counts struct {
 	SilentRST  int `json:"silent_rst"`
 	SilentOpen int `json:"silent_open"`
 
-	// Of the connections of Blind and Looking clients that were open at the signal,
+	// Of the connections of Reuse and Look clients that were open at the signal,
 	// after an answer, if the server goes on: Kept are those that answered a request
 	// which began after the reload was done, see [Load.AwaitKept]. Closed are those that
 	// the server ended before that, or said that it would (Connection: close), and those

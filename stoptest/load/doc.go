@@ -8,9 +8,9 @@
 // a GET again if an idle connection was closed, and the loss is never seen.
 //
 // A client of HTTP/1.1 has its own connection. The kinds differ in what they do
-// before they use it again. Blind writes. Looking does what connection pools do: it
+// before they use it again. Reuse writes. Look does what connection pools do: it
 // asks the kernel whether a FIN or a RST has come (under TLS, whether an alert has),
-// and then dials again. Fresh has a new connection for each request. Idle keeps a
+// and then dials again. Connect has a new connection for each request. Idle keeps a
 // connection and sends nothing. Each may send its body slowly ([Group].BodyTime),
 // as uploads do.
 //
@@ -21,7 +21,7 @@
 //
 // A request is lost if the client wrote a byte of it, or tried to, on a connection
 // that was established for it, and no whole answer came. The reason does not
-// matter: a Blind client that writes to a connection which the server has just
+// matter: a Reuse client that writes to a connection which the server has just
 // closed has lost its request, and so has its user. The [Loss] has what is known
 // about the reason.
 //

@@ -28,7 +28,7 @@ func TestHeader(t *testing.T) {
 	cfg = &tls.Config{RootCAs: cfg.RootCAs, ServerName: "example.com"}
 	led := start(t, Config{Addr: srv.Listener.Addr().String(), Host: "example.test",
 		Header: http.Header{"Authorization": {"Bearer x"}, "X-Two": {"a", " b "}, "user-agent": {"me"}},
-		Groups: []Group{{TLS: cfg, Requests: 2, Body: 3}, {Kind: Fresh, TLS: cfg, Requests: 2}, {Kind: HTTP2, TLS: cfg, Requests: 2, Body: 3}}}).Wait()
+		Groups: []Group{{TLS: cfg, Requests: 2, Body: 3}, {Kind: Connect, TLS: cfg, Requests: 2}, {Kind: HTTP2, TLS: cfg, Requests: 2, Body: 3}}}).Wait()
 	if right.Load() != 6 || wrong.Load() != 0 || led.Total.Answered != 6 {
 		t.Errorf("%d requests with the header, %d without; want 6, 0\n%s", right.Load(), wrong.Load(), led)
 	}

@@ -32,7 +32,7 @@ func (c *client) judge(cn *conn, loss Loss, ans *answer, err, writeErr error) (g
 	if ans.status >= 500 {
 		loss.at(cn.Conn)
 	}
-	if writeErr != nil || ans.close || c.Kind == Fresh || c.Kind == WebSocket {
+	if writeErr != nil || ans.close || c.Kind == Connect || c.Kind == WebSocket {
 		c.dropConn()
 	}
 	c.endAnswered(ans.status, loss, cn.answeredAt)

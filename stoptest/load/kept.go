@@ -9,7 +9,7 @@ import (
 // watchConns begins to watch the connections that are open now.
 func (l *Load) watchConns() {
 	for _, g := range l.allGroups() {
-		if g.Kind != Blind && g.Kind != Looking {
+		if g.Kind != Reuse && g.Kind != Look {
 			continue
 		}
 		for _, c := range g.clients {

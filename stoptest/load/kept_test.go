@@ -90,7 +90,7 @@ func TestConnectionsKept(t *testing.T) {
 			t.Parallel()
 			s := reloader{next: tt.next}
 			l := start(t, Config{Addr: rawServer(t, s.serve), GoesOn: true, Groups: []Group{
-				{Kind: Blind, N: 3, Think: 5 * time.Millisecond}, {Kind: Looking, N: 2, Think: 5 * time.Millisecond},
+				{Kind: Reuse, N: 3, Think: 5 * time.Millisecond}, {Kind: Look, N: 2, Think: 5 * time.Millisecond},
 				{Kind: Idle, N: 2, Requests: 1},
 			}})
 			ready(t, l, 1)
@@ -109,7 +109,7 @@ func TestConnectionsKept(t *testing.T) {
 			if n := led.Total; n.OpenAtSignal != 5 || n.Kept != tt.kept || n.Closed != tt.closed {
 				t.Errorf("%d open, %d kept, %d closed; want 5, %d, %d\n%s", n.OpenAtSignal, n.Kept, n.Closed, tt.kept, tt.closed, led)
 			}
-			if n := led.Row("blind"); n.Lost+n.ResetOnConnect != tt.lost || n.Pause == 0 || n.Answered == 0 {
+			if n := led.Row("reuse"); n.Lost+n.ResetOnConnect != tt.lost || n.Pause == 0 || n.Answered == 0 {
 				t.Errorf("blind = %+v, want %d lost, and a pause\n%s", n, tt.lost, led)
 			}
 		})
@@ -122,7 +122,7 @@ func TestConnectionsNotAsked(t *testing.T) {
 	t.Parallel()
 	for _, closes := range []bool{false, true} {
 		var s reloader
-		l := start(t, Config{Addr: rawServer(t, s.serve), GoesOn: true, Groups: []Group{{Kind: Blind, Think: time.Hour, Delay: -1}}})
+		l := start(t, Config{Addr: rawServer(t, s.serve), GoesOn: true, Groups: []Group{{Kind: Reuse, Think: time.Hour, Delay: -1}}})
 		ready(t, l, 1)
 		l.Signalled(time.Now())
 		want := Counts{Clients: 1, Requests: 1, Answered: 1, OpenAtSignal: 1}

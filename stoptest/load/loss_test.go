@@ -26,15 +26,15 @@ func TestPerfectServerLosesNothing(t *testing.T) {
 		}
 	})
 	l := start(t, Config{Addr: addr, EchoHeader: "x-echo", EchoBody: true, Groups: []Group{
-		{Kind: Blind, N: 5, Requests: 40, Body: 100},
-		{Kind: Looking, N: 5, Requests: 40, Think: time.Millisecond, Jitter: time.Millisecond},
-		{Kind: Fresh, N: 5, Requests: 40},
+		{Kind: Reuse, N: 5, Requests: 40, Body: 100},
+		{Kind: Look, N: 5, Requests: 40, Think: time.Millisecond, Jitter: time.Millisecond},
+		{Kind: Connect, N: 5, Requests: 40},
 		{Name: "large", N: 2, Requests: 3, Method: "PUT", Body: 1 << 20},
 	}})
 	led := l.Wait()
-	wantCounts(t, led, led.Row("blind"), Counts{Clients: 5, Requests: 200, Answered: 200, Conns: 5})
-	wantCounts(t, led, led.Row("looking"), Counts{Clients: 5, Requests: 200, Answered: 200, Conns: 5})
-	wantCounts(t, led, led.Row("fresh"), Counts{Clients: 5, Requests: 200, Answered: 200, Conns: 200})
+	wantCounts(t, led, led.Row("reuse"), Counts{Clients: 5, Requests: 200, Answered: 200, Conns: 5})
+	wantCounts(t, led, led.Row("look"), Counts{Clients: 5, Requests: 200, Answered: 200, Conns: 5})
+	wantCounts(t, led, led.Row("connect"), Counts{Clients: 5, Requests: 200, Answered: 200, Conns: 200})
 	wantCounts(t, led, led.Row("large"), Counts{Clients: 2, Requests: 6, Answered: 6, Conns: 2})
 	wantCounts(t, led, led.Total, Counts{Clients: 17, Requests: 606, Answered: 606, Conns: 212})
 	got := led.Compare(slices.Values(s.all()))
@@ -220,7 +220,7 @@ func TestClientErrorsAreNotTheServers(t *testing.T) {
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 77)}} // not ours: EADDRNOTAVAIL
 		return d.DialContext(ctx, "tcp", addr)
 	}
-	l := start(t, Config{Addr: addr, Dial: dial, Groups: []Group{{N: 2, Requests: 2}, {Kind: Fresh, Requests: 2}}})
+	l := start(t, Config{Addr: addr, Dial: dial, Groups: []Group{{N: 2, Requests: 2}, {Kind: Connect, Requests: 2}}})
 	led := l.Wait()
 	wantCounts(t, led, led.Total, Counts{Clients: 3, Requests: 6, ClientError: 6})
 }

@@ -4,7 +4,7 @@ package load
 
 import "syscall"
 
-// peek cannot look on this system: Looking clients do as Blind ones.
+// peek cannot look on this system: Look clients do as Reuse ones.
 func peek(uintptr) Pending { return Unknown }
 
 const canReadNoWait = false

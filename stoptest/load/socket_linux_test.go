@@ -145,7 +145,7 @@ func TestClientsHaveAddressesOfTheirOwn(t *testing.T) {
 			c.answer(id)
 		}
 	})
-	l := start(t, Config{Addr: addr, Groups: []Group{{N: 10, Requests: 1}, {Kind: Fresh, N: 10, Requests: 2}}})
+	l := start(t, Config{Addr: addr, Groups: []Group{{N: 10, Requests: 1}, {Kind: Connect, N: 10, Requests: 2}}})
 	led := l.Wait()
 	wantCounts(t, led, led.Total, Counts{Clients: 20, Requests: 30, Answered: 30})
 	seen := map[string]int{}

@@ -42,9 +42,9 @@ func TestPlainShutdownLoses(t *testing.T) {
 	go func() { srv.Serve(ln); close(exited) }()
 
 	l := start(t, Config{Addr: ln.Addr().String(), EchoHeader: "X-Echo", EchoBody: true, Groups: []Group{
-		{Kind: Blind, N: 100, Think: 5 * time.Millisecond, Body: 64},
-		{Kind: Looking, N: 100, Think: 5 * time.Millisecond, Body: 64},
-		{Kind: Fresh, N: 16, Body: 64},
+		{Kind: Reuse, N: 100, Think: 5 * time.Millisecond, Body: 64},
+		{Kind: Look, N: 100, Think: 5 * time.Millisecond, Body: 64},
+		{Kind: Connect, N: 16, Body: 64},
 	}})
 	ready(t, l, 5)
 	if err := l.Add(Group{Name: "slow", Requests: 1, Path: "/slow"}); err != nil {
@@ -62,7 +62,7 @@ func TestPlainShutdownLoses(t *testing.T) {
 	led := l.Wait()
 	t.Logf("\n%s", led)
 
-	blind, all := led.Row("blind"), led.Total
+	blind, all := led.Row("reuse"), led.Total
 	if blind.Lost == 0 {
 		t.Error("blind clients lost 0, want more")
 	}
@@ -172,7 +172,7 @@ func TestStopEndsALoadThatIsNotRefused(t *testing.T) {
 	for name, cfg := range map[string]Config{"Stop": {}, "MaxTime": {MaxTime: 2 * time.Second}} {
 		t.Run(name, func(t *testing.T) {
 			cfg.Addr = addr
-			cfg.Groups = []Group{{Kind: Blind, N: 3}, {Kind: Fresh, Think: time.Hour, Delay: -1}, {Kind: Idle, N: 2}}
+			cfg.Groups = []Group{{Kind: Reuse, N: 3}, {Kind: Connect, Think: time.Hour, Delay: -1}, {Kind: Idle, N: 2}}
 			l := start(t, cfg)
 			if name == "Stop" {
 				ready(t, l, 1)

@@ -35,16 +35,16 @@ func TestTLSLosesNothing(t *testing.T) {
 		cfg := cfg.Clone()
 		cfg.MaxVersion = version
 		l := start(t, Config{Addr: encrypted.Listener.Addr().String(), EchoHeader: "X-Echo", EchoBody: true, Groups: []Group{
-			{Kind: Blind, TLS: cfg, N: 3, Requests: 20, Body: 100},
-			{Kind: Looking, TLS: cfg, N: 3, Requests: 20, Think: time.Millisecond},
-			{Kind: Fresh, TLS: cfg, N: 2, Requests: 5},
+			{Kind: Reuse, TLS: cfg, N: 3, Requests: 20, Body: 100},
+			{Kind: Look, TLS: cfg, N: 3, Requests: 20, Think: time.Millisecond},
+			{Kind: Connect, TLS: cfg, N: 2, Requests: 5},
 			{Name: "large", TLS: cfg, Requests: 3, Body: 1 << 20},
 			{Name: "upload", TLS: cfg, Requests: 3, Body: 1 << 20, BodyTime: 100 * time.Millisecond},
 		}})
 		led := l.Wait()
-		wantCounts(t, led, led.Row("blind"), Counts{Clients: 3, Requests: 60, Answered: 60, Conns: 3})
-		wantCounts(t, led, led.Row("looking"), Counts{Clients: 3, Requests: 60, Answered: 60, Conns: 3})
-		wantCounts(t, led, led.Row("fresh"), Counts{Clients: 2, Requests: 10, Answered: 10, Conns: 10})
+		wantCounts(t, led, led.Row("reuse"), Counts{Clients: 3, Requests: 60, Answered: 60, Conns: 3})
+		wantCounts(t, led, led.Row("look"), Counts{Clients: 3, Requests: 60, Answered: 60, Conns: 3})
+		wantCounts(t, led, led.Row("connect"), Counts{Clients: 2, Requests: 10, Answered: 10, Conns: 10})
 		wantCounts(t, led, led.Row("large"), Counts{Clients: 1, Requests: 3, Answered: 3, Conns: 1})
 		wantCounts(t, led, led.Row("upload"), Counts{Clients: 1, Requests: 3, Answered: 3, Conns: 1})
 		if got := led.Compare(slices.Values(s.all())); len(got.Unanswered)+len(got.Unserved)+len(got.Twice) > 0 {
@@ -129,7 +129,7 @@ func (r pausingRawConn) Control(f func(fd uintptr)) error {
 }
 
 // TestTLSClosedBetweenRequests: after each answer the server says that it
-// closes, and does. Looking sees that, Blind loses each second request. What
+// closes, and does. Look sees that, Reuse loses each second request. What
 // comes together with the answer is not in the socket any more when the client
 // looks.
 func TestTLSClosedBetweenRequests(t *testing.T) {
@@ -185,15 +185,15 @@ func TestTLSClosedBetweenRequests(t *testing.T) {
 			})
 			// All cases run at the same time, as they mostly wait.
 			l := start(t, Config{Addr: addr, Dial: conns.dial(addr), DialTimeout: time.Minute, Groups: []Group{
-				{Kind: Looking, TLS: cfg, N: 2, Requests: 4, Think: pause, Delay: -1},
-				{Kind: Blind, TLS: cfg, N: 2, Requests: 4, Think: pause, Delay: -1}}})
+				{Kind: Look, TLS: cfg, N: 2, Requests: 4, Think: pause, Delay: -1},
+				{Kind: Reuse, TLS: cfg, N: 2, Requests: 4, Think: pause, Delay: -1}}})
 			checks = append(checks, func() {
 				t.Run(tt.name+", "+tls.VersionName(version), func(t *testing.T) {
 					led := l.Wait()
 					if canReadNoWait {
-						wantCounts(t, led, led.Row("looking"), tt.looks)
+						wantCounts(t, led, led.Row("look"), tt.looks)
 					}
-					wantCounts(t, led, led.Row("blind"), tt.blind)
+					wantCounts(t, led, led.Row("reuse"), tt.blind)
 					for _, s := range led.Losses {
 						if s.How != tt.how {
 							t.Errorf("loss = %+v, want how %v", s, tt.how)

@@ -56,7 +56,7 @@ func TestUploads(t *testing.T) {
 					tt.serve(c, req.Body, req.Header.Get("X-Request-Id"), began)
 				}
 			})
-			led := start(t, Config{Addr: addr, EchoHeader: "X-Echo", Groups: []Group{{Kind: Fresh, N: 2, Requests: 1, Body: size, BodyTime: took}}}).Wait()
+			led := start(t, Config{Addr: addr, EchoHeader: "X-Echo", Groups: []Group{{Kind: Connect, N: 2, Requests: 1, Body: size, BodyTime: took}}}).Wait()
 			wantCounts(t, led, led.Total, tt.want)
 			if d := time.Since(began); !tt.early && d < took {
 				t.Errorf("a body of %v was sent in %v", took, d)
