@@ -15,7 +15,7 @@ func (p *process) startReaping() (stop func(), err error) { return func() {}, ni
 func signalGroup(p *os.Process, sig syscall.Signal) { p.Kill() }
 func continueGroup(*os.Process)                     {}
 
-// Pipes have no read deadlines here.
+// Pipes have no read deadlines here, so nothing is left to read after one.
 func pipeSize(*os.File) int                            { return 0 }
 func readPipe(r *os.File, b []byte) (n int, err error) { return 0, os.ErrDeadlineExceeded }
 

@@ -20,9 +20,14 @@ func (c *conn) Close() error {
 	if lingers && c.state != stateLingering {
 		c.setStateLocked(stateLingering)
 	}
+	again := c.lingers
+	c.lingers = lingers
 	c.mu.Unlock()
-	if !lingers {
+	switch {
+	case !lingers:
 		return c.close()
+	case again:
+		return nil
 	}
 	go func() {
 		c.linger(sending)

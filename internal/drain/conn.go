@@ -111,6 +111,7 @@ type conn struct {
 	// When it is to end.
 	deadline   time.Time     // the read deadline that net/http wants
 	closing    closing       // while draining, without a request
+	lingers    bool          // Close has been called, and the socket is closed later
 	halfClosed chan struct{} // ends awaitHalfClosed; nil: it does not wait
 	parking    parking       // when it is given away
 }
