@@ -258,6 +258,45 @@ func (c *config) check() error {
 	if noBody := c.method == http.MethodGet || c.method == http.MethodHead; c.second.Signal != 0 && noBody && c.upload.URL == nil {
 		return fmt.Errorf("-second, -method %s: want -upload-url with them, for a POST that is in flight", c.method)
 	}
+	if err := c.checkURLs(); err != nil {
+		return err
+	}
+	for class := range c.clients {
+		for _, need := range []struct {
+			class, flag string
+			given       bool
+		}{
+			{"slow", "slow-url", c.slow.URL != nil}, {"upload", "upload-url", c.upload.URL != nil},
+			{"sse", "sse-url", c.sse.URL != nil}, {"ws", "ws-url", c.ws.URL != nil}, {"h2", "h2", c.h2 != "off"},
+		} {
+			if class == need.class && !need.given {
+				return fmt.Errorf("-clients %s: want -%s with it", class, need.flag)
+			}
+		}
+	}
+	if c.reload != "" {
+		if sig, err := parseSignal(c.reload); err == nil {
+			c.reloadBy = sig
+		}
+	}
+	if err := c.loadCA(); err != nil {
+		return err
+	}
+	c.name = cmp.Or(c.name, filepath.Base(c.command[0]))
+	if c.load < 0 {
+		c.load = c.profile.load
+	}
+	if c.think < 0 {
+		c.think = c.profile.think
+	}
+	if early, late := c.groups(nil); len(early)+len(late) == 0 {
+		return errors.New("-profile, -clients: no clients: want one or more, such as -clients reuse=10")
+	}
+	return c.checkWritable()
+}
+
+// checkURLs completes the URLs, and returns an error if one does not fit.
+func (c *config) checkURLs() error {
 	for _, u := range []struct {
 		flag string
 		url  *urlFlag
@@ -283,24 +322,11 @@ func (c *config) check() error {
 	if c.h2 == "tls" && h2.Scheme != "https" || c.h2 == "h2c" && h2.Scheme != "http" {
 		return fmt.Errorf("-h2 %s: -%s is %s://", c.h2, h2Flag, h2.Scheme)
 	}
-	for class := range c.clients {
-		for _, need := range []struct {
-			class, flag string
-			given       bool
-		}{
-			{"slow", "slow-url", c.slow.URL != nil}, {"upload", "upload-url", c.upload.URL != nil},
-			{"sse", "sse-url", c.sse.URL != nil}, {"ws", "ws-url", c.ws.URL != nil}, {"h2", "h2", c.h2 != "off"},
-		} {
-			if class == need.class && !need.given {
-				return fmt.Errorf("-clients %s: want -%s with it", class, need.flag)
-			}
-		}
-	}
-	if c.reload != "" {
-		if sig, err := parseSignal(c.reload); err == nil {
-			c.reloadBy = sig
-		}
-	}
+	return nil
+}
+
+// loadCA sets tlsConfig.
+func (c *config) loadCA() error {
 	c.tlsConfig = &tls.Config{InsecureSkipVerify: c.insecure}
 	if c.caCert != "" {
 		pem, err := os.ReadFile(c.caCert)
@@ -312,17 +338,12 @@ func (c *config) check() error {
 			return fmt.Errorf("-cacert %s: no certificate in it", c.caCert)
 		}
 	}
-	c.name = cmp.Or(c.name, filepath.Base(c.command[0]))
-	if c.load < 0 {
-		c.load = c.profile.load
-	}
-	if c.think < 0 {
-		c.think = c.profile.think
-	}
-	if early, late := c.groups(nil); len(early)+len(late) == 0 {
-		return errors.New("-profile, -clients: no clients: want one or more, such as -clients reuse=10")
-	}
-	// A file that cannot be written is an error now, not after an hour of testing.
+	return nil
+}
+
+// checkWritable returns an error if a file cannot be written: now, not after an hour of
+// testing.
+func (c *config) checkWritable() error {
 	for _, f := range []struct{ flag, path string }{{"json", c.json}, {"junit", c.junit}, {"plot", c.plot}, {"output", c.output}} {
 		if f.path == "" {
 			continue
