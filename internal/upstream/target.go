@@ -51,6 +51,10 @@ const (
 // a unix socket). The error says what a target looks like. New does not
 // connect.
 func New(target string, cfg Config) (*url.URL, http.RoundTripper, error) {
+	to, socket, err := parseTarget(target)
+	if err != nil {
+		return nil, nil, err
+	}
 	dialer := &net.Dialer{Timeout: clock.OrDefault(cfg.DialTimeout, 5*time.Second), KeepAlive: 30 * time.Second}
 	transport := &http.Transport{
 		TLSHandshakeTimeout:   clock.OrDefault(cfg.DialTimeout, 5*time.Second),
@@ -62,11 +66,10 @@ func New(target string, cfg Config) (*url.URL, http.RoundTripper, error) {
 		ForceAttemptHTTP2:     true,
 		Protocols:             new(http.Protocols),
 	}
-	path, unix := strings.CutPrefix(target, "unix:")
 	queue := newBacklog()
 	transport.DialContext = func(ctx context.Context, network, addr string) (nc net.Conn, err error) {
-		if unix {
-			network, addr = "unix", path
+		if socket != "" {
+			network, addr = "unix", socket
 		}
 		if dialer.Timeout > 0 {
 			var cancel context.CancelFunc
@@ -85,43 +88,52 @@ func New(target string, cfg Config) (*url.URL, http.RoundTripper, error) {
 		// as slowly as it wants.
 		return slowpeer.LimitWrites(nc, transport.ResponseHeaderTimeout, 1), nil
 	}
+	switch {
+	case socket != "":
+		transport.Protocols.SetHTTP1(true)
+		return to, newTransport(newStandard(transport), ""), nil
+	case to.Scheme == "http":
+		transport.Protocols.SetHTTP1(true)
+		if host := to.Hostname(); strings.IndexFunc(host, func(r rune) bool { return r > unicode.MaxASCII }) < 0 { // others need to be converted to ASCII
+			return to, newTransport(newStandard(transport), net.JoinHostPort(host, cmp.Or(to.Port(), "80"))), nil
+		}
+	case to.Scheme == "https":
+		transport.Protocols.SetHTTP1(true)
+		transport.Protocols.SetHTTP2(true)
+	default: // h2c
+		transport.Protocols.SetUnencryptedHTTP2(true)
+		to.Scheme = "http"
+	}
+	return to, newStandard(transport), nil
+}
+
+// parseTarget returns the base URL of the requests to a target, whose scheme is http,
+// https or h2c, and the path of the unix socket if it is one.
+func parseTarget(target string) (to *url.URL, socket string, err error) {
+	path, unix := strings.CutPrefix(target, "unix:")
 	most := len(syscall.RawSockaddrUnix{}.Path)
 	if !strings.HasPrefix(path, "@") {
 		most-- // a NUL ends it
 	}
 	if unix && len(path) > most {
-		return nil, nil, fmt.Errorf("target %q: the path has %d bytes, want %d at most", target, len(path), most)
+		return nil, "", fmt.Errorf("target %q: the path has %d bytes, want %d at most", target, len(path), most)
 	}
 	if unix && path != "" {
-		transport.Protocols.SetHTTP1(true)
-		return &url.URL{Scheme: "http", Host: "localhost"}, newTransport(newStandard(transport), ""), nil
+		return &url.URL{Scheme: "http", Host: "localhost"}, path, nil
 	}
-	to, err := url.Parse(target)
+	to, err = url.Parse(target)
 	const want = "want http://HOST:PORT, https://HOST:PORT, h2c://HOST:PORT or unix:PATH"
 	switch {
 	case err != nil || to.Hostname() == "" || to.User != nil || !isPort(to.Port()):
-		return nil, nil, fmt.Errorf("target %q: %s", target, want)
+		return nil, "", fmt.Errorf("target %q: %s", target, want)
 	case strings.ContainsAny(target, "?#"):
-		return nil, nil, fmt.Errorf("target %q: has a query or a fragment, %s", target, want)
+		return nil, "", fmt.Errorf("target %q: has a query or a fragment, %s", target, want)
 	case hasDots(to.Path):
-		return nil, nil, fmt.Errorf("target %q: its path has . or .., %s", target, want)
+		return nil, "", fmt.Errorf("target %q: its path has . or .., %s", target, want)
+	case to.Scheme != "http" && to.Scheme != "https" && to.Scheme != "h2c":
+		return nil, "", fmt.Errorf("target %q: %s", target, want)
 	}
-	switch to.Scheme {
-	case "http":
-		transport.Protocols.SetHTTP1(true)
-		if host := to.Hostname(); strings.IndexFunc(host, func(r rune) bool { return r > unicode.MaxASCII }) < 0 { // others need to be converted to ASCII
-			return to, newTransport(newStandard(transport), net.JoinHostPort(host, cmp.Or(to.Port(), "80"))), nil
-		}
-	case "https":
-		transport.Protocols.SetHTTP1(true)
-		transport.Protocols.SetHTTP2(true)
-	case "h2c":
-		transport.Protocols.SetUnencryptedHTTP2(true)
-		to.Scheme = "http"
-	default:
-		return nil, nil, fmt.Errorf("target %q: %s", target, want)
-	}
-	return to, newStandard(transport), nil
+	return to, "", nil
 }
 
 // hasDots reports whether a path has a segment of dots, which programs take away in
