@@ -231,17 +231,9 @@ func (s *server) execute() error {
 		return s.failStart(err)
 	}
 	if len(s.listeners) == 0 {
-		addr := s.http.Addr
-		if addr == "" && drain.SpeaksTLS(s.http) {
-			addr = ":https"
-		} else if addr == "" {
-			addr = ":http"
-		}
-		l, err := Listen(addr)
-		if err != nil {
+		if err := s.listen(); err != nil {
 			return s.failStart(err)
 		}
-		s.listeners = []net.Listener{l}
 	}
 	isPlain := make([]bool, len(s.listeners))
 	for i, l := range s.listeners {
@@ -287,27 +279,7 @@ func (s *server) execute() error {
 		}
 	}()
 
-	late := time.NewTimer(acceptTime)
-	defer late.Stop()
-	for begun := false; !begun; {
-		select {
-		case <-serving:
-			serving = nil
-			s.stop.memberReady(s.member)
-		case <-late.C:
-			if serving != nil {
-				level.Warn(s.logger).Log("msg", "nothing is accepted yet, and the process is not ready: serve must call srv.Serve with each listener that it gets")
-			}
-		case <-s.stop.begun:
-			begun = true
-		case failure := <-failed:
-			begun = true
-			if !closed(s.stop.begun) {
-				err = failure
-				s.stop.begin(err)
-			}
-		}
-	}
+	err = s.awaitBegin(serving, failed)
 	engine.GoAway()
 	s.stop.awaitMemberLameDuck(s.member, over)
 
@@ -325,16 +297,62 @@ func (s *server) execute() error {
 	} else {
 		<-over
 	}
+	cut = convertRequests(requests)
+	s.logCut(cut)
+	return err
+}
+
+// listen listens on the address of the http.Server.
+func (s *server) listen() error {
+	addr := s.http.Addr
+	if addr == "" && drain.SpeaksTLS(s.http) {
+		addr = ":https"
+	} else if addr == "" {
+		addr = ":http"
+	}
+	l, err := Listen(addr)
+	if err == nil {
+		s.listeners = []net.Listener{l}
+	}
+	return err
+}
+
+// awaitBegin waits until the stop begins, which it does if a listener fails, and returns
+// the error of that. The process gets ready when serving is closed, unless that is nil.
+func (s *server) awaitBegin(serving <-chan struct{}, failed <-chan error) error {
+	late := time.NewTimer(acceptTime)
+	defer late.Stop()
+	for {
+		select {
+		case <-serving:
+			serving = nil
+			s.stop.memberReady(s.member)
+		case <-late.C:
+			if serving != nil {
+				level.Warn(s.logger).Log("msg", "nothing is accepted yet, and the process is not ready: serve must call srv.Serve with each listener that it gets")
+			}
+		case <-s.stop.begun:
+			return nil
+		case err := <-failed:
+			if closed(s.stop.begun) {
+				return nil
+			}
+			s.stop.begin(err)
+			return err
+		}
+	}
+}
+
+// logCut names the requests that were cut.
+func (s *server) logCut(requests []Request) {
 	for i, r := range requests {
 		if s.stop.cutLogged.Add(1) > maxCutLogged {
 			level.Warn(s.logger).Log("msg", "more requests cut", "more", len(requests)-i)
-			break
+			return
 		}
 		level.Warn(s.logger).Log("msg", "request cut", "class", r.Class, "method", r.Method, "path", r.Path, "client", r.Client,
 			"age", r.Age.Round(time.Millisecond), "sent", r.Sent)
 	}
-	cut = convertRequests(requests)
-	return err
 }
 
 const (
