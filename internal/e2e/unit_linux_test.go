@@ -322,6 +322,7 @@ func TestHandoverWithoutDescriptors(t *testing.T) {
 	p.WaitLog(t, "too many open files")
 	limit(1000)
 	nc.Close()
+	p.WaitLog(t, `msg="upgrade failed, going on as before"`) // with that one
 	next := Launch(t, Here, Lastcall(flags...))
 	if status := p.Wait(t); status != 0 {
 		t.Errorf("exit status = %d, want 0", status)
