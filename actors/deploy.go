@@ -32,8 +32,8 @@ func (e *DeployError) Unwrap() error { return e.Err }
 //   - ends the old generation.
 //
 // If the new generation does not become ready, requests stay with the old one. If
-// it ends or stops serving within the Trial, they go back to the old one, which is started again if
-// it has ended in the meantime. Deploy then returns a [*DeployError].
+// it ends or stops serving within the Trial, they go back to the old one, which is
+// started again if it has ended in the meantime. Deploy then returns a [*DeployError].
 //
 // With Replace the order is another: requests are held, the old generation answers
 // those that it has and ends, and the new one is started.
@@ -160,21 +160,21 @@ func (d *deploy) try(l *life) error {
 	defer func() { cancel(); <-drained }()
 	trial, endTrial := context.WithTimeout(context.Background(), d.Trial)
 	defer endTrial()
-	stopped := make(chan error, 1)
-	go d.awaitStopped(trial, stopped)
-	waiting, expired := drained, trial.Done()
+	verdict := make(chan error, 1)
+	go func() { verdict <- d.watchTrial(trial) }()
+	waiting := drained
 	for over := false; waiting != nil || !over; {
 		select {
 		case <-l.done:
 			cancel()
 			<-drained // or the streams of the generation that comes back would be ended
 			return d.fail(l, fmt.Errorf("ended within %v after the switch: %w", d.Trial, endError(l.err)))
-		case err := <-stopped:
-			cancel()
-			<-drained
-			return d.fail(l, fmt.Errorf("%w within %v after the switch: %w", ErrStoppedServing, d.Trial, err))
-		case <-expired:
-			expired = nil
+		case err := <-verdict:
+			if err != nil {
+				cancel()
+				<-drained
+				return d.fail(l, fmt.Errorf("%w within %v after the switch: %w", ErrStoppedServing, d.Trial, err))
+			}
 			d.mu.Lock()
 			over = !l.failed
 			d.new.trial = !over // from now on it is started again
@@ -199,25 +199,28 @@ func (d *deploy) try(l *life) error {
 	return nil
 }
 
-// awaitStopped checks the new generation until the trial ends, and sends an error if it
-// has stopped serving.
-func (d *deploy) awaitStopped(trial context.Context, stopped chan<- error) {
+// watchTrial checks the new generation until the trial ends. It returns an error if that has
+// stopped serving.
+func (d *deploy) watchTrial(trial context.Context) error {
 	d.mu.Lock()
 	addr := d.new.addr
 	d.mu.Unlock()
+	good := time.Now()
 	for failed := 0; ; {
 		select {
 		case <-trial.Done():
-			return
+			if quiet := time.Since(good); quiet > maxQuiet {
+				return fmt.Errorf("no check has succeeded for %v", quiet.Round(time.Second))
+			}
+			return nil
 		case <-time.After(checkEvery):
 		}
 		err := d.Check(trial, addr)
 		switch failed++; {
 		case err == nil:
-			failed = 0
+			failed, good = 0, time.Now()
 		case failed == stoppedChecks && trial.Err() == nil:
-			stopped <- err
-			return
+			return err
 		}
 	}
 }

@@ -24,7 +24,7 @@ const (
 	GenerationStarting   GenerationState = "starting"   // not ready yet
 	GenerationReady      GenerationState = "ready"      // gets requests, or could
 	GenerationDraining   GenerationState = "draining"   // ready, but new requests go to the next generation
-	GenerationStopping   GenerationState = "stopping"   // was asked to end
+	GenerationStopping   GenerationState = "stopping"   // was asked to end, or has failed its trial
 	GenerationRestarting GenerationState = "restarting" // has failed, and is started again after a pause
 	GenerationEnded      GenerationState = "ended"
 	GenerationFailed     GenerationState = "failed" // ended, by itself and not as the policy allows
@@ -144,27 +144,32 @@ func (g *Generations) runOnce(gen *generation, l *life) error {
 		return err
 	}
 	defer release()
-	own := &Stop{Grace: g.actor.stop.Grace} // that of this process
+	stop := &Stop{Grace: g.actor.stop.Grace} // that of this process
 	cmd := gen.command(addr)
-	p := newProcess(newActor(own, g.actor.name, ""), cmd, ProcessConfig{})
+	p := newProcess(newActor(stop, g.actor.name, ""), cmd, ProcessConfig{})
 	p.logger = log.With(g.actor.stop.waitingLogger(), "actor", g.actor.name, "generation", gen.number)
 	p.onLine = l.tail.add
 	p.restGrace = unreadyGrace
 	started, exited := make(chan struct{}), make(chan struct{})
+	own := 0 // its PID
 	p.onStart = func(pid int) {
 		g.mu.Lock()
-		gen.pid = pid
+		gen.pid, own = pid, pid
 		g.mu.Unlock()
 		close(started)
 	}
 	p.onExit = func() {
 		close(exited)
 		g.mu.Lock()
+		defer g.mu.Unlock()
+		if gen.pid != own { // another runs in its place
+			return
+		}
 		gen.pid, gen.state = 0, GenerationStopping // others of its group may run for a while
 		if !gen.trial && !gen.retired && !closed(l.quit) {
 			gen.state = GenerationRestarting
 		}
-		g.mu.Unlock()
+		l.failed = l.failed || gen.trial
 		g.notify()
 	}
 	g.mu.Lock()
@@ -208,6 +213,9 @@ func (g *Generations) runOnce(gen *generation, l *life) error {
 		}
 		if g.stoppedServing(l, addr, ended) {
 			level.Warn(logger).Log("msg", "program has stopped serving but runs, starting another beside it")
+			g.mu.Lock()
+			gen.pid = 0
+			g.mu.Unlock()
 			close(abandon)
 			g.loops.Go(watching.Wait)
 			return fmt.Errorf("%s: %w", g.actor.name, ErrStoppedServing)
@@ -221,7 +229,7 @@ func (g *Generations) runOnce(gen *generation, l *life) error {
 		<-ended
 	}
 	watching.Wait()
-	if closed(g.actor.stopping) && len(own.Snapshot().CutActors) > 0 {
+	if closed(g.actor.stopping) && len(stop.Snapshot().CutActors) > 0 {
 		g.actor.stop.recordForced(g.actor.name)
 	}
 	return result
@@ -365,15 +373,19 @@ func (g *Generations) awaitRestart(gen *generation, l *life, logger log.Logger, 
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		if !closed(stop.begun) {
-			g.mu.Lock()
-			l.failed = gen.retired // a deploy has replaced it
-			g.mu.Unlock()
-			return wanted && !l.failed, err
-		}
 	case <-l.quit:
 		return false, nil
 	case <-stop.begun: // perhaps by the signal that has ended the program, too
+	}
+	g.mu.Lock()
+	retired := gen.retired // a deploy has replaced it
+	l.failed = retired
+	g.mu.Unlock()
+	switch {
+	case retired:
+		return false, err
+	case !closed(stop.begun):
+		return wanted, err
 	}
 	return g.awaitNeed(l, logger, counter, began, err)
 }

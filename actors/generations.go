@@ -73,8 +73,8 @@ type Generations struct {
 	Replace bool
 
 	// Check returns nil if the program is ready at addr. It is called until then,
-	// at first after 20 ms and then every 200 ms, and during the Trial. Nil means that the program is
-	// ready when it accepts a TCP connection.
+	// at first after 20 ms and then every 200 ms, and during the Trial. Nil means that
+	// the program is ready when it accepts a TCP connection.
 	Check func(ctx context.Context, addr string) error
 
 	// StartTimeout is how long the program may take until it is ready. Then it
@@ -82,7 +82,8 @@ type Generations struct {
 	StartTimeout time.Duration
 
 	// Trial is how long a new generation must run before a deploy has succeeded.
-	// The deploy fails if Check does five times in a row. Zero means 10 s. A negative value means not at all.
+	// The deploy fails if Check does five times in a row, or has not succeeded in the
+	// last 5 s of it. Zero means 10 s. A negative value means not at all.
 	Trial time.Duration
 
 	// Router sends requests to the program. Nil means no router.
@@ -152,8 +153,8 @@ var (
 	// StartTimeout; see Generation.LastErr.
 	ErrNotReady = errors.New("not ready")
 
-	// ErrStoppedServing matches the error of a process that runs, but accepts no
-	// connections any more. Another was started in its place.
+	// ErrStoppedServing matches the error of a process that runs, but does not serve
+	// any more: in a stop, when another was started in its place, or in a Trial.
 	ErrStoppedServing = errors.New("stopped serving")
 )
 
@@ -171,6 +172,10 @@ const (
 	// stoppedChecks is how often in a row the check of a running program must fail
 	// until it counts as one that has stopped serving.
 	stoppedChecks = 5
+
+	// maxQuiet is how long before the end of its trial a check of a program must have
+	// succeeded: one may take as long as that.
+	maxQuiet = 5 * time.Second
 
 	// groupTime is how much later than a program its parent may get a signal that
 	// was sent to both.

@@ -43,6 +43,13 @@ func (g *Generations) Snapshot() []Generation {
 	return list
 }
 
+// Deploying reports whether a deploy is under way.
+func (g *Generations) Deploying() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.deploying
+}
+
 // Held returns how many requests the Router holds.
 func (g *Generations) Held() int {
 	g.init()

@@ -243,6 +243,74 @@ func TestGenerationsDeployFails(t *testing.T) {
 	}
 }
 
+// TestBesideInAStop has a program end beside which another one was started in the stop: the
+// requests stay with that.
+func TestBesideInAStop(t *testing.T) {
+	t.Parallel()
+	g := startGenerations(t, `if [ -e $SWITCHED.second ]; then : > $UP; exec sleep 1000; fi
+		: > $SWITCHED.second
+		trap 'rm -f $UP; while ! [ -e $SWITCHED.end ]; do sleep 0.01; done; exit 0' TERM
+		: > $UP; while :; do sleep 0.01; done`, nil)
+	g.router.did(t, "switch 1")
+	first := g.Snapshot()[0].PID
+	g.stop.Begin(nil)
+	g.router.hold(1)
+	syscall.Kill(first, syscall.SIGTERM)
+	servetest.WaitFor(t, "the second process", func() bool {
+		s := g.Snapshot()[0]
+		return s.State == actors.GenerationReady && s.PID != first
+	})
+	second := g.Snapshot()[0].PID
+	if err := os.WriteFile(g.switched+".end", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	servetest.WaitFor(t, "the end of the first", func() bool { return g.log.count("msg=ended") == 1 })
+	if s := g.Snapshot()[0]; s.State != actors.GenerationReady || s.PID != second {
+		t.Errorf("the program is %s with PID %d, want %s with %d", s.State, s.PID, actors.GenerationReady, second)
+	}
+	g.router.hold(0)
+	if err := g.end(t); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestTrialEnds: a deploy fails of which the program has ended within the trial, though a
+// child of it is still being ended when that is over; and one whose program hangs.
+func TestTrialEnds(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ name, script, err string }{
+		{"child", `: > $UP; (trap '' TERM; exec sleep 1000) & while [ ! -e $SWITCHED ]; do sleep 0.01; done; sleep 5; exit 3`, "exit status 3"},
+		{"hang", serves, "no check has succeeded"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			var hangs atomic.Bool
+			g := startGenerations(t, serves, func(g *actors.Generations) {
+				g.Trial = 7 * time.Second
+				ready := g.Check
+				g.Check = func(ctx context.Context, addr string) error {
+					if hangs.Load() {
+						<-ctx.Done()
+						return ctx.Err()
+					}
+					return ready(ctx, addr)
+				}
+			})
+			g.router.did(t, "switch 1")
+			err := g.Deploy(context.Background(), g.script(tt.script), func(step string) {
+				if strings.HasPrefix(step, "switched") {
+					hangs.Store(tt.name == "hang")
+					os.WriteFile(g.switched, nil, 0o600)
+				}
+			})
+			if err == nil || !strings.Contains(err.Error(), tt.err) {
+				t.Errorf("Deploy() = %v, want %s", err, tt.err)
+			}
+			g.end(t)
+		})
+	}
+}
+
 // TestTrialForgives: a deploy does not fail because checks do now and then.
 func TestTrialForgives(t *testing.T) {
 	t.Parallel()

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-kit/log"
@@ -111,6 +112,7 @@ type Upgrade struct {
 	restarts  chan os.Signal // gets Restart
 	stopping  chan struct{}  // closed by the first interrupt
 	failed    chan error     // gets why the predecessor goes on by itself
+	upgrading atomic.Bool    // execute is busy with a successor
 	interrupt func(error)
 
 	mu        sync.Mutex // guards the rest
@@ -144,6 +146,10 @@ var ErrUpgrading = errors.New("an upgrade is under way")
 // ErrUpgraded matches, by errors.Is, the cause (see [Snapshot]) of the stop of a
 // process that has a successor.
 var ErrUpgraded = errors.New("upgraded")
+
+// Upgrading reports whether a successor is being started or takes over, or this process
+// is one and has not taken over yet. Call it behind the first call of another method.
+func (u *Upgrade) Upgrading() bool { return u.upgrading.Load() || !closed(u.sole) }
 
 func (u *Upgrade) init() error {
 	u.setup.Do(func() {

@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -20,9 +19,8 @@ import (
 	"lastcall/internal/handover"
 )
 
-// acceptTakers accepts those that want to take over, one at a time. upgrading says
-// whether execute is busy with one.
-func (u *Upgrade) acceptTakers(l net.Listener, takers chan<- net.Conn, upgrading *atomic.Bool) {
+// acceptTakers accepts those that want to take over, one at a time.
+func (u *Upgrade) acceptTakers(l net.Listener, takers chan<- net.Conn) {
 	select {
 	case <-u.sole: // until then they are for the predecessor
 	case <-u.stop.begun:
@@ -43,14 +41,14 @@ func (u *Upgrade) acceptTakers(l net.Listener, takers chan<- net.Conn, upgrading
 			continue
 		}
 		pause = 0
-		u.hand(nc, takers, upgrading)
+		u.hand(nc, takers)
 	}
 }
 
 // hand passes a process that wants to take over to execute, or refuses it if another one
 // takes over, or a predecessor still has connections to give.
-func (u *Upgrade) hand(nc net.Conn, takers chan<- net.Conn, upgrading *atomic.Bool) {
-	for closed(u.alone) && !upgrading.Load() {
+func (u *Upgrade) hand(nc net.Conn, takers chan<- net.Conn) {
+	for closed(u.alone) && !u.upgrading.Load() {
 		select {
 		case takers <- nc:
 			return

@@ -5,7 +5,6 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -30,7 +29,6 @@ func (u *Upgrade) execute() error {
 	var predecessor *os.Process // of the same unit; nil: there is none
 	defer func() { u.awaitEnd(predecessor) }()
 	takers := make(chan net.Conn)
-	var upgrading atomic.Bool
 	if u.Path != "" {
 		l, err := u.Listener("handover "+u.Path, u.listenHandover)
 		if err != nil {
@@ -38,7 +36,7 @@ func (u *Upgrade) execute() error {
 			return fmt.Errorf("upgrade: %w", err)
 		}
 		defer l.Close()
-		go u.acceptTakers(l, takers, &upgrading)
+		go u.acceptTakers(l, takers)
 	}
 	if u.from != nil {
 		taken, err := u.takeOver(u.from)
@@ -64,10 +62,10 @@ func (u *Upgrade) execute() error {
 			u.storeAndStop()
 			return nil
 		case <-u.signals:
-			upgrading.Store(true)
+			u.upgrading.Store(true)
 			err = u.spawn()
 		case nc := <-takers:
-			upgrading.Store(true)
+			u.upgrading.Store(true)
 			if err = u.mayGive(); err != nil {
 				handover.Refuse(nc, err)
 			} else {
@@ -77,7 +75,7 @@ func (u *Upgrade) execute() error {
 		if err == nil {
 			return nil
 		}
-		upgrading.Store(false)
+		u.upgrading.Store(false)
 		level.Error(u.logger).Log("msg", "upgrade failed, going on as before", "err", err)
 	}
 }

@@ -36,8 +36,8 @@ func newSharedListener(name string, passed bool, l net.Listener) *sharedListener
 }
 
 // renew replaces a listener that newcomers cannot reach any more: the path of a unix socket
-// may have been removed, as systemd does in a restart with its RuntimeDirectory=. Those that wait at the old one
-// come first.
+// may have been removed, as systemd does in a restart with its RuntimeDirectory=. Those
+// that wait at the old one come first.
 func (l *sharedListener) renew(listen func() (net.Listener, error)) error {
 	l.SetUnlinkOnClose(false)
 	renewed, err := listen()

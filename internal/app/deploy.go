@@ -67,11 +67,11 @@ func (s Service) serveDeploy(w http.ResponseWriter, r *http.Request) {
 		rc.Flush()
 	}
 	// A client that goes away does not end the deploy.
-	err = s.Program.Deploy(context.WithoutCancel(r.Context()), command, line)
+	err = s.startDeploy(context.WithoutCancel(r.Context()), command, line)
 	switch {
 	case err != nil && !begun:
 		status := http.StatusServiceUnavailable
-		if errors.Is(err, actors.ErrDeploying) {
+		if errors.Is(err, actors.ErrDeploying) || errors.Is(err, actors.ErrUpgrading) {
 			status = http.StatusConflict
 		}
 		http.Error(w, err.Error(), status)
@@ -93,6 +93,14 @@ func (s Service) serveDeploy(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// startDeploy deploys, unless a successor starts with the present program.
+func (s Service) startDeploy(ctx context.Context, command actors.Command, step func(string)) error {
+	if s.Upgrade.Upgrading() {
+		return actors.ErrUpgrading
+	}
+	return s.Program.Deploy(ctx, command, step)
+}
+
 // DeployOnSignal returns an actor that deploys the program at each SIGUSR1.
 func (s Service) DeployOnSignal() (execute func() error, interrupt func(error)) {
 	signals, stopping := make(chan os.Signal, 1), make(chan struct{})
@@ -106,7 +114,7 @@ func (s Service) DeployOnSignal() (execute func() error, interrupt func(error)) 
 				select {
 				case sig := <-signals:
 					deploys.Go(func() {
-						if err := s.Program.Deploy(context.Background(), nil, nil); err != nil {
+						if err := s.startDeploy(context.Background(), nil, nil); err != nil {
 							level.Warn(logger).Log("msg", "not deployed", "signal", sig, "err", err)
 						}
 					})
@@ -148,8 +156,8 @@ func (c *Settings) DeployOnly() bool { return c.deployOnly }
 
 // Deploy asks the lastcall with the address of -admin for a deploy, and writes its
 // steps to stdout. The [Status] of its error is 3 if nothing was started, because
-// another deploy is under way, the other lastcall stops, or nobody answers; 4 if it is not
-// known how the deploy has ended; and otherwise 1.
+// another deploy or an upgrade is under way, the other lastcall stops, or nobody answers; 4
+// if it is not known how the deploy has ended; and otherwise 1.
 func (c *Settings) Deploy(stdout io.Writer) error {
 	var body []byte
 	if len(c.program) > 0 {
@@ -179,8 +187,11 @@ func (c *Settings) Deploy(stdout io.Writer) error {
 		return err
 	}
 	res, err := transport.RoundTrip(r)
-	if err != nil {
-		return fmt.Errorf("deploy: %w", err)
+	switch {
+	case errors.As(err, new(notTried)):
+		return notTried{fmt.Errorf("deploy: %w", err)}
+	case err != nil: // it may have been asked
+		return notKnown{fmt.Errorf("deploy: %w", err)}
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {

@@ -29,7 +29,8 @@ func PrintError(w io.Writer, err error) error {
 
 // Status returns the status of the process, as shells show it: 2 after an error of
 // usage, 130 if a second SIGINT cut the stop, 3 for a deploy that was not tried, 4
-// for one of which the end is not known, that of the program after -- if it failed, and otherwise that of [actors.ExitStatus].
+// for one of which the end is not known, that of the program after -- if it failed, and
+// otherwise that of [actors.ExitStatus].
 func Status(err error) int {
 	var program *exec.ExitError
 	switch {

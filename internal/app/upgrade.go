@@ -31,10 +31,8 @@ func (c *Settings) newUpgrade(stop *actors.Stop, program *actors.Generations) *a
 
 // notDeploying returns an error during a deploy, which an upgrade would break off.
 func notDeploying(program *actors.Generations) error {
-	for _, g := range program.Snapshot() {
-		if !g.Current && g.State != actors.GenerationEnded && g.State != actors.GenerationFailed {
-			return actors.ErrDeploying
-		}
+	if program.Deploying() {
+		return actors.ErrDeploying
 	}
 	return nil
 }

@@ -31,6 +31,7 @@ import (
 //	                                                     first byte of the next    answeringNext
 //	                                                     to be given away          parked
 //	                                                     HTTP/2 was agreed on      http2
+//	                                                     another protocol was      hijacked
 //	answering      its handler runs, or its answer is    first byte of the next    answeringNext
 //	               being written                         answered                  idle
 //	                                                     answered, next has begun  reading
@@ -150,7 +151,7 @@ func (s connState) in(states ...connState) bool {
 // legalSteps are those of the table above, from what to what.
 var legalSteps = [...][]connState{
 	stateNew:           {stateReading, stateReleasing, stateHTTP2, stateHijacked, stateParked},
-	stateReading:       {stateAnswering, stateAnsweringNext, stateHTTP2, stateParked},
+	stateReading:       {stateAnswering, stateAnsweringNext, stateHTTP2, stateHijacked, stateParked},
 	stateAnswering:     {stateAnsweringNext, stateIdle, stateReading, stateHijacked},
 	stateAnsweringNext: {stateReading, stateHijacked},
 	stateIdle:          {stateReading, stateReleasing, stateParked},
@@ -382,11 +383,14 @@ func (c *conn) flush(patience time.Duration) bool {
 // one: a client that has taken nothing until then has missed it.
 func (c *conn) SetWriteDeadline(t time.Time) error {
 	if !t.IsZero() {
-		patience := stallTimeout
-		if left := time.Until(t); left > 0 {
+		begun, patience := time.Now(), stallTimeout
+		left := t.Sub(begun)
+		if left > 0 {
 			patience = min(patience, left)
 		}
-		c.flush(patience)
+		if c.flush(patience) && left > 0 {
+			t = t.Add(time.Since(begun)) // that was the time of what was written before
+		}
 	}
 	return c.Conn.SetWriteDeadline(t)
 }
@@ -450,7 +454,7 @@ func (c *conn) onIdle() {
 func (c *conn) onHijack() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.state.in(stateNew, stateReleasing, stateAnswering, stateAnsweringNext) {
+	if c.state.in(stateNew, stateReading, stateReleasing, stateAnswering, stateAnsweringNext) {
 		c.setStateLocked(stateHijacked)
 		c.framing.stop()
 	}

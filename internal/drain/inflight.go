@@ -68,7 +68,7 @@ func (s *Server) InFlight() (requests []Request) {
 func (c *conn) inFlightLocked() []Request {
 	switch c.unparkedStateLocked() {
 	case stateNew, stateIdle, stateReleasing:
-		if c.server.draining.Load() && (socket.Arrived(c.Conn) || c.readUnrecordedLocked()) { // too late to be read
+		if c.server.draining.Load() && (len(c.framing.pending) > 0 || socket.Arrived(c.Conn) || c.readUnrecordedLocked()) { // too late to be read
 			return []Request{{Class: HTTP1, Client: c.client()}}
 		}
 	case stateReading, stateAnswering, stateAnsweringNext:

@@ -201,8 +201,8 @@ func TestDeployOfStopped(t *testing.T) {
 	d.Signal(t, syscall.SIGSTOP)
 	_, errs, status := d.deploy(t)
 	d.Signal(t, syscall.SIGCONT)
-	if status != 1 || !strings.Contains(errs, "timeout") {
-		t.Errorf("lastcall deploy = %d, %s, want 1, and that nothing came", status, errs)
+	if status != 4 || !strings.Contains(errs, "timeout") {
+		t.Errorf("lastcall deploy = %d, %s, want 4, and that nothing came", status, errs)
 	}
 	d.WaitLog(t, `msg="deploy switched"`) // it was under way
 	d.stop(t)

@@ -98,6 +98,33 @@ func TestUpgradeOfDeployed(t *testing.T) {
 	d.Wait(t)
 }
 
+// TestDeployInUpgrade: a deploy is refused while a successor starts, which has the program
+// from before.
+func TestDeployInUpgrade(t *testing.T) {
+	t.Parallel()
+	start := shortDir(t) + "/start"
+	if err := os.WriteFile(start, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := startDeployableWith(t, []string{"CHILD_WAITS=" + start}, os.Args[0])
+	d.killLast(t)
+	if err := os.Remove(start); err != nil {
+		t.Fatal(err)
+	}
+	d.Signal(t, syscall.SIGUSR2)
+	d.WaitLog(t, `msg="upgrade begins"`)
+	if _, errs, status := d.deploy(t); status != 3 || !strings.Contains(errs, "an upgrade is under way") {
+		t.Errorf("a deploy during an upgrade = %d, %s", status, errs)
+	}
+	if err := os.WriteFile(start, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.WaitLog(t, `msg="upgrade done"`)
+	pid, _ := d.lastPID()
+	syscall.Kill(pid, syscall.SIGTERM)
+	d.Wait(t)
+}
+
 // TestUpgradeInherits: a successor has the descriptors that this process was started with,
 // such as a lock of the shell.
 func TestUpgradeInherits(t *testing.T) {

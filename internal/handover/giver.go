@@ -131,8 +131,8 @@ func (g *Giver) Abort() {
 }
 
 // Sole says that the listeners are the taker's alone from now on. When the taker agrees it
-// calls commit, whose error is that of Sole, and tells the taker, which has gone if Sole
-// fails behind that.
+// calls commit, whose error is that of Sole, and tells the taker. If that fails, the taker
+// has gone.
 func (g *Giver) Sole(commit func() error) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -221,7 +221,17 @@ func TestHideNot(t *testing.T) {
 	if err := CanRefuse(noDescriptor{listen(t, "tcp4", false)}); err == nil {
 		t.Error("CanRefuse() = nil of a listener without SyscallConn, want an error")
 	}
+	endless := new(wrapper)
+	endless.Listener = endless
+	if err := CanRefuse(endless); err == nil {
+		t.Error("CanRefuse() = nil of a listener that wraps itself, want an error")
+	}
+	if err := CanRefuse(&wrapper{&wrapper{listen(t, "tcp4", false)}}); err != nil {
+		t.Errorf("CanRefuse() = %v of a wrapper, want nil", err)
+	}
 }
+
+type wrapper struct{ net.Listener }
 
 type noDescriptor struct{ hidden net.Listener }
 

@@ -12,12 +12,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// maxWrappers is more than a listener has.
+const maxWrappers = 10
+
 func rawConn(x any) (syscall.RawConn, error) {
-	if sc, ok := x.(syscall.Conn); ok {
-		return sc.SyscallConn()
-	}
-	if l, ok := x.(net.Listener); ok && wrapped(l) != nil {
-		return rawConn(wrapped(l))
+	inner := x
+	for range maxWrappers {
+		if sc, ok := inner.(syscall.Conn); ok {
+			return sc.SyscallConn()
+		}
+		l, ok := inner.(net.Listener)
+		if !ok || wrapped(l) == nil {
+			break
+		}
+		inner = wrapped(l)
 	}
 	return nil, fmt.Errorf("%T has no method SyscallConn", x)
 }
@@ -30,7 +38,7 @@ func wrapped(l net.Listener) net.Listener {
 		return nil
 	}
 	f, ok := v.Type().FieldByName("Listener")
-	if !ok || len(f.Index) > 1 {
+	if !ok || len(f.Index) > 1 || f.Type.Kind() != reflect.Interface && f.Type.Kind() != reflect.Pointer {
 		return nil
 	}
 	inner, _ := v.FieldByIndex(f.Index).Interface().(net.Listener)
