@@ -162,18 +162,19 @@ func (d *deploy) try(l *life) error {
 	defer endTrial()
 	verdict := make(chan error, 1)
 	go func() { verdict <- d.watchTrial(trial) }()
+	fail := func(err error) error {
+		cancel()
+		<-drained // or the streams of the generation that comes back would be ended
+		return d.fail(l, err)
+	}
 	waiting := drained
 	for over := false; waiting != nil || !over; {
 		select {
 		case <-l.done:
-			cancel()
-			<-drained // or the streams of the generation that comes back would be ended
-			return d.fail(l, fmt.Errorf("ended within %v after the switch: %w", d.Trial, endError(l.err)))
+			return fail(fmt.Errorf("ended within %v after the switch: %w", d.Trial, endError(l.err)))
 		case err := <-verdict:
 			if err != nil {
-				cancel()
-				<-drained
-				return d.fail(l, fmt.Errorf("%w within %v after the switch: %w", ErrStoppedServing, d.Trial, err))
+				return fail(fmt.Errorf("%w within %v after the switch: %w", ErrStoppedServing, d.Trial, err))
 			}
 			d.mu.Lock()
 			over = !l.failed

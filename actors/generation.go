@@ -134,6 +134,24 @@ func (gen *generation) markStoppingLocked() {
 	}
 }
 
+// restartsLocked reports whether the program is started again when it fails: that no
+// deploy tries it, or has replaced it.
+func (gen *generation) restartsLocked() bool { return !gen.trial && !gen.retired }
+
+// setReady records that the program is ready, unless it has ended.
+func (g *Generations) setReady(gen *generation) {
+	g.mu.Lock()
+	switch {
+	case gen.pid == 0:
+	case gen.retired: // by a deploy, while it was started again
+		gen.state = GenerationDraining
+	default:
+		gen.state = GenerationReady
+	}
+	g.mu.Unlock()
+	g.notify()
+}
+
 // runOnce starts the program, and returns when it has ended.
 func (g *Generations) runOnce(gen *generation, l *life) error {
 	if closed(l.quit) {
@@ -166,7 +184,7 @@ func (g *Generations) runOnce(gen *generation, l *life) error {
 			return
 		}
 		gen.pid, gen.state = 0, GenerationStopping // others of its group may run for a while
-		if !gen.trial && !gen.retired && !closed(l.quit) {
+		if gen.restartsLocked() && !closed(l.quit) {
 			gen.state = GenerationRestarting
 		}
 		l.failed = l.failed || gen.trial
@@ -196,16 +214,7 @@ func (g *Generations) runOnce(gen *generation, l *life) error {
 	switch {
 	case err == nil:
 		level.Info(logger).Log("msg", "program ready", "elapsed", time.Since(gen.since).Round(time.Millisecond))
-		g.mu.Lock()
-		switch {
-		case gen.pid == 0:
-		case gen.retired: // by a deploy, while it was started again
-			gen.state = GenerationDraining
-		default:
-			gen.state = GenerationReady
-		}
-		g.mu.Unlock()
-		g.notify()
+		g.setReady(gen)
 		select {
 		case <-l.ready:
 		default:
@@ -347,11 +356,7 @@ func (g *Generations) awaitReady(l *life, addr string, exited <-chan struct{}) e
 // waits for the moment. Otherwise it returns the error of the generation's end.
 func (g *Generations) awaitRestart(gen *generation, l *life, logger log.Logger, counter *restarts, began time.Time, err error) (bool, error) {
 	stop := g.actor.stop
-	g.mu.Lock()
-	ours := !gen.trial && !gen.retired
-	l.failed = !ours
-	g.mu.Unlock()
-	if closed(l.quit) || !ours {
+	if ours := g.decides(gen, l); closed(l.quit) || !ours {
 		return false, err
 	}
 	if err == nil && !closed(l.ready) && g.When == RestartOnFailure && !closed(stop.begun) {
@@ -377,17 +382,22 @@ func (g *Generations) awaitRestart(gen *generation, l *life, logger log.Logger, 
 		return false, nil
 	case <-stop.begun: // perhaps by the signal that has ended the program, too
 	}
-	g.mu.Lock()
-	retired := gen.retired // a deploy has replaced it
-	l.failed = retired
-	g.mu.Unlock()
 	switch {
-	case retired:
+	case !g.decides(gen, l): // a deploy has replaced it meanwhile
 		return false, err
 	case !closed(stop.begun):
 		return wanted, err
 	}
 	return g.awaitNeed(l, logger, counter, began, err)
+}
+
+// decides reports whether it is for awaitRestart to say what follows the end of the program,
+// and not for a deploy.
+func (g *Generations) decides(gen *generation, l *life) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	l.failed = !gen.restartsLocked()
+	return !l.failed
 }
 
 // awaitNeed waits, in a stop, until a request needs the program.

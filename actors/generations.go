@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"sync"
 	"time"
+
+	"lastcall/internal/clock"
 )
 
 // Generations runs a program that serves, such as an HTTP server behind a reverse
@@ -211,7 +213,7 @@ func (g *Generations) init() {
 		if g.StartTimeout <= 0 {
 			g.StartTimeout = defaultStartTimeout
 		}
-		g.Trial = orDefault(g.Trial, defaultTrial)
+		g.Trial = clock.OrDefault(g.Trial, defaultTrial)
 		g.Replace = g.Replace || g.Addr != ""
 		if g.actor.used {
 			return // execute returns at once

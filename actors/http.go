@@ -72,9 +72,10 @@ const maxCutLogged = asynclog.MaxQueued / 2
 // HTTP serves TLS if srv.TLSConfig has certificates or a function that gets them,
 // as [http.Server.ServeTLS] does, and otherwise plain HTTP. A listener of [Plain]
 // is served without TLS in any case. Give HTTP listeners that do not speak TLS:
-// one of tls.NewListener is an error of execute, and behind another one that does TLS itself
-// (autocert.NewListener) HTTP/2 is not served, of which a line (warn) tells. Certificates that are loaded
-// again when their files change are in lastcall/actors/certificate.
+// one of tls.NewListener is an error of execute, and behind another one that does TLS
+// itself (autocert.NewListener) HTTP/2 is not served, of which a line (warn) tells.
+// Certificates that are loaded again when their files change are in
+// lastcall/actors/certificate.
 //
 // HTTP/2 is net/http's own, as srv.Protocols, srv.HTTP2 and srv.TLSNextProto
 // say. When a stop begins, its clients get GOAWAY, which asks them to open no more

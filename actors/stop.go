@@ -204,11 +204,8 @@ func (s *Stop) waitingLogger() log.Logger {
 	return s.Logger
 }
 
-// orDefault returns the value of a setting, see [clock.OrDefault].
-func orDefault(d, def time.Duration) time.Duration { return clock.OrDefault(d, def) }
-
-func (s *Stop) grace() time.Duration     { return orDefault(s.Grace, DefaultGrace) }
-func (s *Stop) idleGrace() time.Duration { return orDefault(s.IdleGrace, DefaultIdleGrace) }
+func (s *Stop) grace() time.Duration     { return clock.OrDefault(s.Grace, DefaultGrace) }
+func (s *Stop) idleGrace() time.Duration { return clock.OrDefault(s.IdleGrace, DefaultIdleGrace) }
 
 // Begin begins the stop. The actors of this package do so when they are interrupted, so
 // few programs need to. Only the first call counts. The cause is shown in logs and

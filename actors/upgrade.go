@@ -120,7 +120,7 @@ type Upgrade struct {
 	listeners []*sharedListener
 	tickets   *tickets      // nil: none
 	keys      handover.Keys // of tickets, of the predecessor
-	from      *predecessor  // nil: there is none
+	from      *predecessor  // nil: none
 	fromStore bool          // from is the descriptor store
 	sole      chan struct{} // closed by soleOwner, or by noneLeft
 	soleOwner func()        // notes that the listeners are this process's alone

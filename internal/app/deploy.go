@@ -87,7 +87,7 @@ func (s Service) serveDeploy(w http.ResponseWriter, r *http.Request) {
 		if errors.Is(err, actors.ErrStopping) {
 			result = brokenOff
 		}
-		w.Header().Set(resultTrailer, result+": "+printable.Escape(strings.ReplaceAll(err.Error(), "\n", "; ")))
+		w.Header().Set(resultTrailer, result+": "+oneLine(err))
 	default:
 		w.Header().Set(resultTrailer, "done")
 	}

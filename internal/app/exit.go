@@ -22,9 +22,14 @@ type usageError struct{ error }
 // written.
 func PrintError(w io.Writer, err error) error {
 	if err != nil {
-		fmt.Fprintf(w, "lastcall: %s\n", printable.Escape(strings.ReplaceAll(err.Error(), "\n", "; ")))
+		fmt.Fprintf(w, "lastcall: %s\n", oneLine(err))
 	}
 	return err
+}
+
+// oneLine returns the text of an error, which may be one of several, as one line.
+func oneLine(err error) string {
+	return printable.Escape(strings.ReplaceAll(err.Error(), "\n", "; "))
 }
 
 // Status returns the status of the process, as shells show it: 2 after an error of

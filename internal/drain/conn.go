@@ -96,7 +96,7 @@ type conn struct {
 	since time.Time // the request began to arrive, as far as known; new or idle: the client's pause began
 
 	// What the client sends.
-	handshake handshake // under TLS, which begins with it
+	handshake *tls.Conn // while that shakes hands; nil: it does not
 	records   records   // of TLS
 	framing   framing   // where requests end, or records
 	bytesRead int64
@@ -243,7 +243,7 @@ func (c *conn) setTLS(tc *tls.Conn) {
 	c.framing.on = !c.tls
 	if c.tls {
 		c.framing.records = &c.records
-		c.handshake.begin(tc)
+		c.beginHandshakeLocked(tc)
 	}
 }
 
@@ -314,7 +314,7 @@ func (c *conn) Write(p []byte) (int, error) {
 	c.noteWrite(int64(n), err)
 	if c.tls && c.server.draining.Load() {
 		c.mu.Lock()
-		if c.inHandshakeLocked() && c.bytesRead > 0 { // it is the client's turn
+		if c.handshake != nil && c.bytesRead > 0 { // it is the client's turn
 			c.onHandshakeLocked()
 		}
 		c.mu.Unlock()

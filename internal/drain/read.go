@@ -48,9 +48,7 @@ func (c *conn) beforeRead(p []byte) (n, limit int, wanted <-chan struct{}) {
 	if next {
 		c.framing.endBody()
 	}
-	if c.handshake.end() {
-		c.onHandshakeLocked()
-	}
+	c.lookAtHandshakeLocked()
 	n, limit = c.framing.take(p)
 	if n > 0 {
 		c.reader.waits = false
@@ -98,27 +96,10 @@ func (c *conn) onReadLocked(p []byte, size int) (n int) {
 	return n
 }
 
-func (c *conn) inHandshakeLocked() bool { return c.tls && !c.handshake.over }
-
-// onHandshakeLocked notes a step of a TLS handshake; no request has begun. The client's
-// time starts again: the server may have been slow, and about to release the connection.
-func (c *conn) onHandshakeLocked() {
-	if !c.state.in(stateNew, stateReleasing) {
-		return
-	}
-	c.since = time.Now()
-	if c.server.draining.Load() {
-		if c.state == stateReleasing {
-			c.setStateLocked(stateNew)
-		}
-		c.scheduleCloseLocked()
-	}
-}
-
 // onBytesLocked notes that bytes are handed out. Empty lines may precede a
 // request (RFC 9112 section 2.2) and are not part of one.
 func (c *conn) onBytesLocked(p []byte, next bool) {
-	if c.inHandshakeLocked() {
+	if c.handshake != nil {
 		c.onHandshakeLocked()
 		return
 	}

@@ -82,7 +82,7 @@ func (c *conn) scheduleCloseLocked() {
 	info, _ := socket.TCPInfo(c.Conn)
 	wait, losses := info.RTT, 1
 	switch {
-	case c.state == stateNew && c.inHandshakeLocked() && c.bytesRead > 0:
+	case c.state == stateNew && c.handshake != nil && c.bytesRead > 0:
 		wait = pausesKept * firstPause // its client computes, and will send a request soon
 	case c.state == stateIdle:
 		pause := c.maxPause

@@ -20,20 +20,6 @@ import (
 	"lastcall/internal/wiretest"
 )
 
-// wrapper is a listener whose connections are wrapped.
-type wrapper struct {
-	net.Listener
-	wrap func(net.Conn) net.Conn
-}
-
-func (l wrapper) Accept() (net.Conn, error) {
-	nc, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return l.wrap(nc), nil
-}
-
 // peeked is a connection with a buffer, as packages make that look at its first bytes.
 type peeked struct {
 	net.Conn
@@ -64,7 +50,7 @@ func TestPipelinedBehindWrapper(t *testing.T) {
 				b, _ := io.ReadAll(r.Body)
 				w.Write(b)
 			})}
-			s := servetest.StartOn(t, new(actors.Stop), srv, wrapper{listen(t), wrap.server})
+			s := servetest.StartOn(t, new(actors.Stop), srv, notedListener{listen(t), wrap.server})
 			raw := s.Dial(t)
 			nc := wrap.client(raw.Conn)
 			c := &servetest.Client{T: t, Conn: nc, R: bufio.NewReader(nc)}
@@ -137,7 +123,7 @@ func TestConnectionWithoutAddress(t *testing.T) {
 			t.Parallel()
 			stop := &actors.Stop{Grace: 1500 * time.Millisecond}
 			srv := server2(t, false, func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
-			s := servetest.StartOn(t, stop, srv, wrapper{listen(t), func(nc net.Conn) net.Conn { return nowhere{nc, client} }})
+			s := servetest.StartOn(t, stop, srv, notedListener{listen(t), func(nc net.Conn) net.Conn { return nowhere{nc, client} }})
 			c := s.Dial(t)
 			if client != nil {
 				c.Send(http2.ClientPreface)
@@ -164,7 +150,7 @@ func TestListenerDoesTLS(t *testing.T) {
 	conf := &tls.Config{Certificates: []tls.Certificate{certificate(t)}, InsecureSkipVerify: true}
 	warnings := &lines{msg: "the listener does TLS itself"}
 	stop := &actors.Stop{Logger: warnings}
-	s := servetest.StartOn(t, stop, &http.Server{Handler: http.HandlerFunc(servetest.Hello)}, wrapper{listen(t), func(nc net.Conn) net.Conn { return tls.Server(nc, conf) }})
+	s := servetest.StartOn(t, stop, &http.Server{Handler: http.HandlerFunc(servetest.Hello)}, notedListener{listen(t), func(nc net.Conn) net.Conn { return tls.Server(nc, conf) }})
 	for range 2 {
 		nc := tls.Client(s.Dial(t).Conn, conf)
 		c := &servetest.Client{T: t, Conn: nc, R: bufio.NewReader(nc)}

@@ -79,6 +79,16 @@ func (s *scene) links() (giver, taker net.Conn) {
 	return giver, taker
 }
 
+// link returns an end as that of a peer whose every word is the test's.
+func (s *scene) link(nc net.Conn) *link {
+	s.t.Helper()
+	l, err := newLink(nc)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return l
+}
+
 func (s *scene) adopt(t *drain.Transfer) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -178,10 +188,7 @@ func TestTakerGoes(t *testing.T) {
 			t.Parallel()
 			s := newScene(t, 3)
 			giver, taker := s.links()
-			l, err := newLink(taker)
-			if err != nil {
-				t.Fatal(err)
-			}
+			l := s.link(taker)
 			go func() {
 				defer taker.Close()
 				for _, step := range steps[1 : i+1] {
@@ -225,10 +232,7 @@ func TestGiverGoes(t *testing.T) {
 				t.Parallel()
 				s := newScene(t, 3)
 				giver, taker := s.links()
-				l, err := newLink(giver)
-				if err != nil {
-					t.Fatal(err)
-				}
+				l := s.link(giver)
 				go func() {
 					defer giver.Close()
 					for _, step := range steps[1 : i+1] {
@@ -255,7 +259,7 @@ func TestGiverGoes(t *testing.T) {
 						l.send(&packet{Type: "keep"})
 					}
 				}()
-				err = s.take(taker)
+				err := s.take(taker)
 				if (err == nil) != (last == "end") {
 					t.Errorf("take = %v", err)
 				}
@@ -284,10 +288,7 @@ func TestGiverFails(t *testing.T) {
 				t.Parallel()
 				s := newScene(t, 3)
 				giver, taker := s.links()
-				l, err := newLink(giver)
-				if err != nil {
-					t.Fatal(err)
-				}
+				l := s.link(giver)
 				go func() {
 					defer giver.Close()
 					l.receive(0)
@@ -345,10 +346,7 @@ func TestSoleOwner(t *testing.T) {
 			t.Parallel()
 			s := newScene(t, 1)
 			giver, taker := s.links()
-			l, err := newLink(giver)
-			if err != nil {
-				t.Fatal(err)
-			}
+			l := s.link(giver)
 			tk := &Taker{link: &link{u: taker.(*net.UnixConn)}}
 			l.send(&packet{Type: "sole"})
 			for _, p := range tt.before { // the taker stands still
@@ -377,10 +375,7 @@ func TestBrokenStep(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, 1)
 	giver, taker := s.links()
-	l, err := newLink(taker)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := s.link(taker)
 	g := &Giver{link: &link{u: giver.(*net.UnixConn)}, listeners: []Listener{{Name: "x", Socket: s.listener}}}
 	l.send(&packet{Type: "garbage"})
 	l.send(&packet{Type: "alone"})
@@ -408,10 +403,7 @@ func TestReasons(t *testing.T) {
 
 	for _, step := range []string{"listeners", "conns", "sole"} {
 		giver, taker = s.links()
-		l, err := newLink(taker)
-		if err != nil {
-			t.Fatal(err)
-		}
+		l := s.link(taker)
 		l.send(&packet{Type: "hello", Version: version})
 		g, err := Accept(giver, 10*time.Second)
 		if err != nil {
@@ -468,10 +460,7 @@ func TestGiverKeeps(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, 3)
 	giver, taker := s.links()
-	l, err := newLink(taker)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := s.link(taker)
 	done := make(chan string, 1)
 	go func() {
 		l.send(&packet{Type: "hello", Version: version, PID: 1})
@@ -520,7 +509,7 @@ func TestGarbageForConns(t *testing.T) {
 		`{"type":"conns","conns":[{}]}`, `{"type":"yours","n":5}`, `{"type":"yours","n":-5}`, `{"type":"keep"}`, `{"type":"hello"}`} {
 		s := newScene(t, 1)
 		giver, taker := s.links()
-		l, _ := newLink(giver)
+		l := s.link(giver)
 		go func() {
 			defer giver.Close()
 			l.receive(0)
@@ -540,10 +529,7 @@ func TestVersion(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, 0)
 	giver, taker := s.links()
-	l, err := newLink(taker)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := s.link(taker)
 	go l.send(&packet{Type: "hello", Version: version + 1})
 	if _, err := Accept(giver, 10*time.Second); err == nil {
 		t.Error("Accept() = nil, want an error")
@@ -558,7 +544,7 @@ func TestAbort(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, 0)
 	giver, taker := s.links()
-	l, _ := newLink(taker)
+	l := s.link(taker)
 	go l.send(&packet{Type: "hello", Version: version})
 	g, err := Accept(giver, 10*time.Second)
 	if err != nil {

@@ -17,14 +17,11 @@ const maxWrappers = 10
 
 func rawConn(x any) (syscall.RawConn, error) {
 	inner := x
-	for range maxWrappers {
+	for n := 0; inner != nil && n < maxWrappers; n++ {
 		if sc, ok := inner.(syscall.Conn); ok {
 			return sc.SyscallConn()
 		}
-		l, ok := inner.(net.Listener)
-		if !ok || wrapped(l) == nil {
-			break
-		}
+		l, _ := inner.(net.Listener)
 		inner = wrapped(l)
 	}
 	return nil, fmt.Errorf("%T has no method SyscallConn", x)
