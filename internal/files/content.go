@@ -1,6 +1,7 @@
 package files
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/http"
@@ -25,53 +26,86 @@ func serveFile(w http.ResponseWriter, r *http.Request, name string, f *os.File, 
 	} else {
 		w.Header().Set("ETag", fmt.Sprintf(`"%x-%x"`, modified.UnixNano(), info.Size()))
 	}
-	drop := func(name string) {
-		r2 := *r
-		r2.Header = r.Header.Clone()
-		r2.Header.Del(name)
-		r = &r2
+	if modified.After(time.Now()) {
+		modified = time.Time{} // no Last-Modified is to come: RFC 9110 section 8.8.2.1
+	}
+	r2 := *r
+	r2.Header = r.Header.Clone()
+	for _, name := range []string{"If-Match", "If-None-Match"} {
+		if lines := r.Header[name]; len(lines) > 1 { // of which http.ServeContent takes the first
+			r2.Header.Set(name, strings.Join(lines, ", "))
+		}
 	}
 	if since := r.Header.Get("If-Modified-Since"); since != "" {
 		if t, err := http.ParseTime(since); err != nil || t.Unix() != modified.Unix() {
-			drop("If-Modified-Since") // http.ServeContent takes any later time
+			r2.Header.Del("If-Modified-Since") // http.ServeContent takes any later time
 		}
 	}
 	if ranges := r.Header.Get("Range"); ranges != "" {
 		list, ok := strings.CutPrefix(ranges, "bytes=")
-		if !ok || !disjoint(list, info.Size()) { // another unit is ignored: RFC 9110 section 14.2
-			drop("Range")
+		if ok {
+			list, ok = clipRanges(list, info.Size())
+		}
+		if ok {
+			r2.Header.Set("Range", "bytes="+list)
+		} else { // another unit is ignored: RFC 9110 section 14.2
+			r2.Header.Del("Range")
 		}
 	}
-	http.ServeContent(w, r, name, modified, f)
+	http.ServeContent(w, &r2, name, modified, f)
 }
 
-// disjoint reports whether a list has at most maxRanges ranges, of which no two
-// have a byte in common. What is not a range is left to others to refuse.
-func disjoint(list string, size int64) bool {
+// clipRanges returns a list of ranges without what lies outside the file: the last 0 bytes,
+// of which http.ServeContent makes an answer that cannot be, and ends that it cannot read
+// because they are too large. For what is not a list of ranges it returns one that
+// http.ServeContent refuses. It reports false for more than maxRanges ranges, and for two that have a byte in
+// common.
+func clipRanges(list string, size int64) (clipped string, ok bool) {
 	type span struct{ first, last int64 }
 	var spans []span
+	var parts []string
+	none, n := fmt.Sprintf("%d-", size), 0 // what no file has is refused
 	for element := range strings.SplitSeq(list, ",") {
-		from, to, ok := strings.Cut(strings.TrimSpace(element), "-")
-		first, ferr := strconv.ParseInt(strings.TrimSpace(from), 10, 64)
-		last, lerr := strconv.ParseInt(strings.TrimSpace(to), 10, 64)
+		from, to, ok := strings.Cut(strings.Trim(element, " \t"), "-")
+		first, last := parsePosition(from), parsePosition(to)
+		suffix := from == ""
 		switch {
-		case !ok:
+		case element == "":
 			continue
-		case from == "": // the last bytes
+		case !ok, first < 0 && !suffix, last < 0 && (suffix || to != ""), first > last && last >= 0:
+			return none, true
+		case suffix:
 			first, last = max(size-last, 0), size-1
-		case ferr != nil || first >= size:
-			first, last = size, size // unsatisfiable, but counted
-		case lerr != nil || last >= size:
+		case to == "":
 			last = size - 1
 		}
+		if n++; n > maxRanges {
+			return "", false
+		}
+		last = min(last, size-1)
+		if first > last {
+			continue // unsatisfiable, but counted
+		}
 		for _, s := range spans {
-			if first <= s.last && s.first <= last && first < size {
-				return false
+			if first <= s.last && s.first <= last {
+				return "", false
 			}
 		}
-		if spans = append(spans, span{first, last}); len(spans) > maxRanges {
-			return false
-		}
+		spans = append(spans, span{first, last})
+		parts = append(parts, fmt.Sprintf("%d-%d", first, last))
 	}
-	return true
+	if len(parts) == 0 {
+		return none, true
+	}
+	return strings.Join(parts, ","), true
+}
+
+// parsePosition parses digits, and returns the largest number if they mean a larger one. It
+// returns -1 for anything else.
+func parsePosition(s string) int64 {
+	n, err := strconv.ParseUint(s, 10, 63)
+	if err != nil && !errors.Is(err, strconv.ErrRange) {
+		return -1
+	}
+	return int64(n)
 }

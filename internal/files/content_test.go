@@ -34,7 +34,7 @@ func overBoth(t *testing.T, h http.Handler, test func(t *testing.T, ask func(pat
 				}
 				for _, field := range header {
 					name, value, _ := strings.Cut(field, ": ")
-					req.Header.Set(name, value)
+					req.Header.Add(name, value)
 				}
 				resp, err := transport.RoundTrip(req)
 				if err != nil {
@@ -78,6 +78,8 @@ func TestETag(t *testing.T) {
 		}
 		past, future := fileTime.Add(-time.Hour).Format(http.TimeFormat), fileTime.Add(time.Hour).Format(http.TimeFormat)
 		want(304, "", "If-None-Match: "+tag)
+		want(304, "", "If-None-Match: \"other\"", "If-None-Match: "+tag)
+		want(200, "new-file", "If-Match: \"other\"", "If-Match: "+tag)
 		want(304, "", "If-None-Match: W/"+tag)
 		want(304, "", "If-None-Match: \"x\", "+tag)
 		want(304, "", "If-None-Match: *")
@@ -122,6 +124,25 @@ func TestETag(t *testing.T) {
 	})
 }
 
+// A file whose time is to come has no Last-Modified, which must not be later than Date.
+func TestLastModifiedToCome(t *testing.T) {
+	dir := t.TempDir()
+	fill(t, dir, map[string]string{"a.txt": "text"})
+	at := time.Now().Add(time.Hour)
+	if err := os.Chtimes(filepath.Join(dir, "a.txt"), at, at); err != nil {
+		t.Fatal(err)
+	}
+	overBoth(t, newFiles(t, dir, false), func(t *testing.T, ask func(path string, header ...string) (*http.Response, string)) {
+		resp, _ := ask("/a.txt")
+		if got := resp.Header["Last-Modified"]; got != nil {
+			t.Errorf("Last-Modified = %q, want none", got)
+		}
+		if resp, _ := ask("/a.txt", "If-None-Match: "+resp.Header.Get("ETag")); resp.StatusCode != 304 {
+			t.Errorf("with its ETag: %d, want 304", resp.StatusCode)
+		}
+	})
+}
+
 func TestRanges(t *testing.T) {
 	dir := t.TempDir()
 	const text = "0123456789abcdefghij"
@@ -156,6 +177,13 @@ func TestRanges(t *testing.T) {
 			"0-4,2-":                             200,
 			strings.Repeat("0-0,", 5000):         200,
 			"0-0" + strings.Repeat(",99-", 5000): 200,
+			"0-99999999999999999999":             206,
+			"-99999999999999999999":              206,
+			"-0,0-0":                             206,
+			"-0":                                 416,
+			"99999999999999999999-":              416,
+			"0 -1,0 -1":                          416,
+			"+1-2":                               416,
 			"20-":                                416,
 			"20-,21-":                            416,
 			"5-1,0-0":                            416,
@@ -164,6 +192,9 @@ func TestRanges(t *testing.T) {
 			resp, body := ask("/a.txt", "Range: bytes="+ranges)
 			if resp.StatusCode != status || status == 200 && body != text {
 				t.Errorf("Range %.30s (%d bytes) = %d with %d bytes, want %d", ranges, len(ranges), resp.StatusCode, len(body), status)
+			}
+			if got := resp.Header.Get("Content-Range"); status == 416 && got != "bytes */20" {
+				t.Errorf("Range %.30s: Content-Range = %q, want bytes */20", ranges, got)
 			}
 		}
 		for _, ranges := range []string{"lines=0-1", "0-1", "Bytes=0-1", "bytes"} {

@@ -35,7 +35,7 @@ type Config struct {
 //
 // Nothing outside the directory is served: a path or symbolic link that leads
 // outside is not found ([os.Root]). Names that begin with a dot are neither
-// found nor listed, except .well-known (RFC 8615). A link of another name may
+// found nor listed, except .well-known (RFC 8615); nor are names that are not UTF-8. A link of another name may
 // lead to them, as in a volume of a Kubernetes ConfigMap, where all files are
 // links into ..data. Devices, sockets and pipes are not found.
 //
@@ -163,7 +163,7 @@ func serveList(w http.ResponseWriter, dir *os.File) error {
 	var page strings.Builder
 	page.WriteString("<!doctype html>\n<meta name=\"viewport\" content=\"width=device-width\">\n<pre>\n")
 	for _, e := range entries {
-		if hidden(e.Name()) {
+		if hidden(e.Name()) || !fs.ValidPath(e.Name()) {
 			continue
 		}
 		name := e.Name()
