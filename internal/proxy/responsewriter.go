@@ -51,6 +51,9 @@ func (w *responseWriter) WriteHeader(status int) {
 	}
 	if status >= 200 {
 		h := w.Header()
+		if !w.request.ProtoAtLeast(1, 1) { // ReverseProxy may have cleared what the binary says
+			h.Set("Connection", "close")
+		}
 		if v := h["Content-Length"]; len(v) == 1 {
 			w.bodyLeft, _ = strconv.ParseInt(v[0], 10, 64)
 		}
