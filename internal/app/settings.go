@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"path"
 	"runtime/debug"
@@ -283,11 +284,16 @@ func (c *Settings) check() error {
 	if path, ok := strings.CutPrefix(c.handover, "unix:"); c.handover != "" && (!ok || path == "" || path[0] == '@') {
 		return fmt.Errorf("-handover %q: want unix:PATH", c.handover)
 	}
-	paths, abstract, twice := 0, 0, ""
-	for i, addr := range c.listen.list {
-		if c.listen.set && (addr == c.admin || slices.Contains(c.listen.list[:i], addr)) && (strings.HasPrefix(addr, "unix:") || !strings.HasSuffix(addr, ":0")) {
-			twice = addr
+	if c.handover != "" {
+		if err := checkAddress(c.handover); err != nil {
+			return fmt.Errorf("-handover: %w", err)
 		}
+	}
+	if err := c.checkOwnAddresses(); err != nil {
+		return err
+	}
+	paths, abstract := 0, 0
+	for _, addr := range c.listen.list {
 		if strings.HasPrefix(addr, "unix:@") {
 			abstract++
 		} else if strings.HasPrefix(addr, "unix:") {
@@ -309,9 +315,7 @@ func (c *Settings) check() error {
 		return fmt.Errorf("-dir %q and a program after --: want one of them", c.dir)
 	case c.programHealth != "" && len(c.program) == 0:
 		return errors.New("-program-health: want a program after -- with it")
-	case twice != "":
-		return fmt.Errorf("-listen %s: is set twice, or is that of -admin", twice)
-	case c.programHealth != "" && (c.programHealth[0] != '/' || strings.ContainsFunc(c.programHealth, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '#' })):
+	case c.programHealth != "" && !isTarget(c.programHealth):
 		return fmt.Errorf("-program-health %q: want a path such as /healthz", c.programHealth)
 	case len(c.program) > 0 && c.programStart == 0:
 		return errors.New("-program-start 0s: want more than that")
@@ -325,6 +329,34 @@ func (c *Settings) check() error {
 		return errors.New("-h2c: HTTP/2 without TLS; want it without -tls-cert, which brings HTTP/2 too")
 	case c.healthPrefix != "off" && (!strings.HasPrefix(c.healthPrefix, "/") || path.Clean(c.healthPrefix) != "/"+strings.Trim(c.healthPrefix, "/")):
 		return fmt.Errorf("-health-prefix %q: want a path such as / or /-/health, or off", c.healthPrefix)
+	}
+	return nil
+}
+
+// isTarget reports whether s is a path, perhaps with a query, as a request line has it.
+func isTarget(s string) bool {
+	_, err := url.Parse("http://localhost" + s)
+	return err == nil && s[0] == '/' && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '#' })
+}
+
+// checkOwnAddresses finds an address that is to be listened at twice, or to be that of the
+// program besides: each request would come back for ever.
+func (c *Settings) checkOwnAddresses() error {
+	type own struct{ flag, addr string }
+	list := []own{{"-admin", c.admin}, {"-handover", c.handover}}
+	for _, addr := range c.listen.list {
+		list = append(list, own{"-listen", addr})
+	}
+	passed := !c.listen.set && os.Getenv("LISTEN_FDS") != "" // in place of the default
+	for i, o := range list {
+		switch at := slices.IndexFunc(list[:i], func(other own) bool { return other.addr == o.addr }); {
+		case o.addr == "" || strings.HasSuffix(o.addr, ":0") && !strings.HasPrefix(o.addr, "unix:"):
+			continue
+		case at >= 0 && (c.listen.set || o.flag != "-listen"):
+			return fmt.Errorf("%s %s: is set twice, or is that of %s", o.flag, o.addr, list[at].flag)
+		case o.flag != "-handover" && c.proxy != "" && isAt(c.proxy, o.addr) && !(passed && o.flag == "-listen"):
+			return fmt.Errorf("-proxy %s: is the address of %s %s; want that of the program", c.proxy, o.flag, o.addr)
+		}
 	}
 	return nil
 }

@@ -1,11 +1,13 @@
 package app
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -49,6 +51,9 @@ func checkAddress(addr string) error {
 		if max := len(syscall.RawSockaddrUnix{}.Path) - 1; len(path) > max {
 			return fmt.Errorf("address %q: the path has %d bytes, want %d at most", addr, len(path), max)
 		}
+		if strings.Contains(path, "\x00") {
+			return fmt.Errorf("address %q: a path has no NUL", addr)
+		}
 		return nil
 	}
 	host, port, err := net.SplitHostPort(addr)
@@ -59,6 +64,28 @@ func checkAddress(addr string) error {
 		return fmt.Errorf("address %q: port %q: want a number from 0 to 65535, or the name of a service", addr, port)
 	}
 	return nil
+}
+
+// isAt reports whether who listens at addr, as -listen has it, is what the target of -proxy
+// names, as far as that can be known without asking for names.
+func isAt(target, addr string) bool {
+	if strings.HasPrefix(target, "unix:") || strings.HasPrefix(addr, "unix:") {
+		return target == addr
+	}
+	to, err := url.Parse(target)
+	if err != nil {
+		return false // and refused elsewhere
+	}
+	host, port, _ := net.SplitHostPort(addr)
+	own, _ := net.LookupPort("tcp", port)
+	theirs, _ := net.LookupPort("tcp", cmp.Or(to.Port(), strings.Replace(to.Scheme, "h2c", "http", 1)))
+	ip := func(host string) netip.Addr {
+		ip, _ := netip.ParseAddr(strings.Replace(cmp.Or(host, "::"), "localhost", "127.0.0.1", 1))
+		return ip
+	}
+	a, b := ip(host), ip(to.Hostname())
+	return own == theirs && (strings.EqualFold(host, to.Hostname()) || a.IsValid() && a == b ||
+		a.IsUnspecified() && (a.Is6() || b.Is4()) && (b.IsLoopback() || b.IsUnspecified()))
 }
 
 // isHost reports whether s may be a host: an address, a name, or nothing. Digits and dots

@@ -118,6 +118,9 @@ func parseTarget(target string) (to *url.URL, socket string, err error) {
 	if unix && len(path) > most {
 		return nil, "", fmt.Errorf("target %q: the path has %d bytes, want %d at most", target, len(path), most)
 	}
+	if unix && strings.Contains(path, "\x00") {
+		return nil, "", fmt.Errorf("target %q: a path has no NUL", target)
+	}
 	if unix && path != "" {
 		return &url.URL{Scheme: "http", Host: "localhost"}, path, nil
 	}
