@@ -145,7 +145,7 @@ func (a *admin) execute(h http.Handler) error {
 		ReadHeaderTimeout: clientTimeout,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          stdlog.New(log.NewStdlibAdapter(level.Debug(a.logger)), "", 0),
+		ErrorLog:          stdlog.New(log.NewStdlibAdapter(level.Debug(log.With(a.logger, "msg", "net/http")), log.MessageKey("err")), "", 0),
 	}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(a.listener) }()

@@ -156,7 +156,7 @@ func newServer(cfg *Settings, h http.Handler, certificate *certificate.Pair, log
 		ReadHeaderTimeout: cfg.readHeaderTimeout,
 		IdleTimeout:       cfg.idleTimeout,
 		MaxHeaderBytes:    cfg.maxHeaderBytes,
-		ErrorLog:          stdlog.New(log.NewStdlibAdapter(level.Debug(logger)), "", 0),
+		ErrorLog:          stdlog.New(log.NewStdlibAdapter(level.Debug(log.With(logger, "msg", "net/http")), log.MessageKey("err")), "", 0),
 		Protocols:         new(http.Protocols),
 		HTTP2: &http.HTTP2Config{
 			// A connection keeps a buffer for the largest frame that it has

@@ -30,6 +30,9 @@ const (
 	// line, and the last lines say how the program ended.
 	LastPatience = time.Second
 
+	// maxMessage is how long msg may be, in bytes: a piece of a child's output.
+	maxMessage = 16 << 10
+
 	// MaxQueued is how many lines are kept while the log is stuck.
 	MaxQueued = 1000
 
@@ -50,8 +53,8 @@ const (
 //
 // A value that is a string, an error or a [fmt.Stringer] is escaped as
 // [printable.Escape] says, and cut off at [printable.Max] bytes: clients choose
-// paths, hosts and much of what errors say. The keys msg and stack are not cut
-// off, whose texts are the program's own or have a limit already.
+// paths, hosts and much of what errors say. The key msg, under which a child's output
+// comes, is cut off at 16 KiB, and stack is not.
 //
 // Other values are formatted by that goroutine, perhaps after Log has returned, so
 // they must not change any more. That holds for numbers and times. A [log.Valuer] is called before, by Log or a context above the Logger.
@@ -126,7 +129,10 @@ func (l *Logger) whole(keyvals []any) []any {
 // something that does not print or is too long.
 func printableValue(key, value any) any {
 	max := printable.Max
-	if key == "stack" {
+	switch key {
+	case "msg":
+		max = maxMessage
+	case "stack":
 		max = math.MaxInt
 	}
 	s, ok := text(value)

@@ -296,8 +296,8 @@ func TestPrintable(t *testing.T) {
 		}
 	}
 	b.Reset()
-	l.Log("msg", strings.Repeat("y", 5000), "stack", strings.Repeat("z", 5000)+"\n")
-	if got, want := b.String(), "msg="+strings.Repeat("y", 1<<10-3)+"… stack=\""+strings.Repeat("z", 5000)+"\\n\"\n"; !strings.HasSuffix(got, want) {
+	l.Log("msg", strings.Repeat("y", 20_000), "stack", strings.Repeat("z", 5000)+"\n")
+	if got, want := b.String(), "msg="+strings.Repeat("y", 16<<10-3)+"… stack=\""+strings.Repeat("z", 5000)+"\\n\"\n"; !strings.HasSuffix(got, want) {
 		t.Errorf("got %.3000q, want msg cut off, and all of stack", got)
 	}
 }

@@ -261,6 +261,15 @@ func TestProgram(t *testing.T) {
 	}
 }
 
+// TestProgramLongLine: what a program writes is logged whole, as a trace or JSON is long.
+func TestProgramLongLine(t *testing.T) {
+	t.Parallel()
+	p := Start(t, Here, Lastcall("-listen", "127.0.0.1:0", "--", "sh", "-c", `printf '%05000d\n' 0; exec sleep 60`))
+	p.WaitLog(t, "stream=stdout msg="+strings.Repeat("0", 5000)+"\n")
+	p.Signal(t, syscall.SIGTERM)
+	p.Wait(t)
+}
+
 // TestProgramExit has the program end by itself, under each -program-restart.
 func TestProgramExit(t *testing.T) {
 	t.Parallel()
