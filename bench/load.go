@@ -92,10 +92,7 @@ func (r *result) measure(ctx context.Context, s *servers, round int, seconds flo
 	if r.full == nil {
 		r.full, r.half = make(map[string][]figures), make(map[string][]figures)
 	}
-	names := slices.Clone(names)
-	if r.files {
-		names = slices.DeleteFunc(names, func(name string) bool { return name == haproxy })
-	}
+	names := r.met()
 	n := round % len(names)
 	names = append(names[n:], names[:n]...)
 	full, half := make(map[string]figures), make(map[string]figures)

@@ -1,7 +1,7 @@
 // Bench compares the speed of lastcall with that of HAProxy, nginx, Caddy and
 // bare net/http: as a proxy, and with files. README.md says how.
 //
-//	go run ./bench        # 18 minutes, and up to ten to build Caddy for the first time
+//	go run ./bench        # 20 minutes, and up to ten to build Caddy for the first time
 //	go run ./bench -quick # 2
 //
 // All servers run at the same time, and are loaded in turns, so that whatever
@@ -44,7 +44,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	seconds := fs.Float64("seconds", 1, "length of one load; of large files, three times that")
 	only := fs.String("only", "", "regular expression of the loads to run, as the table names them")
 	caddy := fs.String("caddy", "", "Caddy's program, if it need not be built")
-	limit := fs.Duration("limit", 20*time.Minute, "end after this time with what there is")
+	limit := fs.Duration("limit", 25*time.Minute, "end after this time with what there is")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}

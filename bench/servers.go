@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -26,13 +27,21 @@ import (
 const (
 	lastcall = "lastcall"
 	nethttp  = "net/http"
+	limit    = "net/http's limit"
 	caddy    = "Caddy"
 	nginx    = "nginx"
 	haproxy  = "HAProxy"
 )
 
 // names are those of the servers, lastcall first.
-var names = []string{lastcall, nethttp, caddy, nginx, haproxy}
+var names = []string{lastcall, nethttp, limit, caddy, nginx, haproxy}
+
+// met are the servers that a load meets.
+func (l load) met() []string {
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		return l.files && (name == haproxy || name == limit)
+	})
+}
 
 // servers are those that are compared, and the program behind the proxies.
 type servers struct {
@@ -112,20 +121,27 @@ func start(ctx context.Context, dir, caddyProgram string, stderr io.Writer) (*se
 		{"haproxy", "-db", "-f", filepath.Join(dir, "haproxy.cfg")},
 		{s.caddy, "run", "--config", filepath.Join(dir, "Caddyfile"), "--adapter", "caddyfile"},
 	}
-	for _, name := range []string{lastcall, nethttp} {
-		binary := filepath.Join(dir, strings.ReplaceAll(name, "/", ""))
+	for _, server := range []struct{ name, program string }{
+		{lastcall, "lastcall"}, {nethttp, "nethttp"}, {limit, "nethttp"},
+	} {
+		name := server.name
 		for _, kind := range kinds {
-			command := []string{binary, "-listen", "127.0.0.1:" + s.ports[name][kind]}
+			command := []string{filepath.Join(dir, server.program), "-listen", "127.0.0.1:" + s.ports[name][kind]}
 			switch what, rest, _ := strings.Cut(kind, "_"); {
 			case rest == "H2C":
 				continue // on the same port as HTTP/1.1
+			case what == "FILES" && name == limit:
+				continue
 			case what == "PROXY":
 				command = append(command, "-proxy", "http://"+s.program)
 			default:
 				command = append(command, "-dir", filepath.Join(dir, "files"))
 			}
-			if name == lastcall {
+			switch name {
+			case lastcall:
 				command = append(command, "-log-level", "error")
+			case limit:
+				command = append(command, "-least")
 			}
 			if strings.HasSuffix(kind, "_TLS") {
 				command = append(command, "-tls-cert", filepath.Join(dir, "cert.pem"), "-tls-key", filepath.Join(dir, "key.pem"))
@@ -218,10 +234,8 @@ func (s *servers) await(ctx context.Context) error {
 	defer cancel()
 	addrs := map[string]bool{s.program: true}
 	for _, l := range loads {
-		for _, name := range names {
-			if !l.files || name != haproxy {
-				addrs["127.0.0.1:"+s.port(name, l)] = true
-			}
+		for _, name := range l.met() {
+			addrs["127.0.0.1:"+s.port(name, l)] = true
 		}
 	}
 	for addr := range addrs {

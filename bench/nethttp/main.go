@@ -1,5 +1,6 @@
 // Nethttp serves as plainly as net/http can: httputil.ReverseProxy or
-// http.FileServer, with nothing around it. What it does is what net/http costs.
+// http.FileServer, with nothing around it. What it does is what net/http costs;
+// with -least, what remains of that whatever a proxy's transport does.
 package main
 
 import (
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"runtime/debug"
 )
 
 func main() {
@@ -17,6 +19,7 @@ func main() {
 	proxy := flag.String("proxy", "", "URL to pass requests on to")
 	cert := flag.String("tls-cert", "", "certificate; without one, HTTP/1.1 and HTTP/2 without TLS")
 	key := flag.String("tls-key", "", "its key")
+	simple := flag.Bool("least", false, "pass requests on with a transport that does next to nothing")
 	flag.Parse()
 
 	silent := log.New(io.Discard, "", 0) // h2load breaks off at its end
@@ -26,8 +29,13 @@ func main() {
 		if err != nil {
 			log.Fatal(err)
 		}
-		transport := http.DefaultTransport.(*http.Transport).Clone()
-		transport.MaxIdleConns, transport.MaxIdleConnsPerHost = 0, 1024 // 2 would have it connect all the time
+		standard := http.DefaultTransport.(*http.Transport).Clone()
+		standard.MaxIdleConns, standard.MaxIdleConnsPerHost = 0, 1024 // 2 would have it connect all the time
+		var transport http.RoundTripper = standard
+		if *simple {
+			transport = &least{}
+			debug.SetGCPercent(400) // as lastcall does
+		}
 		handler = &httputil.ReverseProxy{
 			Transport: transport,
 			ErrorLog:  silent,
