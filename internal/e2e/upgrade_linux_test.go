@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -169,20 +170,41 @@ func memoryOf(pid int) string {
 	return strings.TrimSpace(line)
 }
 
+// firstRead is a connection that calls got when the first answer comes.
+type firstRead struct {
+	*net.TCPConn
+	got func()
+}
+
+func (c *firstRead) Read(p []byte) (int, error) {
+	n, err := c.TCPConn.Read(p)
+	c.got()
+	return n, err
+}
+
 // keepAlive starts clients that keep their connections, and returns how many
-// connections they have made.
+// connections they have made. At most 100 await their first answer at a time, whatever
+// the machine's speed.
 func keepAlive(t *testing.T, addr string, groups ...load.Group) (*load.Load, *atomic.Int64) {
 	t.Helper()
 	dials := new(atomic.Int64)
+	newest := make(chan struct{}, 100)
 	l, err := load.Start(load.Config{EchoHeader: "X-Request-Id", GoesOn: true, MaxTime: 10 * time.Minute, MaxUnused: time.Minute, Groups: groups,
 		Dial: func(ctx context.Context, client int) (net.Conn, error) {
 			dials.Add(1)
-			return new(net.Dialer).DialContext(ctx, "tcp", addr)
+			newest <- struct{}{}
+			got := sync.OnceFunc(func() { <-newest })
+			nc, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+			if err != nil {
+				got()
+				return nil, err
+			}
+			return &firstRead{nc.(*net.TCPConn), got}, nil
 		}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
 	if err := l.Ready(ctx, 1); err != nil {
 		t.Fatal(err)
