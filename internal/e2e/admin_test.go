@@ -109,10 +109,7 @@ func TestAdmin(t *testing.T) {
 		}
 	}
 	http.DefaultClient.CloseIdleConnections()
-	p.Signal(t, syscall.SIGTERM)
-	if status := p.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0", status)
-	}
+	p.stopCleanly(t)
 	if want := "level=debug"; !strings.Contains(p.Log(), want) {
 		t.Errorf("the log has no line of the level that was set, %s", want)
 	}
@@ -170,10 +167,7 @@ func TestAdminSocketIsOurs(t *testing.T) {
 	if status, _ := ask(t, client, "GET", "http://admin/status", ""); status != 200 {
 		t.Errorf("status = %d, want 200", status)
 	}
-	p.Signal(t, syscall.SIGTERM)
-	if status := p.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0", status)
-	}
+	p.stopCleanly(t)
 	if _, err := os.Stat(path); !os.IsNotExist(err) {
 		t.Errorf("stat of the socket's path: %v, want it gone", err)
 	}

@@ -252,9 +252,7 @@ func TestProgram(t *testing.T) {
 	if got := <-answer; got != 200 {
 		t.Errorf("the request in flight = %d, want 200", got)
 	}
-	if status := p.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0", status)
-	}
+	p.endCleanly(t)
 	stopped, ended := strings.Index(p.Log(), "phase=stopped"), strings.Index(p.Log(), "actor=program generation=1 msg=ended")
 	if stopped < 0 || ended < stopped {
 		t.Error("the program ended before the last request was answered")
@@ -319,7 +317,7 @@ func TestProgramExit(t *testing.T) {
 			if g := d.generations(t); len(g) != 1 || g[0].Generation != 1 || g[0].Restarts != 1 || g[0].LastError != reason || strconv.Itoa(g[0].PID) == before {
 				t.Errorf("/status shows %+v, want the first, with one restart because of %s", g, reason)
 			}
-			d.stop(t)
+			d.stopCleanly(t)
 		})
 	}
 }
@@ -400,10 +398,7 @@ func TestProgramRestart(t *testing.T) {
 	if len(seen) != 3 {
 		t.Errorf("answered by %d processes, want 3", len(seen))
 	}
-	p.Signal(t, syscall.SIGTERM)
-	if status := p.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0", status)
-	}
+	p.stopCleanly(t)
 }
 
 // TestSignalToAll stops the program and then the binary, as a signal to all

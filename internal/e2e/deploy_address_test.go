@@ -120,7 +120,7 @@ func TestDeployAtAddress(t *testing.T) {
 			}
 			awaitAnswers(t, l, 50)
 			l.Signalled(time.Now())
-			d.stop(t)
+			d.stopCleanly(t)
 			d.expectNamed(t, killed, l)
 			if n := l.Wait().Total.ErrorStatus; n != 0 {
 				t.Errorf("%d answers 5xx in the deploy, want 0", n)

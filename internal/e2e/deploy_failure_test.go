@@ -55,7 +55,7 @@ func TestDeployNotReady(t *testing.T) {
 			if after := d.pid(t); after != before {
 				t.Errorf("requests go from process %s to %s", before, after)
 			}
-			d.stop(t)
+			d.stopCleanly(t)
 		})
 	}
 }
@@ -83,7 +83,7 @@ func TestDeployFileMissing(t *testing.T) {
 	if out, errs, status := d.deploy(t); status != 0 {
 		t.Errorf("lastcall deploy = %d\n%s%swant 0", status, out, errs)
 	}
-	d.stop(t)
+	d.stopCleanly(t)
 }
 
 // TestDeployCrashes has the new version end just about when requests are switched,
@@ -117,7 +117,7 @@ func TestDeployCrashes(t *testing.T) {
 	})
 	d.expectMetrics(t, `upstream_failures_total{reason="busy"} 0`, `upstream_failures_total{reason="timeout"} 0`, `requests_failed_total 0`)
 	l.Signalled(time.Now())
-	d.stop(t)
+	d.stopCleanly(t)
 	d.expectNamed(t, l)
 	if n, named := l.Wait().Total.Lost, strings.Count(d.Log(), `msg="the program broke off its answer" err="GET /drip: `); n != named {
 		t.Errorf("%d answers broken off, and %d named", n, named)
@@ -155,7 +155,7 @@ func TestDeployOldCrashes(t *testing.T) {
 			if n := answers(); len(n) != 1 || n[200] == 0 {
 				t.Errorf("answers by status: %v, want 200 only", n)
 			}
-			d.stop(t)
+			d.stopCleanly(t)
 		})
 	}
 }
@@ -189,7 +189,7 @@ func TestProgramCrashesUnderLoad(t *testing.T) {
 		awaitAnswers(t, l, 100)
 	}
 	l.Signalled(time.Now())
-	d.stop(t)
+	d.stopCleanly(t)
 	d.expectNamed(t, l)
 }
 
@@ -205,5 +205,5 @@ func TestDeployOfStopped(t *testing.T) {
 		t.Errorf("lastcall deploy = %d, %s, want 4, and that nothing came", status, errs)
 	}
 	d.WaitLog(t, `msg="deploy switched"`) // it was under way
-	d.stop(t)
+	d.stopCleanly(t)
 }

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -103,9 +102,7 @@ func expectSteps(t testing.TB, out string, steps ...string) {
 
 // client is an HTTP client of the admin socket.
 func (d deployable) client() *http.Client {
-	return &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", strings.TrimPrefix(d.admin, "unix:"))
-	}}}
+	return &http.Client{Transport: &http.Transport{DialContext: dialUnix(strings.TrimPrefix(d.admin, "unix:"))}}
 }
 
 // statusGenerations returns the generations that /status shows, the newest first.
@@ -166,15 +163,6 @@ func (d deployable) expectMetrics(t *testing.T, lines ...string) {
 		if strings.HasPrefix(p.Metric, "lastcall_") {
 			t.Errorf("promlint: %s: %s", p.Metric, p.Text)
 		}
-	}
-}
-
-// stop stops the binary, which is to be clean.
-func (d deployable) stop(t testing.TB) {
-	t.Helper()
-	d.Signal(t, syscall.SIGTERM)
-	if status := d.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0", status)
 	}
 }
 
@@ -256,7 +244,7 @@ func TestDeployUnderLoad(t *testing.T) {
 				return len(all) == 1 && len(zombies) == 0 || runtime.GOOS != "linux"
 			})
 			awaitUsage(t, d.Process, client, "localhost", fresh)
-			d.stop(t)
+			d.stopCleanly(t)
 		})
 	}
 }
@@ -290,7 +278,7 @@ func TestDeployEndsStreams(t *testing.T) {
 	})
 	d.Signal(t, syscall.SIGUSR1)
 	streams.Wait()
-	d.stop(t)
+	d.stopCleanly(t)
 }
 
 // askAllTheWhile asks for /pid again and again, once at least, until answers is
@@ -375,7 +363,7 @@ func TestDeployFails(t *testing.T) {
 				}
 			}
 			d.expectMetrics(t, `program_state{generation="2",state="failed"} 1`, `program_last_error_info{generation="2",reason="`+tt.reason+`"} 1`)
-			d.stop(t)
+			d.stopCleanly(t)
 		})
 	}
 }
@@ -433,9 +421,7 @@ func TestDeployRefused(t *testing.T) {
 	if status := <-answer; status != 200 {
 		t.Errorf("the request in flight = %d", status)
 	}
-	if status := d.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0", status)
-	}
+	d.endCleanly(t)
 	if n := strings.Count(d.Log(), "msg=ended"); n != 2 {
 		t.Errorf("%d generations have ended, want both", n)
 	}
@@ -454,7 +440,7 @@ func TestDeployCommand(t *testing.T) {
 	if out, errs, status := d.deploy(t, "--", os.Args[0], "more"); status != 0 {
 		t.Errorf("lastcall deploy -- = %d\n%s%s", status, out, errs)
 	}
-	d.stop(t)
+	d.stopCleanly(t)
 }
 
 // TestDeploySignal deploys by a signal.
@@ -464,7 +450,7 @@ func TestDeploySignal(t *testing.T) {
 	d.Signal(t, syscall.SIGUSR1)
 	d.WaitLog(t, `msg="deploy done" generation=2`)
 	d.expectMetrics(t, `program_up{generation="2"} 1`, `program_up{generation="1"} 0`, `program_current{generation="2"} 1`, `requests_held 0`)
-	d.stop(t)
+	d.stopCleanly(t)
 }
 
 // TestDeployOverTCP takes no command from everybody on the machine.

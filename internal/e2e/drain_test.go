@@ -29,15 +29,9 @@ func TestDrainByAdmin(t *testing.T) {
 			s := StartProxyWith("-admin", "127.0.0.1:0", "-lame-duck", lameDuck)(t, Here, wiretest.LoopbackIP())
 			admin, client := "http://"+adminAddr(t, s.Server), newClient(t)
 			tr := Mixed(20 * time.Millisecond).Few()
-			l, err := load.Start(load.Config{Addr: s.Server.Addr, EchoHeader: "X-Request-Id", Groups: tr.Groups, MaxTime: 2 * time.Minute, MaxUnused: keepsUnused})
-			if err != nil {
-				t.Fatal(err)
-			}
+			l := startLoad(t, load.Config{Addr: s.Server.Addr, EchoHeader: "X-Request-Id", Groups: tr.Groups, MaxTime: 2 * time.Minute, MaxUnused: keepsUnused}, 2)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			if err := l.Ready(ctx, 2); err != nil {
-				t.Fatal(err)
-			}
 			if !takenBack {
 				l.Signalled(time.Now())
 			}

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -45,10 +44,7 @@ func TestEarlyAnswerOverLongLine(t *testing.T) {
 				}
 				asked.Wait()
 				time.Sleep(rand.N(5 * delay)) // a stop may come at any moment
-				p.Signal(t, syscall.SIGTERM)
-				if status := p.Wait(t); status != 0 {
-					t.Errorf("exit status = %d, want 0", status)
-				}
+				p.stopCleanly(t)
 				all.Wait()
 			}
 		}

@@ -62,9 +62,7 @@ func TestTerminalCloses(t *testing.T) {
 			if err := <-answer; err != nil {
 				t.Errorf("the request ended with %v", err)
 			}
-			if status := s.Server.Wait(t); status != 0 {
-				t.Errorf("exit status = %d, want 0", status)
-			}
+			s.Server.endCleanly(t)
 			if strings.Contains(s.Server.Log(), "signal hangup") != tt.stops {
 				t.Errorf("begun by SIGHUP: %v, want %v", !tt.stops, tt.stops)
 			}

@@ -23,9 +23,7 @@ func wantGoesOn(t *testing.T, s Subject, answer <-chan error) {
 			t.Errorf("the request ended with %v", err)
 		}
 	}
-	if status := s.Server.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0", status)
-	}
+	s.Server.endCleanly(t)
 }
 
 // startHere starts the binary in front of a program, without a terminal. With a
@@ -66,9 +64,7 @@ func TestHangupTLS(t *testing.T) {
 	if err := <-answer; err != nil {
 		t.Errorf("the request ended with %v", err)
 	}
-	if status := s.Server.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0", status)
-	}
+	s.Server.endCleanly(t)
 }
 
 // TestHangupIgnored: under nohup SIGHUP stays ignored.

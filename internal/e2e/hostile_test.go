@@ -101,15 +101,9 @@ func underAttack(t *testing.T, attacks []attack, p *Process, overTLS *tls.Config
 		g := &cfg.Groups[i]
 		g.Think, g.Method, g.Body, g.TLS = 20*time.Millisecond, "POST", 16, overTLS
 	}
-	l, err := load.Start(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := startLoad(t, cfg, 2)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if err := l.Ready(ctx, 2); err != nil {
-		t.Fatal(err)
-	}
 	for _, at := range attacks {
 		defer at.on(t, p.Addr)()
 	}

@@ -111,9 +111,15 @@ func (v *visitor) wantAnswer(body string) {
 const askWho = "GET /who HTTP/1.1\r\nHost: x\r\n\r\n"
 
 // stopCleanly stops the process, which must exit with status 0.
-func (p *Process) stopCleanly(t *testing.T) {
+func (p *Process) stopCleanly(t testing.TB) {
 	t.Helper()
 	p.Signal(t, syscall.SIGTERM)
+	p.endCleanly(t)
+}
+
+// endCleanly waits until the process has ended, which must be with status 0.
+func (p *Process) endCleanly(t testing.TB) {
+	t.Helper()
 	if status := p.Wait(t); status != 0 {
 		t.Errorf("exit status = %d, want 0", status)
 	}
@@ -147,23 +153,14 @@ func TestHandOver(t *testing.T) {
 				Groups: Mixed(5 * time.Millisecond).Few().Groups, MaxTime: time.Minute, MaxUnused: keepsUnused}, warm)
 			handovers := *Stops
 			for i := range handovers {
-				slow := fmt.Sprintf("slow %d", i)
-				if err := l.Add(load.Group{Name: slow, Kind: load.Connect, N: 5, Requests: 1, Path: fmt.Sprintf("/slow?long=%d", i+1), Delay: -1}); err != nil {
-					t.Fatal(err)
-				}
-				WaitFor(t, "slow requests to be in flight", func() bool {
-					snap := l.Snapshot()
-					return snap.Row(slow).InFlight == 5
-				})
+				addSlow(t, l, load.Group{Name: fmt.Sprintf("slow %d", i), Kind: load.Connect, N: 5, Requests: 1, Path: fmt.Sprintf("/slow?long=%d", i+1), Delay: -1})
 				old := server
 				if tt.overlap {
 					server = next()
 				}
 				old.Signal(t, syscall.SIGTERM)
 				program.Signal(t, syscall.SIGUSR1)
-				if status := old.Wait(t); status != 0 {
-					t.Errorf("exit status = %d, want 0", status)
-				}
+				old.endCleanly(t)
 				if !tt.overlap {
 					server = next()
 				}
@@ -212,9 +209,7 @@ func TestInheritedQueueIsLeft(t *testing.T) {
 			queued.send(askWho)
 			inside.send(askWho[10:])
 			inside.wantAnswer("first")
-			if status := first.Wait(t); status != 0 {
-				t.Errorf("exit status = %d, want 0", status)
-			}
+			first.endCleanly(t)
 			between := visit(t, addr) // no process serves now
 			between.send(askWho)
 
@@ -257,9 +252,7 @@ func TestSocketActivate(t *testing.T) {
 	p.WaitLog(t, `way="inherited`)
 	second.send(askWho[10:])
 	second.wantAnswer("activated")
-	if status := p.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0", status)
-	}
+	p.endCleanly(t)
 	if doors, left := strings.Count(p.Log(), `msg="door shut"`), strings.Count(p.Log(), `way="inherited`); doors != 2 || left != 2 {
 		t.Error("an inherited socket was treated as our own")
 	}
@@ -323,9 +316,7 @@ func TestSeveralListeners(t *testing.T) {
 			return err != nil
 		})
 	}
-	if status := p.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0", status)
-	}
+	p.endCleanly(t)
 }
 
 func TestPassedBadly(t *testing.T) {

@@ -155,9 +155,7 @@ func TestSignalsOnce(t *testing.T) {
 			if got := <-answer; got != 200 {
 				t.Errorf("the request in flight = %d, want 200", got)
 			}
-			if status := p.Wait(t); status != 0 {
-				t.Errorf("exit status = %d, want 0", status)
-			}
+			p.endCleanly(t)
 			log := p.Log()
 			if got := p.gotSignals(); !slices.Equal(got, slices.Repeat([]string{"SIGTERM"}, tt.programs)) {
 				t.Errorf("the program got %v, want SIGTERM in each of %d generations", got, tt.programs)

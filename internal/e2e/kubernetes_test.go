@@ -18,8 +18,7 @@ import (
 
 // asService passes connections on, as kube-proxy does; asIngress passes requests on.
 // Neither tries again, so that nothing that fails is hidden.
-const (
-	asService = `
+const asService = `
 global
   nbthread 1
   stats socket "${API}" level admin
@@ -36,24 +35,8 @@ backend pods
   balance roundrobin
   server-template pod 12 127.0.0.1:1 disabled
 `
-	asIngress = `
-global
-  nbthread 1
-  stats socket "${API}" level admin
-defaults
-  mode http
-  retries 0
-  timeout connect 10s
-  timeout client 60s
-  timeout server 60s
-frontend f
-  bind "${LISTEN}"
-  default_backend pods
-backend pods
-  balance roundrobin
-  server-template pod 12 127.0.0.1:1 disabled
-`
-)
+
+var asIngress = strings.Replace(asService, "mode tcp", "mode http", 1)
 
 // cluster is as much of Kubernetes as a rolling update needs: pods, which are
 // processes, a Deployment, a kubelet, and a balancer that follows the endpoints.
@@ -160,20 +143,12 @@ func (c *cluster) update() {
 func (c *cluster) load() *load.Load {
 	c.t.Helper()
 	const think = 20 * time.Millisecond
-	l, err := load.Start(load.Config{Addr: c.addr, EchoHeader: "X-Request-Id", GoesOn: true, MaxTime: 9 * time.Minute, MaxUnused: keepsUnused, Groups: []load.Group{
+	return startLoad(c.t, load.Config{Addr: c.addr, EchoHeader: "X-Request-Id", GoesOn: true, MaxTime: 9 * time.Minute, MaxUnused: keepsUnused, Groups: []load.Group{
 		{Name: "blind", Kind: load.Reuse, N: 6, Think: think, Method: "POST", Body: 16},
 		{Name: "looking", Kind: load.Look, N: 6, Think: think, Method: "POST", Body: 16},
 		{Name: "fresh", Kind: load.Connect, N: 4, Think: think / 2, Method: "POST", Body: 16},
 		{Name: "slow", Kind: load.Connect, N: 3, Path: "/slow"},
-	}})
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	ctx := c.t.Context()
-	if err := l.Ready(ctx, 1); err != nil {
-		c.t.Fatal(err)
-	}
-	return l
+	}}, 1)
 }
 
 // TestRollingUpdate updates a Deployment of three pods under load, -stops times: half of

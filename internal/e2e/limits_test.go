@@ -70,9 +70,7 @@ func TestMaxConns(t *testing.T) {
 			t.Errorf("an answer is %q, want 200", got)
 		}
 	}
-	if status := p.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0", status)
-	}
+	p.endCleanly(t)
 }
 
 // TestDescriptors has fewer descriptors than connections, files and requests to a

@@ -123,13 +123,7 @@ func StopUnderLoad(t testing.TB, start Starter, over *line.Line, tr Traffic) (lo
 	}
 	l := startLoad(t, cfg, tr.Warm)
 	if tr.Slow > 0 {
-		if err := l.Add(slow); err != nil {
-			t.Fatal(err)
-		}
-		WaitFor(t, "slow requests to be in flight", func() bool {
-			snap := l.Snapshot()
-			return snap.Row("slow").InFlight == tr.Slow
-		})
+		addSlow(t, l, slow)
 	}
 	time.Sleep(rand.N(300 * time.Millisecond)) // a stop may come at any moment
 
@@ -221,10 +215,22 @@ func startLoad(t testing.TB, cfg load.Config, answers int) *load.Load {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	if err := l.Ready(ctx, answers); err != nil {
 		t.Fatal(err)
 	}
 	return l
+}
+
+// addSlow adds a group, and returns when a request of each of its clients is in flight.
+func addSlow(t testing.TB, l *load.Load, g load.Group) {
+	t.Helper()
+	if err := l.Add(g); err != nil {
+		t.Fatal(err)
+	}
+	WaitFor(t, "slow requests to be in flight", func() bool {
+		snap := l.Snapshot()
+		return snap.Row(g.Name).InFlight == g.N
+	})
 }

@@ -98,10 +98,7 @@ func TestLogWithoutReader(t *testing.T) {
 	p, r := launchUnread(t, cmd)
 	r.Close()
 	askOften(t, p.Addr, "/", 20)
-	p.Signal(t, syscall.SIGTERM)
-	if status := p.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0", status)
-	}
+	p.stopCleanly(t)
 
 	cmd = Lastcall("-help")
 	cmd.Stdout = w

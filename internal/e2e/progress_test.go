@@ -47,9 +47,7 @@ func TestProgressLog(t *testing.T) {
 	time.Sleep(2500 * time.Millisecond) // nothing changes for some ticks
 	visitors[0].send(askWho[10:])
 	visitors[0].wantAnswer("here")
-	if status := p.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0", status)
-	}
+	p.endCleanly(t)
 
 	var lines []string
 	for line := range strings.Lines(p.Log()) {

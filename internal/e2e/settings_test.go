@@ -36,12 +36,7 @@ func TestBadSettings(t *testing.T) {
 		stderr string
 	}{
 		{"unknown flag", []string{"-nonsense"}, "", 2, "flag provided but not defined: -nonsense; -help lists those there are"},
-		{"missing program", []string{"--", "/nonexistent"}, "", 2, "-- /nonexistent: exec: \"/nonexistent\": stat /nonexistent: no such file or directory"},
-		{"environment", nil, "LASTCALL_IDLE_GRACE=soon", 2, `LASTCALL_IDLE_GRACE: "soon" is not a duration of zero or more, such as 30s`},
-		{"both", []string{"-dir", dir, "-proxy", "http://127.0.0.1:1"}, "", 2, `-dir "` + dir + `" and -proxy "http://127.0.0.1:1": want one of them`},
 		{"taken", []string{"-listen", taken}, "", 1, "-listen " + taken + ": listen tcp " + taken + ": bind: address already in use"},
-		{"taken, and an admin", []string{"-listen", taken, "-admin", "127.0.0.1:0"}, "", 1, "-listen " + taken + ": listen tcp " + taken + ": bind: address already in use"},
-		{"bad file", []string{"-config", file}, "", 2, file + `:1: "nonsense" is not a setting; -help lists those there are`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

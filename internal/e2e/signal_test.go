@@ -34,9 +34,6 @@ func TestSignalEarly(t *testing.T) {
 	}
 	if p := Launch(t, Here, Lastcall("-listen", "127.0.0.1:0")); clean == 0 {
 		// On a slow machine all signals came before main.
-		p.Signal(t, syscall.SIGTERM)
-		if status := p.Wait(t); status != 0 {
-			t.Errorf("exit status = %d, want 0", status)
-		}
+		p.stopCleanly(t)
 	}
 }

@@ -419,9 +419,7 @@ func TestRestartNoRoom(t *testing.T) {
 			p.WaitLog(t, tt.logs)
 			half.send(askWho[10:])
 			half.wantAnswer("here")
-			if status := p.Wait(t); status != 0 {
-				t.Errorf("exit status = %d, want 0", status)
-			}
+			p.endCleanly(t)
 			s.settle()
 			if got := s.count(); got != tt.want {
 				t.Errorf("the store has %d descriptors, want %d", got, tt.want)

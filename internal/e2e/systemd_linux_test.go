@@ -295,14 +295,7 @@ func TestSystemd(t *testing.T) {
 			goOn(t, l)
 
 			t.Log("restart of what was upgraded, with requests that take longer than TimeoutStopSec")
-			slow := load.Group{Name: "slow", Kind: load.Connect, N: 5, Requests: 1, Path: "/slow?long", Delay: -1}
-			if err := l.Add(slow); err != nil {
-				t.Fatal(err)
-			}
-			WaitFor(t, "slow requests to be in flight", func() bool {
-				snap := l.Snapshot()
-				return snap.Row("slow").InFlight == 5
-			})
+			addSlow(t, l, load.Group{Name: "slow", Kind: load.Connect, N: 5, Requests: 1, Path: "/slow?long", Delay: -1})
 			restarted := make(chan error, 1)
 			began := time.Now()
 			go func() {
@@ -472,14 +465,7 @@ func TestSystemdRestart(t *testing.T) {
 			half := visit(t, addr)
 			half.send("GET /healthz HTTP/1.1\r\nHo")
 			for i := range 3 {
-				slow := load.Group{Name: fmt.Sprintf("slow %d", i), Kind: load.Connect, N: 5, Requests: 1, Path: fmt.Sprintf("/slow?long=%d", i+1), Delay: -1}
-				if err := l.Add(slow); err != nil {
-					t.Fatal(err)
-				}
-				WaitFor(t, "slow requests to be in flight", func() bool {
-					snap := l.Snapshot()
-					return snap.Row(slow.Name).InFlight == 5
-				})
+				addSlow(t, l, load.Group{Name: fmt.Sprintf("slow %d", i), Kind: load.Connect, N: 5, Requests: 1, Path: fmt.Sprintf("/slow?long=%d", i+1), Delay: -1})
 				pid := m.property("MainPID")
 				restarted := make(chan error, 1)
 				go func() {

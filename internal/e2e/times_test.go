@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"context"
 	"regexp"
 	"syscall"
 	"testing"
@@ -17,16 +16,7 @@ import (
 // connections open.
 func quiet(t testing.TB, addr string, g load.Group) *load.Load {
 	t.Helper()
-	l, err := load.Start(load.Config{Addr: addr, Groups: []load.Group{g}, EchoHeader: "X-Request-Id", MaxTime: time.Minute})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	if err := l.Ready(ctx, 1); err != nil {
-		t.Fatal(err)
-	}
-	return l
+	return startLoad(t, load.Config{Addr: addr, Groups: []load.Group{g}, EchoHeader: "X-Request-Id", MaxTime: time.Minute}, 1)
 }
 
 // stopTimes are situations in which the server gets its signal. Each function

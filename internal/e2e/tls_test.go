@@ -260,9 +260,7 @@ func TestTLSReload(t *testing.T) {
 				t.Error("the log warns")
 			}
 			p.Signal(t, syscall.SIGTERM) // with both connections idle
-			if status := p.Wait(t); status != 0 {
-				t.Errorf("exit status = %d, want 0", status)
-			}
+			p.endCleanly(t)
 		})
 	}
 }
@@ -405,9 +403,7 @@ func TestStopFinishes(t *testing.T) {
 			if err := <-answer; err != nil {
 				t.Errorf("the request ended with %v", err)
 			}
-			if status := p.Wait(t); status != 0 {
-				t.Errorf("exit status = %d, want 0", status)
-			}
+			p.endCleanly(t)
 		})
 	}
 }

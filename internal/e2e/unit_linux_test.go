@@ -44,9 +44,7 @@ func TestUpgradeInUnit(t *testing.T) {
 			}
 			syscall.Kill(next, syscall.SIGTERM)
 			v.Close()
-			if status := p.Wait(t); status != 0 {
-				t.Errorf("exit status = %d, want 0", status)
-			}
+			p.endCleanly(t)
 		})
 	}
 }
@@ -59,15 +57,6 @@ func pidOf(t *testing.T, p *Process) (pid int) {
 		t.Fatalf("no upgrade: %v", err)
 	}
 	return pid
-}
-
-// stopUpgraded stops the successor of an upgrade. Both must exit with status 0.
-func (p *Process) stopUpgraded(t *testing.T) {
-	t.Helper()
-	syscall.Kill(pidOf(t, p), syscall.SIGTERM)
-	if status := p.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0", status)
-	}
 }
 
 // TestHandoverBetweenUnits: what takes over at a path is of another unit, or of none. The
@@ -90,9 +79,7 @@ func TestHandoverBetweenUnits(t *testing.T) {
 	next.stopCleanly(t)
 	close(answer)
 	v.wantAnswer("late")
-	if status := p.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0", status)
-	}
+	p.endCleanly(t)
 }
 
 // serveLate runs a program that answers its only request when answer is closed.
@@ -125,9 +112,7 @@ func TestStopAfterUpgrade(t *testing.T) {
 	close(answer)
 	v.wantAnswer("late")
 	v.Close()
-	if status := p.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0", status)
-	}
+	p.endCleanly(t)
 }
 
 // TestStopAfterUpgradeWithWork: what the old process has left to do is not a request.
@@ -148,9 +133,7 @@ func TestStopAfterUpgradeWithWork(t *testing.T) {
 	if err := os.WriteFile(done, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if status := p.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0", status)
-	}
+	p.endCleanly(t)
 }
 
 // TestHandoverTwice: who wants to take over while a predecessor still has a request to
@@ -253,9 +236,7 @@ func TestStopInRestart(t *testing.T) {
 	p.WaitLog(t, `msg="door shut"`)
 	letGo()
 	v.Close()
-	if status := p.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0", status)
-	}
+	p.endCleanly(t)
 	if strings.Contains(p.Log(), `way="inherited`) {
 		t.Error("the listener was left to others, but there are none")
 	}
@@ -278,7 +259,7 @@ func TestUpgradeWrappedListener(t *testing.T) {
 	newcomer.send(askWho)
 	newcomer.wantAnswer("wraps")
 	newcomer.Close()
-	p.stopUpgraded(t)
+	p.stopLast(t)
 }
 
 // TestUpgradeClosedListener: a listener that is closed is not given.
@@ -292,7 +273,7 @@ func TestUpgradeClosedListener(t *testing.T) {
 	v.Close()
 	p.Signal(t, syscall.SIGUSR2)
 	p.WaitLog(t, `msg="upgrade: the predecessor has ended"`)
-	p.stopUpgraded(t)
+	p.stopLast(t)
 }
 
 // TestHandoverWithoutDescriptors: a process that is out of descriptors for a while can be
@@ -324,8 +305,6 @@ func TestHandoverWithoutDescriptors(t *testing.T) {
 	nc.Close()
 	p.WaitLog(t, `msg="upgrade failed, going on as before"`) // with that one
 	next := Launch(t, Here, Lastcall(flags...))
-	if status := p.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0", status)
-	}
+	p.endCleanly(t)
 	next.stopCleanly(t)
 }

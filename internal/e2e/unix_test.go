@@ -3,9 +3,7 @@
 package e2e
 
 import (
-	"context"
 	"errors"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -19,9 +17,7 @@ func TestUnixSocket(t *testing.T) {
 	t.Parallel()
 	path := t.TempDir() + "/s"
 	p := Launch(t, Here, Lastcall("-listen", "unix:"+path, "-log-level", "debug"))
-	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", path)
-	}}}
+	client := http.Client{Transport: &http.Transport{DialContext: dialUnix(path)}}
 	resp, err := client.Get("http://x/")
 	if err != nil {
 		t.Fatal(err)
@@ -32,9 +28,7 @@ func TestUnixSocket(t *testing.T) {
 	}
 	client.CloseIdleConnections()
 	p.Signal(t, syscall.SIGINT)
-	if status := p.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0", status)
-	}
+	p.endCleanly(t)
 	if want := `way="path removed"`; !strings.Contains(p.Log(), want) {
 		t.Errorf("the log lacks %s", want)
 	}

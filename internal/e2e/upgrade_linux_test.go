@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -45,6 +44,15 @@ func (p *Process) killLast(t testing.TB) {
 			syscall.Kill(pid, syscall.SIGKILL)
 		}
 	})
+}
+
+// stopLast stops the last of the processes. All must exit with status 0, as a predecessor
+// does once its successor has.
+func (p *Process) stopLast(t testing.TB) {
+	t.Helper()
+	pid, _ := p.lastPID()
+	syscall.Kill(pid, syscall.SIGTERM)
+	p.endCleanly(t)
 }
 
 // count returns how often the log has s.
@@ -89,25 +97,10 @@ func TestUpgradeUnderLoad(t *testing.T) {
 					{Name: "uploads", Kind: load.Reuse, N: n, Think: Think(100 * time.Millisecond), Body: 20000, BodyTime: 50 * time.Millisecond},
 					{Name: "fresh", Kind: load.Connect, N: Few(16), Think: Think(4 * time.Millisecond)},
 				}}
-			l, err := load.Start(cfg)
-			if err != nil {
-				t.Fatal(err)
-			}
-			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-			defer cancel()
-			if err := l.Ready(ctx, 2); err != nil {
-				t.Fatal(err)
-			}
+			l := startLoad(t, cfg, 2)
 			pipelined := startPipeliners(t, n, network, p.Addr)
 			for i := range upgrades {
-				slow := fmt.Sprintf("slow %d", i)
-				if err := l.Add(load.Group{Name: slow, Kind: load.Connect, N: 5, Requests: 1, Path: fmt.Sprintf("/slow?long=%d", i+1), Delay: -1}); err != nil {
-					t.Fatal(err)
-				}
-				WaitFor(t, "slow requests to be in flight", func() bool {
-					snap := l.Snapshot()
-					return snap.Row(slow).InFlight == 5
-				})
+				addSlow(t, l, load.Group{Name: fmt.Sprintf("slow %d", i), Kind: load.Connect, N: 5, Requests: 1, Path: fmt.Sprintf("/slow?long=%d", i+1), Delay: -1})
 				pid, _ := p.lastPID()
 				syscall.Kill(pid, syscall.SIGUSR2)
 				WaitFor(t, "the upgrade", func() bool { return p.count(`msg="upgrade done"`) == i+1 })
@@ -117,14 +110,10 @@ func TestUpgradeUnderLoad(t *testing.T) {
 			sent := pipelined.stop()
 			l.Stop()
 			ledger := l.Wait()
-			pid, serving := p.lastPID()
-			if serving != upgrades+1 {
+			if _, serving := p.lastPID(); serving != upgrades+1 {
 				t.Errorf("%d processes have served, want %d", serving, upgrades+1)
 			}
-			syscall.Kill(pid, syscall.SIGTERM)
-			if status := p.Wait(t); status != 0 {
-				t.Errorf("exit status = %d, want 0", status)
-			}
+			p.stopLast(t)
 			program.stopCleanly(t)
 			var others, got []string
 			for id := range strings.SplitSeq(strings.TrimSpace(program.Stdout.String()), "\n") {
@@ -170,45 +159,16 @@ func memoryOf(pid int) string {
 	return strings.TrimSpace(line)
 }
 
-// firstRead is a connection that calls got when the first answer comes.
-type firstRead struct {
-	*net.TCPConn
-	got func()
-}
-
-func (c *firstRead) Read(p []byte) (int, error) {
-	n, err := c.TCPConn.Read(p)
-	c.got()
-	return n, err
-}
-
 // keepAlive starts clients that keep their connections, and returns how many
-// connections they have made. At most 100 await their first answer at a time, whatever
-// the machine's speed.
+// connections they have made.
 func keepAlive(t *testing.T, addr string, groups ...load.Group) (*load.Load, *atomic.Int64) {
 	t.Helper()
 	dials := new(atomic.Int64)
-	newest := make(chan struct{}, 100)
-	l, err := load.Start(load.Config{EchoHeader: "X-Request-Id", GoesOn: true, MaxTime: 10 * time.Minute, MaxUnused: time.Minute, Groups: groups,
+	l := startLoad(t, load.Config{EchoHeader: "X-Request-Id", GoesOn: true, MaxTime: 10 * time.Minute, MaxUnused: time.Minute, Groups: groups,
 		Dial: func(ctx context.Context, client int) (net.Conn, error) {
 			dials.Add(1)
-			newest <- struct{}{}
-			got := sync.OnceFunc(func() { <-newest })
-			nc, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
-			if err != nil {
-				got()
-				return nil, err
-			}
-			return &firstRead{nc.(*net.TCPConn), got}, nil
-		}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
-	defer cancel()
-	if err := l.Ready(ctx, 1); err != nil {
-		t.Fatal(err)
-	}
+			return new(net.Dialer).DialContext(ctx, "tcp", addr)
+		}}, 1)
 	return l, dials
 }
 
@@ -256,9 +216,7 @@ func TestUpgradeMany(t *testing.T) {
 	if got := int(dials.Load()); got != clients {
 		t.Errorf("the clients made %d connections, want %d", got, clients)
 	}
-	pid, _ := p.lastPID()
-	syscall.Kill(pid, syscall.SIGTERM)
-	p.Wait(t)
+	p.stopLast(t)
 }
 
 // TestUpgradeFewDescriptors: the successor has not enough descriptors for all
@@ -302,11 +260,7 @@ func TestUpgradeFewDescriptors(t *testing.T) {
 	if moved := regexp.MustCompile(`msg="upgrade done" .*moved=(\d+)`).FindStringSubmatch(p.Log()); moved == nil || len(moved[1]) < 3 || moved[1] < "400" {
 		t.Errorf("moved %v connections, want more than 400", moved)
 	}
-	pid, _ := p.lastPID()
-	syscall.Kill(pid, syscall.SIGTERM)
-	if status := p.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0", status)
-	}
+	p.stopLast(t)
 }
 
 // TestUpgradeKeeps moves a connection with a part of a request, and answers a slow
@@ -336,13 +290,9 @@ func TestUpgradeKeeps(t *testing.T) {
 	if !strings.Contains(p.Log(), "moved=2 ") {
 		t.Error("the log does not say that two connections moved")
 	}
-	pid, _ = p.lastPID()
-	syscall.Kill(pid, syscall.SIGTERM)
 	half.Close()
 	idle.Close()
-	if status := p.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0", status)
-	}
+	p.stopLast(t)
 }
 
 // TestUpgradeFails: what is at the path is no lastcall, or one that does not get
@@ -420,9 +370,7 @@ func TestHandoverSocket(t *testing.T) {
 		if next.Addr != p.Addr {
 			t.Errorf("the successor serves at %s, want %s", next.Addr, p.Addr)
 		}
-		if status := p.Wait(t); status != 0 {
-			t.Errorf("exit status = %d, want 0", status)
-		}
+		p.endCleanly(t)
 		next.WaitLog(t, `msg="upgrade: the predecessor has ended" `)
 		v.send(askWho)
 		v.wantAnswer(strconv.Itoa(i))
@@ -480,9 +428,5 @@ func TestUpgradeDrainsTLS(t *testing.T) {
 		t.Error("the successor has not resumed the session")
 	}
 	c.CloseIdleConnections()
-	pid, _ := p.lastPID()
-	syscall.Kill(pid, syscall.SIGTERM)
-	if status := p.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0", status)
-	}
+	p.stopLast(t)
 }

@@ -94,8 +94,7 @@ func TestUpgradeOfDeployed(t *testing.T) {
 	if want := "\x00--\x00env\x00VERSION=2\x00" + os.Args[0] + "\x00"; err != nil || !strings.HasSuffix(string(line), want) {
 		t.Errorf("the successor is %q, %v, want one that ends with %q", line, err, want)
 	}
-	syscall.Kill(pid, syscall.SIGTERM)
-	d.Wait(t)
+	d.stopLast(t)
 }
 
 // TestDeployInUpgrade: a deploy is refused while a successor starts, which has the program
@@ -120,9 +119,7 @@ func TestDeployInUpgrade(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.WaitLog(t, `msg="upgrade done"`)
-	pid, _ := d.lastPID()
-	syscall.Kill(pid, syscall.SIGTERM)
-	d.Wait(t)
+	d.stopLast(t)
 }
 
 // TestUpgradeInherits: a successor has the descriptors that this process was started with,
@@ -155,8 +152,7 @@ func TestUpgradeInherits(t *testing.T) {
 			t.Errorf("descriptor %d of the successor is another file (%v)", 3+i, err)
 		}
 	}
-	syscall.Kill(pid, syscall.SIGTERM)
-	p.Wait(t)
+	p.stopLast(t)
 }
 
 // TestHandoverOfActivated: a process that takes over serves the sockets, too, that systemd
@@ -168,9 +164,7 @@ func TestHandoverOfActivated(t *testing.T) {
 	p := Launch(t, Here, Lastcall(append(flags, "-dir", site(t, "old"))...))
 	addr, f := socket(t, "tcp")
 	next := Launch(t, Here, activated([]*os.File{f}, append(flags, "-dir", site(t, "new"))...))
-	if status := p.Wait(t); status != 0 {
-		t.Errorf("exit status = %d, want 0", status)
-	}
+	p.endCleanly(t)
 	for _, addr := range []string{addr, p.Addr} {
 		v := visit(t, addr)
 		v.send(askWho)
