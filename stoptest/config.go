@@ -261,17 +261,11 @@ func (c *config) check() error {
 	if err := c.checkURLs(); err != nil {
 		return err
 	}
-	for class := range c.clients {
-		for _, need := range []struct {
-			class, flag string
-			given       bool
-		}{
-			{"slow", "slow-url", c.slow.URL != nil}, {"upload", "upload-url", c.upload.URL != nil},
-			{"sse", "sse-url", c.sse.URL != nil}, {"ws", "ws-url", c.ws.URL != nil}, {"h2", "h2", c.h2 != "off"},
-		} {
-			if class == need.class && !need.given {
-				return fmt.Errorf("-clients %s: want -%s with it", class, need.flag)
-			}
+	for flag, given := range map[string]bool{"slow-url": c.slow.URL != nil, "upload-url": c.upload.URL != nil,
+		"sse-url": c.sse.URL != nil, "ws-url": c.ws.URL != nil, "h2": c.h2 != "off"} {
+		class := strings.TrimSuffix(flag, "-url")
+		if _, ok := c.clients[class]; ok && !given {
+			return fmt.Errorf("-clients %s: want -%s with it", class, flag)
 		}
 	}
 	if c.reload != "" {

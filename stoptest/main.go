@@ -73,25 +73,24 @@ func runWith(ctx context.Context, args []string, p pauses, stdout, stderr io.Wri
 
 	r := cfg.test(ctx, stderr)
 	printReport(stdout, r)
-	if cfg.json != "" {
-		if err := writeFile(cfg.json, r.Write); err != nil {
-			fmt.Fprintf(stderr, "stoptest: -json: %v\n", err)
-			return 3
+	status = r.Status
+	for _, f := range []struct {
+		flag, path string
+		write      func() error
+	}{
+		{"json", cfg.json, func() error { return writeFile(cfg.json, r.Write) }},
+		{"junit", cfg.junit, func() error { return writeFile(cfg.junit, r.WriteJUnit) }},
+		{"plot", cfg.plot, func() error { return plot.File(cfg.plot, r) }},
+	} {
+		if f.path == "" || f.flag == "plot" && len(r.Stops) == 0 {
+			continue
+		}
+		if err := f.write(); err != nil {
+			fmt.Fprintf(stderr, "stoptest: -%s: %v\n", f.flag, err)
+			status = 3
 		}
 	}
-	if cfg.junit != "" {
-		if err := writeFile(cfg.junit, r.WriteJUnit); err != nil {
-			fmt.Fprintf(stderr, "stoptest: -junit: %v\n", err)
-			return 3
-		}
-	}
-	if cfg.plot != "" && len(r.Stops) > 0 {
-		if err := plot.File(cfg.plot, r); err != nil {
-			fmt.Fprintf(stderr, "stoptest: -plot: %v\n", err)
-			return 3
-		}
-	}
-	return r.Status
+	return status
 }
 
 // compareAll compares the reports in the files that are the arguments with the first of

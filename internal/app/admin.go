@@ -4,7 +4,6 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
-	"strings"
 
 	"github.com/go-kit/log"
 	"github.com/go-kit/log/level"
@@ -16,17 +15,9 @@ import (
 // listenAdmin listens on the address of -admin. Anybody who can connect may use
 // it, so a unix socket is for its owner alone, and an address of a network other
 // than loopback logs a warning.
-func listenAdmin(addr string, logger log.Logger) (l net.Listener, err error) {
+func listenAdmin(addr string, logger log.Logger) (net.Listener, error) {
 	logger = log.With(logger, "actor", "admin")
-	bind := func() error {
-		l, err = actors.Listen(addr)
-		return err
-	}
-	if strings.HasPrefix(addr, "unix:") {
-		err = asOwner(bind)
-	} else {
-		err = bind()
-	}
+	l, err := listenMode(addr, 0o600)
 	if err != nil {
 		return nil, err
 	}

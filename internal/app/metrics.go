@@ -19,7 +19,10 @@ import (
 func newRegistry(sup *actors.Supervisor, program *actors.Generations, requests *requestMetrics) *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	r.MustRegister(collector{sup, program}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	r.MustRegister(requests.collectors()...)
+	r.MustRegister(requests.requests, requests.duration)
+	if requests.failures != nil {
+		r.MustRegister(requests.failures)
+	}
 	return r
 }
 

@@ -58,14 +58,6 @@ func (m *requestMetrics) record(r accesslog.Request) {
 // failed counts a request that the program has not answered, see proxy.Config.
 func (m *requestMetrics) failed(status int) { m.failures.WithLabelValues(failureReason(status)).Inc() }
 
-func (m *requestMetrics) collectors() []prometheus.Collector {
-	all := []prometheus.Collector{m.requests, m.duration}
-	if m.failures != nil {
-		all = append(all, m.failures)
-	}
-	return all
-}
-
 // statusClass returns 2xx for 200, and so on. A program may send up to 999.
 func statusClass(status int) string {
 	if status < 100 || status > 999 {

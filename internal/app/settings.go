@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"net/url"
 	"os"
 	"path"
@@ -158,11 +159,11 @@ func (c *Settings) flags() *flag.FlagSet {
 	c.logFormat, c.logLevel, c.maxHeaderBytes = "logfmt", "info", 64<<10
 	fs.Var(choice{&c.logFormat, []string{"logfmt", "json"}}, "log-format", "")
 	fs.Var(choice{&c.logLevel, []string{"debug", "info", "warn", "error"}}, "log-level", "")
-	fs.Var((*size)(&c.maxHeaderBytes), "max-header-bytes", "")
+	fs.Var(number{&c.maxHeaderBytes, 1, 1 << 30, "bytes from 1 to 1073741824"}, "max-header-bytes", "")
 	c.maxUpstream = proxy.DefaultMaxUpstream
-	fs.Var((*limit)(&c.maxUpstream), "max-upstream", "")
-	fs.Var((*limit)(&c.maxConns), "max-conns", "")
-	fs.Var((*limit)(&c.maxConnRequests), "max-conn-requests", "")
+	fs.Var(number{&c.maxUpstream, 0, math.MaxInt, "zero or more"}, "max-upstream", "")
+	fs.Var(number{&c.maxConns, 0, math.MaxInt, "zero or more"}, "max-conns", "")
+	fs.Var(number{&c.maxConnRequests, 0, math.MaxInt, "zero or more"}, "max-conn-requests", "")
 	fs.Var(&c.unixMode, "unix-mode", "")
 	fs.Var((*boolean)(&c.version), "version", "")
 	fs.Var((*nonEmpty)(&c.config), "config", "")

@@ -198,31 +198,21 @@ func (a *accessLog) Set(s string) error {
 	return nil
 }
 
-// size is a number of bytes.
-type size int
-
-func (n *size) String() string { return strconv.Itoa(int(*n)) }
-
-func (n *size) Set(s string) error {
-	v, err := strconv.Atoi(s)
-	if err != nil || v < 1 || v > 1<<30 {
-		return fmt.Errorf("%q is not a number of bytes from 1 to 1073741824", s)
-	}
-	*n = size(v)
-	return nil
+// number is a flag whose value is from min to max, which want says.
+type number struct {
+	value    *int
+	min, max int
+	want     string
 }
 
-// limit is a number of things, or 0 for no limit.
-type limit int
+func (n number) String() string { return strconv.Itoa(*n.value) }
 
-func (n *limit) String() string { return strconv.Itoa(int(*n)) }
-
-func (n *limit) Set(s string) error {
+func (n number) Set(s string) error {
 	v, err := strconv.Atoi(s)
-	if err != nil || v < 0 {
-		return fmt.Errorf("%q is not a number of zero or more", s)
+	if err != nil || v < n.min || v > n.max {
+		return fmt.Errorf("%q is not a number of %s", s, n.want)
 	}
-	*n = limit(v)
+	*n.value = v
 	return nil
 }
 

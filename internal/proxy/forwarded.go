@@ -179,7 +179,7 @@ func aboutClient(name string) clientField {
 		return nothing
 	}
 	for i := range len(name) {
-		if c := name[i]; c != '-' && !isAlphanumeric(c) {
+		if c := name[i]; c != '-' && !request.IsAlphanumeric(c) {
 			return disguised
 		}
 	}
@@ -223,7 +223,7 @@ func hyphened(name string) string { return string(appendHyphened(nil, name)) }
 func appendHyphened(b []byte, name string) []byte {
 	for i := range len(name) {
 		switch c := name[i]; {
-		case !isAlphanumeric(c):
+		case !request.IsAlphanumeric(c):
 			b = append(b, '-')
 		case 'A' <= c && c <= 'Z':
 			b = append(b, c+'a'-'A')
@@ -232,10 +232,6 @@ func appendHyphened(b []byte, name string) []byte {
 		}
 	}
 	return b
-}
-
-func isAlphanumeric(c byte) bool {
-	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
 }
 
 // claims has the names, hyphened, that isClaim does not know.

@@ -47,10 +47,6 @@ type Config struct {
 	// program has broken off its answer. Nil is allowed.
 	Failed func(status int)
 
-	// DialTimeout is how long connecting to the program may take. Zero means 5
-	// seconds, negative means no limit.
-	DialTimeout time.Duration
-
 	// Upgrades has the protocols that a client may upgrade to, as they stand in
 	// Upgrade. Nil means websocket, and an empty list none. An Upgrade to another
 	// is not passed on, and its request is one without it.

@@ -127,7 +127,7 @@ func (t *route) backendLocked(generation int, target string) *backend {
 		return b
 	}
 	closeIdle(b.transport)
-	to, transport, _ := upstream.New(target, upstream.Config{ResponseTimeout: t.config.ResponseTimeout, DialTimeout: t.config.DialTimeout})
+	to, transport, _ := upstream.New(target, upstream.Config{ResponseTimeout: t.config.ResponseTimeout})
 	b.target, b.transport, b.scheme, b.host = target, transport, to.Scheme, to.Host
 	return b
 }

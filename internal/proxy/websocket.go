@@ -122,9 +122,6 @@ func (c *webSocket) sendCloseLocked() (err error) {
 	return err
 }
 
-// closedHere reports whether this end began to close.
-func (c *webSocket) closedHere() bool { return c.closeSent.Load() }
-
 func (c *webSocket) Write(p []byte) (n int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -164,7 +161,7 @@ func (c *webSocket) Read(p []byte) (int, error) {
 		c.closeForClient = c.closeForClient[n:]
 		return n, nil
 	}
-	if c.closedHere() && c.closePassed.Load() {
+	if c.closeSent.Load() && c.closePassed.Load() {
 		return c.finish()
 	}
 	n, err := c.Conn.Read(p)
@@ -177,7 +174,7 @@ func (c *webSocket) Read(p []byte) (int, error) {
 	if c.fromClient.closed {
 		c.closePassed.Store(true)
 	}
-	if n > 0 || !c.closedHere() {
+	if n > 0 || !c.closeSent.Load() {
 		return n, err
 	}
 	// The client has gone, or does not answer.

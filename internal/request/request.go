@@ -218,7 +218,7 @@ func lastEncoded(b []byte) (c byte, n int) {
 // IsToken reports whether s is a token of RFC 9110 section 5.6.2.
 func IsToken(s string) bool {
 	for i := range len(s) {
-		if c := s[i]; !isAlphanumeric(c) && strings.IndexByte("!#$%&'*+-.^_`|~", c) < 0 {
+		if c := s[i]; !IsAlphanumeric(c) && strings.IndexByte("!#$%&'*+-.^_`|~", c) < 0 {
 			return false
 		}
 	}
@@ -236,7 +236,7 @@ func isAuthority(s string) bool {
 			return false
 		}
 		for i := range s[1:end] { // an address of IPv6
-			if c := s[1+i]; !isAlphanumeric(c) && strings.IndexByte(":._~-", c) < 0 {
+			if c := s[1+i]; !IsAlphanumeric(c) && strings.IndexByte(":._~-", c) < 0 {
 				return false
 			}
 		}
@@ -254,7 +254,7 @@ func isAuthority(s string) bool {
 			if i+2 >= len(host) || !isHex(host[i+1]) || !isHex(host[i+2]) {
 				return false
 			}
-		case !isAlphanumeric(c) && strings.IndexByte("-._~!$&'()*+,;=", c) < 0:
+		case !IsAlphanumeric(c) && strings.IndexByte("-._~!$&'()*+,;=", c) < 0:
 			return false
 		}
 	}
@@ -270,7 +270,8 @@ func isHex(c byte) bool {
 	return 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F' || '0' <= c && c <= '9'
 }
 
-func isAlphanumeric(c byte) bool {
+// IsAlphanumeric reports whether c is a letter or a digit of ASCII.
+func IsAlphanumeric(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
 }
 

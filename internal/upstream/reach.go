@@ -1,33 +1,28 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
 	"net"
-	"net/url"
-	"strings"
 	"syscall"
 )
 
 // Dial connects to a target of [New].
 func Dial(ctx context.Context, target string) (net.Conn, error) {
-	if path, ok := strings.CutPrefix(target, "unix:"); ok {
-		return new(net.Dialer).DialContext(ctx, "unix", path)
-	}
-	to, err := url.Parse(target)
+	to, socket, err := parseTarget(target)
 	if err != nil {
 		return nil, err
 	}
-	port := to.Port()
-	switch {
-	case port != "":
-	case to.Scheme == "https":
-		port = "443"
-	default:
-		port = "80"
+	if socket != "" {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
 	}
-	return new(net.Dialer).DialContext(ctx, "tcp", net.JoinHostPort(to.Hostname(), port))
+	port := "80"
+	if to.Scheme == "https" {
+		port = "443"
+	}
+	return new(net.Dialer).DialContext(ctx, "tcp", net.JoinHostPort(to.Hostname(), cmp.Or(to.Port(), port)))
 }
 
 // IsRefused reports whether err says that nobody listens at a target: the

@@ -157,21 +157,9 @@ const (
 )
 
 func (k Kind) String() string {
-	switch k {
-	case Reuse:
-		return "reuse"
-	case Look:
-		return "look"
-	case Connect:
-		return "connect"
-	case Idle:
-		return "idle"
-	case HTTP2:
-		return "h2"
-	case Events:
-		return "events"
-	case WebSocket:
-		return "websocket"
+	names := []string{Reuse: "reuse", Look: "look", Connect: "connect", Idle: "idle", HTTP2: "h2", Events: "events", WebSocket: "websocket"}
+	if k < 0 || int(k) >= len(names) {
+		return fmt.Sprintf("kind %d", int(k))
 	}
-	return fmt.Sprintf("kind %d", int(k))
+	return names[k]
 }

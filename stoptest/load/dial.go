@@ -55,10 +55,6 @@ func dialOutcome(err error) Outcome {
 		return Refused
 	case isReset(err), errors.Is(err, errHandshakeEnded):
 		return ResetOnConnect
-	case errors.Is(err, errHandshakeFailed):
-		return ClientError
-	case errors.Is(err, syscall.EADDRNOTAVAIL), errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
-		return ClientError
 	case errors.As(err, &ne) && ne.Timeout(), errors.Is(err, context.DeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
 		return Refused
 	}

@@ -173,38 +173,7 @@ func Read(path string) (*Report, error) {
 	if err := json.Unmarshal(b, r); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	r.renameClasses()
 	return r, nil
-}
-
-// renameClasses gives the classes of a report of an older stoptest their present names.
-func (r *Report) renameClasses() {
-	rename := func(class *string) {
-		switch *class {
-		case "blind":
-			*class = "reuse"
-		case "looking":
-			*class = "look"
-		case "fresh":
-			*class = "connect"
-		}
-	}
-	stops := r.Stops
-	if r.Second != nil {
-		stops = append(stops[:len(stops):len(stops)], *r.Second)
-	}
-	rows := [][]Row{r.Rows}
-	for i := range stops {
-		rows = append(rows, stops[i].Rows)
-		for j := range stops[i].Series.Classes {
-			rename(&stops[i].Series.Classes[j].Class)
-		}
-	}
-	for _, rows := range rows {
-		for i := range rows {
-			rename(&rows[i].Class)
-		}
-	}
 }
 
 // Write writes the report: one line, because of its series.

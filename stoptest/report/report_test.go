@@ -98,24 +98,6 @@ func TestReadWhatWasWritten(t *testing.T) {
 	}
 }
 
-// A report with the classes' older names can be compared with one of today.
-func TestOldClasses(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "a.json")
-	const old = `{"stops":[{"rows":[{"class":"looking"},{"class":"h2"}],"series":{"classes":[{"class":"looking"}]}}],"second":{"rows":[{"class":"fresh"}]},"rows":[{"class":"blind"}]}`
-	if err := os.WriteFile(path, []byte(old), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	r, err := Read(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := r.Stops[0]
-	got := []string{s.Rows[0].Class, s.Rows[1].Class, s.Series.Classes[0].Class, r.Second.Rows[0].Class, r.Rows[0].Class}
-	if diff := cmp.Diff([]string{"look", "h2", "look", "connect", "reuse"}, got); diff != "" {
-		t.Errorf("classes (-want +got):\n%s", diff)
-	}
-}
-
 // The results that were kept have all their counts when they are read, and written again.
 func TestKeptResults(t *testing.T) {
 	paths, err := filepath.Glob("testdata/kept-*.json")

@@ -2,7 +2,15 @@
 
 package app
 
-import "syscall"
+import (
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// notifyDeploy has c get the signals that ask for a deploy: SIGUSR1. From here on it does
+// not kill the process.
+func notifyDeploy(c chan<- os.Signal) { signal.Notify(c, syscall.SIGUSR1) }
 
 // asOwner calls do. Only the owner may use the files that do creates. The mask is
 // that of the process, so nothing else may run at the same time.
