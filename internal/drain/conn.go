@@ -243,7 +243,9 @@ func (c *conn) setTLS(tc *tls.Conn) {
 	c.framing.on = !c.tls
 	if c.tls {
 		c.framing.records = &c.records
-		c.beginHandshakeLocked(tc)
+		if handshakeOver.known() {
+			c.handshake = tc
+		}
 	}
 }
 
