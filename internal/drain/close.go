@@ -76,7 +76,7 @@ func (c *conn) lingersLocked() (linger, sending bool) {
 	case stateAnswering, stateAnsweringNext:
 		sending = c.framing.bodyLeft() || socket.Arrived(c.Conn)
 		linger = sending || closing && socket.Unacked(c.Conn)
-	case stateIdle, stateReleasing, stateHTTP2:
+	case stateNew, stateIdle, stateHTTP2:
 		linger = c.hasUnwritten() || closing && socket.Unacked(c.Conn)
 	case stateLingering:
 		linger, sending = true, true
@@ -222,7 +222,7 @@ func (c *conn) cut(now bool) (list []Request, ok bool) {
 	// A unix socket would come to its end, at which net/http closes the connection.
 	local := c.LocalAddr()
 	http2 := c.state == stateHTTP2 && (local == nil || local.Network() != "unix")
-	if http2 || c.state.in(stateNew, stateIdle, stateReleasing, stateAnswering) {
+	if http2 || c.state.in(stateNew, stateIdle, stateAnswering) {
 		socket.DropData(c.Conn)
 	}
 	unread := c.mayHoldRequestLocked() && !c.hasReadAllLocked()

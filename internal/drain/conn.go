@@ -24,7 +24,6 @@ import (
 //	state          meaning                               on                        to
 //	new            accepted; nothing but a TLS           first byte of a request   reading
 //	               handshake has arrived                 to be given away          parked
-//	                                                     its time is over          releasing
 //	                                                     HTTP/2 was agreed on      http2
 //	                                                     another protocol was      hijacked
 //	reading        a request has begun to arrive         its handler is called     answering
@@ -39,11 +38,7 @@ import (
 //	answeringNext  and the next request has begun to     answered                  reading
 //	               arrive                                hijacked                  hijacked
 //	idle           answered; the next request is         first byte of it          reading
-//	               awaited                               its time is over          releasing
-//	                                                     to be given away          parked
-//	releasing      the read deadline is in the past:     first byte, just then     reading
-//	               net/http closes it if nothing is      a part of a TLS handshake  new
-//	               there                                 another protocol          hijacked
+//	               awaited                               to be given away          parked
 //	http2          its streams count, see streams
 //	hijacked       a handler has taken it over, or
 //	               one of Server.TLSNextProto
@@ -125,7 +120,6 @@ const (
 	stateAnswering
 	stateAnsweringNext
 	stateIdle
-	stateReleasing
 	stateHTTP2
 	stateHijacked
 	stateParked
@@ -134,7 +128,7 @@ const (
 	stateClosed
 )
 
-var stateNames = [...]string{"new", "reading", "answering", "answeringNext", "idle", "releasing", "http2", "hijacked", "parked", "moved", "lingering", "closed"}
+var stateNames = [...]string{"new", "reading", "answering", "answeringNext", "idle", "http2", "hijacked", "parked", "moved", "lingering", "closed"}
 
 func (s connState) String() string { return stateNames[s] }
 
@@ -150,12 +144,11 @@ func (s connState) in(states ...connState) bool {
 
 // legalSteps are those of the table above, from what to what.
 var legalSteps = [...][]connState{
-	stateNew:           {stateReading, stateReleasing, stateHTTP2, stateHijacked, stateParked},
+	stateNew:           {stateReading, stateHTTP2, stateHijacked, stateParked},
 	stateReading:       {stateAnswering, stateAnsweringNext, stateHTTP2, stateHijacked, stateParked},
 	stateAnswering:     {stateAnsweringNext, stateIdle, stateReading, stateHijacked},
 	stateAnsweringNext: {stateReading, stateHijacked},
-	stateIdle:          {stateReading, stateReleasing, stateParked},
-	stateReleasing:     {stateNew, stateReading, stateHijacked},
+	stateIdle:          {stateReading, stateParked},
 	stateHTTP2:         {},
 	stateHijacked:      {},
 	stateParked:        {stateNew, stateReading, stateIdle, stateMoved},
@@ -177,7 +170,7 @@ func (c *conn) setStateLocked(to connState) {
 	if from.in(stateAnswering, stateAnsweringNext) && !to.in(stateAnswering, stateAnsweringNext, stateHijacked) {
 		c.server.countAnswer(c.current)
 	}
-	c.state = to
+	c.state, c.closing.released = to, false
 	if from == stateParked {
 		close(c.parking.over)
 	}
@@ -193,7 +186,7 @@ func (c *conn) setStateLocked(to connState) {
 		c.ahead.wake()
 		c.stopIdleTimerLocked()
 	}
-	if !to.in(stateIdle, stateReleasing) && c.closing.timer != nil {
+	if to != stateIdle && c.closing.timer != nil {
 		c.closing.timer.Stop()
 	}
 	if d := c.readDeadlineLocked(); d != deadline {
@@ -456,7 +449,7 @@ func (c *conn) onIdle() {
 func (c *conn) onHijack() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.state.in(stateNew, stateReading, stateReleasing, stateAnswering, stateAnsweringNext) {
+	if c.state.in(stateNew, stateReading, stateAnswering, stateAnsweringNext) {
 		c.setStateLocked(stateHijacked)
 		c.framing.stop()
 	}

@@ -367,7 +367,7 @@ func isUndecided(head []byte) bool {
 // whole yet: all that has to go along with the connection.
 func (c *conn) recordHeadLocked(p []byte, next bool) {
 	switch {
-	case !next && !c.state.in(stateNew, stateReading, stateIdle, stateReleasing): // of a body
+	case !next && !c.state.in(stateNew, stateReading, stateIdle): // of a body
 	case c.framing.ended:
 		c.framing.head = nil
 	case len(c.framing.head) <= maxHead:

@@ -141,9 +141,6 @@ func (c *conn) markHTTP2(goAwayer *http.Server, fc *frameConn) {
 	if fc != nil {
 		c.streams.unanswered = make(map[uint32]*http2Response)
 	}
-	if c.state == stateReleasing { // HTTP/2 without TLS: its preface came just then
-		c.beginLocked(stateReading)
-	}
 	if c.state.in(stateNew, stateReading) {
 		c.setStateLocked(stateHTTP2)
 		c.batch.Store(newBatch(c.written.Load(), c.writeBatch))

@@ -67,7 +67,7 @@ func (s *Server) InFlight() (requests []Request) {
 // inFlightLocked names what is under way on the connection.
 func (c *conn) inFlightLocked() []Request {
 	switch c.unparkedStateLocked() {
-	case stateNew, stateIdle, stateReleasing:
+	case stateNew, stateIdle:
 		if c.server.draining.Load() && (len(c.framing.pending) > 0 || socket.Arrived(c.Conn) || c.readUnrecordedLocked()) { // too late to be read
 			return []Request{{Class: HTTP1, Client: c.client()}}
 		}
@@ -158,7 +158,7 @@ func (s *Server) Stats() Stats {
 			n.Streams += running
 		case state.in(stateReading, stateLingering):
 			n.Busy++
-		case state.in(stateIdle, stateReleasing, stateHTTP2):
+		case state.in(stateIdle, stateHTTP2):
 			n.Idle++
 		}
 		c.mu.Unlock()

@@ -110,7 +110,7 @@ func (c *conn) onBytesLocked(p []byte, next bool) {
 		}
 	}
 	switch {
-	case c.state.in(stateNew, stateIdle, stateReleasing):
+	case c.state.in(stateNew, stateIdle):
 		c.beginLocked(stateReading)
 	case next && !c.records.isAlert() && c.state.in(stateReading, stateAnswering): // reading: the handler is about to be called
 		c.setStateLocked(stateAnsweringNext)
@@ -119,7 +119,7 @@ func (c *conn) onBytesLocked(p []byte, next bool) {
 
 // beginLocked makes the connection busy with a request.
 func (c *conn) beginLocked(state connState) {
-	if c.state.in(stateIdle, stateReleasing) {
+	if c.state == stateIdle {
 		// The longest pause is forgotten by an eighth each request, so that one
 		// long pause does not count forever.
 		c.maxPause = max(time.Since(c.since), c.maxPause-c.maxPause/8)
@@ -221,7 +221,7 @@ func (c *conn) bytesAcked() int64 {
 func (c *conn) lastRead(p []byte, err error) (int, error) {
 	c.mu.Lock()
 	c.reader.ended = true
-	unasked := c.state.in(stateNew, stateIdle, stateReleasing) || c.state == stateHTTP2 && !c.streams.registered || c.tls && c.state == stateReading
+	unasked := c.state.in(stateNew, stateIdle) || c.state == stateHTTP2 && !c.streams.registered || c.tls && c.state == stateReading
 	c.mu.Unlock()
 	if !unasked || !c.server.draining.Load() || !errors.Is(err, os.ErrDeadlineExceeded) {
 		return 0, err
@@ -273,7 +273,7 @@ func (c *conn) SetDeadline(t time.Time) error {
 // count with the fourth, and a stop would wait for the others until the idle timeout.)
 func (c *conn) readDeadlineLocked() time.Time {
 	switch {
-	case c.state == stateReleasing:
+	case c.closing.released:
 		return aLongTimeAgo
 	case c.state == stateReading:
 		if d := c.server.headerTimeout(); d > 0 && c.server.draining.Load() {

@@ -32,6 +32,8 @@ const (
 type closing struct {
 	at    time.Time
 	timer *time.Timer // fires then
+
+	released bool // the read deadline is in the past: net/http closes it if nothing is there
 }
 
 // release begins to let connections go: each after the time that it is kept.
@@ -147,5 +149,6 @@ func (c *conn) closeIfIdle() {
 		c.Conn.SetReadDeadline(aLongTimeAgo)
 		return
 	}
-	c.setStateLocked(stateReleasing)
+	c.closing.released = true
+	c.setReadDeadlineLocked()
 }

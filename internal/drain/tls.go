@@ -44,13 +44,14 @@ func (c *conn) lookAtHandshakeLocked() {
 // onHandshakeLocked notes a step of a TLS handshake; no request has begun. The client's
 // time starts again: the server may have been slow, and about to release the connection.
 func (c *conn) onHandshakeLocked() {
-	if !c.state.in(stateNew, stateReleasing) {
+	if c.state != stateNew {
 		return
 	}
 	c.since = time.Now()
 	if c.server.draining.Load() {
-		if c.state == stateReleasing {
-			c.setStateLocked(stateNew)
+		if c.closing.released {
+			c.closing.released = false
+			c.setReadDeadlineLocked()
 		}
 		c.scheduleCloseLocked()
 	}
