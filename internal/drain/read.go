@@ -111,20 +111,15 @@ func (c *conn) onBytesLocked(p []byte, next bool) {
 	}
 	switch {
 	case c.state.in(stateNew, stateIdle):
-		c.beginLocked(stateReading)
+		if c.state == stateIdle {
+			// The longest pause is forgotten by an eighth each request, so that one
+			// long pause does not count forever.
+			c.maxPause = max(time.Since(c.since), c.maxPause-c.maxPause/8)
+		}
+		c.setStateLocked(stateReading)
 	case next && !c.records.isAlert() && c.state.in(stateReading, stateAnswering): // reading: the handler is about to be called
 		c.setStateLocked(stateAnsweringNext)
 	}
-}
-
-// beginLocked makes the connection busy with a request.
-func (c *conn) beginLocked(state connState) {
-	if c.state == stateIdle {
-		// The longest pause is forgotten by an eighth each request, so that one
-		// long pause does not count forever.
-		c.maxPause = max(time.Since(c.since), c.maxPause-c.maxPause/8)
-	}
-	c.setStateLocked(state)
 }
 
 // nextRequestArrived reports whether, as far as can be known, some of a further
