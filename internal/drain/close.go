@@ -81,7 +81,7 @@ func (c *conn) lingersLocked() (linger, sending bool) {
 	case stateLingering:
 		linger, sending = true, true
 	}
-	return linger && !c.stalled.Load(), sending
+	return linger && !c.stalled.Load() && c.parking.parked == nil, sending
 }
 
 // isCutLocked reports whether the connection was closed in a stop.
@@ -222,7 +222,7 @@ func (c *conn) cut(now bool) (list []Request, ok bool) {
 	// A unix socket would come to its end, at which net/http closes the connection.
 	local := c.LocalAddr()
 	http2 := c.state == stateHTTP2 && (local == nil || local.Network() != "unix")
-	if http2 || c.state.in(stateNew, stateIdle, stateAnswering) {
+	if http2 || c.parking.parked == nil && c.state.in(stateNew, stateIdle, stateAnswering) {
 		socket.DropData(c.Conn)
 	}
 	unread := c.mayHoldRequestLocked() && !c.hasReadAllLocked()

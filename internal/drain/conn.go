@@ -23,12 +23,12 @@ import (
 //
 //	state          meaning                               on                        to
 //	new            accepted; nothing but a TLS           first byte of a request   reading
-//	               handshake has arrived                 to be given away          parked
+//	               handshake has arrived                 a successor has it        moved
 //	                                                     HTTP/2 was agreed on      http2
 //	                                                     another protocol was      hijacked
 //	reading        a request has begun to arrive         its handler is called     answering
 //	                                                     first byte of the next    answeringNext
-//	                                                     to be given away          parked
+//	                                                     a successor has it        moved
 //	                                                     HTTP/2 was agreed on      http2
 //	                                                     another protocol was      hijacked
 //	answering      its handler runs, or its answer is    first byte of the next    answeringNext
@@ -38,15 +38,11 @@ import (
 //	answeringNext  and the next request has begun to     answered                  reading
 //	               arrive                                hijacked                  hijacked
 //	idle           answered; the next request is         first byte of it          reading
-//	               awaited                               to be given away          parked
+//	               awaited                               a successor has it        moved
 //	http2          its streams count, see streams
 //	hijacked       a handler has taken it over, or
 //	               one of Server.TLSNextProto
-//	parked         net/http's Read is held while the     kept, and it was new       new
-//	               connection is offered to a            kept, and it was reading   reading
-//	               successor, see Give                   kept, and it was idle      idle
-//	                                                     the successor has it       moved
-//	moved          the successor has it: nothing may be
+//	moved          a successor has it: nothing may be
 //	               read from the socket, or written to it
 //	lingering      answered and closed by us; not        it is, or has stalled     closed
 //	               all of it is acknowledged yet
@@ -122,13 +118,12 @@ const (
 	stateIdle
 	stateHTTP2
 	stateHijacked
-	stateParked
 	stateMoved
 	stateLingering
 	stateClosed
 )
 
-var stateNames = [...]string{"new", "reading", "answering", "answeringNext", "idle", "http2", "hijacked", "parked", "moved", "lingering", "closed"}
+var stateNames = [...]string{"new", "reading", "answering", "answeringNext", "idle", "http2", "hijacked", "moved", "lingering", "closed"}
 
 func (s connState) String() string { return stateNames[s] }
 
@@ -144,14 +139,13 @@ func (s connState) in(states ...connState) bool {
 
 // legalSteps are those of the table above, from what to what.
 var legalSteps = [...][]connState{
-	stateNew:           {stateReading, stateHTTP2, stateHijacked, stateParked},
-	stateReading:       {stateAnswering, stateAnsweringNext, stateHTTP2, stateHijacked, stateParked},
+	stateNew:           {stateReading, stateHTTP2, stateHijacked, stateMoved},
+	stateReading:       {stateAnswering, stateAnsweringNext, stateHTTP2, stateHijacked, stateMoved},
 	stateAnswering:     {stateAnsweringNext, stateIdle, stateReading, stateHijacked},
 	stateAnsweringNext: {stateReading, stateHijacked},
-	stateIdle:          {stateReading, stateParked},
+	stateIdle:          {stateReading, stateMoved},
 	stateHTTP2:         {},
 	stateHijacked:      {},
-	stateParked:        {stateNew, stateReading, stateIdle, stateMoved},
 	stateMoved:         {},
 	stateLingering:     {stateClosed},
 	stateClosed:        {},
@@ -171,14 +165,10 @@ func (c *conn) setStateLocked(to connState) {
 		c.server.countAnswer(c.current)
 	}
 	c.state, c.closing.released = to, false
-	if from == stateParked {
-		close(c.parking.over)
-	}
+	c.unparkLocked()
 	switch to {
 	case stateReading, stateIdle:
-		if from != stateParked {
-			c.since = time.Now()
-		}
+		c.since = time.Now()
 	case stateAnswering:
 		c.framing.head = nil
 	case stateLingering, stateClosed:

@@ -35,7 +35,7 @@ func canStep(t *testing.T, from, to connState) (legal bool) {
 	a, b := net.Pipe()
 	defer a.Close()
 	defer b.Close()
-	c := &conn{Conn: a, server: &Server{http: new(http.Server)}, state: from, parking: parking{over: make(chan struct{})}}
+	c := &conn{Conn: a, server: &Server{http: new(http.Server)}, state: from}
 	defer func() {
 		if p := recover(); p == nil {
 			if legal = true; c.state != to {

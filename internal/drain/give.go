@@ -285,7 +285,7 @@ func (s *Server) resetReadDeadlines() {
 func (s *Server) anyParks() bool {
 	for _, c := range s.list() {
 		c.mu.Lock()
-		parks := c.state == stateParked || c.mayParkLocked()
+		parks := c.parking.parked != nil || c.mayParkLocked()
 		c.mu.Unlock()
 		if parks {
 			return true
@@ -345,7 +345,7 @@ func (c *conn) parksGivingLocked() bool {
 // header has been read to its end is answered here.
 func (c *conn) mayParkLocked() bool {
 	switch {
-	case !c.state.in(stateNew, stateReading, stateIdle), !c.movesLocked():
+	case c.parking.parked != nil, !c.state.in(stateNew, stateReading, stateIdle), !c.movesLocked():
 		return false
 	case c.state == stateReading && c.framing.ended:
 		return false
@@ -375,11 +375,18 @@ func (c *conn) recordHeadLocked(p []byte, next bool) {
 	}
 }
 
-// parking is a connection's, see stateParked.
+// parking is when the connection is given away.
 type parking struct {
-	from  connState     // parked: what it was
-	over  chan struct{} // parked: closed when it is not any more
-	poked bool          // a read deadline in the past asks Read to park
+	parked chan struct{} // closed when net/http's Read, which waits for that, may go on; nil: none waits
+	poked  bool          // a read deadline in the past asks Read to park
+}
+
+// unparkLocked lets a Read that park holds go on.
+func (c *conn) unparkLocked() {
+	if c.parking.parked != nil {
+		close(c.parking.parked)
+		c.parking.parked = nil
+	}
 }
 
 // park holds net/http's Read while the connection is offered to a successor. It
@@ -396,8 +403,7 @@ func (c *conn) park() bool {
 			break // the giving has just ended, or others were first
 		}
 		began, over := time.Now(), make(chan struct{})
-		c.parking.from, c.parking.over = c.state, over
-		c.setStateLocked(stateParked)
+		c.parking.parked = over
 		c.mu.Unlock()
 		if !g.offer(c) {
 			c.endParking(false)
@@ -420,24 +426,16 @@ func (c *conn) endParking(moved bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
-	case c.state != stateParked: // it was closed
+	case c.parking.parked == nil: // it was closed
 	case moved:
 		c.setStateLocked(stateMoved)
 	default:
+		c.unparkLocked()
 		c.closing.at = time.Time{}
-		c.setStateLocked(c.parking.from)
 		if c.server.draining.Load() { // else release comes
 			c.releaseLocked()
 		}
 	}
-}
-
-// unparkedStateLocked is the state, or what it was before the connection was parked.
-func (c *conn) unparkedStateLocked() connState {
-	if c.state == stateParked {
-		return c.parking.from
-	}
-	return c.state
 }
 
 // wasPoked reports whether a Read failed because the connection was to be parked.
@@ -456,7 +454,7 @@ func (c *conn) wasPoked(err error) bool {
 func (c *conn) transfer() *Transfer {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.state != stateParked {
+	if c.parking.parked == nil {
 		return nil
 	}
 	oldIn := time.Duration(0)

@@ -403,7 +403,7 @@ func TestGiveFails(t *testing.T) {
 				n := 0
 				for _, c := range a.list() {
 					c.mu.Lock()
-					if c.state == stateParked {
+					if c.parking.parked != nil {
 						n++
 					}
 					c.mu.Unlock()

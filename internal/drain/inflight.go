@@ -66,7 +66,7 @@ func (s *Server) InFlight() (requests []Request) {
 
 // inFlightLocked names what is under way on the connection.
 func (c *conn) inFlightLocked() []Request {
-	switch c.unparkedStateLocked() {
+	switch c.state {
 	case stateNew, stateIdle:
 		if c.server.draining.Load() && (len(c.framing.pending) > 0 || socket.Arrived(c.Conn) || c.readUnrecordedLocked()) { // too late to be read
 			return []Request{{Class: HTTP1, Client: c.client()}}
@@ -101,7 +101,7 @@ func (c *conn) readUnrecordedLocked() bool {
 // busy with.
 func (c *conn) requestLocked(class Class) Request {
 	r := Request{Class: class, Client: c.client(), Age: time.Since(c.since)}
-	if res := c.current; res != nil && c.unparkedStateLocked() != stateReading {
+	if res := c.current; res != nil && c.state != stateReading {
 		r.Method, r.Path = res.method, res.path()
 		r.Sent = max(c.bytesAcked()-res.writtenBefore, 0)
 	}
@@ -143,7 +143,7 @@ func (s *Server) Stats() Stats {
 	for _, c := range list {
 		c.mu.Lock()
 		running := len(c.streams.running)
-		switch state := c.unparkedStateLocked(); {
+		switch state := c.state; {
 		case state == stateNew:
 			n.New++
 		case state == stateHijacked:

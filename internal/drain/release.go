@@ -130,7 +130,7 @@ func (c *conn) closeIfIdle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	http2 := c.state == stateHTTP2 && !c.streams.any()
-	if !http2 && !c.state.in(stateNew, stateIdle) {
+	if !http2 && !c.state.in(stateNew, stateIdle) || c.parking.parked != nil {
 		return
 	}
 	if left := time.Until(c.closing.at); left > 0 { // the timer is that of an earlier pause
