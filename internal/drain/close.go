@@ -249,7 +249,7 @@ func (c *conn) cut(now bool) (list []Request, ok bool) {
 		// not read.
 		lately := socket.Arrived(c.Conn) || !c.streams.follows() && (unsure || c.streams.open)
 		list = append(list, c.streams.unsure(c.client(), c.bytesReadByClient(), lately)...)
-		if unread || len(list) == 0 && c.records.partial() { // a request, perhaps
+		if unread || len(list) == 0 && c.framing.records.partial() { // a request, perhaps
 			list = append(list, Request{Class: HTTP2, Client: c.client()})
 		}
 	case unsure && c.state != stateNew && len(list) == 0: // the last bytes are on their way, and may be lost

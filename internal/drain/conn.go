@@ -71,7 +71,6 @@ import (
 type conn struct {
 	net.Conn
 	server *Server
-	tls    bool  // see setTLS
 	door   *door // that accepted it
 	isNew  bool  // accepted since the stop began
 
@@ -88,8 +87,7 @@ type conn struct {
 
 	// What the client sends.
 	handshake *tls.Conn // while that shakes hands; nil: it does not
-	records   records   // of TLS
-	framing   framing   // where requests end, or records
+	framing   framing   // where requests of HTTP/1 end, or records of TLS
 	bytesRead int64
 	reader    reader // crypto/tls or net/http
 	ahead     ahead  // a Read ahead of the handler
@@ -222,13 +220,9 @@ func (c *conn) scheduleClose() {
 func (c *conn) setTLS(tc *tls.Conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.tls = tc != nil
-	c.framing.on = !c.tls
-	if c.tls {
-		c.framing.records = &c.records
-		if handshakeOver.known() {
-			c.handshake = tc
-		}
+	c.framing.tls, c.framing.on = tc != nil, tc == nil
+	if handshakeOver.known() {
+		c.handshake = tc
 	}
 }
 
@@ -297,7 +291,7 @@ func (c *conn) Write(p []byte) (int, error) {
 	}
 	n, err := c.Conn.Write(p)
 	c.noteWrite(int64(n), err)
-	if c.tls && c.server.draining.Load() {
+	if c.framing.tls && c.server.draining.Load() {
 		c.mu.Lock()
 		if c.handshake != nil && c.bytesRead > 0 { // it is the client's turn
 			c.onHandshakeLocked()

@@ -14,7 +14,8 @@ import (
 // does no harm: the rest is handed out with the next Read.
 type framing struct {
 	on      bool
-	records *records // under TLS
+	tls     bool // net/http serves the connection over TLS: what is pending are records; set once
+	records records
 	started bool     // a line that is not empty precedes in this message
 	line    int      // bytes in the line so far, with a CR at its end
 	cr      bool     // the last of them is a CR
@@ -77,7 +78,7 @@ func (f *framing) split(p []byte) int {
 
 // end returns how much of p belongs together, and moves on by as much.
 func (f *framing) end(p []byte) int {
-	if f.records != nil {
+	if f.tls {
 		n, _ := f.records.follow(p)
 		for f.body != 0 && n < len(p) { // this is slow, but finds what follows the body
 			m, _ := f.records.follow(p[n:])

@@ -117,7 +117,7 @@ func (c *conn) onBytesLocked(p []byte, next bool) {
 			c.maxPause = max(time.Since(c.since), c.maxPause-c.maxPause/8)
 		}
 		c.setStateLocked(stateReading)
-	case next && !c.records.isAlert() && c.state.in(stateReading, stateAnswering): // reading: the handler is about to be called
+	case next && !c.framing.records.isAlert() && c.state.in(stateReading, stateAnswering): // reading: the handler is about to be called
 		c.setStateLocked(stateAnsweringNext)
 	}
 }
@@ -130,7 +130,7 @@ func (c *conn) nextRequestArrived(w http.ResponseWriter) bool {
 	if c.nextArrivedLocked() {
 		return true
 	}
-	if !c.tls && socket.ReadsAsReceived(c.Conn) || c.state != stateAnswering || c.framing.body != 0 { // after Hijack the buffer is the handler's
+	if !c.framing.tls && socket.ReadsAsReceived(c.Conn) || c.state != stateAnswering || c.framing.body != 0 { // after Hijack the buffer is the handler's
 		return false
 	}
 	if onlyEmptyLines(bufferedBy(w)) {
@@ -156,7 +156,7 @@ func (c *conn) nextArrivedLocked() bool {
 func (c *conn) pending() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.tls {
+	if c.framing.tls {
 		return 0
 	}
 	return len(c.framing.pending)
@@ -216,7 +216,7 @@ func (c *conn) bytesAcked() int64 {
 func (c *conn) lastRead(p []byte, err error) (int, error) {
 	c.mu.Lock()
 	c.reader.ended = true
-	unasked := c.state.in(stateNew, stateIdle) || c.state == stateHTTP2 && !c.streams.registered || c.tls && c.state == stateReading
+	unasked := c.state.in(stateNew, stateIdle) || c.state == stateHTTP2 && !c.streams.registered || c.framing.tls && c.state == stateReading
 	c.mu.Unlock()
 	if !unasked || !c.server.draining.Load() || !errors.Is(err, os.ErrDeadlineExceeded) {
 		return 0, err
@@ -274,7 +274,7 @@ func (c *conn) readDeadlineLocked() time.Time {
 		if d := c.server.headerTimeout(); d > 0 && c.server.draining.Load() {
 			t := c.since.Add(d)
 			// Under TLS it may be no request (KeyUpdate, an empty line), and the connection idle.
-			if least := c.server.policy.DrainingSince().Add(minKeep); c.tls && t.Before(least) {
+			if least := c.server.policy.DrainingSince().Add(minKeep); c.framing.tls && t.Before(least) {
 				t = least
 			}
 			if c.deadline.IsZero() || t.Before(c.deadline) {

@@ -44,7 +44,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if c != nil && !c.begin(&res.response, r) {
 		return
 	}
-	if c == nil || r.ContentLength == 0 || r.ContentLength > 0 && !c.tls {
+	if c == nil || r.ContentLength == 0 || r.ContentLength > 0 && !c.framing.tls {
 		res.serve(handler, res, r)
 		return
 	}
@@ -69,7 +69,7 @@ func (c *conn) hasMore(w http.ResponseWriter) bool {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.framing.pending) > 0 || c.tls && (len(bufferedBy(w)) > 0 || c.records.partial()) || socket.Unread(c.Conn, c.bytesRead) > 0
+	return len(c.framing.pending) > 0 || c.framing.tls && (len(bufferedBy(w)) > 0 || c.framing.records.partial()) || socket.Unread(c.Conn, c.bytesRead) > 0
 }
 
 // refuseBody answers 503 without the body that the client offers.
@@ -103,7 +103,7 @@ func (c *conn) begin(res *response, r *http.Request) (ok bool) {
 	c.current, res.writtenBefore = res, c.written.Load()
 	res.ambiguous = c.framing.length && len(r.TransferEncoding) > 0
 	c.framing.beginBody(r.ContentLength)
-	if c.tls && r.ContentLength == 0 && c.state == stateAnswering && !onlyEmptyLines(bufferedBy(res.ResponseWriter)) {
+	if c.framing.tls && r.ContentLength == 0 && c.state == stateAnswering && !onlyEmptyLines(bufferedBy(res.ResponseWriter)) {
 		c.setStateLocked(stateAnsweringNext) // it came in the same record
 	}
 	return true

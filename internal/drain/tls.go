@@ -99,7 +99,7 @@ func (r *records) isAlert() bool {
 // nextReadLocked reports whether crypto/tls or net/http, which answers with w and has read
 // the whole body, have some of the next request.
 func (c *conn) nextReadLocked(w http.ResponseWriter) bool {
-	return c.tls && (!c.reader.waits || c.records.partial() || !onlyEmptyLines(bufferedBy(w)))
+	return c.framing.tls && (!c.reader.waits || c.framing.records.partial() || !onlyEmptyLines(bufferedBy(w)))
 }
 
 // awaitReaderLocked waits until hasReadAllLocked, or the reader is over with the connection.

@@ -63,7 +63,7 @@ func TestRecordAtATime(t *testing.T) {
 			}
 			ends[len(stream)] = true
 		}
-		fr := framing{records: new(records)}
+		fr := framing{tls: true}
 		arrives, got := stream, []byte(nil)
 		for p := make([]byte, 1+r.IntN(600)); ; {
 			n, _ := fr.take(p)
