@@ -136,6 +136,12 @@ type ahead struct {
 	bodyEnds bool          // since readAhead began, the read deadline was set to none, as net/http does at the body's end
 }
 
+// wait returns a channel that wake closes.
+func (a *ahead) wait() <-chan struct{} {
+	a.wanted = make(chan struct{})
+	return a.wanted
+}
+
 // wake has a Read that waits without the socket go on with it.
 func (a *ahead) wake() {
 	if a.wanted != nil {

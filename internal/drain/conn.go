@@ -99,11 +99,10 @@ type conn struct {
 	streams streams   // those of HTTP/2
 
 	// When it is to end.
-	deadline   time.Time     // the read deadline that net/http wants
-	closing    closing       // while draining, without a request
-	lingers    bool          // Close has been called, and the socket is closed later
-	halfClosed chan struct{} // ends awaitHalfClosed; nil: it does not wait
-	parking    parking       // when it is given away
+	deadline time.Time // the read deadline that net/http wants
+	closing  closing   // while draining, without a request
+	lingers  bool      // Close has been called, and the socket is closed later
+	parking  parking   // when it is given away
 }
 
 type connState int
@@ -170,7 +169,6 @@ func (c *conn) setStateLocked(to connState) {
 	case stateAnswering:
 		c.framing.head = nil
 	case stateLingering, stateClosed:
-		c.endHalfClosedLocked()
 		c.ahead.wake()
 		c.stopIdleTimerLocked()
 	}

@@ -57,8 +57,7 @@ func (c *conn) beforeRead(p []byte) (n, limit int, wanted <-chan struct{}) {
 	}
 	c.reader.wait()
 	if c.ahead.reads && c.ahead.wants == 0 && !passed(c.deadline) && socket.Unread(c.Conn, c.bytesRead) <= 0 {
-		c.ahead.wanted = make(chan struct{})
-		wanted = c.ahead.wanted
+		wanted = c.ahead.wait()
 	}
 	return n, limit, wanted
 }
@@ -170,35 +169,25 @@ func (c *conn) pending() int {
 // nothing was written.
 func (c *conn) awaitHalfClosed(size int) error {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	if !c.isBackgroundReadLocked(size) || size != backgroundReadSize || !c.server.policy.Closing() {
-		c.mu.Unlock()
 		return io.EOF
 	}
-	over := make(chan struct{})
-	c.halfClosed = over
-	if passed(c.deadline) {
-		c.endHalfClosedLocked()
-	}
-	c.mu.Unlock()
-	for {
-		acked := c.bytesAcked()
+	for !passed(c.deadline) && !c.state.in(stateLingering, stateClosed) {
+		wanted, acked := c.ahead.wait(), c.bytesAcked()
+		c.mu.Unlock()
+		stalled := false
 		select {
-		case <-over:
-			return os.ErrDeadlineExceeded // the answer is written, or the connection was closed
+		case <-wanted:
 		case <-time.After(stallTimeout):
+			stalled = c.bytesAcked() == acked
 		}
-		if c.bytesAcked() == acked {
+		c.mu.Lock()
+		if stalled {
 			return io.EOF
 		}
 	}
-}
-
-// endHalfClosedLocked ends awaitHalfClosed.
-func (c *conn) endHalfClosedLocked() {
-	if c.halfClosed != nil {
-		close(c.halfClosed)
-		c.halfClosed = nil
-	}
+	return os.ErrDeadlineExceeded // the answer is written, or the connection was closed
 }
 
 // bytesAcked is how many bytes have gone to the client, as far as can be known.
@@ -242,7 +231,6 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	c.deadline = t
 	c.ahead.bodyEnds = c.ahead.bodyEnds || t.IsZero()
 	if passed(t) {
-		c.endHalfClosedLocked()
 		c.ahead.wake()
 	}
 	return c.setReadDeadlineLocked()
