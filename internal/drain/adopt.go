@@ -87,17 +87,10 @@ func (s *Server) Adopt(t *Transfer) error {
 		c.state = stateIdle
 		c.framing.afterPost = skip > 0
 	}
-	s.mu.Lock()
-	if s.ended || s.cutting {
-		s.mu.Unlock()
+	if !s.track(c) {
 		return ErrNotAdopted
 	}
-	s.conns[c] = struct{}{}
-	s.mu.Unlock()
 	s.adopted.Add(1)
-	if s.draining.Load() {
-		c.scheduleClose()
-	}
 	d.adopted.serve(d)
 	if idle {
 		go c.awaitRequest(skip)

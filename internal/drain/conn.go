@@ -190,27 +190,25 @@ func (d *door) newConn(nc net.Conn) *conn {
 	return c
 }
 
-// track makes a connection known, before it is used.
-func (s *Server) track(c *conn) {
+// track makes a connection known, before it is used. It reports false if the server has
+// ended.
+func (s *Server) track(c *conn) (ok bool) {
 	s.mu.Lock()
-	s.conns[c] = struct{}{}
+	if ok = !s.ended; ok {
+		s.conns[c] = struct{}{}
+	}
 	cutting := s.cutting
 	s.mu.Unlock()
 	switch {
+	case !ok:
 	case cutting:
 		s.cut(c, true)
 	case s.draining.Load():
-		c.scheduleClose()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.releaseLocked()
 	}
-}
-
-// scheduleClose is scheduleCloseLocked for a connection that comes while draining.
-func (c *conn) scheduleClose() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.movesLocked() {
-		c.scheduleCloseLocked()
-	}
+	return ok
 }
 
 // setTLS notes whether net/http serves the connection over TLS, before that reads: tc is
