@@ -65,26 +65,24 @@ func (s *Server) wrapHTTP2(servesFrameConn func(http2Table) bool) {
 	for proto, serve := range theirs {
 		table[proto] = func(hs *http.Server, tc *tls.Conn, h http.Handler) {
 			c := connOf(tc)
-			switch {
-			case c == nil:
-			case follows && ours:
-				goAwayer := s.newGoAwayer()
-				c.serveHTTP2(goAwayer, goAwayer.TLSNextProto, hs, tc, h)
+			if c == nil || !ours && proto != protoHTTP2 && proto != protoUnencrypted {
+				if c != nil {
+					c.onHijack()
+				}
+				serve(hs, tc, h)
 				return
-			case follows && (proto == protoHTTP2 || proto == protoUnencrypted):
-				c.serveHTTP2(nil, theirs, hs, tc, h)
-				return
-			case ours:
-				goAwayer := s.newGoAwayer()
-				c.markHTTP2(goAwayer, nil)
-				goAwayer.TLSNextProto[proto](hs, tc, h)
-				return
-			case proto == protoHTTP2 || proto == protoUnencrypted:
-				c.markHTTP2(nil, nil)
-			default:
-				c.onHijack()
 			}
-			serve(hs, tc, h)
+			serving, goAwayer := theirs, (*http.Server)(nil)
+			if ours {
+				goAwayer = s.newGoAwayer()
+				serving = goAwayer.TLSNextProto
+			}
+			if follows {
+				c.serveHTTP2(goAwayer, serving, hs, tc, h)
+				return
+			}
+			c.markHTTP2(goAwayer, nil)
+			serving[proto](hs, tc, h)
 		}
 	}
 	s.http.TLSNextProto = table
