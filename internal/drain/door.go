@@ -37,7 +37,6 @@ type door struct {
 	plain         bool          // served without TLS
 	arrived       sync.Once     // Accept was called
 	onceTLS       sync.Once     // it accepts connections of crypto/tls
-	giving        atomic.Bool   // its connections are given away
 	adopted       adoptions
 
 	handshakes func(port int) (int, error) // socket.Handshakes

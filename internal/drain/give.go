@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -51,6 +52,7 @@ type Transfer struct {
 // Giving is the giving away of connections, see Server.Give.
 type Giving struct {
 	server *Server
+	doors  []*door // by which the connections came
 	take   func([]*Transfer) (taken int, err error)
 
 	settled chan struct{} // see Settled
@@ -85,14 +87,12 @@ func (s *Server) Give(addrs []net.Addr, take func([]*Transfer) (taken int, err e
 		server: s, take: take,
 		settled: make(chan struct{}), done: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
-	s.giving.Store(g)
 	for _, d := range s.doors {
-		for _, a := range addrs {
-			if SameAddr(a, d.Addr()) {
-				d.giving.Store(true)
-			}
+		if slices.ContainsFunc(addrs, func(a net.Addr) bool { return SameAddr(a, d.Addr()) }) {
+			g.doors = append(g.doors, d)
 		}
 	}
+	s.giving.Store(g)
 	g.missed.Store(true)
 	go g.run()
 	return g
@@ -252,9 +252,6 @@ func (g *Giving) next() (batch []*Transfer, ended bool) {
 // release returns to the others what is left.
 func (g *Giving) release() {
 	s := g.server
-	for _, d := range s.doors {
-		d.giving.Store(false)
-	}
 	s.giving.Store(nil)
 	g.mu.Lock()
 	parked := g.parked
@@ -272,22 +269,17 @@ func (g *Giving) release() {
 // resetReadDeadlines sets the read deadlines, which depend on whether connections are given
 // away.
 func (s *Server) resetReadDeadlines() {
-	for _, c := range s.list() {
-		c.mu.Lock()
+	for c := range s.eachLocked {
 		if c.state.in(stateNew, stateReading, stateIdle) {
 			c.setReadDeadlineLocked()
 		}
-		c.mu.Unlock()
 	}
 }
 
 // anyParks reports whether a connection is parked, or about to be.
 func (s *Server) anyParks() bool {
-	for _, c := range s.list() {
-		c.mu.Lock()
-		parks := c.parking.parked != nil || c.mayParkLocked()
-		c.mu.Unlock()
-		if parks {
+	for c := range s.eachLocked {
+		if c.parking.parked != nil || c.mayParkLocked() {
 			return true
 		}
 	}
@@ -299,7 +291,7 @@ func (s *Server) anyParks() bool {
 // over, its bytes are not followed.
 func (c *conn) movesLocked() bool {
 	g := c.server.giving.Load()
-	return g != nil && !g.ended.Load() && c.door.giving.Load() && c.framing.on && socket.ReadsAsReceived(c.Conn)
+	return g != nil && !g.ended.Load() && slices.Contains(g.doors, c.door) && c.framing.on && socket.ReadsAsReceived(c.Conn)
 }
 
 func (c *conn) isMoving() bool {

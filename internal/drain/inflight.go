@@ -54,12 +54,22 @@ func (s *Server) list() []*conn {
 	return slices.AppendSeq(make([]*conn, 0, len(s.conns)), maps.Keys(s.conns))
 }
 
-// InFlight names the requests that are under way.
-func (s *Server) InFlight() (requests []Request) {
+// eachLocked yields the connections that there are now, each with its lock held.
+func (s *Server) eachLocked(yield func(*conn) bool) {
 	for _, c := range s.list() {
 		c.mu.Lock()
-		requests = append(requests, c.inFlightLocked()...)
+		more := yield(c)
 		c.mu.Unlock()
+		if !more {
+			return
+		}
+	}
+}
+
+// InFlight names the requests that are under way.
+func (s *Server) InFlight() (requests []Request) {
+	for c := range s.eachLocked {
+		requests = append(requests, c.inFlightLocked()...)
 	}
 	return requests
 }
@@ -136,12 +146,10 @@ func (s *Server) countAnswer(res *response) (hasFailed bool) {
 
 // Stats counts.
 func (s *Server) Stats() Stats {
-	list := s.list()
 	n := Stats{Served: s.served.Load(), Drained: s.drained.Load(), DrainedHTTP2: s.drainedHTTP2.Load(),
 		Failed: s.failed.Load(), HijackedEnded: s.hijackedEnded.Load(),
 		Moved: s.moved.Load(), Adopted: s.adopted.Load()}
-	for _, c := range list {
-		c.mu.Lock()
+	for c := range s.eachLocked {
 		running := len(c.streams.running)
 		switch state := c.state; {
 		case state == stateNew:
@@ -161,7 +169,6 @@ func (s *Server) Stats() Stats {
 		case state.in(stateIdle, stateHTTP2):
 			n.Idle++
 		}
-		c.mu.Unlock()
 	}
 	n.Open = n.New + n.Idle + n.Busy
 	return n

@@ -40,17 +40,13 @@ type closing struct {
 // Those that are accepted or become idle from now on do likewise by themselves.
 func (s *Server) release() {
 	if !s.draining.Load() { // else it is in use
-		for _, c := range s.list() {
-			c.mu.Lock()
+		for c := range s.eachLocked {
 			s.maxPause = max(s.maxPause, c.maxPause)
-			c.mu.Unlock()
 		}
 		s.draining.Store(true)
 	}
-	for _, c := range s.list() { // again: those accepted since have not seen draining
-		c.mu.Lock()
+	for c := range s.eachLocked { // again: those accepted since have not seen draining
 		c.releaseLocked()
-		c.mu.Unlock()
 	}
 }
 
