@@ -157,21 +157,7 @@ func countHijacked(requests []Request) (n int) {
 // countLocked returns the sum of the counts of all HTTP actors.
 func (s *Stop) countLocked() (sum drain.Stats) {
 	for _, engine := range s.enginesLocked() {
-		n := engine.Stats()
-		sum.Open += n.Open
-		sum.New += n.New
-		sum.Idle += n.Idle
-		sum.Busy += n.Busy
-		sum.Hijacked += n.Hijacked
-		sum.InFlight += n.InFlight
-		sum.Streams += n.Streams
-		sum.Served += n.Served
-		sum.Drained += n.Drained
-		sum.DrainedHTTP2 += n.DrainedHTTP2
-		sum.HijackedEnded += n.HijackedEnded
-		sum.Failed += n.Failed
-		sum.Moved += n.Moved
-		sum.Adopted += n.Adopted
+		engine.AddStats(&sum)
 	}
 	return sum
 }

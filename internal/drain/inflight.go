@@ -145,10 +145,17 @@ func (s *Server) countAnswer(res *response) (hasFailed bool) {
 }
 
 // Stats counts.
-func (s *Server) Stats() Stats {
-	n := Stats{Served: s.served.Load(), Drained: s.drained.Load(), DrainedHTTP2: s.drainedHTTP2.Load(),
-		Failed: s.failed.Load(), HijackedEnded: s.hijackedEnded.Load(),
-		Moved: s.moved.Load(), Adopted: s.adopted.Load()}
+func (s *Server) Stats() (n Stats) { s.AddStats(&n); return n }
+
+// AddStats adds the server's counts to n.
+func (s *Server) AddStats(n *Stats) {
+	n.Served += s.served.Load()
+	n.Drained += s.drained.Load()
+	n.DrainedHTTP2 += s.drainedHTTP2.Load()
+	n.Failed += s.failed.Load()
+	n.HijackedEnded += s.hijackedEnded.Load()
+	n.Moved += s.moved.Load()
+	n.Adopted += s.adopted.Load()
 	for c := range s.eachLocked {
 		running := len(c.streams.running)
 		switch state := c.state; {
@@ -171,5 +178,4 @@ func (s *Server) Stats() Stats {
 		}
 	}
 	n.Open = n.New + n.Idle + n.Busy
-	return n
 }
