@@ -138,7 +138,7 @@ func (d *door) inherited() bool {
 
 // check warns of a listener at which a stop may reset a connection.
 func (d *door) check() {
-	if d.inherited() {
+	if d.inherited() || isClosed(d.Listener) { // its error says so
 		return
 	}
 	var err error

@@ -39,9 +39,6 @@ func (f *framing) unanswered() []byte {
 // out.
 func (f *framing) stop() { f.on, f.body = false, -1 }
 
-// beginBody notes what a header says of the body's length: -1 is unknown.
-func (f *framing) beginBody(length int64) { f.body = length }
-
 // endBody notes that nothing of the body is left: what is pending is the next
 // request, or empty lines before it. It reports whether some of a request is.
 func (f *framing) endBody() bool {

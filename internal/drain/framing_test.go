@@ -69,7 +69,7 @@ func TestFramingOfBody(t *testing.T) {
 	if n := fr.split(p); n != len(header) {
 		t.Fatalf("handed out %q, want the header", p[:n])
 	}
-	fr.beginBody(int64(len(body)))
+	fr.body = int64(len(body))
 	if behind, _ := fr.behind(); !behind {
 		t.Error("nothing behind, though the next request is")
 	}

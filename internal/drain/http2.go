@@ -320,7 +320,8 @@ func (c *conn) onFramesWritten(events []event) {
 			}
 			continue
 		}
-		res, ok := s.remove(e.stream)
+		res, ok := s.unanswered[e.stream]
+		delete(s.unanswered, e.stream)
 		if !ok {
 			continue
 		}
@@ -331,14 +332,6 @@ func (c *conn) onFramesWritten(events []event) {
 		res.resetLate = e.kind == resets && e.code == internalError && res.returned.IsZero()
 		c.onWrittenLocked(res)
 	}
-}
-
-// remove removes a stream of which the answer has an end, and reports whether there was one.
-// It returns what answers it, or nil.
-func (s *streams) remove(id uint32) (res *http2Response, ok bool) {
-	res, ok = s.unanswered[id]
-	delete(s.unanswered, id)
-	return res, ok
 }
 
 // onWrittenLocked notes that an answer has been written to its end, as far as can be

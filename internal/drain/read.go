@@ -150,17 +150,6 @@ func (c *conn) nextArrivedLocked() bool {
 	return behind || body >= 0 && socket.Unread(c.Conn, c.bytesRead) > body
 }
 
-// pending is how many bytes have arrived that were not handed out. Those of TLS, which
-// are not known, do not count.
-func (c *conn) pending() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.framing.tls {
-		return 0
-	}
-	return len(c.framing.pending)
-}
-
 // awaitHalfClosed delays the io.EOF of net/http's background read when the client
 // has sent its FIN. net/http takes that as the client's going away and cancels
 // the request; but the client may have closed its sending side only, and wait for

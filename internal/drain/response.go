@@ -102,7 +102,7 @@ func (c *conn) begin(res *response, r *http.Request) (ok bool) {
 	c.countLocked(r)
 	c.current, res.writtenBefore = res, c.written.Load()
 	res.ambiguous = c.framing.length && len(r.TransferEncoding) > 0
-	c.framing.beginBody(r.ContentLength)
+	c.framing.body = r.ContentLength
 	if c.framing.tls && r.ContentLength == 0 && c.state == stateAnswering && !onlyEmptyLines(bufferedBy(res.ResponseWriter)) {
 		c.setStateLocked(stateAnsweringNext) // it came in the same record
 	}
@@ -385,7 +385,10 @@ func (w *http1Response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		// What came with the request is in the buffer, as with net/http: it is not
 		// on the connection that NetConn returns. The rest, if it is more than the
 		// buffer holds, comes with the next Read.
-		if n := w.conn.pending(); n > 0 {
+		w.conn.mu.Lock()
+		n := len(w.conn.framing.pending)
+		w.conn.mu.Unlock()
+		if n > 0 && !w.conn.framing.tls {
 			buf.Reader.Peek(min(buf.Reader.Buffered()+n, buf.Reader.Size()))
 		}
 	}

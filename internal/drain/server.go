@@ -180,9 +180,7 @@ func (s *Server) Start() <-chan error {
 	failures := make(chan error, len(s.doors))
 	var served sync.WaitGroup
 	for _, d := range s.doors {
-		if !isClosed(d.Listener) { // else its error says so
-			d.check()
-		}
+		d.check()
 		d.waits.Store(time.Now().UnixNano()) // a stop that begins now lets Accept begin
 		served.Go(func() {
 			defer close(d.over)
