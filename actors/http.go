@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
-	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -171,19 +170,6 @@ func HTTPFunc(stop *Stop, srv *http.Server, serve func(net.Listener) error, list
 	}
 	s.member = stop.register(log.With(s.logger, "addr", cmp.Or(strings.Join(addrs, ","), srv.Addr)), s)
 	return s.execute, s.interrupt
-}
-
-// isNil reports whether l is nil, or a nil pointer, as code has it that has not looked at
-// the error of its listen.
-func isNil(l net.Listener) bool {
-	switch t := l.(type) {
-	case plain:
-		return isNil(t.Listener)
-	case inherited:
-		return isNil(t.Listener)
-	}
-	v := reflect.ValueOf(l)
-	return l == nil || v.Kind() == reflect.Pointer && v.IsNil()
 }
 
 // server is the life cycle of an HTTP actor.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"reflect"
 	"strings"
 	"syscall"
 
@@ -29,4 +30,51 @@ func Listen(addr string) (net.Listener, error) {
 		l, err = net.Listen("unix", path)
 	}
 	return l, err
+}
+
+// Plain marks a listener that [HTTP] serves without TLS, although srv.TLSConfig has
+// certificates:
+//
+//	g.Add(actors.HTTP(&stop, srv, l443, actors.Plain(l80)))
+//
+// Without Plain, HTTP serves all its listeners over TLS, or none.
+func Plain(l net.Listener) net.Listener { return plain{l} }
+
+type plain struct{ net.Listener }
+
+// Inherited marks a listener whose socket other processes hold, too: systemd has
+// passed it (LISTEN_FDS), or a successor has it. The drain of [HTTP] then leaves
+// the socket, its queue and its path to these, and only closes the descriptor of
+// this process, at once. If no other process holds the socket, that resets the
+// connections in the queue.
+//
+// A listener that wraps an inherited one must have its method Inherited() bool, or
+// be marked itself.
+func Inherited(l net.Listener) net.Listener {
+	if p, ok := l.(plain); ok {
+		return plain{Inherited(p.Listener)}
+	}
+	if u, ok := l.(interface{ SetUnlinkOnClose(bool) }); ok && !isNil(l) {
+		u.SetUnlinkOnClose(false)
+	}
+	return inherited{l}
+}
+
+// inherited hides the other methods of the listener. Without SyscallConn nothing
+// can change the socket, however it is wrapped.
+type inherited struct{ net.Listener }
+
+func (inherited) Inherited() bool { return true }
+
+// isNil reports whether l is nil, or a nil pointer, as code has it that has not looked at
+// the error of its listen.
+func isNil(l net.Listener) bool {
+	switch t := l.(type) {
+	case plain:
+		return isNil(t.Listener)
+	case inherited:
+		return isNil(t.Listener)
+	}
+	v := reflect.ValueOf(l)
+	return l == nil || v.Kind() == reflect.Pointer && v.IsNil()
 }

@@ -5,6 +5,7 @@ package socket
 import (
 	"errors"
 	"net"
+	"net/netip"
 )
 
 // CanRefuse is errors.ErrUnsupported: only Linux can refuse newcomers before
@@ -43,3 +44,6 @@ func queued(nc net.Conn) int64 {
 	}
 	return 0
 }
+
+// Backlog is errors.ErrUnsupported.
+func Backlog(netip.AddrPort) (waiting, most int, err error) { return 0, 0, errors.ErrUnsupported }
