@@ -43,7 +43,7 @@ func (s *stop) begin() {
 func serve(t *testing.T, srv *http.Server, l net.Listener) (engine *drain.Server, policy *stop, drained func(d time.Duration) []drain.Request) {
 	t.Helper()
 	policy = &stop{idleGrace: time.Second}
-	engine, err := drain.New(srv, nil, []net.Listener{l}, policy, log.NewNopLogger())
+	engine, err := drain.New(srv, nil, []net.Listener{l}, policy, log.NewNopLogger(), drain.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}

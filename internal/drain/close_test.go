@@ -14,7 +14,7 @@ import (
 // A second Close leaves a connection alone that lingers because of the first.
 func TestCloseTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, err := New(new(http.Server), nil, nil, serving{}, log.NewNopLogger())
+		s, err := New(new(http.Server), nil, nil, serving{}, log.NewNopLogger(), Config{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -184,8 +184,8 @@ func (c *conn) setStateLocked(to connState) {
 func (d *door) newConn(nc net.Conn) *conn {
 	s := d.server
 	c := &conn{Conn: nc, server: s, door: d, isNew: s.policy.Closing(), since: time.Now(), maxPause: firstPause}
-	if s.maxAge > 0 {
-		c.age.endsAt = c.since.Add(jitter(s.maxAge))
+	if s.config.MaxAge > 0 {
+		c.age.endsAt = c.since.Add(jitter(s.config.MaxAge))
 	}
 	return c
 }

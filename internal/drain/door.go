@@ -91,21 +91,15 @@ func (d *door) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// LimitConns sets how many connections the server has at once. Further ones wait
-// in the queues of the listeners, where a stop does not lose them either. With
-// several listeners there may be more by one for each further listener. It is
-// called before Start. Zero or less: no limit.
-func (s *Server) LimitConns(n int) { s.maxConns = n }
-
 // isFullLocked reports whether no further connection may be accepted. Server.mu
 // is held.
-func (s *Server) isFullLocked() bool { return s.maxConns > 0 && len(s.conns) >= s.maxConns }
+func (s *Server) isFullLocked() bool { return s.config.MaxConns > 0 && len(s.conns) >= s.config.MaxConns }
 
 // awaitRoom waits until another connection may be accepted, or the listener is
 // closed.
 func (d *door) awaitRoom() {
 	s := d.server
-	if s.maxConns <= 0 { // the usual case
+	if s.config.MaxConns <= 0 { // the usual case
 		return
 	}
 	s.mu.Lock()
@@ -115,7 +109,7 @@ func (d *door) awaitRoom() {
 	}
 	s.mu.Unlock()
 	if times, ok := s.limitReached.Next(); ok {
-		level.Warn(d.logger).Log("msg", "as many connections as may be, further ones wait", "open", s.maxConns, "times", times)
+		level.Warn(d.logger).Log("msg", "as many connections as may be, further ones wait", "open", s.config.MaxConns, "times", times)
 	}
 	s.mu.Lock()
 	for s.isFullLocked() && !d.closed {
@@ -157,17 +151,13 @@ func (temporaryError) Temporary() bool { return true }
 func (temporaryError) Timeout() bool   { return false }
 func (e temporaryError) Unwrap() error { return e.error }
 
-// SetInherited sets a function that reports whether other processes hold the socket that
-// listens at an address. A listener with a method Inherited answers by itself. It is
-// called before Start.
-func (s *Server) SetInherited(is func(net.Addr) bool) { s.isInherited = is }
-
 // inherited reports whether other processes hold the socket, too.
 func (d *door) inherited() bool {
 	if i, ok := d.Listener.(interface{ Inherited() bool }); ok {
 		return i.Inherited()
 	}
-	return d.server.isInherited != nil && d.server.isInherited(d.Addr())
+	is := d.server.config.Inherited
+	return is != nil && is(d.Addr())
 }
 
 // check warns of a listener at which a stop may reset a connection.

@@ -20,7 +20,7 @@ func (neverAccepts) Addr() net.Addr { return &net.TCPAddr{Port: 1} }
 // longer than patience, of which the last pause adds a sixteenth at most.
 func TestHandshakeThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, err := New(new(http.Server), nil, []net.Listener{neverAccepts{}}, nil, log.NewNopLogger())
+		s, err := New(new(http.Server), nil, []net.Listener{neverAccepts{}}, nil, log.NewNopLogger(), Config{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -42,7 +42,7 @@ func TestHandshakeThatHangs(t *testing.T) {
 // The queue of a listener is accepted for emptyTime when the context has ended.
 func TestQueueAfterDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, err := New(new(http.Server), nil, []net.Listener{neverAccepts{}}, nil, log.NewNopLogger())
+		s, err := New(new(http.Server), nil, []net.Listener{neverAccepts{}}, nil, log.NewNopLogger(), Config{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -289,7 +289,7 @@ func TestOneGoAway(t *testing.T) {
 	srv := &http.Server{Protocols: new(http.Protocols)}
 	srv.Protocols.SetUnencryptedHTTP2(true)
 	var lines bytes.Buffer
-	s, err := New(srv, nil, []net.Listener{l}, serving{}, level.NewFilter(log.NewLogfmtLogger(&lines), level.AllowDebug()))
+	s, err := New(srv, nil, []net.Listener{l}, serving{}, level.NewFilter(log.NewLogfmtLogger(&lines), level.AllowDebug()), Config{})
 	if err != nil {
 		t.Fatal(err)
 	}

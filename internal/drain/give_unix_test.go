@@ -64,7 +64,7 @@ func newParty(t *testing.T, srv *http.Server, listeners ...net.Listener) *party 
 		p.addrs = append(p.addrs, c.Addr())
 	}
 	srv.ErrorLog = stdlog.New(io.Discard, "", 0)
-	s, err := New(srv, nil, own, p.policy, log.NewNopLogger())
+	s, err := New(srv, nil, own, p.policy, log.NewNopLogger(), Config{})
 	if err != nil {
 		t.Fatal(err)
 	}

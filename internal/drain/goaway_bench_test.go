@@ -58,7 +58,7 @@ func http2Turn(b *testing.B, overTLS bool, follow func(http2Table) bool) func(n 
 		p.SetHTTP2(overTLS)
 		p.SetUnencryptedHTTP2(!overTLS)
 	}
-	s, err := New(srv, nil, []net.Listener{l}, serving{}, log.NewNopLogger())
+	s, err := New(srv, nil, []net.Listener{l}, serving{}, log.NewNopLogger(), Config{})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -62,11 +62,10 @@ func newLimited(t *testing.T) *limited {
 	})}
 	listener := listenTCP(t)
 	var err error
-	l.Server, err = drain.New(l.srv, nil, []net.Listener{listener}, l.policy, log.NewLogfmtLogger(&l.log))
+	l.Server, err = drain.New(l.srv, nil, []net.Listener{listener}, l.policy, log.NewLogfmtLogger(&l.log), drain.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.LimitConns(2)
 	l.Start()
 	for range 5 {
 		c := dial(t, listener.Addr())
@@ -175,7 +174,7 @@ func TestExhausted(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			var b logBuffer
 			policy := &stop{}
-			s, err := drain.New(&http.Server{ErrorLog: stdlog.New(io.Discard, "", 0)}, nil, []net.Listener{&exhaustedListener{err: errno, closed: make(chan struct{})}}, policy, log.NewLogfmtLogger(&b))
+			s, err := drain.New(&http.Server{ErrorLog: stdlog.New(io.Discard, "", 0)}, nil, []net.Listener{&exhaustedListener{err: errno, closed: make(chan struct{})}}, policy, log.NewLogfmtLogger(&b), drain.Config{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -77,12 +77,7 @@ type Server struct {
 	moved    atomic.Uint64 // connections, to a successor
 
 	shutDown atomic.Bool // by others
-	maxConns int         // set before Start
-
-	isInherited func(net.Addr) bool // set before Start; nil: only the listeners know
-
-	maxAge      time.Duration // of a connection; set before Start
-	maxRequests int           // on one connection; set before Start
+	config   Config
 
 	maxPause time.Duration // the longest recent pause of any client; set before draining
 
@@ -110,6 +105,28 @@ type Server struct {
 	requests []Request     // cut
 }
 
+// Config holds the optional settings of a Server.
+type Config struct {
+	// MaxConns is how many connections the server has at once. Further ones wait in the
+	// queues of the listeners, where a stop does not lose them either. With several
+	// listeners there may be more by one for each further listener. Zero or less: no limit.
+	MaxConns int
+
+	// A connection ends with the first answer when it is older than MaxAge, or with the
+	// answer to the request of the number MaxRequests. A tenth of MaxAge, at most, is added
+	// or taken off, so that connections that were made together do not end together. Zero
+	// means no limit.
+	MaxAge      time.Duration
+	MaxRequests int
+
+	// Inherited reports whether other processes hold the socket that listens at an address.
+	// A listener with a method Inherited answers by itself. Nil: only the listeners know.
+	Inherited func(net.Addr) bool
+
+	Plain []bool        // by listener: it is served without TLS, in any case
+	Paths []fs.FileInfo // by listener: what PathOf has returned of it earlier
+}
+
 // New returns a server of srv on the listeners, which it closes in the end. It
 // speaks TLS if [SpeaksTLS]. The handler and the hooks of srv are wrapped, for
 // good. The error wraps ErrTLSListener.
@@ -117,11 +134,12 @@ type Server struct {
 // If others serve srv, Start calls serve for each listener, which calls srv.Serve or
 // srv.ServeTLS with it. Until then it may set the handler of srv and its hooks. Nil
 // means srv's own.
-func New(srv *http.Server, serve func(net.Listener) error, listeners []net.Listener, policy Policy, logger log.Logger) (*Server, error) {
+func New(srv *http.Server, serve func(net.Listener) error, listeners []net.Listener, policy Policy, logger log.Logger, config Config) (*Server, error) {
 	s := &Server{
 		policy:  policy,
 		http:    srv,
 		logger:  logger,
+		config:  config,
 		tls:     SpeaksTLS(srv),
 		serve:   serve,
 		serving: make(chan struct{}),
@@ -130,11 +148,16 @@ func New(srv *http.Server, serve func(net.Listener) error, listeners []net.Liste
 		empty:   make(chan struct{}, 1),
 	}
 	s.room.L = &s.mu
-	for _, l := range listeners {
+	for i, l := range listeners {
 		if fmt.Sprintf("%T", l) == "*tls.listener" {
 			return nil, fmt.Errorf("serve %v: %w", l.Addr(), ErrTLSListener)
 		}
-		s.doors = append(s.doors, newDoor(l, s))
+		d := newDoor(l, s)
+		d.plain = i < len(config.Plain) && config.Plain[i]
+		if i < len(config.Paths) {
+			d.path = config.Paths[i]
+		}
+		s.doors = append(s.doors, d)
 	}
 	s.wrapBaseContext()
 	s.wrapHTTP2(servesFrameConn)
@@ -146,12 +169,6 @@ func New(srv *http.Server, serve func(net.Listener) error, listeners []net.Liste
 	}
 	return s, nil
 }
-
-// ServePlain has Start serve a listener without TLS, in any case.
-func (s *Server) ServePlain(listener int) { s.doors[listener].plain = true }
-
-// SetPath gives a listener what PathOf has returned of it earlier.
-func (s *Server) SetPath(listener int, path fs.FileInfo) { s.doors[listener].path = path }
 
 // Serving returns a channel that is closed when every listener is served.
 func (s *Server) Serving() <-chan struct{} { return s.serving }

@@ -161,7 +161,7 @@ func (m *moves) newServer(t *testing.T) *mover {
 	}
 	p := &mover{listener: &movesListener{m: m, shut: make(chan struct{})}}
 	var err error
-	if p.Server, err = drain.New(srv, nil, []net.Listener{p.listener}, p, log.NewNopLogger()); err != nil {
+	if p.Server, err = drain.New(srv, nil, []net.Listener{p.listener}, p, log.NewNopLogger(), drain.Config{}); err != nil {
 		t.Fatal(err)
 	}
 	p.Start()
