@@ -222,30 +222,24 @@ func (s *server) execute() error {
 			return s.failStart(err)
 		}
 	}
-	isPlain := make([]bool, len(s.listeners))
+	cfg := drain.Config{MaxConns: s.stop.MaxConns, MaxAge: s.stop.MaxConnAge, MaxRequests: s.stop.MaxConnRequests,
+		Plain: make([]bool, len(s.listeners)), Paths: s.paths}
 	for i, l := range s.listeners {
 		if p, ok := l.(plain); ok {
-			s.listeners[i], isPlain[i] = p.Listener, true
+			s.listeners[i], cfg.Plain[i] = p.Listener, true
 		}
 	}
-	engine, err := drain.New(s.http, s.serve, s.listeners, policy{s.stop}, s.logger)
+	up := s.stop.upgrade.Load()
+	if up != nil {
+		cfg.Inherited = up.isInherited
+	}
+	engine, err := drain.New(s.http, s.serve, s.listeners, policy{s.stop}, s.logger, cfg)
 	if err != nil {
 		s.closeListeners()
 		return s.failStart(err)
 	}
-	for i, is := range isPlain {
-		if is {
-			engine.ServePlain(i)
-		}
-	}
-	for i, path := range s.paths {
-		engine.SetPath(i, path)
-	}
-	engine.LimitConns(s.stop.MaxConns)
-	engine.LimitAge(s.stop.MaxConnAge, s.stop.MaxConnRequests)
-	if u := s.stop.upgrade.Load(); u != nil {
-		engine.SetInherited(u.isInherited)
-		u.reserveStored(engine)
+	if up != nil {
+		up.reserveStored(engine)
 	}
 	s.engine.Store(engine)
 	serving := engine.Serving()
@@ -258,7 +252,9 @@ func (s *server) execute() error {
 	go func() {
 		defer close(over)
 		for err := range failures { // a listener has ended by itself
-			s.recordError(err) // run.Group may have a signal first
+			if err != http.ErrServerClosed { // else others have shut the server down
+				s.stop.recordError(err) // run.Group may have a signal first
+			}
 			select {
 			case failed <- err:
 			default:
@@ -393,14 +389,6 @@ func (s *server) failStart(err error) error {
 	s.stop.begin(err)
 	s.stop.memberLameDuckDone(s.member, true)
 	return err
-}
-
-// recordError records the error of a listener. The server was shut down by
-// others if it is http.ErrServerClosed.
-func (s *server) recordError(err error) {
-	if err != http.ErrServerClosed {
-		s.stop.recordError(err)
-	}
 }
 
 // drainContext returns a context that ends when what is left should be cut.

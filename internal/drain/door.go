@@ -93,7 +93,9 @@ func (d *door) Accept() (net.Conn, error) {
 
 // isFullLocked reports whether no further connection may be accepted. Server.mu
 // is held.
-func (s *Server) isFullLocked() bool { return s.config.MaxConns > 0 && len(s.conns) >= s.config.MaxConns }
+func (s *Server) isFullLocked() bool {
+	return s.config.MaxConns > 0 && len(s.conns) >= s.config.MaxConns
+}
 
 // awaitRoom waits until another connection may be accepted, or the listener is
 // closed.

@@ -62,7 +62,7 @@ func newLimited(t *testing.T) *limited {
 	})}
 	listener := listenTCP(t)
 	var err error
-	l.Server, err = drain.New(l.srv, nil, []net.Listener{listener}, l.policy, log.NewLogfmtLogger(&l.log), drain.Config{})
+	l.Server, err = drain.New(l.srv, nil, []net.Listener{listener}, l.policy, log.NewLogfmtLogger(&l.log), drain.Config{MaxConns: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
