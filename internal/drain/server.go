@@ -289,9 +289,7 @@ func (s *Server) wrapHooks() {
 			ctx = connContext(ctx, accepted(nc))
 		}
 		if c != nil {
-			c.mu.Lock()
 			c.context = ctx
-			c.mu.Unlock()
 		}
 		return context.WithValue(ctx, connKey{}, c)
 	}
@@ -324,7 +322,7 @@ func (s *Server) warnUnfollowed() {
 func (c *conn) isFollowed() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.context != nil || c.bytesRead == 0 || !c.state.in(stateNew, stateReading)
+	return c.framing.on || c.framing.tls || c.bytesRead == 0 || !c.state.in(stateNew, stateReading)
 }
 
 func (s *Server) wrapBaseContext() {
