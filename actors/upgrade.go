@@ -130,10 +130,8 @@ type Upgrade struct {
 
 // offered is a listener that a predecessor offers.
 type offered struct {
-	name   string
-	passed bool
-	file   *os.File
-	taken  *sharedListener // nil: not
+	handover.Listener
+	taken *sharedListener // nil: not
 
 	release func() // ends what reserveStored has reserved; nil: nothing is
 }
@@ -229,7 +227,7 @@ func (u *Upgrade) Listener(name string, listen func() (net.Listener, error)) (ne
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for i := range u.offered {
-		if o := &u.offered[i]; o.taken == nil && !o.passed && o.name == name {
+		if o := &u.offered[i]; o.taken == nil && !o.Passed && o.Name == name {
 			l, err := u.takeLocked(o)
 			if err == nil && socket.Path(l.Addr()) != "" && socket.Refuses(l) {
 				if err := o.taken.renew(listen); err != nil {
@@ -256,7 +254,7 @@ func (u *Upgrade) Passed(passed func() ([]net.Listener, error)) ([]net.Listener,
 	defer u.mu.Unlock()
 	var list []net.Listener
 	for i := range u.offered {
-		if o := &u.offered[i]; o.taken == nil && o.passed {
+		if o := &u.offered[i]; o.taken == nil && o.Passed {
 			l, err := u.takeLocked(o)
 			if err != nil {
 				return list, err
@@ -276,13 +274,13 @@ func (u *Upgrade) Passed(passed func() ([]net.Listener, error)) ([]net.Listener,
 
 // takeLocked makes a listener of one that is offered.
 func (u *Upgrade) takeLocked(o *offered) (net.Listener, error) {
-	l, err := net.FileListener(o.file)
+	l, err := net.FileListener(o.File)
 	if err != nil {
-		return nil, fmt.Errorf("upgrade: %s: %w", o.name, err)
+		return nil, fmt.Errorf("upgrade: %s: %w", o.Name, err)
 	}
-	o.file.Close()
-	o.taken = u.addLocked(o.name, o.passed, l)
-	if !o.passed {
+	o.File.Close()
+	o.taken = u.addLocked(o.Name, o.Passed, l)
+	if !o.Passed {
 		o.taken.SetUnlinkOnClose(true) // if it is this process's alone by then
 	}
 	o.taken.shared.Store(true) // by the predecessor

@@ -347,12 +347,6 @@ func (u *Upgrade) openListeners() (open []*sharedListener, keys handover.Keys) {
 	return open, u.tickets.list()
 }
 
-func (l *sharedListener) isClosed() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.closed
-}
-
 // upgradedError is the cause of the stop of a process that has a successor.
 type upgradedError struct{ pid int }
 
@@ -434,18 +428,4 @@ func (s *Stop) beginUpgrade(cause error, end func()) {
 	if over {
 		end()
 	}
-}
-
-// list returns the keys for a successor.
-func (t *tickets) list() (keys handover.Keys) {
-	if t == nil {
-		return keys
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, k := range t.keys {
-		keys.List = append(keys.List, k[:])
-	}
-	keys.Age = time.Since(t.since)
-	return keys
 }

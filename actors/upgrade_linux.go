@@ -118,21 +118,6 @@ func (u *Upgrade) requeueRestart(sig os.Signal) {
 	}
 }
 
-// pause has Accept wait, so that newcomers go to the other process, or ends that.
-func (l *sharedListener) pause(paused bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.paused = paused
-	l.change.Broadcast()
-}
-
-// setShared notes of listeners whether another process has them, too.
-func setShared(list []*sharedListener, shared bool) {
-	for _, l := range list {
-		l.shared.Store(shared)
-	}
-}
-
 // unlessBegun calls f unless the stop has begun, and reports whether it has called f. f
 // takes no locks.
 func (s *Stop) unlessBegun(f func()) bool {

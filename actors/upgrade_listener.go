@@ -125,3 +125,24 @@ func (l *sharedListener) setUnlinkOnCloseLocked(unlink bool) {
 		u.SetUnlinkOnClose(unlink)
 	}
 }
+
+func (l *sharedListener) isClosed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.closed
+}
+
+// pause has Accept wait, so that newcomers go to the other process, or ends that.
+func (l *sharedListener) pause(paused bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.paused = paused
+	l.change.Broadcast()
+}
+
+// setShared notes of listeners whether another process has them, too.
+func setShared(list []*sharedListener, shared bool) {
+	for _, l := range list {
+		l.shared.Store(shared)
+	}
+}

@@ -39,7 +39,7 @@ func (u *Upgrade) takeListeners() error {
 	t.FromStore, t.Spawned = fromStore, spawned
 	u.from, u.fromStore, u.keys = t, fromStore, t.Keys
 	for _, l := range t.Listeners {
-		u.offered = append(u.offered, offered{name: l.Name, passed: l.Passed, file: l.File})
+		u.offered = append(u.offered, offered{Listener: l})
 	}
 	level.Info(u.logger).Log("msg", "upgrade: taking over", "from", t.From(), "listeners", len(u.offered))
 	return nil
@@ -166,7 +166,7 @@ func (u *Upgrade) takeOver(t *handover.Taker) (taken bool, err error) {
 		o := &u.offered[i]
 		var addr net.Addr
 		if o.taken == nil {
-			o.file.Close()
+			o.File.Close()
 		} else {
 			addr = o.taken.Addr()
 			common = append(common, o.taken)
