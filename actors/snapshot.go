@@ -24,41 +24,45 @@ type Snapshot struct {
 	Cause      error     // why it began; nil before
 	Deadline   time.Time // when what is left is cut; zero before the stop
 
-	// Connections now. Open is the sum of New, Idle and Busy.
-	Open     int
-	New      int // no byte of a request has arrived
-	Idle     int // waiting for the next request
-	Busy     int // with a request or a part of one, with a last answer on its way, or hijacked
-	Hijacked int // of Busy: a handler has taken the connection over (WebSocket)
-
-	// Requests now, each in its handler or, over HTTP/1, with an answer that is
-	// not written to its end.
-	InFlight int
-	Streams  int // of InFlight: over HTTP/2
-
-	// Counts.
-	Served        uint64 // requests answered since the start
-	Drained       uint64 // of Served: since the stop began
-	DrainedHTTP2  uint64 // of Drained: over HTTP/2
-	HijackedEnded uint64 // hijacked connections that ended by themselves since the stop began
-
-	Moved   uint64 // connections that a successor has taken over, see Upgrade
-	Adopted uint64 // connections that were taken over from a predecessor
+	Counts
 
 	Cut         []Request // the requests and hijacked connections that were cut
 	CutHijacked int       // of Cut: hijacked connections
 	CutActors   []string  // the names of the actors that did not end in time
+
+	// LogLinesDropped counts the log lines that were dropped because Stop.Logger
+	// was too slow.
+	LogLinesDropped uint64
+}
+
+// Counts is what the [HTTP] actors of a [Stop] add up to.
+type Counts struct {
+	// Connections now. Open is the sum of New, Idle and Busy.
+	Open     int `json:"open"`
+	New      int `json:"new"`      // no byte of a request has arrived
+	Idle     int `json:"idle"`     // waiting for the next request
+	Busy     int `json:"busy"`     // with a request or a part of one, with a last answer on its way, or hijacked
+	Hijacked int `json:"hijacked"` // of Busy: a handler has taken the connection over (WebSocket)
+
+	// Requests now, each in its handler or, over HTTP/1, with an answer that is
+	// not written to its end.
+	InFlight int `json:"inflight"`
+	Streams  int `json:"streams"` // of InFlight: over HTTP/2
+
+	Served       uint64 `json:"served"`        // requests answered since the start
+	Drained      uint64 `json:"drained"`       // of Served: since the stop began
+	DrainedHTTP2 uint64 `json:"drained_http2"` // of Drained: over HTTP/2
 
 	// Failed counts the requests that failed since the stop began: those that
 	// were answered 502 or 504, those that a handler has marked as failed (by a
 	// method MarkFailed of the ResponseWriter that it got, or of one below it),
 	// and those whose handler panicked while the client was connected. (That
 	// ResponseWriter has a method WasCut() bool, too: whether the request is one of Cut.)
-	Failed uint64
+	Failed uint64 `json:"failed"`
 
-	// LogLinesDropped counts the log lines that were dropped because Stop.Logger
-	// was too slow.
-	LogLinesDropped uint64
+	HijackedEnded uint64 `json:"hijacked_ended"` // hijacked connections that ended by themselves since the stop began
+	Moved         uint64 `json:"moved"`          // connections that a successor has taken over, see Upgrade
+	Adopted       uint64 `json:"adopted"`        // connections that were taken over from a predecessor
 }
 
 // Elapsed returns how long the stop has taken: until now, or until it was done. It is
@@ -102,7 +106,7 @@ func (s *Stop) Snapshot() Snapshot {
 	s.init()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n, out := s.countLocked(), s.outOfService.Load()
+	out := s.outOfService.Load()
 	began, cause, deadline := s.began, s.cause, s.deadline
 	if s.canUndrainLocked() {
 		began, deadline = s.announced, s.drainTime().Add(s.grace())
@@ -117,11 +121,7 @@ func (s *Stop) Snapshot() Snapshot {
 	return Snapshot{
 		Phase: s.phase, Since: s.since, Ready: s.phase == Ready && !out && s.downPrograms.Load() == 0, OutOfService: out,
 		Began: began, CanUndrain: s.canUndrainLocked(), Cause: cause, Deadline: deadline,
-		Open: n.Open, New: n.New, Idle: n.Idle, Busy: n.Busy, Hijacked: n.Hijacked, InFlight: n.InFlight,
-		Streams: n.Streams,
-		Served:  n.Served, Drained: n.Drained, DrainedHTTP2: n.DrainedHTTP2, HijackedEnded: n.HijackedEnded,
-		Moved: n.Moved, Adopted: n.Adopted,
-		Failed: n.Failed, LogLinesDropped: dropped,
+		Counts: Counts(s.countLocked()), LogLinesDropped: dropped,
 		Cut: append([]Request(nil), s.cutRequests...), CutHijacked: countHijacked(s.cutRequests), CutActors: append([]string(nil), s.cutActors...),
 	}
 }

@@ -39,26 +39,10 @@ type status struct {
 	First      string    `json:"first,omitempty"` // the actor that began it
 	Deadline   time.Time `json:"deadline,omitzero"`
 
-	// Connections.
-	Open     int `json:"open"` // the sum of the next three
-	New      int `json:"new"`
-	Idle     int `json:"idle"`
-	Busy     int `json:"busy"`
-	Hijacked int `json:"hijacked"` // of the busy ones
-
-	// Requests.
-	InFlight      int     `json:"inflight"`
-	Streams       int     `json:"streams"`        // of those
-	Oldest        float64 `json:"oldest_seconds"` // age of the oldest of those
-	Served        uint64  `json:"served"`
-	Drained       uint64  `json:"drained"`        // of those
-	DrainedHTTP2  uint64  `json:"drained_http2"`  // of those
-	HijackedEnded uint64  `json:"hijacked_ended"` // connections
-	Moved         uint64  `json:"moved"`          // connections, to a successor
-	Adopted       uint64  `json:"adopted"`        // connections, from a predecessor
-	Failed        uint64  `json:"failed"`         // since the stop began
-	Cut           int     `json:"cut"`            // requests and hijacked connections
-	CutHijacked   int     `json:"cut_hijacked"`   // of those, connections
+	actors.Counts
+	Oldest      float64 `json:"oldest_seconds"` // age of the oldest request in flight
+	Cut         int     `json:"cut"`            // requests and hijacked connections
+	CutHijacked int     `json:"cut_hijacked"`   // of those, connections
 
 	LogLinesDropped uint64 `json:"log_lines_dropped"`
 
@@ -231,10 +215,7 @@ func (a *admin) status() status {
 		Now: time.Now(), PID: os.Getpid(),
 		Phase: s.Phase.String(), Since: s.Since, Ready: s.Ready, OutOfService: s.OutOfService,
 		Began: s.Began, Took: s.Elapsed().Seconds(), CanUndrain: s.CanUndrain, First: s.First, Deadline: s.Deadline,
-		Open: s.Open, New: s.New, Idle: s.Idle, Busy: s.Busy, Hijacked: s.Hijacked,
-		InFlight: s.InFlight, Streams: s.Streams,
-		Served: s.Served, Drained: s.Drained, DrainedHTTP2: s.DrainedHTTP2, HijackedEnded: s.HijackedEnded, Moved: s.Moved, Adopted: s.Adopted,
-		Failed: s.Failed, Cut: len(s.Cut), CutHijacked: s.CutHijacked,
+		Counts: s.Counts, Cut: len(s.Cut), CutHijacked: s.CutHijacked,
 		LogLinesDropped: s.LogLinesDropped,
 		Longest:         requests(all, 10),
 		CutRequests:     requests(s.Cut, 20),

@@ -49,9 +49,9 @@ func TestHeadline(t *testing.T) {
 		{status{Phase: "stopped", Cut: 3, CutHijacked: 2}, "stopped, 1 request and 2 hijacked connections cut", "bad"},
 		{status{Phase: "stopped", Cut: 2, CutHijacked: 2}, "stopped, no request lost, but 2 hijacked connections cut", "warn"},
 		{status{Phase: "stopped", Cut: 1, CutHijacked: 1, Actors: hung}, "stopped, no request lost, but 1 hijacked connection cut, jobs hung", "warn"},
-		{status{Phase: "stopped", Cut: 1, CutHijacked: 1, Failed: 1}, "stopped, 1 hijacked connection cut, 1 request failed", "bad"},
-		{status{Phase: "stopped", Failed: 3}, "stopped, 3 requests failed", "bad"},
-		{status{Phase: "stopped", Cut: 2, Failed: 1}, "stopped, 2 requests cut, 1 request failed", "bad"},
+		{status{Phase: "stopped", Cut: 1, CutHijacked: 1, Counts: actors.Counts{Failed: 1}}, "stopped, 1 hijacked connection cut, 1 request failed", "bad"},
+		{status{Phase: "stopped", Counts: actors.Counts{Failed: 3}}, "stopped, 3 requests failed", "bad"},
+		{status{Phase: "stopped", Cut: 2, Counts: actors.Counts{Failed: 1}}, "stopped, 2 requests cut, 1 request failed", "bad"},
 		{status{Phase: "stopped", Actors: hung}, "stopped, no request lost, but jobs hung", "warn"},
 		{status{Phase: "stopped", Actors: hung, CutActors: []string{"jobs", "db"}}, "stopped, no request lost, but jobs ended hard, db ended hard", "warn"},
 	} {

@@ -27,24 +27,13 @@ type Request struct {
 	Sent   int64         // bytes of the answer
 }
 
-// Stats is what the connections of a Server add up to.
+// Stats is what the connections of a Server add up to, see actors.Counts.
 type Stats struct {
-	Open     int // connections: the sum of New, Idle and Busy
-	New      int // on which nothing has been asked
-	Idle     int // that wait for the next request
-	Busy     int // with a request or a part of one, with a last answer on its way, or hijacked
-	Hijacked int
-	InFlight int // requests whose handler runs, or whose answer is being written
-	Streams  int // those of them over HTTP/2
+	Open, New, Idle, Busy, Hijacked int // connections
+	InFlight, Streams               int // requests
 
-	Served        uint64 // requests answered
-	Drained       uint64 // those answered since the stop began
-	DrainedHTTP2  uint64 // those of them over HTTP/2
-	Failed        uint64 // since the stop began
-	HijackedEnded uint64 // connections, by themselves, since the stop began
-
-	Moved   uint64 // connections that a successor has taken over
-	Adopted uint64 // connections that were taken over from a predecessor
+	Served, Drained, DrainedHTTP2, Failed uint64 // requests
+	HijackedEnded, Moved, Adopted         uint64 // connections
 }
 
 // list returns the connections that there are now.
