@@ -126,7 +126,13 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, t *tree) error {
 	case hasIndex:
 		serveFile(w, r, "index.html", index, indexInfo)
 	default:
-		return serveList(w, f)
+		return serveList(w, f, func(entry string) bool {
+			e, _, err := t.open(path.Join(name, entry))
+			if err == nil {
+				e.Close()
+			}
+			return err == nil
+		})
 	}
 	return nil
 }
@@ -153,8 +159,9 @@ func redirect(w http.ResponseWriter, r *http.Request, to string) {
 	w.WriteHeader(http.StatusMovedPermanently)
 }
 
-// serveList answers with links to what is in a directory.
-func serveList(w http.ResponseWriter, dir *os.File) error {
+// serveList answers with links to what is in a directory and can be served, which found
+// tells of a symbolic link.
+func serveList(w http.ResponseWriter, dir *os.File, found func(name string) bool) error {
 	entries, err := dir.ReadDir(-1)
 	if err != nil {
 		return err
@@ -164,6 +171,9 @@ func serveList(w http.ResponseWriter, dir *os.File) error {
 	page.WriteString("<!doctype html>\n<meta name=\"viewport\" content=\"width=device-width\">\n<pre>\n")
 	for _, e := range entries {
 		if hidden(e.Name()) || !fs.ValidPath(e.Name()) {
+			continue
+		}
+		if !e.IsDir() && !e.Type().IsRegular() && (e.Type()&fs.ModeSymlink == 0 || !found(e.Name())) {
 			continue
 		}
 		name := e.Name()

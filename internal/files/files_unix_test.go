@@ -8,6 +8,8 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -62,6 +64,30 @@ func TestFilesSpecial(t *testing.T) {
 		if got := wiretest.Wait(t, status, "GET "+tt.path); got != tt.want {
 			t.Errorf("GET %s, list %v = %d, want %d", tt.path, tt.list, got, tt.want)
 		}
+	}
+}
+
+// TestListOnlyWhatIsServed lists no name that would be answered with 404.
+func TestListOnlyWhatIsServed(t *testing.T) {
+	dir := t.TempDir()
+	fill(t, dir, map[string]string{"a.txt": "a", "sub/index.html": "b"})
+	if err := syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, to := range map[string]string{"link.txt": "a.txt", "linked": "sub", "dangling": "none", "outside": "/etc", "topipe": "pipe"} {
+		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	os.WriteFile(filepath.Join(dir, "latin\xe9.txt"), nil, 0o600) // where the system has such names
+	rec := httptest.NewRecorder()
+	newFiles(t, dir, true).ServeHTTP(rec, httptest.NewRequest("GET", "/", nil))
+	var got []string
+	for _, m := range regexp.MustCompile(`href="(.*?)"`).FindAllStringSubmatch(rec.Body.String(), -1) {
+		got = append(got, m[1])
+	}
+	if want := []string{"a.txt", "link.txt", "linked", "sub/"}; !slices.Equal(got, want) {
+		t.Errorf("listed %q, want %q", got, want)
 	}
 }
 
