@@ -79,6 +79,13 @@ func TestTrusted(t *testing.T) {
 				"Forwarded": {`for=unknown;host="a\";for=spoof\\";proto=https, for=10.1.2.3`},
 			},
 		}, {
+			"blanks, as in a line that was folded", "10.0.0.0/8", "10.1.2.3:1", false,
+			http.Header{"X-Forwarded-Host": {"a.example "}, "X-Forwarded-Proto": {"https  "}},
+			http.Header{
+				"X-Forwarded-For": {"10.1.2.3"}, "X-Forwarded-Host": {"a.example"}, "X-Forwarded-Proto": {"https"},
+				"Forwarded": {`for=10.1.2.3;host="a.example";proto=https`},
+			},
+		}, {
 			"no scheme", "10.0.0.0/8", "10.1.2.3:1", false,
 			http.Header{"X-Forwarded-Proto": {"https;for=x"}},
 			http.Header{"X-Forwarded-For": {"10.1.2.3"}, "X-Forwarded-Proto": {"https;for=x"}, "X-Forwarded-Host": {"h"}, "Forwarded": {`for=10.1.2.3;host="h"`}},

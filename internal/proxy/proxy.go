@@ -131,9 +131,11 @@ func New(target string, cfg Config) (Handler, error) {
 	p.ReverseProxy = httputil.ReverseProxy{
 		Transport: p.route,
 		Rewrite: func(r *httputil.ProxyRequest) {
-			r.Out.URL.RawQuery = r.In.URL.RawQuery // unchanged, even if Go cannot parse it
+			trimValues(r.In.Header)
 			trimValues(r.Out.Header)
-			if r.In.Host == "" { // of HTTP/1.0
+			r.Out.URL.RawQuery = r.In.URL.RawQuery // unchanged, even if Go cannot parse it
+			if r.In.Host == "" {
+				// It is HTTP/1.0.
 				r.Out.Host = localHost(r.In)
 			}
 			p.forwarded(r)
@@ -297,6 +299,7 @@ func (p *proxy) handleError(w http.ResponseWriter, r *http.Request, err error) {
 		// does not wait for a client that has stalled there.
 		http.NewResponseController(a.ResponseWriter).SetReadDeadline(time.Now().Add(bodyGrace))
 	}
+	endHTTP10(a.Header(), r)
 	if status == accesslog.StatusClientClosed { // for the access log; a client may see it that has only sent its FIN
 		a.ResponseWriter.WriteHeader(status)
 		return

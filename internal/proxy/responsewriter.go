@@ -51,9 +51,7 @@ func (w *responseWriter) WriteHeader(status int) {
 	}
 	if status >= 200 {
 		h := w.Header()
-		if !w.request.ProtoAtLeast(1, 1) { // ReverseProxy may have cleared what the binary says
-			h.Set("Connection", "close")
-		}
+		endHTTP10(h, w.request)
 		if v := h["Content-Length"]; len(v) == 1 {
 			w.bodyLeft, _ = strconv.ParseInt(v[0], 10, 64)
 		}
@@ -65,6 +63,15 @@ func (w *responseWriter) WriteHeader(status int) {
 		w.beginEarly()
 	}
 	w.ResponseWriter.WriteHeader(status)
+}
+
+// endHTTP10 ends a connection of HTTP/1.0 with the answer. The binary has said so, because of
+// a body that net/http does not see, but ReverseProxy clears the header behind an
+// informational response.
+func endHTTP10(h http.Header, r *http.Request) {
+	if !r.ProtoAtLeast(1, 1) {
+		h.Set("Connection", "close")
+	}
 }
 
 // dropHopByHop removes the fields of an informational response that concern a

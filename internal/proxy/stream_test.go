@@ -162,12 +162,15 @@ func TestInformational(t *testing.T) {
 // TestInformationalOld keeps it from who would take it for the answer, whose connection ends
 // with that all the same.
 func TestInformationalOld(t *testing.T) {
-	addr := inFront(t, func(w http.ResponseWriter, r *http.Request) {
-		w.WriteHeader(http.StatusEarlyHints)
-	}, Config{})
-	res, _ := wiretest.Exchange(t, addr, "GET", "GET / HTTP/1.0\r\nConnection: keep-alive\r\nHost: h\r\n\r\n")
-	if res.StatusCode != 200 || !res.Close {
-		t.Errorf("first answer: %d, close %v, want 200 and the end", res.StatusCode, res.Close)
+	for want, after := range map[int]func(){200: func() {}, 502: func() { panic(http.ErrAbortHandler) }} {
+		addr := inFront(t, func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(http.StatusEarlyHints)
+			after()
+		}, Config{})
+		res, _ := wiretest.Exchange(t, addr, "GET", "GET / HTTP/1.0\r\nConnection: keep-alive\r\nHost: h\r\n\r\n")
+		if res.StatusCode != want || !res.Close {
+			t.Errorf("first answer: %d, close %v, want %d and the end", res.StatusCode, res.Close, want)
+		}
 	}
 }
 
