@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -342,7 +343,10 @@ func (c *config) checkWritable() error {
 		if f.path == "" {
 			continue
 		}
-		_, missing := os.Lstat(f.path)
+		info, missing := os.Lstat(f.path)
+		if missing == nil && info.Mode()&fs.ModeNamedPipe != 0 {
+			continue // a pipe has one writer
+		}
 		file, err := os.OpenFile(f.path, os.O_WRONLY|os.O_CREATE, 0o644)
 		if err != nil {
 			return fmt.Errorf("-%s: %w", f.flag, err)

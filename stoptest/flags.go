@@ -37,7 +37,8 @@ func (u *urlFlag) String() string {
 func (u *urlFlag) Set(s string) error {
 	if socket, ok := strings.CutPrefix(s, "unix:"); ok {
 		path := "/"
-		if i := strings.LastIndex(socket, ":/"); i >= 0 {
+		beforeQuery, _, _ := strings.Cut(socket, "?")
+		if i := strings.LastIndex(beforeQuery, ":/"); i >= 0 {
 			socket, path = socket[:i], socket[i+1:]
 		}
 		v, err := url.Parse("http://localhost" + path)

@@ -197,6 +197,9 @@ func newFigure(reports []*report.Report) (*figure, error) {
 		if a, b := conditions(reports[0]), conditions(r); a != b {
 			return nil, fmt.Errorf("plot: %q was tested with %s, %q with %s: they cannot be compared", reports[0].Server, a, r.Server, b)
 		}
+		if (reports[0].Reload == "") != (r.Reload == "") {
+			return nil, fmt.Errorf("plot: one of %q and %q was reloaded, the other stopped: they cannot be compared", reports[0].Server, r.Server)
+		}
 		last = max(last, lastEvent(r))
 		for _, row := range r.Rows {
 			known := slices.ContainsFunc(f.classes, func(c *class) bool { return c.Name == row.Class })

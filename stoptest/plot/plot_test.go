@@ -299,6 +299,7 @@ func TestRefused(t *testing.T) {
 		})}, "300 and of 3 bins"},
 		{"negative", []*report.Report{with(func(r *report.Report) { r.Stops[0].Series.Classes[0].Answered[7] = -1 })}, "fewer than no"},
 		{"profiles", []*report.Report{good, with(func(r *report.Report) { r.Profile = "light" })}, `"a" was tested with profile full, "b" with profile light`},
+		{"kinds", []*report.Report{good, with(func(r *report.Report) { r.Reload = "HUP" })}, "one of"},
 		{"lines", []*report.Report{good, with(func(r *report.Report) { r.Line = &report.Line{Delay: 0.05} })}, "50 ms each way"},
 	} {
 		path := filepath.Join(t.TempDir(), "out.svg")
