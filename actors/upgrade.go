@@ -184,7 +184,13 @@ func (u *Upgrade) init() error {
 				close(u.stopping)
 			}
 		}
-		if u.setupErr = u.takeListeners(); u.from == nil {
+		if u.Path != "" {
+			u.setupErr = handover.CheckDir(u.Path) // now, not when the servers serve
+		}
+		if u.setupErr == nil {
+			u.setupErr = u.takeListeners()
+		}
+		if u.from == nil {
 			u.noneLeft()
 		}
 	})

@@ -22,7 +22,8 @@ func setFromFile(fs *flag.FlagSet, file string) error {
 	given := given(fs)
 	read := (&Settings{}).flags() // the file's settings
 	lines := bufio.NewScanner(f)
-	for n := 1; lines.Scan(); n++ {
+	n := 1
+	for ; lines.Scan(); n++ {
 		line := strings.TrimSpace(lines.Text())
 		if line == "" || line[0] == '#' {
 			continue
@@ -41,7 +42,7 @@ func setFromFile(fs *flag.FlagSet, file string) error {
 	}
 	switch err := lines.Err(); {
 	case errors.Is(err, bufio.ErrTooLong):
-		return errors.New("-config: a line is longer than 64 KiB")
+		return fmt.Errorf("%s:%d: the line is longer than 64 KiB", file, n)
 	case err != nil:
 		return fmt.Errorf("-config: %w", err)
 	}

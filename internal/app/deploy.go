@@ -216,6 +216,8 @@ func (c *Settings) Deploy(stdout io.Writer) error {
 	switch result := res.Trailer.Get(resultTrailer); {
 	case result == "done":
 		return nil
+	case result == "":
+		return notKnown{errors.New("deploy: the answer does not say how it ended")}
 	case strings.HasPrefix(result, brokenOff):
 		return notKnown{fmt.Errorf("deploy %s", result)}
 	default:

@@ -92,7 +92,8 @@ func parseHealthTarget(name string) (t healthTarget, err error) {
 	if rest, ok := strings.CutPrefix(name, "unix:"); ok {
 		path := ""
 		t.socket = rest
-		if i := strings.LastIndex(rest, ":/"); i >= 0 {
+		beforeQuery, _, _ := strings.Cut(rest, "?")
+		if i := strings.LastIndex(beforeQuery, ":/"); i >= 0 {
 			t.socket, path = rest[:i], rest[i+1:]
 		}
 		if t.socket == "" {
@@ -103,6 +104,11 @@ func parseHealthTarget(name string) (t healthTarget, err error) {
 	t.url, err = url.Parse(raw)
 	if err != nil || t.url.Scheme != "http" && t.url.Scheme != "https" || t.url.Hostname() == "" {
 		return t, wrong
+	}
+	if port := t.url.Port(); port != "" {
+		if _, err := net.LookupPort("tcp", port); err != nil {
+			return t, wrong
+		}
 	}
 	if t.url.Path == "" {
 		t.url.Path = "/healthz"

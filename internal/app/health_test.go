@@ -76,6 +76,8 @@ func TestHealth(t *testing.T) {
 		{"no scheme", "127.0.0.1:8080", 2, `health "127.0.0.1:8080": want http://HOST:PORT/PATH`},
 		{"no host", "http://:8080/", 2, `want http://HOST:PORT/PATH`},
 		{"scheme", "ftp://x/", 2, `want http://HOST:PORT/PATH`},
+		{"unix with a URL in the query", "unix:" + socket + ":/draining?u=http://x", 1, `503 Service Unavailable: draining\n$`},
+		{"port", "http://127.0.0.1:99999", 2, `want http`},
 		{"no socket", "unix:", 2, `want http`},
 		{"only a path", "unix::/healthz", 2, `want http`},
 		{"nothing", "", 2, `health "": want http`},
@@ -141,6 +143,10 @@ func TestDeployStatus(t *testing.T) {
 		if status, _, stderr := runArgs("deploy", "-admin", "unix:"+socket); status != want || (stderr == "") != (want == 0) {
 			t.Errorf("%q: status %d, %q, want %d", result, status, stderr, want)
 		}
+	}
+	socket := raw(t, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na\n") // of who drops trailers
+	if status, _, stderr := runArgs("deploy", "-admin", "unix:"+socket); status != 4 || !strings.Contains(stderr, "does not say how it ended") {
+		t.Errorf("an answer without a result: status %d, stderr %q, want 4", status, stderr)
 	}
 }
 

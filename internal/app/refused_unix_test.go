@@ -25,6 +25,14 @@ func TestRefused(t *testing.T) {
 	if err := os.WriteFile(long, bytes.Repeat([]byte("#"), 64<<10), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	right := filepath.Join(dir, "right")
+	if err := os.WriteFile(right, []byte("grace 1s\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	open := filepath.Join(dir, "open")
+	if err := os.Mkdir(open, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -97,7 +105,10 @@ func TestRefused(t *testing.T) {
 		{"version of an image", []string{"-listen", taken}, "LASTCALL_VERSION=1.2.3", 1, "-listen " + taken + ": listen tcp " + taken + ": bind: address already in use"},
 		{"abstract admin", []string{"-admin", "unix:@lastcall"}, "", 2, `-admin "unix:@lastcall": an abstract socket is open to every user; want the path of a file`},
 		{"config directory", []string{"-config", dir}, "", 2, "-config: read " + dir + ": is a directory"},
-		{"long line", []string{"-config", long}, "", 2, "-config: a line is longer than 64 KiB"},
+		{"long line", []string{"-config", long}, "", 2, long + ":1: the line is longer than 64 KiB"},
+		{"report in place of a file", []string{"-config", right, "-report", right}, "", 2, "-report: " + right + " is read, and would be replaced"},
+		{"handover that others may enter", []string{"-handover", "unix:" + open + "/s"}, "", 2, "-handover: " + open + " has the mode 0755: want a directory that only its owner may enter (0700)"},
+		{"deploy to check", []string{"deploy", "-check", "-admin", "127.0.0.1:1"}, "", 2, "deploy: want it without -check"},
 		{"no file", []string{"-config", dir + "/none"}, "", 2, "-config: open " + dir + "/none: no such file or directory"},
 		{"bad file", []string{"-config", file}, "", 2, file + `:1: "nonsense" is not a setting; -help lists those there are`},
 	} {

@@ -98,6 +98,13 @@ func checkReport(path string) error {
 	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
+// isSameFile reports whether two paths lead to one file that exists.
+func isSameFile(a, b string) bool {
+	info, err := os.Stat(a)
+	other, oerr := os.Stat(b)
+	return err == nil && oerr == nil && os.SameFile(info, other)
+}
+
 // createBeside creates a temporary file in the directory of path.
 func createBeside(path string) (*os.File, error) {
 	return os.CreateTemp(filepath.Dir(path), ".lastcall-report-*")

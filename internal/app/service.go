@@ -19,6 +19,7 @@ import (
 	"lastcall/actors"
 	"lastcall/actors/certificate"
 	"lastcall/internal/accesslog"
+	"lastcall/internal/handover"
 	"lastcall/internal/slowpeer"
 )
 
@@ -86,8 +87,19 @@ func (s *Service) load() (http.Handler, error) {
 		level.Warn(logger).Log(warning...)
 	}
 	if cfg.report != "" {
-		if err := checkReport(cfg.report); err != nil {
+		err := checkReport(cfg.report)
+		for _, input := range []string{cfg.config, cfg.tlsCert, cfg.tlsKey} {
+			if err == nil && isSameFile(cfg.report, input) {
+				err = fmt.Errorf("%s is read, and would be replaced", cfg.report)
+			}
+		}
+		if err != nil {
 			return nil, fmt.Errorf("-report: %w", err)
+		}
+	}
+	if path, ok := strings.CutPrefix(cfg.handover, "unix:"); ok {
+		if err := handover.CheckDir(path); err != nil {
+			return nil, fmt.Errorf("-handover: %w", err)
 		}
 	}
 	handler, err := s.newHandler()

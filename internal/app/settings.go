@@ -304,6 +304,8 @@ func (c *Settings) check() error {
 	switch {
 	case c.deployOnly && c.admin == "":
 		return errors.New("deploy: want -admin, as the lastcall that runs the program has it")
+	case c.deployOnly && c.checkOnly:
+		return errors.New("deploy: want it without -check")
 	case c.deployOnly:
 		return nil
 	case c.unixMode != 0 && paths == 0:

@@ -8,8 +8,7 @@ import (
 	"syscall"
 )
 
-// notifyDeploy has c get the signals that ask for a deploy: SIGUSR1. From here on it does
-// not kill the process.
+// notifyDeploy has c get the signal that asks for a deploy: SIGUSR1.
 func notifyDeploy(c chan<- os.Signal) { signal.Notify(c, syscall.SIGUSR1) }
 
 // asOwner calls do. Only the owner may use the files that do creates. The mask is

@@ -11,11 +11,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"lastcall/internal/proxy"
 	"lastcall/internal/request"
+	"lastcall/internal/socket"
 )
 
 // addresses is the value of -listen.
@@ -48,11 +48,8 @@ func checkAddress(addr string) error {
 		if path == "" {
 			return fmt.Errorf("address %q has no path: %s", addr, want)
 		}
-		if max := len(syscall.RawSockaddrUnix{}.Path) - 1; len(path) > max {
-			return fmt.Errorf("address %q: the path has %d bytes, want %d at most", addr, len(path), max)
-		}
-		if strings.Contains(path, "\x00") {
-			return fmt.Errorf("address %q: a path has no NUL", addr)
+		if err := socket.CheckPath(path); err != nil {
+			return fmt.Errorf("address %q: %w", addr, err)
 		}
 		return nil
 	}

@@ -32,8 +32,10 @@ package handover
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"time"
 )
 
@@ -53,6 +55,19 @@ var (
 	// ErrProtocol is wrapped by errors of packets that are not expected.
 	ErrProtocol = errors.New("not the protocol")
 )
+
+// CheckDir returns an error unless only its owner may enter the directory of a path.
+func CheckDir(path string) error {
+	dir := filepath.Dir(path)
+	info, err := os.Stat(dir)
+	switch {
+	case err != nil:
+		return err
+	case info.Mode().Perm()&0o077 != 0:
+		return fmt.Errorf("%s has the mode %#o: want a directory that only its owner may enter (0700)", dir, info.Mode().Perm())
+	}
+	return nil
+}
 
 // A Listener is passed on.
 type Listener struct {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"path/filepath"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -83,13 +82,8 @@ func Dial(path string) (net.Conn, error) {
 
 // Listen listens at a path, in a directory that only its owner may enter.
 func Listen(path string) (net.Listener, error) {
-	dir := filepath.Dir(path)
-	info, err := os.Stat(dir)
-	switch {
-	case err != nil:
+	if err := CheckDir(path); err != nil {
 		return nil, err
-	case info.Mode().Perm()&0o077 != 0:
-		return nil, fmt.Errorf("%s has the mode %#o: want a directory that only its owner may enter (0700)", dir, info.Mode().Perm())
 	}
 	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Net: "unixpacket", Name: path})
 	if err != nil {

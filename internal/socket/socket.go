@@ -8,9 +8,11 @@ package socket
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -89,6 +91,22 @@ func Path(addr net.Addr) string {
 		return a.Name
 	}
 	return ""
+}
+
+// CheckPath returns an error if a unix socket cannot have a path, or an abstract one a name
+// that begins with @.
+func CheckPath(path string) error {
+	most := len(syscall.RawSockaddrUnix{}.Path)
+	if !strings.HasPrefix(path, "@") {
+		most-- // a NUL ends it
+	}
+	switch {
+	case strings.Contains(path, "\x00"):
+		return errors.New("a path has no NUL")
+	case len(path) > most:
+		return fmt.Errorf("the path has %d bytes, want %d at most", len(path), most)
+	}
+	return nil
 }
 
 // RemoveSame removes the path of a unix socket, unless it has become another

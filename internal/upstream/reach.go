@@ -11,12 +11,12 @@ import (
 
 // Dial connects to a target of [New].
 func Dial(ctx context.Context, target string) (net.Conn, error) {
-	to, socket, err := parseTarget(target)
+	to, unixPath, err := parseTarget(target)
 	if err != nil {
 		return nil, err
 	}
-	if socket != "" {
-		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	if unixPath != "" {
+		return new(net.Dialer).DialContext(ctx, "unix", unixPath)
 	}
 	port := "80"
 	if to.Scheme == "https" {

@@ -11,13 +11,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 	"unicode"
 
 	"lastcall/internal/buffers"
 	"lastcall/internal/clock"
 	"lastcall/internal/slowpeer"
+	"lastcall/internal/socket"
 )
 
 // Config holds the settings of [New]. The zero value works.
@@ -51,7 +51,7 @@ const (
 // a unix socket). The error says what a target looks like. New does not
 // connect.
 func New(target string, cfg Config) (*url.URL, http.RoundTripper, error) {
-	to, socket, err := parseTarget(target)
+	to, unixPath, err := parseTarget(target)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -68,8 +68,8 @@ func New(target string, cfg Config) (*url.URL, http.RoundTripper, error) {
 	}
 	queue := newBacklog()
 	transport.DialContext = func(ctx context.Context, network, addr string) (nc net.Conn, err error) {
-		if socket != "" {
-			network, addr = "unix", socket
+		if unixPath != "" {
+			network, addr = "unix", unixPath
 		}
 		if dialer.Timeout > 0 {
 			var cancel context.CancelFunc
@@ -89,7 +89,7 @@ func New(target string, cfg Config) (*url.URL, http.RoundTripper, error) {
 		return slowpeer.LimitWrites(nc, transport.ResponseHeaderTimeout, 1), nil
 	}
 	switch {
-	case socket != "":
+	case unixPath != "":
 		transport.Protocols.SetHTTP1(true)
 		return to, newTransport(newStandard(transport), ""), nil
 	case to.Scheme == "http":
@@ -109,19 +109,12 @@ func New(target string, cfg Config) (*url.URL, http.RoundTripper, error) {
 
 // parseTarget returns the base URL of the requests to a target, whose scheme is http,
 // https or h2c, and the path of the unix socket if it is one.
-func parseTarget(target string) (to *url.URL, socket string, err error) {
+func parseTarget(target string) (to *url.URL, unixPath string, err error) {
 	path, unix := strings.CutPrefix(target, "unix:")
-	most := len(syscall.RawSockaddrUnix{}.Path)
-	if !strings.HasPrefix(path, "@") {
-		most-- // a NUL ends it
-	}
-	if unix && len(path) > most {
-		return nil, "", fmt.Errorf("target %q: the path has %d bytes, want %d at most", target, len(path), most)
-	}
-	if unix && strings.Contains(path, "\x00") {
-		return nil, "", fmt.Errorf("target %q: a path has no NUL", target)
-	}
 	if unix && path != "" {
+		if err := socket.CheckPath(path); err != nil {
+			return nil, "", fmt.Errorf("target %q: %w", target, err)
+		}
 		return &url.URL{Scheme: "http", Host: "localhost"}, path, nil
 	}
 	to, err = url.Parse(target)
