@@ -123,7 +123,10 @@ const quietFor = time.Second
 // its FIN, or has been quiet for quietFor (if net/http was kept from reading its body: for
 // stallTimeout). It gives up when the client has taken nothing for stallTimeout.
 func (c *conn) linger(sending bool) {
-	if !c.flush(stallTimeout) || c.CloseWrite() != nil {
+	if !c.flush(stallTimeout) {
+		return
+	}
+	if err := c.CloseWrite(); err != nil && (err != errors.ErrUnsupported || !socket.Unacked(c.Conn)) { // a wrapper may have none
 		return
 	}
 	var buf [4096]byte
@@ -225,7 +228,8 @@ func (c *conn) cut(now bool) (list []Request, ok bool) {
 	if http2 || c.parking.parked == nil && c.state.in(stateNew, stateIdle, stateAnswering) {
 		socket.DropData(c.Conn)
 	}
-	unread := c.mayHoldRequestLocked() && !c.hasReadAllLocked()
+	all, _ := c.hasReadAllLocked()
+	unread := c.mayHoldRequestLocked() && !all
 	if unread && !now {
 		return nil, false
 	}

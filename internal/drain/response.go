@@ -44,7 +44,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if c != nil && !c.begin(&res.response, r) {
 		return
 	}
-	if c == nil || r.ContentLength == 0 || r.ContentLength > 0 && !c.framing.tls {
+	if c == nil || r.ContentLength == 0 || r.ContentLength > 0 && !c.framing.tls && socket.ReadsAsReceived(c.Conn) {
 		res.serve(handler, res, r)
 		return
 	}

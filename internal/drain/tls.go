@@ -105,8 +105,14 @@ func (c *conn) nextReadLocked(w http.ResponseWriter) bool {
 // awaitReaderLocked waits until hasReadAllLocked, or the reader is over with the connection.
 // It gives up at the end.
 func (c *conn) awaitReaderLocked(end time.Time, isOver func() bool) {
-	for !c.hasReadAllLocked() && time.Now().Before(end) {
-		if c.reader.waits {
+	for looked := 0; time.Now().Before(end); {
+		all, sure := c.hasReadAllLocked()
+		switch {
+		case all && (sure || looked == c.reader.number):
+			return
+		case all:
+			looked = c.reader.number // it looks again
+		case c.reader.waits:
 			c.ahead.wake() // something has come meanwhile
 		}
 		asks := make(chan struct{})
@@ -127,20 +133,30 @@ func (c *conn) awaitReaderLocked(end time.Time, isOver func() bool) {
 }
 
 // hasReadAllLocked reports whether all that has arrived was read, and the reader waits for
-// more.
-func (c *conn) hasReadAllLocked() bool {
-	return c.reader.waits && socket.Unread(c.Conn, c.bytesRead) <= 0
+// more. It is not sure of that if a wrapper may have taken from the socket what its Read has
+// not returned yet.
+func (c *conn) hasReadAllLocked() (all, sure bool) {
+	if !c.reader.waits || socket.Unread(c.Conn, c.bytesRead) > 0 {
+		return false, true
+	}
+	if socket.ReadsAsReceived(c.Conn) {
+		return true, true
+	}
+	waits, ok := socket.Waits(c.Conn)
+	return !waits, !ok
 }
 
 // reader is the caller of Read: crypto/tls or net/http.
 type reader struct {
-	waits bool          // the latest Read found nothing pending, and has not got anything
-	ended bool          // that Read has failed since: nobody waits
-	asks  chan struct{} // closed when waits becomes true; nil: nobody waits for that
+	number int           // of the latest Read that found nothing pending
+	waits  bool          // that has not got anything
+	ended  bool          // that Read has failed since: nobody waits
+	asks   chan struct{} // closed when waits becomes true; nil: nobody waits for that
 }
 
 // wait notes that a Read is about to wait for more than has come.
 func (r *reader) wait() {
+	r.number++
 	r.waits, r.ended = true, false
 	if r.asks != nil {
 		close(r.asks)

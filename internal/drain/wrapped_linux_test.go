@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -269,5 +271,91 @@ func TestWriteByteTimeout(t *testing.T) {
 		}
 	case <-time.After(wiretest.Patience):
 		t.Error("the handler still writes")
+	}
+}
+
+// A next request behind a body that the handler does not read is answered also where a
+// wrapper keeps the socket to itself.
+func TestUnreadBodyBehindWrapper(t *testing.T) {
+	t.Parallel()
+	for _, overTLS := range []bool{false, true} {
+		for _, b := range unreadBodies {
+			t.Run(fmt.Sprintf("TLS %v, %s", overTLS, b.name), func(t *testing.T) {
+				t.Parallel()
+				entered, proceed := make(chan struct{}, 2), make(chan struct{})
+				srv := server2(t, overTLS, func(w http.ResponseWriter, r *http.Request) {
+					entered <- struct{}{}
+					<-proceed
+					io.WriteString(w, r.Method)
+				})
+				s := servetest.StartOn(t, new(actors.Stop), srv, netutil.LimitListener(listen(t), 10))
+				raw, c := dialMaybeTLS(t, s, overTLS)
+				c.Send("POST / HTTP/1.1\r\nHost: x\r\n" + b.header + "\r\n\r\n" + b.body + servetest.Get)
+				<-entered
+				awaitArrival(t, raw)
+				s.End()
+				s.Until(t, actors.Draining)
+				close(proceed)
+				for i, want := range []string{"POST", "GET"} {
+					if body, last := c.Answer(); body != want || last != (i == 1) {
+						t.Fatalf("answer %d = %q, last %v", i, body, last)
+					}
+				}
+			})
+		}
+	}
+}
+
+// What a client of HTTP/2 has not taken yet comes to it whole, also from below a wrapper: a
+// reset, which its WINDOW_UPDATE would cause, deletes it.
+func TestSlowHTTP2ClientBehindWrapper(t *testing.T) {
+	t.Parallel()
+	const size = 600_000
+	written := make(chan struct{})
+	srv := server2(t, false, func(w http.ResponseWriter, r *http.Request) {
+		w.Write(make([]byte, size))
+		close(written)
+	})
+	s := servetest.StartOn(t, new(actors.Stop), srv, netutil.LimitListener(listen(t), 10))
+	small := net.Dialer{Control: func(_, _ string, rc syscall.RawConn) (err error) {
+		rc.Control(func(fd uintptr) { err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 16<<10) })
+		return err
+	}}
+	nc, err := small.Dial("tcp", s.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	nc.SetDeadline(time.Now().Add(30 * time.Second))
+	io.WriteString(nc, http2.ClientPreface)
+	f := http2.NewFramer(nc, nc)
+	f.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 2 * size})
+	f.WriteWindowUpdate(0, 2*size)
+	f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, EndStream: true, EndHeaders: true, BlockFragment: []byte("\x82\x84\x86\x41\x01x")})
+	<-written
+	s.End()
+	got, over := 0, false
+	for !over {
+		frame, err := f.ReadFrame()
+		if err != nil {
+			t.Fatalf("behind %d bytes of %d: %v", got, size, err)
+		}
+		switch frame := frame.(type) {
+		case *http2.DataFrame:
+			got, over = got+len(frame.Data()), frame.StreamEnded()
+			f.WriteWindowUpdate(0, uint32(len(frame.Data()))+1)
+			time.Sleep(60 * time.Millisecond) // it takes longer than an idle connection is kept
+		case *http2.PingFrame:
+			if !frame.IsAck() {
+				f.WritePing(true, frame.Data)
+			}
+		}
+	}
+	if got != size {
+		t.Errorf("got %d bytes, want %d", got, size)
+	}
+	nc.Close()
+	if err := s.Wait(t); err != nil {
+		t.Error(err)
 	}
 }

@@ -62,7 +62,10 @@ func Unread(nc net.Conn, read int64) int64 {
 
 // Arrived reports whether bytes have arrived that no Read has taken off the
 // socket. It is false where the kernel cannot tell.
-func Arrived(nc net.Conn) bool { return ReadsAsReceived(nc) && peek(nc) }
+func Arrived(nc net.Conn) bool {
+	yes, _ := Waits(nc)
+	return yes && ReadsAsReceived(nc)
+}
 
 // Unacked reports whether bytes were written that the peer has not
 // acknowledged. It is false where the kernel cannot tell.

@@ -258,13 +258,13 @@ func dumpHandshakes(port int) (n int, err error) {
 
 // TCPInfo asks the kernel; ok is false if nc is not a TCP connection. Of multipath
 // TCP the kernel tells about the first path only, whose counts are not the
-// connection's.
+// connection's, and of a wrapped one about what is below the wrapper.
 func TCPInfo(nc net.Conn) (_ Info, ok bool) {
 	if i, ok := nc.(Informer); ok {
 		return i.TCPInfo(), true
 	}
 	var info *unix.TCPInfo
-	var multipath bool
+	var uncounted bool
 	var unacked, outgoing int64
 	err := control(nc, func(fd int) error {
 		protocol, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
@@ -275,7 +275,7 @@ func TCPInfo(nc net.Conn) (_ Info, ok bool) {
 			return err
 		}
 		unacked = int64(info.Unacked) + int64(info.Notsent_bytes) // segments, and bytes
-		if multipath = protocol == unix.IPPROTO_MPTCP; multipath {
+		if uncounted = protocol == unix.IPPROTO_MPTCP || !ReadsAsReceived(nc); uncounted {
 			var n int
 			n, err = unix.IoctlGetInt(fd, unix.SIOCOUTQ)
 			unacked, outgoing = int64(n), int64(n)
@@ -295,7 +295,7 @@ func TCPInfo(nc net.Conn) (_ Info, ok bool) {
 		Retransmitted: int(info.Total_retrans),
 		Unacked:       unacked > 0,
 		Outgoing:      outgoing,
-		Counted:       !multipath,
+		Counted:       !uncounted,
 		Acked:         int64(info.Bytes_acked),
 		Received:      received,
 	}, true

@@ -25,7 +25,8 @@ func NothingPending(net.Conn) func() bool { return nil }
 // ResetOnClose is for systems that can.
 func ResetOnClose(net.Conn) {}
 
-func peek(net.Conn) bool { return false }
+// Waits is not known here.
+func Waits(net.Conn) (yes, ok bool) { return false, false }
 
 // Acceptable cannot tell.
 func Acceptable(net.Listener) (bool, error) { return false, errors.ErrUnsupported }

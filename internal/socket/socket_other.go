@@ -39,7 +39,7 @@ func TCPInfo(nc net.Conn) (Info, bool) {
 func SendQueue(net.Conn) (n int64, ok bool) { return 0, false }
 
 func queued(nc net.Conn) int64 {
-	if peek(nc) {
+	if yes, _ := Waits(nc); yes {
 		return 1
 	}
 	return 0

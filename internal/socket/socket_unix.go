@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxWrappers is more than a listener has.
+// maxWrappers is more than a listener or connection has.
 const maxWrappers = 10
 
 func rawConn(x any) (syscall.RawConn, error) {
@@ -21,25 +21,27 @@ func rawConn(x any) (syscall.RawConn, error) {
 		if sc, ok := inner.(syscall.Conn); ok {
 			return sc.SyscallConn()
 		}
-		l, _ := inner.(net.Listener)
-		inner = wrapped(l)
+		if _, ok := inner.(net.Conn); ok {
+			inner = wrapped(inner, "Conn")
+		} else {
+			inner = wrapped(inner, "Listener")
+		}
 	}
 	return nil, fmt.Errorf("%T has no method SyscallConn", x)
 }
 
-// wrapped returns the listener that is embedded in another one, or that it has in a field
-// named Listener, as most wrappers have it; or nil.
-func wrapped(l net.Listener) net.Listener {
-	v := reflect.Indirect(reflect.ValueOf(l))
+// wrapped returns the listener or connection that is embedded in another one, or that it has
+// in the field of that name, as most wrappers have it; or nil.
+func wrapped(x any, field string) any {
+	v := reflect.Indirect(reflect.ValueOf(x))
 	if v.Kind() != reflect.Struct {
 		return nil
 	}
-	f, ok := v.Type().FieldByName("Listener")
+	f, ok := v.Type().FieldByName(field)
 	if !ok || len(f.Index) > 1 || f.Type.Kind() != reflect.Interface && f.Type.Kind() != reflect.Pointer {
 		return nil
 	}
-	inner, _ := v.FieldByIndex(f.Index).Interface().(net.Listener)
-	return inner
+	return v.FieldByIndex(f.Index).Interface()
 }
 
 // control calls f with the descriptor of a connection or listener.
@@ -79,14 +81,16 @@ func ReadNow(nc net.Conn, p []byte) (n int) {
 	return n
 }
 
-func peek(nc net.Conn) (found bool) {
-	control(nc, func(fd int) error {
+// Waits reports whether bytes wait in the socket, also below a wrapper. ok is false where
+// the socket is not known.
+func Waits(nc net.Conn) (yes, ok bool) {
+	err := control(nc, func(fd int) error {
 		var b [1]byte
-		n, _, err := unix.Recvfrom(fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		found = n > 0
-		return err
+		n, _, _ := unix.Recvfrom(fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		yes = n > 0
+		return nil
 	})
-	return found
+	return yes, err == nil
 }
 
 // CanPeek reports whether [NothingPending] can tell.
