@@ -45,7 +45,7 @@ const maxCutLogged = asynclog.MaxQueued / 2
 //
 // # Listeners
 //
-// Bind listeners before the group runs, so that a bad address is an error of the
+// A listener is for one actor. Bind listeners before the group runs, so that a bad address is an error of the
 // start. HTTP closes them at the end. The process is not ready ([Ready]) before
 // every actor that was made executes; one that was not added to the group is named in the
 // log after a while, and not waited for any more.

@@ -22,7 +22,14 @@ func (c *conn) Close() error {
 	}
 	again := c.lingers
 	c.lingers = lingers
+	var interrupted []Request
+	if c.isInterruptedLocked() {
+		interrupted = append(interrupted, c.requestLocked(HTTP1))
+	}
 	c.mu.Unlock()
+	if interrupted != nil {
+		c.server.addCut(interrupted)
+	}
 	switch {
 	case !lingers:
 		return c.close()
@@ -34,6 +41,19 @@ func (c *conn) Close() error {
 		c.close()
 	}()
 	return nil
+}
+
+// isInterruptedLocked reports whether Close, in a stop, ends a Read in the middle of a request:
+// the program has called SetKeepAlivesEnabled, Shutdown or Close of its http.Server.
+func (c *conn) isInterruptedLocked() bool {
+	return c.state == stateReading && c.reader.waits && !c.reader.ended && c.server.policy.Closing()
+}
+
+// addCut adds to what Drain returns.
+func (s *Server) addCut(requests []Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.requests = append(s.requests, requests...)
 }
 
 func (c *conn) close() error {
@@ -201,9 +221,7 @@ func (s *Server) cutAll(list []*conn) {
 func (s *Server) cut(c *conn, now bool) bool {
 	requests, ok := c.cut(now)
 	if ok {
-		s.mu.Lock()
-		s.requests = append(s.requests, requests...)
-		s.mu.Unlock()
+		s.addCut(requests)
 		c.untrack()
 	}
 	return ok

@@ -159,6 +159,7 @@ func (c *conn) nextArrivedLocked() bool {
 func (c *conn) awaitHalfClosed(size int) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.reader.ended = true
 	if !c.isBackgroundReadLocked(size) || size != backgroundReadSize || !c.server.policy.Closing() {
 		return io.EOF
 	}
