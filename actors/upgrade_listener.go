@@ -3,9 +3,11 @@ package actors
 import (
 	"errors"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"lastcall/internal/socket"
 )
@@ -70,15 +72,19 @@ func (l *sharedListener) Addr() net.Addr {
 	return l.Listener.Addr()
 }
 
-// Accept waits while the listener is paused. One that has begun before may still
-// get a connection.
+// Accept waits while the listener is paused.
 func (l *sharedListener) Accept() (net.Conn, error) {
-	l.mu.Lock()
-	for l.paused && !l.closed {
-		l.change.Wait()
+	for {
+		l.mu.Lock()
+		for l.paused && !l.closed {
+			l.change.Wait()
+		}
+		l.mu.Unlock()
+		nc, err := l.current().Accept()
+		if !errors.Is(err, os.ErrDeadlineExceeded) { // which is that of pause
+			return nc, err
+		}
 	}
-	l.mu.Unlock()
-	return l.current().Accept()
 }
 
 // Close leaves the socket and its path to the other process, if there is one.
@@ -137,6 +143,13 @@ func (l *sharedListener) pause(paused bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.paused = paused
+	if d, ok := l.Listener.(interface{ SetDeadline(time.Time) error }); ok {
+		end := time.Time{}
+		if paused {
+			end = time.Unix(1, 0) // of an Accept that waits for a newcomer
+		}
+		d.SetDeadline(end)
+	}
 	l.change.Broadcast()
 }
 

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -428,5 +429,37 @@ func TestUpgradeDrainsTLS(t *testing.T) {
 		t.Error("the successor has not resumed the session")
 	}
 	c.CloseIdleConnections()
+	p.stopLast(t)
+}
+
+// TestUpgradeMovesAdmin: from "upgrade done" on, the successor answers at -admin, also while
+// the old process still has a request to answer.
+func TestUpgradeMovesAdmin(t *testing.T) {
+	t.Parallel()
+	p := Launch(t, Here, Lastcall("-listen", "127.0.0.1:0", "-admin", "127.0.0.1:0", "-dir", site(t, "x"), "-read-header-timeout", "1m", "-read-timeout", "1m"))
+	p.killLast(t)
+	admin := adminAddr(t, p)
+	for i := range 4 {
+		held := visit(t, p.Addr)
+		held.send("PRI * HTTP/2.0\r\n") // undecided: stays
+		pid, _ := p.lastPID()
+		syscall.Kill(pid, syscall.SIGUSR2)
+		WaitFor(t, "the upgrade", func() bool { return p.count(`msg="upgrade done"`) == i+1 })
+		next, _ := p.lastPID()
+		var s struct {
+			PID int `json:"pid"`
+		}
+		c := visit(t, admin)
+		c.send("GET /status HTTP/1.1\r\nHost: " + admin + "\r\nConnection: close\r\n\r\n")
+		resp, err := http.ReadResponse(c.r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := json.NewDecoder(resp.Body).Decode(&s); err != nil || s.PID != next {
+			t.Errorf("process %d answers at -admin, %v, want %d", s.PID, err, next)
+		}
+		held.Close()
+		WaitFor(t, "the end of the predecessor", func() bool { return p.count(`msg="upgrade: the predecessor has ended" `) == i+1 })
+	}
 	p.stopLast(t)
 }
