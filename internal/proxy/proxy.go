@@ -212,11 +212,14 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			a.body, err = &clientBody{ReadCloser: r.Body, in: r, err: end}, end
 		}
 	}
+	var held time.Duration
 	if err == nil {
-		err = p.awaitProgram(r.Context())
+		held, err = p.awaitProgram(r.Context())
 	}
 	if err == nil {
-		err = p.slots.acquire(r.Context())
+		if err = p.slots.acquire(r.Context(), held); err == errBusy && held > 0 {
+			err = &holdError{err, held}
+		}
 	}
 	if err != nil {
 		p.handleError(a, inner, err)

@@ -266,8 +266,9 @@ func (t *route) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // awaitProgram holds a request while it is known that the program cannot be
-// reached. It takes nothing from the program then, such as one of its slots.
-func (t *route) awaitProgram(ctx context.Context) error {
+// reached. It takes nothing from the program then, such as one of its slots. It returns for
+// how long a request that it has held may be held; 0: it has held none.
+func (t *route) awaitProgram(ctx context.Context) (held time.Duration, err error) {
 	var place *place
 	defer func() { place.leave() }()
 	for {
@@ -278,14 +279,14 @@ func (t *route) awaitProgram(ctx context.Context) error {
 		case missing:
 			cause = errNoProgram
 		case cause == nil:
-			return nil
+			return held, nil
 		}
-		var err error
 		if place, err = t.enter(place, cause); err != nil {
-			return err
+			return held, err
 		}
+		held = t.hold
 		if err := place.wait(ctx, retry); err != nil {
-			return err
+			return held, err
 		}
 	}
 }

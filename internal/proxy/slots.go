@@ -28,13 +28,20 @@ var errBusy = errors.New("the program has as many requests as -max-upstream allo
 // limit.
 type slots struct {
 	max      int
-	maxQueue int // at most max, too
+	maxQueue int // of requests that were not held; at most max, too
 
 	refused throttle.Second // of warnings
 
-	mu    sync.Mutex
-	used  int
-	queue []chan struct{} // ordered by arrival; closed when the request has its slot
+	mu     sync.Mutex
+	used   int
+	queue  []waiter // ordered by arrival
+	unheld int      // of them
+}
+
+// waiter is a request in the queue.
+type waiter struct {
+	given chan struct{} // closed when it has its slot
+	held  bool          // before, for the program
 }
 
 func newSlots(n int) *slots {
@@ -47,10 +54,16 @@ func newSlots(n int) *slots {
 	return &slots{max: n, maxQueue: min(n, maxQueue)}
 }
 
-// acquire takes a slot, or returns errBusy or the error of ctx.
-func (s *slots) acquire(ctx context.Context) error {
+// acquire takes a slot, or returns errBusy or the error of ctx. Requests that were held come
+// all at once when the program is there: each of them waits for held, however many there are.
+// Zero is for the others.
+func (s *slots) acquire(ctx context.Context, held time.Duration) error {
 	if s == nil {
 		return nil
+	}
+	timeout := queueTimeout
+	if held > 0 {
+		timeout = held
 	}
 	s.mu.Lock()
 	if s.used < s.max {
@@ -58,19 +71,22 @@ func (s *slots) acquire(ctx context.Context) error {
 		s.mu.Unlock()
 		return nil
 	}
-	if len(s.queue) >= s.maxQueue {
+	if held == 0 && s.unheld >= s.maxQueue {
 		s.mu.Unlock()
 		return errBusy
 	}
-	mine := make(chan struct{})
+	mine := waiter{make(chan struct{}), held > 0}
 	s.queue = append(s.queue, mine)
+	if held == 0 {
+		s.unheld++
+	}
 	s.mu.Unlock()
 
-	timer := time.NewTimer(queueTimeout)
+	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	var err error
 	select {
-	case <-mine:
+	case <-mine.given:
 		return nil
 	case <-ctx.Done():
 		err = ctx.Err()
@@ -87,7 +103,7 @@ func (s *slots) acquire(ctx context.Context) error {
 		s.releaseLocked()
 		return err
 	}
-	s.queue = slices.Delete(s.queue, i, i+1)
+	s.removeLocked(i)
 	return err
 }
 
@@ -106,6 +122,13 @@ func (s *slots) releaseLocked() {
 		s.used--
 		return
 	}
-	close(s.queue[0])
-	s.queue = slices.Delete(s.queue, 0, 1)
+	close(s.queue[0].given)
+	s.removeLocked(0)
+}
+
+func (s *slots) removeLocked(i int) {
+	if !s.queue[i].held {
+		s.unheld--
+	}
+	s.queue = slices.Delete(s.queue, i, i+1)
 }

@@ -20,7 +20,7 @@ func TestSlots(t *testing.T) {
 		s := newSlots(2)
 		acquire := func(ctx context.Context) <-chan error {
 			got := make(chan error, 1)
-			go func() { got <- s.acquire(ctx) }()
+			go func() { got <- s.acquire(ctx, 0) }()
 			synctest.Wait()
 			return got
 		}
@@ -56,7 +56,36 @@ func TestSlots(t *testing.T) {
 			t.Errorf("%d are used, %d wait; want none", s.used, len(s.queue))
 		}
 	})
-	if s := newSlots(-1); s.acquire(t.Context()) != nil {
+	synctest.Test(t, func(t *testing.T) { // held requests come all at once
+		s := newSlots(1)
+		if err := s.acquire(t.Context(), 0); err != nil {
+			t.Fatal(err)
+		}
+		got := make(chan error)
+		for range 3 {
+			go func() { got <- s.acquire(t.Context(), 10*time.Second) }()
+		}
+		synctest.Wait()
+		go func() { got <- s.acquire(t.Context(), 0) }() // and do not fill the queue of the others
+		time.Sleep(queueTimeout)
+		if err := <-got; err != errBusy {
+			t.Errorf("acquire behind held ones = %v after %v, want %v", err, queueTimeout, errBusy)
+		}
+		for range 2 {
+			s.release()
+			if err := <-got; err != nil {
+				t.Errorf("acquire of a held one = %v", err)
+			}
+		}
+		if err := <-got; err != errBusy {
+			t.Errorf("acquire of the last = %v, want %v", err, errBusy)
+		}
+		s.release()
+		if s.used != 0 || len(s.queue) != 0 || s.unheld != 0 {
+			t.Errorf("%d are used, %d wait; want none", s.used, len(s.queue))
+		}
+	})
+	if s := newSlots(-1); s.acquire(t.Context(), 0) != nil {
 		t.Error("no limit, and yet none is free")
 	}
 }
