@@ -38,7 +38,7 @@ func NewLog(cfg *Settings, w io.Writer) Log {
 		t = &terminal{w: w}
 		w = t
 	}
-	w = log.NewSyncWriter(w)
+	w = log.NewSyncWriter(&wholeLines{w: w})
 	logger := log.NewLogfmtLogger(w)
 	if cfg.logFormat == "json" {
 		logger = log.NewJSONLogger(w)
@@ -46,6 +46,25 @@ func NewLog(cfg *Settings, w io.Writer) Log {
 	l := &logLevel{logger: logger}
 	l.Set(cfg.logLevel) // which was checked
 	return Log{asynclog.New(&l.swap, "ts", log.DefaultTimestampUTC), l, t}
+}
+
+// wholeLines begins a line of its own behind one of which only a part could be written, on a
+// full disk say.
+type wholeLines struct {
+	w    io.Writer
+	torn bool
+}
+
+func (l *wholeLines) Write(p []byte) (int, error) {
+	if l.torn {
+		if _, err := l.w.Write([]byte("\n")); err != nil {
+			return 0, err
+		}
+		l.torn = false
+	}
+	n, err := l.w.Write(p)
+	l.torn = n > 0 && n < len(p)
+	return n, err
 }
 
 // CaptureStandard has lines of the standard library's log become warnings of this one.

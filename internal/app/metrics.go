@@ -56,7 +56,7 @@ var (
 	cutDesc             = desc("requests_cut_total", "Requests and hijacked connections cut at the deadline, or by a second signal.")
 	cutHijackedDesc     = desc("requests_cut_hijacked_total", "Hijacked connections cut at the deadline, or by a second signal.")
 	hijackedEndedDesc   = desc("connections_hijacked_ended_total", "Hijacked connections that ended by themselves since the stop began.")
-	logDroppedDesc      = desc("log_lines_dropped_total", "Log lines that were dropped because the log was stuck.")
+	logDroppedDesc      = desc("log_lines_dropped_total", "Log lines that were dropped because the log was stuck, or could not be written.")
 	oldestDesc          = desc("requests_oldest_seconds", "Age of the oldest request that is being answered; 0 if there is none.")
 	remainingDesc       = desc("stop_remaining_seconds", "Time until what is left is cut; 0 if no stop has begun, or it is over.")
 	elapsedDesc         = desc("stop_elapsed_seconds", "How long the stop has taken until now, or took.")

@@ -46,8 +46,8 @@ const (
 // line is lost when the program ends. A log that is stuck is waited for by all
 // callers together for no longer than [Patience]. From then on, and until a
 // line is written quickly again, Log does not wait. Lines that find [MaxQueued]
-// others before them are dropped. The line that follows them says how many
-// there were.
+// others before them are dropped, and so are those that cannot be written, on a full
+// disk say. The line that follows them says how many there were.
 //
 // The goroutine runs while there are lines to write. It ends by itself.
 //
@@ -288,7 +288,9 @@ func (l *Logger) write() {
 		case ln := <-l.queue:
 			l.notice(ln.dropped)
 			if ln.keyvals != nil {
-				ln.err = l.timed(ln.keyvals)
+				if ln.err = l.timed(ln.keyvals); ln.err != nil {
+					l.drop()
+				}
 			}
 			ln.written <- struct{}{}
 			continue
@@ -303,8 +305,11 @@ func (l *Logger) write() {
 }
 
 func (l *Logger) notice(dropped uint64) {
-	if dropped > 0 {
-		l.timed(l.whole([]any{level.Key(), level.WarnValue(), "msg", "log was stuck, lines were dropped", "log_lines_dropped", dropped}))
+	if dropped == 0 {
+		return
+	}
+	if l.timed(l.whole([]any{level.Key(), level.WarnValue(), "msg", "log lines were dropped", "log_lines_dropped", dropped})) != nil {
+		l.dropped.Add(dropped) // the next line tries again
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -126,7 +127,7 @@ func TestStuck(t *testing.T) {
 				t.Fatalf("line %d is %q", i, line)
 			}
 		}
-		if want := fmt.Sprintf("level=warn ts=now msg=log was stuck, lines were dropped log_lines_dropped=%d", extra); got[len(got)-1] != want {
+		if want := fmt.Sprintf("level=warn ts=now msg=log lines were dropped log_lines_dropped=%d", extra); got[len(got)-1] != want {
 			t.Errorf("last line = %q, want %q", got[len(got)-1], want)
 		}
 		if d, u := l.Dropped(), l.Unwritten(); d != extra || u != extra {
@@ -299,5 +300,33 @@ func TestPrintable(t *testing.T) {
 	l.Log("msg", strings.Repeat("y", 20_000), "stack", strings.Repeat("z", 5000)+"\n")
 	if got, want := b.String(), "msg="+strings.Repeat("y", 16<<10-3)+"… stack=\""+strings.Repeat("z", 5000)+"\\n\"\n"; !strings.HasSuffix(got, want) {
 		t.Errorf("got %.3000q, want msg cut off, and all of stack", got)
+	}
+}
+
+// Lines that cannot be written are counted, and the next that can says how many.
+func TestUnwritable(t *testing.T) {
+	var lines []string
+	full := true
+	l := asynclog.New(log.LoggerFunc(func(keyvals ...any) error {
+		if full {
+			return syscall.ENOSPC
+		}
+		lines = append(lines, fmt.Sprint(keyvals...))
+		return nil
+	}))
+	for range 3 {
+		if err := l.Log("msg", "x"); err != syscall.ENOSPC {
+			t.Errorf("Log = %v, want %v", err, syscall.ENOSPC)
+		}
+	}
+	if n := l.Dropped(); n != 3 {
+		t.Errorf("dropped %d, want 3", n)
+	}
+	l.Flush(t.Context())
+	full = false
+	l.Log("msg", "y")
+	l.Flush(t.Context())
+	if len(lines) != 2 || !strings.Contains(lines[0], "log_lines_dropped") || !strings.Contains(lines[0], "3") {
+		t.Errorf("lines = %q, want one that says 3, and one more", lines)
 	}
 }
