@@ -197,8 +197,8 @@ func (c *Settings) Deploy(stdout io.Writer) error {
 	if res.StatusCode != http.StatusOK {
 		b, _ := io.ReadAll(io.LimitReader(res.Body, 4<<10))
 		err := fmt.Errorf("deploy: %s", strings.TrimSpace(string(b)))
-		if res.StatusCode == http.StatusNotFound {
-			return notTried{errors.New("deploy: the lastcall at -admin runs no program")}
+		if res.StatusCode == http.StatusNotFound || res.StatusCode == http.StatusMethodNotAllowed {
+			return notTried{errors.New("deploy: what answers at -admin runs no program")}
 		}
 		if res.StatusCode == http.StatusConflict || res.StatusCode == http.StatusServiceUnavailable {
 			err = notTried{err}

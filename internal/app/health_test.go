@@ -144,7 +144,11 @@ func TestDeployStatus(t *testing.T) {
 			t.Errorf("%q: status %d, %q, want %d", result, status, stderr, want)
 		}
 	}
-	socket := raw(t, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na\n") // of who drops trailers
+	socket := raw(t, "HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\n\r\n")
+	if status, _, stderr := runArgs("deploy", "-admin", "unix:"+socket); status != 3 || !strings.Contains(stderr, "runs no program") {
+		t.Errorf("at a server of files: status %d, stderr %q, want 3", status, stderr)
+	}
+	socket = raw(t, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na\n") // of who drops trailers
 	if status, _, stderr := runArgs("deploy", "-admin", "unix:"+socket); status != 4 || !strings.Contains(stderr, "does not say how it ended") {
 		t.Errorf("an answer without a result: status %d, stderr %q, want 4", status, stderr)
 	}
