@@ -124,9 +124,8 @@ type Stop struct {
 	// goroutine that waits for a mutex as durably blocked.
 	entering chan struct{}
 
-	// mu guards the rest. The order of the locks is Supervisor.mu, Upgrade.mu, Stop.mu,
-	// those of internal/drain. The engine calls its policy with its locks held, so a policy
-	// takes none of these.
+	// mu guards the rest. The order of the locks stands at internal/drain's conn. The engine
+	// calls its policy with its locks held, so a policy takes none of these.
 	mu sync.Mutex
 
 	// The stop.

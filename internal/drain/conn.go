@@ -24,19 +24,19 @@ import (
 //	state          meaning                               on                        to
 //	new            accepted; nothing but a TLS           first byte of a request   reading
 //	               handshake has arrived                 a successor has it        moved
-//	                                                     HTTP/2 was agreed on      http2
-//	                                                     another protocol was      hijacked
+//	                                                     HTTP/2 begins             http2
+//	                                                     another protocol begins   hijacked
 //	reading        a request has begun to arrive         its handler is called     answering
 //	                                                     first byte of the next    answeringNext
 //	                                                     a successor has it        moved
-//	                                                     HTTP/2 was agreed on      http2
-//	                                                     another protocol was      hijacked
+//	                                                     HTTP/2 begins             http2
+//	                                                     another protocol begins   hijacked
 //	answering      its handler runs, or its answer is    first byte of the next    answeringNext
 //	               being written                         answered                  idle
 //	                                                     answered, next has begun  reading
 //	                                                     hijacked                  hijacked
-//	answeringNext  and the next request has begun to     answered                  reading
-//	               arrive                                hijacked                  hijacked
+//	answeringNext  as answering, and the next request    answered                  reading
+//	               has begun to arrive                   hijacked                  hijacked
 //	idle           answered; the next request is         first byte of it          reading
 //	               awaited                               a successor has it        moved
 //	http2          its streams count, see streams
@@ -59,15 +59,16 @@ import (
 // Locks, the outermost first:
 //
 //   - net/http's: it closes connections, and sets their deadlines, with its own held
-//   - sharedListener.mu, Upgrade.mu, Supervisor.mu and Stop.mu, of package actors: Stats
-//     is called with the last
+//   - Supervisor.mu, or Upgrade.mu and sharedListener.mu, and then Stop.mu, of package
+//     actors: Stats is called with the last
 //   - frameConn.mu, while net/http writes; followedBody.mu, while its body is read;
 //     Giving.mu
 //   - Server.mu or conn.mu, which are never held together
 //   - batch.mu
 //
-// With Server.mu or conn.mu held, the accepted net.Conn and the Policy are called, and
-// nobody else: nothing is logged, and no hook or handler runs.
+// With Server.mu or conn.mu held, methods of the listener, the accepted net.Conn and the
+// Policy are called, and no other code of the program: nothing is logged, and no hook or
+// handler runs.
 type conn struct {
 	net.Conn
 	server *Server

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// What this package assumes of net/http's inside. Each assumption has a test in
-// nethttp_test.go that fails when Go changes it:
+// What this package assumes of net/http's inside. Each assumption has a test that fails when
+// Go changes it, in nethttp_test.go or the file that is named:
 //
 //   - While a handler runs and the body of its request has been read, net/http
 //     reads one byte ahead (startBackgroundRead), into a buffer of
@@ -57,6 +57,12 @@ import (
 //     known it reads less than that.
 //   - After a POST it skips up to maxEmptyLines CR and LF.
 //   - HTTP/2 lets a client open defaultStreams at once, unless it is configured.
+//
+// And of crypto/tls:
+//
+//   - A tls.Conn notes the end of its handshake in the field isHandshakeComplete. (See
+//     tls_test.go. Without that, what comes in a handshake counts as of a request.)
+//   - It sets a write deadline before its close_notify, and one in the past after it.
 const (
 	backgroundReadSize = 1
 	mostLeft           = 256 << 10

@@ -141,7 +141,7 @@ type response struct {
 }
 
 const (
-	running  = iota // or the client has gone
+	running  = iota // or it is not known how it ended: the client has gone
 	answered        // the handler has returned
 	failed          // it has panicked, though the client took all, or says that its server failed: by 502, 504 or MarkFailed
 	wasCut          // the stop has cut it

@@ -2,6 +2,7 @@ package drain
 
 import (
 	"bytes"
+	"crypto/tls"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -45,6 +46,31 @@ func TestAssumeReader(t *testing.T) {
 		if p := bufferedBy(w); p != nil || !readsAhead(w) {
 			t.Errorf("a %T has read %q", w, p)
 		}
+	}
+}
+
+// crypto/tls notes the end of a handshake where it is looked for.
+func TestAssumeHandshake(t *testing.T) {
+	t.Parallel()
+	srv := httptest.NewTLSServer(nil) // which has a certificate
+	defer srv.Close()
+	a, b := net.Pipe()
+	server, client := tls.Server(a, srv.TLS), tls.Client(b, &tls.Config{InsecureSkipVerify: true})
+	c := conn{framing: framing{on: true}, handshake: server}
+	if c.lookAtHandshakeLocked(); c.handshake == nil {
+		t.Error("a handshake that has not begun is over")
+	}
+	done := make(chan error, 1)
+	go func() { done <- client.Handshake() }()
+	if err := server.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	c.state = stateReading // in which nothing follows from it
+	if c.lookAtHandshakeLocked(); c.handshake != nil {
+		t.Error("the end of a handshake is not seen")
 	}
 }
 
