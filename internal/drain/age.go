@@ -2,7 +2,6 @@ package drain
 
 import (
 	"math/rand/v2"
-	"net/http"
 	"time"
 )
 
@@ -14,15 +13,6 @@ func jitter(d time.Duration) time.Duration {
 type age struct {
 	requests int       // that have begun
 	endsAt   time.Time // when the connection is as old as it should get; zero: never
-}
-
-// countLocked counts a request that has begun.
-func (c *conn) countLocked(r *http.Request) {
-	if c.isNew && c.age.requests == 0 && !isProbe(r) {
-		now := time.Now()
-		c.server.lastNewcomer.Store(&now)
-	}
-	c.age.requests++
 }
 
 // isOld reports whether the connection is to end with the next answer. While it is

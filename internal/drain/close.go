@@ -107,33 +107,6 @@ func (c *conn) lingersLocked() (linger, sending bool) {
 // isCutLocked reports whether the connection was closed in a stop.
 func (c *conn) isCutLocked() bool { return c.state == stateClosed && c.server.policy.Closing() }
 
-// untrack forgets a connection that is closed, once its handlers have returned.
-func (c *conn) untrack() {
-	c.mu.Lock()
-	over := c.state == stateClosed && len(c.streams.running) == 0
-	c.mu.Unlock()
-	if !over {
-		return
-	}
-	s := c.server
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.conns, c)
-	s.room.Broadcast()
-	s.notifyEmptyLocked()
-}
-
-// notifyEmptyLocked notes that there may be no connection to wait for any more.
-func (s *Server) notifyEmptyLocked() {
-	if len(s.conns) > 0 || s.reserved > 0 {
-		return
-	}
-	select {
-	case s.empty <- struct{}{}:
-	default:
-	}
-}
-
 // quietFor is how long a client that was sending has to be quiet to count as done: a
 // second, longer than one loss of a packet takes (RFC 6298 has a timeout of at least that).
 const quietFor = time.Second

@@ -181,37 +181,6 @@ func (c *conn) setStateLocked(to connState) {
 	}
 }
 
-// newConn returns the conn for a connection that the door has accepted.
-func (d *door) newConn(nc net.Conn) *conn {
-	s := d.server
-	c := &conn{Conn: nc, server: s, door: d, isNew: s.policy.Closing(), since: time.Now(), maxPause: firstPause}
-	if s.config.MaxAge > 0 {
-		c.age.endsAt = c.since.Add(jitter(s.config.MaxAge))
-	}
-	return c
-}
-
-// track makes a connection known, before it is used. It reports false if the server has
-// ended.
-func (s *Server) track(c *conn) (ok bool) {
-	s.mu.Lock()
-	if ok = !s.ended; ok {
-		s.conns[c] = struct{}{}
-	}
-	cutting := s.cutting
-	s.mu.Unlock()
-	switch {
-	case !ok:
-	case cutting:
-		s.cut(c, true)
-	case s.draining.Load():
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.releaseLocked()
-	}
-	return ok
-}
-
 // setTLS notes whether net/http serves the connection over TLS, before that reads: tc is
 // nil if not.
 func (c *conn) setTLS(tc *tls.Conn) {

@@ -91,6 +91,16 @@ func (d *door) Accept() (net.Conn, error) {
 	return c, nil
 }
 
+// newConn returns the conn for a connection that the door has accepted.
+func (d *door) newConn(nc net.Conn) *conn {
+	s := d.server
+	c := &conn{Conn: nc, server: s, door: d, isNew: s.policy.Closing(), since: time.Now(), maxPause: firstPause}
+	if s.config.MaxAge > 0 {
+		c.age.endsAt = c.since.Add(jitter(s.config.MaxAge))
+	}
+	return c
+}
+
 // isFullLocked reports whether no further connection may be accepted. Server.mu
 // is held.
 func (s *Server) isFullLocked() bool {

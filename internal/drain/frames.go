@@ -1,17 +1,13 @@
 package drain
 
 import (
-	"cmp"
 	"crypto/tls"
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"io"
 	"log"
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,12 +32,6 @@ const (
 	internalError     = 2
 	maxStream         = 1<<31 - 1
 )
-
-// protoUnencrypted is the entry of net/http's table that serves HTTP/2 without TLS,
-// on any net.Conn, after the preface.
-const protoUnencrypted = "unencrypted_http2"
-
-const protoHTTP2 = "h2" // over TLS
 
 // frameConn is an HTTP/2 connection as net/http gets it, above TLS. It follows the
 // frames that net/http reads and writes, and writes GOAWAY between two of them.
@@ -82,26 +72,6 @@ func (fc *frameConn) disguise() *tls.Conn {
 		d.inner = tlsFrameConn{fc, stater}
 	}
 	return tls.Client(d, nil)
-}
-
-// readPreface reads the preface of HTTP/2 from a TLS connection. If it fails it
-// closes the connection, and logs what net/http would.
-func readPreface(srv *http.Server, tc *tls.Conn) error {
-	preface := make([]byte, len(http2Preface))
-	tc.SetReadDeadline(time.Now().Add(http2PrefaceTimeout))
-	_, err := io.ReadFull(tc, preface)
-	if err == nil && string(preface) != http2Preface {
-		err = fmt.Errorf("bogus greeting %q", preface)
-	}
-	if err == nil {
-		return tc.SetReadDeadline(time.Time{})
-	}
-	if err != io.EOF && err != io.ErrUnexpectedEOF && !errors.Is(err, net.ErrClosed) && !errors.Is(err, os.ErrDeadlineExceeded) {
-		logger := cmp.Or(srv.ErrorLog, log.Default())
-		logger.Printf("http2: server: error reading preface from client %v: %v", tc.RemoteAddr(), err)
-	}
-	tc.Close()
-	return err
 }
 
 // Read follows what the client sends, and looks for the answer to the PING. net/http reads

@@ -147,3 +147,42 @@ func onlyEmptyLines(p []byte) bool {
 	}
 	return true
 }
+
+// records follows the records that a TLS client sends.
+type records struct {
+	header [5]byte // of the record that is arriving
+	have   int     // bytes of header
+	length int     // of the record's content
+	left   int     // bytes of the content yet to come
+}
+
+// follow follows p to the end of a record, and returns how much that is. It reports
+// whether the record is whole.
+func (r *records) follow(p []byte) (n int, whole bool) {
+	if r.have < len(r.header) {
+		n = copy(r.header[r.have:], p)
+		r.have += n
+		if r.have < len(r.header) {
+			return n, false
+		}
+		r.length = int(r.header[3])<<8 | int(r.header[4])
+		r.left = r.length
+	}
+	m := min(r.left, len(p)-n)
+	r.left -= m
+	if r.left > 0 {
+		return n + m, false
+	}
+	r.have = 0
+	return n + m, true
+}
+
+// partial reports whether a part of a record has come.
+func (r *records) partial() bool { return r.have > 0 }
+
+// isAlert reports whether the last record was an alert, such as close_notify. In TLS 1.3
+// it looks as 2 bytes of anything do.
+func (r *records) isAlert() bool {
+	const alert, ciphered = 21, 23
+	return r.have == 0 && (r.header[0] == alert || r.header[0] == ciphered && r.length == 2+1+16)
+}

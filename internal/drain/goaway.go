@@ -2,6 +2,8 @@ package drain
 
 import (
 	"context"
+	"errors"
+	"net"
 	"net/http"
 	"time"
 
@@ -24,6 +26,13 @@ const (
 	// stallTimeout has passed, see scheduleHTTP2CloseLocked.
 	maxGoAwayWait = 3 * time.Second
 )
+
+// noListener accepts nobody.
+type noListener struct{}
+
+func (noListener) Accept() (net.Conn, error) { return nil, errors.ErrUnsupported }
+func (noListener) Close() error              { return nil }
+func (noListener) Addr() net.Addr            { return new(net.TCPAddr) }
 
 // newGoAwayer returns a server whose table serves HTTP/2, and whose Shutdown sends
 // GOAWAY to what that serves.

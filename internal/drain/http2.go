@@ -1,10 +1,15 @@
 package drain
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
+	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
+	"os"
 	"reflect"
 	"runtime"
 	"slices"
@@ -25,6 +30,12 @@ const (
 	// read RST_STREAM can open more.
 	maxUnanswered = 10_000
 )
+
+// protoUnencrypted is the entry of net/http's table that serves HTTP/2 without TLS,
+// on any net.Conn, after the preface.
+const protoUnencrypted = "unencrypted_http2"
+
+const protoHTTP2 = "h2" // over TLS
 
 // wrapHTTP2 makes HTTP/2 connections known, and finds a way to send them GOAWAY.
 //
@@ -111,15 +122,28 @@ func (c *conn) serveHTTP2(goAwayer *http.Server, table http2Table, hs *http.Serv
 	}
 }
 
+// readPreface reads the preface of HTTP/2 from a TLS connection. If it fails it
+// closes the connection, and logs what net/http would.
+func readPreface(srv *http.Server, tc *tls.Conn) error {
+	preface := make([]byte, len(http2Preface))
+	tc.SetReadDeadline(time.Now().Add(http2PrefaceTimeout))
+	_, err := io.ReadFull(tc, preface)
+	if err == nil && string(preface) != http2Preface {
+		err = fmt.Errorf("bogus greeting %q", preface)
+	}
+	if err == nil {
+		return tc.SetReadDeadline(time.Time{})
+	}
+	if err != io.EOF && err != io.ErrUnexpectedEOF && !errors.Is(err, net.ErrClosed) && !errors.Is(err, os.ErrDeadlineExceeded) {
+		logger := cmp.Or(srv.ErrorLog, log.Default())
+		logger.Printf("http2: server: error reading preface from client %v: %v", tc.RemoteAddr(), err)
+	}
+	tc.Close()
+	return err
+}
+
 // unencryptedConn is net/http's disguise of HTTP/2 without TLS.
 type unencryptedConn interface{ UnencryptedNetConn() net.Conn }
-
-// noListener accepts nobody.
-type noListener struct{}
-
-func (noListener) Accept() (net.Conn, error) { return nil, errors.ErrUnsupported }
-func (noListener) Close() error              { return nil }
-func (noListener) Addr() net.Addr            { return new(net.TCPAddr) }
 
 // markHTTP2 notes that HTTP/2 is about to begin on the connection. The Shutdown of
 // goAwayer will send it GOAWAY; nil: nothing will. Before that, fc will; nil:

@@ -1,8 +1,6 @@
 package drain
 
 import (
-	"maps"
-	"slices"
 	"time"
 
 	"lastcall/internal/socket"
@@ -34,25 +32,6 @@ type Stats struct {
 
 	Served, Drained, DrainedHTTP2, Failed uint64 // requests
 	HijackedEnded, Moved, Adopted         uint64 // connections
-}
-
-// list returns the connections that there are now.
-func (s *Server) list() []*conn {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.AppendSeq(make([]*conn, 0, len(s.conns)), maps.Keys(s.conns))
-}
-
-// eachLocked yields the connections that there are now, each with its lock held.
-func (s *Server) eachLocked(yield func(*conn) bool) {
-	for _, c := range s.list() {
-		c.mu.Lock()
-		more := yield(c)
-		c.mu.Unlock()
-		if !more {
-			return
-		}
-	}
 }
 
 // InFlight names the requests that are under way.

@@ -56,3 +56,12 @@ func isProbe(r *http.Request) bool {
 	agent := r.UserAgent()
 	return slices.ContainsFunc(probes[:], func(p string) bool { return strings.HasPrefix(agent, p) })
 }
+
+// countLocked counts a request that has begun.
+func (c *conn) countLocked(r *http.Request) {
+	if c.isNew && c.age.requests == 0 && !isProbe(r) {
+		now := time.Now()
+		c.server.lastNewcomer.Store(&now)
+	}
+	c.age.requests++
+}

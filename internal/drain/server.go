@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -423,4 +424,71 @@ func (s *Server) gone() bool {
 	defer s.mu.Unlock()
 	s.ended = len(s.conns) == 0 && s.reserved == 0
 	return s.ended
+}
+
+// track makes a connection known, before it is used. It reports false if the server has
+// ended.
+func (s *Server) track(c *conn) (ok bool) {
+	s.mu.Lock()
+	if ok = !s.ended; ok {
+		s.conns[c] = struct{}{}
+	}
+	cutting := s.cutting
+	s.mu.Unlock()
+	switch {
+	case !ok:
+	case cutting:
+		s.cut(c, true)
+	case s.draining.Load():
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.releaseLocked()
+	}
+	return ok
+}
+
+// untrack forgets a connection that is closed, once its handlers have returned.
+func (c *conn) untrack() {
+	c.mu.Lock()
+	over := c.state == stateClosed && len(c.streams.running) == 0
+	c.mu.Unlock()
+	if !over {
+		return
+	}
+	s := c.server
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+	s.room.Broadcast()
+	s.notifyEmptyLocked()
+}
+
+// notifyEmptyLocked notes that there may be no connection to wait for any more.
+func (s *Server) notifyEmptyLocked() {
+	if len(s.conns) > 0 || s.reserved > 0 {
+		return
+	}
+	select {
+	case s.empty <- struct{}{}:
+	default:
+	}
+}
+
+// list returns the connections that there are now.
+func (s *Server) list() []*conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.AppendSeq(make([]*conn, 0, len(s.conns)), maps.Keys(s.conns))
+}
+
+// eachLocked yields the connections that there are now, each with its lock held.
+func (s *Server) eachLocked(yield func(*conn) bool) {
+	for _, c := range s.list() {
+		c.mu.Lock()
+		more := yield(c)
+		c.mu.Unlock()
+		if !more {
+			return
+		}
+	}
 }
