@@ -129,3 +129,31 @@ func (s *Stop) unlessBegun(f func()) bool {
 	f()
 	return true
 }
+
+func (l *sharedListener) isClosed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.closed
+}
+
+// pause has Accept wait, so that newcomers go to the other process, or ends that.
+func (l *sharedListener) pause(paused bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.paused = paused
+	if d, ok := l.Listener.(interface{ SetDeadline(time.Time) error }); ok {
+		end := time.Time{}
+		if paused {
+			end = time.Unix(1, 0) // of an Accept that waits for a newcomer
+		}
+		d.SetDeadline(end)
+	}
+	l.change.Broadcast()
+}
+
+// setShared notes of listeners whether another process has them, too.
+func setShared(list []*sharedListener, shared bool) {
+	for _, l := range list {
+		l.shared.Store(shared)
+	}
+}

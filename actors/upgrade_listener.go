@@ -7,7 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"time"
 
 	"lastcall/internal/socket"
 )
@@ -129,33 +128,5 @@ func (l *sharedListener) setUnlinkOnCloseLocked(unlink bool) {
 	}
 	if u, ok := path.(interface{ SetUnlinkOnClose(bool) }); ok {
 		u.SetUnlinkOnClose(unlink)
-	}
-}
-
-func (l *sharedListener) isClosed() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.closed
-}
-
-// pause has Accept wait, so that newcomers go to the other process, or ends that.
-func (l *sharedListener) pause(paused bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.paused = paused
-	if d, ok := l.Listener.(interface{ SetDeadline(time.Time) error }); ok {
-		end := time.Time{}
-		if paused {
-			end = time.Unix(1, 0) // of an Accept that waits for a newcomer
-		}
-		d.SetDeadline(end)
-	}
-	l.change.Broadcast()
-}
-
-// setShared notes of listeners whether another process has them, too.
-func setShared(list []*sharedListener, shared bool) {
-	for _, l := range list {
-		l.shared.Store(shared)
 	}
 }

@@ -76,17 +76,3 @@ func (t *tickets) rotate() {
 	t.since = time.Now()
 	t.config.SetSessionTicketKeys(t.keys)
 }
-
-// list returns the keys for a successor.
-func (t *tickets) list() (keys handover.Keys) {
-	if t == nil {
-		return keys
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, k := range t.keys {
-		keys.List = append(keys.List, k[:])
-	}
-	keys.Age = time.Since(t.since)
-	return keys
-}
