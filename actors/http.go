@@ -166,7 +166,7 @@ func HTTPFunc(stop *Stop, srv *http.Server, serve func(net.Listener) error, list
 			continue
 		}
 		addrs[i] = fmt.Sprint(l.Addr())
-		s.paths = append(s.paths, drain.PathOf(l))
+		s.paths = append(s.paths, drain.SocketFile(l))
 	}
 	s.member = stop.register(log.With(s.logger, "addr", cmp.Or(strings.Join(addrs, ","), srv.Addr)), s)
 	return s.execute, s.interrupt

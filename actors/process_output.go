@@ -175,7 +175,7 @@ func (o *output) start() {
 		o.inputDone = make(chan error, 1)
 		go func() {
 			o.inputDone <- o.copyInput()
-			o.inputEnd.Close() // behind that: the program may end because of it
+			o.inputEnd.Close() // after that: the program may end because of it
 		}()
 	}
 	o.copied = make(chan error, len(o.copies))

@@ -57,7 +57,7 @@ import (
 //
 // A unit of Type=notify goes on with a successor that SIGUSR2 has started: systemd
 // learns that it is the main process (MAINPID). From then on this process sends systemd
-// nothing, and stops as the unit does: the successor ends behind it.
+// nothing, and stops as the unit does: the successor ends after it.
 //
 // Where systemd stops the old process before it starts the new one, as
 // "systemctl restart" does, the listeners and the connections that can move wait in
@@ -93,7 +93,7 @@ type Upgrade struct {
 	// negative values mean one minute.
 	StartTimeout time.Duration
 
-	// Restart is the signal of a stop behind which systemd starts the program again.
+	// Restart is the signal of a stop after which systemd starts the program again.
 	// The unit says RestartKillSignal= (systemd 246), which it sends in a restart
 	// and not in a stop, FileDescriptorStoreMax= and KillMode=mixed. Listeners and
 	// connections that can move are left in the descriptor store, and are taken by
@@ -115,17 +115,17 @@ type Upgrade struct {
 	upgrading atomic.Bool    // execute is busy with a successor
 	interrupt func(error)
 
-	mu        sync.Mutex // guards the rest
-	offered   []offered  // by a predecessor
-	listeners []*sharedListener
-	tickets   *tickets      // nil: none
-	keys      handover.Keys // of tickets, of the predecessor
-	from      *predecessor  // nil: none
-	fromStore bool          // from is the descriptor store
-	sole      chan struct{} // closed by soleOwner, or by noneLeft
-	soleOwner func()        // notes that the listeners are this process's alone
-	alone     chan struct{} // closed by noneLeft
-	noneLeft  func()        // notes that no more connections come
+	mu           sync.Mutex // guards the rest
+	offered      []offered  // by a predecessor
+	listeners    []*sharedListener
+	tickets      *tickets      // nil: none
+	keys         handover.Keys // of tickets, of the predecessor
+	from         *predecessor  // nil: none
+	fromStore    bool          // from is the descriptor store
+	owned        chan struct{} // closed by ownListeners, or by endTaking
+	ownListeners func()        // notes that the listeners are this process's alone
+	tookAll      chan struct{} // closed by endTaking
+	endTaking    func()        // notes that no more connections come
 }
 
 // offered is a listener that a predecessor offers.
@@ -146,8 +146,8 @@ var ErrUpgrading = errors.New("an upgrade is under way")
 var ErrUpgraded = errors.New("upgraded")
 
 // Upgrading reports whether a successor is being started or takes over, or this process
-// is one and has not taken over yet. Call it behind the first call of another method.
-func (u *Upgrade) Upgrading() bool { return u.upgrading.Load() || !closed(u.sole) }
+// is one and has not taken over yet. Call it after the first call of another method.
+func (u *Upgrade) Upgrading() bool { return u.upgrading.Load() || !closed(u.owned) }
 
 func (u *Upgrade) init() error {
 	u.setup.Do(func() {
@@ -160,13 +160,13 @@ func (u *Upgrade) init() error {
 		u.program = ownPath()
 		u.signals, u.restarts = make(chan os.Signal, 1), make(chan os.Signal, 1)
 		u.failed = make(chan error, 1)
-		u.stopping, u.sole, u.alone = make(chan struct{}), make(chan struct{}), make(chan struct{})
-		u.soleOwner = sync.OnceFunc(func() { close(u.sole) })
-		u.noneLeft = sync.OnceFunc(func() {
+		u.stopping, u.owned, u.tookAll = make(chan struct{}), make(chan struct{}), make(chan struct{})
+		u.ownListeners = sync.OnceFunc(func() { close(u.owned) })
+		u.endTaking = sync.OnceFunc(func() {
 			u.mu.Lock()
 			defer u.mu.Unlock()
-			u.soleOwner()
-			close(u.alone)
+			u.ownListeners()
+			close(u.tookAll)
 			for _, o := range u.offered {
 				if o.release != nil {
 					o.release()
@@ -176,7 +176,7 @@ func (u *Upgrade) init() error {
 		u.interrupt = func(cause error) {
 			u.stop.begin(cause)
 			if isUnstarted(cause) {
-				u.noneLeft()
+				u.endTaking()
 			}
 			u.mu.Lock()
 			defer u.mu.Unlock()
@@ -191,7 +191,7 @@ func (u *Upgrade) init() error {
 			u.setupErr = u.takeListeners()
 		}
 		if u.from == nil {
-			u.noneLeft()
+			u.endTaking()
 		}
 	})
 	return u.setupErr
@@ -302,7 +302,7 @@ func (u *Upgrade) addLocked(name string, passed bool, l net.Listener) *sharedLis
 	return s
 }
 
-// Actor returns the actor. It is called once, behind all calls of Listen. execute
+// Actor returns the actor. It is called once, after all calls of Listen. execute
 // returns when a successor has taken over: the stop has begun then.
 func (u *Upgrade) Actor() (execute func() error, interrupt func(error)) {
 	if err := u.init(); err != nil {
@@ -328,7 +328,7 @@ func (u *Upgrade) isInherited(addr net.Addr) bool {
 func (u *Upgrade) reserveStored(e *drain.Server) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if !u.fromStore || closed(u.alone) {
+	if !u.fromStore || closed(u.tookAll) {
 		return
 	}
 	for i := range u.offered {
@@ -345,7 +345,7 @@ type restartError struct{}
 func (restartError) Error() string        { return "restart" }
 func (restartError) Is(target error) bool { return target == run.ErrSignal }
 
-// isLast reports whether a stop has begun behind which systemd does not start the program
+// isLast reports whether a stop has begun after which systemd does not start the program
 // again.
 func (s *Stop) isLast() bool {
 	s.mu.Lock()

@@ -22,7 +22,7 @@ import (
 // acceptTakers accepts those that want to take over, one at a time.
 func (u *Upgrade) acceptTakers(l net.Listener, takers chan<- net.Conn) {
 	select {
-	case <-u.sole: // until then they are for the predecessor
+	case <-u.owned: // until then they are for the predecessor
 	case <-u.stop.begun:
 	}
 	if closed(u.stop.begun) {
@@ -48,7 +48,7 @@ func (u *Upgrade) acceptTakers(l net.Listener, takers chan<- net.Conn) {
 // hand passes a process that wants to take over to execute, or refuses it if another one
 // takes over, or a predecessor still has connections to give.
 func (u *Upgrade) hand(nc net.Conn, takers chan<- net.Conn) {
-	for closed(u.alone) && !u.upgrading.Load() {
+	for closed(u.tookAll) && !u.upgrading.Load() {
 		select {
 		case takers <- nc:
 			return
@@ -69,7 +69,7 @@ func (u *Upgrade) storeAndStop() {
 		return
 	}
 	if u.fromStore {
-		<-u.alone // soon: what is still in the store comes first
+		<-u.tookAll // soon: what is still in the store comes first
 	}
 	listeners, keys := u.openListeners()
 	var own []handover.Listener
@@ -122,10 +122,10 @@ func (u *Upgrade) stopUnstored(err error) {
 
 // spawn starts a successor and lets it take over.
 func (u *Upgrade) spawn() error {
-	if !closed(u.alone) { // a predecessor still has connections to give
+	if !closed(u.tookAll) { // a predecessor still has connections to give
 		level.Info(u.logger).Log("msg", "upgrade waits until the predecessor has ended")
 		select {
-		case <-u.alone:
+		case <-u.tookAll:
 			if len(u.failed) > 0 {
 				return handover.ErrStopping
 			}

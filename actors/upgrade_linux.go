@@ -32,7 +32,7 @@ func (u *Upgrade) execute() error {
 	if u.Path != "" {
 		l, err := u.Listener("handover "+u.Path, u.listenHandover)
 		if err != nil {
-			u.noneLeft()
+			u.endTaking()
 			return fmt.Errorf("upgrade: %w", err)
 		}
 		defer l.Close()

@@ -137,7 +137,7 @@ func (u *Upgrade) giveStored(s *handover.Stored) (net.Conn, error) {
 func (u *Upgrade) takeOver(t *handover.Taker) (taken bool, err error) {
 	if !u.awaitReady() {
 		t.Fail(errors.New("the successor has stopped before it was ready"))
-		u.noneLeft() // a drain waits for that
+		u.endTaking() // a drain waits for that
 		return false, nil
 	}
 	engines := u.stop.engines()
@@ -176,11 +176,11 @@ func (u *Upgrade) takeOver(t *handover.Taker) (taken bool, err error) {
 	}
 	u.mu.Unlock()
 	if err := t.Ready(list, addrs); err != nil {
-		u.noneLeft()
+		u.endTaking()
 		return false, fmt.Errorf("upgrade: %w", err)
 	}
 	go func() {
-		defer u.noneLeft()
+		defer u.endTaking()
 		adopt := func(tr *drain.Transfer) error {
 			for _, e := range engines {
 				if err := e.Adopt(tr); err != drain.ErrNotAdopted {
@@ -197,7 +197,7 @@ func (u *Upgrade) takeOver(t *handover.Taker) (taken bool, err error) {
 		}
 		own := func() {
 			setShared(common, false)
-			u.soleOwner()
+			u.ownListeners()
 			level.Info(u.logger).Log("msg", "upgrade: the listeners are this process's alone", "from", t.From(), "adopted", u.stop.Snapshot().Adopted)
 		}
 		if err := t.Run(reserve, adopt, agree, own); err != nil {

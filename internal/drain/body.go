@@ -203,7 +203,7 @@ func (b *followedBody) endReadAhead() {
 	<-r.done
 	c.mu.Lock()
 	c.ahead.wants--
-	c.framing.broken = r.err != io.EOF && r.err != errEnough
+	c.framing.restUnread = r.err != io.EOF && r.err != errEnough
 	c.setReadDeadlineLocked()
 }
 

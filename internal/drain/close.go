@@ -124,8 +124,8 @@ func (c *conn) linger(sending bool) {
 	}
 	var buf [4096]byte
 	c.mu.Lock()
-	broken, patience := c.framing.broken, quietFor
-	if broken { // net/http would have read on
+	unread, patience := c.framing.restUnread, quietFor
+	if unread { // net/http would have read on
 		patience = stallTimeout
 	}
 	c.mu.Unlock()
@@ -149,7 +149,7 @@ func (c *conn) linger(sending bool) {
 		switch _, err := c.Conn.Read(buf[:]); {
 		case err == nil:
 			quiet = !sending
-			if broken {
+			if unread {
 				end = time.Now().Add(stallTimeout)
 			}
 		case errors.Is(err, os.ErrDeadlineExceeded):
@@ -204,7 +204,7 @@ func (s *Server) cut(c *conn, now bool) bool {
 // is lost if it is not answered.
 func (c *conn) mayHoldRequestLocked() bool {
 	s := &c.streams
-	return c.state == stateHTTP2 && !s.broken && (s.served == maxStream || s.refusalEnd > c.bytesReadByClient())
+	return c.state == stateHTTP2 && !s.sawError && (s.served == maxStream || s.refusalEnd > c.bytesReadByClient())
 }
 
 // cut closes the connection at once, and returns the requests that were under way. The
@@ -237,22 +237,22 @@ func (c *conn) cut(now bool) (list []Request, ok bool) {
 	if c.nextArrivedLocked() {
 		list = append(list, Request{Class: HTTP1, Client: c.client()})
 	}
-	unsure := socket.Unacked(c.Conn) || c.hasUnwritten()
+	unacked := socket.Unacked(c.Conn) || c.hasUnwritten()
 	switch {
 	case c.state == stateHTTP2 || c.streams.registered:
 		// A reset, which bytes that were not read cause, may delete what the client has
 		// not read.
-		lately := socket.Arrived(c.Conn) || !c.streams.follows() && (unsure || c.streams.open)
-		list = append(list, c.streams.unsure(c.client(), c.bytesReadByClient(), lately)...)
+		recent := socket.Arrived(c.Conn) || !c.streams.follows() && (unacked || c.streams.open)
+		list = append(list, c.streams.unackedRequests(c.client(), c.bytesReadByClient(), recent)...)
 		if unread || len(list) == 0 && c.framing.records.partial() { // a request, perhaps
 			list = append(list, Request{Class: HTTP2, Client: c.client()})
 		}
-	case unsure && c.state != stateNew && len(list) == 0: // the last bytes are on their way, and may be lost
+	case unacked && c.state != stateNew && len(list) == 0: // the last bytes are on their way, and may be lost
 		list = append(list, c.requestLocked(HTTP1))
 	}
-	var broken *response
+	var cutAnswer *response
 	if c.state.in(stateAnswering, stateAnsweringNext) {
-		broken = c.current
+		cutAnswer = c.current
 	}
 	if c.current != nil {
 		c.current.finish(wasCut)
@@ -264,7 +264,7 @@ func (c *conn) cut(now bool) (list []Request, ok bool) {
 	}
 	c.streams.close()
 	c.setStateLocked(stateClosed)
-	c.breakOff(broken)
+	c.breakOff(cutAnswer)
 	return list, true
 }
 

@@ -386,7 +386,7 @@ func (c *conn) onIdle() {
 			c.setStateLocked(stateReading)
 		} else {
 			c.setStateLocked(stateIdle)
-			if draining && !c.movesLocked() {
+			if draining && !c.isGivenLocked() {
 				c.scheduleCloseLocked()
 			}
 		}

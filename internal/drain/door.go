@@ -49,13 +49,13 @@ type door struct {
 func newDoor(l net.Listener, s *Server) *door {
 	d := &door{Listener: l, server: s, over: make(chan struct{}), handshakes: socket.Handshakes}
 	d.logger = log.With(s.logger, "addr", l.Addr())
-	d.path = PathOf(l)
+	d.path = SocketFile(l)
 	return d
 }
 
-// PathOf returns what is at the path of a unix socket, or nil. Call it soon after the
+// SocketFile returns what is at the path of a unix socket, or nil. Call it soon after the
 // socket was bound: another process may take the path.
-func PathOf(l net.Listener) fs.FileInfo {
+func SocketFile(l net.Listener) fs.FileInfo {
 	path := socket.Path(l.Addr())
 	if path == "" {
 		return nil

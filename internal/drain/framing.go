@@ -13,19 +13,19 @@ import (
 // known length nothing is looked for. To stop at an empty line within a chunk
 // does no harm: the rest is handed out with the next Read.
 type framing struct {
-	on      bool
-	tls     bool // net/http serves the connection over TLS: what is pending are records; set once
-	records records
-	started bool     // a line that is not empty precedes in this message
-	line    int      // bytes in the line so far, with a CR at its end
-	cr      bool     // the last of them is a CR
-	ended   bool     // an empty line was the last that was handed out
-	field   [15]byte // the first bytes of the line
-	length  bool     // a line since the last body was a Content-Length
-	body    int64    // bytes of the current body yet to come; -1: unknown
-	broken  bool     // net/http was kept from reading its rest, which has not come
-	pending []byte   // arrived, not yet handed out
-	head    []byte   // handed out of a request whose header is not whole yet
+	on         bool
+	tls        bool // net/http serves the connection over TLS: what is pending are records; set once
+	records    records
+	started    bool     // a line that is not empty precedes in this message
+	line       int      // bytes in the line so far, with a CR at its end
+	cr         bool     // the last of them is a CR
+	headEnded  bool     // an empty line was the last that was handed out
+	field      [15]byte // the first bytes of the line
+	length     bool     // a line since the last body was a Content-Length
+	body       int64    // bytes of the current body yet to come; -1: unknown
+	restUnread bool     // net/http was kept from reading its rest, which has not come
+	pending    []byte   // arrived, not yet handed out
+	head       []byte   // handed out of a request whose header is not whole yet
 
 	afterPost bool // net/http skips a few empty lines before the next request
 }
@@ -42,7 +42,7 @@ func (f *framing) stop() { f.on, f.body = false, -1 }
 // endBody notes that nothing of the body is left: what is pending is the next
 // request, or empty lines before it. It reports whether some of a request is.
 func (f *framing) endBody() bool {
-	f.body, f.length, f.broken = 0, false, false
+	f.body, f.length, f.restUnread = 0, false, false
 	return !onlyEmptyLines(f.pending)
 }
 
@@ -91,7 +91,7 @@ func (f *framing) end(p []byte) int {
 		f.body -= int64(n)
 		return n
 	}
-	f.ended = false
+	f.headEnded = false
 	for i := 0; i < len(p); {
 		nl := bytes.IndexByte(p[i:], '\n')
 		if f.line < len(f.field) {
@@ -114,7 +114,7 @@ func (f *framing) end(p []byte) int {
 			f.started = true
 			f.length = f.length || length >= len(f.field) && f.field[0]|0x20 == 'c' && strings.EqualFold(string(f.field[:]), "content-length:")
 		case f.started: // an empty line before a message does not end one
-			f.started, f.ended = false, true
+			f.started, f.headEnded = false, true
 			return i
 		}
 	}
@@ -135,7 +135,7 @@ func (f *framing) behind() (yes bool, body int64) {
 }
 
 // bodyLeft reports whether some of the body has not been read, as far as that is known.
-func (f *framing) bodyLeft() bool { return (f.on || f.broken) && f.body != 0 }
+func (f *framing) bodyLeft() bool { return (f.on || f.restUnread) && f.body != 0 }
 
 // onlyEmptyLines reports whether p is nothing or what may precede a request:
 // RFC 9112 section 2.2.

@@ -182,7 +182,7 @@ func (g *Giving) run() {
 		}
 		var again <-chan time.Time
 		if !settled {
-			if settled = !g.server.anyParks(); settled {
+			if settled = !g.server.anyCanPark(); settled {
 				close(g.settled)
 			} else { // its Read is about to park it, or its handler to begin
 				g.missed.Store(true)
@@ -212,7 +212,7 @@ func (g *Giving) poke() {
 		c := g.toPoke[0]
 		g.toPoke = g.toPoke[1:]
 		c.mu.Lock()
-		if c.mayParkLocked() {
+		if c.canParkLocked() {
 			c.setReadDeadlineLocked()
 			room--
 		}
@@ -276,31 +276,31 @@ func (s *Server) resetReadDeadlines() {
 	}
 }
 
-// anyParks reports whether a connection is parked, or about to be.
-func (s *Server) anyParks() bool {
+// anyCanPark reports whether a connection is parked, or about to be.
+func (s *Server) anyCanPark() bool {
 	for c := range s.eachLocked {
-		if c.parking.parked != nil || c.mayParkLocked() {
+		if c.parking.parked != nil || c.canParkLocked() {
 			return true
 		}
 	}
 	return false
 }
 
-// movesLocked reports whether the connection is given away as soon as no request
+// isGivenLocked reports whether the connection is given away as soon as no request
 // is being answered on it. Under TLS and HTTP/2, and once a handler has taken it
 // over, its bytes are not followed.
-func (c *conn) movesLocked() bool {
+func (c *conn) isGivenLocked() bool {
 	g := c.server.giving.Load()
 	return g != nil && !g.ended.Load() && slices.Contains(g.doors, c.door) && c.framing.on && socket.ReadsAsReceived(c.Conn)
 }
 
-func (c *conn) isMoving() bool {
+func (c *conn) isGiven() bool {
 	if c == nil {
 		return false
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.movesLocked()
+	return c.isGivenLocked()
 }
 
 func (c *conn) hasMoved() bool {
@@ -312,18 +312,18 @@ func (c *conn) hasMoved() bool {
 	return c.state == stateMoved
 }
 
-// parksLocked reports whether the next Read is to park the connection. Where nothing
+// shouldParkLocked reports whether the next Read is to park the connection. Where nothing
 // is given away, which is nearly always, it costs no call: one more at the depth
 // of a Read can have the runtime copy the stack of each new connection.
-func (c *conn) parksLocked() bool {
+func (c *conn) shouldParkLocked() bool {
 	return c.server.giving.Load() != nil && c.parksGivingLocked()
 }
 
-// parksGivingLocked is parksLocked while connections are given away: no more wait to
+// parksGivingLocked is shouldParkLocked while connections are given away: no more wait to
 // be offered than are offered at once.
 func (c *conn) parksGivingLocked() bool {
 	g := c.server.giving.Load()
-	if g == nil || !c.mayParkLocked() {
+	if g == nil || !c.canParkLocked() {
 		return false
 	}
 	if g.waiting.Load() >= maxBatch {
@@ -333,13 +333,13 @@ func (c *conn) parksGivingLocked() bool {
 	return true
 }
 
-// mayParkLocked reports whether the connection can be given away. A request whose
+// canParkLocked reports whether the connection can be given away. A request whose
 // header has been read to its end is answered here.
-func (c *conn) mayParkLocked() bool {
+func (c *conn) canParkLocked() bool {
 	switch {
-	case c.parking.parked != nil, !c.state.in(stateNew, stateReading, stateIdle), !c.movesLocked():
+	case c.parking.parked != nil, !c.state.in(stateNew, stateReading, stateIdle), !c.isGivenLocked():
 		return false
-	case c.state == stateReading && c.framing.ended:
+	case c.state == stateReading && c.framing.headEnded:
 		return false
 	}
 	return len(c.framing.head)+len(c.framing.pending) <= maxHead && !isUndecided(c.framing.head)
@@ -360,7 +360,7 @@ func isUndecided(head []byte) bool {
 func (c *conn) recordHeadLocked(p []byte, next bool) {
 	switch {
 	case !next && !c.state.in(stateNew, stateReading, stateIdle): // of a body
-	case c.framing.ended:
+	case c.framing.headEnded:
 		c.framing.head = nil
 	case len(c.framing.head) <= maxHead:
 		c.framing.head = append(c.framing.head, p...)
@@ -389,7 +389,7 @@ func (c *conn) park() bool {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for c.parksLocked() {
+	for c.shouldParkLocked() {
 		g := c.server.giving.Load()
 		if g == nil || !g.reserve() {
 			break // the giving has just ended, or others were first

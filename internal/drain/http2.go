@@ -197,7 +197,7 @@ type streams struct {
 	served     uint32 // the last that net/http does not refuse
 	refused    int    // later ones
 	refusalEnd int64  // the GOAWAY that says so ends with that byte of the connection
-	broken     bool   // it says that there was an error: net/http may have stopped reading
+	sawError   bool   // the GOAWAY has an error code: net/http may have stopped reading
 
 	goAwayer    *http.Server // sends GOAWAY; nil: net/http does not serve the connection
 	frames      *frameConn   // sends one before; nil: nothing does
@@ -250,16 +250,16 @@ func (s *streams) lastUnknown() bool {
 	return len(s.unacked) > 0 && s.unacked[len(s.unacked)-1].id == 0
 }
 
-// unsure returns the requests that inFlight does not, and whose answers the client may
-// lack: answers that end after so many bytes of the connection, and, if lately, those of
+// unackedRequests returns the requests that inFlight does not, and whose answers the client may
+// lack: answers that end after so many bytes of the connection, and, if recent, those of
 // the last minKeep.
-func (s *streams) unsure(client string, bytes int64, lately bool) (list []Request) {
+func (s *streams) unackedRequests(client string, bytes int64, recent bool) (list []Request) {
 	ended := s.unacked
 	if s.open && len(s.running) == 0 && s.lastUnknown() {
 		ended = ended[:len(ended)-1]
 	}
 	for _, res := range ended {
-		if res.written > bytes || lately && time.Since(res.returned) < minKeep {
+		if res.written > bytes || recent && time.Since(res.returned) < minKeep {
 			list = append(list, res.request(client))
 		}
 	}
@@ -335,7 +335,7 @@ func (c *conn) onFramesWritten(events []event) {
 	s := &c.streams
 	for _, e := range events {
 		if e.kind == goesAway {
-			s.served, s.refusalEnd, s.broken = min(s.served, e.stream), c.batch.Load().end(), e.code != 0
+			s.served, s.refusalEnd, s.sawError = min(s.served, e.stream), c.batch.Load().end(), e.code != 0
 			for id := range s.unanswered {
 				if id > s.served {
 					delete(s.unanswered, id)
@@ -368,7 +368,7 @@ func (c *conn) onWrittenLocked(res *http2Response) {
 }
 
 func (c *conn) addUnackedLocked(res *http2Response) {
-	if res.failed {
+	if res.countedFailed {
 		return
 	}
 	s := &c.streams
@@ -394,7 +394,7 @@ func (c *conn) endStream(res *http2Response, r *http.Request) {
 	// after it had reset the last stream.
 	closed := c.state == stateClosed
 	if !closed || res.resetLate {
-		res.failed = c.server.countAnswer(&res.response)
+		res.countedFailed = c.server.countAnswer(&res.response)
 	}
 	switch {
 	case !c.streams.follows():
@@ -418,13 +418,13 @@ func (c *conn) endStream(res *http2Response, r *http.Request) {
 // bytes no connection counts.
 type http2Response struct {
 	response
-	id          uint32    // of the stream; 0: not known, or when an answer is written is not
-	began       time.Time // when the handler was called
-	returned    time.Time // when it returned; zero before
-	written     int64     // the answer ends with that byte of the connection; 0: it is not written
-	resetLate   bool      // the stream was reset at the write deadline
-	failed      bool      // it has counted as such in the stop
-	bodyWritten atomic.Int64
+	id            uint32    // of the stream; 0: not known, or when an answer is written is not
+	began         time.Time // when the handler was called
+	returned      time.Time // when it returned; zero before
+	written       int64     // the answer ends with that byte of the connection; 0: it is not written
+	resetLate     bool      // the stream was reset at the write deadline
+	countedFailed bool      // it has counted as such in the stop
+	bodyWritten   atomic.Int64
 }
 
 func (w *http2Response) request(client string) Request {

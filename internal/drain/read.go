@@ -71,7 +71,7 @@ func (c *conn) isBackgroundReadLocked(size int) bool {
 	}
 	handled := c.state != stateReading
 	if c.framing.on {
-		return size == backgroundReadSize && (handled || c.framing.ended)
+		return size == backgroundReadSize && (handled || c.framing.headEnded)
 	}
 	return handled && c.framing.body == 0
 }
@@ -229,7 +229,7 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 // setReadDeadlineLocked sets the socket's read deadline: one in the past if the next Read
 // is to park.
 func (c *conn) setReadDeadlineLocked() error {
-	if c.parksLocked() {
+	if c.shouldParkLocked() {
 		c.parking.poked = true
 		return c.Conn.SetReadDeadline(aLongTimeAgo)
 	}

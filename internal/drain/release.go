@@ -53,7 +53,7 @@ func (s *Server) release() {
 // releaseLocked begins to let a connection go.
 func (c *conn) releaseLocked() {
 	switch {
-	case !c.closing.at.IsZero(), c.movesLocked(): // it has seen draining, or is given away
+	case !c.closing.at.IsZero(), c.isGivenLocked(): // it has seen draining, or is given away
 	case c.state.in(stateNew, stateIdle), c.state == stateHTTP2 && !c.streams.registered:
 		c.scheduleCloseLocked()
 	case c.state == stateHTTP2 && !c.streams.any():

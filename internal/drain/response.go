@@ -37,7 +37,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	expects := r.ProtoAtLeast(1, 1) && r.ContentLength != 0 && strings.EqualFold(r.Header.Get("Expect"), "100-continue") && !c.hasMore(w)
-	if expects && s.draining.Load() && !c.isMoving() {
+	if expects && s.draining.Load() && !c.isGiven() {
 		handler = http.HandlerFunc(refuseBody)
 	}
 	res := &http1Response{response: response{ResponseWriter: w, conn: c, server: s, method: r.Method, uri: r.RequestURI, http10: !r.ProtoAtLeast(1, 1)}}
@@ -210,7 +210,7 @@ func (w *response) announce(status int) {
 	}
 	w.status = status
 	s := w.server
-	closing, old := s.policy.Closing() && !w.conn.isMoving(), w.conn != nil && w.conn.isOld()
+	closing, old := s.policy.Closing() && !w.conn.isGiven(), w.conn != nil && w.conn.isOld()
 	if !w.hasHeader && !w.http10 && !w.ambiguous && !closing && !old {
 		return // net/http copies a header that it was asked for
 	}

@@ -125,7 +125,7 @@ type Config struct {
 	Inherited func(net.Addr) bool
 
 	Plain []bool        // by listener: it is served without TLS, in any case
-	Paths []fs.FileInfo // by listener: what PathOf has returned of it earlier
+	Paths []fs.FileInfo // by listener: what SocketFile has returned of it earlier
 }
 
 // New returns a server of srv on the listeners, which it closes in the end. It
