@@ -226,7 +226,7 @@ func TestDeployUnderLoad(t *testing.T) {
 			}
 			l.Stop()
 			n := l.Wait().Total
-			if n.Lost != 0 || n.ResetOnConnect != 0 || n.ErrorStatus != 0 || n.WrongAnswer != 0 || n.ClientError != 0 || n.RefusedEarly != 0 {
+			if spoilt(n) != 0 {
 				t.Errorf("%+v: want nothing lost, and no error", n)
 			}
 			t.Logf("answered %d", n.Answered)
