@@ -60,6 +60,11 @@ func NewService(cfg *Settings, stop *actors.Stop, l Log) (s Service, err error) 
 	if s.Listeners, err = listen(s.Upgrade, cfg.listen, cfg.unixMode); err != nil {
 		return s, err
 	}
+	for _, l := range s.Listeners {
+		if cfg.proxy != "" && isAt(cfg.proxy, address(l)) {
+			return s, usageError{fmt.Errorf("-proxy %s: is an address of this lastcall itself; want that of the program", cfg.proxy)}
+		}
+	}
 	if cfg.admin != "" {
 		s.Admin, err = s.Upgrade.Listener("admin "+cfg.admin, func() (net.Listener, error) { return listenAdmin(cfg.admin, l.logger) })
 		if err != nil {
@@ -243,6 +248,14 @@ func closeAll(listeners []net.Listener) {
 	for _, l := range listeners {
 		l.Close()
 	}
+}
+
+// address returns the address of a listener as -listen has it.
+func address(l net.Listener) string {
+	if l.Addr().Network() == "unix" {
+		return "unix:" + l.Addr().String()
+	}
+	return l.Addr().String()
 }
 
 func addrs(listeners []net.Listener) string {

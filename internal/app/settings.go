@@ -343,21 +343,21 @@ func isTarget(s string) bool {
 }
 
 // checkOwnAddresses finds an address that is to be listened at twice, or to be that of the
-// program besides: each request would come back for ever.
+// program besides: each request would come back for ever. The default of -listen does not
+// count: a supervisor may pass others.
 func (c *Settings) checkOwnAddresses() error {
 	type own struct{ flag, addr string }
 	list := []own{{"-admin", c.admin}, {"-handover", c.handover}}
 	for _, addr := range c.listen.list {
 		list = append(list, own{"-listen", addr})
 	}
-	passed := !c.listen.set && os.Getenv("LISTEN_FDS") != "" // in place of the default
 	for i, o := range list {
 		switch at := slices.IndexFunc(list[:i], func(other own) bool { return other.addr == o.addr }); {
 		case o.addr == "" || strings.HasSuffix(o.addr, ":0") && !strings.HasPrefix(o.addr, "unix:"):
 			continue
 		case at >= 0 && (c.listen.set || o.flag != "-listen"):
 			return fmt.Errorf("%s %s: is set twice, or is that of %s", o.flag, o.addr, list[at].flag)
-		case o.flag != "-handover" && c.proxy != "" && isAt(c.proxy, o.addr) && !(passed && o.flag == "-listen"):
+		case o.flag != "-handover" && c.proxy != "" && isAt(c.proxy, o.addr) && (c.listen.set || o.flag != "-listen"):
 			return fmt.Errorf("-proxy %s: is the address of %s %s; want that of the program", c.proxy, o.flag, o.addr)
 		}
 	}

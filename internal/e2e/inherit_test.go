@@ -334,3 +334,23 @@ func TestPassedBadly(t *testing.T) {
 		t.Errorf("stderr = %q, want %s...", p.Log(), want)
 	}
 }
+
+// A proxy to an address that was passed to it is refused, and one to the default of -listen,
+// at which it does not listen then, is not, nor is its successor.
+func TestActivatedProxyToItself(t *testing.T) {
+	t.Parallel()
+	for _, network := range []string{"tcp", "unix"} {
+		addr, f := socket(t, network)
+		target := addr
+		if network == "tcp" {
+			target = "http://" + addr
+		}
+		p := Start(t, Here, activated([]*os.File{f}, "-proxy", target))
+		if status := p.Wait(t); status != 2 || !strings.Contains(p.Log(), "is an address of this lastcall itself") {
+			t.Errorf("-proxy %s: status %d, want 2 and why", target, status)
+		}
+	}
+	_, f := socket(t, "tcp")
+	p := Launch(t, Here, activated([]*os.File{f}, "-proxy", "http://127.0.0.1:8080"))
+	p.stopCleanly(t)
+}

@@ -66,7 +66,8 @@ func clipRanges(list string, size int64) (clipped string, ok bool) {
 	var parts []string
 	none, n := fmt.Sprintf("%d-", size), 0 // what no file has is refused
 	for element := range strings.SplitSeq(list, ",") {
-		from, to, ok := strings.Cut(strings.Trim(element, " \t"), "-")
+		element = strings.Trim(element, " \t")
+		from, to, ok := strings.Cut(element, "-")
 		first, last := parsePosition(from), parsePosition(to)
 		suffix := from == ""
 		switch {
