@@ -39,7 +39,7 @@ const maxCutLogged = asynclog.MaxQueued / 2
 // handlers that they should end: [Stop.Draining] does. If the program calls
 // srv.Shutdown itself, that begins the stop; execute returns
 // http.ErrServerClosed, which is clean, and HTTP does not call Shutdown again. If it calls
-// srv.Close, the stop begins, too, but does not name the requests that Close cuts: use
+// srv.Close, the stop begins, too, but does not name the requests that Close has cut: use
 // [Stop.Begin] instead. An http.Server that was shut down before it serves is an error of
 // execute. A nil stop means the defaults of [Stop].
 //

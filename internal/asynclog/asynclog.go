@@ -8,11 +8,13 @@ package asynclog
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/go-kit/log"
@@ -288,7 +290,8 @@ func (l *Logger) write() {
 		case ln := <-l.queue:
 			l.notice(ln.dropped)
 			if ln.keyvals != nil {
-				if ln.err = l.timed(ln.keyvals); ln.err != nil {
+				ln.err = l.timed(ln.keyvals)
+				if errors.As(ln.err, new(syscall.Errno)) { // a write's, not that of a filter
 					l.drop()
 				}
 			}

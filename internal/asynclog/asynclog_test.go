@@ -303,6 +303,18 @@ func TestPrintable(t *testing.T) {
 	}
 }
 
+// Lines that a filter leaves out by an error are not dropped.
+func TestFiltered(t *testing.T) {
+	var b strings.Builder
+	l := asynclog.New(level.NewFilter(log.NewLogfmtLogger(&b), level.AllowInfo(), level.ErrNotAllowed(errors.New("not allowed"))))
+	level.Debug(l).Log("msg", "x")
+	level.Info(l).Log("msg", "y")
+	l.Flush(t.Context())
+	if got, want := b.String(), "level=info msg=y\n"; got != want || l.Dropped() != 0 {
+		t.Errorf("log = %q, dropped %d, want %q and 0", got, l.Dropped(), want)
+	}
+}
+
 // Lines that cannot be written are counted, and the next that can says how many.
 func TestUnwritable(t *testing.T) {
 	var lines []string

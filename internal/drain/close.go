@@ -16,16 +16,16 @@ import (
 // closes one connection after the other.
 func (c *conn) Close() error {
 	c.mu.Lock()
+	var interrupted []Request
+	if c.isInterruptedLocked() {
+		interrupted = append(interrupted, c.requestLocked(HTTP1))
+	}
 	lingers, sending := c.lingersLocked()
 	if lingers && c.state != stateLingering {
 		c.setStateLocked(stateLingering)
 	}
 	again := c.lingers
 	c.lingers = lingers
-	var interrupted []Request
-	if c.isInterruptedLocked() {
-		interrupted = append(interrupted, c.requestLocked(HTTP1))
-	}
 	c.mu.Unlock()
 	if interrupted != nil {
 		c.server.addCut(interrupted)
@@ -43,8 +43,10 @@ func (c *conn) Close() error {
 	return nil
 }
 
-// isInterruptedLocked reports whether Close, in a stop, ends a Read in the middle of a request:
-// the program has called SetKeepAlivesEnabled, Shutdown or Close of its http.Server.
+// isInterruptedLocked reports whether Close, in a stop, comes while a Read waits for the rest of
+// a request: the program has called SetKeepAlivesEnabled, Shutdown or Close of its
+// http.Server. (What Close ends besides, while handlers run, is not told from what net/http
+// closes because of a Write.)
 func (c *conn) isInterruptedLocked() bool {
 	return c.state == stateReading && c.reader.waits && !c.reader.ended && c.server.policy.Closing()
 }
