@@ -45,10 +45,10 @@ const maxCutLogged = asynclog.MaxQueued / 2
 //
 // # Listeners
 //
-// A listener is for one actor. Bind listeners before the group runs, so that a bad address is an error of the
-// start. HTTP closes them at the end. The process is not ready ([Ready]) before
-// every actor that was made executes; one that was not added to the group is named in the
-// log after a while, and not waited for any more.
+// A listener is for one actor. Bind listeners before the group runs, so that a bad address
+// is an error of the start. HTTP closes them at the end. The process is not ready ([Ready])
+// before every actor that was made executes; one that was not added to the group is named
+// in the log after a while, and not waited for any more.
 //
 // At the start of the drain a listening socket is hidden from new connections:
 // it is bound to a network interface that does not exist (SO_BINDTOIFINDEX,

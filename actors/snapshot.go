@@ -31,7 +31,7 @@ type Snapshot struct {
 	CutActors   []string  // the names of the actors that did not end in time
 
 	// LogLinesDropped counts the log lines that were dropped because Stop.Logger
-	// was too slow.
+	// was too slow, or could not write.
 	LogLinesDropped uint64
 }
 

@@ -43,8 +43,9 @@ type Stop struct {
 	// waits until its line is written. (Each [Process] has another one, for
 	// the output of its program.) A Logger that blocks delays a stop by 100 ms
 	// in all, and the end of the process by up to a second. From then on up to
-	// a thousand lines wait for it. Further lines are dropped, and a line
-	// (log_lines_dropped) and Snapshot.LogLinesDropped count them. Because of the
+	// a thousand lines wait for it. Further lines are dropped, as are those that it cannot
+	// write because of an error of the system, and a line (log_lines_dropped) and
+	// Snapshot.LogLinesDropped count them. Because of the
 	// goroutine, a log.Valuer in the Logger's context (a timestamp) is called when
 	// the line is written, and log.Caller does not find the caller. The context
 	// comes first in a line, before the level.

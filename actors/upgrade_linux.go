@@ -144,6 +144,7 @@ func (l *sharedListener) pause(paused bool) {
 	if d, ok := l.Listener.(interface{ SetDeadline(time.Time) error }); ok {
 		end := time.Time{}
 		if paused {
+			l.pauses++
 			end = time.Unix(1, 0) // of an Accept that waits for a newcomer
 		}
 		d.SetDeadline(end)

@@ -23,6 +23,7 @@ type sharedListener struct {
 	mu      sync.Mutex // guards the rest
 	change  sync.Cond
 	paused  bool // Accept waits
+	pauses  int  // so far
 	closed  bool
 	renewed net.Listener // see renew; nil: nothing is to be replaced
 }
@@ -78,12 +79,20 @@ func (l *sharedListener) Accept() (net.Conn, error) {
 		for l.paused && !l.closed {
 			l.change.Wait()
 		}
+		pauses := l.pauses
 		l.mu.Unlock()
 		nc, err := l.current().Accept()
-		if !errors.Is(err, os.ErrDeadlineExceeded) { // which is that of pause
+		if !errors.Is(err, os.ErrDeadlineExceeded) || !l.pausedSince(pauses) {
 			return nc, err
 		}
 	}
+}
+
+// pausedSince reports whether there was a pause since there had been so many.
+func (l *sharedListener) pausedSince(pauses int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.pauses > pauses
 }
 
 // Close leaves the socket and its path to the other process, if there is one.

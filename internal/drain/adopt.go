@@ -48,7 +48,7 @@ func (s *Server) adoptingDoor(addr net.Addr) *door {
 }
 
 // Adopt takes a connection over from another server. A server that drains lets it go like
-// its others. The listener's method WrapConn wraps it, if there is one. LimitConns does
+// its others. The listener's method WrapConn wraps it, if there is one. Config.MaxConns does
 // not keep it out, but counts it for those that are accepted later.
 //
 // A connection whose client has not begun its next request gets to net/http when it

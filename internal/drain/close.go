@@ -96,7 +96,8 @@ func (c *conn) lingersLocked() (linger, sending bool) {
 	closing := c.server.policy.Closing()
 	switch c.state {
 	case stateAnswering, stateAnsweringNext:
-		sending = c.framing.bodyLeft() || socket.Arrived(c.Conn)
+		waits, _ := socket.Waits(c.Conn)
+		sending = waits || c.framing.bodyLeft()
 		linger = sending || closing && socket.Unacked(c.Conn)
 	case stateNew, stateIdle, stateHTTP2:
 		linger = c.hasUnwritten() || closing && socket.Unacked(c.Conn)
@@ -121,7 +122,11 @@ func (c *conn) linger(sending bool) {
 	if !c.flush(stallTimeout) {
 		return
 	}
-	if err := c.CloseWrite(); err != nil && (err != errors.ErrUnsupported || !socket.Unacked(c.Conn)) { // a wrapper may have none
+	_, known := socket.Waits(c.Conn)
+	switch err := c.CloseWrite(); {
+	case err == nil:
+	case err == errors.ErrUnsupported && (sending && known || socket.Unacked(c.Conn)): // a wrapper has none
+	default:
 		return
 	}
 	var buf [4096]byte

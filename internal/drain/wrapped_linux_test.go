@@ -359,3 +359,57 @@ func TestSlowHTTP2ClientBehindWrapper(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A client that is still sending behind its last answer gets that whole, also where the
+// wrapper has no CloseWrite: a reset would overtake it.
+func TestSendingClientBehindWrapper(t *testing.T) {
+	t.Parallel()
+	entered, proceed := make(chan struct{}), make(chan struct{})
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		close(entered)
+		<-proceed
+		io.WriteString(w, strings.Repeat("x", 400_000))
+	})}
+	s := servetest.StartOn(t, new(actors.Stop), srv, netutil.LimitListener(listen(t), 10))
+	c := s.Dial(t)
+	c.Send("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+	<-entered
+	c.Send(strings.Repeat("y", 100_000))
+	close(proceed)
+	time.Sleep(300 * time.Millisecond) // a reset would come in that time
+	if body, _ := c.Answer(); len(body) != 400_000 {
+		t.Errorf("got %d bytes, want 400000", len(body))
+	}
+}
+
+// A client that has its answer and has gone holds no stop, although the last bytes below the
+// wrapper are not acknowledged.
+func TestGoneClientBehindWrapper(t *testing.T) {
+	t.Parallel()
+	for range 5 {
+		entered, proceed := make(chan struct{}), make(chan struct{})
+		srv := server2(t, true, func(w http.ResponseWriter, r *http.Request) {
+			close(entered)
+			<-proceed
+			io.WriteString(w, "hello")
+		})
+		s := servetest.StartOn(t, new(actors.Stop), srv, netutil.LimitListener(listen(t), 10))
+		raw, c := dialMaybeTLS(t, s, true)
+		c.Send(servetest.Get)
+		<-entered
+		s.End()
+		s.Until(t, actors.Draining)
+		began := time.Now()
+		close(proceed)
+		if body, last := c.Answer(); body != "hello" || !last {
+			t.Errorf("answer = %q, last %v", body, last)
+		}
+		raw.Close()
+		if err := s.Wait(t); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began); took > 4*time.Second {
+			t.Errorf("the stop took %v", took)
+		}
+	}
+}

@@ -48,6 +48,7 @@ type conn struct {
 
 	moved          atomic.Int64 // bytes written
 	streamsWriting atomic.Int64 // over HTTP/2
+	writing        atomic.Bool  // Write or ReadFrom has wmu
 
 	rmu      sync.Mutex // guards the following
 	renewing bool       // Read sets the read deadline
@@ -113,8 +114,8 @@ func (c *conn) Write(p []byte) (n int, err error) {
 	if c.out.limit == 0 {
 		return c.Conn.Write(p)
 	}
-	c.wmu.Lock()
-	defer c.wmu.Unlock()
+	c.beginWrite()
+	defer c.endWrite()
 	for {
 		start, err := c.beforeWriteLocked()
 		if err != nil {
@@ -126,6 +127,16 @@ func (c *conn) Write(p []byte) (n int, err error) {
 			return n, err
 		}
 	}
+}
+
+func (c *conn) beginWrite() {
+	c.wmu.Lock()
+	c.writing.Store(true)
+}
+
+func (c *conn) endWrite() {
+	c.writing.Store(false)
+	c.wmu.Unlock()
 }
 
 // ReadFrom uses sendfile for a file. Everything else is copied by Write:
@@ -142,8 +153,8 @@ func (c *conn) ReadFrom(r io.Reader) (n int64, err error) {
 	if c.out.limit == 0 {
 		return rf.ReadFrom(r)
 	}
-	c.wmu.Lock()
-	defer c.wmu.Unlock()
+	c.beginWrite()
+	defer c.endWrite()
 	for {
 		start, err := c.beforeWriteLocked()
 		if err != nil {

@@ -172,10 +172,9 @@ func (s *streamWriter) handlerReturned() {
 // busy reports whether the line has no room: something waits to be written, or
 // to be acknowledged.
 func (c *conn) busy() bool {
-	if !c.wmu.TryLock() {
+	if c.writing.Load() {
 		return true
 	}
-	defer c.wmu.Unlock()
 	n, ok := c.unacknowledged(c.Conn)
 	return ok && n > 0
 }

@@ -63,8 +63,11 @@ func Unread(nc net.Conn, read int64) int64 {
 // Arrived reports whether bytes have arrived that no Read has taken off the
 // socket. It is false where the kernel cannot tell.
 func Arrived(nc net.Conn) bool {
+	if !ReadsAsReceived(nc) {
+		return false
+	}
 	yes, _ := Waits(nc)
-	return yes && ReadsAsReceived(nc)
+	return yes
 }
 
 // Unacked reports whether bytes were written that the peer has not

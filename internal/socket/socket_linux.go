@@ -278,7 +278,10 @@ func TCPInfo(nc net.Conn) (_ Info, ok bool) {
 		if uncounted = protocol == unix.IPPROTO_MPTCP || !ReadsAsReceived(nc); uncounted {
 			var n int
 			n, err = unix.IoctlGetInt(fd, unix.SIOCOUTQ)
-			unacked, outgoing = int64(n), int64(n)
+			outgoing = int64(n)
+			if protocol == unix.IPPROTO_MPTCP { // else it has what a reset has deleted, too
+				unacked = outgoing
+			}
 		}
 		return err
 	})
