@@ -77,14 +77,19 @@ func Unacked(nc net.Conn) bool {
 	return info.Unacked
 }
 
-// readSoon is ReadNow by a deadline in the near future. A Read that begins behind it, because
-// the machine stood still, does not look: readSoon reads again where that may be so.
+// readSoon is ReadNow by a deadline in the near future. It reads again where something waits
+// in the socket after all, as it may have come when the deadline had passed, or the Read
+// began after that because the machine stood still, and did not look.
 func readSoon(nc net.Conn, p []byte) (n int) {
 	for range 10 {
 		deadline := time.Now().Add(20 * time.Millisecond)
 		nc.SetReadDeadline(deadline)
 		var err error
-		if n, err = nc.Read(p); n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(deadline) < time.Millisecond {
+		if n, err = nc.Read(p); n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+			break
+		}
+		waits, ok := Waits(nc)
+		if ok && !waits || !ok && time.Since(deadline) < time.Millisecond {
 			break
 		}
 	}
