@@ -364,21 +364,29 @@ func TestSlowHTTP2ClientBehindWrapper(t *testing.T) {
 // wrapper has no CloseWrite: a reset would overtake it.
 func TestSendingClientBehindWrapper(t *testing.T) {
 	t.Parallel()
-	entered, proceed := make(chan struct{}), make(chan struct{})
-	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		close(entered)
-		<-proceed
-		io.WriteString(w, strings.Repeat("x", 400_000))
-	})}
-	s := servetest.StartOn(t, new(actors.Stop), srv, netutil.LimitListener(listen(t), 10))
-	c := s.Dial(t)
-	c.Send("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-	<-entered
-	c.Send(strings.Repeat("y", 100_000))
-	close(proceed)
-	time.Sleep(300 * time.Millisecond) // a reset would come in that time
-	if body, _ := c.Answer(); len(body) != 400_000 {
-		t.Errorf("got %d bytes, want 400000", len(body))
+	for _, size := range []int{5, 400_000} { // the kernel of the client takes all, or a part
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			t.Parallel()
+			entered, proceed := make(chan struct{}), make(chan struct{})
+			srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				close(entered)
+				<-proceed
+				io.WriteString(w, strings.Repeat("x", size))
+			})}
+			s := servetest.StartOn(t, new(actors.Stop), srv, netutil.LimitListener(listen(t), 10))
+			c := s.Dial(t)
+			c.Send("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+			<-entered
+			c.Send(strings.Repeat("y", 100_000))
+			close(proceed)
+			time.Sleep(300 * time.Millisecond) // a reset would come in that time
+			if body, _ := c.Answer(); len(body) != size {
+				t.Errorf("got %d bytes, want %d", len(body), size)
+			}
+			if _, err := c.R.ReadByte(); err != io.EOF {
+				t.Errorf("behind the answer: %v, want %v", err, io.EOF)
+			}
+		})
 	}
 }
 
