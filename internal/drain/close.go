@@ -122,11 +122,11 @@ func (c *conn) linger(sending bool) {
 	if !c.flush(stallTimeout) {
 		return
 	}
-	_, known := socket.Waits(c.Conn)
-	switch err := c.CloseWrite(); {
-	case err == nil:
-	case err == errors.ErrUnsupported && (sending && known || socket.Unacked(c.Conn)): // a wrapper has none
-	default:
+	if err := c.CloseWrite(); err == errors.ErrUnsupported { // of a wrapper
+		if _, known := socket.Waits(c.Conn); !(sending && known) && !socket.Unacked(c.Conn) {
+			return
+		}
+	} else if err != nil {
 		return
 	}
 	var buf [4096]byte
@@ -226,8 +226,7 @@ func (c *conn) cut(now bool) (list []Request, ok bool) {
 	if http2 || c.parking.parked == nil && c.state.in(stateNew, stateIdle, stateAnswering) {
 		socket.DropData(c.Conn)
 	}
-	all, _ := c.hasReadAllLocked()
-	unread := c.mayHoldRequestLocked() && !all
+	unread := c.mayHoldRequestLocked() && !c.hasReadAllLocked()
 	if unread && !now {
 		return nil, false
 	}

@@ -355,23 +355,10 @@ func TestIdleTimeoutCrossed(t *testing.T) {
 	srv := server2(t, false, func(w http.ResponseWriter, r *http.Request) {})
 	srv.IdleTimeout = 200 * time.Millisecond
 	s := servetest.Start(t, new(actors.Stop), srv)
-	c := s.Dial(t)
-	c.Send(http2.ClientPreface)
-	f := http2.NewFramer(c, c)
-	f.WriteSettings()
-	for answered := false; !answered; {
-		frame, err := f.ReadFrame()
-		if err != nil {
-			t.Fatal(err)
-		}
-		switch frame := frame.(type) {
-		case *http2.GoAwayFrame:
-			if frame.LastStreamID != 1<<31-1 {
-				t.Fatalf("GOAWAY with the last stream %d before the answer", frame.LastStreamID)
-			}
-			f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, EndStream: true, EndHeaders: true, BlockFragment: []byte("\x82\x84\x86\x41\x01x")})
-		case *http2.HeadersFrame:
-			answered = frame.StreamEnded()
-		}
+	c := newHTTP2Client(t, s, false)
+	if last := c.goAway(); last != 1<<31-1 {
+		t.Fatalf("GOAWAY with the last stream %d, want all", last)
 	}
+	c.ask(1)
+	c.answer(1)
 }

@@ -66,13 +66,18 @@ func (c *conn) nextReadLocked(w http.ResponseWriter) bool {
 // awaitReaderLocked waits until hasReadAllLocked, or the reader is over with the connection.
 // It gives up at the end.
 func (c *conn) awaitReaderLocked(end time.Time, isOver func() bool) {
+	// A wrapper may have taken from the socket what its Read has not returned yet: two looks
+	// during one Read are needed.
+	twice := false
+	if !socket.ReadsAsReceived(c.Conn) {
+		_, twice = socket.Waits(c.Conn)
+	}
 	for looked := 0; time.Now().Before(end); {
-		all, sure := c.hasReadAllLocked()
-		switch {
-		case all && (sure || looked == c.reader.number):
+		switch all := c.hasReadAllLocked(); {
+		case all && (!twice || looked == c.reader.number):
 			return
 		case all:
-			looked = c.reader.number // it looks again
+			looked = c.reader.number
 		case c.reader.waits:
 			c.ahead.wake() // something has come meanwhile
 		}
@@ -94,17 +99,16 @@ func (c *conn) awaitReaderLocked(end time.Time, isOver func() bool) {
 }
 
 // hasReadAllLocked reports whether all that has arrived was read, and the reader waits for
-// more. It is not sure of that if a wrapper may have taken from the socket what its Read has
-// not returned yet.
-func (c *conn) hasReadAllLocked() (all, sure bool) {
+// more.
+func (c *conn) hasReadAllLocked() bool {
 	if !c.reader.waits || socket.Unread(c.Conn, c.bytesRead) > 0 {
-		return false, true
+		return false
 	}
 	if socket.ReadsAsReceived(c.Conn) {
-		return true, true
+		return true
 	}
-	waits, ok := socket.Waits(c.Conn)
-	return !waits, !ok
+	waits, _ := socket.Waits(c.Conn)
+	return !waits
 }
 
 // reader is the caller of Read: crypto/tls or net/http.
