@@ -29,16 +29,23 @@ func serveFile(w http.ResponseWriter, r *http.Request, name string, f *os.File, 
 	if modified.After(time.Now()) {
 		modified = time.Time{} // no Last-Modified is to come: RFC 9110 section 8.8.2.1
 	}
-	r2 := *r
-	r2.Header = r.Header.Clone()
+	cloned := false
+	header := func() http.Header { // the request's, to be changed
+		if !cloned {
+			r2 := *r
+			r2.Header = r.Header.Clone()
+			r, cloned = &r2, true
+		}
+		return r.Header
+	}
 	for _, name := range []string{"If-Match", "If-None-Match"} {
 		if lines := r.Header[name]; len(lines) > 1 { // of which http.ServeContent takes the first
-			r2.Header.Set(name, strings.Join(lines, ", "))
+			header().Set(name, strings.Join(lines, ", "))
 		}
 	}
 	if since := r.Header.Get("If-Modified-Since"); since != "" {
 		if t, err := http.ParseTime(since); err != nil || t.Unix() != modified.Unix() {
-			r2.Header.Del("If-Modified-Since") // http.ServeContent takes any later time
+			header().Del("If-Modified-Since") // http.ServeContent takes any later time
 		}
 	}
 	if ranges := r.Header.Get("Range"); ranges != "" {
@@ -47,12 +54,12 @@ func serveFile(w http.ResponseWriter, r *http.Request, name string, f *os.File, 
 			list, ok = clipRanges(list, info.Size())
 		}
 		if ok {
-			r2.Header.Set("Range", "bytes="+list)
+			header().Set("Range", "bytes="+list)
 		} else { // another unit is ignored: RFC 9110 section 14.2
-			r2.Header.Del("Range")
+			header().Del("Range")
 		}
 	}
-	http.ServeContent(w, &r2, name, modified, f)
+	http.ServeContent(w, r, name, modified, f)
 }
 
 // clipRanges returns a list of ranges without what lies outside the file: the last 0 bytes,
