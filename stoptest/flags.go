@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/net/http/httpguts"
 
+	"lastcall/internal/socket"
 	"lastcall/stoptest/line"
 	"lastcall/stoptest/load"
 )
@@ -35,20 +36,16 @@ func (u *urlFlag) String() string {
 }
 
 func (u *urlFlag) Set(s string) error {
-	if socket, ok := strings.CutPrefix(s, "unix:"); ok {
-		path := "/"
-		beforeQuery, _, _ := strings.Cut(socket, "?")
-		if i := strings.LastIndex(beforeQuery, ":/"); i >= 0 {
-			socket, path = socket[:i], socket[i+1:]
-		}
-		v, err := url.Parse("http://localhost" + path)
+	if rest, ok := strings.CutPrefix(s, "unix:"); ok {
+		path, target := socket.CutTarget(rest)
+		v, err := url.Parse("http://localhost" + cmp.Or(target, "/"))
 		if err != nil {
 			return err
 		}
-		if socket == "" {
+		if path == "" {
 			return fmt.Errorf("%q: want unix:SOCKET:/PATH", s)
 		}
-		u.URL, u.socket = v, socket
+		u.URL, u.socket = v, path
 		return nil
 	}
 	v, err := url.Parse(s)

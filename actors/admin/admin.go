@@ -9,7 +9,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	stdlog "log"
 	"net"
 	"net/http"
 	"os"
@@ -21,6 +20,7 @@ import (
 	"github.com/go-kit/log/level"
 
 	"lastcall/actors"
+	"lastcall/internal/asynclog"
 	"lastcall/internal/awake"
 )
 
@@ -145,7 +145,7 @@ func (a *admin) execute(h http.Handler) error {
 		ReadHeaderTimeout: clientTimeout,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          stdlog.New(log.NewStdlibAdapter(level.Debug(log.With(a.logger, "msg", "net/http")), log.MessageKey("err")), "", 0),
+		ErrorLog:          asynclog.ErrorLog(a.logger),
 	}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(a.listener) }()

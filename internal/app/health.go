@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"lastcall/internal/printable"
+	"lastcall/internal/socket"
 )
 
 // askHealthTimeout is how long the whole answer to lastcall health may take.
@@ -90,16 +91,11 @@ func parseHealthTarget(name string) (t healthTarget, err error) {
 	t.name, t.timeout = name, askHealthTimeout
 	raw := name
 	if rest, ok := strings.CutPrefix(name, "unix:"); ok {
-		path := ""
-		t.socket = rest
-		beforeQuery, _, _ := strings.Cut(rest, "?")
-		if i := strings.LastIndex(beforeQuery, ":/"); i >= 0 {
-			t.socket, path = rest[:i], rest[i+1:]
-		}
-		if t.socket == "" {
+		var target string
+		if t.socket, target = socket.CutTarget(rest); t.socket == "" {
 			return t, wrong
 		}
-		raw = "http://localhost" + path
+		raw = "http://localhost" + target
 	}
 	t.url, err = url.Parse(raw)
 	if err != nil || t.url.Scheme != "http" && t.url.Scheme != "https" || t.url.Hostname() == "" {

@@ -82,9 +82,16 @@ func (r report) write(path string) error {
 	return err
 }
 
-// checkReport returns an error if a report cannot be written.
-func checkReport(path string) error {
-	switch info, err := os.Lstat(path); {
+// checkReport returns an error if a report cannot be written, or would replace one of the
+// files that are read.
+func checkReport(path string, read ...string) error {
+	info, err := os.Lstat(path)
+	for _, name := range read {
+		if other, oerr := os.Stat(name); err == nil && oerr == nil && os.SameFile(info, other) {
+			return fmt.Errorf("%s is read, and would be replaced", path)
+		}
+	}
+	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
 		return err
@@ -96,13 +103,6 @@ func checkReport(path string) error {
 		return err
 	}
 	return errors.Join(f.Close(), os.Remove(f.Name()))
-}
-
-// isSameFile reports whether two paths lead to one file that exists.
-func isSameFile(a, b string) bool {
-	info, err := os.Stat(a)
-	other, oerr := os.Stat(b)
-	return err == nil && oerr == nil && os.SameFile(info, other)
 }
 
 // createBeside creates a temporary file in the directory of path.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	stdlog "log"
 	"net"
 	"net/http"
 	"os"
@@ -19,6 +18,7 @@ import (
 	"lastcall/actors"
 	"lastcall/actors/certificate"
 	"lastcall/internal/accesslog"
+	"lastcall/internal/asynclog"
 	"lastcall/internal/handover"
 	"lastcall/internal/slowpeer"
 )
@@ -92,13 +92,7 @@ func (s *Service) load() (http.Handler, error) {
 		level.Warn(logger).Log(warning...)
 	}
 	if cfg.report != "" {
-		err := checkReport(cfg.report)
-		for _, input := range []string{cfg.config, cfg.tlsCert, cfg.tlsKey} {
-			if err == nil && isSameFile(cfg.report, input) {
-				err = fmt.Errorf("%s is read, and would be replaced", cfg.report)
-			}
-		}
-		if err != nil {
+		if err := checkReport(cfg.report, cfg.config, cfg.tlsCert, cfg.tlsKey); err != nil {
 			return nil, fmt.Errorf("-report: %w", err)
 		}
 	}
@@ -173,7 +167,7 @@ func newServer(cfg *Settings, h http.Handler, certificate *certificate.Pair, log
 		ReadHeaderTimeout: cfg.readHeaderTimeout,
 		IdleTimeout:       cfg.idleTimeout,
 		MaxHeaderBytes:    cfg.maxHeaderBytes,
-		ErrorLog:          stdlog.New(log.NewStdlibAdapter(level.Debug(log.With(logger, "msg", "net/http")), log.MessageKey("err")), "", 0),
+		ErrorLog:          asynclog.ErrorLog(logger),
 		Protocols:         new(http.Protocols),
 		HTTP2: &http.HTTP2Config{
 			// A connection keeps a buffer for the largest frame that it has

@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	stdlog "log"
 	"math"
 	"slices"
 	"sync"
@@ -332,4 +333,12 @@ func (l *Logger) timed(keyvals []any) error {
 		l.spent = min(l.spent+took, Patience)
 	}
 	return err
+}
+
+// ErrorLog returns an http.Server's ErrorLog that writes to logger, at debug level. What
+// net/http says may hold much of what a client has sent: it comes under err, which is cut
+// off sooner than msg.
+func ErrorLog(logger log.Logger) *stdlog.Logger {
+	logger = level.Debug(log.With(logger, "msg", "net/http"))
+	return stdlog.New(log.NewStdlibAdapter(logger, log.MessageKey("err")), "", 0)
 }

@@ -120,6 +120,16 @@ func CheckPath(path string) error {
 	return nil
 }
 
+// CutTarget splits what comes behind unix: in a URL, SOCKET:/PATH, perhaps with a query. target
+// is empty if there is only a socket.
+func CutTarget(s string) (socket, target string) {
+	beforeQuery, _, _ := strings.Cut(s, "?") // which may hold a URL
+	if i := strings.LastIndex(beforeQuery, ":/"); i >= 0 {
+		return s[:i], s[i+1:]
+	}
+	return s, ""
+}
+
 // RemoveSame removes the path of a unix socket, unless it has become another
 // file than the one found before: some other process may have bound it since.
 func RemoveSame(path string, found fs.FileInfo) error {
